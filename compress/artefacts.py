@@ -1,0 +1,65 @@
+"""Artefacts of finished stages: written whole or not at all, reused only for the same inputs.
+
+An artefact is a directory. It is written under a temporary name, marked with `complete.json` (the
+inputs it was made from) and renamed: a directory that lacks the marker, or whose inputs differ, is
+never taken for complete.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MARKER = "complete.json"
+
+
+def key(inputs: Mapping[str, Any]) -> str:
+    """SHA-256 over the canonical JSON of the inputs."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def completed(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The marker of an artefact made from exactly these inputs, else None."""
+    try:
+        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return marker if marker.get("key") == key(inputs) else None
+
+
+@contextmanager
+def writing(path: Path, inputs: Mapping[str, Any], began: float) -> Iterator[Path]:
+    """Context: yields a temporary directory that becomes `path`, marked complete, on success.
+
+    began: `time.perf_counter()` at the start of the stage; the marker keeps the seconds since. On an
+    exception nothing remains. An older artefact at `path` is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        marker = {"key": key(inputs), "inputs": inputs, "seconds": time.perf_counter() - began}
+        write_json(temporary / MARKER, marker)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON to a temporary file beside `path`, flush it to the disk, rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as target:
+        json.dump(values, target, indent=2, ensure_ascii=False)
+        target.write("\n")
+        target.flush()
+        os.fsync(target.fileno())
+    temporary.replace(path)

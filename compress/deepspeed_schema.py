@@ -1,0 +1,206 @@
+"""The part of DeepSpeed's own configuration schema that takes effect here.
+
+DeepSpeed accepts a misspelt top-level key or compression key in silence; these models do not.
+Blocks that this program never uses (its data loader, pipelines, inference, elasticity ...) are left
+out on purpose: setting them is an error, not a wish. Only types live here; `compress.config` merges
+files and turns a violation into a sentence. A test holds the keys against the installed DeepSpeed.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Block(BaseModel):
+    """Frozen, strict block of configuration: an unknown key or another type is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class OptimizerParams(Block):
+    """Parameters of the Adam family."""
+
+    lr: Annotated[float, Field(gt=0)]
+    betas: list[float] | None = None
+    eps: NonNegative | None = None
+    weight_decay: NonNegative = 0.0
+    torch_adam: bool = False
+    adam_w_mode: bool | None = None
+    bias_correction: bool | None = None
+
+
+class Optimizer(Block):
+    """DeepSpeed's `optimizer` block."""
+
+    type: Literal["Adam", "AdamW"]
+    params: OptimizerParams
+
+
+class SchedulerParams(Block):
+    """Learning-rate schedule; "auto" is filled in from the task's number of steps."""
+
+    warmup_min_lr: NonNegative | None = None
+    warmup_max_lr: NonNegative | Auto | None = None
+    warmup_num_steps: Annotated[int, Field(ge=0)] | Auto | None = None
+    warmup_type: Literal["linear", "log"] | None = None
+    total_num_steps: Count | Auto | None = None
+    warmup_min_ratio: NonNegative | None = None
+    cos_min_ratio: NonNegative | None = None
+
+
+class Scheduler(Block):
+    """DeepSpeed's `scheduler` block."""
+
+    type: Literal["WarmupLR", "WarmupDecayLR", "WarmupCosineLR"]
+    params: SchedulerParams
+
+
+class Offload(Block):
+    """Offloading of optimiser states or parameters to the host."""
+
+    device: Literal["none", "cpu", "nvme"]
+    nvme_path: str | None = None
+    pin_memory: bool | None = None
+    buffer_count: Count | None = None
+    buffer_size: Count | None = None
+    max_in_cpu: Count | None = None
+    ratio: NonNegative | None = None
+
+
+class Zero(Block):
+    """DeepSpeed's `zero_optimization` block."""
+
+    stage: Annotated[int, Field(ge=0, le=3)]
+    contiguous_gradients: bool | None = None
+    reduce_scatter: bool | None = None
+    reduce_bucket_size: Count | None = None
+    use_multi_rank_bucket_allreduce: bool | None = None
+    allgather_partitions: bool | None = None
+    allgather_bucket_size: Count | None = None
+    overlap_comm: bool | None = None
+    round_robin_gradients: bool | None = None
+    offload_param: Offload | None = None
+    offload_optimizer: Offload | None = None
+    sub_group_size: Count | None = None
+    stage3_prefetch_bucket_size: int | None = None
+    stage3_param_persistence_threshold: int | None = None
+    stage3_max_live_parameters: Count | None = None
+    stage3_max_reuse_distance: Count | None = None
+
+
+class BF16(Block):
+    """bfloat16 parameters with float32 master weights."""
+
+    enabled: bool
+    immediate_grad_update: bool | None = None
+    check_grad_overflow: bool | None = None
+
+
+class FP16(Block):
+    """float16 parameters with loss scaling."""
+
+    enabled: bool
+    loss_scale: NonNegative | None = None
+    initial_scale_power: int | None = None
+    loss_scale_window: Count | None = None
+    hysteresis: Count | None = None
+    min_loss_scale: NonNegative | None = None
+
+
+class Autocast(Block):
+    """torch.autocast through DeepSpeed: float32 parameters, matrix products in `dtype`."""
+
+    enabled: bool
+    dtype: Literal["bfloat16", "float16"] | None = None
+
+
+class FileMonitor(Block):
+    """`tensorboard` and `csv_monitor`: where the events go (default: the run directory)."""
+
+    enabled: bool
+    output_path: str | None = None
+    job_name: str | None = None
+
+
+class Wandb(Block):
+    """`wandb`: an event stream to Weights & Biases, if that package is installed."""
+
+    enabled: bool
+    group: str | None = None
+    team: str | None = None
+    project: str | None = None
+
+
+Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
+class GroupParams(Block):
+    """Parameters of a pruning group: `dense_ratio` is the share of weights that stays."""
+
+    dense_ratio: Ratio
+
+
+class Group(Block):
+    """One group of modules, matched by keyword."""
+
+    params: GroupParams
+    modules: Annotated[list[str], Field(min_length=1)]
+    related_modules: list[list[str]] | None = None
+
+
+class SparseShared(Block):
+    """Shared parameters of sparse pruning. Steps are optimiser steps of the student's training."""
+
+    enabled: bool
+    method: Literal["l1"] = "l1"
+    schedule_offset: Annotated[int, Field(ge=0)] | None = None
+    schedule_offset_end: Annotated[int, Field(ge=0)] | None = None
+    schedule_offset_stride: Count | None = None
+
+
+class SparsePruning(Block):
+    """`compression_training.sparse_pruning`."""
+
+    shared_parameters: SparseShared
+    different_groups: Annotated[dict[str, Group], Field(min_length=1)]
+
+
+class CompressionTraining(Block):
+    """DeepSpeed's `compression_training`: the techniques that this version applies."""
+
+    sparse_pruning: SparsePruning | None = None
+
+
+class DeepSpeedBlock(Block):
+    """DeepSpeed's top-level keys that take effect here."""
+
+    train_batch_size: Count
+    train_micro_batch_size_per_gpu: Count | None = None
+    gradient_accumulation_steps: Count | None = None
+    gradient_clipping: NonNegative | None = None
+    prescale_gradients: bool | None = None
+    steps_per_print: Count | None = None
+    wall_clock_breakdown: bool | None = None
+    communication_data_type: Literal["fp32", "fp16", "bfp16"] | None = None
+    zero_allow_untested_optimizer: bool | None = None
+    zero_force_ds_cpu_optimizer: bool | None = None
+    optimizer: Optimizer
+    scheduler: Scheduler | None = None
+    zero_optimization: Zero
+    bf16: BF16 | None = None
+    fp16: FP16 | None = None
+    torch_autocast: Autocast | None = None
+    tensorboard: FileMonitor | None = None
+    csv_monitor: FileMonitor | None = None
+    wandb: Wandb | None = None
+    compression_training: CompressionTraining | None = None
+
+
+def engine_keys(merged: dict[str, Any]) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given: the merged keys less the blocks that are handled here."""
+    ours = {"robust_compression", "compression_training", "tensorboard", "csv_monitor", "wandb"}
+    return {key: value for key, value in merged.items() if key not in ours}

@@ -1,0 +1,285 @@
+"""The report's drawings, as SVG text that can stand inside an HTML page.
+
+What: grouped horizontal bars (teacher against student by subset), a histogram on a log-count axis,
+and a line of mean loss against sparsity, each returned as one `<svg>`; and the rows that the bars
+and the tables beside them show.
+
+Why: the report is one file that works offline, in print and on a phone, so its figures are vector
+graphics inside the page, and a file that is compared byte by byte must not change from run to run.
+
+How: matplotlib `Figure` objects without pyplot, so that nothing global is left behind; the SVG is
+then parsed and cleaned: no header, metadata, style sheet or fixed size, and every id is prefixed
+with the figure's name, because several drawings share one page. Text stays text (it can be searched
+and read aloud). The colours are from the palette of Okabe and Ito (2008), safe for colour-blind
+readers.
+"""
+
+import io
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+TEACHER, STUDENT = "#8A929C", "#0072B2"
+GROUP_COLOURS = {"aligned": "#56B4E9", "conflicting": "#D55E00"}
+OTHER_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00")
+INK, FAINT = "#333333", "#DDDDDD"
+BINS = 20
+MOST_SUBSETS = 40
+_ROLES = ("teacher", "student")
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#999999",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+
+
+def histogram_counts(
+    values: np.ndarray, truth: np.ndarray | None, bins: int = BINS
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Count the values in equal bins, one histogram per group of `truth`.
+
+    Args:
+        values: numbers, shape [N]; non-finite ones are left out.
+        truth: group name of each value, shape [N], or None for one group named "samples".
+        bins: how many bins cover the range from the smallest to the largest value.
+
+    Returns:
+        Bin edges [bins + 1], and counts [bins] by group name in alphabetical order.
+        Over all groups the counts add up to the number of finite values.
+    """
+    finite = np.isfinite(values)
+    kept = np.asarray(values, dtype=float)[finite]
+    edges = np.histogram_bin_edges(kept, bins=bins)
+    names = np.full(kept.shape, "samples") if truth is None else np.asarray(truth)[finite]
+    groups = {
+        str(name): np.histogram(kept[names == name], bins=edges)[0] for name in np.unique(names)
+    }
+    return edges, groups
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Accuracies (fractions, None where missing) and number of samples of one subset."""
+
+    name: str
+    teacher: float | None
+    student: float | None
+    samples: int | None
+
+
+def ood_subsets(metrics: Mapping[str, Any]) -> list[Subset]:
+    """Return the subsets of all OOD sets in their order, named "SET: SUBSET" if sets are several.
+
+    A set without subsets is one row of its own.
+    """
+    rows: list[Subset] = []
+    sets = metrics["teacher"]["ood"]
+    for name in sets:
+        sides = [(metrics[role].get("ood_subsets") or {}).get(name) for role in _ROLES]
+        found = _paired(sides, f"{name}: " if len(sets) > 1 else "")
+        if not found:
+            teacher, student = (metrics[role]["ood"].get(name) for role in _ROLES)
+            sizes = (metrics.get("samples") or {}).get("ood") or {}
+            found = [Subset(name, teacher, student, sizes.get(name))]
+        rows += found
+    return rows
+
+
+def dev_subsets(metrics: Mapping[str, Any]) -> list[Subset]:
+    """Return the subsets of the dev set in their order; none where the run has none."""
+    return _paired([metrics[role].get("dev_subsets") for role in _ROLES], "")
+
+
+def most_different(rows: Sequence[Subset], most: int = MOST_SUBSETS) -> list[Subset]:
+    """Return at most `most` rows, those where the student differs most, in their old order."""
+
+    def difference(index: int) -> float:
+        teacher, student = rows[index].teacher, rows[index].student
+        return -1.0 if teacher is None or student is None else abs(student - teacher)
+
+    kept = sorted(range(len(rows)), key=difference, reverse=True)[:most]
+    return [rows[index] for index in sorted(kept)]
+
+
+def bar_chart(name: str, rows: Sequence[Subset]) -> str:
+    """Draw grouped horizontal bars of accuracy in percent, one pair for each subset.
+
+    Bars carry the ids `NAME-bar-teacher-ROW` and `NAME-bar-student-ROW`; a missing accuracy has
+    no bar. The height follows the number of rows.
+
+    Args:
+        name: the figure's name, the prefix of all its ids.
+        rows: the subsets in the order from top to bottom.
+
+    Returns:
+        One `<svg>` element.
+    """
+    wrapped = ["\n".join(textwrap.wrap(printable(row.name), 26)) or "-" for row in rows]
+    lines = sum(max(2, text.count("\n") + 1) for text in wrapped)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 0.95 + 0.2 * lines + 0.06 * len(rows)), layout="tight")
+        axes = figure.add_subplot()
+        for role, colour, shift in (("teacher", TEACHER, -0.19), ("student", STUDENT, 0.19)):
+            for position, row in enumerate(rows):
+                accuracy = row.teacher if role == "teacher" else row.student
+                if accuracy is not None:
+                    y, width = position + shift, 100 * accuracy
+                    bar = axes.barh(y, width, height=0.36, color=colour)[0]
+                    bar.set_gid(f"bar-{role}-{position}")
+                    axes.text(width + 0.8, y, f"{width:.1f}", va="center", fontsize=8.5)
+            axes.barh([0], [np.nan], color=colour, label=role)
+        axes.set_yticks(np.arange(len(rows)), wrapped, parse_math=False)
+        axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="accuracy, %")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
+        return _svg(figure, name)
+
+
+def histogram_chart(name: str, values: np.ndarray, truth: np.ndarray | None, xlabel: str) -> str:
+    """Draw how often each value occurs, the groups beside each other, counts on a log axis.
+
+    The groups are not stacked: on a log axis the parts of a stack cannot be compared. Each drawn
+    bar carries the id `NAME-bar-GROUP-BIN`; empty bins have none.
+
+    Args:
+        name: the figure's name, the prefix of all its ids.
+        values: numbers, shape [N], at least one of them finite.
+        truth: group names, shape [N], or None.
+        xlabel: the label of the x axis, with its unit.
+
+    Returns:
+        One `<svg>` element.
+    """
+    edges, groups = histogram_counts(values, truth)
+    step = (edges[1] - edges[0]) / len(groups)
+    spare = iter(OTHER_COLOURS * (1 + len(groups) // len(OTHER_COLOURS)))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 3.2), layout="tight")
+        axes = figure.add_subplot()
+        for index, (group, counts) in enumerate(groups.items()):
+            colour = GROUP_COLOURS.get(group) or next(spare)
+            label = f"{printable(group)} ({counts.sum():,})"
+            left = edges[:-1] + (index + 0.06) * step
+            drawn = axes.bar(left, counts, 0.9 * step, align="edge", color=colour, label=label)
+            for position, bar in enumerate(drawn):
+                bar.set_gid(f"bar-{index}-{position}")
+                if not counts[position]:
+                    bar.remove()
+        axes.set_yscale("log")
+        top = max(int(counts.max()) for counts in groups.values())
+        axes.set(ylim=(0.7, max(3, 2 * top)), xlabel=xlabel, ylabel="samples (log scale)")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
+        axes.minorticks_off()
+        axes.grid(axis="y")
+        if truth is not None:
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
+        return _svg(figure, name)
+
+
+def line_chart(name: str, sparsities: Sequence[float], mean_loss: np.ndarray) -> str:
+    """Draw the mean training loss of the sub-networks against their sparsity.
+
+    Args:
+        name: the figure's name, the prefix of all its ids.
+        sparsities: share of pruned weights as fractions, length T.
+        mean_loss: mean cross-entropy in nats, shape [T].
+
+    Returns:
+        One `<svg>` element.
+    """
+    order = np.argsort(np.asarray(sparsities, dtype=float), kind="stable")
+    x, y = 100 * np.asarray(sparsities, dtype=float)[order], np.asarray(mean_loss)[order]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 3.0), layout="tight")
+        axes = figure.add_subplot()
+        axes.plot(x, y, color=STUDENT, marker="o", gid="line")
+        if len(x) <= 12:
+            for sparsity, loss in zip(x, y, strict=True):
+                axes.annotate(
+                    f"{loss:.3f}",
+                    (sparsity, loss),
+                    xytext=(-4, 5),
+                    textcoords="offset points",
+                    ha="right",
+                    fontsize=8.5,
+                )
+        axes.margins(x=0.12, y=0.2)
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel="sparsity of the sub-network, %", ylabel="mean training loss, nats")
+        axes.grid()
+        return _svg(figure, name)
+
+
+def _paired(sides: Sequence[Mapping[str, Any] | None], prefix: str) -> list[Subset]:
+    """Return one row for each subset that the teacher's or the student's results name."""
+    teacher, student = (side or {} for side in sides)
+    rows = []
+    for name in dict.fromkeys([*teacher, *student]):
+        first, second = teacher.get(name) or {}, student.get(name) or {}
+        samples = first.get("samples", second.get("samples"))
+        rows.append(Subset(prefix + name, first.get("accuracy"), second.get("accuracy"), samples))
+    return rows
+
+
+def printable(text: str) -> str:
+    """Return the text on one line, without the control characters that XML forbids."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """Return the figure as an `<svg>` element with ids of its own and no size of its own."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if _local(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        element.attrib = {
+            _local(key): _prefixed(_local(key), value, name)
+            for key, value in element.attrib.items()
+        }
+    for attribute in ("width", "height", "version"):
+        root.attrib.pop(attribute, None)
+    root.set("style", "stroke-linejoin:round;stroke-linecap:butt")
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{name}-caption")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _local(tag: str) -> str:
+    """Return a tag or attribute name without its namespace: HTML knows SVG without one."""
+    return tag.rpartition("}")[2]
+
+
+def _prefixed(key: str, value: str, name: str) -> str:
+    """Return an attribute's value with the ids in it prefixed by the figure's name."""
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href":
+        return value.replace("#", f"#{name}-", 1)
+    return re.sub(r"url\(#", f"url(#{name}-", value)

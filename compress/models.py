@@ -1,0 +1,125 @@
+"""Encoders: where they come from, their tokenizer, a classifier on top, and their size.
+
+`model` is "synthetic-encoder" (the small one that comes with the package), a local directory, or an
+id on the model hub. Weights are held in float32 whatever the file holds; DeepSpeed decides about lower
+precision.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from compress import hub
+from compress.errors import UserError
+
+SYNTHETIC_ENCODER = "synthetic-encoder"
+
+
+def directory(name: str) -> Path:
+    """Local directory of a model; downloads it from the hub if `name` is no directory.
+
+    Raises UserError if it is no directory and cannot be had from the hub.
+    """
+    if name == SYNTHETIC_ENCODER:
+        return Path(__file__).parent / "synthetic_encoder"
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path}: is no model directory (it has no config.json).")
+        return path
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise UserError(f"robust_compression.model: there is no directory '{name}'.")
+    return Path(hub.model_directory(name))
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a model directory's configuration, tokenizer and weights."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.suffix in {".json", ".safetensors", ".txt", ".model", ".bin"} and file.is_file():
+            digest.update(file.name.encode())
+            with file.open("rb") as source:
+                digest.update(hashlib.file_digest(source, "sha256").digest())
+    return digest.hexdigest()
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer; UserError if the directory has none that can be read."""
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: its tokenizer cannot be read ({_first(error)}).") from None
+
+
+def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) -> PreTrainedModel:
+    """Classifier with C = len(labels) classes, in float32, head as in the file or freshly drawn.
+
+    trained: the directory must hold a classification head of this size (a teacher). The fresh head
+    depends on torch's random state: seed it before. Raises UserError for an unreadable directory or
+    another number of labels.
+    """
+    names = dict(enumerate(labels))
+    try:
+        config = AutoConfig.from_pretrained(path)
+        architecture = (config.architectures or [""])[0]
+        classifies = architecture.endswith("ForSequenceClassification")
+        if trained and not classifies:
+            raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
+        if classifies and config.num_labels != len(labels):
+            raise UserError(
+                f"{path}: is a classifier of {config.num_labels} labels, "
+                f"but the task has {len(labels)} ({', '.join(labels)})."
+            )
+        config.id2label = names
+        config.label2id = {name: number for number, name in names.items()}
+        config.problem_type = "single_label_classification"
+        return AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path}: is no readable model directory ({_first(error)}).") from None
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def max_positions(path: Path) -> int | None:
+    """The longest input in tokens that the model's position table allows, if it has one."""
+    config = AutoConfig.from_pretrained(path)
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest and config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+        return longest - config.pad_token_id - 1
+    return longest
+
+
+def block_prefix(model: PreTrainedModel) -> str:
+    """Module name of the list of Transformer blocks, such as `bert.encoder.layer`.
+
+    Raises UserError if the model has no such list.
+    """
+    depth = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return name
+    raise UserError(f"{type(model).__name__}: no list of {depth} Transformer blocks was found.")
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def nonzero_parameters(model: nn.Module) -> int:
+    """Number of parameters that are not exactly 0."""
+    return sum(int(torch.count_nonzero(p)) for p in model.parameters())

@@ -1,0 +1,283 @@
+"""Training through `deepspeed.initialize`: one loop for teacher, sub-networks and student.
+
+What: `Trainer.run_until(step)` trains to an optimiser step and can be called again, so that a
+trajectory stops, scores and goes on. The loss hook gives one loss per sample; it is reduced here,
+once: the sum over the whole batch divided by its size, for any number of ranks.
+
+Everything that a restart needs is in `state_dict()`; optimiser and learning-rate schedule are the
+engine's own.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.monitor.config import get_monitor_config
+from deepspeed.monitor.monitor import MonitorMaster
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compress import losses, ranks
+from compress.batches import Columns, Indices, epoch_batches, share
+from compress.compression import Masks
+from compress.config import Config, batch_split
+from compress.errors import UserError
+from compress.losses import Loss, LossWeights
+from compress.monitor import Monitor, Progress
+
+NEVER = 1 << 40
+WARMUP_SHARE = 0.06
+
+
+def start(log_level: int = logging.WARNING) -> torch.device:
+    """Join the process group (alone without a launcher) and return this rank's device."""
+    deepspeed.utils.logger.setLevel(log_level)
+    if "RANK" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update(alone, MASTER_PORT=port)
+    deepspeed.init_distributed(verbose=False)
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        return torch.device("cpu")
+    accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(accelerator.current_device_name())
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What the loss hook may use beside the gold label, keyed by sample.
+
+    teacher: probabilities [N, C] or None; difficulty: d [N] or None.
+    """
+
+    loss: Loss
+    weights: LossWeights = field(default_factory=LossWeights)
+    teacher: NDArray[np.float32] | None = None
+    difficulty: NDArray[np.float64] | None = None
+
+    def take(self, indices: Indices, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        """Teacher [B, C] and difficulty [B] of the samples, float32, None where there is none."""
+
+        def tensor(values: NDArray[np.floating] | None) -> Tensor | None:
+            if values is None:
+                return None
+            return torch.as_tensor(values[indices], dtype=torch.float32).to(device)
+
+        return tensor(self.teacher), tensor(self.difficulty)
+
+
+class Trainer:
+    """One model in training. Steps are optimiser steps, counted from 0."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        model: PreTrainedModel,
+        masks: Masks,
+        data: Columns,
+        signals: Signals,
+        epochs: int,
+        device: torch.device,
+        monitor: Monitor,
+    ) -> None:
+        """Build the engine. name: prefix of the events; epochs: length of the learning-rate schedule.
+
+        Raises UserError if the batch sizes do not fit the number of ranks.
+        """
+        self.name, self.data, self.signals = name, data, signals
+        self.masks, self.device, self.monitor = masks, device, monitor
+        self.seed = config.robust.seed
+        self.batch_size = config.deepspeed.train_batch_size
+        self.steps_per_epoch = -(-len(data) // self.batch_size)
+        self.total_steps = epochs * self.steps_per_epoch
+        self.log_every = config.deepspeed.steps_per_print or 10
+        self.step = 0
+        self.best: dict[str, float] = {}
+        micro, self.accumulation = batch_split(config, ranks.world_size())
+        settings = engine_settings(config, self.total_steps, micro, self.accumulation)
+        self.engine = deepspeed.initialize(
+            model=model,
+            model_parameters=parameter_groups(model, config),  # type: ignore[arg-type]
+            config={**settings, **masks.engine_block()},
+        )[0]
+        masks.attach(self.engine)
+        torch.manual_seed(self.seed + 1 + ranks.rank())
+        self._window = _Window()
+        self._batches: tuple[int, list[Indices]] = (-1, [])
+
+    def run_until(self, step: int) -> None:
+        """Train up to this optimiser step.
+
+        Raises UserError if the loss is not finite; all ranks see it alike.
+        """
+        self.engine.train()
+        with Progress(self.name, self.step, step, self.total_steps) as progress:
+            self.masks.refresh(self.step)
+            while self.step < step:
+                self._train_step(self._batch(self.step))
+                self.step += 1
+                self.masks.refresh(self.step)
+                if self.step % self.log_every == 0 or self.step == step:
+                    progress.update(self.step, self._report())
+
+    def _batch(self, step: int) -> Indices:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._batches[0] != epoch:
+            lengths = self.data.lengths
+            self._batches = (epoch, epoch_batches(lengths, self.batch_size, self.seed, epoch))
+        return self._batches[1][position]
+
+    def _train_step(self, batch: Indices) -> None:
+        world = ranks.world_size()
+        parts = world * self.accumulation
+        for turn in range(self.accumulation):
+            indices, weight = share(batch, turn * world + ranks.rank(), parts)
+            counted = torch.as_tensor(weight).to(self.device)
+            labels = torch.as_tensor(self.data.labels[indices]).to(self.device)
+            teacher, hardness = self.signals.take(indices, self.device)
+            logits = self.engine(**self.data.batch(indices, self.device)).logits
+            signals = self.signals
+            per_sample = signals.loss(logits, labels, teacher, hardness, signals.weights)
+            loss = (per_sample * counted).sum() * (parts / len(batch))
+            self.engine.backward(loss)
+            self.engine.step()
+            with torch.no_grad():
+                terms = losses.parts(logits, labels, teacher)
+                self._window.add(loss=per_sample, **terms, counted=counted)
+
+    def _report(self) -> dict[str, float]:
+        """Means over the steps since the last report, over all ranks; written to the monitor."""
+        values = self._window.means(self.device)
+        if not np.isfinite(values["loss"]):
+            epoch = (self.step - 1) // self.steps_per_epoch + 1
+            raise UserError(
+                f"{self.name}: the loss is not finite at step {self.step} (epoch {epoch}); lower "
+                "optimizer.params.lr, set gradient_clipping, or use bf16 instead of fp16."
+            )
+        rate = (self.engine.get_lr() or [0.0])[0]
+        values.update(lr=rate, sparsity=self.masks.sparsity())
+        self.monitor.scalars(self.name, values, self.step)
+        return values
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B, C] of model inputs, through the engine (collective under ZeRO 3)."""
+        return self.engine(**inputs).logits
+
+    def state_dict(self) -> dict[str, Any]:
+        """All state of this loop: step (epoch and batch follow from it), masks, random state, best."""
+        return {
+            "step": self.step,
+            "epoch": self.step // self.steps_per_epoch,
+            "seed": self.seed,
+            "masks": self.masks.state_dict(),
+            "rng": {"cpu": torch.get_rng_state(), "device": get_accelerator().get_rng_state()},
+            "best": dict(self.best),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict()` was taken."""
+        self.step, self.seed, self.best = state["step"], state["seed"], dict(state["best"])
+        self.masks.load_state_dict(state["masks"])
+        torch.set_rng_state(state["rng"]["cpu"])
+        get_accelerator().set_rng_state(state["rng"]["device"])
+        self._batches = (-1, [])
+
+    def close(self) -> None:
+        """Release the engine, so that another can be built in this process."""
+        self.engine.destroy()
+
+
+class _Window:
+    """Sums of per-sample values since the last report."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.began = time.perf_counter()
+
+    def add(self, counted: Tensor, **values: Tensor) -> None:
+        rows = {"samples": counted.sum()}
+        rows |= {name: (value.detach().float() * counted).sum() for name, value in values.items()}
+        for name, value in rows.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+
+    def means(self, device: torch.device) -> dict[str, float]:
+        names = list(self.sums)
+        local = np.array([float(self.sums[name]) for name in names])
+        totals = dict(zip(names, ranks.all_sum(local, device), strict=True))
+        samples = totals.pop("samples")
+        seconds = time.perf_counter() - self.began
+        self.sums, self.began = {}, time.perf_counter()
+        means = {name: float(total / samples) for name, total in totals.items()}
+        return {**means, "samples_per_second": float(samples / seconds)}
+
+
+def parameter_groups(model: PreTrainedModel, config: Config) -> list[dict[str, Any]]:
+    """Parameters in two groups: weight decay on matrices, none on biases and normalisation."""
+    decay = config.deepspeed.optimizer.params.weight_decay
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def engine_settings(
+    config: Config, total_steps: int, micro: int, accumulation: int
+) -> dict[str, Any]:
+    """DeepSpeed's configuration with every "auto" filled in and its own printing off."""
+    settings = dict(config.engine)
+    settings.update(
+        train_micro_batch_size_per_gpu=micro,
+        gradient_accumulation_steps=accumulation,
+        steps_per_print=NEVER,
+    )
+    if "scheduler" in settings:
+        filled = {
+            "total_num_steps": total_steps,
+            "warmup_num_steps": max(1, round(WARMUP_SHARE * total_steps)),
+            "warmup_max_lr": config.deepspeed.optimizer.params.lr,
+        }
+        scheduler = settings["scheduler"]
+        params = {
+            key: filled.get(key, value) if value == "auto" else value
+            for key, value in scheduler["params"].items()
+        }
+        settings["scheduler"] = {**scheduler, "params": params}
+    return settings
+
+
+def open_monitor(config: Config, folder: str) -> Monitor:
+    """Monitor with the writers that the JSON switches on; their files go to `folder` by default."""
+    blocks: dict[str, Any] = {}
+    for name in ("tensorboard", "csv_monitor", "wandb"):
+        block = dict(config.merged.get(name, {}))
+        if not block.get("enabled"):
+            continue
+        if name != "wandb":
+            block = {"output_path": folder, "job_name": name, **block}
+        blocks[name] = block
+    if not blocks or not ranks.is_main():
+        return Monitor()
+    master = MonitorMaster(get_monitor_config(blocks))
+    summary = master.tb_monitor.summary_writer if "tensorboard" in blocks else None
+    return Monitor(master, summary)

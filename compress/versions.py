@@ -1,0 +1,33 @@
+"""Versions of everything that a result depends on, and the one that is required."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from compress.errors import UserError
+
+DEEPSPEED = "0.19.6"
+PACKAGES = ("robust-compression", "deepspeed", "torch", "transformers", "datasets", "numpy")
+
+
+def installed(package: str) -> str | None:
+    """Installed version of a package, None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def check() -> None:
+    """Raise UserError unless the last DeepSpeed with the compression library is installed."""
+    found = installed("deepspeed")
+    if found is None or found.split("+")[0] != DEEPSPEED:
+        raise UserError(
+            f"deepspeed {found or '(none)'} is installed, but {DEEPSPEED} is needed, the last release "
+            f"with the compression library; run: pip install deepspeed=={DEEPSPEED}"
+        )
+
+
+def report() -> dict[str, str]:
+    """Versions by package, and Python's."""
+    found = {package: installed(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **{p: v for p, v in found.items() if v}}

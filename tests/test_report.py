@@ -1,0 +1,470 @@
+"""The report says what the metrics say, loads nothing, and trusts no text."""
+
+import copy
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from compress.figures import MOST_SUBSETS, histogram_counts
+from compress.report import (
+    DifficultyView,
+    Sentence,
+    figures,
+    summary_table,
+    verdict,
+    write_report,
+)
+
+HANS = {
+    "lexical_overlap, entailment": (0.97, 0.96),
+    "lexical_overlap, not_entailment": (0.31, 0.11),
+    "subsequence, entailment": (0.98, 0.99),
+    "subsequence, not_entailment": (0.2, 0.08),
+}
+
+
+def model(dev, ood, side, **more):
+    subsets = {name: {"accuracy": pair[side], "samples": 5000} for name, pair in HANS.items()}
+    return {
+        "model": "bert-base-uncased",
+        "params": 109_484_547,
+        "nonzero_params": 109_484_547,
+        "dev": dev,
+        "ood": {"hans": ood},
+        "ood_pooled": ood,
+        "delta": (dev - ood) / dev,
+        "dev_easy": 0.93,
+        "dev_hard": 0.75,
+        "dev_subsets": {"alignment: aligned": {"accuracy": 0.99, "samples": 950}},
+        "ood_subsets": {"hans": subsets},
+        **more,
+    }
+
+
+def metrics(teacher=(0.842, 0.598), student=(0.838, 0.551)):
+    old = model(*teacher, 0)
+    new = model(*student, 1, nonzero_params=75_500_123, dev_hard=0.713, sparsity=0.4)
+    return {
+        "task": "mnli",
+        "seed": 42,
+        "compression": "imp40",
+        "mitigation": "rmc",
+        "teacher": old,
+        "student": new,
+        "f_bias": new["delta"] / old["delta"] if old["delta"] > 0 else None,
+        "notes": ["A note & <i>more</i>."],
+        "samples": {"train": 4000, "dev": 1000, "ood": {"hans": 30000}},
+        "seconds": {"teacher": 31.2, "difficulty": 155.0, "student": 30.1, "evaluate": 8.0},
+        "reused": ["teacher"],
+        "difficulty": {
+            "protocol": "trajectory",
+            "normalisation": "minmax",
+            "alpha": 0.5,
+            "sparsities": [0.2, 0.4, 0.85],
+            "auroc": 0.98,
+        },
+        "versions": {"deepspeed": "0.19.6", "torch": "2.13.0"},
+        "world_size": 2,
+        "device": "cpu",
+    }
+
+
+def two_sets(found):
+    for role in ("teacher", "student"):
+        found[role]["ood"] = {"v1": 0.7, "v2": 0.6}
+        found[role]["ood_subsets"] = {}
+    return found
+
+
+def view(samples=600, text="An actor slept."):
+    generator = np.random.default_rng(0)
+    truth = np.where(generator.random(samples) < 0.1, "conflicting", "aligned")
+    variance = np.where(truth == "aligned", 0.01, 1.0) * generator.exponential(1.0, samples)
+    difficulty = 0.5 + 0.5 * variance / variance.max()
+    hardest = [Sentence((text, "A claim."), "refutes", 0.9871, 1.234, "conflicting")]
+    easiest = [Sentence(("Easy one.",), "supports", 0.5, 1.4e-6, None)]
+    losses = np.array([0.1, 0.2, 0.9])
+    return DifficultyView(variance, difficulty, (0.2, 0.4, 0.85), losses, truth, hardest, easiest)
+
+
+class Page(HTMLParser):
+    """Tables as rows of cell texts, all attributes by tag, ids, and the words outside of SVG."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, source):
+        super().__init__()
+        self.tables, self.named, self.tags, self.ids, self.words = [], {}, [], [], []
+        self.open = []
+        self.feed(source)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+            self.named[attrs.get("id")] = self.tables[-1]
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "svg" not in self.open and "style" not in self.open:
+            self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(found, difficulty=None, config=None):
+        path = tmp_path / "report.html"
+        write_report(path, found, config or {}, difficulty)
+        assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+        return path.read_text(encoding="utf-8")
+
+    return written
+
+
+def test_results_table_equals_the_metrics(write):
+    rows = {row[0]: row[1:] for row in Page(write(metrics())).named["results"]}
+    assert rows["Model"][:2] == ["bert-base-uncased", "bert-base-uncased"]
+    assert rows["Parameters"] == ["109,484,547", "109,484,547", "0.0 %"]
+    assert rows["Non-zero parameters"] == ["109,484,547", "75,500,123", "−31.0 %"]
+    assert rows["Sparsity, %"] == ["", "40.0", ""]
+    assert rows["Dev accuracy, % n = 1,000"] == ["84.2", "83.8", "−0.4"]
+    assert rows["OOD accuracy on hans, % n = 30,000"] == ["59.8", "55.1", "−4.7"]
+    assert rows["Delta"] == ["0.290", "0.342", ""]
+    assert rows["Fbias"] == ["", "1.182", ""]
+
+
+def test_pooled_row_stands_only_with_several_sets(write):
+    assert "pooled" not in write(metrics())
+    found = two_sets(metrics())
+    found["samples"]["ood"] = {"v1": 712, "v2": 712}
+    rows = {row[0]: row[1:] for row in Page(write(found)).named["results"]}
+    assert rows["OOD accuracy on v1, % n = 712"] == ["70.0", "70.0", "0.0"]
+    assert rows["OOD accuracy, pooled, % n = 1,424"] == ["59.8", "55.1", "−4.7"]
+
+
+def test_easy_hard_and_subset_tables(write):
+    page = Page(write(metrics(), view()))
+    assert page.named["halves"][1:] == [
+        ["Teacher", "93.0", "75.0", "18.0"],
+        ["Student", "93.0", "71.3", "21.7"],
+    ]
+    tables = [table for table in page.tables if table[0][0] == "Subset"]
+    assert tables[0][1:] == [["alignment: aligned", "950", "99.0", "99.0", "0.0"]]
+    assert [row[0] for row in tables[1][1:]] == list(HANS)
+    assert tables[1][2] == ["lexical_overlap, not_entailment", "5,000", "31.0", "11.0", "−20.0"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "parts"),
+    [
+        (
+            (0.984, 0.6),
+            (0.983, 0.509),
+            [
+                "keeps 98.3 of the teacher's 98.4 % on dev",
+                "loses 9.1 points on OOD (hans, 50.9 % against 60.0 %)",
+                "is 1.236 times the teacher's.",
+            ],
+        ),
+        (
+            (0.8, 0.6),
+            (0.81, 0.7),
+            [
+                "gains 1.0 point on dev (81.0 % against 80.0 %)",
+                "gains 10.0 points on OOD",
+                "is only 0.543 times the teacher's.",
+            ],
+        ),
+        (
+            (0.8, 0.6),
+            (0.80001, 0.60001),
+            [
+                "keeps all of the teacher's 80.0 % on dev",
+                "stays level on OOD (hans, 60.0 %)",
+                "is the same as the teacher's.",
+            ],
+        ),
+        ((0.8, 0.6), (0.7, 0.7), ["gains 10.0 points", "so no relative bias is left (0.000)."]),
+        ((0.8, 0.6), (0.7, 0.75), ["no relative bias is left (−0.286)."]),
+        ((0.6, 0.6), (0.6, 0.5), ["F_bias is n/a, because", "(Delta 0.000)"]),
+        ((0.6, 0.66), (0.6, 0.5), ["F_bias is n/a, because", "(Delta −0.100)"]),
+    ],
+)
+def test_verdict(teacher, student, parts, write):
+    found = metrics(teacher, student)
+    sentence = verdict(found)
+    for part in parts:
+        assert part in sentence
+    assert sentence in Page(write(found)).text
+
+
+def test_verdict_without_ood():
+    found = metrics()
+    for role in ("teacher", "student"):
+        found[role] |= {"ood": {}, "ood_pooled": None, "delta": None, "ood_subsets": {}}
+    found["f_bias"] = None
+    assert verdict(found).endswith(
+        "OOD accuracy was not measured, so its relative bias is not known."
+    )
+    assert "no OOD accuracy" in summary_table(found)
+
+
+def test_several_sets_are_named_as_pooled():
+    assert "on OOD (2 sets pooled, 55.1 % against 59.8 %)" in verdict(two_sets(metrics()))
+
+
+def test_missing_bias_is_na_with_its_reason(write):
+    found = metrics((0.6, 0.66), (0.6, 0.5))
+    page = Page(write(found))
+    assert ["Fbias", "", "n/a", ""] in page.named["results"]
+    assert "bias is n/a: the teacher is no worse on OOD than on dev" in page.text
+    del found["f_bias"]
+    assert Page(write(found)).text == page.text
+
+
+def test_summary_table_is_aligned_and_right():
+    lines = summary_table(metrics()).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    cells = [re.split(r"  +", line.strip()) for line in lines]
+    assert cells == [
+        ["parameters", "non-zero", "dev %", "hans %", "Delta", "F_bias"],
+        ["teacher", "109,484,547", "109,484,547", "84.2", "59.8", "0.290", "-"],
+        ["student", "109,484,547", "75,500,123", "83.8", "55.1", "0.342", "1.182"],
+    ]
+
+
+def test_summary_table_pools_several_sets_and_gives_the_reason_for_na():
+    found = two_sets(metrics((0.6, 0.66), (0.6, 0.5)))
+    lines = summary_table(found).splitlines()
+    assert re.split(r"  +", lines[0].strip())[3:6] == ["v1 %", "v2 %", "pooled OOD %"]
+    assert lines[1].split()[3:] == ["60.0", "70.0", "60.0", "66.0", "-0.100", "-"]
+    assert lines[2].endswith("n/a")
+    assert lines[3].startswith("F_bias n/a: the teacher")
+    assert "\n".join(lines).isascii()
+
+
+def test_untrusted_text_is_escaped(write):
+    evil = '</p><script>alert(1)</script><img src=x onerror=alert(1)> & "q"'
+    found = metrics()
+    found["task"] = found["versions"]["x"] = found["student"]["model"] = evil
+    for role in ("teacher", "student"):
+        found[role]["ood_subsets"]["hans"][evil + "\x00\x1b $x_1$"] = {"accuracy": 0.5}
+    page = Page(write(found, view(text=evil), {"key": evil}))
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "img", "i", "iframe"}
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    sentences = next(table for table in page.tables if table[0][0] == "d")
+    assert evil in sentences[1][-1]
+    assert "A note & <i>more</i>." in page.text
+
+
+def test_nothing_is_loaded_from_outside(write):
+    source = write(metrics(), view())
+    assert "http" not in source
+    assert "@import" not in source
+    page = Page(source)
+    assert not {tag for tag, _ in page.tags} & {"link", "script", "img", "iframe", "object"}
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)", source))
+    assert all(attrs["href"].startswith("#") for _, attrs in page.tags if "href" in attrs)
+
+
+def test_ids_are_unique_and_every_reference_is_met(write):
+    source = write(metrics(), view())
+    page = Page(source)
+    assert len(page.ids) == len(set(page.ids))
+    referred = re.findall(r'(?:url\(#|href="#|aria-labelledby=")([^)"]+)', source)
+    assert referred
+    assert set(referred) <= set(page.ids)
+
+
+def test_as_many_bars_as_subsets_and_their_widths_are_the_accuracies():
+    svg = figures(metrics(), None)["ood_subsets"]
+    widths = {}
+    for role, row, path in re.findall(r'bar-(teacher|student)-(\d)">\s*<path d="([^"]+)"', svg):
+        xs = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", path)]
+        widths[role, int(row)] = max(xs) - min(xs)
+    assert len(widths) == 2 * len(HANS)
+    unit = widths["teacher", 0] / HANS["lexical_overlap, entailment"][0]
+    for row, pair in enumerate(HANS.values()):
+        for side, role in enumerate(("teacher", "student")):
+            assert widths[role, row] == pytest.approx(unit * pair[side], rel=1e-3)
+
+
+def test_a_missing_accuracy_has_no_bar_and_a_set_without_subsets_is_a_row(write):
+    found = metrics()
+    del found["student"]["ood_subsets"]["hans"]["subsequence, entailment"]
+    svg = figures(found, None)["ood_subsets"]
+    assert (svg.count("bar-teacher-"), svg.count("bar-student-")) == (4, 3)
+    tables = [table for table in Page(write(found)).tables if table[0][0] == "Subset"]
+    assert tables[1][3] == ["subsequence, entailment", "5,000", "98.0", "n/a", ""]
+    assert figures(two_sets(found), None)["ood_subsets"].count("bar-student-") == 2
+
+
+def test_many_subsets_show_the_most_different_and_say_so(write):
+    found = metrics()
+    for side, role in enumerate(("teacher", "student")):
+        found[role]["ood_subsets"]["hans"] = {
+            f"subset {i}": {"accuracy": 0.5 + side * i / 200, "samples": 10} for i in range(50)
+        }
+    page = Page(write(found))
+    shown = next(table for table in page.tables if table[-1][:1] == ["subset 49"])[1:]
+    assert [row[0] for row in shown] == [f"subset {i}" for i in range(10, 50)]
+    assert "The 40 subsets with the largest difference between teacher and student, of 50." in (
+        page.text
+    )
+    svg = figures(found, None)["ood_subsets"]
+    assert svg.count("bar-student-") == MOST_SUBSETS
+    height = float(re.search(r'viewBox="0 0 \S+ (\S+)"', svg)[1])
+    few = float(re.search(r'viewBox="0 0 \S+ (\S+)"', figures(metrics(), None)["ood_subsets"])[1])
+    assert height > 4 * few
+
+
+def test_histogram_counts_add_up_and_follow_the_truth():
+    shown = view()
+    for values in (shown.variance, shown.difficulty):
+        edges, groups = histogram_counts(values, shown.truth)
+        assert list(groups) == ["aligned", "conflicting"]
+        assert sum(counts.sum() for counts in groups.values()) == len(values)
+        assert groups["conflicting"].sum() == (shown.truth == "conflicting").sum()
+        assert (edges[0], edges[-1]) == (values.min(), values.max())
+    values = np.array([0.0, 0.0, math.nan, 1.0])
+    assert histogram_counts(values, None)[1]["samples"].sum() == 3
+    assert histogram_counts(np.full(5, 0.5), None)[1]["samples"].sum() == 5
+
+
+def test_histograms_draw_one_bar_per_filled_bin():
+    shown = view()
+    drawn = figures(metrics(), shown)
+    assert set(drawn) == {"ood_subsets", "variance", "difficulty", "sparsity"}
+    for name, values in (("variance", shown.variance), ("difficulty", shown.difficulty)):
+        groups = histogram_counts(values, shown.truth)[1].values()
+        filled = sum(int((counts > 0).sum()) for counts in groups)
+        assert len(re.findall(rf'id="{name}-bar-\d+-\d+"', drawn[name])) == filled
+        assert f"aligned ({(shown.truth == 'aligned').sum()})" in drawn[name]
+    assert all(f">{loss:.3f}<" in drawn["sparsity"] for loss in shown.mean_loss)
+
+
+def test_difficulty_section(write):
+    shown = view()
+    page = Page(write(metrics(), shown))
+    assert "Sub-networks at 20, 40, 85 % sparsity. AUROC: 0.980" in page.text
+    medians = next(table for table in page.tables if table[0][-1] == "Median d")
+    mask = shown.truth == "conflicting"
+    assert medians[2][1] == str(mask.sum())
+    assert medians[2][3] == f"{np.median(shown.difficulty[mask]):.3f}"
+    hard, easy = (table for table in page.tables if table[0][0] == "d")
+    assert hard[1][:4] == ["0.987", "1.23", "refutes", "conflicting"]
+    assert easy[1][:4] == ["0.500", "1.4e-06", "supports", "n/a"]
+
+
+def test_long_sentences_are_folded_but_whole(write):
+    text = " ".join(f"word{i}" for i in range(1300))
+    source = write(metrics(), view(text=text))
+    assert source.count(text) == 1
+    summary = re.search(r"<summary><span>(.*?)</span> <em>(.*?)</em>", source)
+    assert len(summary[1]) <= 360
+    assert summary[1].endswith(" …")
+    assert summary[2] == "1,300 words"
+
+
+def test_stages_config_and_versions(write):
+    page = Page(write(metrics(), None, {"b": 1, "a": {"lr": 2e-5}}))
+    assert page.named["seconds"][1:3] == [
+        ["teacher", "31.2 s", "reused from an earlier run"],
+        ["difficulty", "2 min 35 s", ""],
+    ]
+    assert '{ "b": 1, "a": { "lr": 2e-05 } }' in page.text
+    assert "4,000 training samples; device cpu, 2 processes. deepspeed 0.19.6, torch 2.13.0." in (
+        page.text
+    )
+
+
+def test_optional_keys_may_be_missing(write):
+    found = metrics()
+    for key in ("f_bias", "difficulty"):
+        del found[key]
+    for role in ("teacher", "student"):
+        for key in ("dev_easy", "dev_hard", "dev_subsets", "ood_subsets", "model"):
+            del found[role][key]
+    found["student"]["dev_subsets"] = found["teacher"]["dev_easy"] = None
+    found["notes"], found["reused"] = [], []
+    page = Page(write(found))
+    assert "halves" not in page.named
+    assert "This run scored no difficulty." in page.text
+    untold = view()
+    bare = DifficultyView(
+        untold.variance, untold.difficulty, (0.2, 0.4, 0.85), untold.mean_loss, None, [], []
+    )
+    text = Page(write(found, bare)).text
+    assert "Truth" not in text
+    assert "AUROC" not in text
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["task", "seed", "versions", "samples", "teacher", "teacher.dev", "student.delta"],
+)
+def test_a_missing_required_key_is_named_and_no_file_is_left(key, tmp_path):
+    found = copy.deepcopy(metrics())
+    *outer, last = key.split(".")
+    del (found[outer[0]] if outer else found)[last]
+    with pytest.raises(ValueError, match=f"required key '{key}'"):
+        write_report(tmp_path / "report.html", found, {}, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path):
+    path = tmp_path / "report.html"
+    path.mkdir()
+    with pytest.raises(OSError, match="report"):
+        write_report(path, metrics(), {}, None)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_shapes_must_fit():
+    shown = view()
+    with pytest.raises(ValueError, match="mean_loss has shape"):
+        DifficultyView(shown.variance, shown.difficulty, (0.2,), shown.mean_loss, None, [], [])
+    with pytest.raises(ValueError, match="difficulty has shape"):
+        DifficultyView(shown.variance, np.ones(3), (), np.ones(0), None, [], [])
+
+
+def test_equal_input_gives_equal_bytes(write):
+    first = write(metrics(), view(), {"a": 1})
+    assert write(metrics(), view(), {"a": 1}) == first
+
+
+def test_the_report_needs_no_torch_and_no_pyplot():
+    code = (
+        "import sys, compress.report; "
+        "sys.exit(bool({'torch', 'deepspeed', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,57 @@
+"""The one training entry: parse, build, run, close.
+
+What: fine-tune a teacher, score every sample's difficulty, train the compressed student with the loss
+hook, evaluate both, report (Du et al. 2023). Everything it does lives in `compress/`.
+How:  deepspeed train.py --deepspeed_config ds_configs/zero2.json ds_configs/tasks/mnli.json \
+          ds_configs/compression/imp40.json ds_configs/mitigation/rmc.json --output_dir runs/mnli
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from compress import config, versions
+from compress.errors import UserError, fail
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line of a run."""
+    parser = argparse.ArgumentParser(description="Robust model compression on DeepSpeed.")
+    parser.add_argument(
+        "--deepspeed_config", nargs="+", required=True, metavar="JSON", help="merged left to right"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", dest="overrides"
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="directory of this run")
+    parser.add_argument(
+        "--stage", default="all", choices=["teacher", "difficulty", "student", "evaluate", "all"]
+    )
+    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    options = parse()
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109  for loss hooks given by dotted path
+    versions.check()
+    settings = config.load(options.deepspeed_config, options.overrides)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    config.batch_split(settings, world_size)
+
+    from compress import losses, run, trainer
+
+    losses.resolve(settings.robust.loss.hook)
+    run.claim(options.output_dir, settings)
+    device = trainer.start()
+    run.execute(run.prepare(settings, options.output_dir, device), options.stage)
+    trainer.stop()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        fail(error)
