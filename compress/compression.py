@@ -78,7 +78,7 @@ class Masks:
             for layer in self._names[name]:
                 if layer in self.layers:
                     raise UserError(f"{GROUPS}.{name}: another group has the layer '{layer}' too.")
-                self.layers[layer] = None  # type: ignore[assignment]
+                self.layers[layer] = None
         self._partitioned = False
         if groups:
             init_compression(model, {"compression_training": self._library_block()})
@@ -128,7 +128,9 @@ class Masks:
             for layer in (self.layers[layer] for layer in self._names[name]):
                 with self._gathered(layer), torch.no_grad():
                     mask = layer.sparse_pruning_mask
-                    new = magnitude_mask(layer.weight, mask.view(layer.weight.shape), ramp.sparsity(step))
+                    new = magnitude_mask(
+                        layer.weight, mask.view(layer.weight.shape), ramp.sparsity(step)
+                    )
                 layer.sparse_pruning_mask = new.to(mask.device, mask.dtype)
         return refreshed
 

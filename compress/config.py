@@ -13,6 +13,7 @@ Any mistake is a `UserError` that names the file (or `--set`), the key and the n
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -204,9 +205,7 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
         raise UserError(_sentence(error, merge)) from None
     _check_effects(root, merge)
     blocks = {name: getattr(root, name) for name in DeepSpeedBlock.model_fields}
-    return Config(
-        root.robust_compression, DeepSpeedBlock.model_construct(**blocks), dict(merge.values)
-    )
+    return Config(root.robust_compression, DeepSpeedBlock.model_construct(**blocks), dict(merge.values))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -259,7 +258,7 @@ def _model_at(path: Sequence[str]) -> type[BaseModel] | None:
     return model
 
 
-def _types(annotation: Any) -> list[type]:
+def _types(annotation: object) -> list[type]:
     if isinstance(annotation, type) and not get_args(annotation):
         return [annotation]
     return [t for argument in get_args(annotation) for t in _types(argument)]
@@ -322,9 +321,7 @@ def _check_effects(root: Root, merge: _Merge) -> None:
         (*prefix, "teacher", "epochs"),
         "has no effect: teacher.model is given and not trained",
     )
-    reject(
-        not enabled, (*prefix, "pruning"), "has no effect: no sparse_pruning is enabled for it"
-    )
+    reject(not enabled, (*prefix, "pruning"), "has no effect: no sparse_pruning is enabled for it")
     reject(
         ours.task.name != "synthetic",
         (*prefix, "task", "synthetic"),
@@ -348,11 +345,7 @@ def _check_values(root: Root, merge: _Merge, offset: tuple[str, ...]) -> None:
     ours = root.robust_compression
     pruning, levels = ours.pruning, ours.uncertainty.sparsities
     training = root.compression_training
-    shared = (
-        training.sparse_pruning.shared_parameters
-        if training and training.sparse_pruning
-        else None
-    )
+    shared = training.sparse_pruning.shared_parameters if training and training.sparse_pruning else None
 
     def reject(wrong: bool, path: tuple[str, ...], why: str) -> None:
         if wrong:
@@ -364,12 +357,16 @@ def _check_values(root: Root, merge: _Merge, offset: tuple[str, ...]) -> None:
         above = shared.schedule_offset > shared.schedule_offset_end
         reject(above, offset, "is above schedule_offset_end")
     reject(
-        any(a >= b for a, b in zip(levels, levels[1:], strict=False)),
+        any(a >= b for a, b in pairwise(levels)),
         ("robust_compression", "uncertainty", "sparsities"),
         "must increase from one entry to the next",
     )
     bf16, fp16 = root.bf16, root.fp16
-    reject(bool(bf16 and bf16.enabled and fp16 and fp16.enabled), ("fp16",), "and bf16 exclude each other")
+    reject(
+        bool(bf16 and bf16.enabled and fp16 and fp16.enabled),
+        ("fp16",),
+        "and bf16 exclude each other",
+    )
 
 
 def batch_split(config: Config, world_size: int) -> tuple[int, int]:

@@ -61,7 +61,11 @@ class TaskData:
 
     def splits(self) -> dict[str, Split]:
         """All splits by the name under which they are stored."""
-        return {"train": self.train, "dev": self.dev, **{f"ood_{n}": s for n, s in self.ood.items()}}
+        return {
+            "train": self.train,
+            "dev": self.dev,
+            **{f"ood_{n}": s for n, s in self.ood.items()},
+        }
 
     def fingerprint(self, *names: str) -> str:
         """Content hash of the named splits (all without names)."""
@@ -168,7 +172,9 @@ def _ood_names(config: RobustCompression, task: Task) -> list[str]:
         if not folder.is_dir():
             raise UserError(f"robust_compression.task.data_dir: '{folder}' is not a folder.")
         there = {
-            name for name, entry in task.ood.items() if reading.find(folder, (f"ood_{name}", *entry.files))
+            name
+            for name, entry in task.ood.items()
+            if reading.find(folder, (f"ood_{name}", *entry.files))
         }
         for file in folder.glob("ood_*"):
             for suffix in sorted(reading.SUFFIXES, key=len, reverse=True):
@@ -260,9 +266,7 @@ def _split(
     )
 
 
-def encode(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path
-) -> None:
+def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:
     """Tokenise a split into the Arrow folder: input_ids, token_type_ids where used, length, label."""
 
     def tokenise(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -278,11 +282,7 @@ def encode(
     table = datasets.Dataset.from_dict(
         {"first": split.texts[0], "second": split.texts[1], "label": split.labels}
     )
-    was_shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
     encoded = table.map(
         tokenise, batched=True, remove_columns=["first", "second"], load_from_cache_file=False
     )
     encoded.save_to_disk(folder)
-    if was_shown:
-        datasets.enable_progress_bars()

@@ -38,9 +38,9 @@ def score(
     return ranks.all_sum(scores, device)
 
 
-def model_forward(model: nn.Module) -> Forward:
-    """Forward of a plain model in evaluation mode."""
-    model.eval()
+def model_forward(model: nn.Module, device: torch.device) -> Forward:
+    """Forward of a plain model in evaluation mode on the device."""
+    model.to(device).eval()
     return lambda inputs: model(**inputs).logits
 
 
@@ -58,11 +58,12 @@ def correct(scores: NDArray[np.floating], split: Split) -> NDArray[np.bool_]:
 def by_subset(hits: NDArray[np.bool_], split: Split) -> dict[str, dict[str, Any]]:
     """Accuracy and size for each subset value x gold label (for HANS: heuristic x label)."""
     labels = np.array(split.names)[split.labels]
-    keys = np.array(
-        [", ".join(parts) for parts in zip(*split.subsets.values(), labels, strict=True)]
-    )
+    keys = np.array([", ".join(parts) for parts in zip(*split.subsets.values(), labels, strict=True)])
     return {
-        str(key): {"accuracy": metrics.accuracy(hits[keys == key]), "samples": int((keys == key).sum())}
+        str(key): {
+            "accuracy": metrics.accuracy(hits[keys == key]),
+            "samples": int((keys == key).sum()),
+        }
         for key in np.unique(keys)
     }
 
@@ -97,7 +98,9 @@ def summary(
     return out
 
 
-def notes(teacher: Mapping[str, Any], student: Mapping[str, Any], ood: Mapping[str, Split]) -> list[str]:
+def notes(
+    teacher: Mapping[str, Any], student: Mapping[str, Any], ood: Mapping[str, Split]
+) -> list[str]:
     """Sentences a reader must know before believing F_bias."""
     out = []
     for name, split in ood.items():

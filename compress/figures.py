@@ -71,9 +71,7 @@ def histogram_counts(
     kept = np.asarray(values, dtype=float)[finite]
     edges = np.histogram_bin_edges(kept, bins=bins)
     names = np.full(kept.shape, "samples") if truth is None else np.asarray(truth)[finite]
-    groups = {
-        str(name): np.histogram(kept[names == name], bins=edges)[0] for name in np.unique(names)
-    }
+    groups = {str(name): np.histogram(kept[names == name], bins=edges)[0] for name in np.unique(names)}
     return edges, groups
 
 
@@ -260,8 +258,7 @@ def _svg(figure: Figure, name: str) -> str:
     for element in root.iter():
         element.tag = _local(element.tag)
         element.attrib = {
-            _local(key): _prefixed(_local(key), value, name)
-            for key, value in element.attrib.items()
+            _local(key): _prefixed(_local(key), value, name) for key, value in element.attrib.items()
         }
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)

@@ -4,11 +4,11 @@ Why: the hub's client retries for minutes behind a firewall. One short connectio
 in the client's local cache is used without a connection.
 """
 
-import socket
 import urllib.error
 import urllib.request
 from functools import cache
 
+import datasets
 import huggingface_hub
 from huggingface_hub.utils import disable_progress_bars
 
@@ -31,7 +31,7 @@ def reachable() -> bool:
         urllib.request.urlopen(request, timeout=TIMEOUT).close()
     except urllib.error.HTTPError:
         return True
-    except (urllib.error.URLError, socket.timeout, OSError, ValueError):
+    except (TimeoutError, urllib.error.URLError, OSError, ValueError):
         return False
     return True
 
@@ -62,11 +62,8 @@ def _why(key: str, name: str, error: Exception) -> str:
     return f"{key}: '{name}' cannot be had from the hub ({reason}); {WAY_OUT}."
 
 
-def load_split(path: str, config: str | None, split: str, revision: str | None):  # noqa: ANN201
+def load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
     """A split of a data set on the hub, as a `datasets.Dataset`; UserError where it cannot be had."""
-    import datasets
-
-    datasets.disable_progress_bars()
     offline = datasets.DownloadConfig(local_files_only=not reachable(), max_retries=1)
     try:
         return datasets.load_dataset(

@@ -90,6 +90,11 @@ def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) 
         raise UserError(f"{path}: is no readable model directory ({_first(error)}).") from None
 
 
+def fresh(model: PreTrainedModel) -> PreTrainedModel:
+    """A new model of the same configuration, to carry exported weights."""
+    return AutoModelForSequenceClassification.from_config(model.config)
+
+
 def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 

@@ -6,13 +6,23 @@ progress bar is silent when the output is no terminal.
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
+import datasets
 import numpy as np
+import transformers
 from numpy.typing import NDArray
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from compress import ranks
+
+
+def quieten() -> None:
+    """Silence the libraries' own bars and load reports: one voice on the terminal."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 class Writer(Protocol):
@@ -25,7 +35,7 @@ class Writer(Protocol):
 class Monitor:
     """Events of a run; a no-op on ranks and in configurations without a writer."""
 
-    def __init__(self, writer: Writer | None = None, tensorboard: Any = None) -> None:
+    def __init__(self, writer: Writer | None = None, tensorboard: SummaryWriter | None = None) -> None:
         """writer: DeepSpeed's monitor; tensorboard: its SummaryWriter, for text and histograms."""
         self._writer, self._tensorboard = writer, tensorboard
 

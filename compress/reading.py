@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,11 +61,13 @@ def _bad_line(file: Path, error: UnicodeDecodeError) -> str:
     return error.reason
 
 
-def _open_bytes(file: Path) -> Any:
-    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+def _open_bytes(file: Path) -> IO[bytes]:
+    if file.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    return file.open("rb")
 
 
-def _open_text(file: Path, newline: str | None = None) -> Any:
+def _open_text(file: Path, newline: str | None = None) -> IO[str]:
     if file.suffix == ".gz":
         return gzip.open(file, "rt", encoding="utf-8", newline=newline)
     return file.open(encoding="utf-8", newline=newline)
@@ -89,8 +91,10 @@ def _cell_rows(file: Path) -> Iterator[tuple[int, Row]]:
     comma = ".csv" in file.suffixes
     csv.field_size_limit(1 << 30)
     with _open_text(file, newline="") as lines:
-        quoting = csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE
-        reader = csv.reader(lines, delimiter="," if comma else "\t", quoting=quoting)
+        if comma:
+            reader = csv.reader(lines)
+        else:
+            reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         header = next(reader, None)
         if header is None:
             return

@@ -256,9 +256,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     if not change:
         sentence += f", and stays level {where}, {percent(student['ood_pooled'])} %)"
     else:
-        sentence += (
-            f", and {'loses' if change < 0 else 'gains'} {_amount(change)} {where}, {shown})"
-        )
+        sentence += f", and {'loses' if change < 0 else 'gains'} {_amount(change)} {where}, {shown})"
     return f"{sentence}: {_bias_clause(metrics)}."
 
 

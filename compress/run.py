@@ -8,39 +8,19 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
-from compress import (
-    artefacts,
-    data,
-    evaluation,
-    metrics,
-    models,
-    ranks,
-    report,
-    stages,
-    tasks,
-    uncertainty,
-    versions,
-)
+from compress import artefacts, data, difficulty, models, ranks, results, student, teacher, versions
 from compress.batches import Columns
 from compress.config import Config
+from compress.context import Artefact, Context, found, say
 from compress.errors import UserError
-from compress.stages import Artefact, Context
 from compress.trainer import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")
-
-
-def say(text: str) -> None:
-    """One line on the terminal, from the main rank only."""
-    if ranks.is_main():
-        tqdm.write(text)
 
 
 def claim(output_dir: Path, config: Config) -> None:
@@ -65,7 +45,7 @@ def claim(output_dir: Path, config: Config) -> None:
         )
 
 
-def _difference(old: Any, new: Any, path: str = "") -> str | None:
+def _difference(old: object, new: object, path: str = "") -> str | None:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             here = f"{path}.{key}" if path else key
@@ -101,7 +81,12 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
 
 
 def _encoded(
-    raw: data.TaskData, name: str, tokenizer: Any, model: Path, config: Config, cache: Path
+    raw: data.TaskData,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    model: Path,
+    config: Config,
+    cache: Path,
 ) -> Columns:
     """The encoded split from the cache, made by the main rank if it is not there."""
     split, length = raw.splits()[name], config.robust.task.max_length
@@ -112,7 +97,7 @@ def _encoded(
         "max_length": length,
     }
     path = cache / "tokens" / artefacts.key(inputs)[:16]
-    if stages.found(path, inputs) is None:
+    if found(path, inputs) is None:
         if ranks.is_main():
             with artefacts.writing(path, inputs, time.perf_counter()) as folder:
                 data.encode(split, tokenizer, length, folder / "arrow")
@@ -121,196 +106,33 @@ def _encoded(
 
 
 def execute(context: Context, stage: str) -> None:
-    """Run one stage, or all in order; say what was made, what was reused, and where it is."""
+    """Run one stage, or all in order; say what was made, what was reused, and where it is.
+
+    Raises UserError if the stage needs one that has not been run.
+    """
     chosen = STAGES if stage == "all" else (stage,)
-    teacher = _need(context, "teacher", "teacher" in chosen)
-    if teacher is None:
+    made = _stage(teacher, "teacher", chosen, context)
+    if made is None:
         raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")
-    hardness = None
-    if set(chosen) - {"teacher"}:
-        hardness = _need(context, "difficulty", "difficulty" in chosen, teacher)
-    student = None
-    if set(chosen) & {"student", "evaluate"}:
-        student = _need(context, "student", "student" in chosen, teacher, hardness)
+    if stage == "teacher":
+        return
+    hardness = _stage(difficulty, "difficulty", chosen, context, made)
+    if stage == "difficulty":
+        return
+    compressed = _stage(student, "student", chosen, context, made, hardness)
+    if compressed is None:
+        raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
     if "evaluate" in chosen:
-        if student is None:
-            raise UserError("--stage evaluate: there is no student yet; run --stage student first.")
-        evaluate(context, teacher, hardness, student)
+        results.make(context, made, hardness, compressed)
 
 
-def _need(context: Context, name: str, make: bool, *before: Artefact | None) -> Artefact | None:
-    """The artefact of a stage: made if asked for, else the finished one, else None."""
-    if make:
-        artefact = getattr(stages, name)(context, *before)
-        how = "reused" if artefact.reused else f"done in {artefact.seconds:.1f} s"
-        say(f"{name}: {how} ({artefact.path})")
-        return artefact
-    if name == "teacher":
-        return stages.found(stages.teacher_path(context), stages.teacher_inputs(context))
-    if name == "difficulty":
-        inputs = stages.difficulty_inputs(context, before[0].key if before[0] else "")
-        return stages.found(stages.difficulty_path(context, inputs), inputs)
-    needs = stages.needed_difficulty(context, before[1])
-    assert before[0] is not None
-    inputs = stages.student_inputs(context, before[0], needs)
-    return stages.found(context.output_dir / "student", inputs)
-
-
-def evaluate(
-    context: Context, teacher: Artefact, hardness: Artefact | None, student: Artefact
-) -> None:
-    """Accuracies of both models on dev and OOD, F_bias; metrics.json, events, report.html."""
-    began = time.perf_counter()
-    teacher_scores = model_scores(context, teacher, context.cache_dir / "scores" / teacher.key[:16])
-    student_scores = model_scores(context, student, context.output_dir / "scores")
-    hard = None
-    if hardness is not None:
-        hard = uncertainty.hard_half(uncertainty.variance(stages.load_losses(hardness.path, "dev")))
-    seconds = {"teacher": teacher.seconds, "student": student.seconds}
-    if hardness is not None:
-        seconds["difficulty"] = hardness.seconds
-    if not ranks.is_main():
-        return
-    out = collect(context, teacher_scores, student_scores, hard)
-    out["student"]["sparsity"] = json.loads((student.path / "student.json").read_text())["sparsity"]
-    for name, artefact in (("teacher", teacher), ("student", student)):
-        out[name] |= _size(context, artefact)
-    view = None
-    if hardness is not None:
-        view = difficulty_view(context, hardness)
-        out["difficulty"] = _difficulty_metrics(context, view)
-    out["seconds"] = {**seconds, "evaluate": time.perf_counter() - began}
-    reused = (("teacher", teacher), ("difficulty", hardness), ("student", student))
-    out["reused"] = [name for name, artefact in reused if artefact is not None and artefact.reused]
-    out |= {"versions": versions.report(), "world_size": ranks.world_size()}
-    out["device"] = str(context.device)
-    artefacts.write_json(context.output_dir / "metrics.json", out)
-    report.write_report(context.output_dir / "report.html", out, context.config.merged, view)
-    _events(context, out, view)
-    say(report.summary_table(out))
-    say(f"figures: {context.output_dir / 'metrics.json'}")
-    say(f"report: {context.output_dir / 'report.html'}")
-
-
-def model_scores(context: Context, artefact: Artefact, path: Path) -> evaluation.Scores:
-    """Log-probabilities of an exported model on dev and all OOD sets, kept for the next run."""
-    names = [name for name in context.columns if name != "train"]
-    inputs = {"model": artefact.key, "splits": {n: context.data.fingerprint(n) for n in names}}
-    began = time.perf_counter()
-    if stages.found(path, inputs) is None:
-        model = models.load_classifier(artefact.path / "model", context.data.labels, trained=True)
-        forward = evaluation.model_forward(model.to(context.device))
-        size, classes = context.config.robust.evaluation.batch_size, len(context.data.labels)
-        scores = {
-            name: evaluation.score(forward, context.columns[name], size, classes, context.device)
-            for name in names
-        }
-        if ranks.is_main():
-            with artefacts.writing(path, inputs, began) as folder:
-                for name, values in scores.items():
-                    np.save(folder / f"{name}.npy", values)
-        ranks.barrier()
-    loaded = {name: np.load(path / f"{name}.npy") for name in names}
-    return evaluation.Scores(
-        loaded.pop("dev"), {name.removeprefix("ood_"): values for name, values in loaded.items()}
-    )
-
-
-def collect(
-    context: Context,
-    teacher: evaluation.Scores,
-    student: evaluation.Scores,
-    hard: NDArray[np.bool_] | None,
-) -> dict[str, Any]:
-    """metrics.json from the scores of both models, without sizes, difficulty and seconds."""
-    robust, raw = context.config.robust, context.data
-    both = {
-        name: evaluation.summary(scores, raw.dev, raw.ood, hard)
-        for name, scores in (("teacher", teacher), ("student", student))
-    }
-    pairs = {name: (m["dev"], m["ood_pooled"]) for name, m in both.items()}
-    return {
-        "task": robust.task.name,
-        "seed": robust.seed,
-        "compression": compression_name(context.config),
-        "mitigation": robust.loss.hook,
-        **both,
-        "f_bias": metrics.relative_bias(pairs["student"], pairs["teacher"]),
-        "notes": evaluation.notes(both["teacher"], both["student"], raw.ood),
-        "samples": {
-            "train": len(raw.train),
-            "dev": len(raw.dev),
-            "ood": {name: len(split) for name, split in raw.ood.items()},
-        },
-    }
-
-
-def compression_name(config: Config) -> str:
-    """Short name of the compression, such as `imp40` for 40 % sparsity; `none` without one."""
-    training = config.deepspeed.compression_training
-    sparse = training.sparse_pruning if training else None
-    if sparse is None or not sparse.shared_parameters.enabled:
-        return "none"
-    levels = {100 * (1 - group.params.dense_ratio) for group in sparse.different_groups.values()}
-    return "imp" + "-".join(f"{level:g}" for level in sorted(round(v, 4) for v in levels))
-
-
-def _size(context: Context, artefact: Artefact) -> dict[str, Any]:
-    model = models.load_classifier(artefact.path / "model", context.data.labels, trained=True)
-    return {
-        "model": context.config.robust.model,
-        "params": models.parameters(model),
-        "nonzero_params": models.nonzero_parameters(model),
-    }
-
-
-def difficulty_view(context: Context, hardness: Artefact) -> report.DifficultyView:
-    """What the report shows of the loss matrix of train."""
-    matrix = stages.load_losses(hardness.path, "train")
-    train, block = context.data.train, context.config.robust.uncertainty
-    v, d = uncertainty.variance(matrix), stages.sample_difficulty(context, matrix)
-    truth = train.subsets.get("alignment") if context.data.task.name == "synthetic" else None
-    order, count = np.argsort(-v, kind="stable"), context.config.robust.evaluation.sentences
-
-    def sentence(index: int) -> report.Sentence:
-        texts = (train.texts[0][index], train.texts[1][index])
-        label = train.names[train.labels[index]]
-        known = truth[index] if truth is not None else None
-        return report.Sentence(texts, label, float(d[index]), float(v[index]), known)
-
-    return report.DifficultyView(
-        variance=v,
-        difficulty=d,
-        sparsities=tuple(block.sparsities),
-        mean_loss=matrix.mean(axis=0),
-        truth=np.array(truth) if truth is not None else None,
-        hardest=[sentence(i) for i in order[:count]],
-        easiest=[sentence(i) for i in order[::-1][:count]],
-    )
-
-
-def _difficulty_metrics(context: Context, view: report.DifficultyView) -> dict[str, Any]:
-    block = context.config.robust.uncertainty
-    return {
-        **block.model_dump(include={"protocol", "sparsities", "normalisation", "alpha", "quantile"}),
-        "auroc": uncertainty.agreement(view.variance, view.truth),
-    }
-
-
-def _events(context: Context, out: Mapping[str, Any], view: report.DifficultyView | None) -> None:
-    monitor = context.monitor
-    for name in ("teacher", "student"):
-        values = {"dev": out[name]["dev"], **{f"ood_{n}": a for n, a in out[name]["ood"].items()}}
-        monitor.scalars(f"accuracy/{name}", values, 0)
-    if out["f_bias"] is not None:
-        monitor.scalars("bias", {"f_bias": out["f_bias"]}, 0)
-    if view is None:
-        return
-    monitor.histogram("difficulty/d", view.difficulty)
-    monitor.histogram("difficulty/variance", view.variance)
-    header = [*context.data.task.texts, "label", "variance", "d"]
-    for name, sentences in (("hardest", view.hardest), ("easiest", view.easiest)):
-        rows = [
-            [*s.texts, s.label, f"{s.variance:.4f}", f"{s.difficulty:.3f}"] for s in sentences
-        ]
-        monitor.table(f"difficulty/{name}", header, rows)
+def _stage(
+    room: ModuleType, name: str, chosen: tuple[str, ...], context: Context, *before: Artefact | None
+) -> Artefact | None:
+    """The artefact of a stage: made if it is asked for, else the finished one, else None."""
+    if name not in chosen:
+        return room.find(context, *before)
+    artefact: Artefact = room.make(context, *before)
+    how = "reused" if artefact.reused else f"done in {artefact.seconds:.1f} s"
+    say(f"{name}: {how} ({artefact.path})")
+    return artefact

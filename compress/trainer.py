@@ -32,14 +32,15 @@ from compress.compression import Masks
 from compress.config import Config, batch_split
 from compress.errors import UserError
 from compress.losses import Loss, LossWeights
-from compress.monitor import Monitor, Progress
+from compress.monitor import Monitor, Progress, quieten
 
 NEVER = 1 << 40
 WARMUP_SHARE = 0.06
 
 
-def start(log_level: int = logging.WARNING) -> torch.device:
+def start(log_level: int = logging.ERROR) -> torch.device:
     """Join the process group (alone without a launcher) and return this rank's device."""
+    quieten()
     deepspeed.utils.logger.setLevel(log_level)
     if "RANK" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
         with socket.socket() as free:
@@ -116,7 +117,7 @@ class Trainer:
         settings = engine_settings(config, self.total_steps, micro, self.accumulation)
         self.engine = deepspeed.initialize(
             model=model,
-            model_parameters=parameter_groups(model, config),  # type: ignore[arg-type]
+            model_parameters=parameter_groups(model, config),
             config={**settings, **masks.engine_block()},
         )[0]
         masks.attach(self.engine)
@@ -241,9 +242,7 @@ def parameter_groups(model: PreTrainedModel, config: Config) -> list[dict[str, A
     ]
 
 
-def engine_settings(
-    config: Config, total_steps: int, micro: int, accumulation: int
-) -> dict[str, Any]:
+def engine_settings(config: Config, total_steps: int, micro: int, accumulation: int) -> dict[str, Any]:
     """DeepSpeed's configuration with every "auto" filled in and its own printing off."""
     settings = dict(config.engine)
     settings.update(

@@ -18,9 +18,7 @@ def variance(losses: NDArray[np.floating]) -> Array:
     return np.asarray(losses, dtype=np.float64).var(axis=1)
 
 
-def difficulty(
-    v: Array, alpha: float, normalisation: str = "minmax", quantile: float = 0.95
-) -> Array:
+def difficulty(v: Array, alpha: float, normalisation: str = "minmax", quantile: float = 0.95) -> Array:
     """Eq. 1: variance v [N] -> d [N] in [alpha, 1].
 
     normalisation: "minmax" (as printed) or "quantile" (v clipped at its `quantile` before Eq. 1).

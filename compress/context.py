@@ -1,0 +1,142 @@
+"""What the stages share: the context of a run, and artefacts that are made once and found again.
+
+Teacher and difficulty live in the cache directory, shared by all runs beside each other; the student
+lives in the run's own directory.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from compress import artefacts, evaluation, models, ranks
+from compress.batches import Columns
+from compress.compression import Masks
+from compress.config import Config
+from compress.data import TaskData
+from compress.monitor import Monitor
+from compress.trainer import Signals, Trainer
+
+ENGINE_KEYS = (
+    "train_batch_size",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+    "torch_autocast",
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage needs. columns: encoded splits by name; model: the encoder's directory."""
+
+    config: Config
+    output_dir: Path
+    cache_dir: Path
+    data: TaskData
+    columns: Mapping[str, Columns]
+    model: Path
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    monitor: Monitor
+
+    def training_inputs(self) -> dict[str, Any]:
+        """Inputs that matter to any training: data, model, seed, and the engine keys that do."""
+        merged = self.config.merged
+        return {
+            "format": 1,
+            "train": self.data.fingerprint("train"),
+            "max_length": self.config.robust.task.max_length,
+            "model": models.fingerprint(self.model),
+            "seed": self.config.robust.seed,
+            "engine": {key: merged[key] for key in ENGINE_KEYS if key in merged},
+        }
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished stage: its directory, inputs, and whether it was found rather than made."""
+
+    path: Path
+    inputs: Mapping[str, Any]
+    seconds: float
+    reused: bool
+
+    @property
+    def key(self) -> str:
+        """Identity of the inputs."""
+        return artefacts.key(self.inputs)
+
+
+def found(path: Path, inputs: Mapping[str, Any]) -> Artefact | None:
+    """The artefact at `path` if it is complete for these inputs; the same answer on all ranks."""
+    marker = ranks.broadcast(artefacts.completed(path, inputs))
+    return Artefact(path, inputs, marker["seconds"], True) if marker else None
+
+
+def publish(
+    path: Path, inputs: Mapping[str, Any], began: float, fill: Callable[[Path], None]
+) -> Artefact:
+    """Let the main rank write the artefact; all ranks wait for it."""
+    if ranks.is_main():
+        with artefacts.writing(path, inputs, began) as folder:
+            fill(folder)
+    ranks.barrier()
+    made = found(path, inputs)
+    assert made is not None
+    return Artefact(made.path, made.inputs, made.seconds, False)
+
+
+def start_model(context: Context, init_from: str, teacher_model: Path) -> PreTrainedModel:
+    """The classifier that a training starts from, drawn from the run's seed."""
+    torch.manual_seed(context.config.robust.seed)
+    source = teacher_model if init_from == "teacher" else context.model
+    return models.load_classifier(source, context.data.labels)
+
+
+def new_trainer(
+    name: str,
+    context: Context,
+    model: PreTrainedModel,
+    masks: Masks,
+    signals: Signals,
+    epochs: int,
+) -> Trainer:
+    """A trainer on the train split of the context; see `Trainer`."""
+    return Trainer(
+        name,
+        context.config,
+        model,
+        masks,
+        context.columns["train"],
+        signals,
+        epochs,
+        context.device,
+        context.monitor,
+    )
+
+
+def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.float64]:
+    """Log-probabilities [N, C] of a split under the model in training, in evaluation mode."""
+    trainer.engine.eval()
+    return evaluation.score(
+        trainer.forward,
+        context.columns[split],
+        context.config.robust.evaluation.batch_size,
+        len(context.data.labels),
+        context.device,
+    )
+
+
+def say(text: str) -> None:
+    """One line on the terminal, from the main rank only."""
+    if ranks.is_main():
+        tqdm.write(text)
