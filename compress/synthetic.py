@@ -121,17 +121,17 @@ def _draw(rng: Random, lexicon: Sequence[Sequence[str]], count: int) -> list[str
 
 
 def _cast(rng: Random) -> list[Person]:
-    """Draw three distinct persons, three in ten of them with an adjective of their own."""
+    """Draw three distinct persons, two in ten of them with an adjective of their own."""
     adjectives = _draw(rng, ADJECTIVES, 3)
     return [
-        Person(noun, adjective if rng.random() < 0.3 else None)
+        Person(noun, adjective if rng.random() < 0.2 else None)
         for noun, adjective in zip(_draw(rng, NOUNS, 3), adjectives, strict=True)
     ]
 
 
 def _place(rng: Random, probability: float) -> str:
-    """Open a premise with a place, or with nothing."""
-    return f"in the {rng.choice(PLACES)}, " if rng.random() < probability else ""
+    """Close a premise with a place, or with nothing."""
+    return f" in the {rng.choice(PLACES)}" if rng.random() < probability else ""
 
 
 def _two_voices(rng: Random, place: float, change: bool) -> Scene:
@@ -139,7 +139,7 @@ def _two_voices(rng: Random, place: float, change: bool) -> Scene:
     a, b, _ = _cast(rng)
     (verb,) = _draw(rng, VERBS, 1)
     event, passive = Event(a, verb, b), rng.random() < 0.5
-    premise = _place(rng, place) + event.text(passive)
+    premise = event.text(passive) + _place(rng, place)
     return Scene(premise, (event,), (Event(b, verb, a),), passive != change)
 
 
@@ -163,7 +163,7 @@ def _embed(rng: Random, described: str, cast: list[Person], verb: str) -> tuple[
         premise, stated, misread = f"{described} {verb} {c}", Event(a, verb, c), Event(b, verb, c)
     else:
         premise, stated, misread = f"{c} {verb} {described}", Event(c, verb, a), Event(c, verb, b)
-    return _place(rng, 0.4) + premise, stated, misread
+    return premise + _place(rng, 0.4), stated, misread
 
 
 def _relative_subject(rng: Random) -> Scene:
@@ -208,7 +208,7 @@ def _conjunction(rng: Random) -> Scene:
         premise = f"{a} {first} {b} and {second} {c}"
         stated = (Event(a, first, b), Event(a, second, c))
         misread = (Event(b, second, c), Event(a, first, c))
-    return Scene(_place(rng, 0.4) + premise, stated, misread)
+    return Scene(premise + _place(rng, 0.4), stated, misread)
 
 
 _BUILDERS: dict[str, Callable[[Random], Scene]] = {
@@ -224,15 +224,12 @@ STRUCTURES = tuple(_BUILDERS)
 
 def vocabulary() -> list[str]:
     """Every word that the grammar can write, lower-cased and sorted."""
-    return sorted({*SYNONYM, *IRREGULAR.values(), *PLACES, *FUNCTION_WORDS, ",", "."})
+    return sorted({*SYNONYM, *IRREGULAR.values(), *PLACES, *FUNCTION_WORDS, "."})
 
 
 def overlap(premise: str, hypothesis: str) -> float:
     """Share of the hypothesis' distinct content words that the premise has too, from 0 to 1."""
-    bags = [
-        set(text.lower().replace(",", "").rstrip(".").split()) - {*FUNCTION_WORDS}
-        for text in (premise, hypothesis)
-    ]
+    bags = [set(text.lower().rstrip(".").split()) - {*FUNCTION_WORDS} for text in (premise, hypothesis)]
     return len(bags[0] & bags[1]) / max(1, len(bags[1]))
 
 
@@ -267,7 +264,7 @@ def _reword(event: Event, used: set[str], entailed: bool, rng: Random) -> Event:
     def person(slot: int, old: Person) -> Person:
         adjective = SYNONYM[old.adjective] if old.adjective else None
         if slot in foreign:
-            adjective = fresh(ADJECTIVES) if rng.random() < 0.15 else None
+            adjective = fresh(ADJECTIVES) if rng.random() < 0.1 else None
         return Person(word(slot, old.noun, NOUNS), adjective)
 
     agent, patient = person(0, event.agent), person(2, event.patient)

@@ -8,6 +8,8 @@ Everything that a restart needs is in `state_dict()`; optimiser and learning-rat
 engine's own.
 """
 
+import contextlib
+import io
 import logging
 import os
 import socket
@@ -48,7 +50,8 @@ def start(log_level: int = logging.ERROR) -> torch.device:
             port = str(free.getsockname()[1])
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=port)
-    deepspeed.init_distributed(verbose=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        deepspeed.init_distributed(verbose=False)
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         return torch.device("cpu")

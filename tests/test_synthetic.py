@@ -53,9 +53,8 @@ def read(sentence):
     """Give (structures, events, adjectives of each person) of a sentence."""
     assert sentence[0].isupper() and sentence[-1] == "."
     text = sentence[:-1].lower()
-    if ", " in text:
-        place, text = text.split(", ")
-        assert place.startswith("in the ") and len(place.split()) == 3
+    text, _, place = text.partition(" in the ")
+    assert place.count(" ") == 0
     shape, found, adjectives, pending = [], {"N": [], "V": [], "P": []}, {}, set()
     for word in text.split():
         kind, meaning = MEANING.get(word, (word, word))
@@ -80,7 +79,7 @@ def follows(premise, hypothesis):
 
 
 def content(sentence):
-    return set(sentence.lower().replace(",", "").strip(".").split()) - STOP_WORDS
+    return set(sentence.lower().strip(".").split()) - STOP_WORDS
 
 
 def shared(row):
@@ -103,7 +102,7 @@ def pretraining():
 
 
 def test_reader_tells_the_two_labels_apart():
-    seen = "In the garden, the tall doctor saw the actor.".replace("tall", "brave")
+    seen = "The brave doctor saw the actor in the garden."
     assert follows(seen, "The performer was noticed by the courageous physician.")
     assert not follows(seen, "The doctor was seen by the actor.")
     assert not follows(seen, "The doctor saw the brave actor.")
@@ -176,7 +175,7 @@ def test_no_single_word_gives_the_label_away():
         for field in ("premise", "hypothesis"):
             total, entailed = Counter(), Counter()
             for row in rows:
-                words = set(row[field].lower().replace(",", "").strip(".").split())
+                words = set(row[field].lower().strip(".").split())
                 total.update(words)
                 entailed.update(words if row["label"] == "entailment" else ())
             frequent = [word for word in total if total[word] >= 300]
@@ -316,7 +315,7 @@ def test_tokenizer_knows_every_word_and_marks_the_segments(tokenizer, splits, pr
     hypothesis = tokenizer(rows[0]["hypothesis"], add_special_tokens=False)["input_ids"]
     assert int(encoded["token_type_ids"][0].sum()) == len(hypothesis) + 1
     assert tokenizer.unk_token_id in tokenizer("the zebra")["input_ids"]
-    words = rows[0]["premise"].lower().replace(",", " ,").replace(".", " .").split()
+    words = rows[0]["premise"].lower().replace(".", " .").split()
     assert tokenizer.tokenize(rows[0]["premise"]) == words
 
 
@@ -353,9 +352,7 @@ def probe(model, tokenizer, rows):
     return float(((features[cut:] @ head).sign() == signs[cut:]).double().mean())
 
 
-def test_encoder_separates_the_labels_where_overlap_does_not_and_a_random_one_cannot(
-    tokenizer, splits
-):
+def test_encoder_separates_the_labels_where_overlap_does_not_and_a_random_one_cannot(tokenizer, splits):
     model = AutoModel.from_pretrained(ENCODER, dtype=torch.float32, local_files_only=True)
     rows = splits["ood"][:1800]
     assert probe(model, tokenizer, rows) > 0.85

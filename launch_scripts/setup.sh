@@ -1,0 +1,43 @@
+# Sourced by the other scripts: a virtual environment with the given requirement files, and `launch`.
+#
+#   source launch_scripts/setup.sh requirements.txt [requirements-test.txt]
+#   launch train.py ...        starts `deepspeed` on all GPUs, or on RANKS (2) CPU processes
+#
+# PYTHON: interpreter of the environment (python3); VENV: its folder (.venv).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+RANKS=${RANKS:-2}
+
+stop() { echo "error: $1" >&2; exit 1; }
+command -v "$PYTHON" >/dev/null || stop "'$PYTHON' is not installed; run: apt-get install python3 python3-venv python3-dev"
+command -v g++ >/dev/null || stop "DeepSpeed compiles a small op at the first start and needs g++; run: apt-get install g++"
+"$PYTHON" - <<'PY' || stop "Python 3.11 or newer with its headers is needed; run: apt-get install python3-venv python3-dev"
+import pathlib, sys, sysconfig
+sys.exit(sys.version_info < (3, 11) or not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())
+PY
+
+if [ ! -x "$VENV/bin/pip" ]; then
+  echo "making the virtual environment $VENV"
+  "$PYTHON" -m venv "$VENV" || stop "'$PYTHON -m venv' failed; run: apt-get install python3-venv"
+fi
+source "$VENV/bin/activate"
+wanted=$(cat "$@" | sha256sum)
+if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$wanted" ]; then
+  echo "installing $* (some minutes the first time)"
+  arguments=()
+  for file in "$@"; do arguments+=(-r "$file"); done
+  pip install --quiet --disable-pip-version-check "${arguments[@]}"
+  echo "$wanted" > "$VENV/installed"
+fi
+
+launch() {
+  if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+    deepspeed "$@"
+  else
+    DS_ACCELERATOR=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(nproc) + RANKS - 1) / RANKS ))} \
+      deepspeed --num_accelerators "$RANKS" "$@"
+  fi
+}

@@ -1,0 +1,101 @@
+"""Started by test_launcher.py: train a few steps with the package's own parts, write what happened.
+
+    deepspeed tests/drivers/train_steps.py OUTPUT MODEL SPEC [key=value ...]
+
+SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps"}; each is one engine
+after another in this process. Every rank writes OUTPUT/<name>-rank<r>.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from compress import checkpoint, config, context, losses, models, ranks, run, trainer
+from compress.compression import Group, Masks
+from compress.losses import LossWeights
+from compress.monitor import Monitor
+from compress.pruning import Ramp
+from compress.trainer import Signals
+
+
+class Recorder(Monitor):
+    """Keeps what the trainer reports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[str, float]] = []
+
+    def scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
+        self.seen.append({"step": step, **values})
+
+
+def one(spec: dict, output: Path, files: list[str], overrides: list[str], device: torch.device) -> None:
+    settings = config.load(files, [*overrides, f"zero_optimization.stage={spec['stage']}"])
+    base = run.prepare(settings, output / "run", device)
+    recorder = Recorder()
+    here = context.Context(**{**base.__dict__, "monitor": recorder})
+    torch.manual_seed(settings.robust.seed)
+    model = models.load_classifier(here.model, here.data.labels)
+    groups = {
+        name: Group((keyword,), (Ramp(0.0, target, 0, spec["steps"] - 1, 1),))
+        for name, (keyword, target) in spec["groups"].items()
+    }
+    masks = Masks(model, groups)
+    generator = np.random.default_rng(0)
+    classes = len(here.data.labels)
+    teacher = generator.dirichlet(np.ones(classes), len(here.data.train)).astype(np.float32)
+    difficulty = generator.uniform(0.3, 1.0, len(here.data.train))
+    hook = losses.LOSSES[spec.get("hook", "rmc_weighted")]
+    weights = LossWeights(0.9, float(difficulty.mean()))
+    signals = Signals(hook, weights, teacher, difficulty)
+    training = context.new_trainer("t", here, model, masks, signals, settings.robust.epochs)
+    training.run_until(spec["steps"])
+    scores = context.score_split(here, training, "dev")
+    weights_now = checkpoint.gather(training.engine)
+    state = training.state_dict()
+    result = {
+        "losses": [seen["loss"] for seen in recorder.seen],
+        "sparsity": [seen["sparsity"] for seen in recorder.seen],
+        "masks": {name: "".join(map(str, m.int().flatten().tolist())) for name, m in state["masks"].items()},
+        "scores": scores.tolist(),
+        "weights": {
+            name: float(value.double().sum())
+            for name, value in masks.apply(weights_now).items()
+            if ranks.is_main()
+        }
+        if ranks.is_main()
+        else {},
+        "zeros": {n: int((w == 0).sum()) for n, w in weights_now.items() if n.endswith(".weight")},
+    }
+    training.close()
+    (output / f"{spec['name']}-rank{ranks.rank()}.json").write_text(json.dumps(result))
+
+
+def main() -> None:
+    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    output, model, specs, *overrides = arguments
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    root = Path(__file__).parents[2]
+    files = [str(root / "ds_configs/zero2.json"), str(root / "ds_configs/tasks/synthetic.json")]
+    overrides += [
+        f"robust_compression.model={model}",
+        'robust_compression.task.synthetic={"train": 60, "dev": 20, "ood": 20}',
+        "robust_compression.epochs=2",
+        "train_batch_size=16",
+        "steps_per_print=1",
+        "tensorboard.enabled=false",
+    ]
+    device = trainer.start()
+    for spec in json.loads(specs):
+        one(spec, output, files, overrides, device)
+    trainer.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,348 @@
+"""Losses against a plain float64 transcription of Eq. 1-3, at ordinary and at extreme inputs."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compress.errors import UserError
+from compress.losses import (
+    LOSSES,
+    NEED_DIFFICULTY,
+    LossWeights,
+    divergence,
+    parts,
+    resolve,
+    smoothed_teacher,
+)
+
+quick = settings(deadline=None, max_examples=80, database=None)
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def softmax64(logits):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def smooth64(teacher, d):
+    """Eq. 2, one sample and one class after the other."""
+    powers = np.array([[p**exponent for p in row] for row, exponent in zip(teacher, d, strict=True)])
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def eq3(logits, labels, teacher, d, share):
+    """(1 - lambda) CE(y, q) + lambda KL(s || q) per sample, float64."""
+    log_q = softmax64(logits)
+    losses = []
+    for i, row in enumerate(smooth64(teacher, d)):
+        gold = -log_q[i, labels[i]]
+        kl = sum(s * (np.log(s) - log_q[i, j]) for j, s in enumerate(row) if s > 0)
+        losses.append((1 - share) * gold + share * kl)
+    return np.array(losses)
+
+
+def reference(hook, logits, labels, teacher, d, weights):
+    """The named loss in float64; all arguments are tensors."""
+    x, p = logits.detach().double().numpy(), teacher.double().numpy()
+    hardness = d.double().numpy()
+    if hook == "vanilla":
+        return -softmax64(x)[np.arange(len(x)), labels.numpy()]
+    if hook == "distil":
+        return eq3(x, labels, p, np.ones(len(x)), weights.distillation)
+    loss = eq3(x, labels, p, hardness, weights.distillation)
+    return loss * hardness / weights.mean_difficulty if hook == "rmc_weighted" else loss
+
+
+@st.composite
+def batches(draw, largest=30.0, dtypes=DTYPES):
+    """(logits [B, C], labels [B], teacher [B, C], difficulty [B], weights)."""
+    b, c = draw(st.integers(1, 8)), draw(st.integers(2, 5))
+    value = st.floats(-largest, largest, width=32) | st.sampled_from([0.0, largest, -largest])
+    share = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1.0, 1e-30])
+
+    def matrix(elements):
+        return torch.tensor(draw(st.lists(elements, min_size=b * c, max_size=b * c))).view(b, c)
+
+    logits = matrix(value).to(draw(st.sampled_from(dtypes)))
+    teacher = matrix(share)
+    sure = draw(st.integers(0, c - 1))
+    teacher[teacher.sum(dim=1) < 1e-3] = torch.eye(c)[sure]
+    teacher = teacher / teacher.sum(dim=1, keepdim=True)
+    d = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1.0, 0.5])
+    difficulty = torch.tensor(draw(st.lists(d, min_size=b, max_size=b)))
+    labels = torch.tensor(draw(st.lists(st.integers(0, c - 1), min_size=b, max_size=b)))
+    weights = LossWeights(draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])), draw(st.floats(0.1, 1)))
+    return logits, labels, teacher, difficulty, weights
+
+
+def an_ordinary_batch(b=6, c=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(b, c, generator=generator) * 2
+    teacher = torch.randn(b, c, generator=generator).mul(3).softmax(dim=1)
+    difficulty = torch.rand(b, generator=generator)
+    labels = torch.randint(c, (b,), generator=generator)
+    return logits, labels, teacher, difficulty
+
+
+@pytest.mark.parametrize("hook", LOSSES)
+@quick
+@given(batches())
+def test_agrees_with_the_equations(hook, batch):
+    found = LOSSES[hook](*batch)
+    assert found.shape == batch[1].shape and found.dtype == torch.float32
+    assert found.numpy() == pytest.approx(reference(hook, *batch), rel=2e-5, abs=2e-5)
+
+
+@pytest.mark.parametrize("hook", LOSSES)
+@quick
+@given(batches(largest=1e4))
+def test_extreme_logits(hook, batch):
+    logits = batch[0].clone().requires_grad_()
+    found = LOSSES[hook](logits, *batch[1:])
+    assert bool(found.isfinite().all())
+    assert found.detach().numpy() == pytest.approx(reference(hook, *batch), rel=2e-5, abs=2e-2)
+    found.sum().backward()
+    assert bool(logits.grad.isfinite().all())
+    assert logits.grad.dtype == logits.dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("hook", LOSSES)
+def test_impossible_and_certain_teacher(hook, dtype):
+    teacher = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 1.0, 0.0]])
+    logits = torch.tensor([[-1e4, 1e4, 0.0], [1e4, -1e4, 1.0], [0.0, 0.0, 0.0]], dtype=dtype)
+    logits.requires_grad_()
+    batch = (torch.tensor([0, 1, 2]), teacher, torch.tensor([0.0, 1.0, 0.3]), LossWeights(0.9, 0.5))
+    found = LOSSES[hook](logits, *batch)
+    assert found.detach().numpy() == pytest.approx(reference(hook, logits, *batch), rel=1e-5)
+    found.sum().backward()
+    assert bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("hook", ["distil", "rmc", "rmc_weighted"])
+def test_float16_probabilities_and_float64_difficulty(hook):
+    logits, labels, teacher, d = an_ordinary_batch()
+    batch = (logits, labels, teacher.half(), d.double(), LossWeights())
+    found = LOSSES[hook](*batch)
+    assert found.dtype == torch.float32
+    assert found.numpy() == pytest.approx(reference(hook, *batch), rel=1e-5)
+
+
+def test_rmc_by_hand():
+    # p = (0.64, 0.36), d = 1/2 -> (0.8, 0.6) / 1.4; q = (1/2, 1/2)
+    s = np.array([0.8, 0.6]) / 1.4
+    expected = 0.1 * np.log(2) + 0.9 * (np.sum(s * np.log(s)) + np.log(2))
+    teacher, d = torch.tensor([[0.64, 0.36]]), torch.tensor([0.5])
+    found = LOSSES["rmc"](torch.zeros(1, 2), torch.tensor([0]), teacher, d, LossWeights(0.9))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_default_share_is_the_papers():
+    assert LossWeights().distillation == 0.9
+
+
+@quick
+@given(batches())
+def test_smoothed_teacher_is_a_distribution(batch):
+    _, _, teacher, d, _ = batch
+    s = smoothed_teacher(teacher, d).exp()
+    assert s.sum(dim=1).numpy() == pytest.approx(1.0, abs=1e-5)
+    assert s.numpy() == pytest.approx(smooth64(teacher.double().numpy(), d.double().numpy()), abs=1e-5)
+
+
+def test_smoothing_at_its_limits():
+    teacher = torch.tensor([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0], [0.0, 0.4, 0.6]])
+    same = smoothed_teacher(teacher, torch.ones(3)).exp()
+    assert same.numpy() == pytest.approx(teacher.numpy(), abs=1e-6)
+    flat = smoothed_teacher(teacher, torch.zeros(3)).exp()
+    assert flat.numpy() == pytest.approx(1 / 3)
+    half = smoothed_teacher(teacher, torch.full((3,), 0.5))
+    assert bool((half[teacher == 0] == -torch.inf).all())
+
+
+def test_less_difficulty_is_a_flatter_target():
+    teacher = torch.tensor([[0.9, 0.07, 0.03]]).expand(11, 3)
+    top = smoothed_teacher(teacher, torch.linspace(0, 1, 11)).exp()[:, 0]
+    assert bool((top.diff() > 0).all())
+
+
+@quick
+@given(batches())
+def test_divergence_is_zero_at_the_target_and_positive_elsewhere(batch):
+    logits, _, teacher, d, _ = batch
+    target = smoothed_teacher(teacher, d)
+    assert bool((divergence(target, logits) >= -1e-5).all())
+    at_target = divergence(target, target.clamp_min(-200.0))
+    assert at_target.numpy() == pytest.approx(0.0, abs=1e-5)
+
+
+@quick
+@given(batches())
+def test_rmc_with_full_difficulty_is_distil(batch):
+    logits, labels, teacher, d, weights = batch
+    full = LOSSES["rmc"](logits, labels, teacher, torch.ones_like(d), weights)
+    assert torch.equal(full, LOSSES["distil"](logits, labels, teacher, d, weights))
+    assert torch.equal(full, LOSSES["distil"](logits, labels, teacher, None, weights))
+
+
+@pytest.mark.parametrize("hook", ["distil", "rmc"])
+@quick
+@given(batches())
+def test_no_distillation_is_torchs_cross_entropy(hook, batch):
+    logits, labels, teacher, d, _ = batch
+    plain = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    found = LOSSES[hook](logits, labels, teacher, d, LossWeights(distillation=0.0))
+    assert found.numpy() == pytest.approx(plain.numpy(), rel=1e-6)
+    assert torch.equal(LOSSES["vanilla"](logits, labels, None, None, LossWeights()), plain)
+
+
+def test_full_distillation_ignores_the_gold_label():
+    logits, labels, teacher, d = an_ordinary_batch()
+    weights = LossWeights(distillation=1.0)
+    other = LOSSES["rmc"](logits, (labels + 1) % 3, teacher, d, weights)
+    assert torch.equal(other, LOSSES["rmc"](logits, labels, teacher, d, weights))
+
+
+@quick
+@given(batches())
+def test_weighted_is_rmc_times_relative_difficulty(batch):
+    logits, labels, teacher, d, weights = batch
+    plain = LOSSES["rmc"](logits, labels, teacher, d, weights)
+    found = LOSSES["rmc_weighted"](logits, labels, teacher, d, weights)
+    assert found.numpy() == pytest.approx((plain * d / weights.mean_difficulty).numpy(), rel=1e-6)
+
+
+def test_weights_have_mean_one():
+    d = torch.linspace(0.3, 1.0, 50)
+    weights = LossWeights(0.9, float(d.mean()))
+    # a teacher without opinion stays so at any d, so rmc is the same for all samples
+    logits, labels = torch.tensor([[1.0, -1.0]]).expand(50, 2), torch.zeros(50, dtype=torch.int64)
+    batch = (logits, labels, torch.full((50, 2), 0.5), d, weights)
+    plain, weighted = LOSSES["rmc"](*batch), LOSSES["rmc_weighted"](*batch)
+    assert float(plain.std()) == pytest.approx(0.0, abs=1e-6)
+    assert float(weighted.mean()) == pytest.approx(float(plain.mean()), rel=1e-5)
+    assert float(weighted[-1] / weighted[0]) == pytest.approx(1.0 / 0.3, rel=1e-5)
+
+
+@pytest.mark.parametrize("hook", LOSSES)
+def test_samples_do_not_see_each_other(hook):
+    logits, labels, teacher, d = an_ordinary_batch()
+    whole = LOSSES[hook](logits, labels, teacher, d, LossWeights(0.9, 0.4))
+    for i in range(len(labels)):
+        row = slice(i, i + 1)
+        alone = LOSSES[hook](logits[row], labels[row], teacher[row], d[row], LossWeights(0.9, 0.4))
+        assert float(alone) == pytest.approx(float(whole[i]), rel=1e-6)
+
+
+@pytest.mark.parametrize("hook", LOSSES)
+def test_inputs_are_left_alone_and_answers_repeat(hook):
+    batch = (*an_ordinary_batch(), LossWeights())
+    before = [tensor.clone() for tensor in batch[:4]]
+    state = torch.get_rng_state()
+    first, second = LOSSES[hook](*batch), LOSSES[hook](*batch)
+    assert torch.equal(first, second)
+    assert all(torch.equal(a, b) for a, b in zip(before, batch[:4], strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("hook", LOSSES)
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_is_the_numerical_one(hook, seed):
+    logits, labels, teacher, d = an_ordinary_batch(4, 3, seed)
+    teacher[0] = torch.tensor([0.0, 1.0, 0.0])
+    batch = (labels, teacher, d, LossWeights(0.9, 0.6))
+    x = logits.clone().requires_grad_()
+    LOSSES[hook](x, *batch).sum().backward()
+    numerical, width = torch.zeros(4, 3, dtype=torch.float64), 1e-5
+    for i in range(4):
+        for j in range(3):
+            step = torch.zeros(4, 3, dtype=torch.float64)
+            step[i, j] = width
+            above = reference(hook, logits.double() + step, *batch).sum()
+            below = reference(hook, logits.double() - step, *batch).sum()
+            numerical[i, j] = (above - below) / (2 * width)
+    assert x.grad.numpy() == pytest.approx(numerical.numpy(), rel=1e-4, abs=1e-5)
+
+
+def test_gradient_of_rmc_in_closed_form():
+    # d L / d x = (1 - lambda) (q - y) + lambda (q - s)
+    logits, labels, teacher, d = an_ordinary_batch()
+    x = logits.clone().requires_grad_()
+    LOSSES["rmc"](x, labels, teacher, d, LossWeights(0.9)).sum().backward()
+    q = logits.double().softmax(dim=1)
+    s = torch.tensor(smooth64(teacher.double().numpy(), d.double().numpy()))
+    y = torch.eye(3, dtype=torch.float64)[labels]
+    assert x.grad.numpy() == pytest.approx((0.1 * (q - y) + 0.9 * (q - s)).numpy(), abs=1e-6)
+
+
+def test_parts():
+    logits, labels, teacher, _ = an_ordinary_batch()
+    terms = parts(logits, labels, teacher)
+    zeros = LossWeights(0.0), LossWeights(1.0)
+    args = (logits, labels, teacher, torch.ones(len(labels)))
+    assert terms["cross_entropy"].numpy() == pytest.approx(reference("vanilla", *args, zeros[0]), rel=1e-5)
+    assert terms["kl_teacher"].numpy() == pytest.approx(reference("distil", *args, zeros[1]), rel=1e-4)
+    assert set(parts(logits, labels, None)) == {"cross_entropy"}
+
+
+@pytest.mark.parametrize("missing", ["teacher", "difficulty"])
+@pytest.mark.parametrize("hook", sorted(NEED_DIFFICULTY))
+def test_missing_signals_are_refused(hook, missing):
+    logits, labels, teacher, d = an_ordinary_batch()
+    given_ = (None, d) if missing == "teacher" else (teacher, None)
+    with pytest.raises(ValueError, match="need the teacher"):
+        LOSSES[hook](logits, labels, *given_, LossWeights())
+
+
+@pytest.fixture
+def hook_module(tmp_path, monkeypatch):
+    (tmp_path / "my_loss_hooks.py").write_text(
+        "NUMBER = 3\ndef twice(logits, labels, teacher, difficulty, weights):\n    return logits[:, 0] * 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "my_loss_hooks"
+    sys.modules.pop("my_loss_hooks", None)
+
+
+@pytest.mark.parametrize("hook", ["vanilla", "distil", "rmc", "rmc_weighted"])
+def test_resolve_by_name(hook):
+    assert resolve(hook) is LOSSES[hook]
+    assert resolve(hook).__name__ == hook
+
+
+def test_resolve_by_path(hook_module):
+    loss = resolve(f"{hook_module}:twice")
+    assert loss(torch.tensor([[3.0, 1.0]]), None, None, None, None).tolist() == [6.0]
+    assert resolve("compress.losses:rmc") is LOSSES["rmc"]
+
+
+@pytest.mark.parametrize(
+    ("hook", "hint"),
+    [
+        ("rcm", "did you mean 'rmc'?"),
+        ("distill", "did you mean 'distil'?"),
+        ("rmc-weighted", "did you mean 'rmc_weighted'?"),
+        ("Vanila", "did you mean 'vanilla'?"),
+        ("zzz", "valid here: distil, rmc, rmc_weighted, vanilla"),
+        ("my_loss_hooks:thrice", "cannot be imported"),
+        ("my_loss_hooks:NUMBER", "is not a function"),
+        ("my_loss_hooks:", "cannot be imported"),
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        (":f", "cannot be imported"),
+        pytest.param(
+            ".relative:f",
+            "cannot be imported",
+            marks=pytest.mark.xfail(reason="TypeError of a relative import", strict=True),
+        ),
+    ],
+)
+def test_resolve_names_the_mistake(hook_module, hook, hint):
+    with pytest.raises(UserError) as error:
+        resolve(hook)
+    sentence = str(error.value)
+    assert sentence.startswith("robust_compression.loss.hook:")
+    assert f"'{hook}'" in sentence and hint in sentence

@@ -1,0 +1,122 @@
+"""Relative bias against every published entry; AUROC against counting pairs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paper_tables import ENTRIES, EXCEPTIONS, OOD_SIZES, TEACHER
+
+from compress.metrics import accuracy, auroc, delta, pooled, relative_bias
+
+TOLERANCE = 0.004
+
+
+def brute_force_auroc(scores, positive):
+    """Count pairs: a win is 1, a tie 1/2."""
+    wins = pairs = 0.0
+    for i, hit in enumerate(positive):
+        for j, other in enumerate(positive):
+            if hit and not other:
+                pairs += 1
+                wins += 1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0
+    return wins / pairs if pairs else None
+
+
+def follows(task, dev, ood):
+    teacher_dev, teacher_ood = TEACHER[task]
+    return relative_bias(
+        (dev, pooled(ood, OOD_SIZES)), (teacher_dev, pooled(teacher_ood, OOD_SIZES))
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "task", "dev", "ood", "f_bias"), ENTRIES, ids=lambda v: str(v) if v else None
+)
+def test_published_bias(table, row, task, dev, ood, f_bias):
+    entry = (table, row, task)
+    expected, tolerance = (EXCEPTIONS[entry], 5e-4) if entry in EXCEPTIONS else (f_bias, TOLERANCE)
+    assert follows(task, dev, ood) == pytest.approx(expected, abs=tolerance)
+
+
+def test_published_entries_are_all_there():
+    assert len(ENTRIES) == 12 + 12 + 3 + 18 + 18
+    assert {entry[:3] for entry in ENTRIES} >= EXCEPTIONS.keys()
+
+
+def test_exceptions_are_the_only_ones():
+    apart = {
+        (table, row, task)
+        for table, row, task, dev, ood, f_bias in ENTRIES
+        if abs(follows(task, dev, ood) - f_bias) > TOLERANCE
+    }
+    assert apart == set(EXCEPTIONS)
+
+
+def test_pooling_is_by_size():
+    assert pooled({"a": 1.0, "b": 0.0}, {"a": 1, "b": 3, "unused": 100}) == 0.25
+    assert pooled({"a": 0.7}, {"a": 9}) == pytest.approx(0.7)
+
+
+def test_percent_and_fractions_agree():
+    assert relative_bias((84.0, 54.7), (84.2, 59.8)) == pytest.approx(
+        relative_bias((0.840, 0.547), (0.842, 0.598))
+    )
+
+
+def test_bias_of_the_teacher_is_one():
+    assert relative_bias((0.9, 0.6), (0.9, 0.6)) == pytest.approx(1.0)
+    assert delta(0.8, 0.6) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ((0.8, 0.6), (0.8, 0.8)),
+        ((0.8, 0.6), (0.8, 0.9)),
+        ((0.0, 0.6), (0.8, 0.6)),
+        ((0.8, 0.6), (0.0, 0.0)),
+    ],
+)
+def test_no_bias_where_the_ratio_says_nothing(student, teacher):
+    assert relative_bias(student, teacher) is None
+
+
+def test_student_better_out_of_distribution_is_negative():
+    assert relative_bias((0.8, 0.9), (0.8, 0.6)) == pytest.approx(-0.5)
+
+
+def test_accuracy():
+    assert accuracy(np.array([True, False, True, True])) == 0.75
+
+
+@settings(deadline=None, max_examples=150, database=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([-np.inf, -1.5, 0.0, 1e-9, 0.3, 2.0, 1e30]), st.booleans()),
+        min_size=1,
+        max_size=25,
+    )
+)
+def test_auroc_with_many_ties(rows):
+    scores, positive = (np.array(column) for column in zip(*rows, strict=True))
+    expected = brute_force_auroc(scores, positive)
+    found = auroc(scores, positive)
+    assert found == (None if expected is None else pytest.approx(expected, abs=1e-12))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auroc_of_many_distinct_scores(seed):
+    random = np.random.default_rng(seed)
+    scores, positive = random.normal(size=150), random.random(150) < 0.2
+    assert auroc(scores, positive) == pytest.approx(brute_force_auroc(scores, positive), abs=1e-12)
+    assert auroc(-scores, positive) == pytest.approx(1 - auroc(scores, positive), abs=1e-12)
+
+
+def test_auroc_landmarks():
+    scores = np.array([0.1, 0.2, 0.3, 0.4])
+    upper = np.array([False, False, True, True])
+    assert auroc(scores, upper) == 1.0
+    assert auroc(scores, ~upper) == 0.0
+    assert auroc(np.zeros(4), upper) == 0.5
+    assert auroc(scores, np.ones(4, dtype=bool)) is None
+    assert auroc(scores, np.zeros(4, dtype=bool)) is None
