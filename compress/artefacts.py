@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,19 +38,19 @@ def writing(path: Path, inputs: Mapping[str, Any], began: float) -> Iterator[Pat
     """Context: yields a temporary directory that becomes `path`, marked complete, on success.
 
     began: `time.perf_counter()` at the start of the stage; the marker keeps the seconds since. On an
-    exception nothing remains. An older artefact at `path` is replaced.
+    exception nothing remains. An older artefact at `path` is replaced, unless another process finished
+    the same one meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary.chmod(0o755)
     try:
         yield temporary
         marker = {"key": key(inputs), "inputs": inputs, "seconds": time.perf_counter() - began}
         write_json(temporary / MARKER, marker)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        if completed(path, inputs) is None:
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -36,7 +36,10 @@ ENGINE_KEYS = (
 
 @dataclass(frozen=True)
 class Context:
-    """What every stage needs. columns: encoded splits by name; model: the encoder's directory."""
+    """What every stage needs.
+
+    columns: encoded splits by name; model, model_key: the encoder's directory and its fingerprint.
+    """
 
     config: Config
     output_dir: Path
@@ -44,6 +47,7 @@ class Context:
     data: TaskData
     columns: Mapping[str, Columns]
     model: Path
+    model_key: str
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     monitor: Monitor
@@ -55,7 +59,7 @@ class Context:
             "format": 1,
             "train": self.data.fingerprint("train"),
             "max_length": self.config.robust.task.max_length,
-            "model": models.fingerprint(self.model),
+            "model": self.model_key,
             "seed": self.config.robust.seed,
             "engine": {key: merged[key] for key in ENGINE_KEYS if key in merged},
         }
@@ -111,7 +115,7 @@ def new_trainer(
     epochs: int,
 ) -> Trainer:
     """A trainer on the train split of the context; see `Trainer`."""
-    return Trainer(
+    trainer = Trainer(
         name,
         context.config,
         model,
@@ -122,6 +126,19 @@ def new_trainer(
         context.device,
         context.monitor,
     )
+    samples, size = len(trainer.data), trainer.batch_size
+    say(f"{name}: {trainer.total_steps} steps of {size} ({samples} samples, {epochs} epochs)")
+    return trainer
+
+
+def watch_dev(context: Context) -> Callable[[Trainer], dict[str, float]]:
+    """What `Trainer.run_until` calls after each epoch: dev accuracy, as `{"dev": accuracy}`."""
+
+    def accuracy(trainer: Trainer) -> dict[str, float]:
+        scores = score_split(context, trainer, "dev")
+        return {"dev": float(evaluation.correct(scores, context.data.dev).mean())}
+
+    return accuracy
 
 
 def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ rank maps into memory. Truncation cuts the longer text first, so both keep token
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ class Split:
 
     def fingerprint(self) -> str:
         """SHA-256 of texts, labels and label names, in order."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256(repr((self.names, self.groups)).encode())
         for first, second, label in zip(*self.texts, self.labels, strict=True):
             digest.update(f"{first}\0{second}\0{label}\n".encode())
@@ -88,6 +93,8 @@ def read(config: RobustCompression) -> TaskData:
     Raises UserError for a missing file or column, an unknown label, an empty or one-class split.
     """
     block, task = config.task, find(config.task.name)
+    if block.data_dir is not None and not Path(block.data_dir).is_dir():
+        raise UserError(f"robust_compression.task.data_dir: '{block.data_dir}' is not a folder.")
     train_rows = _check(task, task.labels, _source(block, task, "train"), None)
     labels = _labels(task, train_rows)
     limit = block.train_samples
@@ -169,8 +176,6 @@ def _ood_names(config: RobustCompression, task: Task) -> list[str]:
     asked, data_dir = config.evaluation.ood, config.task.data_dir
     if data_dir is not None:
         folder = Path(data_dir)
-        if not folder.is_dir():
-            raise UserError(f"robust_compression.task.data_dir: '{folder}' is not a folder.")
         there = {
             name
             for name, entry in task.ood.items()

@@ -35,7 +35,7 @@ def score(
             logits = forward(data.batch(indices, device)).float()
             kept = weight > 0
             scores[indices[kept]] = F.log_softmax(logits, dim=1).cpu().numpy()[kept]
-    return ranks.all_sum(scores, device)
+    return ranks.all_sum(scores)
 
 
 def model_forward(model: nn.Module, device: torch.device) -> Forward:

@@ -34,18 +34,29 @@ def barrier() -> None:
         dist.barrier()
 
 
-def broadcast(value: T, device: torch.device | str = "cpu") -> T:
+def _device() -> torch.device:
+    """Where the backend wants its tensors: the CPU for gloo, this rank's accelerator else."""
+    if dist.get_backend() == "gloo":
+        return torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator()
+    assert accelerator is not None, "a backend other than gloo needs an accelerator"
+    return torch.device(accelerator.type, torch.accelerator.current_device_index())
+
+
+def broadcast(value: T) -> T:
     """The main rank's `value` (any picklable object) on every rank."""
     if world_size() == 1:
         return value
     box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device(device))
+    dist.broadcast_object_list(box, src=0, device=_device())
     return box[0]
 
 
-def all_sum(values: NDArray[np.floating], device: torch.device | str = "cpu") -> NDArray[np.float64]:
+def all_sum(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Sum of an array over the ranks, on every rank, in float64."""
-    tensor = torch.as_tensor(np.asarray(values, dtype=np.float64)).to(device)
-    if world_size() > 1:
-        dist.all_reduce(tensor)
+    local = np.asarray(values, dtype=np.float64)
+    if world_size() == 1:
+        return local
+    tensor = torch.as_tensor(local).to(_device())
+    dist.all_reduce(tensor)
     return tensor.cpu().numpy()

@@ -24,14 +24,15 @@ STAGES = ("teacher", "difficulty", "student", "evaluate")
 
 
 def claim(output_dir: Path, config: Config) -> None:
-    """Check that the output directory is new or belongs to this configuration.
+    """Check that the output directory holds no results of another configuration.
 
     Raises UserError naming the first key that differs.
     """
     owner = output_dir / "config.json"
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"--output_dir {output_dir}: is a file.")
-    if not owner.is_file():
+    finished = any((output_dir / name).exists() for name in ("student", "metrics.json"))
+    if not owner.is_file() or not finished:
         return
     try:
         old = json.loads(owner.read_text(encoding="utf-8"))
@@ -77,7 +78,18 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     raw = data.read(robust)
     columns = {name: _encoded(raw, name, tokenizer, model, config, cache) for name in raw.splits()}
     monitor = open_monitor(config, str(output_dir))
-    return Context(config, output_dir, cache, raw, columns, model, tokenizer, device, monitor)
+    return Context(
+        config=config,
+        output_dir=output_dir,
+        cache_dir=cache,
+        data=raw,
+        columns=columns,
+        model=model,
+        model_key=models.fingerprint(model),
+        tokenizer=tokenizer,
+        device=device,
+        monitor=monitor,
+    )
 
 
 def _encoded(

@@ -11,7 +11,7 @@ import numpy as np
 from compress import artefacts, checkpoint, difficulty, losses, models
 from compress.compression import Group, Masks
 from compress.config import Config
-from compress.context import Artefact, Context, found, new_trainer, publish, start_model
+from compress.context import Artefact, Context, found, new_trainer, publish, start_model, watch_dev
 from compress.errors import UserError
 from compress.losses import NEED_DIFFICULTY, LossWeights
 from compress.pruning import Ramp
@@ -71,7 +71,7 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None) -> Arte
     masks = Masks(model, pruning_groups(context.config, len(context.data.train)))
     signals = _signals(context, teacher, hardness)
     trainer = new_trainer("student", context, model, masks, signals, epochs)
-    trainer.run_until(trainer.total_steps)
+    trainer.run_until(trainer.total_steps, watch_dev(context))
     sparsity = masks.sparsity()
     weights = checkpoint.gather(trainer.engine)
     trainer.close()

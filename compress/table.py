@@ -1,6 +1,6 @@
 """Means and standard deviations over seeds, from the metrics.json of finished runs, as Markdown.
 
-    python -m compress.table runs/synthetic/*
+python -m compress.table runs/synthetic/*
 """
 
 import argparse

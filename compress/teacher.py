@@ -13,7 +13,8 @@ import torch
 
 from compress import artefacts, checkpoint, losses, models
 from compress.compression import Masks
-from compress.context import Artefact, Context, found, new_trainer, publish, score_split
+from compress.context import Artefact, Context, found, new_trainer, publish, score_split, watch_dev
+from compress.errors import UserError
 from compress.trainer import Signals
 
 
@@ -45,6 +46,11 @@ def make(context: Context) -> Artefact:
     robust = context.config.robust
     given = robust.teacher.model
     source = models.directory(given) if given else context.model
+    if given and models.load_tokenizer(source).get_vocab() != context.tokenizer.get_vocab():
+        raise UserError(
+            f"robust_compression.teacher.model: '{given}' has another vocabulary than "
+            f"'{robust.model}'; name an encoder with the teacher's vocabulary as model."
+        )
     torch.manual_seed(robust.seed)
     model = models.load_classifier(source, context.data.labels, trained=given is not None)
     masks, shape = Masks(model, {}), models.fresh(model)
@@ -52,7 +58,7 @@ def make(context: Context) -> Artefact:
     vanilla = Signals(losses.vanilla)
     trainer = new_trainer("teacher", context, model, masks, vanilla, epochs)
     if given is None:
-        trainer.run_until(trainer.total_steps)
+        trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
     weights = checkpoint.gather(trainer.engine)
     trainer.close()

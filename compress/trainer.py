@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,9 @@ class Signals:
         return tensor(self.teacher), tensor(self.difficulty)
 
 
+AfterEpoch = Callable[["Trainer"], dict[str, float]]
+
+
 class Trainer:
     """One model in training. Steps are optimiser steps, counted from 0."""
 
@@ -128,8 +131,8 @@ class Trainer:
         self._window = _Window()
         self._batches: tuple[int, list[Indices]] = (-1, [])
 
-    def run_until(self, step: int) -> None:
-        """Train up to this optimiser step.
+    def run_until(self, step: int, after_epoch: AfterEpoch | None = None) -> None:
+        """Train up to this optimiser step; write what `after_epoch` measures to the monitor.
 
         Raises UserError if the loss is not finite; all ranks see it alike.
         """
@@ -142,6 +145,13 @@ class Trainer:
                 self.masks.refresh(self.step)
                 if self.step % self.log_every == 0 or self.step == step:
                     progress.update(self.step, self._report())
+                if after_epoch is not None and self.step % self.steps_per_epoch == 0:
+                    self._measured(after_epoch(self))
+
+    def _measured(self, values: dict[str, float]) -> None:
+        self.monitor.scalars(self.name, values, self.step)
+        self.best |= {name: max(value, self.best.get(name, value)) for name, value in values.items()}
+        self.engine.train()
 
     def _batch(self, step: int) -> Indices:
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -170,7 +180,7 @@ class Trainer:
 
     def _report(self) -> dict[str, float]:
         """Means over the steps since the last report, over all ranks; written to the monitor."""
-        values = self._window.means(self.device)
+        values = self._window.means()
         if not np.isfinite(values["loss"]):
             epoch = (self.step - 1) // self.steps_per_epoch + 1
             raise UserError(
@@ -223,10 +233,10 @@ class _Window:
         for name, value in rows.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
 
-    def means(self, device: torch.device) -> dict[str, float]:
+    def means(self) -> dict[str, float]:
         names = list(self.sums)
         local = np.array([float(self.sums[name]) for name in names])
-        totals = dict(zip(names, ranks.all_sum(local, device), strict=True))
+        totals = dict(zip(names, ranks.all_sum(local), strict=True))
         samples = totals.pop("samples")
         seconds = time.perf_counter() - self.began
         self.sums, self.began = {}, time.perf_counter()

@@ -20,7 +20,10 @@ SPECS.append(
     {
         "name": "two_groups",
         "stage": 2,
-        "groups": {"attention": ["attention", 0.25], "rows": [r"\d\.(intermediate|output)\.dense", 0.75]},
+        "groups": {
+            "attention": ["attention", 0.25],
+            "rows": [r"\d\.(intermediate|output)\.dense", 0.75],
+        },
         "steps": 6,
         "hook": "vanilla",
     }
@@ -206,7 +209,8 @@ def test_nan_loss_ends_all_ranks_and_leaves_no_student(
     whole_job: tuple[Path, str], tiny_model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "broken_hook.py").write_text(
-        "def loss(logits, labels, teacher, difficulty, weights):\n    return logits.sum(1) * float('nan')\n"
+        "def loss(logits, labels, teacher, difficulty, weights):\n"
+        "    return logits.sum(1) * float('nan')\n"
     )
     folder = whole_job[0].parent / "broken"
     hook = "robust_compression.loss.hook=broken_hook:loss"

@@ -24,9 +24,7 @@ def brute_force_auroc(scores, positive):
 
 def follows(task, dev, ood):
     teacher_dev, teacher_ood = TEACHER[task]
-    return relative_bias(
-        (dev, pooled(ood, OOD_SIZES)), (teacher_dev, pooled(teacher_ood, OOD_SIZES))
-    )
+    return relative_bias((dev, pooled(ood, OOD_SIZES)), (teacher_dev, pooled(teacher_ood, OOD_SIZES)))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +87,7 @@ def test_accuracy():
     assert accuracy(np.array([True, False, True, True])) == 0.75
 
 
-@settings(deadline=None, max_examples=150, database=None)
+@settings(deadline=None, max_examples=60, derandomize=True, database=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([-np.inf, -1.5, 0.0, 1e-9, 0.3, 2.0, 1e30]), st.booleans()),

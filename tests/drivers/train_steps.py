@@ -2,8 +2,8 @@
 
     deepspeed tests/drivers/train_steps.py OUTPUT MODEL SPEC [key=value ...]
 
-SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps"}; each is one engine
-after another in this process. Every rank writes OUTPUT/<name>-rank<r>.json.
+SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps"}: one engine after
+another in this process. Every rank writes OUTPUT/<name>-rank<r>.json.
 """
 
 import json
@@ -61,7 +61,9 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     result = {
         "losses": [seen["loss"] for seen in recorder.seen],
         "sparsity": [seen["sparsity"] for seen in recorder.seen],
-        "masks": {name: "".join(map(str, m.int().flatten().tolist())) for name, m in state["masks"].items()},
+        "masks": {
+            name: "".join(map(str, m.int().flatten().tolist())) for name, m in state["masks"].items()
+        },
         "scores": scores.tolist(),
         "weights": {
             name: float(value.double().sum())

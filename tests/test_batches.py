@@ -1,0 +1,176 @@
+"""Batches: their order, their parts for any number of ranks, their padding."""
+
+import random
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compress.batches import WINDOW, Columns, epoch_batches, pad, scoring_batches, share
+
+quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
+
+
+def realistic_lengths(n=5000, seed=0):
+    """Token counts of sentence pairs: many short, few long."""
+    drawn = np.random.default_rng(seed).lognormal(3.4, 0.5, n)
+    return np.clip(drawn, 5, 128).astype(np.int64)
+
+
+def flat(batches):
+    return np.concatenate(batches).tolist()
+
+
+def waste(lengths, batches):
+    """Share of the token positions that is padding."""
+    cells = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    return 1 - int(lengths.sum()) / cells
+
+
+@quick
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=120),
+    st.integers(1, 17),
+    st.integers(0, 10),
+    st.integers(0, 5),
+)
+def test_an_epoch_has_each_sample_once(lengths, size, seed, epoch):
+    batches = epoch_batches(np.array(lengths), size, seed, epoch)
+    assert sorted(flat(batches)) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // size)
+    assert sum(len(batch) != size for batch in batches) <= 1
+    assert all(1 <= len(batch) <= size for batch in batches)
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    lengths = realistic_lengths(300)
+    orders = {}
+    for seed in range(3):
+        for epoch in range(3):
+            np.random.seed(7 * seed)
+            torch.manual_seed(epoch)
+            random.seed(epoch)
+            first = flat(epoch_batches(lengths, 8, seed, epoch))
+            assert first == flat(epoch_batches(lengths, 8, seed, epoch))
+            orders[tuple(first)] = (seed, epoch)
+    assert len(orders) == 9
+
+
+def test_global_random_state_is_left_alone():
+    np.random.seed(0)
+    expected = np.random.random()
+    np.random.seed(0)
+    epoch_batches(realistic_lengths(100), 8, 1, 2)
+    assert np.random.random() == expected
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_batches_are_of_similar_length(size):
+    lengths = realistic_lengths()
+    order = np.random.default_rng(1).permutation(len(lengths))
+    unsorted = [order[i : i + size] for i in range(0, len(order), size)]
+    batches = epoch_batches(lengths, size, seed=3, epoch=0)
+    assert waste(lengths, unsorted) > 0.4
+    assert waste(lengths, batches) < 0.1 * waste(lengths, unsorted)
+
+
+def test_batches_do_not_come_by_length():
+    lengths = realistic_lengths()
+    means = [float(lengths[batch].mean()) for batch in epoch_batches(lengths, 32, 0, 0)]
+    position = np.corrcoef(np.arange(len(means)), means)[0, 1]
+    assert abs(position) < 0.25
+    assert means != sorted(means)
+
+
+def test_company_changes_from_epoch_to_epoch():
+    lengths = realistic_lengths(32 * WINDOW * 2)
+    first, second = (
+        {frozenset(batch.tolist()) for batch in epoch_batches(lengths, 32, 0, epoch)}
+        for epoch in (0, 1)
+    )
+    assert not first & second
+
+
+@quick
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 9))
+def test_scoring_batches(lengths, size):
+    batches = scoring_batches(np.array(lengths), size)
+    order = flat(batches)
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
+    assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+
+
+@quick
+@given(st.integers(1, 50), st.integers(1, 12))
+def test_shares_of_all_ranks_are_the_batch(size, ranks):
+    batch = np.random.default_rng(size).permutation(1000)[:size]
+    shares = [share(batch, rank, ranks) for rank in range(ranks)]
+    assert {len(indices) for indices, _ in shares} == {-(-size // ranks)}
+    assert {len(weights) for _, weights in shares} == {-(-size // ranks)}
+    counted = [i for indices, weights in shares for i in indices[weights == 1].tolist()]
+    assert sorted(counted) == sorted(batch.tolist())
+    assert {float(w) for _, weights in shares for w in weights} <= {0.0, 1.0}
+    padding = [i for indices, weights in shares for i in indices[weights == 0].tolist()]
+    assert set(padding) <= set(batch.tolist())
+
+
+@quick
+@given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
+def test_mean_over_the_ranks_is_the_mean_over_the_batch(size, ranks, accumulation, seed):
+    generator = np.random.default_rng(seed)
+    losses, batch = generator.exponential(size=200), generator.permutation(200)[:size]
+    parts, total = ranks * accumulation, 0.0
+    for turn in range(accumulation):
+        for rank in range(ranks):
+            indices, weight = share(batch, turn * ranks + rank, parts)
+            total += (losses[indices] * weight).sum() * (parts / len(batch))
+    # the engine averages over ranks and divides by the accumulation steps
+    assert total / (ranks * accumulation) == pytest.approx(losses[batch].mean(), rel=1e-9)
+
+
+def test_share_spreads_the_lengths():
+    # neighbours in a batch have similar lengths, so each rank takes every n-th
+    batch = np.arange(8)
+    assert share(batch, 0, 2)[0].tolist() == [0, 2, 4, 6]
+    assert share(batch, 1, 2)[0].tolist() == [1, 3, 5, 7]
+
+
+def test_pad():
+    rows = {"input_ids": [[5, 6, 7], [8], [9, 4]], "token_type_ids": [[0, 0, 1], [0], [0, 1]]}
+    inputs = pad(rows, pad_id=3)
+    assert inputs["input_ids"].tolist() == [[5, 6, 7], [8, 3, 3], [9, 4, 3]]
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+    assert inputs["token_type_ids"].tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert all(tensor.dtype == torch.int64 for tensor in inputs.values())
+
+
+def test_a_padding_id_among_the_tokens_is_a_token():
+    inputs = pad({"input_ids": [[5, 0, 7], [0]]}, pad_id=0)
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert "token_type_ids" not in inputs
+
+
+@pytest.mark.parametrize("with_types", [True, False])
+def test_columns(tmp_path, with_types):
+    rows = {
+        "input_ids": [[1, 2], [3], [4, 5, 6], [7, 8]],
+        "length": [2, 1, 3, 2],
+        "label": [0, 2, 1, 1],
+    }
+    if with_types:
+        rows["token_type_ids"] = [[0, 1], [0], [0, 0, 1], [1, 1]]
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "split"))
+    columns = Columns.open(str(tmp_path / "split"), pad_id=9)
+    assert len(columns) == 4
+    assert columns.lengths.tolist() == [2, 1, 3, 2]
+    assert columns.labels.tolist() == [0, 2, 1, 1]
+    batch = columns.batch(np.array([2, 0, 2, 1]), "cpu")
+    assert batch["input_ids"].tolist() == [[4, 5, 6], [1, 2, 9], [4, 5, 6], [3, 9, 9]]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [3, 2, 3, 1]
+    assert ("token_type_ids" in batch) == with_types
+    if with_types:
+        assert batch["token_type_ids"].tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
