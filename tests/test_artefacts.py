@@ -28,6 +28,10 @@ def make(path, inputs=INPUTS, text="new"):
         (folder / "data.txt").write_text(text)
 
 
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
 def backwards(value):
     """The same value with the keys of every object in the other order."""
     if isinstance(value, dict):
@@ -45,8 +49,8 @@ def test_a_finished_artefact_is_complete(tmp_path):
     marker = completed(path, INPUTS)
     assert marker["inputs"] == INPUTS and marker["key"] == key(INPUTS)
     assert 100 <= marker["seconds"] < 160
-    assert sorted(os.listdir(path)) == sorted([MARKER, "data.txt"])
-    assert os.listdir(path.parent) == ["teacher"]
+    assert names(path) == sorted([MARKER, "data.txt"])
+    assert names(path.parent) == ["teacher"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
@@ -55,7 +59,7 @@ def test_an_exception_leaves_nothing(tmp_path, error):
     with pytest.raises(error), writing(path, INPUTS, 0.0) as folder:
         (folder / "data.txt").write_text("half")
         raise error
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
     assert completed(path, INPUTS) is None
 
 
@@ -66,13 +70,13 @@ def test_an_exception_keeps_the_older_artefact(tmp_path):
         (folder / "data.txt").write_text("half")
         raise RuntimeError
     assert completed(path, INPUTS) and (path / "data.txt").read_text() == "old"
-    assert os.listdir(tmp_path) == ["a"]
+    assert names(tmp_path) == ["a"]
 
 
 def test_inputs_that_are_no_json_leave_nothing(tmp_path):
     with pytest.raises(TypeError):
         make(tmp_path / "a", {"x": object()})
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("marked", [False, True])
@@ -99,12 +103,27 @@ with artefacts.writing(path, {INPUTS!r}, 0.0) as folder:
     assert (tmp_path / "a" / "data.txt").read_text() == "new"
 
 
-def test_a_leftover_of_the_same_process_id_is_not_mixed_in(tmp_path):
-    leftover = tmp_path / f".a.{os.getpid()}.tmp"
-    leftover.mkdir()
-    (leftover / "stale.txt").write_text("half")
-    make(tmp_path / "a")
-    assert sorted(os.listdir(tmp_path / "a")) == sorted([MARKER, "data.txt"])
+def test_two_writers_do_not_mix(tmp_path):
+    path = tmp_path / "a"
+    with writing(path, INPUTS, 0.0) as slow:
+        (slow / "data.txt").write_text("slow")
+        with writing(path, INPUTS, 0.0) as fast:
+            assert names(fast) == []
+            (fast / "data.txt").write_text("fast")
+        assert names(slow) == ["data.txt"]
+        assert completed(path, INPUTS)
+    # who comes second finds the same artefact finished, perhaps in use, and leaves it
+    assert (path / "data.txt").read_text() == "fast"
+    assert names(tmp_path) == ["a"]
+
+
+def test_the_later_of_two_writers_with_other_inputs_stays(tmp_path):
+    path = tmp_path / "a"
+    with writing(path, {"seed": 1}, 0.0) as slow:
+        (slow / "data.txt").write_text("slow")
+        make(path, {"seed": 2}, text="fast")
+    assert completed(path, {"seed": 1}) and (path / "data.txt").read_text() == "slow"
+    assert names(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +149,7 @@ def test_an_older_artefact_is_replaced_whole(tmp_path):
     (path / "extra.txt").write_text("old")
     make(path, {"seed": 2}, text="second")
     assert completed(path, {"seed": 1}) is None and completed(path, {"seed": 2})
-    assert sorted(os.listdir(path)) == sorted([MARKER, "data.txt"])
+    assert names(path) == sorted([MARKER, "data.txt"])
     assert (path / "data.txt").read_text() == "second"
 
 
@@ -184,7 +203,7 @@ def test_json_is_readable_and_replaced(tmp_path):
     text = file.read_text(encoding="utf-8")
     assert json.loads(text) == {"b": [1, 2], "word": "naïve"}
     assert "naïve" in text and text.endswith("\n")
-    assert os.listdir(tmp_path) == ["values.json"]
+    assert names(tmp_path) == ["values.json"]
 
 
 def test_a_failed_json_keeps_the_old_one(tmp_path):

@@ -512,6 +512,7 @@ ZERO = sorted(SHIPPED.glob("zero*.json"))
 TASKS = sorted(SHIPPED.glob("tasks/*.json"))
 COMPRESSION = sorted(SHIPPED.glob("compression/*.json"))
 MITIGATION = sorted(SHIPPED.glob("mitigation/*.json"))
+OVERLAYS = sorted(set(SHIPPED.glob("*.json")) - set(ZERO))  # settings for a kind of machine or model
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda file: file.stem)
@@ -527,8 +528,16 @@ def test_every_combination_of_shipped_files_loads(task):
             assert batch_split(config, world)
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda file: file.stem)
+def test_overlays_load_on_every_task(overlay):
+    for task, mitigation in itertools.product(TASKS, MITIGATION):
+        config = load([ZERO[0], task, overlay, COMPRESSION[0], mitigation])
+        assert config.robust.task.name == task.stem
+        assert config.robust.loss.hook == mitigation.stem
+
+
 def test_no_shipped_file_is_left_out():
-    assert {*ZERO, *TASKS, *COMPRESSION, *MITIGATION} == set(SHIPPED.rglob("*.json"))
+    assert {*ZERO, *TASKS, *COMPRESSION, *MITIGATION, *OVERLAYS} == set(SHIPPED.rglob("*.json"))
     assert all((ZERO, TASKS, COMPRESSION, MITIGATION))
 
 

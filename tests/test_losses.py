@@ -303,7 +303,7 @@ def test_missing_signals_are_refused(hook, missing):
 @pytest.fixture
 def hook_module(tmp_path, monkeypatch):
     (tmp_path / "my_loss_hooks.py").write_text(
-        "NUMBER = 3\ndef twice(logits, labels, teacher, difficulty, weights):\n    return logits[:, 0] * 2\n"
+        "NUMBER = 3\ndef twice(logits, *signals):\n    return logits[:, 0] * 2\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield "my_loss_hooks"

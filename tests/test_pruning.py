@@ -1,5 +1,7 @@
 """The sparsity ramp by its values, and the masks against a plain sort."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +72,7 @@ def test_ramp_is_monotone(one, other, begin, length, curve):
     start, target = sorted((one, other))
     ramp = Ramp(start, target, begin, begin + length, curve=curve)
     values = [ramp.sparsity(step) for step in range(begin + length + 3)]
-    assert all(b >= a - 1e-12 for a, b in zip(values, values[1:], strict=False))
+    assert all(b >= a - 1e-12 for a, b in pairwise(values))
     assert all(start - 1e-12 <= value <= target + 1e-12 for value in values)
     assert values[-1] == target
 

@@ -1,0 +1,128 @@
+"""Fixtures shared by the tests: a tiny random encoder and small data folders, made at test time."""
+
+import csv
+import gzip
+import io
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import transformers
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from compress import synthetic
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+NLI_LABELS = ("entailment", "neutral", "contradiction")
+HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
+
+
+def _table_bytes(suffix, rows):
+    if suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if suffix == ".parquet":
+        target = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), target)
+        return target.getvalue()
+    cells = [list(rows[0]), *([row[name] for name in rows[0]] for row in rows)]
+    if suffix == ".csv":
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(cells)
+        return text.getvalue().encode()
+    assert suffix in {".tsv", ".txt"}
+    return "".join("\t".join(map(str, row)) + "\n" for row in cells).encode()
+
+
+@pytest.fixture(scope="session")
+def write_table():
+    """Function (file, rows) -> file: writes dictionaries in the format that the file's name says."""
+
+    def write(file, rows):
+        name = file.name.removesuffix(".gz")
+        content = _table_bytes(Path(name).suffix, rows)
+        file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
+        return file
+
+    return write
+
+
+def nli_rows(size, two_classes=False, seed=0):
+    """Give NLI pairs that a tiny model can learn; with two_classes, HANS' labels and heuristics."""
+    nouns, verbs = synthetic.NOUNS, synthetic.VERBS
+    rows = []
+    for number in range(size):
+        turn = seed * 7919 + number
+        agent, patient = nouns[turn % len(nouns)][0], nouns[(turn * 5 + 1) % len(nouns)][1]
+        verb = verbs[(turn // 3) % len(verbs)][0]
+        other = verbs[(turn // 3 + 1) % len(verbs)][0]
+        label = NLI_LABELS[number % 3]
+        told = {
+            "entailment": f"the {agent} {verb} the {patient} .",
+            "neutral": f"the {agent} {other} the {patient} .",
+            "contradiction": f"the {patient} {verb} the {agent} .",
+        }
+        place = synthetic.PLACES[turn % len(synthetic.PLACES)]
+        row = {
+            "premise": f"in the {place} , {told['entailment']}",
+            "hypothesis": told[label],
+            "label": label,
+        }
+        if two_classes:
+            row["label"] = label if label == "entailment" else "not_entailment"
+            row["heuristic"] = HEURISTICS[number // 3 % 3]
+        rows.append(row)
+    return rows
+
+
+@pytest.fixture(scope="session")
+def nli_folder(write_table):
+    """Function (folder, format, **sizes) -> folder: writes a data_dir for the task `mnli`.
+
+    sizes: split name -> rows; default train=48, dev=24, ood_hans=24; 0 leaves the file out.
+    """
+
+    def write(folder, format=".jsonl", **sizes):
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes = {"train": 48, "dev": 24, "ood_hans": 24, **sizes}
+        for seed, (split, size) in enumerate(sizes.items()):
+            if size:
+                rows = nli_rows(size, two_classes=split == "ood_hans", seed=seed)
+                write_table(folder / f"{split}{format}", rows)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Directory of a random BERT encoder without head and its tokenizer; treat it as read-only."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    words = tuple(dict.fromkeys((*SPECIAL, *synthetic.vocabulary(), ",", ".", "not")))
+    tokenizer = BertTokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        do_lower_case=True,
+        model_max_length=64,
+    )
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,340 @@
+"""Our schema held against the installed DeepSpeed: what is valid here must be valid and known there."""
+
+import inspect
+import json
+import typing
+
+import pytest
+import torch
+from deepspeed.compression import constants as compression_constants
+from deepspeed.compression.config import get_compression_config
+from deepspeed.monitor.config import CSVConfig, DeepSpeedMonitorConfig, TensorBoardConfig, WandbConfig
+from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+from deepspeed.runtime import config as runtime_config
+from deepspeed.runtime import constants as runtime_constants
+from deepspeed.runtime import lr_schedules
+from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION, DeepSpeedZeroConfig
+from deepspeed.runtime.zero.offload_config import (
+    DeepSpeedZeroOffloadOptimizerConfig,
+    DeepSpeedZeroOffloadParamConfig,
+)
+from pydantic import ValidationError
+
+from compress import deepspeed_schema as schema
+from compress.config import Root, load
+from compress.errors import UserError
+
+BASE = {
+    "train_batch_size": 8,
+    "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
+    "zero_optimization": {"stage": 2},
+    "robust_compression": {"task": {"name": "synthetic"}, "model": "some-encoder"},
+}
+# our block -> where it stands in a configuration, the other keys it needs, DeepSpeed's own model
+MIRRORS = [
+    (schema.Zero, "zero_optimization", {"stage": 2}, DeepSpeedZeroConfig),
+    (schema.BF16, "bf16", {"enabled": True}, DeepSpeedBF16Config),
+    (schema.FP16, "fp16", {"enabled": True}, DeepSpeedFP16Config),
+    (schema.FileMonitor, "tensorboard", {"enabled": True}, TensorBoardConfig),
+    (schema.FileMonitor, "csv_monitor", {"enabled": True}, CSVConfig),
+    (schema.Wandb, "wandb", {"enabled": True}, WandbConfig),
+    (
+        schema.Offload,
+        "zero_optimization.offload_param",
+        {"device": "cpu"},
+        DeepSpeedZeroOffloadParamConfig,
+    ),
+    (
+        schema.Offload,
+        "zero_optimization.offload_optimizer",
+        {"device": "cpu"},
+        DeepSpeedZeroOffloadOptimizerConfig,
+    ),
+]
+PROBES = [-1, 0, 1, 2, 3, 4, 100, 0.5, 1.5, True, "cpu", "auto", [], {"device": "cpu"}]
+KNOWN_GAPS = {
+    ("zero_optimization", "stage3_prefetch_bucket_size"): "-1 passes here",
+    ("zero_optimization", "stage3_param_persistence_threshold"): "-1 passes here",
+    ("zero_optimization.offload_param", "ratio"): "a key of offload_optimizer only",
+    ("zero_optimization.offload_optimizer", "buffer_size"): "a key of offload_param only",
+    ("zero_optimization.offload_optimizer", "max_in_cpu"): "a key of offload_param only",
+    ("zero_optimization.offload_optimizer", "ratio"): "1.5 passes here",
+    ("fp16", "min_loss_scale"): "0 and 0.5 pass here",
+}
+
+
+def gap(case, *keys):
+    reason = KNOWN_GAPS.get(keys)
+    marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+    return pytest.param(*case, marks=marks, id=".".join(keys))
+
+
+MIRRORED_KEYS = [
+    gap((path, needed, theirs, key), path, key)
+    for block, path, needed, theirs in MIRRORS
+    for key in block.model_fields
+]
+
+
+def merged(base, path, value):
+    """`base` with `value` at `path`; objects merge."""
+    key, _, rest = path.partition(".")
+    inner = base.get(key, {})
+    if rest:
+        return {**base, key: merged(inner, rest, value)}
+    return {**base, key: {**inner, **value} if isinstance(value, dict) else value}
+
+
+def passes_here(values, tmp_path):
+    """Whether the whole configuration loads."""
+    file = tmp_path / "probe.json"
+    file.write_text(json.dumps(values))
+    try:
+        load([file])
+    except UserError:
+        return False
+    return True
+
+
+def choices(annotation):
+    """The strings of a `Literal[...] | None`."""
+    found = [choice for part in typing.get_args(annotation) for choice in typing.get_args(part)]
+    return [choice for choice in found if isinstance(choice, str)]
+
+
+def strings(module):
+    """Values of a module's string constants."""
+    return {v for k, v in vars(module).items() if k.isupper() and isinstance(v, str)}
+
+
+def parameters(function):
+    return set(inspect.signature(function).parameters)
+
+
+def test_top_level_keys():
+    known = strings(runtime_constants) | {ZERO_OPTIMIZATION, compression_constants.COMPRESSION_TRAINING}
+    known |= set(DeepSpeedMonitorConfig.model_fields)
+    assert set(schema.DeepSpeedBlock.model_fields) <= known
+    assert set(Root.model_fields) - set(schema.DeepSpeedBlock.model_fields) == {"robust_compression"}
+
+
+@pytest.mark.parametrize(("path", "needed", "theirs", "key"), MIRRORED_KEYS)
+def test_what_passes_here_passes_in_deepspeed(path, needed, theirs, key, tmp_path):
+    accepted = []
+    for value in PROBES:
+        block = {**needed, key: value}
+        if not passes_here(merged(BASE, path, block), tmp_path):
+            continue
+        try:
+            theirs(**block)
+        except ValidationError as error:
+            pytest.fail(f"{path}.{key} = {value!r} passes here: {error.errors()[0]['msg']}")
+        accepted.append(value)
+    assert accepted, "no probe passes here"
+
+
+@pytest.mark.parametrize(("block", "path", "theirs"), [(b, p, t) for b, p, _, t in MIRRORS])
+def test_keys_are_deepspeeds(block, path, theirs):
+    names = set(theirs.model_fields) | {f.alias for f in theirs.model_fields.values() if f.alias}
+    allowed = {key for where, key in KNOWN_GAPS if where == path}
+    assert set(block.model_fields) - names <= allowed
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_stage_of_zero(stage, tmp_path):
+    assert passes_here(merged(BASE, "zero_optimization.stage", stage), tmp_path)
+    assert DeepSpeedZeroConfig(stage=stage).stage == stage
+
+
+def test_there_is_no_further_stage():
+    with pytest.raises(ValidationError):
+        DeepSpeedZeroConfig(stage=4)
+
+
+# ----------------------------------------------------------------------------- optimizer and schedule
+
+
+@pytest.mark.parametrize("optimizer", [FusedAdam, DeepSpeedCPUAdam])
+def test_optimizer_parameters(optimizer):
+    # the engine takes these two off before it calls the optimizer
+    engine = {runtime_config.TORCH_ADAM_PARAM, runtime_config.ADAM_W_MODE}
+    assert engine <= set(schema.OptimizerParams.model_fields)
+    assert set(schema.OptimizerParams.model_fields) - engine <= parameters(optimizer)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(
+            key,
+            marks=[pytest.mark.xfail(reason="no parameter of torch.optim", strict=True)]
+            if key == "bias_correction"
+            else [],
+        )
+        for key in schema.OptimizerParams.model_fields
+    ],
+)
+def test_optimizer_parameters_with_torch_adam(key, tmp_path):
+    values = {"lr": 0.1, "betas": [0.8, 0.9], "torch_adam": True, "adam_w_mode": True}
+    values |= {"eps": 1e-6, "weight_decay": 0.1, "bias_correction": True}
+    params = {"lr": 0.1, "torch_adam": True, key: values[key]}
+    if passes_here(merged(BASE, "optimizer.params", params), tmp_path):
+        engine = {runtime_config.TORCH_ADAM_PARAM, runtime_config.ADAM_W_MODE}
+        kept = {k: v for k, v in params.items() if k not in engine}
+        for optimizer in (torch.optim.AdamW, torch.optim.Adam):
+            optimizer([torch.zeros(1, requires_grad=True)], **kept)
+
+
+def test_optimizer_types():
+    types = typing.get_args(schema.Optimizer.model_fields["type"].annotation)
+    assert {name.lower() for name in types} <= set(runtime_config.DEEPSPEED_OPTIMIZERS)
+
+
+SCHEDULE_VALUES = {
+    "warmup_min_lr": 0.0,
+    "warmup_max_lr": 0.1,
+    "warmup_num_steps": 5,
+    "warmup_type": "linear",
+    "total_num_steps": 50,
+    "warmup_min_ratio": 0.1,
+    "cos_min_ratio": 0.1,
+}
+SCHEDULES = typing.get_args(schema.Scheduler.model_fields["type"].annotation)
+
+
+def build(schedule, params):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    return getattr(lr_schedules, schedule)(optimizer, **params)
+
+
+def schedule_case(schedule, key):
+    takes = key in parameters(getattr(lr_schedules, schedule))
+    mark = pytest.mark.xfail(reason="a key of another schedule passes here", strict=True)
+    return pytest.param(schedule, key, marks=[] if takes else [mark])
+
+
+def test_schedules_are_deepspeeds():
+    assert set(SCHEDULES) <= set(lr_schedules.VALID_LR_SCHEDULES)
+    assert set(SCHEDULE_VALUES) == set(schema.SchedulerParams.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "key"), [schedule_case(s, key) for s in SCHEDULES for key in SCHEDULE_VALUES]
+)
+def test_schedule_parameters(schedule, key, tmp_path):
+    params = {"warmup_num_steps": 5, key: SCHEDULE_VALUES[key]}
+    if schedule != "WarmupLR":
+        params["total_num_steps"] = 50
+    block = {"type": schedule, "params": params}
+    if passes_here(merged(BASE, "scheduler", block), tmp_path):
+        build(schedule, params)
+    else:
+        assert key not in parameters(getattr(lr_schedules, schedule))
+
+
+def test_warmup_types():
+    ours = choices(schema.SchedulerParams.model_fields["warmup_type"].annotation)
+    assert set(ours) == {lr_schedules.WARMUP_LOG_RATE, lr_schedules.WARMUP_LINEAR_RATE}
+
+
+@pytest.mark.xfail(reason="passes here, DeepSpeed wants a positive number", strict=True)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_warmup_of_no_steps(schedule, tmp_path):
+    params = {"warmup_num_steps": 0, "total_num_steps": 50}
+    if schedule == "WarmupLR":
+        del params["total_num_steps"]
+    if passes_here(merged(BASE, "scheduler", {"type": schedule, "params": params}), tmp_path):
+        build(schedule, params)
+
+
+@pytest.mark.xfail(reason="passes here, DeepSpeed needs it", strict=True)
+@pytest.mark.parametrize("schedule", ["WarmupDecayLR", "WarmupCosineLR"])
+def test_decay_needs_its_length(schedule, tmp_path):
+    block = {"type": schedule, "params": {"warmup_num_steps": 5}}
+    if passes_here(merged(BASE, "scheduler", block), tmp_path):
+        build(schedule, block["params"])
+
+
+# ------------------------------------------------------------------------------------- other choices
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.xfail(reason="DeepSpeed calls it bf16", strict=True)])
+        if name == "bfp16"
+        else name
+        for name in choices(schema.DeepSpeedBlock.model_fields["communication_data_type"].annotation)
+    ],
+)
+def test_communication_data_type(name):
+    assert runtime_config.get_communication_data_type({"communication_data_type": name})
+
+
+@pytest.mark.parametrize("name", choices(schema.Autocast.model_fields["dtype"].annotation))
+def test_autocast_dtype(name):
+    block = {runtime_constants.TORCH_AUTOCAST: {runtime_constants.TORCH_AUTOCAST_DTYPE: name}}
+    assert runtime_config.get_torch_autocast_dtype(block) is getattr(torch, name)
+    assert set(schema.Autocast.model_fields) == {
+        runtime_constants.TORCH_AUTOCAST_ENABLED,
+        runtime_constants.TORCH_AUTOCAST_DTYPE,
+    }
+
+
+# ------------------------------------------------------------------------------------ sparse pruning
+
+
+def test_sparse_pruning_keys():
+    c = compression_constants
+    assert set(schema.CompressionTraining.model_fields) == {c.SPARSE_PRUNING}
+    assert set(schema.SparsePruning.model_fields) == {c.SHARED_PARAMETERS, c.DIFFERENT_GROUPS}
+    assert set(schema.SparseShared.model_fields) == {
+        c.SPARSE_PRUNING_ENABLED,
+        c.SPARSE_PRUNING_METHOD,
+        c.SPARSE_PRUNING_SCHEDULE_OFFSET,
+        c.SPARSE_PRUNING_SCHEDULE_OFFSET_END,
+        c.SPARSE_PRUNING_SCHEDULE_OFFSET_STRIDE,
+    }
+    assert set(schema.Group.model_fields) <= {
+        c.DIFFERENT_GROUPS_PARAMETERS,
+        c.DIFFERENT_GROUPS_MODULE_SCOPE,
+        c.DIFFERENT_GROUPS_RELATED_MODULE_SCOPE,
+    }
+    assert set(schema.GroupParams.model_fields) == {c.SPARSE_PRUNING_DENSE_RATIO}
+    method = schema.SparseShared.model_fields["method"]
+    assert typing.get_args(method.annotation) == (c.SPARSE_PRUNING_METHOD_L1,)
+    assert method.default == c.SPARSE_PRUNING_METHOD_DEFAULT
+
+
+def test_sparse_pruning_is_read_by_the_library(tmp_path):
+    shared = {"enabled": True, "method": "l1", "schedule_offset": 7}
+    group = {"params": {"dense_ratio": 0.4}, "modules": ["encoder"]}
+    block = {"sparse_pruning": {"shared_parameters": shared, "different_groups": {"all": group}}}
+    assert passes_here({**BASE, "compression_training": block}, tmp_path)
+    read = get_compression_config({"compression_training": block})["sparse_pruning"]
+    assert read["shared_parameters"].items() >= shared.items()
+    assert read["different_groups"]["all"].items() >= group.items()
+
+
+# ------------------------------------------------------------------------------------ the whole thing
+
+
+def test_engine_keys_leave_deepspeeds_blocks_in():
+    values = {**BASE, "bf16": {"enabled": True}, "tensorboard": {"enabled": True}}
+    engine = schema.engine_keys(values)
+    assert set(engine) == {"train_batch_size", "optimizer", "zero_optimization", "bf16"}
+    assert "robust_compression" in values
+
+
+def test_deepspeed_reads_the_engine_keys(tmp_path):
+    values = {**BASE, "gradient_clipping": 0.5, "bf16": {"enabled": True}}
+    values["zero_optimization"] = {"stage": 3}
+    assert passes_here(values, tmp_path)
+    read = runtime_config.DeepSpeedConfig(
+        {**schema.engine_keys(values), "train_micro_batch_size_per_gpu": 4}
+    )
+    assert (read.train_batch_size, read.gradient_accumulation_steps) == (8, 2)
+    assert (read.gradient_clipping, read.zero_optimization_stage) == (0.5, 3)
+    assert read.bfloat16_config.enabled and not read.float16_config.enabled
+    assert (read.optimizer_name, read.optimizer_params) == ("adamw", {"lr": 1e-4})

@@ -1,0 +1,413 @@
+"""Encoders: where they are found, what loads, and what is told of a directory that does not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from compress import models
+from compress.errors import UserError
+
+SIZES = {
+    "vocab_size": 20,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+DISTIL = {"vocab_size": 20, "dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64}
+LABELS = ("yes", "no")
+IDS = torch.tensor([[2, 5, 6, 3, 7, 3]])
+
+
+@pytest.fixture
+def copied(tmp_path, tiny_model):
+    """A copy of the tiny encoder that a test may damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "copied"))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """Function (id2label) -> directory of a random BERT classifier with these labels."""
+
+    def make(id2label):
+        folder = tmp_path / "teacher"
+        label2id = {name: number for number, name in id2label.items()}
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            config = BertConfig(**SIZES, id2label=id2label, label2id=label2id)
+            BertForSequenceClassification(config).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def told(folder, call):
+    """The one sentence that names the directory."""
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert str(folder) in message
+    assert "\n" not in message
+    return message
+
+
+def edit_config(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def logits(model):
+    with torch.inference_mode():
+        return model.eval()(input_ids=IDS).logits
+
+
+# Where a model is found
+
+
+def test_a_local_directory(tiny_model, tmp_path, monkeypatch):
+    assert models.directory(str(tiny_model)) == tiny_model
+    monkeypatch.chdir(tiny_model.parent)
+    assert models.directory("model") == Path("model")
+    assert models.directory("./model").resolve() == tiny_model.resolve()
+
+
+@pytest.mark.parametrize("name", ["/no/such/place", "./nowhere", "../nowhere", "a/b/c"])
+def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(name, monkeypatch):
+    monkeypatch.setattr("compress.hub.model_directory", lambda _: pytest.fail("asked the hub"))
+    message = told(name, lambda: models.directory(name))
+    assert "robust_compression.model: there is no directory" in message
+
+
+def test_other_names_are_asked_of_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("compress.hub.model_directory", lambda name: f"/cache/{name}")
+    assert models.directory("bert-base") == Path("/cache/bert-base")
+    assert models.directory("someone/bert-base") == Path("/cache/someone/bert-base")
+
+
+def test_a_folder_without_config(tmp_path):
+    message = told(tmp_path, lambda: models.directory(str(tmp_path)))
+    assert "config.json" in message
+
+
+def test_the_encoder_that_comes_with_the_package():
+    folder = models.directory(models.SYNTHETIC_ENCODER)
+    assert folder == Path(models.__file__).parent / "synthetic_encoder"
+    if not folder.is_dir():
+        pytest.skip("compress/synthetic_encoder is not there yet; compress.pretrain_synthetic makes it")
+    assert (folder / "config.json").is_file()
+    tokenizer = models.load_tokenizer(folder)
+    assert tokenizer.unk_token_id not in tokenizer("the doctor saw the lawyer")["input_ids"]
+    model = models.load_classifier(folder, LABELS)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_the_fingerprint_follows_the_content(copied, tiny_model):
+    before = models.fingerprint(copied)
+    assert before == models.fingerprint(tiny_model)
+    (copied / "README.md").write_text("not part of the model")
+    assert models.fingerprint(copied) == before
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        file = copied / name
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert models.fingerprint(copied) != before
+        file.write_bytes(content)
+        assert models.fingerprint(copied) == before
+    (copied / "tokenizer.json").rename(copied / "renamed.json")
+    assert models.fingerprint(copied) != before
+
+
+# What loads
+
+
+def test_a_fresh_head_depends_on_the_seed_only(tiny_model):
+    heads = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        heads.append(models.load_classifier(tiny_model, LABELS).classifier.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert heads[0].shape == (2, 32)
+    assert heads[0].std() > 0
+
+
+def test_the_encoder_is_that_of_the_file(tiny_model):
+    model, encoder = models.load_classifier(tiny_model, LABELS), BertModel.from_pretrained(tiny_model)
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(model.bert.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("a", "b", "c")])
+def test_the_labels_are_written_into_the_configuration(tiny_model, labels):
+    config = models.load_classifier(tiny_model, labels).config
+    assert config.num_labels == len(labels)
+    assert config.id2label == dict(enumerate(labels))
+    assert config.label2id == {name: number for number, name in enumerate(labels)}
+    assert config.problem_type == "single_label_classification"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_are_float32_whatever_the_file_holds(tmp_path, tiny_model, dtype):
+    half = BertModel.from_pretrained(tiny_model, dtype=dtype)
+    half.save_pretrained(tmp_path / "half")
+    assert {t.dtype for t in load_file(tmp_path / "half/model.safetensors").values()} == {dtype}
+    model = models.load_classifier(tmp_path / "half", LABELS)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.dtype for p in models.fresh(model).parameters()} == {torch.float32}
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(model.bert.state_dict()[name], half.state_dict()[name].float())
+
+
+def test_a_fresh_model_has_the_same_shapes_and_configuration(tiny_model):
+    model = models.load_classifier(tiny_model, ("a", "b", "c"))
+    other = models.fresh(model)
+    assert type(other) is type(model)
+    shapes = [{k: t.shape for k, t in m.state_dict().items()} for m in (model, other)]
+    assert shapes[0] == shapes[1]
+    assert other.config.id2label == model.config.id2label
+    other.load_state_dict(model.state_dict())
+
+
+# Teachers
+
+
+def test_a_teacher_keeps_its_head(teacher):
+    folder = teacher({0: "yes", 1: "no"})
+    expected = logits(BertForSequenceClassification.from_pretrained(folder))
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        assert torch.equal(logits(models.load_classifier(folder, LABELS, trained=True)), expected)
+        assert torch.equal(logits(models.load_classifier(folder, LABELS)), expected)
+
+
+def test_a_teacher_without_label_names_has_those_of_the_task(teacher):
+    folder = teacher({0: "LABEL_0", 1: "LABEL_1"})
+    expected = logits(BertForSequenceClassification.from_pretrained(folder))
+    model = models.load_classifier(folder, LABELS, trained=True)
+    assert torch.equal(logits(model), expected)
+    assert model.config.id2label == {0: "yes", 1: "no"}
+
+
+def test_a_teacher_with_the_labels_in_another_order(teacher):
+    """Either it is refused with a sentence that names the order, or its classes are put in ours."""
+    folder = teacher({0: "no", 1: "yes"})
+    theirs = logits(BertForSequenceClassification.from_pretrained(folder))
+    try:
+        model = models.load_classifier(folder, LABELS, trained=True)
+    except UserError as error:
+        assert str(folder) in str(error)
+        assert "yes" in str(error)
+    else:
+        assert torch.equal(logits(model), theirs[:, [1, 0]])
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ("a",)])
+def test_a_classifier_of_another_number_of_labels(teacher, labels, trained):
+    folder = teacher({0: "yes", 1: "no"})
+    message = told(folder, lambda: models.load_classifier(folder, labels, trained=trained))
+    assert "2 labels" in message
+    assert f"has {len(labels)} ({', '.join(labels)})" in message
+
+
+def test_an_encoder_is_no_teacher(tiny_model):
+    message = told(tiny_model, lambda: models.load_classifier(tiny_model, LABELS, trained=True))
+    assert "no classifier" in message
+    assert "BertModel" in message
+
+
+def test_a_teacher_whose_file_holds_no_head(copied):
+    """The configuration says classifier, the weights do not have one: it would be a random one."""
+    edit_config(copied, architectures=["BertForSequenceClassification"])
+    told(copied, lambda: models.load_classifier(copied, LABELS, trained=True))
+
+
+# What does not load
+
+
+@pytest.mark.parametrize("size", [0, 5, 5000, -1])
+def test_truncated_weights(copied, size):
+    file = copied / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    told(copied, lambda: models.load_classifier(copied, LABELS))
+
+
+def test_weights_that_are_missing(copied):
+    (copied / "model.safetensors").unlink()
+    told(copied, lambda: models.load_classifier(copied, LABELS))
+
+
+def test_weights_of_another_shape(copied):
+    edit_config(copied, hidden_size=64)
+    told(copied, lambda: models.load_classifier(copied, LABELS))
+
+
+def test_weights_of_another_model(copied):
+    """None of the tensors fits by name: an encoder of random weights would come out."""
+    file = copied / "model.safetensors"
+    tensors = {f"other.{name}": tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    told(copied, lambda: models.load_classifier(copied, LABELS))
+
+
+BROKEN_CONFIGS = {
+    "cut": '{"model_type": "bert", ',
+    "empty": "",
+    "list": "[]",
+    "no type": "{}",
+    "unknown type": '{"model_type": "no-such-model"}',
+    "wrong value": '{"model_type": "bert", "num_hidden_layers": "two"}',
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_CONFIGS.values(), ids=BROKEN_CONFIGS)
+@pytest.mark.parametrize(
+    "call",
+    [lambda f: models.load_classifier(f, LABELS), models.max_positions],
+    ids=["load_classifier", "max_positions"],
+)
+def test_an_unreadable_configuration(copied, text, call):
+    """`run.prepare` asks for max_positions first, `load_classifier` follows."""
+    (copied / "config.json").write_text(text)
+    told(copied, lambda: call(copied))
+
+
+def test_a_tokenizer(tiny_model):
+    tokenizer = models.load_tokenizer(tiny_model)
+    tokens = tokenizer.tokenize("The doctor saw the lawyer.")
+    assert tokens == ["the", "doctor", "saw", "the", "lawyer", "."]
+    assert tokenizer.pad_token_id == 0
+
+
+def test_a_missing_tokenizer(copied):
+    """`transformers` makes one up that knows nothing but the special tokens."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (copied / name).unlink()
+    message = told(copied, lambda: models.load_tokenizer(copied))
+    assert "tokenizer" in message
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["", "{oops", "[]"])
+def test_an_unreadable_tokenizer(copied, name, text):
+    (copied / name).write_text(text)
+    assert "tokenizer" in told(copied, lambda: models.load_tokenizer(copied))
+
+
+# Size and shape
+
+
+def classifier(kind):
+    return {
+        "bert": lambda: BertForSequenceClassification(BertConfig(**SIZES)),
+        "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**SIZES, pad_token_id=1)),
+        "distilbert": lambda: DistilBertForSequenceClassification(DistilBertConfig(**DISTIL)),
+        "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**SIZES, pad_token_id=1)),
+        "deberta": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**SIZES)),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"),
+    [
+        ("bert", "bert.encoder.layer"),
+        ("roberta", "roberta.encoder.layer"),
+        ("distilbert", "distilbert.transformer.layer"),
+        ("deberta", "deberta.encoder.layer"),
+    ],
+)
+def test_the_list_of_blocks(kind, prefix):
+    model = classifier(kind)
+    assert models.block_prefix(model) == prefix
+    blocks = model.get_submodule(prefix)
+    assert len(blocks) == 3
+    assert len({type(block) for block in blocks}) == 1
+
+
+def test_a_model_without_a_list_of_blocks():
+    model = classifier("bert")
+    model.config.num_hidden_layers = 7
+    with pytest.raises(UserError, match=r"BertForSequenceClassification.*7"):
+        models.block_prefix(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (BertConfig(**SIZES), 64),
+        (RobertaConfig(**SIZES, pad_token_id=1), 62),
+        (RobertaConfig(**SIZES, pad_token_id=0), 63),
+        (DistilBertConfig(**DISTIL, max_position_embeddings=50), 50),
+        (DebertaV2Config(**SIZES), 64),
+        (MPNetConfig(**SIZES, pad_token_id=1), 62),
+    ],
+    ids=["bert", "roberta", "roberta pad 0", "distilbert", "deberta", "mpnet"],
+)
+def test_the_longest_input(tmp_path, config, longest):
+    config.save_pretrained(tmp_path)
+    assert models.max_positions(tmp_path) == longest
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "mpnet"])
+def test_the_longest_input_runs_and_one_more_does_not(tmp_path, kind):
+    model = classifier(kind).eval()
+    model.config.save_pretrained(tmp_path)
+    longest = models.max_positions(tmp_path)
+    with torch.inference_mode():
+        assert model(input_ids=torch.full((1, longest), 5)).logits.shape == (1, 2)
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, longest + 1), 5))
+
+
+def test_a_model_without_a_position_table(tmp_path):
+    AutoConfig.for_model("t5").save_pretrained(tmp_path)
+    assert models.max_positions(tmp_path) is None
+
+
+def count(tensor):
+    """Plain loop over the numbers: how many there are, and how many are not 0."""
+    numbers = tensor.detach().flatten().tolist()
+    return len(numbers), sum(1 for number in numbers if number != 0.0)
+
+
+def test_numbers_of_parameters_against_a_plain_loop():
+    torch.manual_seed(0)
+    model = classifier("bert")
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.view(-1)[:: number + 2] = 0.0
+        model.classifier.weight[0, 1] = -0.0
+        model.classifier.weight[0, 3] = 1e-45
+        model.classifier.weight[1, 0] = float("nan")
+    counts = [count(parameter) for parameter in model.parameters()]
+    assert models.parameters(model) == sum(size for size, _ in counts)
+    assert models.nonzero_parameters(model) == sum(nonzero for _, nonzero in counts)
+    assert 0 < models.nonzero_parameters(model) < models.parameters(model)
+
+
+def test_a_shared_parameter_counts_once():
+    shared = torch.nn.Linear(3, 2, bias=False)
+    both = torch.nn.ModuleList([shared, shared, torch.nn.BatchNorm1d(4)])
+    assert models.parameters(both) == 6 + 8
+    torch.nn.init.ones_(shared.weight)
+    assert models.nonzero_parameters(both) == 6 + 4
