@@ -28,9 +28,10 @@ def completed(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     """The marker of an artefact made from exactly these inputs, else None."""
     try:
         marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
-    return marker if marker.get("key") == key(inputs) else None
+    complete = isinstance(marker, dict) and marker.get("key") == key(inputs)
+    return marker if complete else None
 
 
 @contextmanager
@@ -58,9 +59,9 @@ def writing(path: Path, inputs: Mapping[str, Any], began: float) -> Iterator[Pat
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON to a temporary file beside `path`, flush it to the disk, rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     with temporary.open("w", encoding="utf-8") as target:
-        json.dump(values, target, indent=2, ensure_ascii=False)
-        target.write("\n")
+        target.write(text)
         target.flush()
         os.fsync(target.fileno())
     temporary.replace(path)

@@ -208,16 +208,20 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
     return Config(root.robust_compression, DeepSpeedBlock.model_construct(**blocks), dict(merge.values))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _parse(text: str, source: str) -> Any:  # noqa: ANN401  any JSON value
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         for key in keys:
             if keys.count(key) > 1:
-                raise UserError(f"{file}: the key '{key}' stands twice in one object.")
+                raise UserError(f"{source}: the key '{key}' stands twice in one object.")
         return dict(pairs)
 
+    return json.loads(text, object_pairs_hook=unique)
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        values = _parse(file.read_text(encoding="utf-8"), str(file))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:
@@ -226,6 +230,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})."
         ) from None
+    except ValueError as error:
+        raise UserError(f"{file}: holds a value that cannot be read ({error}).") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: must hold a JSON object.")
     return values
@@ -236,7 +242,7 @@ def _override(text: str) -> dict[str, Any]:
     if not separator or not path or "" in path.split("."):
         raise UserError(f"--set {text}: give it as a.b.c=value.")
     try:
-        value = json.loads(raw)
+        value = _parse(raw, f"--set {text}")
     except json.JSONDecodeError:
         value = raw
     for key in reversed(path.split(".")):
@@ -244,18 +250,15 @@ def _override(text: str) -> dict[str, Any]:
     return value
 
 
-def _model_at(path: Sequence[str]) -> type[BaseModel] | None:
-    """The block class at a key path of the root, following optional and dict-valued fields."""
-    model: type[BaseModel] | None = Root
+def _keys_at(path: Sequence[str]) -> list[str]:
+    """The keys that the block at a key path may hold, following optional and dict-valued fields."""
+    blocks: list[type[BaseModel]] = [Root]
     for key in path:
-        if model is None:
-            return None
-        info = model.model_fields.get(key)
-        if info is None:
-            continue
-        found = [t for t in _types(info.annotation) if issubclass(t, BaseModel)]
-        model = found[0] if found else None
-    return model
+        fields = [block.model_fields[key] for block in blocks if key in block.model_fields]
+        if fields:
+            found = [t for info in fields for t in _types(info.annotation)]
+            blocks = [t for t in found if issubclass(t, BaseModel)]
+    return [info.alias or name for block in blocks for name, info in block.model_fields.items()]
 
 
 def _types(annotation: object) -> list[type]:
@@ -268,25 +271,25 @@ def _sentence(error: ValidationError, merge: _Merge) -> str:
     """The first violation as one sentence: source, key, what is wrong, what would be right."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    path = _user_path([str(part) for part in problem["loc"]], merge)
+    path = _user_path([str(part) for part in problem["loc"]], merge, problem["type"])
     key, source = ".".join(path), merge.source(path)
     if problem["type"] == "extra_forbidden":
-        model = _model_at(path[:-1])
-        names = [f.alias or n for n, f in model.model_fields.items()] if model else []
-        return f"{source}: '{key}' is not a key that takes effect here{nearest(path[-1], names)}"
+        names = nearest(path[-1], set(_keys_at(path[:-1])))
+        return f"{source}: '{key}' is not a key that takes effect here{names}"
     if problem["type"] == "missing":
         return f"{source}: the key '{key}' is missing."
     value = json.dumps(problem["input"], default=str)
-    return f"{source}: '{key}' is {value}, but: {problem['msg'].lower()}."
+    reason = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{source}: '{key}' is {value}, but: {reason}."
 
 
-def _user_path(path: Sequence[str], merge: _Merge) -> list[str]:
+def _user_path(path: Sequence[str], merge: _Merge, kind: str) -> list[str]:
     """Drop the parts that pydantic adds for unions, so that the path is what the user wrote."""
     node: Any = merge.values
     kept: list[str] = []
     for position, part in enumerate(path):
-        last = position == len(path) - 1
-        if isinstance(node, dict) and (part in node or last):
+        missing = position == len(path) - 1 and kind == "missing"
+        if isinstance(node, dict) and (part in node or missing):
             kept.append(part)
             node = node.get(part)
         elif isinstance(node, list) and part.isdigit():
@@ -382,7 +385,7 @@ def batch_split(config: Config, world_size: int) -> tuple[int, int]:
         micro = total // (world_size * accumulation)
     elif accumulation is None:
         accumulation = total // (world_size * micro)
-    if micro * accumulation * world_size != total or not total:
+    if micro * accumulation * world_size != total:
         raise UserError(
             f"train_batch_size is {total}, but {world_size} ranks x micro batch {micro} x "
             f"gradient_accumulation_steps {accumulation} make {world_size * micro * accumulation}; "

@@ -12,25 +12,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Block(BaseModel):
     """Frozen, strict block of configuration: an unknown key or another type is an error."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class OptimizerParams(Block):
-    """Parameters of the Adam family."""
+    """Parameters of the Adam family. torch_adam: torch's own, which needs no compiling."""
 
     lr: Annotated[float, Field(gt=0)]
-    betas: list[float] | None = None
+    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] | None = None
     eps: NonNegative | None = None
     weight_decay: NonNegative = 0.0
     torch_adam: bool = False
-    adam_w_mode: bool | None = None
-    bias_correction: bool | None = None
 
 
 class Optimizer(Block):
@@ -40,27 +40,67 @@ class Optimizer(Block):
     params: OptimizerParams
 
 
-class SchedulerParams(Block):
-    """Learning-rate schedule; "auto" is filled in from the task's number of steps."""
+class WarmupParams(Block):
+    """`WarmupLR`: up to a constant. "auto" is filled in from the task's number of steps."""
 
     warmup_min_lr: NonNegative | None = None
     warmup_max_lr: NonNegative | Auto | None = None
-    warmup_num_steps: Annotated[int, Field(ge=0)] | Auto | None = None
+    warmup_num_steps: Count | Auto | None = None
     warmup_type: Literal["linear", "log"] | None = None
-    total_num_steps: Count | Auto | None = None
+
+
+class WarmupDecayParams(WarmupParams):
+    """`WarmupDecayLR`: up, then linearly down to 0."""
+
+    total_num_steps: Count | Auto
+
+
+class WarmupCosineParams(Block):
+    """`WarmupCosineLR`: up, then down along a cosine, as ratios of the optimiser's rate."""
+
+    total_num_steps: Count | Auto
     warmup_min_ratio: NonNegative | None = None
+    warmup_num_steps: Count | Auto | None = None
     cos_min_ratio: NonNegative | None = None
+    warmup_type: Literal["linear", "log"] | None = None
 
 
-class Scheduler(Block):
-    """DeepSpeed's `scheduler` block."""
+class Warmup(Block):
+    """DeepSpeed's `scheduler` block, type WarmupLR."""
 
-    type: Literal["WarmupLR", "WarmupDecayLR", "WarmupCosineLR"]
-    params: SchedulerParams
+    type: Literal["WarmupLR"]
+    params: WarmupParams
 
 
-class Offload(Block):
-    """Offloading of optimiser states or parameters to the host."""
+class WarmupDecay(Block):
+    """DeepSpeed's `scheduler` block, type WarmupDecayLR."""
+
+    type: Literal["WarmupDecayLR"]
+    params: WarmupDecayParams
+
+
+class WarmupCosine(Block):
+    """DeepSpeed's `scheduler` block, type WarmupCosineLR."""
+
+    type: Literal["WarmupCosineLR"]
+    params: WarmupCosineParams
+
+
+Scheduler = Annotated[Warmup | WarmupDecay | WarmupCosine, Field(discriminator="type")]
+
+
+class OffloadOptimizer(Block):
+    """Offloading of optimiser states to the host."""
+
+    device: Literal["none", "cpu", "nvme"]
+    nvme_path: str | None = None
+    pin_memory: bool | None = None
+    buffer_count: Count | None = None
+    ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class OffloadParam(Block):
+    """Offloading of parameters to the host (ZeRO 3)."""
 
     device: Literal["none", "cpu", "nvme"]
     nvme_path: str | None = None
@@ -68,7 +108,6 @@ class Offload(Block):
     buffer_count: Count | None = None
     buffer_size: Count | None = None
     max_in_cpu: Count | None = None
-    ratio: NonNegative | None = None
 
 
 class Zero(Block):
@@ -83,13 +122,13 @@ class Zero(Block):
     allgather_bucket_size: Count | None = None
     overlap_comm: bool | None = None
     round_robin_gradients: bool | None = None
-    offload_param: Offload | None = None
-    offload_optimizer: Offload | None = None
+    offload_param: OffloadParam | None = None
+    offload_optimizer: OffloadOptimizer | None = None
     sub_group_size: Count | None = None
-    stage3_prefetch_bucket_size: int | None = None
-    stage3_param_persistence_threshold: int | None = None
-    stage3_max_live_parameters: Count | None = None
-    stage3_max_reuse_distance: Count | None = None
+    stage3_prefetch_bucket_size: Natural | None = None
+    stage3_param_persistence_threshold: Natural | None = None
+    stage3_max_live_parameters: Natural | None = None
+    stage3_max_reuse_distance: Natural | None = None
 
 
 class BF16(Block):
@@ -105,10 +144,10 @@ class FP16(Block):
 
     enabled: bool
     loss_scale: NonNegative | None = None
-    initial_scale_power: int | None = None
+    initial_scale_power: Natural | None = None
     loss_scale_window: Count | None = None
-    hysteresis: Count | None = None
-    min_loss_scale: NonNegative | None = None
+    hysteresis: Natural | None = None
+    min_loss_scale: Count | None = None
 
 
 class Autocast(Block):
@@ -149,7 +188,6 @@ class Group(Block):
 
     params: GroupParams
     modules: Annotated[list[str], Field(min_length=1)]
-    related_modules: list[list[str]] | None = None
 
 
 class SparseShared(Block):
@@ -185,7 +223,7 @@ class DeepSpeedBlock(Block):
     prescale_gradients: bool | None = None
     steps_per_print: Count | None = None
     wall_clock_breakdown: bool | None = None
-    communication_data_type: Literal["fp32", "fp16", "bfp16"] | None = None
+    communication_data_type: Literal["fp32", "fp16", "bf16"] | None = None
     zero_allow_untested_optimizer: bool | None = None
     zero_force_ds_cpu_optimizer: bool | None = None
     optimizer: Optimizer

@@ -140,7 +140,7 @@ def resolve(hook: str) -> Loss:
     module, _, name = hook.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"robust_compression.loss.hook: '{hook}' cannot be imported ({error})."
         ) from None

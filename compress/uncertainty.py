@@ -29,7 +29,7 @@ def difficulty(v: Array, alpha: float, normalisation: str = "minmax", quantile: 
     low, high = v.min(), v.max()
     if high == low:
         return np.full_like(v, alpha)
-    return alpha + (1 - alpha) * (v - low) / (high - low)
+    return alpha + (1 - alpha) * ((v - low) / (high - low))
 
 
 def hard_half(v: Array) -> NDArray[np.bool_]:

@@ -190,7 +190,7 @@ UNKNOWN = [
     ("zero_optimization.stag", 1, "did you mean 'stage'?"),
     ("zero_optimization.offload_optimiser", {"device": "cpu"}, "did you mean 'offload_optimizer'?"),
     ("zero_optimization.offload_param.pin_memmory", True, "did you mean 'pin_memory'?"),
-    ("optimizer.params.learning_rate", 1e-4, "valid here: adam_w_mode, betas"),
+    ("optimizer.params.learning_rate", 1e-4, "valid here: betas, eps, lr"),
     ("optimizer.params.weight_decy", 0.1, "did you mean 'weight_decay'?"),
     ("scheduler.params.warmup_steps", 3, "did you mean 'warmup_num_steps'?"),
     ("bf16.enable", True, "did you mean 'enabled'?"),
@@ -225,9 +225,9 @@ WRONG = [
     ("zero_optimization", 2, "valid dictionary"),
     ("zero_optimization.overlap_comm", "yes", "boolean"),
     ("zero_optimization.offload_param.device", "disk", "'cpu'"),
-    ("scheduler.params.warmup_num_steps", -1, "greater than or equal to 0"),
+    ("scheduler.params.warmup_num_steps", -1, "greater than or equal to 1"),
     ("optimizer.params.lr", 0, "greater than 0"),
-    ("optimizer.params.lr", float("nan"), "greater than 0"),
+    ("optimizer.params.lr", float("nan"), "finite number"),
     ("optimizer.params.lr", "fast", "number"),
     ("optimizer.params.betas", 0.9, "list"),
     ("communication_data_type", "int8", "'fp16'"),
@@ -322,7 +322,6 @@ def test_nothing_given_at_all():
         load([])
 
 
-@pytest.mark.xfail(reason="names are put in lower case: \"should be 'adam' or 'adamw'\"", strict=True)
 @pytest.mark.parametrize(
     ("path", "value", "valid"),
     [("optimizer.type", "adam", "'AdamW'"), ("scheduler.type", "warmuplr", "'WarmupDecayLR'")],
@@ -332,14 +331,12 @@ def test_valid_names_are_given_as_they_are_spelt(files, path, value, valid):
     assert valid in sentence
 
 
-@pytest.mark.xfail(reason="pydantic's name of the union member is taken for a key", strict=True)
 def test_wrong_value_of_a_choice_between_types(files):
     scheduler = {"type": "WarmupLR", "params": {"warmup_max_lr": {}}}
     sentence, file = files.refused(at("scheduler", scheduler))
     assert sentence.startswith(f"{file}: 'scheduler.params.warmup_max_lr' is ")
 
 
-@pytest.mark.xfail(reason="Infinity passes as a positive number", strict=True)
 @pytest.mark.parametrize("path", ["optimizer.params.lr", "gradient_clipping"])
 def test_infinity_is_no_setting(files, path):
     files.refused(overrides=[f"{path}=Infinity"])

@@ -335,11 +335,7 @@ def test_resolve_by_path(hook_module):
         ("my_loss_hooks:", "cannot be imported"),
         ("no_such_module:f", "No module named 'no_such_module'"),
         (":f", "cannot be imported"),
-        pytest.param(
-            ".relative:f",
-            "cannot be imported",
-            marks=pytest.mark.xfail(reason="TypeError of a relative import", strict=True),
-        ),
+        (".relative:f", "cannot be imported"),
     ],
 )
 def test_resolve_names_the_mistake(hook_module, hook, hint):

@@ -84,7 +84,6 @@ def test_both_ends_are_reached(v, alpha):
         assert d[np.argmax(v)] == pytest.approx(1.0)
 
 
-@pytest.mark.xfail(reason="(1 - alpha) (v - Vmin) is rounded before the division", strict=True)
 def test_rounding_does_not_leave_the_range():
     assert difficulty(np.array([0.0, 769157.0]), 0.1791401791097276).max() <= 1
 
