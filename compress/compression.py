@@ -102,12 +102,17 @@ class Masks:
         return {"compression_training": self._library_block()} if self.groups else {}
 
     def attach(self, engine: deepspeed.DeepSpeedEngine) -> None:
-        """Bind to the initialised engine, and give its scheduler the key that its parser drops."""
+        """Bind to the initialised engine.
+
+        Gives its scheduler the key that its parser drops, and the masks the dtype of the weights: the
+        engine converts parameters to bf16 or fp16, not buffers.
+        """
         methods = engine.compression_scheduler.different_compression_methods
         methods["sparse_pruning"]["shared_parameters"].setdefault("schedule_offset_end", 0)
         self._partitioned = engine.zero_optimization_stage() == 3
         for layer in self.layers.values():
             layer.sparse_pruning_enabled = True
+            layer.sparse_pruning_mask = layer.sparse_pruning_mask.to(layer.weight)
 
     def _gathered(self, layer: LinearLayer_Compress) -> AbstractContextManager[None]:
         if self._partitioned:
@@ -131,7 +136,7 @@ class Masks:
                     new = magnitude_mask(
                         layer.weight, mask.view(layer.weight.shape), ramp.sparsity(step)
                     )
-                layer.sparse_pruning_mask = new.to(mask.device, mask.dtype)
+                layer.sparse_pruning_mask = new
         return refreshed
 
     def sparsity(self) -> float:

@@ -12,11 +12,12 @@ run() { # seed compression mitigation
     --set "robust_compression.seed=$1" tensorboard.enabled=false --output_dir "$folder" \
     > "$folder.log" 2>&1 || echo "failed: $folder.log"
 }
-one_seed() {
+export -f run
+
+seq 1 5 | xargs -P "$RANKS" -I{} bash -c 'run {} imp60 vanilla'  # makes the shared teachers and difficulties
+for seed in 1 2 3 4 5; do
   for compression in imp60 imp80; do
-    for mitigation in vanilla distil rmc rmc_weighted; do run "$1" "$compression" "$mitigation"; done
+    for mitigation in vanilla distil rmc rmc_weighted; do echo "run $seed $compression $mitigation"; done
   done
-}
-export -f run one_seed
-seq 1 5 | xargs -P "$RANKS" -I{} bash -c 'one_seed {}'
+done | xargs -P "$RANKS" -I{} bash -c '{}'
 python -m compress.table runs/synthetic/imp*-?

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -185,6 +186,24 @@ def test_a_reachable_hub_without_the_model(monkeypatch, answering):
     assert "'nobody/bert-tiny' cannot be had from the hub" in message
     assert "cannot be reached" not in message
     assert WAY_OUT[0] in message
+
+
+def test_a_model_of_a_reachable_hub_is_downloaded(monkeypatch, answering, tmp_path):
+    asked = []
+
+    def download(name, allow_patterns, local_files_only):
+        asked.append((name, local_files_only, allow_patterns))
+        return str(tmp_path)
+
+    endpoint(monkeypatch, answering(200))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert models.directory("nobody/bert-tiny") == tmp_path
+    [(name, local_files_only, patterns)] = asked
+    assert (name, local_files_only) == ("nobody/bert-tiny", False)
+    needed = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "spm.model")
+    heavy = ("pytorch_model.bin", "tf_model.h5", "model.onnx", "flax_model.msgpack")
+    for file in (*needed, *heavy):
+        assert any(fnmatch(file, pattern) for pattern in patterns) == (file in needed)
 
 
 def test_a_cached_model_is_used_while_the_hub_refuses(cached):

@@ -28,6 +28,8 @@ SPECS.append(
         "hook": "vanilla",
     }
 )
+BF16 = {"set": ['bf16={"enabled": true}']}
+SPECS += [{"name": f"bf16_zero{z}", "stage": z, "groups": GROUP, "steps": 6, **BF16} for z in (2, 3)]
 GOLDEN = [{"name": "golden", "stage": 2, "groups": GROUP, "steps": 4}, SPECS[2]]
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
@@ -99,6 +101,14 @@ def test_asked_sparsity_is_reached_and_pruned_weights_are_zero(two_ranks: Path) 
         for name, mask in result["masks"].items():
             assert mask.count("0") == round(len(mask) * 0.5), name
             assert result["zeros"][f"{name}.weight"] >= mask.count("0")
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_bf16_stays_near_float32(two_ranks: Path, stage: int) -> None:
+    """The engine converts the weights, not the masks: a float mask made the product float32."""
+    half, full = (results(two_ranks, name, 2)[0] for name in (f"bf16_zero{stage}", f"zero{stage}"))
+    np.testing.assert_allclose(half["losses"], full["losses"], rtol=0.05)
+    assert half["sparsity"][-1] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_groups_keep_their_own_targets(two_ranks: Path) -> None:

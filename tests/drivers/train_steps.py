@@ -2,7 +2,7 @@
 
     deepspeed tests/drivers/train_steps.py OUTPUT MODEL SPEC [key=value ...]
 
-SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps"}: one engine after
+SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps", "set"}: one engine after
 another in this process. Every rank writes OUTPUT/<name>-rank<r>.json.
 """
 
@@ -35,7 +35,8 @@ class Recorder(Monitor):
 
 
 def one(spec: dict, output: Path, files: list[str], overrides: list[str], device: torch.device) -> None:
-    settings = config.load(files, [*overrides, f"zero_optimization.stage={spec['stage']}"])
+    overrides = [*overrides, f"zero_optimization.stage={spec['stage']}", *spec.get("set", [])]
+    settings = config.load(files, overrides)
     base = run.prepare(settings, output / "run", device)
     recorder = Recorder()
     here = context.Context(**{**base.__dict__, "monitor": recorder})
