@@ -6,6 +6,7 @@ rank maps into memory. Truncation cuts the longer text first, so both keep token
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,7 +51,7 @@ class Split:
     def _digest(self) -> str:
         digest = hashlib.sha256(repr((self.names, self.groups)).encode())
         for first, second, label in zip(*self.texts, self.labels, strict=True):
-            digest.update(f"{first}\0{second}\0{label}\n".encode())
+            digest.update(json.dumps([first, second, int(label)]).encode())
         return digest.hexdigest()
 
 
@@ -153,13 +154,10 @@ def _source(block: TaskBlock, task: Task, split: str) -> _Source:
 def _hub_rows(place: Hub) -> Iterable[Row]:
     """Rows of a hub split with class ids turned into words, so that its own id order is respected."""
     table = hub.load_split(place.path, place.config, place.split, place.revision)
+    names = {k: f for k, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
     for row in table:
-        yield {
-            key: table.features[key].int2str(value)
-            if isinstance(table.features[key], datasets.ClassLabel) and value >= 0
-            else value
-            for key, value in row.items()
-        }
+        known = {k: f for k, f in names.items() if row[k] is not None and row[k] >= 0}
+        yield {**row, **{key: feature.int2str(row[key]) for key, feature in known.items()}}
 
 
 def _benchmark(block: TaskBlock) -> dict[str, list[dict[str, str]]]:
@@ -232,6 +230,8 @@ def _check(task: Task, names: tuple[str, ...], source: _Source, ood: OodSet | No
         for cells, key in zip(texts, keys[:2], strict=True):
             if not isinstance(row[key], str):
                 raise UserError(f"{source.name}: row {number}, '{key}' is not a text.")
+            if any("\ud800" <= c <= "\udfff" for c in row[key]):
+                raise UserError(f"{source.name}: row {number}, '{key}' is not valid Unicode.")
             cells.append(row[key])
         word = spelling(row[keys[2]])
         if word not in ids:

@@ -7,6 +7,7 @@ in the client's local cache is used without a connection.
 import urllib.error
 import urllib.request
 from functools import cache
+from http.client import HTTPException
 
 import datasets
 import huggingface_hub
@@ -31,7 +32,7 @@ def reachable() -> bool:
         urllib.request.urlopen(request, timeout=TIMEOUT).close()
     except urllib.error.HTTPError:
         return True
-    except (TimeoutError, urllib.error.URLError, OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
     return True
 
@@ -64,6 +65,8 @@ def _why(key: str, name: str, error: Exception) -> str:
 
 def load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
     """A split of a data set on the hub, as a `datasets.Dataset`; UserError where it cannot be had."""
+    if not reachable():
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     offline = datasets.DownloadConfig(local_files_only=not reachable(), max_retries=1)
     try:
         return datasets.load_dataset(

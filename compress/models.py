@@ -9,20 +9,26 @@ import hashlib
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from compress import hub
 from compress.errors import UserError
+from compress.tasks import spelling
 
 SYNTHETIC_ENCODER = "synthetic-encoder"
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
 
 
 def directory(name: str) -> Path:
@@ -54,40 +60,73 @@ def fingerprint(path: Path) -> str:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer; UserError if the directory has none that can be read."""
+    """The model's own tokenizer; UserError if the directory has none that can be read.
+
+    Without a vocabulary file transformers 5 makes up one of special tokens only, hence the look first.
+    """
+    if not any((path / name).is_file() for name in VOCABULARIES) and not [*path.glob("*.model")]:
+        raise UserError(f"{path}: has no tokenizer ({', '.join(VOCABULARIES)} or *.model).")
     try:
         return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: its tokenizer cannot be read ({_first(error)}).") from None
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    """The model's configuration; UserError if it cannot be read."""
+    try:
+        return AutoConfig.from_pretrained(path)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: its config.json cannot be read ({_first(error)}).") from None
 
 
 def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) -> PreTrainedModel:
     """Classifier with C = len(labels) classes, in float32, head as in the file or freshly drawn.
 
-    trained: the directory must hold a classification head of this size (a teacher). The fresh head
-    depends on torch's random state: seed it before. Raises UserError for an unreadable directory or
-    another number of labels.
+    trained: the directory must hold a classification head of these labels (a teacher). The fresh head
+    depends on torch's random state: seed it before. Raises UserError for an unreadable directory,
+    weights that lack tensors, another number or order of labels.
     """
-    names = dict(enumerate(labels))
+    config = load_config(path)
+    _check_labels(path, config, labels, trained)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: number for number, name in enumerate(labels)}
+    config.problem_type = "single_label_classification"
     try:
-        config = AutoConfig.from_pretrained(path)
-        architecture = (config.architectures or [""])[0]
-        classifies = architecture.endswith("ForSequenceClassification")
-        if trained and not classifies:
-            raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
-        if classifies and config.num_labels != len(labels):
-            raise UserError(
-                f"{path}: is a classifier of {config.num_labels} labels, "
-                f"but the task has {len(labels)} ({', '.join(labels)})."
-            )
-        config.id2label = names
-        config.label2id = {name: number for number, name in names.items()}
-        config.problem_type = "single_label_classification"
-        return AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=torch.float32
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (*UNREADABLE, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: is no readable model directory ({_first(error)}).") from None
+    inner = f"{model.base_model_prefix}."
+    lacking = [
+        name
+        for name in sorted(info["missing_keys"])
+        if trained or (name.startswith(inner) and "pooler" not in name)
+    ]
+    if lacking:
+        raise UserError(f"{path}: its weights lack {len(lacking)} tensors such as '{lacking[0]}'.")
+    return model
+
+
+def _check_labels(path: Path, config: PreTrainedConfig, labels: tuple[str, ...], trained: bool) -> None:
+    architecture = (config.architectures or [""])[0]
+    if not architecture.endswith("ForSequenceClassification"):
+        if trained:
+            raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
+        return
+    if config.num_labels != len(labels):
+        raise UserError(
+            f"{path}: is a classifier of {config.num_labels} labels, "
+            f"but the task has {len(labels)} ({', '.join(labels)})."
+        )
+    given = [spelling(name) for _, name in sorted((config.id2label or {}).items())]
+    wanted = [spelling(label) for label in labels]
+    if given != wanted and sorted(given) == sorted(wanted):
+        raise UserError(
+            f"{path}: has its labels in the order {', '.join(given)}, the task {', '.join(wanted)}; "
+            "reorder the rows of its classification head and its id2label."
+        )
 
 
 def fresh(model: PreTrainedModel) -> PreTrainedModel:
@@ -101,9 +140,9 @@ def _first(error: Exception) -> str:
 
 def max_positions(path: Path) -> int | None:
     """The longest input in tokens that the model's position table allows, if it has one."""
-    config = AutoConfig.from_pretrained(path)
+    config = load_config(path)
     longest = getattr(config, "max_position_embeddings", None)
-    if longest and config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+    if longest and config.model_type in OFFSET_POSITIONS:
         return longest - config.pad_token_id - 1
     return longest
 

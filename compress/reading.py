@@ -9,6 +9,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -46,6 +47,8 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
         yield from reader(file)
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 text ({_bad_line(file, error)}).") from None
+    except csv.Error as error:
+        raise UserError(f"{file}: is not a table of cells ({error}).") from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{file}: is not a complete gzip file ({error}).") from None
     except OSError as error:
@@ -53,11 +56,12 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _bad_line(file: Path, error: UnicodeDecodeError) -> str:
-    for number, line in enumerate(_open_bytes(file), start=1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError:
-            return f"row {number}"
+    with suppress(OSError, zlib.error, EOFError):
+        for number, line in enumerate(_open_bytes(file), start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return f"row {number}"
     return error.reason
 
 
@@ -69,8 +73,8 @@ def _open_bytes(file: Path) -> IO[bytes]:
 
 def _open_text(file: Path, newline: str | None = None) -> IO[str]:
     if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8", newline=newline)
-    return file.open(encoding="utf-8", newline=newline)
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline=newline)
+    return file.open(encoding="utf-8-sig", newline=newline)
 
 
 def _json_rows(file: Path) -> Iterator[tuple[int, Row]]:
@@ -80,8 +84,9 @@ def _json_rows(file: Path) -> Iterator[tuple[int, Row]]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{file}: row {number} is not valid JSON ({error.msg}).") from None
+            except (ValueError, RecursionError) as error:
+                why = getattr(error, "msg", error)
+                raise UserError(f"{file}: row {number} is not valid JSON ({why}).") from None
             if not isinstance(row, dict):
                 raise UserError(f"{file}: row {number} is not a JSON object.")
             yield number, row
@@ -92,7 +97,7 @@ def _cell_rows(file: Path) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(1 << 30)
     with _open_text(file, newline="") as lines:
         if comma:
-            reader = csv.reader(lines)
+            reader = csv.reader(lines, strict=True)
         else:
             reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         header = next(reader, None)
@@ -112,6 +117,6 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Row]]:
     try:
         with _open_bytes(file) as source:
             table = pq.read_table(pa.BufferReader(source.read()))
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise UserError(f"{file}: is not a parquet file ({error}).") from None
     yield from enumerate(table.to_pylist(), start=1)

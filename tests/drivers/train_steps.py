@@ -2,8 +2,8 @@
 
     deepspeed tests/drivers/train_steps.py OUTPUT MODEL SPEC [key=value ...]
 
-SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps", "set"}: one engine after
-another in this process. Every rank writes OUTPUT/<name>-rank<r>.json.
+SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps", "set"}: one
+engine after another in this process. Every rank writes OUTPUT/<name>-rank<r>.json.
 """
 
 import json
