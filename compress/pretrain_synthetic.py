@@ -12,8 +12,8 @@ like) and the lessons come in order: first overlap, then word order, then voice,
 There is no dropout, here or in the saved configuration: so small a model loses what it knows of
 structure when fine-tuned with it.
 
-Run: ``python -m compress.pretrain_synthetic --output_dir compress/synthetic_encoder``, a few
-minutes on one CPU thread. Load it with ``dtype=torch.float32``: the file is float16, to be small.
+Run: ``python -m compress.pretrain_synthetic --output_dir compress/synthetic_encoder``, about
+eight minutes on one CPU thread. Load it with ``dtype=torch.float32``: the file is float16, to be small.
 """
 
 import argparse
@@ -74,7 +74,11 @@ because so small a model loses what it knows of structure when it is fine-tuned 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: sizes in pairs, the peak learning rate of AdamW, and the seed of everything."""
+    """How to train: sizes in pairs, the peak learning rate of AdamW, and the seed of everything.
+
+    Less is not enough: after two epochs the encoder got 96 % of the held-out pairs right, and
+    fine-tuning kept its sense of structure with one seed and lost it with another.
+    """
 
     pairs: int = 36_000
     held_out: int = 2_000
