@@ -49,11 +49,25 @@ def writing(path: Path, inputs: Mapping[str, Any], began: float) -> Iterator[Pat
         yield temporary
         marker = {"key": key(inputs), "inputs": inputs, "seconds": time.perf_counter() - began}
         write_json(temporary / MARKER, marker)
-        if completed(path, inputs) is None:
-            shutil.rmtree(path, ignore_errors=True)
-            temporary.rename(path)
+        _move(temporary, path, inputs)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(temporary: Path, path: Path, inputs: Mapping[str, Any]) -> None:
+    """Rename into place, unless another process did so with the same inputs meanwhile."""
+    if completed(path, inputs) is not None:
+        return
+    old = temporary.with_name(f"{temporary.name}.old")
+    if path.exists():
+        path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if completed(path, inputs) is None:
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

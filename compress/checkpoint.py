@@ -16,7 +16,9 @@ from compress.compression import Masks
 
 
 def gather(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
-    """Whole float32 weights and buffers on the CPU of the main rank; empty on the others.
+    """Whole weights as float32, and buffers, on the CPU of the main rank; empty on the others.
+
+    Under bf16 or fp16 these are the rounded weights that the engine computes with, not its master copy.
 
     A collective call under ZeRO 3: all ranks must make it.
     """

@@ -71,19 +71,26 @@ class Masks:
         Raises UserError for a keyword without a layer, or two groups that share one.
         """
         self.groups = dict(groups)
-        self.layers: dict[str, LinearLayer_Compress] = {}
-        self._names: dict[str, list[str]] = {}
-        for name, group in groups.items():
-            self._names[name] = _matches(model, name, group)
-            for layer in self._names[name]:
-                if layer in self.layers:
-                    raise UserError(f"{GROUPS}.{name}: another group has the layer '{layer}' too.")
-                self.layers[layer] = None
+        self._names = self.match(model, groups)
         self._partitioned = False
         if groups:
             init_compression(model, {"compression_training": self._library_block()})
-            modules = dict(model.named_modules())
-            self.layers = {layer: modules[layer] for layer in self.layers}
+        modules = dict(model.named_modules())
+        self.layers: dict[str, LinearLayer_Compress] = {
+            layer: modules[layer] for layers in self._names.values() for layer in layers
+        }
+
+    @staticmethod
+    def match(model: nn.Module, groups: Mapping[str, Group]) -> dict[str, list[str]]:
+        """Names of the layers of each group; UserError as for the constructor."""
+        names: dict[str, list[str]] = {}
+        for name, group in groups.items():
+            found = _matches(model, name, group)
+            for layer in found:
+                if any(layer in others for others in names.values()):
+                    raise UserError(f"{GROUPS}.{name}: another group has the layer '{layer}' too.")
+            names[name] = found
+        return names
 
     def _library_block(self) -> dict[str, Any]:
         """DeepSpeed's schema for the groups, dense at first."""

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from compress import hub, reading, synthetic
-from compress.config import RobustCompression, TaskBlock
 from compress.errors import UserError, nearest
 from compress.reading import Row
+from compress.robust_schema import RobustCompression, TaskBlock
 from compress.tasks import Hub, OodSet, Task, find, groups, label_ids, ood_set, spelling
 
 

@@ -6,9 +6,10 @@ out on purpose: setting them is an error, not a wish. Only types live here; `com
 files and turns a violation into a sentence. A test holds the keys against the installed DeepSpeed.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
@@ -174,6 +175,15 @@ class Wandb(Block):
     project: str | None = None
 
 
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression ({error})") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -187,7 +197,7 @@ class Group(Block):
     """One group of modules, matched by keyword."""
 
     params: GroupParams
-    modules: Annotated[list[str], Field(min_length=1)]
+    modules: Annotated[list[Pattern], Field(min_length=1)]
 
 
 class SparseShared(Block):
@@ -224,8 +234,6 @@ class DeepSpeedBlock(Block):
     steps_per_print: Count | None = None
     wall_clock_breakdown: bool | None = None
     communication_data_type: Literal["fp32", "fp16", "bf16"] | None = None
-    zero_allow_untested_optimizer: bool | None = None
-    zero_force_ds_cpu_optimizer: bool | None = None
     optimizer: Optimizer
     scheduler: Scheduler | None = None
     zero_optimization: Zero

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from compress import artefacts, evaluation, losses, models, uncertainty
 from compress.compression import Group, Masks
+from compress.config import Config
 from compress.context import Artefact, Context, found, new_trainer, publish, score_split, start_model
 from compress.errors import UserError
 from compress.pruning import Ramp
@@ -75,17 +76,27 @@ def make(context: Context, teacher: Artefact) -> Artefact:
     return publish(path, inputs, began, fill)
 
 
+def _steps(config: Config, samples: int) -> int:
+    epochs = config.robust.uncertainty.epochs or config.robust.epochs
+    return epochs * -(-samples // config.deepspeed.train_batch_size)
+
+
+def check(config: Config, samples: int) -> None:
+    """Raise UserError now if the sub-networks do not fit into the training steps."""
+    levels, steps = len(config.robust.uncertainty.sparsities), _steps(config, samples)
+    if steps < levels:
+        raise UserError(
+            f"robust_compression.uncertainty: {levels} sparsities do not fit into {steps} "
+            "training steps; raise uncertainty.epochs or lower train_batch_size."
+        )
+
+
 def _stops(context: Context, targets: list[float], teacher_model: Path) -> Iterator[Trainer]:
     """Train one pruning run and yield the trainer at each target sparsity, recovered."""
     block = context.config.robust.uncertainty
     epochs = block.epochs or context.config.robust.epochs
     model = start_model(context, block.init_from, teacher_model)
-    total = epochs * -(-len(context.data.train) // context.config.deepspeed.train_batch_size)
-    if total < len(targets):
-        raise UserError(
-            f"robust_compression.uncertainty: {len(targets)} sparsities do not fit into {total} "
-            "training steps; raise uncertainty.epochs or lower train_batch_size."
-        )
+    total = _steps(context.config, len(context.data.train))
     ends = [round(total * (i + 1) / len(targets)) for i in range(len(targets))]
     begins = [0, *ends[:-1]]
     ramps = []
@@ -112,7 +123,7 @@ def save_losses(
 ) -> None:
     """Write one row a sample: index, label, the loss under each sub-network, the variance."""
     columns: dict[str, NDArray[Any]] = {"index": np.arange(len(labels)), "label": labels}
-    columns |= {f"loss_{level:.2f}": matrix[:, i] for i, level in enumerate(levels)}
+    columns |= {f"loss_{level!r}": matrix[:, i] for i, level in enumerate(levels)}
     columns["variance"] = uncertainty.variance(matrix)
     pq.write_table(pa.table(columns), file)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compress import metrics, ranks
 from compress.batches import Columns, scoring_batches, share
 from compress.data import Split
+from compress.errors import UserError
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 MIN_ABOVE_CHANCE = 3.0
@@ -27,6 +28,7 @@ def score(
     """Log-probabilities [N, C] of a split, on every rank; each rank computes its share.
 
     batch_size: samples of all ranks together. Every rank makes the same number of forward calls.
+    Raises UserError, on all ranks alike, if a score is not finite.
     """
     scores = np.zeros((len(data), classes))
     with torch.no_grad():
@@ -35,7 +37,13 @@ def score(
             logits = forward(data.batch(indices, device)).float()
             kept = weight > 0
             scores[indices[kept]] = F.log_softmax(logits, dim=1).cpu().numpy()[kept]
-    return ranks.all_sum(scores)
+    scores = ranks.all_sum(scores)
+    if not np.isfinite(scores).all():
+        raise UserError(
+            "the model's scores are not finite: its training went astray or its weights are damaged; "
+            "lower optimizer.params.lr, or use bf16 instead of fp16."
+        )
+    return scores
 
 
 def model_forward(model: nn.Module, device: torch.device) -> Forward:

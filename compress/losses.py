@@ -10,6 +10,7 @@ signature. Source: Du et al. 2023, Sec. 5.2, Eq. 2 and 3.
 """
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -144,6 +145,6 @@ def resolve(hook: str) -> Loss:
         raise UserError(
             f"robust_compression.loss.hook: '{hook}' cannot be imported ({error})."
         ) from None
-    if not callable(function):
+    if not inspect.isfunction(function):
         raise UserError(f"robust_compression.loss.hook: '{hook}' is not a function.")
     return function

@@ -138,6 +138,11 @@ def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+def fresh_from(path: Path) -> PreTrainedModel:
+    """A classifier of the directory's shape with random weights."""
+    return AutoModelForSequenceClassification.from_config(load_config(path))
+
+
 def max_positions(path: Path) -> int | None:
     """The longest input in tokens that the model's position table allows, if it has one."""
     config = load_config(path)

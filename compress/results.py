@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,8 @@ from compress.context import Artefact, Context, found, say
 def make(context: Context, teacher: Artefact, hardness: Artefact | None, student: Artefact) -> None:
     """Accuracies of both models on dev and OOD, F_bias; metrics.json, events, report.html."""
     began = time.perf_counter()
-    teacher_scores = model_scores(context, teacher, context.cache_dir / "scores" / teacher.key[:16])
-    student_scores = model_scores(context, student, context.output_dir / "scores")
+    teacher_scores = model_scores(context, teacher, shared=True)
+    student_scores = model_scores(context, student, shared=False)
     hard = None
     if hardness is not None:
         hard = uncertainty.hard_half(uncertainty.variance(difficulty.load_losses(hardness.path, "dev")))
@@ -58,11 +57,16 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None, student
     say(f"report: {context.output_dir / 'report.html'}")
 
 
-def model_scores(context: Context, artefact: Artefact, path: Path) -> evaluation.Scores:
-    """Log-probabilities of an exported model on dev and all OOD sets, kept for the next run."""
+def model_scores(context: Context, artefact: Artefact, shared: bool) -> evaluation.Scores:
+    """Log-probabilities of an exported model on dev and all OOD sets, kept for the next run.
+
+    shared: keep them in the cache (the teacher's) rather than in the run's directory.
+    """
     names = [name for name in context.columns if name != "train"]
     inputs = {"model": artefact.key, "splits": {n: context.data.fingerprint(n) for n in names}}
-    began = time.perf_counter()
+    began, path = time.perf_counter(), context.output_dir / "scores"
+    if shared:
+        path = context.cache_dir / "scores" / artefacts.key(inputs)[:16]
     if found(path, inputs) is None:
         model = models.load_classifier(artefact.path / "model", context.data.labels, trained=True)
         forward = evaluation.model_forward(model, context.device)

@@ -5,10 +5,12 @@ asked stages and writes metrics.json and report.html. `train.py` calls both.
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +22,7 @@ from compress.context import Artefact, Context, found, say
 from compress.errors import UserError
 from compress.trainer import open_monitor
 
+FREE = {"tensorboard", "csv_monitor", "wandb", "steps_per_print", "wall_clock_breakdown"}
 STAGES = ("teacher", "difficulty", "student", "evaluate")
 
 
@@ -31,6 +34,9 @@ def claim(output_dir: Path, config: Config) -> None:
     owner = output_dir / "config.json"
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"--output_dir {output_dir}: is a file.")
+    there = next(p for p in (output_dir, *output_dir.absolute().parents) if p.exists())
+    if not os.access(there, os.W_OK):
+        raise UserError(f"--output_dir {output_dir}: '{there}' cannot be written to.")
     finished = any((output_dir / name).exists() for name in ("student", "metrics.json"))
     if not owner.is_file() or not finished:
         return
@@ -38,12 +44,20 @@ def claim(output_dir: Path, config: Config) -> None:
         old = json.loads(owner.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{owner}: cannot be read ({error}).") from None
-    key = _difference(old, dict(config.merged))
+    key = _difference(_lasting(old), _lasting(config.merged))
     if key is not None:
         raise UserError(
             f"--output_dir {output_dir}: belongs to another configuration ({key} differs); "
             "choose another directory or delete this one."
         )
+
+
+def _lasting(merged: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without what only concerns watching and evaluating."""
+    lasting = {key: value for key, value in merged.items() if key not in FREE}
+    ours = lasting.get("robust_compression", {})
+    lasting["robust_compression"] = {k: v for k, v in ours.items() if k != "evaluation"}
+    return lasting
 
 
 def _difference(old: object, new: object, path: str = "") -> str | None:
@@ -75,9 +89,12 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
             f"but {robust.model} has {longest} positions."
         )
     tokenizer = models.load_tokenizer(model)
+    model_key = models.fingerprint(model)
     raw = data.read(robust)
-    columns = {name: _encoded(raw, name, tokenizer, model, config, cache) for name in raw.splits()}
+    columns = {name: _encoded(raw, name, tokenizer, model_key, config, cache) for name in raw.splits()}
     monitor = open_monitor(config, str(output_dir))
+    student.check(config, model, raw)
+    difficulty.check(config, len(raw.train))
     return Context(
         config=config,
         output_dir=output_dir,
@@ -85,7 +102,7 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         data=raw,
         columns=columns,
         model=model,
-        model_key=models.fingerprint(model),
+        model_key=model_key,
         tokenizer=tokenizer,
         device=device,
         monitor=monitor,
@@ -96,16 +113,15 @@ def _encoded(
     raw: data.TaskData,
     name: str,
     tokenizer: PreTrainedTokenizerBase,
-    model: Path,
+    model_key: str,
     config: Config,
     cache: Path,
 ) -> Columns:
     """The encoded split from the cache, made by the main rank if it is not there."""
     split, length = raw.splits()[name], config.robust.task.max_length
-    vocabulary = sorted(tokenizer.get_vocab().items())
     inputs = {
         "split": split.fingerprint(),
-        "tokenizer": artefacts.key({"vocabulary": vocabulary, "class": type(tokenizer).__name__}),
+        "model": model_key,
         "max_length": length,
     }
     path = cache / "tokens" / artefacts.key(inputs)[:16]

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from compress import artefacts, checkpoint, difficulty, losses, models
 from compress.compression import Group, Masks
 from compress.config import Config
 from compress.context import Artefact, Context, found, new_trainer, publish, start_model, watch_dev
+from compress.data import TaskData
 from compress.errors import UserError
 from compress.losses import NEED_DIFFICULTY, LossWeights
 from compress.pruning import Ramp
@@ -35,7 +37,8 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
         "teacher": teacher.key,
     }
     if hook not in losses.LOSSES.values():
-        inputs["hook_source"] = hashlib.sha256(inspect.getsource(hook).encode()).hexdigest()
+        source = Path(inspect.getfile(hook)).read_bytes()
+        inputs["hook_source"] = hashlib.sha256(source).hexdigest()
     if hardness is not None:
         inputs["difficulty"] = hardness.key
         inputs["uncertainty"] = [block.alpha, block.normalisation, block.quantile]
@@ -111,6 +114,17 @@ def pruning_groups(config: Config, samples: int) -> dict[str, Group]:
         )
         for name, group in sparse.different_groups.items()
     }
+
+
+def check(config: Config, model: Path, data: TaskData) -> None:
+    """Raise UserError now for a schedule or module keyword that the student's training would reject.
+
+    Builds the model's shape on the meta device: no weights.
+    """
+    groups = pruning_groups(config, len(data.train))
+    if groups:
+        with torch.device("meta"):
+            Masks.match(models.fresh_from(model), groups)
 
 
 def _signals(context: Context, teacher: Artefact, hardness: Artefact | None) -> Signals:

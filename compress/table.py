@@ -46,6 +46,8 @@ def _row(name: str, models: list[Mapping[str, Any]], biases: list[float | None])
     pooled = [_percent([m["ood_pooled"] for m in models])] if len(sets) > 1 else []
     delta = _spread([m["delta"] for m in models], 3)
     bias = _spread(known, 2) if known else "-"
+    if known and len(known) < len(biases):
+        bias += f" ({len(known)} of {len(biases)})"
     return [name, str(len(models)), _percent([m["dev"] for m in models]), *sets, *pooled, delta, bias]
 
 

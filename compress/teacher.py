@@ -23,8 +23,8 @@ def inputs_of(context: Context) -> dict[str, Any]:
     block = context.config.robust.teacher
     if block.model is not None:
         return {
-            "train": context.data.fingerprint("train"),
-            "max_length": context.config.robust.task.max_length,
+            **context.training_inputs(),
+            "stage": "teacher",
             "teacher": models.fingerprint(models.directory(block.model)),
         }
     epochs = block.epochs or context.config.robust.epochs

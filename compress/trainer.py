@@ -4,8 +4,8 @@ What: `Trainer.run_until(step)` trains to an optimiser step and can be called ag
 trajectory stops, scores and goes on. The loss hook gives one loss per sample; it is reduced here,
 once: the sum over the whole batch divided by its size, for any number of ranks.
 
-Everything that a restart needs is in `state_dict()`; optimiser and learning-rate schedule are the
-engine's own.
+The state of the loop is in `state_dict()`; optimiser and learning-rate schedule are the engine's own.
+Resuming inside a stage is not wired up yet.
 """
 
 import contextlib
@@ -38,13 +38,17 @@ from compress.monitor import Monitor, Progress, quieten
 
 NEVER = 1 << 40
 WARMUP_SHARE = 0.06
+STARTED_BY = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"}
 
 
 def start(log_level: int = logging.ERROR) -> torch.device:
-    """Join the process group (alone without a launcher) and return this rank's device."""
+    """Join the process group and return this rank's device.
+
+    Without a launcher this process is alone; under mpirun or srun DeepSpeed finds the ranks.
+    """
     quieten()
     deepspeed.utils.logger.setLevel(log_level)
-    if "RANK" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
+    if "RANK" not in os.environ and not STARTED_BY.intersection(os.environ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -137,6 +141,7 @@ class Trainer:
         Raises UserError if the loss is not finite; all ranks see it alike.
         """
         self.engine.train()
+        self._window.restart()
         with Progress(self.name, self.step, step, self.total_steps) as progress:
             self.masks.refresh(self.step)
             while self.step < step:
@@ -152,6 +157,7 @@ class Trainer:
         self.monitor.scalars(self.name, values, self.step)
         self.best |= {name: max(value, self.best.get(name, value)) for name, value in values.items()}
         self.engine.train()
+        self._window.restart()
 
     def _batch(self, step: int) -> Indices:
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -171,6 +177,11 @@ class Trainer:
             logits = self.engine(**self.data.batch(indices, self.device)).logits
             signals = self.signals
             per_sample = signals.loss(logits, labels, teacher, hardness, signals.weights)
+            if per_sample.shape != labels.shape:
+                raise UserError(
+                    f"robust_compression.loss.hook: returned a tensor of shape "
+                    f"{list(per_sample.shape)}, but one loss per sample is {list(labels.shape)}."
+                )
             loss = (per_sample * counted).sum() * (parts / len(batch))
             self.engine.backward(loss)
             self.engine.step()
@@ -226,6 +237,11 @@ class _Window:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.began = time.perf_counter()
+
+    def restart(self) -> None:
+        """Do not count the time since the last report (evaluation) as training."""
+        if not self.sums:
+            self.began = time.perf_counter()
 
     def add(self, counted: Tensor, **values: Tensor) -> None:
         rows = {"samples": counted.sum()}

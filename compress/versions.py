@@ -3,10 +3,11 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from compress import __version__
 from compress.errors import UserError
 
 DEEPSPEED = "0.19.6"
-PACKAGES = ("robust-compression", "deepspeed", "torch", "transformers", "datasets", "numpy")
+PACKAGES = ("deepspeed", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 
 
 def installed(package: str) -> str | None:
@@ -30,4 +31,5 @@ def check() -> None:
 def report() -> dict[str, str]:
     """Versions by package, and Python's."""
     found = {package: installed(package) for package in PACKAGES}
-    return {"python": platform.python_version(), **{p: v for p, v in found.items() if v}}
+    ours = {"python": platform.python_version(), "robust-compression": __version__}
+    return {**ours, **{package: v for package, v in found.items() if v}}

@@ -34,10 +34,14 @@ if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$wanted" ]; then
 fi
 
 launch() {
-  if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
-    deepspeed "$@"
+  local gpus threads ranks=1
+  gpus=$(nvidia-smi -L 2>/dev/null | grep -c ^GPU || true)
+  if [ "$gpus" -gt 0 ]; then
+    while [ $((ranks * 2)) -le "$gpus" ]; do ranks=$((ranks * 2)); done  # a power of 2 divides the batch
+    deepspeed --num_accelerators "$ranks" "$@"
   else
-    DS_ACCELERATOR=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(nproc) + RANKS - 1) / RANKS ))} \
+    threads=$(( $(nproc) / RANKS ))
+    DS_ACCELERATOR=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( threads > 0 ? threads : 1 ))} \
       deepspeed --num_accelerators "$RANKS" "$@"
   fi
 }

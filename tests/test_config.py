@@ -32,7 +32,7 @@ FULL = {
     "bf16": {"enabled": True},
     "scheduler": {"type": "WarmupLR", "params": {}},
     "tensorboard": {"enabled": True},
-    "zero_optimization": {"offload_param": {"device": "cpu"}},
+    "zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}},
 }
 OURS, GROUPS = "robust_compression", "compression_training.sparse_pruning.different_groups"
 SHARED = "compression_training.sparse_pruning.shared_parameters"
@@ -126,14 +126,14 @@ def test_override_values_are_json_or_else_text(files):
     overrides = [
         f"{OURS}.task.name=fever",
         f"{OURS}.cache_dir=/a=b",
-        f"{OURS}.evaluation.ood=[]",
+        f'{OURS}.evaluation.ood=["a"]',
         'optimizer.params={"lr": 0.1}',
         "wall_clock_breakdown=true",
     ]
     config = files.load(overrides=overrides)
     assert config.robust.task.name == "fever"
     assert config.robust.cache_dir == "/a=b"
-    assert config.robust.evaluation.ood == []
+    assert config.robust.evaluation.ood == ["a"]
     assert config.deepspeed.optimizer.params.lr == 0.1
     assert config.deepspeed.wall_clock_breakdown is True
 

@@ -22,18 +22,19 @@ from deepspeed.runtime.zero.offload_config import (
 from pydantic import ValidationError
 
 from compress import deepspeed_schema as schema
-from compress.config import Root, load
+from compress.config import load
 from compress.errors import UserError
+from compress.robust_schema import Root
 
 BASE = {
     "train_batch_size": 8,
     "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
-    "zero_optimization": {"stage": 2},
+    "zero_optimization": {"stage": 3},
     "robust_compression": {"task": {"name": "synthetic"}, "model": "some-encoder"},
 }
 # our block -> where it stands in a configuration, the other keys it needs, DeepSpeed's own model
 MIRRORS = [
-    (schema.Zero, "zero_optimization", {"stage": 2}, DeepSpeedZeroConfig),
+    (schema.Zero, "zero_optimization", {"stage": 3}, DeepSpeedZeroConfig),
     (schema.BF16, "bf16", {"enabled": True}, DeepSpeedBF16Config),
     (schema.FP16, "fp16", {"enabled": True}, DeepSpeedFP16Config),
     (schema.FileMonitor, "tensorboard", {"enabled": True}, TensorBoardConfig),

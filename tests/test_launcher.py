@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +205,44 @@ def test_finished_stages_are_reused_and_others_made_again(
     assert done.returncode == 0, done.stderr[-3000:]
     assert "teacher: reused" in done.stdout and "difficulty: reused" in done.stdout
     assert "student: done" in done.stdout
+
+
+def test_given_teacher_independent_protocol_own_loss_and_accumulation(
+    whole_job: tuple[Path, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    """The other way through every stage, in one process."""
+    (tmp_path / "own_loss.py").write_text(
+        "import torch.nn.functional as F\n"
+        "def halves(logits, labels, teacher, difficulty, weights):\n"
+        "    assert teacher.shape == logits.shape and difficulty.shape == labels.shape\n"
+        "    return F.cross_entropy(logits.float(), labels, reduction='none') / 2\n"
+    )
+    teacher = next((whole_job[0].parent / "shared/teacher").iterdir()) / "model"
+    own = [
+        f"robust_compression.teacher.model={teacher}",
+        "robust_compression.uncertainty.protocol=independent",
+        "robust_compression.uncertainty.sparsities=[0.3, 0.801, 0.802]",
+        "robust_compression.uncertainty.normalisation=quantile",
+        "robust_compression.loss.hook=own_loss:halves",
+        "robust_compression.student.init_from=teacher",
+        "gradient_accumulation_steps=2",
+    ]
+    command = [sys.executable, *job(tiny_model, tmp_path / "run", *own)]
+    done = run(command, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    first = json.loads((whole_job[0] / "metrics.json").read_text())
+    assert metrics["teacher"]["dev"] == first["teacher"]["dev"]
+    assert metrics["mitigation"] == "own_loss:halves"
+    matrix = next((tmp_path / "shared/difficulty").iterdir()) / "train.parquet"
+    columns = pq.read_table(matrix).column_names
+    assert columns == ["index", "label", "loss_0.3", "loss_0.801", "loss_0.802", "variance"]
+
+
+def test_a_stage_without_the_one_before_says_which(tiny_model: Path, tmp_path: Path) -> None:
+    done = run([sys.executable, *job(tiny_model, tmp_path / "run", stage="student")])
+    assert done.returncode == 1
+    assert done.stderr.count("run --stage teacher first") == 1
 
 
 def test_output_directory_of_another_configuration_is_refused(

@@ -1,0 +1,96 @@
+"""JSON objects merged left to right, each key with the file or `--set` that gave it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compress.errors import UserError
+
+
+@dataclass
+class Merge:
+    """The merged dictionary, and for each key path the source that set it last."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    sources: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, Any], source: str) -> None:
+        """Merge `values` over what is there; null returns a key to its default."""
+        self._into(self.values, values, source, ())
+
+    def _into(
+        self, target: dict[str, Any], values: Mapping[str, Any], source: str, path: tuple[str, ...]
+    ) -> None:
+        for key, value in values.items():
+            here = (*path, key)
+            self.sources[here] = source
+            if value is None:
+                target.pop(key, None)
+            elif isinstance(value, Mapping):
+                if not isinstance(target.get(key), dict):
+                    target[key] = {}
+                self._into(target[key], value, source, here)
+            else:
+                target[key] = value
+
+    def source(self, path: Sequence[str]) -> str:
+        """The source of the key, or of the nearest enclosing key that has one."""
+        for end in range(len(path), 0, -1):
+            if tuple(path[:end]) in self.sources:
+                return self.sources[tuple(path[:end])]
+        return "configuration"
+
+    def given(self, *path: str) -> bool:
+        """Whether the user set this key (to other than null)."""
+        node: Any = self.values
+        for key in path:
+            if not isinstance(node, dict) or key not in node:
+                return False
+            node = node[key]
+        return True
+
+
+def _parse(text: str, source: str) -> Any:  # noqa: ANN401  any JSON value
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{source}: the key '{key}' stands twice in one object.")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=unique)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; UserError if it cannot be read, or a key stands twice."""
+    try:
+        values = _parse(file.read_text(encoding="utf-8"), str(file))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{file}: is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{file}: holds a value that cannot be read ({error}).") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: must hold a JSON object.")
+    return values
+
+
+def override(text: str) -> dict[str, Any]:
+    """`a.b.c=value` as nested objects; the value is JSON, or else a string."""
+    path, separator, raw = text.partition("=")
+    if not separator or not path or "" in path.split("."):
+        raise UserError(f"--set {text}: give it as a.b.c=value.")
+    try:
+        value = _parse(raw, f"--set {text}")
+    except json.JSONDecodeError:
+        value = raw
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value

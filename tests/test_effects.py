@@ -1,0 +1,77 @@
+"""Settings without effect are refused, each with its source and key."""
+
+import json
+
+import pytest
+
+from compress.config import load
+from compress.errors import UserError
+
+BASE = {
+    "train_batch_size": 8,
+    "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
+    "zero_optimization": {"stage": 2},
+    "robust_compression": {"task": {"name": "mnli"}, "model": "some-encoder"},
+}
+SPARSE = (
+    'compression_training={"sparse_pruning": {"shared_parameters": {"enabled": true}, '
+    '"different_groups": {"g": {"params": {"dense_ratio": 0.5}, "modules": ["encoder"]}}}}'
+)
+REFUSED = [
+    ("zero_optimization.stage3_max_live_parameters=10", "under ZeRO stage 2"),
+    ('zero_optimization={"stage": 0, "offload_optimizer": {"device": "cpu"}}', "under ZeRO stage 0"),
+    ('zero_optimization.offload_param={"device": "cpu"}', "under ZeRO stage 2"),
+    ('fp16={"enabled": false, "loss_scale": 8}', "while fp16.enabled is false"),
+    ('torch_autocast={"enabled": false, "dtype": "bfloat16"}', "while torch_autocast.enabled"),
+    ('robust_compression.pruning={"end": 0.5}', "no sparse_pruning is enabled"),
+    ('robust_compression.task.synthetic={"seed": 1}', "for the task 'synthetic' only"),
+    ("robust_compression.uncertainty.quantile=0.9", "no effect with normalisation 'minmax'"),
+]
+
+
+@pytest.fixture
+def base(tmp_path):
+    file = tmp_path / "base.json"
+    file.write_text(json.dumps(BASE))
+    return file
+
+
+@pytest.mark.parametrize(("override", "why"), REFUSED)
+def test_refused(base, override, why):
+    with pytest.raises(UserError) as error:
+        load([base], [override])
+    assert str(error.value).startswith(f"--set {override}: '{override.partition('=')[0]}")
+    assert why in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        'zero_optimization={"stage": 3, "stage3_max_live_parameters": 10}',
+        'zero_optimization={"stage": 1, "offload_optimizer": {"device": "cpu"}}',
+        'fp16={"enabled": true, "loss_scale": 8}',
+    ],
+)
+def test_taken_where_it_has_an_effect(base, override):
+    load([base], [override])
+
+
+def test_steps_and_fractions_exclude_each_other(base):
+    steps = "compression_training.sparse_pruning.shared_parameters.schedule_offset_end=5"
+    load([base], [SPARSE, steps])
+    load([base], [SPARSE, "robust_compression.pruning.end=0.5"])
+    with pytest.raises(UserError, match="contradicts compression_training's schedule_offset_end"):
+        load([base], [SPARSE, steps, "robust_compression.pruning.end=0.5"])
+
+
+def test_another_scheduler_names_its_own_keys(base):
+    scheduler = 'scheduler={"type": "WarmupLR", "params": {"total_num_steps": 3}}'
+    with pytest.raises(UserError, match="total_num_steps' is not a key") as error:
+        load([base], [scheduler])
+    assert "did you mean 'warmup_num_steps'" in str(error.value)
+
+
+def test_a_keyword_that_is_no_regular_expression(base):
+    broken = SPARSE.replace('"encoder"', '"("')
+    with pytest.raises(UserError, match="not a regular expression"):
+        load([base], [broken])

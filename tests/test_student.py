@@ -1,0 +1,75 @@
+"""When and how much the student is pruned, and what is known before any training."""
+
+import json
+
+import pytest
+
+from compress import student
+from compress.config import load
+from compress.errors import UserError
+
+SHARED = "compression_training.sparse_pruning.shared_parameters"
+
+
+def config(tmp_path, *overrides, group='{"params": {"dense_ratio": 0.4}, "modules": ["layer"]}'):
+    file = tmp_path / "c.json"
+    file.write_text(
+        json.dumps(
+            {
+                "train_batch_size": 10,
+                "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
+                "zero_optimization": {"stage": 0},
+                "robust_compression": {"task": {"name": "mnli"}, "model": "m", "epochs": 2},
+                "compression_training": {
+                    "sparse_pruning": {
+                        "shared_parameters": {"enabled": True},
+                        "different_groups": {"g": json.loads(group)},
+                    }
+                },
+            }
+        )
+    )
+    return load([file], overrides)
+
+
+def test_fractions_become_steps(tmp_path):
+    """95 samples, batch 10, 2 epochs: 20 steps; 10 % to 60 % of them, in 5 refreshes."""
+    pruning = 'robust_compression.pruning={"begin": 0.1, "end": 0.6, "updates": 5, "curve": "linear"}'
+    ramp = student.pruning_groups(config(tmp_path, pruning), samples=95)["g"].ramps[0]
+    assert (ramp.start, ramp.begin, ramp.end, ramp.stride, ramp.curve) == (0.0, 2, 12, 2, "linear")
+    assert ramp.target == pytest.approx(0.6)
+
+
+def test_steps_of_compression_training_are_taken_as_they_are(tmp_path):
+    steps = [f"{SHARED}.schedule_offset=3", f"{SHARED}.schedule_offset_end=9"]
+    settings = config(tmp_path, *steps, f"{SHARED}.schedule_offset_stride=4")
+    ramp = student.pruning_groups(settings, samples=100)["g"].ramps[0]
+    assert (ramp.begin, ramp.end, ramp.stride) == (3, 9, 4)
+
+
+def test_a_schedule_that_ends_after_the_training_is_refused(tmp_path):
+    settings = config(tmp_path, f"{SHARED}.schedule_offset_end=21")
+    with pytest.raises(UserError, match="from step 0 to 21, but the student trains 20 steps"):
+        student.pruning_groups(settings, samples=100)
+
+
+def test_disabled_pruning_has_no_groups(tmp_path):
+    assert student.pruning_groups(config(tmp_path, f"{SHARED}.enabled=false"), samples=100) == {}
+
+
+class Data:
+    train = range(100)
+
+
+def test_keyword_without_a_layer_is_found_before_training(tmp_path, tiny_model):
+    student.check(config(tmp_path), tiny_model, Data)
+    group = '{"params": {"dense_ratio": 0.4}, "modules": ["transformer.block"]}'
+    with pytest.raises(UserError, match=r"'transformer.block' matches no linear layer"):
+        student.check(config(tmp_path, group=group), tiny_model, Data)
+
+
+def test_two_groups_with_one_layer_are_found_before_training(tmp_path, tiny_model):
+    groups = "compression_training.sparse_pruning.different_groups"
+    other = f'{groups}.h={{"params": {{"dense_ratio": 0.9}}, "modules": ["attention"]}}'
+    with pytest.raises(UserError, match="another group has the layer"):
+        student.check(config(tmp_path, other), tiny_model, Data)
