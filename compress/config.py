@@ -3,9 +3,7 @@
 What: `load(files, overrides)` returns a `Config`; every other module gets its blocks and never sees
 raw JSON. Why: DeepSpeed users tweak JSON, and nothing they set may be ignored in silence.
 
-Precedence: defaults (`robust_schema`) < files of `--deepspeed_config`
-from left to right < `--set a.b.c=value` from left to right. Objects merge key by key; lists and
-scalars replace; `null` returns a key to its default.
+What wins over what is written in the README, under Configuration.
 
 Any mistake is a `UserError` that names the file (or `--set`), the key and the nearest valid key.
 """
@@ -116,6 +114,11 @@ def _user_path(path: Sequence[str], merge: Merge, kind: str) -> list[str]:
             kept.append(part)
             node = None
     return kept
+
+
+def training_steps(config: Config, samples: int, epochs: int) -> int:
+    """Optimiser steps of a training: the last batch of an epoch may be short."""
+    return epochs * -(-samples // config.deepspeed.train_batch_size)
 
 
 def batch_split(config: Config, world_size: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from compress import artefacts, evaluation, losses, models, uncertainty
 from compress.compression import Group, Masks
-from compress.config import Config
+from compress.config import Config, training_steps
 from compress.context import Artefact, Context, found, new_trainer, publish, score_split, start_model
 from compress.errors import UserError
 from compress.pruning import Ramp
@@ -78,7 +78,7 @@ def make(context: Context, teacher: Artefact) -> Artefact:
 
 def _steps(config: Config, samples: int) -> int:
     epochs = config.robust.uncertainty.epochs or config.robust.epochs
-    return epochs * -(-samples // config.deepspeed.train_batch_size)
+    return training_steps(config, samples, epochs)
 
 
 def check(config: Config, samples: int) -> None:

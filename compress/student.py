@@ -11,7 +11,7 @@ import torch
 
 from compress import artefacts, checkpoint, difficulty, losses, models
 from compress.compression import Group, Masks
-from compress.config import Config
+from compress.config import Config, training_steps
 from compress.context import Artefact, Context, found, new_trainer, publish, start_model, watch_dev
 from compress.data import TaskData
 from compress.errors import UserError
@@ -97,7 +97,7 @@ def pruning_groups(config: Config, samples: int) -> dict[str, Group]:
         return {}
     shared, pruning = sparse.shared_parameters, config.robust.pruning
     epochs = config.robust.student.epochs or config.robust.epochs
-    total = epochs * -(-samples // config.deepspeed.train_batch_size)
+    total = training_steps(config, samples, epochs)
     begin, end = round(pruning.begin * total), round(pruning.end * total)
     begin = begin if shared.schedule_offset is None else shared.schedule_offset
     end = end if shared.schedule_offset_end is None else shared.schedule_offset_end

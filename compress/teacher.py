@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, losses, models
+from compress import artefacts, checkpoint, evaluation, losses, models
 from compress.compression import Masks
 from compress.context import Artefact, Context, found, new_trainer, publish, score_split, watch_dev
 from compress.errors import UserError
 from compress.trainer import Signals
+
+Teacher = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
 
 
 def inputs_of(context: Context) -> dict[str, Any]:
@@ -43,31 +48,52 @@ def make(context: Context) -> Artefact:
     if (old := found(path, inputs)) is not None:
         return old
     began = time.perf_counter()
-    robust = context.config.robust
-    given = robust.teacher.model
-    source = models.directory(given) if given else context.model
-    if given and models.load_tokenizer(source).get_vocab() != context.tokenizer.get_vocab():
-        raise UserError(
-            f"robust_compression.teacher.model: '{given}' has another vocabulary than "
-            f"'{robust.model}'; name an encoder with the teacher's vocabulary as model."
-        )
-    torch.manual_seed(robust.seed)
-    model = models.load_classifier(source, context.data.labels, trained=given is not None)
-    masks, shape = Masks(model, {}), models.fresh(model)
-    epochs = robust.teacher.epochs or robust.epochs
-    vanilla = Signals(losses.vanilla)
-    trainer = new_trainer("teacher", context, model, masks, vanilla, epochs)
-    if given is None:
-        trainer.run_until(trainer.total_steps, watch_dev(context))
-    scores = score_split(context, trainer, "train")
-    weights = checkpoint.gather(trainer.engine)
-    trainer.close()
+    weights, scores, shape = (
+        _given(context) if context.config.robust.teacher.model else _trained(context)
+    )
 
     def fill(folder: Path) -> None:
         np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
-        checkpoint.export(weights, masks, shape, context.tokenizer, folder / "model")
+        checkpoint.export(weights, Masks(shape, {}), shape, context.tokenizer, folder / "model")
 
     return publish(path, inputs, began, fill)
+
+
+def _trained(context: Context) -> Teacher:
+    """Fine-tune the encoder."""
+    robust = context.config.robust
+    torch.manual_seed(robust.seed)
+    model = models.load_classifier(context.model, context.data.labels)
+    shape, epochs = models.fresh(model), robust.teacher.epochs or robust.epochs
+    vanilla = Signals(losses.vanilla)
+    trainer = new_trainer("teacher", context, model, Masks(model, {}), vanilla, epochs)
+    trainer.run_until(trainer.total_steps, watch_dev(context))
+    scores = score_split(context, trainer, "train")
+    weights = checkpoint.gather(trainer.engine)
+    trainer.close()
+    return weights, scores, shape
+
+
+def _given(context: Context) -> Teacher:
+    """Score a teacher that the user has fine-tuned; its vocabulary must be the encoder's."""
+    robust = context.config.robust
+    name = robust.teacher.model or ""
+    source = models.directory(name)
+    if models.load_tokenizer(source).get_vocab() != context.tokenizer.get_vocab():
+        raise UserError(
+            f"robust_compression.teacher.model: '{name}' has another vocabulary than "
+            f"'{robust.model}'; name an encoder with the teacher's vocabulary as model."
+        )
+    model = models.load_classifier(source, context.data.labels, trained=True)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    scores = evaluation.score(
+        evaluation.model_forward(model, context.device),
+        context.columns["train"],
+        robust.evaluation.batch_size,
+        len(context.data.labels),
+        context.device,
+    )
+    return weights, scores, models.fresh(model)
 
 
 def find(context: Context) -> Artefact | None:

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 from compress import losses, ranks
 from compress.batches import Columns, Indices, epoch_batches, share
 from compress.compression import Masks
-from compress.config import Config, batch_split
+from compress.config import Config, batch_split, training_steps
 from compress.errors import UserError
 from compress.losses import Loss, LossWeights
 from compress.monitor import Monitor, Progress, quieten
@@ -118,8 +118,8 @@ class Trainer:
         self.masks, self.device, self.monitor = masks, device, monitor
         self.seed = config.robust.seed
         self.batch_size = config.deepspeed.train_batch_size
-        self.steps_per_epoch = -(-len(data) // self.batch_size)
-        self.total_steps = epochs * self.steps_per_epoch
+        self.steps_per_epoch = training_steps(config, len(data), epochs=1)
+        self.total_steps = training_steps(config, len(data), epochs)
         self.log_every = config.deepspeed.steps_per_print or 10
         self.step = 0
         self.best: dict[str, float] = {}
