@@ -4,6 +4,7 @@
 progress bar is silent when the output is no terminal.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
@@ -23,6 +24,7 @@ def quieten() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
 
 
 class Writer(Protocol):
