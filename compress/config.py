@@ -72,9 +72,8 @@ def _keys_at(path: Sequence[str], values: Any) -> list[str]:  # noqa: ANN401  an
             found = [t for info in fields for t in _types(info.annotation)]
             blocks = [t for t in found if issubclass(t, BaseModel)]
         kind = values.get("type") if isinstance(values, dict) else None
-        named = (
-            [b for b in blocks if kind in get_args(b.model_fields["type"].annotation)] if kind else []
-        )
+        typed = [block for block in blocks if "type" in block.model_fields]
+        named = [b for b in typed if kind in get_args(b.model_fields["type"].annotation)]
         blocks = named or blocks
     return [info.alias or name for block in blocks for name, info in block.model_fields.items()]
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from compress import (
     versions,
 )
 from compress.config import Config
-from compress.context import Artefact, Context, found, say
+from compress.context import Artefact, Context, found, publish, say
 
 
 def make(context: Context, teacher: Artefact, hardness: Artefact | None, student: Artefact) -> None:
@@ -75,11 +76,12 @@ def model_scores(context: Context, artefact: Artefact, shared: bool) -> evaluati
             name: evaluation.score(forward, context.columns[name], size, classes, context.device)
             for name in names
         }
-        if ranks.is_main():
-            with artefacts.writing(path, inputs, began) as folder:
-                for name, values in scores.items():
-                    np.save(folder / f"{name}.npy", values)
-        ranks.barrier()
+
+        def fill(folder: Path) -> None:
+            for name, values in scores.items():
+                np.save(folder / f"{name}.npy", values)
+
+        publish(path, inputs, began, fill)
     loaded = {name: np.load(path / f"{name}.npy") for name in names}
     return evaluation.Scores(
         loaded.pop("dev"), {name.removeprefix("ood_"): values for name, values in loaded.items()}

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from compress import artefacts, data, difficulty, models, ranks, results, student, teacher, versions
 from compress.batches import Columns
 from compress.config import Config
-from compress.context import Artefact, Context, found, say
+from compress.context import Artefact, Context, found, publish, say
 from compress.errors import UserError
 from compress.trainer import open_monitor
 
@@ -126,10 +126,11 @@ def _encoded(
     }
     path = cache / "tokens" / artefacts.key(inputs)[:16]
     if found(path, inputs) is None:
-        if ranks.is_main():
-            with artefacts.writing(path, inputs, time.perf_counter()) as folder:
-                data.encode(split, tokenizer, length, folder / "arrow")
-        ranks.barrier()
+
+        def fill(folder: Path) -> None:
+            data.encode(split, tokenizer, length, folder / "arrow")
+
+        publish(path, inputs, time.perf_counter(), fill)
     return Columns.open(str(path / "arrow"), tokenizer.pad_token_id)
 
 

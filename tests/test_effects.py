@@ -71,6 +71,11 @@ def test_another_scheduler_names_its_own_keys(base):
     assert "did you mean 'warmup_num_steps'" in str(error.value)
 
 
+def test_an_unknown_key_called_type(base):
+    with pytest.raises(UserError, match=r"'tensorboard\.type' is not a key"):
+        load([base], ['tensorboard={"enabled": true, "type": "x"}'])
+
+
 def test_a_keyword_that_is_no_regular_expression(base):
     broken = SPARSE.replace('"encoder"', '"("')
     with pytest.raises(UserError, match="not a regular expression"):
