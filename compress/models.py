@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from compress import hub
+from compress import compressed, hub
 from compress.errors import UserError
 from compress.tasks import spelling
 
@@ -92,6 +92,10 @@ def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) 
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: number for number, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
+    if compressed.sizes(config) is not None:
+        model = compressed.build(config)
+        compressed.load_weights(model, path)
+        return model
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, dtype=torch.float32, output_loading_info=True
@@ -107,6 +111,18 @@ def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) 
     if lacking:
         raise UserError(f"{path}: its weights lack {len(lacking)} tensors such as '{lacking[0]}'.")
     return model
+
+
+def load_compressed(path: str | Path) -> PreTrainedModel:
+    """The classifier of a directory, ready to use: evaluation mode, float32, on the CPU.
+
+    Reads any plain model directory too. Raises UserError for a damaged or half-written one.
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: is no model directory (it has no config.json).")
+    names = load_config(path).id2label or {}
+    return load_classifier(path, tuple(name for _, name in sorted(names.items())), trained=True).eval()
 
 
 def _check_labels(path: Path, config: PreTrainedConfig, labels: tuple[str, ...], trained: bool) -> None:
@@ -131,7 +147,7 @@ def _check_labels(path: Path, config: PreTrainedConfig, labels: tuple[str, ...],
 
 def fresh(model: PreTrainedModel) -> PreTrainedModel:
     """A new model of the same configuration, to carry exported weights."""
-    return AutoModelForSequenceClassification.from_config(model.config)
+    return compressed.build(model.config)
 
 
 def _first(error: Exception) -> str:
@@ -140,7 +156,7 @@ def _first(error: Exception) -> str:
 
 def fresh_from(path: Path) -> PreTrainedModel:
     """A classifier of the directory's shape with random weights."""
-    return AutoModelForSequenceClassification.from_config(load_config(path))
+    return compressed.build(load_config(path))
 
 
 def max_positions(path: Path) -> int | None:

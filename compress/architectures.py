@@ -1,0 +1,132 @@
+"""Where an architecture keeps its heads and rows: module names of a Transformer block, by model type.
+
+Why: `compression_training` speaks in module names, and shrinking must know which tensors belong
+together. An architecture without an entry can be fine-tuned and pruned sparsely, not cut.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from compress.errors import UserError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Names below a model: the list of blocks, and inside one block.
+
+    projections: everything that has one slice of rows a head (query, key, value, positions);
+    count, width: attributes of the attention module that hold heads, and heads x head size;
+    depth, heads, rows: keys of the configuration for the same sizes.
+    """
+
+    blocks: str
+    attention: str
+    projections: tuple[str, ...]
+    attention_output: str
+    intermediate: str
+    output: str
+    count: str = "num_attention_heads"
+    width: str | None = "all_head_size"
+    depth: str = "num_hidden_layers"
+    heads: str = "num_attention_heads"
+    rows: str = "intermediate_size"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Full module names of one Transformer block, and its present sizes."""
+
+    attention: str
+    projections: tuple[str, ...]
+    attention_output: str
+    intermediate: str
+    output: str
+    head_size: int
+    heads: int
+    rows: int
+
+
+def _bert(base: str) -> Architecture:
+    return Architecture(
+        blocks=f"{base}.encoder.layer",
+        attention="attention.self",
+        projections=("query", "key", "value"),
+        attention_output="attention.output.dense",
+        intermediate="intermediate.dense",
+        output="output.dense",
+    )
+
+
+ARCHITECTURES = {
+    "bert": _bert("bert"),
+    "roberta": _bert("roberta"),
+    "xlm-roberta": _bert("roberta"),
+    "distilbert": Architecture(
+        blocks="distilbert.transformer.layer",
+        attention="attention",
+        projections=("q_lin", "k_lin", "v_lin"),
+        attention_output="attention.out_lin",
+        intermediate="ffn.lin1",
+        output="ffn.lin2",
+        count="n_heads",
+        width=None,
+        depth="n_layers",
+        heads="n_heads",
+        rows="hidden_dim",
+    ),
+    "deberta-v2": Architecture(
+        blocks="deberta.encoder.layer",
+        attention="attention.self",
+        projections=("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"),
+        attention_output="attention.output.dense",
+        intermediate="intermediate.dense",
+        output="output.dense",
+    ),
+}
+
+
+def find(config: PreTrainedConfig) -> Architecture:
+    """The entry of a model's type; UserError naming the known types if it has none."""
+    if config.model_type not in ARCHITECTURES:
+        raise UserError(
+            f"compression_training: the architecture '{config.model_type}' has no mapping of heads, "
+            f"rows and layers yet (there is one for {', '.join(ARCHITECTURES)})."
+        )
+    return ARCHITECTURES[config.model_type]
+
+
+def blocks(model: PreTrainedModel) -> list[Block]:
+    """The Transformer blocks of a model in order, with their sizes read from its layers.
+
+    Raises UserError for an architecture without an entry.
+    """
+    architecture, modules = find(model.config), dict(model.named_modules())
+    head_size = model.config.hidden_size // getattr(model.config, architecture.heads)
+    return [
+        _block(architecture, f"{architecture.blocks}.{number}", modules, head_size)
+        for number in range(getattr(model.config, architecture.depth))
+    ]
+
+
+def _block(
+    architecture: Architecture, prefix: str, modules: dict[str, nn.Module], head_size: int
+) -> Block:
+    attention = f"{prefix}.{architecture.attention}"
+    names = tuple(f"{attention}.{name}" for name in architecture.projections)
+    output = f"{prefix}.{architecture.attention_output}"
+    intermediate = f"{prefix}.{architecture.intermediate}"
+    wide, high = modules[output], modules[intermediate]
+    assert isinstance(wide, nn.Linear)
+    assert isinstance(high, nn.Linear)
+    return Block(
+        attention=attention,
+        projections=tuple(name for name in names if name in modules),
+        attention_output=output,
+        intermediate=intermediate,
+        output=f"{prefix}.{architecture.output}",
+        head_size=head_size,
+        heads=wide.in_features // head_size,
+        rows=high.out_features,
+    )

@@ -1,0 +1,161 @@
+"""Real dimensions: a model with heads and rows cut out says what the masked one says, and loads again."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    PreTrainedConfig,
+    RobertaConfig,
+)
+
+import compress
+from compress import architectures, compressed
+from compress.compressed import Kept, Layer
+from compress.errors import UserError
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+}
+DISTIL = {"vocab_size": 40, "dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 32}
+DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
+CONFIGS = {
+    "bert": BertConfig(**SIZES),
+    "roberta": RobertaConfig(**SIZES),
+    "distilbert": DistilBertConfig(**DISTIL),
+    "deberta": DebertaV2Config(**SIZES, **DEBERTA, share_att_key=True),
+    "deberta-own-positions": DebertaV2Config(**SIZES, **DEBERTA, share_att_key=False),
+}
+KEPT = [Kept((0, 2, 3), tuple(range(0, 32, 2))), Kept((1,), tuple(range(5, 32)))]
+IDS = torch.arange(3, 27).view(2, 12)
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request):
+    return CONFIGS[request.param].__class__.from_dict(CONFIGS[request.param].to_dict())
+
+
+def masked(config: PreTrainedConfig):
+    """Give a random model whose unkept heads and rows are switched off, by zeroed columns alone."""
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    modules = dict(model.named_modules())
+    for block, keep in zip(architectures.blocks(model), KEPT, strict=True):
+        gone = set(range(block.heads)) - set(keep.heads)
+        for head in gone:
+            start = head * block.head_size
+            modules[block.attention_output].weight.data[:, start : start + block.head_size] = 0
+        rows = sorted(set(range(block.rows)) - set(keep.rows))
+        modules[block.output].weight.data[:, rows] = 0
+    return model
+
+
+def exported(model, folder):
+    """Write what the run writes: cut weights, and the sizes in config.json."""
+    small = compressed.cut(model.state_dict(), model, KEPT)
+    compressed.describe(model.config, [Layer(len(k.heads), len(k.rows)) for k in KEPT])
+    new = compressed.build(model.config)
+    new.load_state_dict(small)
+    new.save_pretrained(folder)
+    return new
+
+
+def test_the_small_model_says_what_the_masked_one_says(config, tmp_path):
+    model = masked(config)
+    with torch.no_grad():
+        wanted = model(IDS).logits
+    exported(model, tmp_path)
+    loaded = compress.load_compressed(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IDS).logits, wanted, atol=1e-5, rtol=1e-5)
+    assert not loaded.training
+    shapes = [Layer(block.heads, block.rows) for block in architectures.blocks(loaded)]
+    assert shapes == [Layer(3, 16), Layer(1, 27)]
+
+
+def test_the_tensors_are_really_smaller(tmp_path):
+    exported(masked(CONFIGS["bert"].__class__.from_dict(CONFIGS["bert"].to_dict())), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert weights["bert.encoder.layer.0.attention.self.query.weight"].shape == (18, 24)
+    assert weights["bert.encoder.layer.1.attention.output.dense.weight"].shape == (24, 6)
+    assert weights["bert.encoder.layer.1.intermediate.dense.bias"].shape == (27,)
+    assert weights["bert.encoder.layer.0.output.dense.weight"].shape == (24, 16)
+
+
+def test_equal_widths_with_all_heads_load_without_us(tmp_path):
+    config = BertConfig(**SIZES)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    kept = [Kept((0, 1, 2, 3), tuple(range(16))), Kept((0, 1, 2, 3), tuple(range(8, 24)))]
+    small = compressed.cut(model.state_dict(), model, kept)
+    compressed.describe(config, [Layer(4, 16)] * 2)
+    new = compressed.build(config)
+    new.load_state_dict(small)
+    new.save_pretrained(tmp_path)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(plain(IDS).logits, new.eval()(IDS).logits)
+    assert plain.config.intermediate_size == 16
+
+
+@pytest.fixture
+def folder(tmp_path):
+    config = BertConfig(**SIZES, id2label={0: "yes", 1: "no"}, label2id={"yes": 0, "no": 1})
+    exported(masked(config), tmp_path)
+    return tmp_path
+
+
+def test_load_half_a_file(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"model.safetensors: is damaged or incomplete"):
+        compress.load_compressed(folder)
+
+
+def test_load_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no model.safetensors"):
+        compress.load_compressed(folder)
+
+
+def test_load_with_a_missing_tensor(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["bert.encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"does not fit its config.json.*layer.1.output.dense.weight"):
+        compress.load_compressed(folder)
+
+
+@pytest.mark.parametrize(
+    "entries", [[{"heads": 4}] * 2, [{"heads": 4, "rows": 8}], [{"heads": 0, "rows": 8}] * 2, 7]
+)
+def test_load_with_sizes_that_make_no_model(folder, entries):
+    values = json.loads((folder / "config.json").read_text())
+    values["compressed_layers"] = entries
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="compressed_layers"):
+        compress.load_compressed(folder)
+
+
+def test_load_no_directory(tmp_path):
+    with pytest.raises(UserError, match="no model directory"):
+        compress.load_compressed(tmp_path / "nothing")
+
+
+def test_an_architecture_without_a_mapping_is_named():
+    with pytest.raises(UserError, match="'gpt2' has no mapping"):
+        architectures.find(GPT2Config())
