@@ -1,8 +1,8 @@
 """A compressed model on disk: real dimensions, layer by layer, loaded with one call.
 
-What: `cut` removes heads and rows from a plain state dict, `build` makes a model of such dimensions from
-its configuration, `load_weights` fills it. Why: transformers 5 dropped `prune_heads` and knows one width
-for all layers; the widths of each layer stand in config.json, under `compressed_layers`.
+What: `cut` removes heads and rows from a plain state dict, `build` makes a model of such dimensions
+from its configuration, `load_weights` fills it. Why: transformers 5 dropped `prune_heads` and knows one
+width for all layers; the widths of each layer stand in config.json, under `compressed_layers`.
 
 How to load:  from compress import load_compressed
               model = load_compressed("runs/quickstart/student/model")

@@ -1,4 +1,4 @@
-"""Real dimensions: a model with heads and rows cut out says what the masked one says, and loads again."""
+"""Real dimensions: a model with heads and rows cut out says what the masked one says, and loads."""
 
 import json
 
