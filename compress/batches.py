@@ -72,6 +72,11 @@ class Columns:
         """Number of samples N."""
         return len(self.labels)
 
+    def head(self, count: int) -> "Columns":
+        """The first `count` samples."""
+        rows = self.table.select(range(min(count, len(self))))
+        return Columns(rows, self.pad_id, self.lengths[:count], self.labels[:count])
+
     def batch(self, indices: Indices, device: str | torch.device) -> dict[str, Tensor]:
         """Model inputs of the samples [B]: input_ids, attention_mask (and token_type_ids) [B, L]."""
         rows = self.table[indices]

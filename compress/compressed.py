@@ -8,6 +8,7 @@ How to load:  from compress import load_compressed
               model = load_compressed("runs/quickstart/student/model")
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,6 +139,15 @@ def describe(config: PreTrainedConfig, layers: Sequence[Layer]) -> None:
     heads, width = getattr(config, architecture.heads), getattr(config, architecture.rows)
     plain = all(layer == Layer(heads, width) for layer in layers)
     setattr(config, KEY, None if plain else [asdict(layer) for layer in layers])
+
+
+def reduced(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
+    """A copy of the configuration with only these blocks."""
+    out = copy.deepcopy(config)
+    setattr(out, architectures.find(config).depth, len(layers))
+    if (all_sizes := sizes(config)) is not None:
+        describe(out, [all_sizes[number] for number in layers])
+    return out
 
 
 def load_weights(model: PreTrainedModel, path: Path) -> None:

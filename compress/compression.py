@@ -1,170 +1,214 @@
 """The one place that knows DeepSpeed's compression library: its version, its layers, its masks.
 
-What: `prepare` turns the Linear layers of the encoder blocks into the library's compressible layers,
-`Masks` refreshes their masks along a sparsity schedule and removes them in the end. Why a seam: the
-library left DeepSpeed with 0.19.7 (upstream PR #8490), so the rest of the package must not care.
+What: `Masks` turns the linear layers of a plan into the library's compressible layers, moves their
+masks along the schedule and applies them in the end; `reduce_layers` makes a student of fewer layers.
+Why a seam: the library left DeepSpeed with 0.19.7 (upstream PR #8490), so the rest of the package must
+not care. `compress.sparse` and `compress.structured` are its two rooms.
 
-Two gaps of the library are filled here. `sparse_pruning` with method l1 fails in the first step,
-because the scheduler reads `schedule_offset_end`, which the parser fills for snip_momentum only. And
-its mask is computed once, from the initial weights: iterating is ours.
+Gaps of the library that are filled here: `sparse_pruning` with method l1 fails in the first step,
+because the scheduler reads `schedule_offset_end`, which the parser fills for snip_momentum only;
+`redundancy_clean` cuts the layers of a second keyword with the masks of the first, and cannot shrink
+what ZeRO 3 has partitioned: here the gathered weights are cut (`compress.compressed`);
+`student_initialization` prints from every rank.
 """
 
-import re
-from collections.abc import Mapping
+import contextlib
+import copy
+import io
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.compression.basic_layer import LinearLayer_Compress
-from deepspeed.compression.compress import init_compression
+from deepspeed.compression.compress import init_compression, student_initialization
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.errors import UserError
-from compress.pruning import Ramp, magnitude_mask
+from compress import architectures, checkpoint, compressed
+from compress.compressed import Kept, Layer
+from compress.importance import Importance
+from compress.library import exactly
+from compress.plan import Plan
+from compress.sparse import SparseMasks
+from compress.structured import HeadMasks, RowMasks
 
-GROUPS = "compression_training.sparse_pruning.different_groups"
-
-
-@dataclass(frozen=True)
-class Group:
-    """Layers pruned together: module keywords (regular expressions) and their ramps in order."""
-
-    modules: tuple[str, ...]
-    ramps: tuple[Ramp, ...]
-
-    def ramp(self, step: int) -> Ramp:
-        """The ramp that a step belongs to: the first that has not ended before it."""
-        return next((ramp for ramp in self.ramps if step <= ramp.end), self.ramps[-1])
-
-
-def _matches(model: nn.Module, name: str, group: Group) -> list[str]:
-    """Names of the Linear layers of a group; UserError for a keyword that matches none."""
-    found: list[str] = []
-    for keyword in group.modules:
-        layers = [
-            layer
-            for layer, module in model.named_modules()
-            if re.search(keyword, layer) and isinstance(module, nn.Linear)
-        ]
-        if not layers:
-            raise UserError(
-                f"{GROUPS}.{name}.modules: '{keyword}' matches no linear layer of the model; "
-                f"its layers have names such as '{_example(model)}'."
-            )
-        found += [layer for layer in layers if layer not in found]
-    return found
-
-
-def _example(model: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+Scorer = Callable[[Mapping[str, Tensor]], Importance]
 
 
 class Masks:
-    """Sparse masks of a model under training: the position of the schedule is the caller's step."""
+    """Masks of a model under training: the position of the schedule is the caller's step."""
 
-    def __init__(self, model: PreTrainedModel, groups: Mapping[str, Group]) -> None:
-        """Convert the matched layers; all masks are 1 until the first refresh.
+    def __init__(self, model: PreTrainedModel, plan: Plan, scorer: Scorer | None = None) -> None:
+        """Convert the layers of the plan; all masks are 1 until the first refresh.
 
-        Raises UserError for a keyword without a layer, or two groups that share one.
+        scorer: measures importance on plain weights, called where the plan asks for it.
         """
-        self.groups = dict(groups)
-        self._names = self.match(model, groups)
-        self._partitioned = False
-        if groups:
-            init_compression(model, {"compression_training": self._library_block()})
+        self.blocks = architectures.blocks(model) if plan.structured else []
+        self.sparse = SparseMasks(plan)
+        self.heads, self.rows = HeadMasks(plan, self.blocks), RowMasks(plan, self.blocks)
+        self._scorer = scorer
+        self._engine: deepspeed.DeepSpeedEngine | None = None
+        self._techniques = [
+            technique for technique in (self.heads, self.rows, self.sparse) if technique.groups
+        ]
+        if self._techniques:
+            init_compression(model, self.engine_block())
         modules = dict(model.named_modules())
-        self.layers: dict[str, LinearLayer_Compress] = {
-            layer: modules[layer] for layers in self._names.values() for layer in layers
-        }
-
-    @staticmethod
-    def match(model: nn.Module, groups: Mapping[str, Group]) -> dict[str, list[str]]:
-        """Names of the layers of each group; UserError as for the constructor."""
-        names: dict[str, list[str]] = {}
-        for name, group in groups.items():
-            found = _matches(model, name, group)
-            for layer in found:
-                if any(layer in others for others in names.values()):
-                    raise UserError(f"{GROUPS}.{name}: another group has the layer '{layer}' too.")
-            names[name] = found
-        return names
-
-    def _library_block(self) -> dict[str, Any]:
-        """DeepSpeed's schema for the groups, dense at first."""
-        shared = {"enabled": True, "method": "l1", "schedule_offset": 0}
-        different = {
-            name: {
-                "params": {"dense_ratio": 1.0},
-                "modules": [f"^{re.escape(layer)}$" for layer in layers],
-            }
-            for name, layers in self._names.items()
-        }
-        return {"sparse_pruning": {"shared_parameters": shared, "different_groups": different}}
+        for technique in self._techniques:
+            technique.bind(modules)
 
     def engine_block(self) -> dict[str, Any]:
-        """`compression_training` for the engine's configuration; empty without groups."""
-        return {"compression_training": self._library_block()} if self.groups else {}
+        """`compression_training` for the engine's configuration; empty without a technique."""
+        if not self._techniques:
+            return {}
+        blocks = [technique.library_block() for technique in self._techniques]
+        return {"compression_training": {key: v for block in blocks for key, v in block.items()}}
 
     def attach(self, engine: deepspeed.DeepSpeedEngine) -> None:
-        """Bind to the initialised engine.
-
-        Gives its scheduler the key that its parser drops, and the masks the dtype of the weights: the
-        engine converts parameters to bf16 or fp16, not buffers.
-        """
+        """Bind to the initialised engine: its scheduler's missing key, its dtype and device."""
         methods = engine.compression_scheduler.different_compression_methods
         methods["sparse_pruning"]["shared_parameters"].setdefault("schedule_offset_end", 0)
-        self._partitioned = engine.zero_optimization_stage() == 3
-        for layer in self.layers.values():
-            layer.sparse_pruning_enabled = True
-            layer.sparse_pruning_mask = layer.sparse_pruning_mask.to(layer.weight)
+        self._engine = engine
+        for technique in self._techniques:
+            technique.to_weights_dtype()
 
-    def _gathered(self, layer: LinearLayer_Compress) -> AbstractContextManager[None]:
-        if self._partitioned:
+    def _whole(self, layer: LinearLayer_Compress) -> AbstractContextManager[None]:
+        if self._engine is not None and self._engine.zero_optimization_stage() == 3:
             return deepspeed.zero.GatheredParameters([layer.weight])
         return nullcontext()
 
     def refresh(self, step: int) -> bool:
-        """Prune by magnitude where the schedule of `step` says so; whether a mask was refreshed.
+        """Prune where the schedule of `step` says so, heads and rows first; whether a mask changed.
 
-        Runs on all ranks alike: the weights are equal there, and so are the masks.
+        Runs on all ranks alike: weights and importance are equal there, and so are the masks.
         """
-        refreshed = False
-        for name, group in self.groups.items():
-            ramp = group.ramp(step)
-            if not ramp.refresh_at(step):
-                continue
-            refreshed = True
-            for layer in (self.layers[layer] for layer in self._names[name]):
-                with self._gathered(layer), torch.no_grad():
-                    mask = layer.sparse_pruning_mask
-                    new = magnitude_mask(
-                        layer.weight, mask.view(layer.weight.shape), ramp.sparsity(step)
-                    )
-                layer.sparse_pruning_mask = new
-        return refreshed
+        importance = None
+        if self.heads.needs_importance(step) or self.rows.needs_importance(step):
+            assert self._scorer is not None and self._engine is not None
+            importance = self._scorer(self.apply(checkpoint.gather(self._engine, everywhere=True)))
+        changed = self.heads.refresh(step, importance)
+        changed |= self.rows.refresh(step, importance)
+        return self.sparse.refresh(step, self._whole, self._alive) or changed
+
+    def _alive(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """Indices of rows and columns of a layer that chosen heads and rows leave; None for all."""
+        rows = columns = None
+        for number, block in enumerate(self.blocks):
+            if number in self.heads.kept and not self.heads.learned:
+                width = torch.arange(block.head_size)
+                kept = torch.cat([h * block.head_size + width for h in self.heads.kept[number]])
+                rows = kept if name in block.projections else rows
+                columns = kept if name == block.attention_output else columns
+            if number in self.rows.kept and not self.rows.learned:
+                kept = torch.tensor(self.rows.kept[number])
+                rows = kept if name == block.intermediate else rows
+                columns = kept if name == block.output else columns
+        return rows, columns
 
     def sparsity(self) -> float:
-        """Share of pruned weights among the weights of all pruned layers (0 without groups)."""
-        masks = [layer.sparse_pruning_mask for layer in self.layers.values()]
-        total = sum(mask.numel() for mask in masks)
-        return 1 - sum(float(mask.float().sum()) for mask in masks) / total if total else 0.0
+        """Share of pruned weights among those that heads and rows leave (0 without sparse groups)."""
+        pruned, total = self.sparse.counts(self._alive)
+        return pruned / total if total else 0.0
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Masks by layer name, as bool on the CPU."""
-        return {n: layer.sparse_pruning_mask.bool().cpu() for n, layer in self.layers.items()}
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """State of each technique: masks by layer name, or how much of learned scores stays."""
+        return {
+            "sparse": self.sparse.state_dict(),
+            "heads": self.heads.state_dict(),
+            "rows": self.rows.state_dict(),
+        }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Put back masks of `state_dict`."""
-        for name, layer in self.layers.items():
-            old = layer.sparse_pruning_mask
-            layer.sparse_pruning_mask = state[name].view(old.shape).to(old.device, old.dtype)
+        self.heads.load_state_dict(state["heads"])
+        self.rows.load_state_dict(state["rows"])
+        self.sparse.load_state_dict(state["sparse"])
 
-    def apply(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Plain weights of a masked state dict: pruned weights exactly 0, no masks left."""
-        for name, layer in self.layers.items():
-            mask = layer.sparse_pruning_mask.view(weights[f"{name}.weight"].shape)
-            weights[f"{name}.weight"] *= mask.to(weights[f"{name}.weight"])
-        return {n: w for n, w in weights.items() if not n.endswith(".sparse_pruning_mask")}
+    def apply(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Plain weights of full size from a masked state dict: pruned weights 0, no masks left."""
+        plain = dict(weights)
+        for technique in self._techniques:
+            technique.apply(plain)
+        return plain
+
+    def kept(self) -> list[Kept] | None:
+        """What each block keeps, once `apply` has seen the final weights; None if nothing goes."""
+        if not self.blocks:
+            return None
+        return [
+            Kept(
+                self.heads.kept.get(n, tuple(range(block.heads))),
+                self.rows.kept.get(n, tuple(range(block.rows))),
+            )
+            for n, block in enumerate(self.blocks)
+        ]
+
+    def shrink(self, plain: Mapping[str, Tensor], model: PreTrainedModel) -> PreTrainedModel:
+        """A model of real dimensions with the weights of `apply`.
+
+        model: uncompressed, of the shape that training started from; its weights do not matter.
+        """
+        config, kept = copy.deepcopy(model.config), self.kept()
+        weights = {name: plain[name] for name in model.state_dict()}
+        if kept is not None:
+            weights = compressed.cut(weights, model, kept)
+            compressed.describe(config, [Layer(len(k.heads), len(k.rows)) for k in kept])
+        small = compressed.build(config)
+        small.load_state_dict(weights)
+        return small
+
+    def chosen_heads(self) -> dict[str, Any]:
+        """The choice of heads in DeepSpeed's terms: a group a layer, to read, edit and run again."""
+        if not self.heads.groups:
+            return {}
+        groups = {}
+        for number in self.heads.numbers:
+            block, gone = self.blocks[number], sorted(self.heads.gone(number))
+            groups[f"layer_{number}"] = {
+                "params": {"dense_ratio": 1 - len(gone) / block.heads, "pruned_heads": gone},
+                "modules": [exactly(block.attention_output)],
+                "related_modules": [[exactly(name) for name in block.projections]],
+            }
+        sizes = {self.blocks[number].heads for number in self.heads.numbers}
+        shared = {"enabled": True, "method": "importance"}
+        if len({block.heads for block in self.blocks}) == 1:
+            shared["num_heads"] = sizes.pop()
+        return {"head_pruning": {"shared_parameters": shared, "different_groups": groups}}
+
+
+def reduce_layers(
+    source: PreTrainedModel, layers: Sequence[int], others: Sequence[str] | None = None
+) -> PreTrainedModel:
+    """A student whose blocks are copies of these blocks of `source`, everything else copied too.
+
+    others: modules outside the blocks to copy (default: all); those that are left out are fresh.
+    """
+    student = compressed.build(compressed.reduced(source.config, layers))
+    block = {
+        "enabled": True,
+        "keep_number_layer": len(layers),
+        "module_name_prefix": architectures.find(source.config).blocks,
+        "teacher_layer": list(layers),
+        "other_module_name": list(others) if others is not None else outside(source),
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        student_initialization(student, source, {"compression_training": {"layer_reduction": block}})
+    return student
+
+
+def outside(model: PreTrainedModel) -> list[str]:
+    """The largest modules with parameters that lie outside the Transformer blocks."""
+    prefix = architectures.find(model.config).blocks
+
+    def walk(module: nn.Module, name: str) -> list[str]:
+        if name == prefix:
+            return []
+        if name and not prefix.startswith(f"{name}."):
+            return [name] if any(True for _ in module.parameters()) else []
+        return [
+            n for child, m in module.named_children() for n in walk(m, f"{name}.{child}".strip("."))
+        ]
+
+    return walk(model, "")

@@ -17,6 +17,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from compress import effects
+from compress.compression_schema import CompressionTraining
 from compress.deepspeed_schema import DeepSpeedBlock, engine_keys
 from compress.errors import UserError, nearest
 from compress.merge import Merge, override, read
@@ -31,6 +32,11 @@ class Config:
     robust: RobustCompression
     deepspeed: DeepSpeedBlock
     merged: Mapping[str, Any]
+
+    @property
+    def compression(self) -> CompressionTraining:
+        """The `compression_training` block, empty without one."""
+        return self.deepspeed.compression_training or CompressionTraining()
 
     @property
     def engine(self) -> dict[str, Any]:

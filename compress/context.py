@@ -5,7 +5,7 @@ lives in the run's own directory.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from compress.compression import Masks
 from compress.config import Config
 from compress.data import TaskData
 from compress.monitor import Monitor
-from compress.trainer import Signals, Trainer
+from compress.signals import Signals
+from compress.trainer import Trainer
 
 ENGINE_KEYS = (
     "train_batch_size",
@@ -35,22 +36,39 @@ ENGINE_KEYS = (
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """A pre-trained model: its directory and fingerprint, and the splits in its own tokens."""
+
+    model: Path
+    key: str
+    tokenizer: PreTrainedTokenizerBase
+    columns: Mapping[str, Columns]
+
+
+@dataclass(frozen=True)
 class Context:
     """What every stage needs.
 
-    columns: encoded splits by name; model, model_key: the encoder's directory and its fingerprint.
+    encoder: the run's; small: the student's own one if `student.model` names it.
     """
 
     config: Config
     output_dir: Path
     cache_dir: Path
     data: TaskData
-    columns: Mapping[str, Columns]
-    model: Path
-    model_key: str
-    tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
     device: torch.device
     monitor: Monitor
+    small: Encoder | None = None
+
+    @property
+    def columns(self) -> Mapping[str, Columns]:
+        """The splits in the encoder's tokens."""
+        return self.encoder.columns
+
+    def for_student(self) -> "Context":
+        """The same with the student's encoder: samples are the same, their tokens are its own."""
+        return replace(self, encoder=self.small or self.encoder)
 
     def training_inputs(self) -> dict[str, Any]:
         """Inputs that matter to any training: data, model, seed, and the engine keys that do."""
@@ -59,7 +77,7 @@ class Context:
             "format": 1,
             "train": self.data.fingerprint("train"),
             "max_length": self.config.robust.task.max_length,
-            "model": self.model_key,
+            "model": self.encoder.key,
             "seed": self.config.robust.seed,
             "engine": {key: merged[key] for key in ENGINE_KEYS if key in merged},
         }
@@ -102,7 +120,7 @@ def publish(
 def start_model(context: Context, init_from: str, teacher_model: Path) -> PreTrainedModel:
     """The classifier that a training starts from, drawn from the run's seed."""
     torch.manual_seed(context.config.robust.seed)
-    source = teacher_model if init_from == "teacher" else context.model
+    source = teacher_model if init_from == "teacher" else context.encoder.model
     return models.load_classifier(source, context.data.labels)
 
 

@@ -6,22 +6,12 @@ out on purpose: setting them is an error, not a wish. Only types live here; `com
 files and turns a violation into a sentence. A test holds the keys against the installed DeepSpeed.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Auto = Literal["auto"]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Block(BaseModel):
-    """Frozen, strict block of configuration: an unknown key or another type is an error."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+from compress.blocks import Auto, Beta, Block, Count, Natural, NonNegative
+from compress.compression_schema import CompressionTraining
 
 
 class OptimizerParams(Block):
@@ -175,54 +165,6 @@ class Wandb(Block):
     project: str | None = None
 
 
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"not a regular expression ({error})") from None
-    return pattern
-
-
-Pattern = Annotated[str, AfterValidator(_compiles)]
-Ratio = Annotated[float, Field(gt=0, le=1)]
-
-
-class GroupParams(Block):
-    """Parameters of a pruning group: `dense_ratio` is the share of weights that stays."""
-
-    dense_ratio: Ratio
-
-
-class Group(Block):
-    """One group of modules, matched by keyword."""
-
-    params: GroupParams
-    modules: Annotated[list[Pattern], Field(min_length=1)]
-
-
-class SparseShared(Block):
-    """Shared parameters of sparse pruning. Steps are optimiser steps of the student's training."""
-
-    enabled: bool
-    method: Literal["l1"] = "l1"
-    schedule_offset: Annotated[int, Field(ge=0)] | None = None
-    schedule_offset_end: Annotated[int, Field(ge=0)] | None = None
-    schedule_offset_stride: Count | None = None
-
-
-class SparsePruning(Block):
-    """`compression_training.sparse_pruning`."""
-
-    shared_parameters: SparseShared
-    different_groups: Annotated[dict[str, Group], Field(min_length=1)]
-
-
-class CompressionTraining(Block):
-    """DeepSpeed's `compression_training`: the techniques that this version applies."""
-
-    sparse_pruning: SparsePruning | None = None
-
-
 class DeepSpeedBlock(Block):
     """DeepSpeed's top-level keys that take effect here."""
 
@@ -244,6 +186,11 @@ class DeepSpeedBlock(Block):
     csv_monitor: FileMonitor | None = None
     wandb: Wandb | None = None
     compression_training: CompressionTraining | None = None
+
+    @property
+    def low_precision(self) -> bool:
+        """Whether the engine computes in less than float32."""
+        return any(block and block.enabled for block in (self.bf16, self.fp16, self.torch_autocast))
 
 
 def engine_keys(merged: dict[str, Any]) -> dict[str, Any]:

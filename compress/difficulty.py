@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from compress import artefacts, evaluation, losses, models, uncertainty
-from compress.compression import Group, Masks
+from compress.compression import Masks
 from compress.config import Config, training_steps
 from compress.context import Artefact, Context, found, new_trainer, publish, score_split, start_model
 from compress.errors import UserError
+from compress.plan import Plan, Sparse, match
 from compress.pruning import Ramp
-from compress.trainer import Signals, Trainer
+from compress.signals import Signals
+from compress.trainer import Trainer
 
 UPDATES_PER_LEVEL = 10
 
@@ -104,7 +106,8 @@ def _stops(context: Context, targets: list[float], teacher_model: Path) -> Itera
         half = begin + max(1, (end - begin) // 2)
         stride = max(1, (half - begin) // UPDATES_PER_LEVEL)
         ramps.append(Ramp(start, target, begin, half, stride))
-    masks = Masks(model, {"blocks": Group((block_pattern(model),), tuple(ramps))})
+    layers = match(model, {"blocks": [block_pattern(model)]}, "sparse_pruning")["blocks"]
+    masks = Masks(model, Plan({"blocks": Sparse(tuple(layers), tuple(ramps))}))
     name = "difficulty" if len(targets) > 1 else f"difficulty {targets[0]:.2f}"
     trainer = new_trainer(name, context, model, masks, Signals(losses.vanilla), epochs)
     for end in ends:

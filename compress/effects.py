@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+from compress.compression_schema import CompressionTraining
 from compress.errors import UserError
 from compress.merge import Merge
 from compress.robust_schema import Root
@@ -20,13 +21,8 @@ def check(root: Root, merge: Merge) -> None:
 def _together(root: Root, merge: Merge) -> None:
     """Settings that are valid alone and cannot take effect together."""
     ours = root.robust_compression
-    sparse = root.compression_training.sparse_pruning if root.compression_training else None
-    shared = sparse.shared_parameters if sparse else None
-    hook, enabled = ours.loss.hook, bool(shared and shared.enabled)
-    offsets = ("schedule_offset", "schedule_offset_end", "schedule_offset_stride")
-    shared_path = ("compression_training", "sparse_pruning", "shared_parameters")
-    steps_given = [name for name in offsets if merge.given(*shared_path, name)]
-    prefix = ("robust_compression",)
+    hook, prefix = ours.loss.hook, ("robust_compression",)
+    _compression(root, merge)
 
     def reject(condition: bool, path: tuple[str, ...], why: str) -> None:
         if condition and merge.given(*path):
@@ -43,7 +39,6 @@ def _together(root: Root, merge: Merge) -> None:
         (*prefix, "teacher", "epochs"),
         "has no effect: teacher.model is given and not trained",
     )
-    reject(not enabled, (*prefix, "pruning"), "has no effect: no sparse_pruning is enabled for it")
     reject(
         ours.task.name != "synthetic",
         (*prefix, "task", "synthetic"),
@@ -54,12 +49,46 @@ def _together(root: Root, merge: Merge) -> None:
         (*prefix, "task", "data_dir"),
         "has no effect: the task 'synthetic' makes its own data",
     )
-    for name, twin in zip(offsets, ("begin", "end", "updates"), strict=True):
-        reject(
-            name in steps_given,
-            (*prefix, "pruning", twin),
-            f"contradicts compression_training's {name}; give one of them",
-        )
+    reject(
+        ours.student.model is not None,
+        (*prefix, "student", "init_from"),
+        "has no effect: student.model names what the student starts from",
+    )
+
+
+def _compression(root: Root, merge: Merge) -> None:
+    """Schedules and choices of `robust_compression` that no technique takes up."""
+    blocks = root.compression_training or CompressionTraining()
+    heads, rows, sparse = blocks.heads, blocks.rows, blocks.sparse
+    chosen = any(block and not blocks.learned(block) for block in (heads, rows))
+    reasons = {
+        "pruning": "" if sparse else "no sparse_pruning is enabled for it",
+        "pruning.updates": "learned scores are refreshed at every step"
+        if blocks.learned(sparse)
+        else "",
+        "structured": "" if heads or rows else "no head_pruning or row_pruning is enabled for it",
+        "structured.rounds": "" if chosen else "nothing is chosen by importance",
+        "structured.samples": "" if chosen else "nothing is chosen by importance",
+        "structured.multiple_of": "" if rows else "no row_pruning is enabled for it",
+        "score_lr": "" if blocks.any_learned else "no scores are learned (method topk)",
+    }
+    for key, why in reasons.items():
+        path = ("robust_compression", *key.split("."))
+        if why and merge.given(*path):
+            raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' has no effect: {why}.")
+    pairs = [("sparse_pruning", "schedule_offset_stride", "pruning.updates")]
+    for technique in ("sparse_pruning", "head_pruning", "row_pruning"):
+        ours = "pruning" if technique == "sparse_pruning" else "structured"
+        pairs += [(technique, "schedule_offset", f"{ours}.begin")]
+        pairs += [(technique, "schedule_offset_end", f"{ours}.end")]
+    for technique, key, twin in pairs:
+        path = ("robust_compression", *twin.split("."))
+        steps = ("compression_training", technique, "shared_parameters", key)
+        if merge.given(*steps) and merge.given(*path):
+            raise UserError(
+                f"{merge.source(path)}: '{'.'.join(path)}' contradicts compression_training's "
+                f"{key}; give one of them."
+            )
 
 
 def _values(root: Root, merge: Merge) -> None:
@@ -76,6 +105,8 @@ def _values(root: Root, merge: Merge) -> None:
 
     begin, end = pruning.begin, pruning.end
     reject(begin > end, ("robust_compression", "pruning", "begin"), "is above pruning.end")
+    begin, end = ours.structured.begin, ours.structured.end
+    reject(begin > end, ("robust_compression", "structured", "begin"), "is above structured.end")
     if shared and shared.schedule_offset is not None and shared.schedule_offset_end is not None:
         above = shared.schedule_offset > shared.schedule_offset_end
         reject(above, offset, "is above schedule_offset_end")

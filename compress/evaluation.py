@@ -25,25 +25,39 @@ MIN_ABOVE_CHANCE = 3.0
 def score(
     forward: Forward, data: Columns, batch_size: int, classes: int, device: torch.device
 ) -> NDArray[np.float64]:
-    """Log-probabilities [N, C] of a split, on every rank; each rank computes its share.
+    """Log-probabilities [N, C] of a split, on every rank; as `logits`."""
+    raw = logits(forward, data, batch_size, classes, device)
+    return F.log_softmax(torch.as_tensor(raw, dtype=torch.float32), dim=1).double().numpy()
 
-    batch_size: samples of all ranks together. Every rank makes the same number of forward calls.
-    Raises UserError, on all ranks alike, if a score is not finite.
+
+def logits(
+    forward: Forward,
+    data: Columns,
+    batch_size: int,
+    classes: int,
+    device: torch.device,
+    alone: bool = False,
+) -> NDArray[np.float64]:
+    """Logits [N, C] of a split, on every rank; each rank computes its share.
+
+    batch_size: samples of all ranks together; alone: this rank computes all, without the others. Every
+    rank makes the same number of forward calls. Raises UserError, on all ranks alike, if a value is not
+    finite.
     """
-    scores = np.zeros((len(data), classes))
+    values = np.zeros((len(data), classes))
+    rank, parts = (0, 1) if alone else (ranks.rank(), ranks.world_size())
     with torch.no_grad():
         for batch in scoring_batches(data.lengths, batch_size):
-            indices, weight = share(batch, ranks.rank(), ranks.world_size())
-            logits = forward(data.batch(indices, device)).float()
+            indices, weight = share(batch, rank, parts)
             kept = weight > 0
-            scores[indices[kept]] = F.log_softmax(logits, dim=1).cpu().numpy()[kept]
-    scores = ranks.all_sum(scores)
-    if not np.isfinite(scores).all():
+            values[indices[kept]] = forward(data.batch(indices, device)).float().cpu().numpy()[kept]
+    values = values if alone else ranks.all_sum(values)
+    if not np.isfinite(values).all():
         raise UserError(
             "the model's scores are not finite: its training went astray or its weights are damaged; "
             "lower optimizer.params.lr, or use bf16 instead of fp16."
         )
-    return scores
+    return values
 
 
 def model_forward(model: nn.Module, device: torch.device) -> Forward:

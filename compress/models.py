@@ -125,6 +125,11 @@ def load_compressed(path: str | Path) -> PreTrainedModel:
     return load_classifier(path, tuple(name for _, name in sorted(names.items())), trained=True).eval()
 
 
+def check_labels(path: Path, labels: tuple[str, ...]) -> None:
+    """Raise UserError if the directory is a classifier of other labels."""
+    _check_labels(path, load_config(path), labels, trained=False)
+
+
 def _check_labels(path: Path, config: PreTrainedConfig, labels: tuple[str, ...], trained: bool) -> None:
     architecture = (config.architectures or [""])[0]
     if not architecture.endswith("ForSequenceClassification"):

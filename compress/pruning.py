@@ -1,10 +1,12 @@
-"""Iterative magnitude pruning as arithmetic: the sparsity schedule and the masks.
+"""Pruning as arithmetic: the schedule, the masks, the choice of heads and rows.
 
 Lowest-magnitude weights are removed step by step until the target; a pruned weight stays pruned, no
-rewinding (Du et al. 2023, Sec. 3.1 and App. A). The cubic schedule is Zhu and Gupta 2017, Eq. 1.
-Where the masks live is the business of `compress.compression`.
+rewinding (Du et al. 2023, Sec. 3.1 and App. A). The cubic schedule is Zhu and Gupta 2017, Eq. 1. The
+lowest heads over the whole model go (Michel et al. 2019). Where the masks live is the business of
+`compress.compression`.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,3 +69,39 @@ def magnitude_mask(weight: Tensor, mask: Tensor | None, sparsity: float) -> Tens
     if mask is not None:
         new *= mask.flatten()
     return new.view(weight.shape).to(weight.dtype)
+
+
+def kept_heads(
+    importance: Sequence[Tensor], keep: int, gone: Sequence[Collection[int]]
+) -> list[tuple[int, ...]]:
+    """The `keep` most important heads over all layers, by layer, ascending.
+
+    importance: one tensor [H] a layer; gone: heads removed earlier, which stay removed. At least one
+    head stays in each layer: the best of those that are left. Ties go to the earlier head, so every
+    rank decides alike.
+    """
+    heads = [
+        (float(-score), layer, head)
+        for layer, scores in enumerate(importance)
+        for head, score in enumerate(scores.tolist())
+        if head not in gone[layer]
+    ]
+    heads.sort()
+    floor = {next((layer, head) for _, layer, head in heads if layer == n) for n in range(len(gone))}
+    rest = [(layer, head) for _, layer, head in heads if (layer, head) not in floor]
+    chosen = floor | set(rest[: max(0, keep - len(floor))])
+    return [tuple(sorted(h for layer, h in chosen if layer == n)) for n in range(len(gone))]
+
+
+def kept_rows(importance: Tensor, keep: int, gone: Collection[int]) -> tuple[int, ...]:
+    """The `keep` most important rows [I] of one layer, ascending; `gone` stay removed."""
+    scores = importance.double().clone()
+    scores[list(gone)] = -torch.inf
+    order = torch.sort(scores, descending=True, stable=True).indices
+    return tuple(sorted(order[: min(keep, len(scores) - len(gone))].tolist()))
+
+
+def rounded_width(width: int, multiple: int, full: int) -> int:
+    """The multiple nearest to `width`, at least one and at most `full`."""
+    nearest = multiple * max(1, (2 * width + multiple) // (2 * multiple))
+    return min(nearest, full)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compress import (
     artefacts,
+    card,
     difficulty,
     evaluation,
     metrics,
@@ -20,7 +21,6 @@ from compress import (
     uncertainty,
     versions,
 )
-from compress.config import Config
 from compress.context import Artefact, Context, found, publish, say
 
 
@@ -28,7 +28,7 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None, student
     """Accuracies of both models on dev and OOD, F_bias; metrics.json, events, report.html."""
     began = time.perf_counter()
     teacher_scores = model_scores(context, teacher, shared=True)
-    student_scores = model_scores(context, student, shared=False)
+    student_scores = model_scores(context.for_student(), student, shared=False)
     hard = None
     if hardness is not None:
         hard = uncertainty.hard_half(uncertainty.variance(difficulty.load_losses(hardness.path, "dev")))
@@ -38,9 +38,10 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None, student
     if not ranks.is_main():
         return
     out = collect(context, teacher_scores, student_scores, hard)
-    out["student"]["sparsity"] = json.loads((student.path / "student.json").read_text())["sparsity"]
+    out["student"] |= json.loads((student.path / "student.json").read_text())
     for name, artefact in (("teacher", teacher), ("student", student)):
         out[name] |= _size(context, artefact)
+    out["student"]["model"] = context.config.robust.student.model or out["student"]["model"]
     view = None
     if hardness is not None:
         view = difficulty_view(context, hardness)
@@ -51,6 +52,7 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None, student
     out |= {"versions": versions.report(), "world_size": ranks.world_size()}
     out["device"] = str(context.device)
     artefacts.write_json(context.output_dir / "metrics.json", out)
+    card.write(student.path / "model", context.config, out["student"]["params"], out)
     report.write_report(context.output_dir / "report.html", out, context.config.merged, view)
     _events(context, out, view)
     say(report.summary_table(out))
@@ -104,7 +106,7 @@ def collect(
     return {
         "task": robust.task.name,
         "seed": robust.seed,
-        "compression": compression_name(context.config),
+        "compression": context.config.compression.name,
         "mitigation": robust.loss.hook,
         **both,
         "f_bias": metrics.relative_bias(pairs["student"], pairs["teacher"]),
@@ -115,16 +117,6 @@ def collect(
             "ood": {name: len(split) for name, split in raw.ood.items()},
         },
     }
-
-
-def compression_name(config: Config) -> str:
-    """Short name of the compression, such as `imp40` for 40 % sparsity; `none` without one."""
-    training = config.deepspeed.compression_training
-    sparse = training.sparse_pruning if training else None
-    if sparse is None or not sparse.shared_parameters.enabled:
-        return "none"
-    levels = {100 * (1 - group.params.dense_ratio) for group in sparse.different_groups.values()}
-    return "imp" + "-".join(f"{level:g}" for level in sorted(round(v, 4) for v in levels))
 
 
 def _size(context: Context, artefact: Artefact) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from compress.deepspeed_schema import Block, Count, DeepSpeedBlock
+from compress.blocks import Block, Count
+from compress.deepspeed_schema import DeepSpeedBlock
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -45,8 +46,13 @@ class TeacherBlock(Block):
 
 
 class StudentBlock(Block):
-    """init_from: weights that the student starts from; epochs: default the run's."""
+    """The compressed model.
 
+    model: a smaller pre-trained model to start from instead of the run's (hub id or directory, with its
+    own tokenizer); init_from: weights that the student starts from; epochs: default the run's.
+    """
+
+    model: str | None = None
     init_from: Literal["pretrained", "teacher"] = "pretrained"
     epochs: Count | None = None
 
@@ -62,6 +68,21 @@ class PruningBlock(Block):
     begin: Fraction = 0.0
     end: Fraction = 0.6
     updates: Count = 20
+
+
+class StructuredBlock(Block):
+    """Schedule of head and row pruning, in fractions of the student's training.
+
+    By importance, heads and rows go in `rounds` equal parts, the last one at `end`; learned scores
+    (topk) remove them step by step from `begin` to `end`. samples: training samples that the importance
+    is the mean over; multiple_of: the width that is left is rounded to it (8 or 64 suit GPUs).
+    """
+
+    begin: Fraction = 0.0
+    end: Fraction = 0.3
+    rounds: Count = 1
+    samples: Count = 2048
+    multiple_of: Count = 1
 
 
 class UncertaintyBlock(Block):
@@ -97,7 +118,10 @@ class EvaluationBlock(Block):
 
 
 class RobustCompression(Block):
-    """Our block: `robust_compression`."""
+    """Our block: `robust_compression`.
+
+    score_lr: learning rate of learned pruning scores (method topk; Sanh et al. 2020 use 0.01).
+    """
 
     task: TaskBlock
     model: str
@@ -106,6 +130,8 @@ class RobustCompression(Block):
     teacher: TeacherBlock = TeacherBlock()
     student: StudentBlock = StudentBlock()
     pruning: PruningBlock = PruningBlock()
+    structured: StructuredBlock = StructuredBlock()
+    score_lr: Annotated[float, Field(gt=0)] = 0.01
     uncertainty: UncertaintyBlock = UncertaintyBlock()
     loss: LossBlock = LossBlock()
     evaluation: EvaluationBlock = EvaluationBlock()

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from compress import artefacts, data, difficulty, models, ranks, results, student, teacher, versions
 from compress.batches import Columns
 from compress.config import Config
-from compress.context import Artefact, Context, found, publish, say
+from compress.context import Artefact, Context, Encoder, found, publish, say
 from compress.errors import UserError
 from compress.trainer import open_monitor
 
@@ -81,32 +81,40 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         artefacts.write_json(output_dir / "versions.json", versions.report())
     robust = config.robust
     cache = Path(robust.cache_dir) if robust.cache_dir else output_dir.parent / "shared"
-    model = models.directory(robust.model)
-    longest = models.max_positions(model)
-    if longest is not None and robust.task.max_length > longest:
-        raise UserError(
-            f"robust_compression.task.max_length is {robust.task.max_length}, "
-            f"but {robust.model} has {longest} positions."
-        )
-    tokenizer = models.load_tokenizer(model)
-    model_key = models.fingerprint(model)
+    names = [robust.model, *([robust.student.model] if robust.student.model else [])]
+    folders = [_folder(name, config) for name in names]
     raw = data.read(robust)
-    columns = {name: _encoded(raw, name, tokenizer, model_key, config, cache) for name in raw.splits()}
-    monitor = open_monitor(config, str(output_dir))
-    student.check(config, model, raw)
+    student.check(config, folders[-1], raw)
     difficulty.check(config, len(raw.train))
+    encoders = [_encoder(folder, raw, config, cache) for folder in folders]
     return Context(
         config=config,
         output_dir=output_dir,
         cache_dir=cache,
         data=raw,
-        columns=columns,
-        model=model,
-        model_key=model_key,
-        tokenizer=tokenizer,
+        encoder=encoders[0],
         device=device,
-        monitor=monitor,
+        monitor=open_monitor(config, str(output_dir)),
+        small=encoders[1] if robust.student.model else None,
     )
+
+
+def _folder(name: str, config: Config) -> Path:
+    """Directory of a pre-trained model that has enough positions for the task."""
+    folder, wanted = models.directory(name), config.robust.task.max_length
+    longest = models.max_positions(folder)
+    if longest is not None and wanted > longest:
+        raise UserError(
+            f"robust_compression.task.max_length is {wanted}, but {name} has {longest} positions."
+        )
+    return folder
+
+
+def _encoder(folder: Path, raw: data.TaskData, config: Config, cache: Path) -> Encoder:
+    """The model's tokenizer and the splits in its tokens."""
+    tokenizer, key = models.load_tokenizer(folder), models.fingerprint(folder)
+    columns = {name: _encoded(raw, name, tokenizer, key, config, cache) for name in raw.splits()}
+    return Encoder(folder, key, tokenizer, columns)
 
 
 def _encoded(

@@ -1,32 +1,51 @@
-"""Stage student: compress as `compression_training` says, train with the loss hook, export."""
+"""Stage student: compress as `compression_training` says, train with the loss hook, export.
+
+Order within a run: layer reduction, then heads and rows, then single weights.
+"""
 
 import hashlib
 import inspect
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, difficulty, losses, models
-from compress.compression import Group, Masks
-from compress.config import Config, training_steps
+from compress import (
+    artefacts,
+    card,
+    checkpoint,
+    compressed,
+    difficulty,
+    evaluation,
+    export,
+    importance,
+    losses,
+    models,
+    plan,
+    ranks,
+)
+from compress.compression import Masks, Scorer, reduce_layers
+from compress.config import Config
 from compress.context import Artefact, Context, found, new_trainer, publish, start_model, watch_dev
 from compress.data import TaskData
 from compress.errors import UserError
 from compress.losses import NEED_DIFFICULTY, LossWeights
-from compress.pruning import Ramp
-from compress.trainer import Signals
+from compress.signals import Signals
+from compress.trainer import Trainer
 
 
 def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) -> dict[str, Any]:
     """What the student depends on."""
     robust, merged = context.config.robust, context.config.merged
-    block = robust.uncertainty
+    block, compression = robust.uncertainty, context.config.compression
     hook = losses.resolve(robust.loss.hook)
     inputs = {
-        **context.training_inputs(),
+        **context.for_student().training_inputs(),
         "stage": "student",
         "epochs": robust.student.epochs or robust.epochs,
         "init_from": robust.student.init_from,
@@ -36,6 +55,10 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
         "lambda": robust.loss.lambda_,
         "teacher": teacher.key,
     }
+    if compression.heads or compression.rows:
+        inputs["structured"] = robust.structured.model_dump()
+    if compression.any_learned:
+        inputs["score_lr"] = robust.score_lr
     if hook not in losses.LOSSES.values():
         source = Path(inspect.getfile(hook)).read_bytes()
         inputs["hook_source"] = hashlib.sha256(source).hexdigest()
@@ -68,63 +91,102 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None) -> Arte
     if (old := found(path, inputs)) is not None:
         return old
     began = time.perf_counter()
-    model = start_model(context, robust.student.init_from, teacher.path / "model")
+    here = context.for_student()
+    model = _start(here, teacher.path / "model")
     shape = models.fresh(model)
-    epochs = robust.student.epochs or robust.epochs
-    masks = Masks(model, pruning_groups(context.config, len(context.data.train)))
     signals = _signals(context, teacher, hardness)
-    trainer = new_trainer("student", context, model, masks, signals, epochs)
-    trainer.run_until(trainer.total_steps, watch_dev(context))
+    todo = plan.resolve(context.config, model, len(context.data.train))
+    masks = Masks(model, todo, _scorer(here, shape, signals))
+    epochs = robust.student.epochs or robust.epochs
+    trainer = new_trainer("student", here, model, masks, signals, epochs)
+    trainer.run_until(trainer.total_steps, watch_dev(here))
     sparsity = masks.sparsity()
     weights = checkpoint.gather(trainer.engine)
+    wanted = _logits(here, trainer, masks, shape, weights, todo)
     trainer.close()
 
     def fill(folder: Path) -> None:
-        checkpoint.export(weights, masks, shape, context.tokenizer, folder / "model")
-        artefacts.write_json(folder / "student.json", {"sparsity": sparsity})
+        small = masks.shrink(masks.apply(weights), shape)
+        export.save(small, here.encoder.tokenizer, folder / "model")
+        dev = here.columns["dev"].head(export.SAMPLES)
+        parity = export.difference(folder / "model", wanted, dev, here.device)
+        card.write(folder / "model", context.config, models.parameters(small))
+        layers = [{"heads": len(k.heads), "rows": len(k.rows)} for k in masks.kept() or []]
+        values = {"sparsity": sparsity, "parity": parity, "layers": layers}
+        artefacts.write_json(folder / "student.json", values)
+        if chosen := masks.chosen_heads():
+            artefacts.write_json(folder / "heads.json", {"compression_training": chosen})
 
     return publish(path, inputs, began, fill)
 
 
-def pruning_groups(config: Config, samples: int) -> dict[str, Group]:
-    """Pruning groups of the student: targets from `compression_training`, steps from the schedule.
+def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
+    """The classifier that the training starts from, with the layers that layer reduction keeps."""
+    model = start_model(context, context.config.robust.student.init_from, teacher_model)
+    kept = plan.layers(context.config, model.config)
+    if kept is None:
+        return model
+    block = context.config.compression.layers
+    return reduce_layers(model, kept, block.other_module_name if block else None)
 
-    Raises UserError if the schedule ends after the training.
+
+def _scorer(context: Context, shape: PreTrainedModel, signals: Signals) -> Scorer:
+    """Importance of heads and rows on a plain copy of the model as it is now, on every rank."""
+    block, data = context.config.robust.structured, context.columns["train"]
+
+    def score(plain: Mapping[str, torch.Tensor]) -> importance.Importance:
+        model = compressed.build(shape.config)
+        model.load_state_dict({name: plain[name] for name in model.state_dict()})
+        indices = importance.sample(len(data), block.samples, context.config.robust.seed)
+        return importance.measure(model, data, indices, signals, context.device)
+
+    return score
+
+
+def _logits(
+    context: Context,
+    trainer: Trainer,
+    masks: Masks,
+    shape: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    todo: plan.Plan,
+) -> NDArray[np.float64]:
+    """Logits [N, C] of the masked model on the first dev samples, in float32.
+
+    Those of the engine, unless it computes in lower precision: then of a masked model in float32 with
+    the gathered weights, on the main rank.
     """
-    training = config.deepspeed.compression_training
-    sparse = training.sparse_pruning if training else None
-    if sparse is None or not sparse.shared_parameters.enabled:
-        return {}
-    shared, pruning = sparse.shared_parameters, config.robust.pruning
-    epochs = config.robust.student.epochs or config.robust.epochs
-    total = training_steps(config, samples, epochs)
-    begin, end = round(pruning.begin * total), round(pruning.end * total)
-    begin = begin if shared.schedule_offset is None else shared.schedule_offset
-    end = end if shared.schedule_offset_end is None else shared.schedule_offset_end
-    if not begin <= end <= total:
-        raise UserError(
-            f"compression_training.sparse_pruning: the schedule goes from step {begin} to {end}, "
-            f"but the student trains {total} steps; the offsets must rise and end before that."
-        )
-    stride = shared.schedule_offset_stride or max(1, (end - begin) // pruning.updates)
-    return {
-        name: Group(
-            tuple(group.modules),
-            (Ramp(0.0, 1 - group.params.dense_ratio, begin, end, stride, pruning.curve),),
-        )
-        for name, group in sparse.different_groups.items()
-    }
+    dev, classes = context.columns["dev"].head(export.SAMPLES), len(context.data.labels)
+    if not context.config.deepspeed.low_precision:
+        trainer.engine.eval()
+        return evaluation.logits(trainer.forward, dev, export.SAMPLES, classes, context.device)
+    if not ranks.is_main():
+        return np.zeros((len(dev), classes))
+    model = compressed.build(shape.config)
+    Masks(model, todo).load_state_dict(masks.state_dict())
+    model.load_state_dict(weights)
+    forward = evaluation.model_forward(model, context.device)
+    return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
 
 
 def check(config: Config, model: Path, data: TaskData) -> None:
-    """Raise UserError now for a schedule or module keyword that the student's training would reject.
+    """Raise UserError now for whatever of the student's compression the training would reject.
 
-    Builds the model's shape on the meta device: no weights.
+    model: what the student starts from. Builds its shape on the meta device: no weights.
     """
-    groups = pruning_groups(config, len(data.train))
-    if groups:
-        with torch.device("meta"):
-            Masks.match(models.fresh_from(model), groups)
+    if config.robust.student.model is not None:
+        models.check_labels(model, data.labels)
+    shape = models.load_config(model)
+    kept = plan.layers(config, shape)
+    with torch.device("meta"):
+        small = compressed.build(compressed.reduced(shape, kept) if kept else shape)
+        plan.resolve(config, small, len(data.train))
+    block = config.compression.layers
+    for name in (block.other_module_name or []) if block else []:
+        if name not in dict(small.named_modules()):
+            raise UserError(
+                f"compression_training.layer_reduction.other_module_name: there is no module '{name}'."
+            )
 
 
 def _signals(context: Context, teacher: Artefact, hardness: Artefact | None) -> Signals:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, evaluation, losses, models
+from compress import artefacts, checkpoint, evaluation, export, losses, models
 from compress.compression import Masks
 from compress.context import Artefact, Context, found, new_trainer, publish, score_split, watch_dev
 from compress.errors import UserError
-from compress.trainer import Signals
+from compress.plan import Plan
+from compress.signals import Signals
 
 Teacher = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
 
@@ -54,7 +55,8 @@ def make(context: Context) -> Artefact:
 
     def fill(folder: Path) -> None:
         np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
-        checkpoint.export(weights, Masks(shape, {}), shape, context.tokenizer, folder / "model")
+        shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
+        export.save(shape, context.encoder.tokenizer, folder / "model")
 
     return publish(path, inputs, began, fill)
 
@@ -63,10 +65,10 @@ def _trained(context: Context) -> Teacher:
     """Fine-tune the encoder."""
     robust = context.config.robust
     torch.manual_seed(robust.seed)
-    model = models.load_classifier(context.model, context.data.labels)
+    model = models.load_classifier(context.encoder.model, context.data.labels)
     shape, epochs = models.fresh(model), robust.teacher.epochs or robust.epochs
     vanilla = Signals(losses.vanilla)
-    trainer = new_trainer("teacher", context, model, Masks(model, {}), vanilla, epochs)
+    trainer = new_trainer("teacher", context, model, Masks(model, Plan()), vanilla, epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
     weights = checkpoint.gather(trainer.engine)
@@ -79,7 +81,7 @@ def _given(context: Context) -> Teacher:
     robust = context.config.robust
     name = robust.teacher.model or ""
     source = models.directory(name)
-    if models.load_tokenizer(source).get_vocab() != context.tokenizer.get_vocab():
+    if models.load_tokenizer(source).get_vocab() != context.encoder.tokenizer.get_vocab():
         raise UserError(
             f"robust_compression.teacher.model: '{name}' has another vocabulary than "
             f"'{robust.model}'; name an encoder with the teacher's vocabulary as model."

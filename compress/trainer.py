@@ -15,7 +15,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import deepspeed
@@ -24,7 +23,6 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.monitor.config import get_monitor_config
 from deepspeed.monitor.monitor import MonitorMaster
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -33,8 +31,8 @@ from compress.batches import Columns, Indices, epoch_batches, share
 from compress.compression import Masks
 from compress.config import Config, batch_split, training_steps
 from compress.errors import UserError
-from compress.losses import Loss, LossWeights
 from compress.monitor import Monitor, Progress, quieten
+from compress.signals import Signals
 
 NEVER = 1 << 40
 WARMUP_SHARE = 0.06
@@ -54,8 +52,15 @@ def start(log_level: int = logging.ERROR) -> torch.device:
             port = str(free.getsockname()[1])
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=port)
-    with contextlib.redirect_stdout(io.StringIO()):
-        deepspeed.init_distributed(verbose=False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            deepspeed.init_distributed(verbose=False)
+    except torch.distributed.DistNetworkError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"the ranks cannot meet at {where} ({str(error).splitlines()[0]}); if another run has the "
+            "port, start with `deepspeed --master_port N`."
+        ) from None
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         return torch.device("cpu")
@@ -67,29 +72,6 @@ def stop() -> None:
     """Leave the process group."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What the loss hook may use beside the gold label, keyed by sample.
-
-    teacher: probabilities [N, C] or None; difficulty: d [N] or None.
-    """
-
-    loss: Loss
-    weights: LossWeights = field(default_factory=LossWeights)
-    teacher: NDArray[np.float32] | None = None
-    difficulty: NDArray[np.float64] | None = None
-
-    def take(self, indices: Indices, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-        """Teacher [B, C] and difficulty [B] of the samples, float32, None where there is none."""
-
-        def tensor(values: NDArray[np.floating] | None) -> Tensor | None:
-            if values is None:
-                return None
-            return torch.as_tensor(values[indices], dtype=torch.float32).to(device)
-
-        return tensor(self.teacher), tensor(self.difficulty)
 
 
 AfterEpoch = Callable[["Trainer"], dict[str, float]]
@@ -124,10 +106,13 @@ class Trainer:
         self.step = 0
         self.best: dict[str, float] = {}
         micro, self.accumulation = batch_split(config, ranks.world_size())
-        settings = engine_settings(config, self.total_steps, micro, self.accumulation)
+        groups = parameter_groups(model, config)
+        settings = engine_settings(
+            config, self.total_steps, micro, self.accumulation, learned=len(groups) > 2
+        )
         self.engine = deepspeed.initialize(
             model=model,
-            model_parameters=parameter_groups(model, config),
+            model_parameters=groups,
             config={**settings, **masks.engine_block()},
         )[0]
         masks.attach(self.engine)
@@ -261,18 +246,30 @@ class _Window:
 
 
 def parameter_groups(model: PreTrainedModel, config: Config) -> list[dict[str, Any]]:
-    """Parameters in two groups: weight decay on matrices, none on biases and normalisation."""
+    """Parameters in groups: weight decay on matrices, none on biases and normalisation.
+
+    Learned pruning scores, if there are any, are a third group with a learning rate of their own.
+    """
     decay = config.deepspeed.optimizer.params.weight_decay
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    return [
-        {"params": matrices, "weight_decay": decay},
-        {"params": vectors, "weight_decay": 0.0},
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    scores = [p for name, p in named if name.endswith("_scores")]
+    others = [p for name, p in named if not name.endswith("_scores")]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
     ]
+    if scores:
+        groups.append({"params": scores, "weight_decay": 0.0, "lr": config.robust.score_lr})
+    return groups
 
 
-def engine_settings(config: Config, total_steps: int, micro: int, accumulation: int) -> dict[str, Any]:
-    """DeepSpeed's configuration with every "auto" filled in and its own printing off."""
+def engine_settings(
+    config: Config, total_steps: int, micro: int, accumulation: int, learned: bool = False
+) -> dict[str, Any]:
+    """DeepSpeed's configuration with every "auto" filled in and its own printing off.
+
+    learned: there is a group of learned scores, whose rate the schedule must lead too.
+    """
     settings = dict(config.engine)
     settings.update(
         train_micro_batch_size_per_gpu=micro,
@@ -290,6 +287,9 @@ def engine_settings(config: Config, total_steps: int, micro: int, accumulation: 
             key: filled.get(key, value) if value == "auto" else value
             for key, value in scheduler["params"].items()
         }
+        if learned and "warmup_max_lr" in params:
+            highest = params["warmup_max_lr"]
+            params["warmup_max_lr"] = [highest, highest, config.robust.score_lr]
         settings["scheduler"] = {**scheduler, "params": params}
     return settings
 

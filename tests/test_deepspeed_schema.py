@@ -7,7 +7,6 @@ import typing
 import pytest
 import torch
 from deepspeed.compression import constants as compression_constants
-from deepspeed.compression.config import get_compression_config
 from deepspeed.monitor.config import CSVConfig, DeepSpeedMonitorConfig, TensorBoardConfig, WandbConfig
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 from deepspeed.runtime import config as runtime_config
@@ -235,40 +234,6 @@ def test_autocast_dtype(name):
         runtime_constants.TORCH_AUTOCAST_ENABLED,
         runtime_constants.TORCH_AUTOCAST_DTYPE,
     }
-
-
-# ------------------------------------------------------------------------------------ sparse pruning
-
-
-def test_sparse_pruning_keys():
-    c = compression_constants
-    assert set(schema.CompressionTraining.model_fields) == {c.SPARSE_PRUNING}
-    assert set(schema.SparsePruning.model_fields) == {c.SHARED_PARAMETERS, c.DIFFERENT_GROUPS}
-    assert set(schema.SparseShared.model_fields) == {
-        c.SPARSE_PRUNING_ENABLED,
-        c.SPARSE_PRUNING_METHOD,
-        c.SPARSE_PRUNING_SCHEDULE_OFFSET,
-        c.SPARSE_PRUNING_SCHEDULE_OFFSET_END,
-        c.SPARSE_PRUNING_SCHEDULE_OFFSET_STRIDE,
-    }
-    assert set(schema.Group.model_fields) <= {
-        c.DIFFERENT_GROUPS_PARAMETERS,
-        c.DIFFERENT_GROUPS_MODULE_SCOPE,
-    }
-    assert set(schema.GroupParams.model_fields) == {c.SPARSE_PRUNING_DENSE_RATIO}
-    method = schema.SparseShared.model_fields["method"]
-    assert typing.get_args(method.annotation) == (c.SPARSE_PRUNING_METHOD_L1,)
-    assert method.default == c.SPARSE_PRUNING_METHOD_DEFAULT
-
-
-def test_sparse_pruning_is_read_by_the_library(tmp_path):
-    shared = {"enabled": True, "method": "l1", "schedule_offset": 7}
-    group = {"params": {"dense_ratio": 0.4}, "modules": ["encoder"]}
-    block = {"sparse_pruning": {"shared_parameters": shared, "different_groups": {"all": group}}}
-    assert passes_here({**BASE, "compression_training": block}, tmp_path)
-    read = get_compression_config({"compression_training": block})["sparse_pruning"]
-    assert read["shared_parameters"].items() >= shared.items()
-    assert read["different_groups"]["all"].items() >= group.items()
 
 
 # ------------------------------------------------------------------------------------ the whole thing

@@ -6,6 +6,7 @@ One launch trains all specs one after another, because a start costs more than t
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,11 @@ def run(command: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
 
 
 def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    return run(["deepspeed", "--num_accelerators", "2", *arguments], **extra)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    start = ["deepspeed", "--num_accelerators", "2", "--master_port", port]
+    return run([*start, *arguments], **extra)
 
 
 def results(folder: Path, name: str, ranks: int) -> list[dict]:

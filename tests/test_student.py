@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compress import student
+from compress import models, plan, student
 from compress.config import load
 from compress.errors import UserError
 
@@ -32,29 +32,33 @@ def config(tmp_path, *overrides, group='{"params": {"dense_ratio": 0.4}, "module
     return load([file], overrides)
 
 
-def test_fractions_become_steps(tmp_path):
+def sparse(settings, model, samples):
+    return plan.resolve(settings, models.fresh_from(model), samples).sparse
+
+
+def test_fractions_become_steps(tmp_path, tiny_model):
     """95 samples, batch 10, 2 epochs: 20 steps; 10 % to 60 % of them, in 5 refreshes."""
     pruning = 'robust_compression.pruning={"begin": 0.1, "end": 0.6, "updates": 5, "curve": "linear"}'
-    ramp = student.pruning_groups(config(tmp_path, pruning), samples=95)["g"].ramps[0]
+    ramp = sparse(config(tmp_path, pruning), tiny_model, 95)["g"].ramps[0]
     assert (ramp.start, ramp.begin, ramp.end, ramp.stride, ramp.curve) == (0.0, 2, 12, 2, "linear")
     assert ramp.target == pytest.approx(0.6)
 
 
-def test_steps_of_compression_training_are_taken_as_they_are(tmp_path):
+def test_steps_of_compression_training_are_taken_as_they_are(tmp_path, tiny_model):
     steps = [f"{SHARED}.schedule_offset=3", f"{SHARED}.schedule_offset_end=9"]
     settings = config(tmp_path, *steps, f"{SHARED}.schedule_offset_stride=4")
-    ramp = student.pruning_groups(settings, samples=100)["g"].ramps[0]
+    ramp = sparse(settings, tiny_model, 100)["g"].ramps[0]
     assert (ramp.begin, ramp.end, ramp.stride) == (3, 9, 4)
 
 
-def test_a_schedule_that_ends_after_the_training_is_refused(tmp_path):
+def test_a_schedule_that_ends_after_the_training_is_refused(tmp_path, tiny_model):
     settings = config(tmp_path, f"{SHARED}.schedule_offset_end=21")
     with pytest.raises(UserError, match="from step 0 to 21, but the student trains 20 steps"):
-        student.pruning_groups(settings, samples=100)
+        sparse(settings, tiny_model, 100)
 
 
-def test_disabled_pruning_has_no_groups(tmp_path):
-    assert student.pruning_groups(config(tmp_path, f"{SHARED}.enabled=false"), samples=100) == {}
+def test_disabled_pruning_has_no_groups(tmp_path, tiny_model):
+    assert sparse(config(tmp_path, f"{SHARED}.enabled=false"), tiny_model, 100) == {}
 
 
 class Data:

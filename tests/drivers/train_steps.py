@@ -16,11 +16,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compress import checkpoint, config, context, losses, models, ranks, run, trainer
-from compress.compression import Group, Masks
+from compress.compression import Masks
 from compress.losses import LossWeights
 from compress.monitor import Monitor
+from compress.plan import Plan, Sparse, match
 from compress.pruning import Ramp
-from compress.trainer import Signals
+from compress.signals import Signals
 
 
 class Recorder(Monitor):
@@ -41,12 +42,13 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     recorder = Recorder()
     here = context.Context(**{**base.__dict__, "monitor": recorder})
     torch.manual_seed(settings.robust.seed)
-    model = models.load_classifier(here.model, here.data.labels)
+    model = models.load_classifier(here.encoder.model, here.data.labels)
+    names = match(model, {name: [keyword] for name, (keyword, _) in spec["groups"].items()}, "sparse")
     groups = {
-        name: Group((keyword,), (Ramp(0.0, target, 0, spec["steps"] - 1, 1),))
-        for name, (keyword, target) in spec["groups"].items()
+        name: Sparse(tuple(names[name]), (Ramp(0.0, target, 0, spec["steps"] - 1, 1),))
+        for name, (_, target) in spec["groups"].items()
     }
-    masks = Masks(model, groups)
+    masks = Masks(model, Plan(groups))
     generator = np.random.default_rng(0)
     classes = len(here.data.labels)
     teacher = generator.dirichlet(np.ones(classes), len(here.data.train)).astype(np.float32)
@@ -63,7 +65,8 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
         "losses": [seen["loss"] for seen in recorder.seen],
         "sparsity": [seen["sparsity"] for seen in recorder.seen],
         "masks": {
-            name: "".join(map(str, m.int().flatten().tolist())) for name, m in state["masks"].items()
+            name: "".join(map(str, m.int().flatten().tolist()))
+            for name, m in state["masks"]["sparse"].items()
         },
         "scores": scores.tolist(),
         "weights": {

@@ -1,0 +1,41 @@
+"""A trained model as a directory that loads anywhere, checked before it counts as finished.
+
+safetensors only, with the tokenizer, the labels and a model card. The logits of the masked model in
+training and of the exported, reloaded one must agree to 1e-5 in float32, else the export fails.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from compress import evaluation, models
+from compress.batches import Columns
+from compress.errors import UserError
+
+SAMPLES = 256
+TOLERANCE = 1e-5
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write model and tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def difference(folder: Path, wanted: NDArray[np.float64], data: Columns, device: torch.device) -> float:
+    """Largest difference between wanted logits [N, C] and those of the directory, relative above 1.
+
+    data: the N samples. Runs on the calling rank alone. Raises UserError above the tolerance.
+    """
+    forward = evaluation.model_forward(models.load_compressed(folder), device)
+    found = evaluation.logits(forward, data, SAMPLES, wanted.shape[1], device, alone=True)
+    worst = float((np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))).max())
+    if not worst <= TOLERANCE:
+        raise UserError(
+            f"{folder}: the exported model differs from the one in training by {worst:.1e} in its "
+            f"logits (allowed: {TOLERANCE:.0e}); this is a defect of this program, please report it."
+        )
+    return worst

@@ -1,0 +1,91 @@
+"""Started by test_compressions.py: train and export students of a random teacher, one after another.
+
+    deepspeed tests/drivers/compress_all.py OUTPUT MODEL SPECS
+
+SPECS is a JSON list of {"name", "files": [compression, ...], "stage", "set": [...]}. The run directory
+of a student is OUTPUT/<name>; every rank writes OUTPUT/<name>/rank<r>.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from compress import artefacts, config, context, export, models, ranks, run, student, trainer
+from compress.errors import UserError
+from compress.monitor import Monitor
+
+ROOT = Path(__file__).parents[2]
+OURS = [
+    'robust_compression.task.synthetic={"train": 64, "dev": 32, "ood": 16}',
+    "robust_compression.epochs=2",
+    "train_batch_size=16",
+    "steps_per_print=1",
+    "tensorboard.enabled=false",
+]
+
+
+class Recorder(Monitor):
+    """Keeps the losses that the trainer reports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
+        self.losses += [values["loss"]] if "loss" in values else []
+
+
+def teacher_of(here: context.Context, folder: Path) -> context.Artefact:
+    """A random teacher, the same on all ranks."""
+    torch.manual_seed(5)
+    model = models.load_classifier(here.encoder.model, here.data.labels)
+    generator = np.random.default_rng(0)
+    rows = generator.dirichlet(np.ones(len(here.data.labels)), len(here.data.train))
+    inputs = {"stage": "teacher", "random": 5}
+
+    def fill(path: Path) -> None:
+        np.save(path / "probabilities.npy", rows.astype(np.float32))
+        export.save(model, here.encoder.tokenizer, path / "model")
+
+    return context.found(folder, inputs) or context.publish(folder, inputs, 0.0, fill)
+
+
+def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
+    files = ["zero2", "tasks/synthetic", "mitigation/distil"]
+    paths = [ROOT / f"ds_configs/{name}.json" for name in files] + spec["files"]
+    overrides = [*OURS, f"robust_compression.model={model}", f"zero_optimization.stage={spec['stage']}"]
+    settings = config.load(paths, overrides + spec.get("set", []))
+    base = run.prepare(settings, output / spec["name"], device)
+    recorder = Recorder()
+    here = context.Context(**{**base.__dict__, "monitor": recorder})
+    made = student.make(here, teacher_of(here, output / "teacher"), None)
+    digests = {}
+    if ranks.is_main():
+        digests = {name: float(v.double().abs().sum()) for name, v in _weights(made).items()}
+    values = {"losses": recorder.losses, "weights": digests}
+    artefacts.write_json(output / spec["name"] / f"rank{ranks.rank()}.json", values)
+
+
+def _weights(made: context.Artefact) -> dict[str, torch.Tensor]:
+    return models.load_compressed(made.path / "model").state_dict()
+
+
+def main() -> None:
+    output, model, specs = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    device = trainer.start()
+    for spec in json.loads(specs):
+        try:
+            one(spec, Path(output), model, device)
+        except UserError as error:
+            sys.stderr.write(f"{spec['name']}: {error}\n")
+            raise
+    trainer.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Our `compression_training` held against the installed library: same keys, and what is added."""
+
+import json
+
+import pytest
+from deepspeed.compression import constants as c
+from deepspeed.compression.config import get_compression_config
+
+from compress import compression_schema as schema
+from compress.compression_schema import CompressionTraining
+from compress.config import load
+from compress.errors import UserError
+
+BASE = {
+    "train_batch_size": 8,
+    "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
+    "zero_optimization": {"stage": 3},
+    "robust_compression": {"task": {"name": "synthetic"}, "model": "some-encoder"},
+}
+BLOCKS = {
+    "sparse_pruning": {"params": {"dense_ratio": 0.4}, "modules": ["encoder"]},
+    "row_pruning": {
+        "params": {"dense_ratio": 0.5},
+        "modules": ["intermediate.dense"],
+        "related_modules": [["output.dense"]],
+    },
+    "head_pruning": {
+        "params": {"dense_ratio": 0.5},
+        "modules": ["attention.output.dense"],
+        "related_modules": [["self.query", "self.key", "self.value"]],
+    },
+}
+OURS = {
+    "shared": {c.SPARSE_PRUNING_SCHEDULE_OFFSET_END},
+    "params": {"target_heads", "pruned_heads"},
+}
+
+
+def block(technique, **shared):
+    shared = {"enabled": True, "method": "topk", "schedule_offset": 7, **shared}
+    if technique == "head_pruning":
+        shared["num_heads"] = 12
+    return {technique: {"shared_parameters": shared, "different_groups": {"all": BLOCKS[technique]}}}
+
+
+def read(values, tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({**BASE, "compression_training": values}))
+    return load([file]).compression
+
+
+@pytest.mark.parametrize("technique", BLOCKS)
+def test_the_library_reads_what_passes_here(technique, tmp_path):
+    values = block(technique)
+    assert read(values, tmp_path).name.startswith(("movement60", "rows50_learned", "heads50_learned"))
+    theirs = get_compression_config({"compression_training": values})[technique]
+    shared = values[technique]["shared_parameters"]
+    assert theirs["shared_parameters"].items() >= shared.items()
+    assert theirs["different_groups"]["all"].items() >= BLOCKS[technique].items()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (
+            schema.SparseShared,
+            {
+                c.SPARSE_PRUNING_ENABLED,
+                c.SPARSE_PRUNING_METHOD,
+                c.SPARSE_PRUNING_SCHEDULE_OFFSET,
+                c.SPARSE_PRUNING_SCHEDULE_OFFSET_STRIDE,
+            },
+        ),
+        (
+            schema.RowShared,
+            {c.ROW_PRUNING_ENABLED, c.ROW_PRUNING_METHOD, c.ROW_PRUNING_SCHEDULE_OFFSET},
+        ),
+        (
+            schema.HeadShared,
+            {
+                c.HEAD_PRUNING_ENABLED,
+                c.HEAD_PRUNING_METHOD,
+                c.HEAD_PRUNING_SCHEDULE_OFFSET,
+                c.HEAD_PRUNING_NUM_HEADS,
+            },
+        ),
+    ],
+)
+def test_shared_keys_are_the_librarys_and_an_end(ours, theirs):
+    assert set(ours.model_fields) - theirs == OURS["shared"]
+    assert theirs <= set(ours.model_fields)
+
+
+def test_group_keys_are_the_librarys():
+    scopes = {
+        c.DIFFERENT_GROUPS_PARAMETERS,
+        c.DIFFERENT_GROUPS_MODULE_SCOPE,
+        c.DIFFERENT_GROUPS_RELATED_MODULE_SCOPE,
+    }
+    assert set(schema.SparseGroup.model_fields) < scopes
+    assert set(schema.RowGroup.model_fields) == set(schema.HeadGroup.model_fields) == scopes
+    assert set(schema.HeadParams.model_fields) - OURS["params"] == {c.HEAD_PRUNING_DENSE_RATIO}
+
+
+def test_layer_reduction_keys_are_the_librarys():
+    assert set(schema.LayerReduction.model_fields) == {
+        c.LAYER_REDUCTION_ENABLED,
+        c.KEEP_NUMBER_LAYER,
+        c.MODULE_NAME_PREFIX,
+        c.TEACHER_LAYER,
+        c.OTHER_MODULE_NAME,
+    }
+
+
+def test_techniques_are_the_librarys():
+    names = {c.LAYER_REDUCTION, c.SPARSE_PRUNING, c.ROW_PRUNING, c.HEAD_PRUNING}
+    assert set(CompressionTraining.model_fields) == names
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"dense_ratio": 0.5, "target_heads": 3}, {"target_heads": 3, "pruned_heads": [1]}],
+)
+def test_one_way_to_say_how_many_heads(params, tmp_path):
+    values = block("head_pruning", method="importance")
+    values["head_pruning"]["different_groups"]["all"] = {"params": params, "modules": ["x"]}
+    with pytest.raises(UserError, match="give one of dense_ratio, target_heads and pruned_heads"):
+        read(values, tmp_path)
+
+
+def test_disabled_blocks_do_nothing(tmp_path):
+    values = {}
+    for technique in BLOCKS:
+        values |= block(technique, enabled=False)
+    values["layer_reduction"] = {"enabled": False, "teacher_layer": [0]}
+    compression = read(values, tmp_path)
+    assert compression.name == "none"
+    assert (compression.heads, compression.rows, compression.sparse, compression.layers) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({}, "none"),
+        (block("sparse_pruning", method="l1"), "imp60"),
+        ({**block("row_pruning"), **block("head_pruning")}, "heads50_learned+rows50_learned"),
+        ({"layer_reduction": {"enabled": True, "teacher_layer": [0, 2]}}, "layers_0_2"),
+        ({"layer_reduction": {"enabled": True, "teacher_layer": "first_half"}}, "layers_first_half"),
+    ],
+)
+def test_names(values, name, tmp_path):
+    assert read(values, tmp_path).name == name

@@ -1,0 +1,161 @@
+"""Each compression through the real launcher, two ranks, ZeRO 0 to 3: smaller, loadable, the same.
+
+One launch trains all students one after another, because a start costs more than the training. The
+export itself compares the logits of the masked and the exported model and fails above 1e-5.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_launcher import launch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+
+import compress
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(file.stem for file in (ROOT / "ds_configs/compression").glob("*.json"))
+NAMES = [name for name in NAMES if name not in {"imp20", "imp60", "imp70", "imp80"}]
+SPECS = [
+    {
+        "name": f"{name}-zero{stage}",
+        "files": [str(ROOT / f"ds_configs/compression/{name}.json")],
+        "stage": stage,
+        "set": ["robust_compression.score_lr=0.1"] if "learned" in name or "movement" in name else [],
+    }
+    for name in NAMES
+    for stage in range(4)
+]
+BF16 = {"set": ['bf16={"enabled": true}']}
+SPECS += [
+    {"name": f"bf16-zero{stage}", "files": SPECS[0]["files"], "stage": stage, **BF16}
+    for stage in (2, 3)
+]
+
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny_model):
+    """An encoder of 3 layers x 4 heads x 64 rows."""
+    folder = tmp_path_factory.mktemp("four") / "model"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.3,  # with BERT's 0.02 the logits of so small a model hardly depend on it
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, model):
+    folder = tmp_path_factory.mktemp("runs")
+    driver = str(ROOT / "tests/drivers/compress_all.py")
+    done = launch(driver, str(folder), str(model), json.dumps(SPECS))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def read(runs, name):
+    return [json.loads((runs / name / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_stages_make_the_same_student(runs, name):
+    plain = read(runs, f"{name}-zero0")[0]
+    for stage in (1, 2, 3):
+        first, second = read(runs, f"{name}-zero{stage}")
+        assert first["losses"] == second["losses"]
+        np.testing.assert_allclose(first["losses"], plain["losses"], rtol=1e-4)
+        assert first["weights"].keys() == plain["weights"].keys()
+        for key, value in plain["weights"].items():
+            assert first["weights"][key] == pytest.approx(value, rel=1e-3, abs=1e-3), (stage, key)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["name"])
+def test_masked_and_exported_model_agree(runs, spec):
+    student = json.loads((runs / spec["name"] / "student/student.json").read_text())
+    assert student["parity"] <= 1e-5
+
+
+def shapes(runs, name):
+    weights = load_file(runs / f"{name}-zero3/student/model/model.safetensors")
+    layers = {key.split(".")[3] for key in weights if ".layer." in key}
+    inner = [f"bert.encoder.layer.{number}" for number in sorted(layers)]
+    heads = [weights[f"{layer}.attention.self.query.weight"].shape[0] // 8 for layer in inner]
+    return heads, [weights[f"{layer}.intermediate.dense.weight"].shape[0] for layer in inner]
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "rows"),
+    [
+        ("heads20", 10, [64] * 3),  # 80 % of 12 over the whole model
+        ("heads40", 7, [64] * 3),
+        ("heads20_learned", 9, [64] * 3),  # 80 % of 4 in each layer
+        ("rows50", 12, [32] * 3),
+        ("rows50_learned", 12, [32] * 3),
+        ("heads20_rows50_imp40", 10, [32] * 3),
+        ("layers_first_half", 8, [64] * 2),
+        ("layers_every_second", 4, [64]),
+    ],
+)
+def test_the_tensors_are_smaller(runs, name, heads, rows):
+    found_heads, found_rows = shapes(runs, name)
+    assert (sum(found_heads), found_rows) == (heads, rows)
+    assert min(found_heads) >= 1
+
+
+@pytest.mark.parametrize("name", ["imp40", "movement40", "heads20_rows50_imp40"])
+def test_sparsity_is_exact_on_what_is_left(runs, name):
+    for stage in range(4):
+        model = compress.load_compressed(runs / f"{name}-zero{stage}/student/model")
+        inner = [
+            m for n, m in model.named_modules() if ".layer." in n and isinstance(m, torch.nn.Linear)
+        ]
+        zeros = sum(int((m.weight == 0).sum()) for m in inner)
+        assert zeros / sum(m.weight.numel() for m in inner) == pytest.approx(0.4, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "name", ["imp40", "movement40", "rows50", "rows50_learned", "layers_first_half"]
+)
+def test_loads_without_us(runs, name):
+    folder = runs / f"{name}-zero2/student/model"
+    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    ours = compress.load_compressed(folder)
+    ids = torch.arange(5, 25).view(2, 10)
+    with torch.no_grad():
+        assert torch.equal(plain(ids).logits, ours(ids).logits)
+
+
+def test_chosen_heads_run_again_as_json(runs, model, tmp_path):
+    """The choice, written as DeepSpeed's JSON, gives the same student when it is used as it is."""
+    chosen = runs / "heads40-zero2/student/heads.json"
+    spec = [{"name": "again", "files": [str(chosen)], "stage": 2}]
+    done = launch(
+        str(ROOT / "tests/drivers/compress_all.py"), str(tmp_path), str(model), json.dumps(spec)
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, again = read(runs, "heads40-zero2")[0], read(tmp_path, "again")[0]
+    assert again["losses"] == first["losses"]
+    assert again["weights"] == first["weights"]
+
+
+def test_the_directory_has_all_that_a_user_needs(runs):
+    folder = runs / "heads20-zero2/student/model"
+    names = {file.name for file in folder.iterdir()}
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+    assert "load_compressed" in (folder / "README.md").read_text()
