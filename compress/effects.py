@@ -43,6 +43,11 @@ def _together(root: Root, merge: Merge) -> None:
         (*prefix, "teacher", "epochs"),
         "has no effect: teacher.model is given and not trained",
     )
+    reject(
+        not ours.layerwise.hidden and not ours.layerwise.attention,
+        (*prefix, "layerwise", "layer_map"),
+        "has no effect: layerwise.hidden and layerwise.attention are 0",
+    )
     reject(not enabled, (*prefix, "pruning"), "has no effect: no sparse_pruning is enabled for it")
     reject(
         ours.task.name != "synthetic",

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from compress.deepspeed_schema import Block, Count, DeepSpeedBlock
+from compress.deepspeed_schema import Block, Count, DeepSpeedBlock, Natural, NonNegative
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
+LayerPair = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 
 
 class SyntheticBlock(Block):
@@ -88,6 +89,17 @@ class LossBlock(Block):
     lambda_: Fraction = Field(default=0.9, alias="lambda")
 
 
+class LayerwiseBlock(Block):
+    """Weights of the layer-wise terms beside the loss hook; see `compress.layerwise`.
+
+    layer_map: pairs [student layer, teacher layer], counted from 0; default: spread evenly.
+    """
+
+    hidden: NonNegative = 0.0
+    attention: NonNegative = 0.0
+    layer_map: Annotated[list[LayerPair], Field(min_length=1)] | None = None
+
+
 class EvaluationBlock(Block):
     """ood: names of the OOD sets (default: all of the task); sentences: shown in the report."""
 
@@ -108,6 +120,7 @@ class RobustCompression(Block):
     pruning: PruningBlock = PruningBlock()
     uncertainty: UncertaintyBlock = UncertaintyBlock()
     loss: LossBlock = LossBlock()
+    layerwise: LayerwiseBlock = LayerwiseBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
     cache_dir: str | None = None
 
