@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, difficulty, losses, models
+from compress import artefacts, checkpoint, difficulty, layer_map, layerwise, losses, models
 from compress.compression import Group, Masks
 from compress.config import Config, training_steps
 from compress.context import Artefact, Context, found, new_trainer, publish, start_model, watch_dev
@@ -35,6 +36,7 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
         "hook": robust.loss.hook,
         "lambda": robust.loss.lambda_,
         "teacher": teacher.key,
+        **layer_map.inputs_of(robust.layerwise),
     }
     if hook not in losses.LOSSES.values():
         source = Path(inspect.getfile(hook)).read_bytes()
@@ -72,7 +74,7 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None) -> Arte
     shape = models.fresh(model)
     epochs = robust.student.epochs or robust.epochs
     masks = Masks(model, pruning_groups(context.config, len(context.data.train)))
-    signals = _signals(context, teacher, hardness)
+    signals = _signals(context, teacher, hardness, model)
     trainer = new_trainer("student", context, model, masks, signals, epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     sparsity = masks.sparsity()
@@ -117,7 +119,7 @@ def pruning_groups(config: Config, samples: int) -> dict[str, Group]:
 
 
 def check(config: Config, model: Path, data: TaskData) -> None:
-    """Raise UserError now for a schedule or module keyword that the student's training would reject.
+    """Raise UserError now for a schedule, module keyword or layer map that training would reject.
 
     Builds the model's shape on the meta device: no weights.
     """
@@ -125,9 +127,12 @@ def check(config: Config, model: Path, data: TaskData) -> None:
     if groups:
         with torch.device("meta"):
             Masks.match(models.fresh_from(model), groups)
+    layer_map.check_run(config.robust, model)
 
 
-def _signals(context: Context, teacher: Artefact, hardness: Artefact | None) -> Signals:
+def _signals(
+    context: Context, teacher: Artefact, hardness: Artefact | None, model: PreTrainedModel
+) -> Signals:
     robust = context.config.robust
     probabilities = np.load(teacher.path / "probabilities.npy", mmap_mode="r")
     d = None
@@ -135,7 +140,9 @@ def _signals(context: Context, teacher: Artefact, hardness: Artefact | None) -> 
         d = difficulty.sample_difficulty(context, difficulty.load_losses(hardness.path, "train"))
     mean = float(d.mean()) if d is not None and d.any() else 1.0
     weights = LossWeights(distillation=robust.loss.lambda_, mean_difficulty=mean)
-    return Signals(losses.resolve(robust.loss.hook), weights, probabilities, d)
+    names = context.data.labels
+    layers = layerwise.build(robust, model, teacher.path / "model", names, context.device)
+    return Signals(losses.resolve(robust.loss.hook), weights, probabilities, d, layers)
 
 
 def find(context: Context, teacher: Artefact, hardness: Artefact | None) -> Artefact | None:

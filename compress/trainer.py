@@ -33,6 +33,7 @@ from compress.batches import Columns, Indices, epoch_batches, share
 from compress.compression import Masks
 from compress.config import Config, batch_split, training_steps
 from compress.errors import UserError
+from compress.layerwise import Layerwise
 from compress.losses import Loss, LossWeights
 from compress.monitor import Monitor, Progress, quieten
 
@@ -73,13 +74,14 @@ def stop() -> None:
 class Signals:
     """What the loss hook may use beside the gold label, keyed by sample.
 
-    teacher: probabilities [N, C] or None; difficulty: d [N] or None.
+    teacher: probabilities [N, C] or None; difficulty: d [N] or None; layerwise: the additional term.
     """
 
     loss: Loss
     weights: LossWeights = field(default_factory=LossWeights)
     teacher: NDArray[np.float32] | None = None
     difficulty: NDArray[np.float64] | None = None
+    layerwise: Layerwise | None = None
 
     def take(self, indices: Indices, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Teacher [B, C] and difficulty [B] of the samples, float32, None where there is none."""
@@ -174,19 +176,24 @@ class Trainer:
             counted = torch.as_tensor(weight).to(self.device)
             labels = torch.as_tensor(self.data.labels[indices]).to(self.device)
             teacher, hardness = self.signals.take(indices, self.device)
-            logits = self.engine(**self.data.batch(indices, self.device)).logits
             signals = self.signals
+            inputs, extra = self.data.batch(indices, self.device), signals.layerwise
+            outputs = self.engine(**inputs, **(extra.arguments if extra else {}))
+            logits = outputs.logits
             per_sample = signals.loss(logits, labels, teacher, hardness, signals.weights)
             if per_sample.shape != labels.shape:
                 raise UserError(
                     f"robust_compression.loss.hook: returned a tensor of shape "
                     f"{list(per_sample.shape)}, but one loss per sample is {list(labels.shape)}."
                 )
+            layers = extra.per_sample(inputs, outputs) if extra else {}
+            if extra:
+                per_sample = per_sample + extra.total(layers)
             loss = (per_sample * counted).sum() * (parts / len(batch))
             self.engine.backward(loss)
             self.engine.step()
             with torch.no_grad():
-                terms = losses.parts(logits, labels, teacher)
+                terms = losses.parts(logits, labels, teacher) | layers
                 self._window.add(loss=per_sample, **terms, counted=counted)
 
     def _report(self) -> dict[str, float]:
