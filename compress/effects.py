@@ -40,6 +40,11 @@ def _together(root: Root, merge: Merge) -> None:
         "has no effect: teacher.model is given and not trained",
     )
     reject(
+        not ours.layerwise.hidden and not ours.layerwise.attention,
+        (*prefix, "layerwise", "layer_map"),
+        "has no effect: layerwise.hidden and layerwise.attention are 0",
+    )
+    reject(
         ours.task.name != "synthetic",
         (*prefix, "task", "synthetic"),
         "has an effect for the task 'synthetic' only",

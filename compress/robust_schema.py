@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from compress.blocks import Block, Count
+from compress.blocks import Block, Count, Natural, NonNegative
 from compress.deepspeed_schema import DeepSpeedBlock
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
+LayerPair = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 
 
 class SyntheticBlock(Block):
@@ -109,6 +110,17 @@ class LossBlock(Block):
     lambda_: Fraction = Field(default=0.9, alias="lambda")
 
 
+class LayerwiseBlock(Block):
+    """Weights of the layer-wise terms beside the loss hook; see `compress.layerwise`.
+
+    layer_map: pairs [student layer, teacher layer], counted from 0; default: spread evenly.
+    """
+
+    hidden: NonNegative = 0.0
+    attention: NonNegative = 0.0
+    layer_map: Annotated[list[LayerPair], Field(min_length=1)] | None = None
+
+
 class EvaluationBlock(Block):
     """ood: names of the OOD sets (default: all of the task); sentences: shown in the report."""
 
@@ -134,6 +146,7 @@ class RobustCompression(Block):
     score_lr: Annotated[float, Field(gt=0)] = 0.01
     uncertainty: UncertaintyBlock = UncertaintyBlock()
     loss: LossBlock = LossBlock()
+    layerwise: LayerwiseBlock = LayerwiseBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
     cache_dir: str | None = None
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.batches import Indices
+from compress.layerwise import Layerwise
 from compress.losses import Loss, LossWeights
 
 
@@ -15,13 +16,14 @@ from compress.losses import Loss, LossWeights
 class Signals:
     """What the loss hook may use beside the gold label, keyed by sample.
 
-    teacher: probabilities [N, C] or None; difficulty: d [N] or None.
+    teacher: probabilities [N, C] or None; difficulty: d [N] or None; layerwise: the additional term.
     """
 
     loss: Loss
     weights: LossWeights = field(default_factory=LossWeights)
     teacher: NDArray[np.float32] | None = None
     difficulty: NDArray[np.float64] | None = None
+    layerwise: Layerwise | None = None
 
     def take(self, indices: Indices, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Teacher [B, C] and difficulty [B] of the samples, float32, None where there is none."""

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from compress import (
     evaluation,
     export,
     importance,
+    layer_map,
+    layerwise,
     losses,
     models,
     plan,
@@ -54,6 +57,7 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
         "hook": robust.loss.hook,
         "lambda": robust.loss.lambda_,
         "teacher": teacher.key,
+        **layer_map.inputs_of(robust.layerwise),
     }
     if compression.heads or compression.rows:
         inputs["structured"] = robust.structured.model_dump()
@@ -97,6 +101,7 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None) -> Arte
     signals = _signals(context, teacher, hardness)
     todo = plan.resolve(context.config, model, len(context.data.train))
     masks = Masks(model, todo, _scorer(here, shape, signals))
+    signals = replace(signals, layerwise=_layerwise(here, teacher, model))
     epochs = robust.student.epochs or robust.epochs
     trainer = new_trainer("student", here, model, masks, signals, epochs)
     trainer.run_until(trainer.total_steps, watch_dev(here))
@@ -178,15 +183,25 @@ def check(config: Config, model: Path, data: TaskData) -> None:
         models.check_labels(model, data.labels)
     shape = models.load_config(model)
     kept = plan.layers(config, shape)
+    reduced = compressed.reduced(shape, kept) if kept else shape
     with torch.device("meta"):
-        small = compressed.build(compressed.reduced(shape, kept) if kept else shape)
+        small = compressed.build(reduced)
         plan.resolve(config, small, len(data.train))
+    layer_map.check_run(config.robust, model, reduced)
     block = config.compression.layers
     for name in (block.other_module_name or []) if block else []:
         if name not in dict(small.named_modules()):
             raise UserError(
                 f"compression_training.layer_reduction.other_module_name: there is no module '{name}'."
             )
+
+
+def _layerwise(
+    context: Context, teacher: Artefact, model: PreTrainedModel
+) -> layerwise.Layerwise | None:
+    """The term beside the loss hook; it must see the model after the masks and before the engine."""
+    names, robust = context.data.labels, context.config.robust
+    return layerwise.build(robust, model, teacher.path / "model", names, context.device)
 
 
 def _signals(context: Context, teacher: Artefact, hardness: Artefact | None) -> Signals:

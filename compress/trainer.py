@@ -159,19 +159,24 @@ class Trainer:
             counted = torch.as_tensor(weight).to(self.device)
             labels = torch.as_tensor(self.data.labels[indices]).to(self.device)
             teacher, hardness = self.signals.take(indices, self.device)
-            logits = self.engine(**self.data.batch(indices, self.device)).logits
             signals = self.signals
+            inputs, extra = self.data.batch(indices, self.device), signals.layerwise
+            outputs = self.engine(**inputs, **(extra.arguments if extra else {}))
+            logits = outputs.logits
             per_sample = signals.loss(logits, labels, teacher, hardness, signals.weights)
             if per_sample.shape != labels.shape:
                 raise UserError(
                     f"robust_compression.loss.hook: returned a tensor of shape "
                     f"{list(per_sample.shape)}, but one loss per sample is {list(labels.shape)}."
                 )
+            layers = extra.per_sample(inputs, outputs) if extra else {}
+            if extra:
+                per_sample = per_sample + extra.total(layers)
             loss = (per_sample * counted).sum() * (parts / len(batch))
             self.engine.backward(loss)
             self.engine.step()
             with torch.no_grad():
-                terms = losses.parts(logits, labels, teacher)
+                terms = losses.parts(logits, labels, teacher) | layers
                 self._window.add(loss=per_sample, **terms, counted=counted)
 
     def _report(self) -> dict[str, float]:

@@ -25,6 +25,7 @@ REFUSED = [
     ('torch_autocast={"enabled": false, "dtype": "bfloat16"}', "while torch_autocast.enabled"),
     ('robust_compression.pruning={"end": 0.5}', "no sparse_pruning is enabled"),
     ('robust_compression.task.synthetic={"seed": 1}', "for the task 'synthetic' only"),
+    ("robust_compression.layerwise.layer_map=[[0, 0]]", "layerwise.attention are 0"),
     ("robust_compression.uncertainty.quantile=0.9", "no effect with normalisation 'minmax'"),
 ]
 
@@ -50,10 +51,27 @@ def test_refused(base, override, why):
         'zero_optimization={"stage": 3, "stage3_max_live_parameters": 10}',
         'zero_optimization={"stage": 1, "offload_optimizer": {"device": "cpu"}}',
         'fp16={"enabled": true, "loss_scale": 8}',
+        'robust_compression.layerwise={"hidden": 1, "layer_map": [[0, 0]]}',
+        'robust_compression.layerwise={"attention": 0.5, "layer_map": [[0, 0]]}',
     ],
 )
 def test_taken_where_it_has_an_effect(base, override):
     load([base], [override])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '{"hidden": -1}',
+        '{"hidden": 1, "layer_map": [[0]]}',
+        '{"hidden": 1, "layer_map": []}',
+        '{"hidden": 1, "layer_map": [[0, -1]]}',
+        '{"hiden": 1}',
+    ],
+)
+def test_layerwise_values_out_of_range(base, value):
+    with pytest.raises(UserError, match=r"'robust_compression\.layerwise\."):
+        load([base], [f"robust_compression.layerwise={value}"])
 
 
 def test_steps_and_fractions_exclude_each_other(base):

@@ -32,6 +32,11 @@ SPECS.append(
 )
 BF16 = {"set": ['bf16={"enabled": true}']}
 SPECS += [{"name": f"bf16_zero{z}", "stage": z, "groups": GROUP, "steps": 6, **BF16} for z in (2, 3)]
+LAYERS = {"groups": GROUP, "steps": 6, "layerwise": {"hidden": 0.5, "attention": 20.0}}
+SPECS += [{"name": f"layerwise_zero{z}", "stage": z, **LAYERS} for z in range(4)]
+PARTS = {"set": ["gradient_accumulation_steps=2"]}
+SPECS.append({"name": "layerwise_accumulated", "stage": 3, **LAYERS, **PARTS})
+SPECS.append({"name": "layerwise_bf16", "stage": 3, **LAYERS, **BF16})
 GOLDEN = [{"name": "golden", "stage": 2, "groups": GROUP, "steps": 4}, SPECS[2]]
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
@@ -54,9 +59,8 @@ def run(command: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
 def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    start = ["deepspeed", "--num_accelerators", "2", "--master_port", port]
-    return run([*start, *arguments], **extra)
+        port = f"--master_port={free.getsockname()[1]}"
+    return run(["deepspeed", "--num_accelerators", "2", port, *arguments], **extra)
 
 
 def results(folder: Path, name: str, ranks: int) -> list[dict]:
@@ -115,6 +119,30 @@ def test_bf16_stays_near_float32(two_ranks: Path, stage: int) -> None:
     half, full = (results(two_ranks, name, 2)[0] for name in (f"bf16_zero{stage}", f"zero{stage}"))
     np.testing.assert_allclose(half["losses"], full["losses"], rtol=0.05)
     assert half["sparsity"][-1] == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "accumulated", "bf16"])
+def test_layerwise_term_trains_alike(two_ranks: Path, name: str) -> None:
+    """Also where ZeRO 3 partitions the projection, and where a step has two backward passes."""
+    plain, other = (results(two_ranks, f"layerwise_{n}", 2)[0] for n in ("zero0", name))
+    near = {"rtol": 0.05 if name == "bf16" else 1e-4}
+    np.testing.assert_allclose(other["losses"], plain["losses"], **near)
+    np.testing.assert_allclose(other["layers"], plain["layers"], **near)
+    if name != "bf16":
+        np.testing.assert_allclose(other["projection"][1], plain["projection"][1], atol=1e-5)
+
+
+def test_layerwise_term_counts_and_trains_its_projection(two_ranks: Path) -> None:
+    result, without = (results(two_ranks, n, 2)[0] for n in ("layerwise_zero3", "zero3"))
+    hidden, attention = result["layers"][0]
+    expected = without["losses"][0] + 0.5 * hidden + 20.0 * attention
+    assert result["losses"][0] == pytest.approx(expected, rel=1e-5)
+    assert 0.5 * hidden > 1e-3 and 20.0 * attention > 1e-3
+    assert result["layers"][-1][0] < hidden
+    before, after = (np.array(matrix) for matrix in result["projection"])
+    assert before.shape == after.shape == (48, 32)
+    assert np.abs(after - before).mean() > 1e-4
+    assert without["projection"] == [None, 0.0]
 
 
 def test_groups_keep_their_own_targets(two_ranks: Path) -> None:
@@ -231,6 +259,8 @@ def test_given_teacher_independent_protocol_own_loss_and_accumulation(
         "robust_compression.loss.hook=own_loss:halves",
         "robust_compression.student.init_from=teacher",
         "gradient_accumulation_steps=2",
+        'robust_compression.layerwise={"hidden": 0.1, "attention": 10, "layer_map": [[1, 1], [0, 0]]}',
+        "csv_monitor.enabled=true",
     ]
     command = [sys.executable, *job(tiny_model, tmp_path / "run", *own)]
     done = run(command, PYTHONPATH=f"{tmp_path}:{ROOT}")
@@ -242,6 +272,10 @@ def test_given_teacher_independent_protocol_own_loss_and_accumulation(
     matrix = next((tmp_path / "shared/difficulty").iterdir()) / "train.parquet"
     columns = pq.read_table(matrix).column_names
     assert columns == ["index", "label", "loss_0.3", "loss_0.801", "loss_0.802", "variance"]
+    watched = {file.name for file in (tmp_path / "run/csv_monitor").glob("student_*")}
+    assert {"student_hidden.csv", "student_attention.csv"} <= watched
+    exported = (tmp_path / "run/student/model/model.safetensors").read_bytes()
+    assert b"layerwise" not in exported
 
 
 def test_a_stage_without_the_one_before_says_which(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
     deepspeed tests/drivers/train_steps.py OUTPUT MODEL SPEC [key=value ...]
 
-SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps", "set"}: one
-engine after another in this process. Every rank writes OUTPUT/<name>-rank<r>.json.
+SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps", "set",
+"layerwise"}: one engine after another in this process. layerwise: the block of that name, with a random
+teacher of another shape. Every rank writes OUTPUT/<name>-rank<r>.json.
 """
 
 import json
@@ -12,15 +13,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from transformers import BertConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compress import checkpoint, config, context, losses, models, ranks, run, trainer
+from compress import (
+    checkpoint,
+    compressed,
+    config,
+    context,
+    layerwise,
+    losses,
+    models,
+    ranks,
+    run,
+    trainer,
+)
 from compress.compression import Masks
 from compress.losses import LossWeights
 from compress.monitor import Monitor
 from compress.plan import Plan, Sparse, match
 from compress.pruning import Ramp
+from compress.robust_schema import LayerwiseBlock
 from compress.signals import Signals
 
 
@@ -33,6 +48,18 @@ class Recorder(Monitor):
 
     def scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
         self.seen.append({"step": step, **values})
+
+
+def layers_of(spec: dict, model, device: torch.device) -> layerwise.Layerwise | None:
+    if "layerwise" not in spec:
+        return None
+    shape = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3}
+    shape["initializer_range"] = 0.5  # sharp attention
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        teacher = compressed.build(BertConfig(**{**model.config.to_dict(), **shape}))
+    nn.Module.to(teacher, device)
+    return layerwise.Layerwise(model, teacher, LayerwiseBlock(**spec["layerwise"]), seed=7)
 
 
 def one(spec: dict, output: Path, files: list[str], overrides: list[str], device: torch.device) -> None:
@@ -55,15 +82,20 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     difficulty = generator.uniform(0.3, 1.0, len(here.data.train))
     hook = losses.LOSSES[spec.get("hook", "rmc_weighted")]
     weights = LossWeights(0.9, float(difficulty.mean()))
-    signals = Signals(hook, weights, teacher, difficulty)
+    signals = Signals(hook, weights, teacher, difficulty, layers_of(spec, model, device))
+    projection = getattr(model, layerwise.PROJECTION).weight.tolist() if signals.layerwise else None
     training = context.new_trainer("t", here, model, masks, signals, settings.robust.epochs)
-    training.run_until(spec["steps"])
+    training.run_until(spec["steps"], context.watch_dev(here) if signals.layerwise else None)
     scores = context.score_split(here, training, "dev")
     weights_now = checkpoint.gather(training.engine)
+    trained = weights_now.get(f"{layerwise.PROJECTION}.weight", 0.0)
     state = training.state_dict()
+    reports = [seen for seen in recorder.seen if "loss" in seen]
     result = {
-        "losses": [seen["loss"] for seen in recorder.seen],
-        "sparsity": [seen["sparsity"] for seen in recorder.seen],
+        "losses": [seen["loss"] for seen in reports],
+        "sparsity": [seen["sparsity"] for seen in reports],
+        "layers": [[seen.get("hidden"), seen.get("attention")] for seen in reports],
+        "projection": [projection, torch.as_tensor(trained).tolist()],
         "masks": {
             name: "".join(map(str, m.int().flatten().tolist()))
             for name, m in state["masks"]["sparse"].items()
