@@ -144,7 +144,7 @@ def _write(model: PreTrainedModel, sample: dict[str, Tensor], file: Path, model_
                 opset_version=OPSET,
                 input_names=names,
                 output_names=["logits"],
-                dynamic_axes={name: AXES for name in names} | {"logits": {0: "batch"}},
+                dynamic_axes=dict.fromkeys(names, AXES) | {"logits": {0: "batch"}},
             )
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]

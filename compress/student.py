@@ -80,6 +80,7 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None) -> Arte
     trainer.close()
 
     def fill(folder: Path) -> None:
+        setattr(shape.config, models.TRAINED_LENGTH, robust.task.max_length)
         checkpoint.export(weights, masks, shape, context.tokenizer, folder / "model")
         artefacts.write_json(folder / "student.json", {"sparsity": sparsity})
 

@@ -54,6 +54,7 @@ def make(context: Context) -> Artefact:
 
     def fill(folder: Path) -> None:
         np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
+        setattr(shape.config, models.TRAINED_LENGTH, context.config.robust.task.max_length)
         checkpoint.export(weights, Masks(shape, {}), shape, context.tokenizer, folder / "model")
 
     return publish(path, inputs, began, fill)
