@@ -89,6 +89,7 @@ def check(paths: Sequence[Path], setting: Setting) -> None:
     """Raise UserError for a missing runtime or directory, or a length beyond a model's positions."""
     if "onnxruntime" in setting.runtimes:
         onnx_export.require()
+        onnx_export.provider(setting.device)
     longest = max(setting.lengths)
     for path in paths:
         if not (path / "config.json").is_file():

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -93,29 +93,29 @@ def random_inputs(
     return inputs
 
 
-def session(file: Path, threads: int, device: torch.device | None = None) -> "InferenceSession":
-    """An onnxruntime session of the file; its threads sleep between two runs.
-
-    Raises UserError if the device is a GPU and this onnxruntime has none.
-    """
+def provider(device: torch.device) -> tuple[str, dict[str, int]]:
+    """What onnxruntime calls the device; UserError if it is a GPU and this onnxruntime has none."""
     import onnxruntime
 
-    provider = "CPUExecutionProvider"
-    if device is not None and device.type == "cuda":
-        provider = "CUDAExecutionProvider"
-        if provider not in onnxruntime.get_available_providers():
-            raise UserError(
-                "this onnxruntime runs on the CPU only; run: pip install onnxruntime-gpu (in place of "
-                "onnxruntime), or choose --runtime torch or --device cpu."
-            )
+    if device.type != "cuda":
+        return "CPUExecutionProvider", {}
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise UserError(
+            "this onnxruntime runs on the CPU only; run: pip install onnxruntime-gpu (in place of "
+            "onnxruntime), or choose --runtime torch or --device cpu."
+        )
+    return "CUDAExecutionProvider", {"device_id": device.index or 0}
+
+
+def session(file: Path, threads: int, device: torch.device) -> "InferenceSession":
+    """An onnxruntime session of the file on the device; its threads sleep between two runs."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    chosen: Any = provider
-    if provider == "CUDAExecutionProvider":
-        chosen = (provider, {"device_id": (device.index if device else None) or 0})
-    return onnxruntime.InferenceSession(file, options, providers=[chosen])
+    return onnxruntime.InferenceSession(file, options, providers=[provider(device)])
 
 
 class _Logits(nn.Module):
@@ -160,7 +160,7 @@ def _check(
 
     broken = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.RuntimeException)
     try:
-        running = session(file, threads=1)
+        running = session(file, 1, torch.device("cpu"))
         for sample, wanted in zip(samples, expected, strict=True):
             (logits,) = running.run(None, {name: t.numpy() for name, t in sample.items()})
             difference = float(np.abs(logits - wanted.numpy()).max())

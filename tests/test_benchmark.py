@@ -185,3 +185,11 @@ def test_what_cannot_be_measured_is_known_before(folders, tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("")
     assert "--output" in refused(folders[0], "--length", 8, "--runtime", "torch", *output)
+
+
+def test_onnxruntime_without_the_asked_gpu_is_known_before(folders, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    setting = benchmark.Setting((1,), (8,), ("onnxruntime",), 1, torch.device("cuda", 0), 1)
+    with pytest.raises(UserError, match="pip install onnxruntime-gpu"):
+        benchmark.check(folders, setting)
+    benchmark.check(folders, benchmark.Setting((1,), (8,), ("torch",), 1, torch.device("cuda", 0), 1))
