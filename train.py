@@ -28,6 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--stage", default="all", choices=["teacher", "difficulty", "student", "evaluate", "all"]
     )
+    parser.add_argument(
+        "--export", choices=["onnx"], help="write the student as OUTPUT_DIR/onnx/model.onnx too"
+    )
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     return parser.parse_args(arguments)
 
@@ -44,9 +47,10 @@ def main() -> None:
     from compress import losses, run, trainer
 
     losses.resolve(settings.robust.loss.hook)
+    run.check_export(options.stage, options.export)
     run.claim(options.output_dir, settings)
     device = trainer.start()
-    run.execute(run.prepare(settings, options.output_dir, device), options.stage)
+    run.execute(run.prepare(settings, options.output_dir, device), options.stage, options.export)
     trainer.stop()
 
 

@@ -19,8 +19,11 @@ SAMPLES = 256
 TOLERANCE = 1e-5
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write model and tokenizer."""
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path
+) -> None:
+    """Write model and tokenizer. max_length: tokens of a pair in training, for `compress.predict`."""
+    setattr(model.config, models.TRAINED_LENGTH, max_length)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

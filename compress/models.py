@@ -27,6 +27,7 @@ from compress.tasks import spelling
 
 SYNTHETIC_ENCODER = "synthetic-encoder"
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+TRAINED_LENGTH = "trained_max_length"
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
 
@@ -128,6 +129,25 @@ def load_compressed(path: str | Path) -> PreTrainedModel:
 def check_labels(path: Path, labels: tuple[str, ...]) -> None:
     """Raise UserError if the directory is a classifier of other labels."""
     _check_labels(path, load_config(path), labels, trained=False)
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of this name; without one the first GPU, or the CPU if there is none.
+
+    Raises UserError for a name that PyTorch does not know or a GPU that is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: is no device; choose cpu, cuda or cuda:<number>.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: choose cpu, cuda or cuda:<number>.")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise UserError(f"--device {name}: this machine has {there} GPUs that PyTorch can use.")
+    return device
 
 
 def _check_labels(path: Path, config: PreTrainedConfig, labels: tuple[str, ...], trained: bool) -> None:

@@ -15,7 +15,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from compress import artefacts, data, difficulty, models, ranks, results, student, teacher, versions
+from compress import (
+    artefacts,
+    data,
+    difficulty,
+    models,
+    onnx_export,
+    ranks,
+    results,
+    student,
+    teacher,
+    versions,
+)
 from compress.batches import Columns
 from compress.config import Config
 from compress.context import Artefact, Context, Encoder, found, publish, say
@@ -50,6 +61,15 @@ def claim(output_dir: Path, config: Config) -> None:
             f"--output_dir {output_dir}: belongs to another configuration ({key} differs); "
             "choose another directory or delete this one."
         )
+
+
+def check_export(stage: str, export: str | None) -> None:
+    """Raise UserError for an `--export` that cannot take effect or lacks its packages."""
+    if export is None:
+        return
+    if stage in ("teacher", "difficulty"):
+        raise UserError(f"--export {export}: there is no student to export in --stage {stage}.")
+    onnx_export.require()
 
 
 def _lasting(merged: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,9 +162,10 @@ def _encoded(
     return Columns.open(str(path / "arrow"), tokenizer.pad_token_id)
 
 
-def execute(context: Context, stage: str) -> None:
+def execute(context: Context, stage: str, export: str | None = None) -> None:
     """Run one stage, or all in order; say what was made, what was reused, and where it is.
 
+    export: `onnx` writes the student as `onnx/model.onnx` too.
     Raises UserError if the stage needs one that has not been run.
     """
     chosen = STAGES if stage == "all" else (stage,)
@@ -159,6 +180,8 @@ def execute(context: Context, stage: str) -> None:
     compressed = _stage(student, "student", chosen, context, made, hardness)
     if compressed is None:
         raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
+    if export is not None:
+        _say("onnx", _onnx(context, compressed))
     if "evaluate" in chosen:
         results.make(context, made, hardness, compressed)
 
@@ -170,6 +193,23 @@ def _stage(
     if name not in chosen:
         return room.find(context, *before)
     artefact: Artefact = room.make(context, *before)
+    _say(name, artefact)
+    return artefact
+
+
+def _say(name: str, artefact: Artefact) -> None:
     how = "reused" if artefact.reused else f"done in {artefact.seconds:.1f} s"
     say(f"{name}: {how} ({artefact.path})")
-    return artefact
+
+
+def _onnx(context: Context, compressed: Artefact) -> Artefact:
+    """The student as ONNX, made from its finished directory unless it is there."""
+    path = context.output_dir / "onnx"
+    inputs = {"stage": "onnx", "student": compressed.key, "opset": onnx_export.OPSET}
+    if (old := found(path, inputs)) is not None:
+        return old
+
+    def fill(folder: Path) -> None:
+        onnx_export.export(compressed.path / "model", folder / "model.onnx")
+
+    return publish(path, inputs, time.perf_counter(), fill)

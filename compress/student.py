@@ -112,7 +112,8 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None) -> Arte
 
     def fill(folder: Path) -> None:
         small = masks.shrink(masks.apply(weights), shape)
-        export.save(small, here.encoder.tokenizer, folder / "model")
+        length = robust.task.max_length
+        export.save(small, here.encoder.tokenizer, length, folder / "model")
         dev = here.columns["dev"].head(export.SAMPLES)
         parity = export.difference(folder / "model", wanted, dev, here.device)
         card.write(folder / "model", context.config, models.parameters(small))

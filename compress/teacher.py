@@ -56,7 +56,8 @@ def make(context: Context) -> Artefact:
     def fill(folder: Path) -> None:
         np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
         shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
-        export.save(shape, context.encoder.tokenizer, folder / "model")
+        length = context.config.robust.task.max_length
+        export.save(shape, context.encoder.tokenizer, length, folder / "model")
 
     return publish(path, inputs, began, fill)
 

@@ -189,7 +189,7 @@ def job(model: Path, output: Path, *overrides: str, stage: str = "all") -> list[
 @pytest.fixture(scope="module")
 def whole_job(tmp_path_factory, tiny_model) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("job")
-    done = launch(*job(tiny_model, folder / "run"))
+    done = launch(*job(tiny_model, folder / "run"), "--export", "onnx")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "run", done.stdout
 
@@ -204,6 +204,7 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
     assert metrics["world_size"] == 2
     assert "<svg" in (folder / "report.html").read_text()
     assert list((folder / "tensorboard").glob("events*"))
+    assert (folder / "onnx/model.onnx").is_file() and "onnx: done" in output
     assert "teacher" in output and str(folder / "report.html") in output
 
 
@@ -227,6 +228,7 @@ def test_exported_student_loads_and_scores_as_stored(whole_job: tuple[Path, str]
     scores = model(**inputs).logits.log_softmax(1).detach().numpy()
     np.testing.assert_allclose(scores, np.load(folder / "scores/dev.npy"), atol=1e-5)
     assert model.config.id2label == {0: "entailment", 1: "not_entailment"}
+    assert model.config.trained_max_length == 48
 
 
 def test_finished_stages_are_reused_and_others_made_again(

@@ -277,13 +277,13 @@ def test_a_run_is_checked_before_training(tmp_path, tiny_model):
     deep, foreign = tmp_path / "deep", tmp_path / "foreign"
     model(layers=4).save_pretrained(deep)
     models.load_tokenizer(tiny_model).save_pretrained(deep)
-    block = LayerwiseBlock(hidden=1.0, layer_map=[[1, 3]])
-    layer_map.check_run(Robust(block, tiny_model, deep), tiny_model, models.load_config(tiny_model))
+    block, shape = LayerwiseBlock(hidden=1.0, layer_map=[[1, 3]]), models.load_config(tiny_model)
+    layer_map.check_run(Robust(block, tiny_model, deep), tiny_model, shape)
     layer_map.check_run(
         Robust(block, tiny_model, deep, "teacher"), tiny_model, models.load_config(tiny_model)
     )
     with pytest.raises(UserError, match="layer 3 of the teacher"):
-        layer_map.check_run(Robust(block, tiny_model), tiny_model, models.load_config(tiny_model))
+        layer_map.check_run(Robust(block, tiny_model), tiny_model, shape)
     model().save_pretrained(foreign)
     (foreign / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
     with pytest.raises(UserError, match="vocabulary is not the teacher's"):

@@ -1,0 +1,235 @@
+"""How fast teacher and students are, side by side, and how much of what is possible that is.
+
+python -m compress.benchmark inference TEACHER/model STUDENT/model ... --batch 1 32 128 --length 32 128
+
+What: `inference` times every model in one process, in turns, so that a busy moment of the machine hits
+all of them; it takes the median of many and compares with the first directory. Beside each speed-up
+stands the ratio of floating-point operations, which bounds it, and the share of it that was reached.
+Inputs are random tokens of exactly the asked length, without padding. It leaves inference.md, .json and
+.png in the output directory and prints the table.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from compress import benchmark_report, models, onnx_export
+from compress.benchmark_report import Model, Timing
+from compress.errors import UserError, fail
+
+RUNTIMES = ("torch", "onnxruntime")
+Call = Callable[[], object]
+Inputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: each runtime with each batch size and length, on a device, so many times."""
+
+    batches: tuple[int, ...]
+    lengths: tuple[int, ...]
+    runtimes: tuple[str, ...]
+    threads: int
+    device: torch.device
+    repeats: int
+    warmups: int = 3
+
+
+def flops(model: PreTrainedModel, inputs: Inputs) -> int:
+    """Floating-point operations of one forward pass: matrix products, 2 for each multiply and add.
+
+    Counted while the model runs, with eager attention, since a fused kernel hides its products. What is
+    not a matrix product (look-ups, norms, softmax, activations) is not counted.
+    """
+    before = model.config._attn_implementation
+    if before != "eager":
+        model.set_attn_implementation("eager")
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(**inputs)
+    finally:
+        if before != "eager":
+            model.set_attn_implementation(before)
+    return counter.get_total_flops()
+
+
+def interleaved(calls: Sequence[Call], repeats: int, warmups: int, wait: Call) -> list[list[float]]:
+    """Seconds of each call [len(calls)][repeats], taken in turns; each round starts with the next one.
+
+    wait: returns when the device has finished what was started; it is part of each timing.
+    """
+    for _ in range(warmups):
+        for call in calls:
+            call()
+    wait()
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeats):
+        for place in range(len(calls)):
+            chosen = (turn + place) % len(calls)
+            began = time.perf_counter()
+            calls[chosen]()
+            wait()
+            seconds[chosen].append(time.perf_counter() - began)
+    return seconds
+
+
+def check(paths: Sequence[Path], setting: Setting) -> None:
+    """Raise UserError for a missing runtime or directory, or a length beyond a model's positions."""
+    if "onnxruntime" in setting.runtimes:
+        onnx_export.require()
+        onnx_export.provider(setting.device)
+    longest = max(setting.lengths)
+    for path in paths:
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path}: is no model directory (it has no config.json).")
+        positions = models.max_positions(path)
+        if positions is not None and longest > positions:
+            raise UserError(f"--length {longest}: {path} has {positions} positions.")
+
+
+def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[Timing]]:
+    """Sizes and timings of the models; the first directory is what the others are compared with.
+
+    Raises UserError for a damaged directory.
+    """
+    names = benchmark_report.short_names(paths)
+    loaded = [_load(path, setting.device) for path in paths]
+    sizes = [
+        Model(name, str(path), models.parameters(model), models.nonzero_parameters(model))
+        for name, path, model in zip(names, paths, loaded, strict=True)
+    ]
+    shapes = [(batch, length) for length in setting.lengths for batch in setting.batches]
+    counts = {shape: [flops(m, _inputs(m, shape, setting.device)) for m in loaded] for shape in shapes}
+    timings = []
+    with tqdm(total=len(setting.runtimes) * len(shapes), desc="measuring", disable=None) as bar:
+        for runtime in setting.runtimes:
+            with _running(runtime, paths, loaded, setting) as prepare:
+                for shape in shapes:
+                    calls = prepare(shape)
+                    found = interleaved(calls, setting.repeats, setting.warmups, _wait(setting.device))
+                    timings += [
+                        Timing(name, runtime, *shape, count, tuple(seconds))
+                        for name, count, seconds in zip(names, counts[shape], found, strict=True)
+                    ]
+                    bar.update()
+    return sizes, timings
+
+
+def _load(path: Path, device: torch.device) -> PreTrainedModel:
+    """The model with its weights copied, so that all lie aligned: transformers maps a plain file."""
+    model = models.load_compressed(path).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    nn.Module.to(model, device)
+    return model
+
+
+def _inputs(model: PreTrainedModel, shape: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+    inputs = onnx_export.random_inputs(model.config, *shape)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def _wait(device: torch.device) -> Call:
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
+
+@contextmanager
+def _running(
+    runtime: str, paths: Sequence[Path], loaded: Sequence[PreTrainedModel], setting: Setting
+) -> Iterator[Callable[[tuple[int, int]], list[Call]]]:
+    """Context: yields what makes, for a shape (batch, length), one call for each model."""
+    if runtime == "torch":
+        yield lambda shape: [_torch_call(m, _inputs(m, shape, setting.device)) for m in loaded]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = []
+        for number, path in enumerate(paths):
+            file = Path(folder) / f"{number}.onnx"
+            onnx_export.export(path, file)
+            sessions.append(onnx_export.session(file, setting.threads, setting.device))
+
+        def prepare(shape: tuple[int, int]) -> list[Call]:
+            calls: list[Call] = []
+            for session, model in zip(sessions, loaded, strict=True):
+                inputs = onnx_export.random_inputs(model.config, *shape)
+                calls.append(_session_call(session.run, {n: t.numpy() for n, t in inputs.items()}))
+            return calls
+
+        yield prepare
+
+
+def _torch_call(model: PreTrainedModel, inputs: Inputs) -> Call:
+    @torch.inference_mode()
+    def call() -> object:
+        return model(**inputs).logits
+
+    return call
+
+
+def _session_call(run: Callable[..., object], inputs: Mapping[str, object]) -> Call:
+    return lambda: run(None, inputs)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line; raises UserError for a number that cannot be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("inference", help="latency and throughput of model directories")
+    one.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="the first is the reference")
+    one.add_argument("--batch", nargs="+", type=int, default=[1, 32, 128])
+    one.add_argument("--length", nargs="+", type=int, default=[32, 128], help="tokens")
+    one.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
+    one.add_argument("--threads", type=int, default=torch.get_num_threads())
+    one.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    one.add_argument("--repeats", type=int, default=30, help="timings of each model, default 30")
+    one.add_argument("--output", type=Path, default=Path("benchmark"), help="directory of the results")
+    options = parser.parse_args(arguments)
+    for name in ("batch", "length", "threads", "repeats"):
+        value = getattr(options, name)
+        smallest = min(value) if isinstance(value, list) else value
+        if smallest < 1:
+            raise UserError(f"--{name} {smallest}: must be at least 1.")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, write the table, the picture and the figures, print the table."""
+    options = parse(arguments)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    setting = Setting(
+        batches=tuple(dict.fromkeys(options.batch)),
+        lengths=tuple(dict.fromkeys(options.length)),
+        runtimes=tuple(dict.fromkeys(options.runtime)),
+        threads=options.threads,
+        device=models.find_device(options.device),
+        repeats=options.repeats,
+    )
+    check(options.dirs, setting)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {options.output}: {error.strerror or error}.") from None
+    torch.set_num_threads(setting.threads)
+    machine = benchmark_report.machine(setting.device, setting.threads)
+    sizes, timings = measure(options.dirs, setting)
+    sys.stdout.write(benchmark_report.write(options.output, machine, sizes, timings))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        fail(error)

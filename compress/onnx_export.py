@@ -1,0 +1,175 @@
+"""A model directory as one ONNX file with dynamic batch and sequence axes, checked against PyTorch.
+
+What: `export` writes the file, `session` opens it with onnxruntime, `random_inputs` makes inputs.
+Why: the file runs where no Python model code is, and the layers may differ in width, which no
+converter knows beforehand; so every export is compared with PyTorch before it gets its name.
+How:  deepspeed train.py ... --export onnx      writes OUTPUT_DIR/onnx/model.onnx
+
+The exporter is torch's TorchScript one with eager attention: measured beside the newer one
+(`dynamo=True`) its files run as fast and are made ten times sooner, without a further package.
+"""
+
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from compress import models
+from compress.errors import UserError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+PACKAGES = ("onnx", "onnxruntime")
+OPSET = 18
+AXES = {0: "batch", 1: "sequence"}
+TOLERANCE = 1e-4
+TRACED = (2, 16)
+CHECKED = ((1, 2), TRACED, (3, 33), (5, 128))
+
+
+def require() -> None:
+    """Raise UserError unless the packages are installed that writing and checking a file needs."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"ONNX needs the package {' and '.join(missing)}; run: pip install -r requirements-onnx.txt"
+        )
+
+
+def export(model_dir: Path, file: Path) -> None:
+    """Write the classifier of a directory as ONNX: whole and checked, or not at all.
+
+    Inputs `input_ids`, `attention_mask` and, for a model that tells segments apart, `token_type_ids`,
+    each int64 [B, L]; output `logits`, float32 [B, C]. An older `file` is replaced on success only.
+    Raises UserError for a missing package, a damaged directory, a model that cannot be written as ONNX,
+    or logits that differ from PyTorch's by more than `TOLERANCE`.
+    """
+    require()
+    model = models.load_compressed(model_dir)
+    longest = models.max_positions(model_dir) or CHECKED[-1][1]
+    samples = [random_inputs(model.config, b, min(n, longest), padded=True) for b, n in CHECKED]
+    with torch.inference_mode():
+        expected = [model(**sample).logits for sample in samples]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+            temporary = Path(folder) / file.name
+            _write(model, samples[CHECKED.index(TRACED)], temporary, model_dir)
+            _check(temporary, samples, expected, model_dir)
+            temporary.replace(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror or error}).") from None
+
+
+def takes_segments(config: PreTrainedConfig) -> bool:
+    """Whether the model tells the two texts of a pair apart by `token_type_ids`."""
+    return getattr(config, "type_vocab_size", 0) > 1
+
+
+def random_inputs(
+    config: PreTrainedConfig, batch: int, length: int, padded: bool = False, seed: int = 0
+) -> dict[str, Tensor]:
+    """Inputs [B, L] of random token ids, the second half of each row as the second text.
+
+    padded: each row but the first ends in padding, one token more than the row before, as far as at
+    least one real token stays; without it all tokens are real. Torch's own random state stays as it is.
+    """
+    pad_id = getattr(config, "pad_token_id", None) or 0
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(config.vocab_size - 1, (batch, length), generator=generator)
+    ids += ids >= pad_id
+    real = length - torch.arange(batch).clamp(max=length - 1) if padded else torch.tensor([length])
+    mask = (torch.arange(length) < real[:, None]).long().expand(batch, length).contiguous()
+    inputs = {"input_ids": ids.where(mask > 0, pad_id), "attention_mask": mask}
+    if takes_segments(config):
+        inputs["token_type_ids"] = (torch.arange(length) >= length // 2).long() * mask
+    return inputs
+
+
+def provider(device: torch.device) -> tuple[str, dict[str, int]]:
+    """What onnxruntime calls the device; UserError if it is a GPU and this onnxruntime has none."""
+    import onnxruntime
+
+    if device.type != "cuda":
+        return "CPUExecutionProvider", {}
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise UserError(
+            "this onnxruntime runs on the CPU only; run: pip install onnxruntime-gpu (in place of "
+            "onnxruntime), or choose --runtime torch or --device cpu."
+        )
+    return "CUDAExecutionProvider", {"device_id": device.index or 0}
+
+
+def session(file: Path, threads: int, device: torch.device) -> "InferenceSession":
+    """An onnxruntime session of the file on the device; its threads sleep between two runs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(file, options, providers=[provider(device)])
+
+
+class _Logits(nn.Module):
+    """The model with tensors in and the logits out, which is all that a graph can hold."""
+
+    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.model(**dict(zip(self.names, tensors, strict=True))).logits
+
+
+def _write(model: PreTrainedModel, sample: dict[str, Tensor], file: Path, model_dir: Path) -> None:
+    if model.config._attn_implementation != "eager":
+        model.set_attn_implementation("eager")
+    names = list(sample)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of constants: `_check` looks for them
+            torch.onnx.export(
+                _Logits(model, names).eval(),
+                tuple(sample.values()),
+                file,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=names,
+                output_names=["logits"],
+                dynamic_axes=dict.fromkeys(names, AXES) | {"logits": {0: "batch"}},
+            )
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{model_dir}: cannot be written as ONNX ({reason}).") from None
+    if any(other != file for other in file.parent.iterdir()):
+        raise UserError(f"{model_dir}: is too large for one ONNX file (2 GiB).")
+
+
+def _check(
+    file: Path, samples: list[dict[str, Tensor]], expected: list[Tensor], model_dir: Path
+) -> None:
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    broken = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.RuntimeException)
+    try:
+        running = session(file, 1, torch.device("cpu"))
+        for sample, wanted in zip(samples, expected, strict=True):
+            (logits,) = running.run(None, {name: t.numpy() for name, t in sample.items()})
+            difference = float(np.abs(logits - wanted.numpy()).max())
+            if not difference <= TOLERANCE:
+                raise UserError(
+                    f"{model_dir}: its ONNX file differs from PyTorch by {difference:.2g} in the "
+                    f"logits of a batch {tuple(sample['input_ids'].shape)}, {TOLERANCE:g} is allowed; "
+                    "nothing was written."
+                )
+    except broken as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{model_dir}: onnxruntime cannot run its ONNX file ({reason}).") from None

@@ -1,0 +1,220 @@
+"""Classify pairs of texts with a model directory, from the command line.
+
+python -m compress.predict MODEL_DIR --premise "A man sleeps." --hypothesis "Nobody is awake."
+python -m compress.predict MODEL_DIR --file pairs.tsv --columns claim evidence --output labels.jsonl
+
+What: the label and the probability of every label; a file of pairs gives one JSON line a row. Why: to
+see what a student says without writing a program. It reads any directory that `load_compressed` reads.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from compress import models, reading
+from compress.batches import pad, scoring_batches
+from compress.errors import UserError, fail, nearest
+
+MAX_LENGTH = 128
+COLUMNS = ("premise", "hypothesis")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs of texts: two lists [N], and the row of the file that each stands in [N]."""
+
+    first: list[str]
+    second: list[str]
+    rows: list[int]
+
+
+def read(file: Path, columns: tuple[str, str]) -> Pairs:
+    """The pairs of a table file.
+
+    Raises UserError for an unknown kind of file, a missing column, a row without text, an empty file.
+    """
+    if not file.name.endswith(reading.SUFFIXES):
+        raise UserError(
+            f"{file}: is of no known kind ({', '.join(reading.FORMATS)}, or those with .gz)."
+        )
+    pairs = Pairs([], [], [])
+    for number, row in reading.rows(file):
+        for name, cells in zip(columns, (pairs.first, pairs.second), strict=True):
+            if name not in row and not pairs.rows:
+                hint = nearest(name, row)
+                raise UserError(f"{file}: has no column '{name}' (choose with --columns){hint}")
+            cells.append(_text(row.get(name), f"{file}: row {number}", name))
+        pairs.rows.append(number)
+    if not pairs.rows:
+        raise UserError(f"{file}: holds no row.")
+    return pairs
+
+
+def _text(cell: object, place: str, name: str) -> str:
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise UserError(f"{place} has no text in '{name}'.")
+    if not isinstance(cell, str):
+        raise UserError(f"{place}, '{name}' is not a text.")
+    if any("\ud800" <= c <= "\udfff" for c in cell):
+        raise UserError(f"{place}, '{name}' is not valid Unicode.")
+    return cell
+
+
+def length_limit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, asked: int | None
+) -> int:
+    """Tokens after which a pair is cut: asked for, else as trained, else 128 or the model's positions.
+
+    Raises UserError for a length that the model has no positions for or that leaves no text.
+    """
+    positions = models.max_positions(path)
+    least = tokenizer.num_special_tokens_to_add(pair=True) + 2
+    limit = asked or getattr(model.config, models.TRAINED_LENGTH, None) or MAX_LENGTH
+    if positions is not None and limit > positions:
+        if asked:
+            raise UserError(f"--max_length {asked}: {path} has {positions} positions.")
+        limit = positions
+    if limit < least:
+        raise UserError(f"--max_length {limit}: a pair needs at least {least} tokens.")
+    return limit
+
+
+def probabilities(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Pairs,
+    max_length: int,
+    batch_size: int,
+) -> NDArray[np.float64]:
+    """Probabilities [N, C] of the pairs; the longer text of a pair is cut first, as in training.
+
+    The model must be in evaluation mode; it runs on the device where its weights are.
+    Raises UserError if a score is not finite.
+    """
+    encoded = tokenizer(
+        pairs.first,
+        pairs.second,
+        truncation="longest_first",
+        max_length=max_length,
+        return_attention_mask=False,
+    )
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    out = np.zeros((len(pairs.rows), len(model.config.id2label or {})))
+    with torch.inference_mode():
+        for chosen in scoring_batches(lengths, batch_size):
+            batch = pad(
+                {key: [values[i] for i in chosen] for key, values in encoded.items()},
+                tokenizer.pad_token_id,
+            )
+            logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
+            out[chosen] = logits.double().softmax(dim=1).cpu().numpy()
+    if not np.isfinite(out).all():
+        raise UserError("the model's scores are not finite: its weights are damaged.")
+    return out
+
+
+def answer(labels: Sequence[str], values: NDArray[np.float64]) -> dict[str, object]:
+    """Label and probabilities by label of one pair; labels and values [C]."""
+    shown = {label: round(float(value), 6) for label, value in zip(labels, values, strict=True)}
+    return {"label": labels[int(values.argmax())], "probabilities": shown}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line; raises UserError for options that contradict each other."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
+    parser.add_argument("--premise", help="first text of one pair")
+    parser.add_argument("--hypothesis", help="second text of one pair")
+    parser.add_argument("--file", type=Path, help=f"table of pairs ({', '.join(reading.FORMATS)}, .gz)")
+    parser.add_argument("--columns", nargs=2, metavar=("FIRST", "SECOND"), help="its text columns")
+    parser.add_argument("--output", type=Path, help="write the JSON lines there")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--max_length", type=int, help="tokens of a pair (default: as trained)")
+    options = parser.parse_args(arguments)
+    given = [f"--{name}" for name in COLUMNS if getattr(options, name) is not None]
+    if options.file is not None and given:
+        raise UserError(f"{given[0]} and --file: give one pair or a file of pairs, not both.")
+    if options.file is None and len(given) < 2:
+        missing = " and ".join(f"--{name}" for name in COLUMNS if f"--{name}" not in given)
+        raise UserError(f"{missing}: missing; give both texts of a pair, or a --file of pairs.")
+    for name in ("columns", "output"):
+        if options.file is None and getattr(options, name) is not None:
+            raise UserError(f"--{name}: takes effect with --file only.")
+    for name in ("batch_size", "max_length"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1.")
+    return options
+
+
+def lines(options: argparse.Namespace) -> Iterator[str]:
+    """What `main` prints, line by line.
+
+    For one pair its label and each label's probability in percent, for a file one JSON object a row.
+    """
+    model = models.load_compressed(options.model_dir)
+    tokenizer = models.load_tokenizer(options.model_dir)
+    limit = length_limit(model, tokenizer, options.model_dir, options.max_length)
+    if options.file is None:
+        premise, hypothesis = (
+            _text(getattr(options, name), "the command line", f"--{name}") for name in COLUMNS
+        )
+        pairs = Pairs([premise], [hypothesis], [1])
+    else:
+        pairs = read(options.file, tuple(options.columns or COLUMNS))
+    nn.Module.to(model, models.find_device(options.device))
+    values = probabilities(model, tokenizer, pairs, limit, options.batch_size)
+    names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
+    if options.file is None:
+        yield names[int(values[0].argmax())]
+        width = max(len(name) for name in names)
+        yield from (
+            f"  {name:{width}}  {100 * p:5.1f} %" for name, p in zip(names, values[0], strict=True)
+        )
+        return
+    for row, probability in zip(pairs.rows, values, strict=True):
+        yield json.dumps({"row": row, **answer(names, probability)}, ensure_ascii=False)
+
+
+def write(text: str, file: Path) -> None:
+    """Write the file whole or not at all; UserError if it cannot be written."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"--output {file}: cannot be written ({error.strerror or error}).") from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print or write the answers that the command line asks for."""
+    options = parse(arguments)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if options.output is not None and not options.output.absolute().parent.is_dir():
+        raise UserError(f"--output {options.output}: its folder does not exist.")
+    text = "".join(f"{line}\n" for line in lines(options))
+    if options.output is None:
+        sys.stdout.write(text)
+    else:
+        write(text, options.output)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        fail(error)
