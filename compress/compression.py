@@ -17,6 +17,7 @@ import copy
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -50,6 +51,7 @@ class Masks:
         self.heads, self.rows = HeadMasks(plan, self.blocks), RowMasks(plan, self.blocks)
         self._scorer = scorer
         self._engine: deepspeed.DeepSpeedEngine | None = None
+        self._weights: Callable[[], Mapping[str, Tensor]] = model.state_dict
         self._techniques = [
             technique for technique in (self.heads, self.rows, self.sparse) if technique.groups
         ]
@@ -71,6 +73,7 @@ class Masks:
         methods = engine.compression_scheduler.different_compression_methods
         methods["sparse_pruning"]["shared_parameters"].setdefault("schedule_offset_end", 0)
         self._engine = engine
+        self._weights = partial(checkpoint.gather, engine, everywhere=True)
         for technique in self._techniques:
             technique.to_weights_dtype()
 
@@ -86,8 +89,8 @@ class Masks:
         """
         importance = None
         if self.heads.needs_importance(step) or self.rows.needs_importance(step):
-            assert self._scorer is not None and self._engine is not None
-            importance = self._scorer(self.apply(checkpoint.gather(self._engine, everywhere=True)))
+            assert self._scorer is not None
+            importance = self._scorer(self.apply(self._weights()))
         changed = self.heads.refresh(step, importance)
         changed |= self.rows.refresh(step, importance)
         return self.sparse.refresh(step, self._whole, self._alive) or changed

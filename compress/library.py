@@ -20,7 +20,7 @@ def exactly(name: str) -> str:
 def ratio_of(keep: int, size: int) -> float:
     """A ratio that the library's `ceil(ratio * size)` turns into exactly `keep`.
 
-    keep / size does not: 7 / 12 * 12 is a little above 7 in floating point, and 8 heads would stay.
+    A ratio that was computed does not always: 1 - 11 / 12 keeps 2 heads of 12, by a rounding error.
     """
     return (keep - 0.5) / size if keep else 0.0
 

@@ -170,7 +170,7 @@ def _logits(
         return np.zeros((len(dev), classes))
     model = compressed.build(shape.config)
     Masks(model, todo).load_state_dict(masks.state_dict())
-    model.load_state_dict(weights)
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
     forward = evaluation.model_forward(model, context.device)
     return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
 

@@ -273,7 +273,10 @@ def engine_settings(
 ) -> dict[str, Any]:
     """DeepSpeed's configuration with every "auto" filled in and its own printing off.
 
-    learned: there is a group of learned scores, whose rate the schedule must lead too.
+    learned: there is a group of learned scores, whose rate the schedule must lead too. Under ZeRO 3 on
+    the CPU no parameter persists, because the pinned release gathers persistent ones with several gloo
+    operations and waits for the last only: weights were NaN now and then (upstream PR #8539). Raises
+    UserError if the user wants them to persist there.
     """
     settings = dict(config.engine)
     settings.update(
@@ -281,6 +284,14 @@ def engine_settings(
         gradient_accumulation_steps=accumulation,
         steps_per_print=NEVER,
     )
+    if config.deepspeed.zero_optimization.stage == 3 and torch.distributed.get_backend() == "gloo":
+        if config.deepspeed.zero_optimization.stage3_param_persistence_threshold:
+            raise UserError(
+                "zero_optimization.stage3_param_persistence_threshold must be 0 or absent on the CPU: "
+                "this release of DeepSpeed races there (upstream PR #8539)."
+            )
+        zero = {**settings["zero_optimization"], "stage3_param_persistence_threshold": 0}
+        settings["zero_optimization"] = zero
     if "scheduler" in settings:
         filled = {
             "total_num_steps": total_steps,

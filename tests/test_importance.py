@@ -1,0 +1,126 @@
+"""Importance of heads and rows against numerical differentiation of the loss in the mask."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_compressed import CONFIGS
+from transformers import AutoModelForSequenceClassification
+
+from compress import architectures, importance
+from compress.losses import vanilla
+from compress.pruning import kept_heads, kept_rows, rounded_width
+from compress.signals import Signals
+
+LABELS = np.array([0, 1, 1, 0, 1])
+EPSILON = 1e-5
+
+
+class Data:
+    """Five samples of different lengths, as `Columns` gives them."""
+
+    labels = LABELS
+    lengths = np.array([6, 9, 12, 7, 10])
+
+    def batch(self, indices, device):
+        longest = int(self.lengths[indices].max())
+        ids = torch.stack([torch.arange(longest) * 3 % 37 + int(i) + 1 for i in indices])
+        mask = torch.arange(longest)[None] < torch.as_tensor(self.lengths[indices])[:, None]
+        return {"input_ids": ids * mask, "attention_mask": mask.long()}
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    torch.manual_seed(1)
+    config = CONFIGS[request.param].__class__.from_dict(CONFIGS[request.param].to_dict())
+    model = AutoModelForSequenceClassification.from_config(config).eval().double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def numerical(model, name, groups):
+    """|dL/dxi| by central differences, [N, groups]: scaling columns is scaling the mask."""
+    layer = dict(model.named_modules())[name]
+    width = layer.in_features // groups
+    out = np.zeros((len(LABELS), groups))
+    for group in range(groups):
+        columns = slice(group * width, (group + 1) * width)
+        original = layer.weight.data[:, columns].clone()
+        losses = []
+        for sign in (1, -1):
+            layer.weight.data[:, columns] = original * (1 + sign * EPSILON)
+            with torch.no_grad():
+                logits = model(**Data().batch(np.arange(len(LABELS)), "cpu")).logits
+            losses.append(F.cross_entropy(logits, torch.as_tensor(LABELS), reduction="none"))
+        layer.weight.data[:, columns] = original
+        out[:, group] = ((losses[0] - losses[1]).abs() / (2 * EPSILON)).numpy()
+    return out
+
+
+def test_importance_is_the_derivative_in_the_mask(model, monkeypatch):
+    monkeypatch.setattr(importance, "BATCH", 2)  # 2 + 2 + 1 samples: the mean does not depend on it
+    data, device = Data(), torch.device("cpu")
+    blocks = architectures.blocks(model)
+    wanted = [
+        (numerical(model, b.attention_output, b.heads), numerical(model, b.output, b.rows))
+        for b in blocks
+    ]
+    found = importance.measure(model, data, np.arange(5), Signals(vanilla), device)
+    for (heads, rows), got_heads, got_rows in zip(wanted, found.heads, found.rows, strict=True):
+        np.testing.assert_allclose(got_heads.numpy(), heads.mean(0), rtol=2e-3, atol=1e-6)
+        np.testing.assert_allclose(got_rows.numpy(), rows.mean(0), rtol=2e-3, atol=1e-6)
+        assert got_heads.max() > 0 and got_rows.max() > 0
+
+
+def test_sample_is_the_same_for_all_ranks_and_within_the_data():
+    first, second = importance.sample(100, 30, 7), importance.sample(100, 30, 7)
+    assert first.tolist() == second.tolist() and len(set(first.tolist())) == 30
+    assert importance.sample(100, 30, 8).tolist() != first.tolist()
+    assert importance.sample(10, 30, 7).tolist() == list(range(10))
+
+
+# ------------------------------------------------------------------------------------ the choice
+
+
+def brute_force(scores, keep, gone):
+    """One pass over all heads, lowest first: a head goes unless it is the last of its layer."""
+    alive = {(n, h) for n, row in enumerate(scores) for h in range(len(row)) if h not in gone[n]}
+    for _, layer, head in sorted((float(scores[n][h]), -n, -h) for n, h in alive):
+        layer, head = -layer, -head
+        if len(alive) > keep and sum(n == layer for n, _ in alive) > 1:
+            alive.remove((layer, head))
+    return [tuple(sorted(h for n, h in alive if n == layer)) for layer in range(len(scores))]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_heads_are_those_of_a_brute_force_sort(seed):
+    generator = torch.Generator().manual_seed(seed)
+    layers = int(torch.randint(1, 5, (), generator=generator))
+    sizes = torch.randint(1, 7, (layers,), generator=generator).tolist()
+    scores = [torch.rand(size, generator=generator).round(decimals=1) for size in sizes]  # with ties
+    gone = [set(torch.randperm(size, generator=generator)[: size // 3].tolist()) for size in sizes]
+    alive = sum(sizes) - sum(map(len, gone))
+    for keep in range(layers, alive + 1):
+        assert kept_heads(scores, keep, gone) == brute_force(scores, keep, gone)
+
+
+def test_one_head_stays_in_the_worst_layer():
+    scores = [torch.tensor([0.1, 0.2]), torch.tensor([5.0, 6.0])]
+    assert kept_heads(scores, 2, [(), ()]) == [(1,), (1,)]
+    assert kept_heads(scores, 3, [(), ()]) == [(1,), (0, 1)]
+
+
+def test_rows_by_a_plain_sort():
+    scores = torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0])
+    assert kept_rows(scores, 3, ()) == (0, 3, 4)
+    assert kept_rows(scores, 3, {3}) == (0, 2, 4)
+    assert kept_rows(torch.zeros(4), 2, ()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("width", "multiple", "full", "expected"),
+    [(768, 1, 1536, 768), (770, 8, 1536, 768), (772, 8, 1536, 776), (3, 8, 1536, 8), (40, 64, 48, 48)],
+)
+def test_rounded_width(width, multiple, full, expected):
+    assert rounded_width(width, multiple, full) == expected

@@ -1,0 +1,226 @@
+"""What is pruned when, resolved against a model; and every mistake found before training."""
+
+import copy
+import json
+
+import pytest
+import torch
+from test_compressed import CONFIGS
+from transformers import AutoModelForSequenceClassification, BertConfig, MPNetConfig
+
+from compress import plan
+from compress.config import load
+from compress.errors import UserError
+
+HEADS = {"params": {"dense_ratio": 0.5}, "modules": [r"attention\.(output\.dense|out_lin)$"]}
+ROWS = {"params": {"dense_ratio": 0.5}, "modules": [r"(intermediate\.dense|ffn\.lin1)$"]}
+BASE = {
+    "train_batch_size": 10,
+    "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
+    "zero_optimization": {"stage": 0},
+    "robust_compression": {"task": {"name": "mnli"}, "model": "m", "epochs": 2},
+}
+
+
+def technique(group, **shared):
+    shared = {"enabled": True, **shared}
+    return {"shared_parameters": shared, "different_groups": {"g": group}}
+
+
+def changed(group, **changes):
+    return {**copy.deepcopy(group), **changes}
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(compression, **ours):
+        ours = {**BASE["robust_compression"], **ours}
+        values = {**BASE, "robust_compression": ours, "compression_training": compression}
+        file = tmp_path / "c.json"
+        file.write_text(json.dumps(values))
+        return load([file])
+
+    return make
+
+
+def shape(name="bert"):
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(CONFIGS[name])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shipped_keywords_find_heads_and_rows_of_every_architecture(name, config):
+    found = plan.resolve(
+        config({"head_pruning": technique(HEADS), "row_pruning": technique(ROWS)}), shape(name), 95
+    )
+    assert found.heads["g"] == plan.Heads((0, 1), keep=4)
+    assert found.rows["g"] == plan.Rows((0, 1), keep=16)
+
+
+def test_rounds_are_equal_parts_and_the_last_is_at_the_end(config):
+    """20 steps; from 10 % to 70 %: 2 to 14, in 3 rounds."""
+    structured = {"begin": 0.1, "end": 0.7, "rounds": 3}
+    ramp = plan.resolve(config({"head_pruning": technique(HEADS)}, structured=structured), shape(), 95)
+    ramp = ramp.head_ramp
+    steps = [step for step in range(21) if ramp.refresh_at(step) and ramp.sparsity(step) > 0]
+    assert steps == [6, 10, 14]
+    assert [ramp.sparsity(step) for step in steps] == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_one_round_is_one_shot_at_the_end(config):
+    ramp = plan.resolve(config({"row_pruning": technique(ROWS)}), shape(), 95).row_ramp
+    steps = [step for step in range(21) if ramp.refresh_at(step) and ramp.sparsity(step) > 0]
+    assert steps == [6]  # 30 % of 20
+
+
+def test_learned_scores_move_at_every_step(config):
+    heads = technique(HEADS, method="topk", schedule_offset=4, schedule_offset_end=8)
+    found = plan.resolve(config({"head_pruning": heads}), shape(), 95)
+    assert found.learned_heads and found.heads["g"].keep == 2  # of each layer
+    assert [step for step in range(21) if found.head_ramp.refresh_at(step)] == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("compression", "sentence"),
+    [
+        (
+            {"head_pruning": technique(HEADS, num_heads=12)},
+            "num_heads is 12, but the model has 4 heads",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, modules=["transformer.h"]))},
+            "'transformer.h' matches no linear layer of the model",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, modules=["query"]))},
+            "'bert.encoder.layer.0.attention.self.query' is no attention output",
+        ),
+        (
+            {"row_pruning": technique(changed(ROWS, modules=["output.dense"]))},
+            "'bert.encoder.layer.0.attention.output.dense' is no first feed-forward layer",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, params={"target_heads": 1}))},
+            "leaves 1 heads; each layer must keep one, that is 2",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, params={"target_heads": 9}))},
+            "target_heads is 9, but the group has 8 heads",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, params={"pruned_heads": [4]}))},
+            "there is no head 4; a layer has 4",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, params={"pruned_heads": [0, 1, 2, 3]}))},
+            "leaves 0 heads",
+        ),
+        (
+            {
+                "head_pruning": technique(
+                    changed(HEADS, params={"pruned_heads": [0], "dense_ratio": 0.5})
+                )
+            },
+            "dense_ratio and pruned_heads contradict",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, params={"target_heads": 4}), method="topk")},
+            "target_heads: has no effect with method 'topk'",
+        ),
+        (
+            {"row_pruning": technique(changed(ROWS, params={"dense_ratio": 0.01}))},
+            "dense_ratio: leaves no row of 32",
+        ),
+        (
+            {"row_pruning": technique(changed(ROWS, related_modules=[["query"]]))},
+            "'bert.encoder.layer.0.output.dense' must shrink too",
+        ),
+        (
+            {
+                "head_pruning": technique(
+                    changed(HEADS, related_modules=[["query", "key", "value", "pooler"]])
+                )
+            },
+            "'bert.pooler.dense' does not belong to these modules",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, related_modules=[["query"], ["key"]]))},
+            "must have one list for each of the 1 keywords",
+        ),
+        (
+            {"head_pruning": technique(HEADS, schedule_offset_end=21)},
+            "head_pruning: the schedule goes from step 0 to 21, but the student trains 20 steps",
+        ),
+        (
+            {
+                "row_pruning": technique(ROWS, schedule_offset_end=15),
+                "sparse_pruning": technique(
+                    {"params": {"dense_ratio": 0.5}, "modules": ["layer"]}, schedule_offset_end=10
+                ),
+            },
+            "sparse_pruning ends at step 10, before heads and rows are gone at step 15",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence(compression, sentence, config):
+    with pytest.raises(UserError) as error:
+        plan.resolve(config(compression), shape(), 95)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith("compression_training")
+
+
+def test_two_groups_with_one_layer(config):
+    block = technique(HEADS)
+    block["different_groups"]["h"] = changed(HEADS, modules=["layer.0.attention.output"])
+    with pytest.raises(UserError, match=r"different_groups.h: another group has the layer"):
+        plan.resolve(config({"head_pruning": block}), shape(), 95)
+
+
+def test_related_modules_of_deepspeeds_examples(config):
+    heads = changed(HEADS, related_modules=[["self.query", "self.key", "self.value"]])
+    rows = changed(ROWS, related_modules=[[r"layer\.\d+\.output\.dense"]])
+    both = {"head_pruning": technique(heads), "row_pruning": technique(rows)}
+    assert plan.resolve(config(both), shape(), 95).heads
+
+
+def test_an_architecture_without_a_mapping(config):
+    with torch.device("meta"):
+        sizes = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 1}
+        model = AutoModelForSequenceClassification.from_config(MPNetConfig(vocab_size=40, **sizes))
+    with pytest.raises(UserError, match="architecture 'mpnet' has no mapping"):
+        plan.resolve(config({"head_pruning": technique(HEADS)}), model, 95)
+
+
+# ------------------------------------------------------------------------------------ layer reduction
+
+SIX = BertConfig(num_hidden_layers=6)
+
+
+def reduction(**block):
+    return {"layer_reduction": {"enabled": True, **block}}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [([0, 1, 2], (0, 1, 2)), ("first_half", (0, 1, 2)), ("every_second", (1, 3, 5)), ([5, 0], (5, 0))],
+)
+def test_layers(given, kept, config):
+    assert plan.layers(config(reduction(teacher_layer=given)), SIX) == kept
+
+
+@pytest.mark.parametrize(
+    ("block", "sentence"),
+    [
+        ({"teacher_layer": [1, 6]}, "there is no layer 6; the model has 6, from 0"),
+        ({"teacher_layer": [1, 1]}, "each once"),
+        ({"teacher_layer": [1, 2], "keep_number_layer": 3}, "is 3, but teacher_layer lists 2"),
+        (
+            {"teacher_layer": [1], "module_name_prefix": "transformer.h"},
+            "is 'transformer.h', but the layers of this model are in 'bert.encoder.layer'",
+        ),
+    ],
+)
+def test_layers_that_are_not_there(block, sentence, config):
+    with pytest.raises(UserError) as error:
+        plan.layers(config(reduction(**block)), SIX)
+    assert sentence in str(error.value)
