@@ -141,7 +141,8 @@ def _scorer(context: Context, shape: PreTrainedModel, signals: Signals) -> Score
     block, data = context.config.robust.structured, context.columns["train"]
 
     def score(plain: Mapping[str, torch.Tensor]) -> importance.Importance:
-        model = compressed.build(shape.config)
+        with torch.random.fork_rng():  # dropout after a round must not depend on the round
+            model = compressed.build(shape.config)
         model.load_state_dict({name: plain[name] for name in model.state_dict()})
         indices = importance.sample(len(data), block.samples, context.config.robust.seed)
         return importance.measure(model, data, indices, signals, context.device)
