@@ -12,10 +12,11 @@ from transformers import (
     RobertaConfig,
 )
 
-from compress import checkpoint, layer_map, layerwise, models
+from compress import export, layer_map, layerwise, models
 from compress.compression import Masks
 from compress.errors import UserError
 from compress.layerwise import PROJECTION, Layerwise, attention_distance, hidden_distance
+from compress.plan import Plan
 from compress.robust_schema import LayerwiseBlock
 
 BOTH = LayerwiseBlock(hidden=2.0, attention=3.0)
@@ -231,12 +232,13 @@ def test_the_projection_is_drawn_from_the_seed_and_nothing_else():
 
 def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_model):
     student = models.load_classifier(tiny_model, ("yes", "no"))
-    shape, masks, batch = models.fresh(student), Masks(student, {}), a_batch()
+    shape, masks, batch = models.fresh(student), Masks(student, Plan()), a_batch()
     plain = student.eval()(**batch).logits.detach()
     Layerwise(student, model(seed=2, width=48, heads=3), BOTH, seed=0)
     weights = {name: value.clone() for name, value in student.state_dict().items()}
     assert any(PROJECTION in name for name in weights)
-    checkpoint.export(weights, masks, shape, models.load_tokenizer(tiny_model), tmp_path)
+    small = masks.shrink(masks.apply(weights), shape)
+    export.save(small, models.load_tokenizer(tiny_model), 48, tmp_path)
     assert "before_dropout" not in (tmp_path / "config.json").read_text()
     again, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
