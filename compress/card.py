@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from compress import report
+from compress import compressed, models, report
 from compress.config import Config
 
 PAGE = """\
@@ -28,7 +28,7 @@ model = load_compressed("path/to/this/directory")
 {% if plain %}
 Plain `AutoModelForSequenceClassification.from_pretrained` loads it too.
 {% else %}
-Its layers have different widths, which `from_pretrained` does not know; `load_compressed` does.
+It has lost attention heads, which `from_pretrained` does not know of; `load_compressed` does.
 {% endif %}
 Its tokenizer lies beside it. Classify pairs from the command line:
 `python -m compress.predict DIRECTORY --help`.
@@ -52,10 +52,10 @@ def write(folder: Path, config: Config, params: int, metrics: Mapping[str, Any] 
     values = {
         "task": config.robust.task.name,
         "base": Path(config.robust.student.model or config.robust.model).name,
-        "compression": config.compression.name,
-        "mitigation": config.robust.loss.hook,
+        "compression": config.compression_label,
+        "mitigation": config.mitigation_label,
         "params": params,
-        "plain": '"compressed_layers": [' not in (folder / "config.json").read_text(encoding="utf-8"),
+        "plain": compressed.sizes(models.load_config(folder)) is None,
         "table": report.summary_table(metrics) if metrics else "",
         "notes": metrics["notes"] if metrics else [],
     }

@@ -1,7 +1,7 @@
 """From an engine to plain weights: gathered from all ranks.
 
-Under ZeRO 3 each parameter is gathered in turn, so that no rank holds more than one whole model in host
-memory.
+Under ZeRO 3 each parameter is gathered in turn, so that no rank holds more than one whole model on its
+device.
 """
 
 import deepspeed

@@ -51,13 +51,13 @@ def sizes(config: PreTrainedConfig) -> list[Layer] | None:
     if entries is None:
         return None
     architecture = architectures.find(config)
-    depth = getattr(config, architecture.depth)
+    depth, where = getattr(config, architecture.depth), f"{config.name_or_path}/config.json"
     try:
         layers = [Layer(int(entry["heads"]), int(entry["rows"])) for entry in entries]
     except (TypeError, KeyError, ValueError):
-        raise UserError(f"config.json: '{KEY}' must list heads and rows of each layer.") from None
+        raise UserError(f"{where}: '{KEY}' must list heads and rows of each layer.") from None
     if len(layers) != depth or any(layer.heads < 1 or layer.rows < 1 for layer in layers):
-        raise UserError(f"config.json: '{KEY}' must list {depth} layers of at least one head and row.")
+        raise UserError(f"{where}: '{KEY}' must list {depth} layers of at least one head and row.")
     return layers
 
 

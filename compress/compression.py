@@ -1,9 +1,9 @@
-"""The one place that knows DeepSpeed's compression library: its version, its layers, its masks.
+"""The seam to DeepSpeed's compression library: its layers and masks, and nothing beyond.
 
 What: `Masks` turns the linear layers of a plan into the library's compressible layers, moves their
 masks along the schedule and applies them in the end; `reduce_layers` makes a student of fewer layers.
 Why a seam: the library left DeepSpeed with 0.19.7 (upstream PR #8490), so the rest of the package must
-not care. `compress.sparse` and `compress.structured` are its two rooms.
+not care. `compress.sparse`, `compress.structured` and `compress.library` are its rooms.
 
 Gaps of the library that are filled here: `sparse_pruning` with method l1 fails in the first step,
 because the scheduler reads `schedule_offset_end`, which the parser fills for snip_momentum only;
@@ -50,6 +50,7 @@ class Masks:
         self.sparse = SparseMasks(plan)
         self.heads, self.rows = HeadMasks(plan, self.blocks), RowMasks(plan, self.blocks)
         self._scorer = scorer
+        self._living: dict[str, tuple[Tensor | None, Tensor | None]] = {}
         self._engine: deepspeed.DeepSpeedEngine | None = None
         self._weights: Callable[[], Mapping[str, Tensor]] = model.state_dict
         self._techniques = [
@@ -93,27 +94,36 @@ class Masks:
             importance = self._scorer(self.apply(self._weights()))
         changed = self.heads.refresh(step, importance)
         changed |= self.rows.refresh(step, importance)
+        self._living = self._find_living() if changed else self._living
         return self.sparse.refresh(step, self._whole, self._alive) or changed
 
     def _alive(self, name: str) -> tuple[Tensor | None, Tensor | None]:
         """Indices of rows and columns of a layer that chosen heads and rows leave; None for all."""
-        rows = columns = None
-        for number, block in enumerate(self.blocks):
-            if number in self.heads.kept and not self.heads.learned:
-                width = torch.arange(block.head_size)
-                kept = torch.cat([h * block.head_size + width for h in self.heads.kept[number]])
-                rows = kept if name in block.projections else rows
-                columns = kept if name == block.attention_output else columns
-            if number in self.rows.kept and not self.rows.learned:
-                kept = torch.tensor(self.rows.kept[number])
-                rows = kept if name == block.intermediate else rows
-                columns = kept if name == block.output else columns
-        return rows, columns
+        return self._living.get(name, (None, None))
+
+    def _find_living(self) -> dict[str, tuple[Tensor | None, Tensor | None]]:
+        living: dict[str, tuple[Tensor | None, Tensor | None]] = {}
+        for number in () if self.heads.learned else self.heads.numbers:
+            block, width = self.blocks[number], torch.arange(self.blocks[number].head_size)
+            kept = torch.cat([h * block.head_size + width for h in self.heads.kept[number]])
+            living |= dict.fromkeys(block.projections, (kept, None))
+            living[block.attention_output] = (None, kept)
+        for number in () if self.rows.learned else self.rows.numbers:
+            block, kept = self.blocks[number], torch.tensor(self.rows.kept[number])
+            living |= {block.intermediate: (kept, None), block.output: (None, kept)}
+        return living
 
     def sparsity(self) -> float:
         """Share of pruned weights among those that heads and rows leave (0 without sparse groups)."""
         pruned, total = self.sparse.counts(self._alive)
         return pruned / total if total else 0.0
+
+    def sparsity_of(self, small: PreTrainedModel) -> float:
+        """Share of zeros in the sparse layers of the finished model (0 without sparse groups)."""
+        modules = dict(small.named_modules())
+        weights = [modules[name].weight for name in self.sparse.layers]
+        total = sum(weight.numel() for weight in weights)
+        return sum(int((weight == 0).sum()) for weight in weights) / total if total else 0.0
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """State of each technique: masks by layer name, or how much of learned scores stays."""
@@ -127,6 +137,7 @@ class Masks:
         """Put back masks of `state_dict`."""
         self.heads.load_state_dict(state["heads"])
         self.rows.load_state_dict(state["rows"])
+        self._living = self._find_living()
         self.sparse.load_state_dict(state["sparse"])
 
     def apply(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -132,7 +132,8 @@ class HeadPruning(Block):
 class LayerReduction(Block):
     """`compression_training.layer_reduction`: the student's layers are copies of these.
 
-    teacher_layer: any layers in rising order, or "first_half" (Truncated-l6), or "every_second".
+    teacher_layer: layers of the model that the student starts from (`student.init_from`, or
+    `student.model`), in the student's order; or "first_half" (Truncated-l6), or "every_second".
     keep_number_layer, module_name_prefix, other_module_name: follow from the architecture if absent.
     """
 
@@ -174,8 +175,11 @@ class CompressionTraining(Block):
         if self.heads:
             groups = [group.params for group in self.heads.different_groups.values()]
             dense = [p.dense_ratio for p in groups if p.dense_ratio is not None]
-            amount = _percent(dense) if len(dense) == len(groups) else ""
-            parts.append(f"heads{amount}{'_learned' if self.learned(self.heads) else ''}")
+            targets = [p.target_heads for p in groups if p.target_heads is not None]
+            amount = _percent(dense) if len(dense) == len(groups) else f"_keep{sum(targets)}"
+            amount = "_listed" if self.listed_heads else amount
+            learned = self.learned(self.heads) and not self.listed_heads
+            parts.append(f"heads{amount}{'_learned' if learned else ''}")
         for label, block in (("rows", self.rows), ("imp", self.sparse)):
             if block:
                 label = "movement" if label == "imp" and self.learned(block) else label
@@ -185,9 +189,16 @@ class CompressionTraining(Block):
         return "+".join(parts) or "none"
 
     @property
+    def listed_heads(self) -> bool:
+        """Whether every head that goes is listed, so that neither method chooses any."""
+        groups = self.heads.different_groups.values() if self.heads else []
+        return bool(groups) and all(group.params.pruned_heads is not None for group in groups)
+
+    @property
     def any_learned(self) -> bool:
         """Whether any enabled block learns its scores."""
-        return any(self.learned(block) for block in (self.heads, self.rows, self.sparse))
+        heads = None if self.listed_heads else self.heads
+        return any(self.learned(block) for block in (heads, self.rows, self.sparse))
 
     @property
     def layers(self) -> LayerReduction | None:

@@ -39,6 +39,20 @@ class Config:
         return self.deepspeed.compression_training or CompressionTraining()
 
     @property
+    def compression_label(self) -> str:
+        """Name of the compressed model in tables, such as `imp40` or `distilbert+imp40`."""
+        name, model = self.compression.name, self.robust.student.model
+        if model is None:
+            return name
+        return Path(model).name + ("" if name == "none" else f"+{name}")
+
+    @property
+    def mitigation_label(self) -> str:
+        """Name of the loss in tables: the hook, and whether layer-wise terms are added."""
+        block = self.robust.layerwise
+        return self.robust.loss.hook + ("+layerwise" if block.hidden or block.attention else "")
+
+    @property
     def engine(self) -> dict[str, Any]:
         """The dictionary for `deepspeed.initialize`."""
         return engine_keys(dict(self.merged))

@@ -65,13 +65,17 @@ def _compression(root: Root, merge: Merge) -> None:
     """Schedules and choices of `robust_compression` that no technique takes up."""
     blocks = root.compression_training or CompressionTraining()
     heads, rows, sparse = blocks.heads, blocks.rows, blocks.sparse
-    chosen = any(block and not blocks.learned(block) for block in (heads, rows))
+    by_score = [None if blocks.listed_heads else heads, rows]
+    chosen = any(block and not blocks.learned(block) for block in by_score)
+    learned = any(blocks.learned(block) for block in by_score)
+    once = chosen and not learned and root.robust_compression.structured.rounds == 1
     reasons = {
         "pruning": "" if sparse else "no sparse_pruning is enabled for it",
         "pruning.updates": "learned scores are refreshed at every step"
         if blocks.learned(sparse)
         else "",
         "structured": "" if heads or rows else "no head_pruning or row_pruning is enabled for it",
+        "structured.begin": "in one round everything goes at structured.end" if once else "",
         "structured.rounds": "" if chosen else "nothing is chosen by importance",
         "structured.samples": "" if chosen else "nothing is chosen by importance",
         "structured.multiple_of": "" if rows else "no row_pruning is enabled for it",
@@ -81,6 +85,12 @@ def _compression(root: Root, merge: Merge) -> None:
         path = ("robust_compression", *key.split("."))
         if why and merge.given(*path):
             raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' has no effect: {why}.")
+    stride = ("compression_training", "sparse_pruning", "shared_parameters", "schedule_offset_stride")
+    if blocks.learned(sparse) and merge.given(*stride):
+        raise UserError(
+            f"{merge.source(stride)}: '{'.'.join(stride)}' has no effect: learned scores are "
+            "refreshed at every step."
+        )
     pairs = [("sparse_pruning", "schedule_offset_stride", "pruning.updates")]
     for technique in ("sparse_pruning", "head_pruning", "row_pruning"):
         ours = "pruning" if technique == "sparse_pruning" else "structured"

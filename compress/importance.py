@@ -2,7 +2,7 @@
 
 I(h,l) = E_x |dL(x) / d xi(h,l)|, xi a multiplicative mask on the head's output, set to 1 (Michel et al.
 2019; Du et al. 2023, App. A). For rows the mask is on the activation of each intermediate neuron, which
-is the first-order Taylor expansion of removing it (Molchanov et al. 2017). L is the loss of the run.
+is the first-order Taylor expansion of removing it (Molchanov et al. 2017). L is the run's loss hook.
 
 How: one mask per sample, [B, H] and [B, I], so that a single backward pass gives the gradient of each
 sample's own loss. Measured on a plain float32 copy of the model, alike under every ZeRO stage.

@@ -73,9 +73,11 @@ def check(student: PreTrainedConfig, teacher: PreTrainedConfig, block: Layerwise
 
 def check_tokens(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
     """Raise UserError unless both models read the same tokens: states are compared token by token."""
-    if student.get_vocab() != teacher.get_vocab():
+    same = set(student.model_input_names) == set(teacher.model_input_names)
+    if not same or student.get_vocab() != teacher.get_vocab():
         raise UserError(
-            f"{KEY}: the student's vocabulary is not the teacher's, so tokens cannot be compared; set "
+            f"{KEY}: the student's vocabulary or inputs are not the teacher's, so tokens cannot be "
+            "compared; set "
             "hidden and attention to 0, or take a student with the teacher's tokenizer."
         )
 
@@ -87,7 +89,7 @@ def check_run(robust: RobustCompression, start: Path, student: PreTrainedConfig)
     """
     if not weights_of(robust.layerwise):
         return
-    teacher = models.directory(robust.teacher.model or robust.model)
+    teacher = models.directory(robust.teacher.model or robust.model, "robust_compression.teacher.model")
     check(student, models.load_config(teacher), robust.layerwise)
     if start != teacher and robust.student.init_from != "teacher":
         check_tokens(models.load_tokenizer(start), models.load_tokenizer(teacher))

@@ -81,7 +81,7 @@ class Layerwise:
             attention.expose(teacher)
         widths = student.config.hidden_size, teacher.config.hidden_size
         if "hidden" in self.weights and widths[0] != widths[1]:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 student.add_module(PROJECTION, nn.Linear(*widths, bias=False))
         student.register_forward_hook(self._keep_mapped)

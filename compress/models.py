@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -32,8 +32,8 @@ OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
 
 
-def directory(name: str) -> Path:
-    """Local directory of a model; downloads it from the hub if `name` is no directory.
+def directory(name: str, key: str = "robust_compression.model") -> Path:
+    """Local directory of a model, given as `key`; downloads it from the hub if it is no directory.
 
     Raises UserError if it is no directory and cannot be had from the hub.
     """
@@ -41,12 +41,28 @@ def directory(name: str) -> Path:
         return Path(__file__).parent / "synthetic_encoder"
     path = Path(name)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{path}: is no model directory (it has no config.json).")
+        _check_directory(path)
         return path
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise UserError(f"robust_compression.model: there is no directory '{name}'.")
+        raise UserError(f"{key}: there is no directory '{name}'.")
     return Path(hub.model_directory(name))
+
+
+def _check_directory(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: is no model directory (it has no config.json).")
+
+
+def check_weights(path: Path) -> None:
+    """Raise UserError now if the directory's safetensors file is damaged; reads its header only."""
+    file = path / compressed.WEIGHTS
+    if not file.is_file():
+        return
+    try:
+        with safe_open(file, framework="pt") as weights:
+            weights.keys()
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: is damaged or incomplete ({_first(error)}).") from None
 
 
 def fingerprint(path: Path) -> str:
@@ -94,7 +110,8 @@ def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) 
     config.label2id = {name: number for number, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
     if compressed.sizes(config) is not None:
-        model = compressed.build(config)
+        config.dtype = torch.float32
+        model = fresh_from(path, config)
         compressed.load_weights(model, path)
         return model
     try:
@@ -120,8 +137,7 @@ def load_compressed(path: str | Path) -> PreTrainedModel:
     Reads any plain model directory too. Raises UserError for a damaged or half-written one.
     """
     path = Path(path)
-    if not (path / "config.json").is_file():
-        raise UserError(f"{path}: is no model directory (it has no config.json).")
+    _check_directory(path)
     names = load_config(path).id2label or {}
     return load_classifier(path, tuple(name for _, name in sorted(names.items())), trained=True).eval()
 
@@ -179,9 +195,12 @@ def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def fresh_from(path: Path) -> PreTrainedModel:
-    """A classifier of the directory's shape with random weights."""
-    return compressed.build(load_config(path))
+def fresh_from(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
+    """A classifier of the directory's shape, or of a configuration derived from it; random weights."""
+    try:
+        return compressed.build(config or load_config(path))
+    except UNREADABLE as error:
+        raise UserError(f"{path}: its config.json makes no model ({_first(error)}).") from None
 
 
 def max_positions(path: Path) -> int | None:

@@ -97,15 +97,20 @@ def resolve(config: Config, model: PreTrainedModel, samples: int) -> Plan:
         head_ramp=_ramp(config, heads.shared_parameters, "head_pruning", samples) if heads else AT_ONCE,
         row_ramp=_ramp(config, rows.shared_parameters, "row_pruning", samples) if rows else AT_ONCE,
         learned_sparse=compression.learned(compression.sparse),
-        learned_heads=compression.learned(heads),
+        learned_heads=compression.learned(heads) and not compression.listed_heads,
         learned_rows=compression.learned(rows),
     )
-    _in_order(plan)
+    _combined(plan)
     return plan
 
 
-def _in_order(plan: Plan) -> None:
+def _combined(plan: Plan) -> None:
     """Sparsity is counted on what heads and rows leave, so it must be completed last."""
+    if plan.learned_sparse and plan.structured:
+        raise UserError(
+            "compression_training.sparse_pruning: method 'topk' cannot keep its sparsity while heads "
+            "or rows go; use method 'l1', or prune heads and rows in a run of their own."
+        )
     last = max((ramp.end for group in plan.sparse.values() for ramp in group.ramps), default=None)
     for ramp, groups in ((plan.head_ramp, plan.heads), (plan.row_ramp, plan.rows)):
         if groups and last is not None and last < ramp.end:
@@ -148,6 +153,19 @@ def layers(config: Config, model: PreTrainedConfig) -> tuple[int, ...] | None:
     return kept
 
 
+def check_outside(model: PreTrainedModel, name: str) -> None:
+    """Raise UserError unless a module to copy is there and lies outside the Transformer blocks.
+
+    The library copies parameters by position: a module that holds the blocks would undo the choice.
+    """
+    path = "compression_training.layer_reduction.other_module_name"
+    prefix = architectures.find(model.config).blocks
+    if name not in dict(model.named_modules()):
+        raise UserError(f"{path}: there is no module '{name}'.")
+    if f"{prefix}.".startswith(f"{name}.") or name.startswith(f"{prefix}."):
+        raise UserError(f"{path}: '{name}' holds layers; name modules outside '{prefix}'.")
+
+
 def student_steps(config: Config, samples: int) -> int:
     """Optimiser steps of the student's training."""
     return training_steps(config, samples, config.robust.student.epochs or config.robust.epochs)
@@ -172,8 +190,12 @@ def _steps(
 def _ramp(config: Config, shared: Schedule, key: str, samples: int) -> Ramp:
     """Progress of heads or rows: stepwise by importance, along a cubic curve for learned scores."""
     block = config.robust.structured
+    learned = getattr(shared, "method", None) == "topk"
+    once = not learned and block.rounds == 1
+    if once and shared.schedule_offset is not None and shared.schedule_offset_end is None:
+        shared = shared.model_copy(update={"schedule_offset_end": shared.schedule_offset})
     begin, end = _steps(config, shared, key, samples, (block.begin, block.end))
-    if getattr(shared, "method", None) == "topk":
+    if learned:
         return Ramp(0.0, 1.0, begin, end)
     return Ramp(0.0, 1.0, begin, end, max(1, -(-(end - begin) // block.rounds)), "linear")
 
@@ -198,12 +220,12 @@ def _sparse(config: Config, model: nn.Module, samples: int) -> dict[str, Sparse]
 
 
 def match(
-    model: nn.Module, modules: Mapping[str, Sequence[str]], technique: str
+    model: nn.Module, modules: Mapping[str, Sequence[str]], technique: str, key: str = "modules"
 ) -> dict[str, list[str]]:
     """Names of the linear layers of each group, in the model's order.
 
-    modules: keywords (regular expressions) by group. Raises UserError for a keyword without a layer, or
-    two groups that share one.
+    modules: keywords (regular expressions) by group, given as `key`. Raises UserError for a keyword
+    without a layer, or two groups that share one.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     names: dict[str, list[str]] = {}
@@ -212,7 +234,7 @@ def match(
         for keyword in keywords:
             if not any(re.search(keyword, name) for name in linear):
                 raise UserError(
-                    f"{path}.modules: '{keyword}' matches no linear layer of the model; "
+                    f"{path}.{key}: '{keyword}' matches no linear layer of the model; "
                     f"its layers have names such as '{linear[0]}'."
                 )
         found = [name for name in linear if any(re.search(keyword, name) for keyword in keywords)]
@@ -262,7 +284,8 @@ def _check_related(
             f"{len(group.modules)} keywords in modules."
         )
     keywords = [keyword for keywords in group.related_modules for keyword in keywords]
-    found = set(match(model, {"related": keywords}, path.split(".")[1])["related"])
+    _, technique, _, name = path.split(".", 3)
+    found = set(match(model, {name: keywords}, technique, "related_modules")[name])
     if lacking := sorted(wanted - found):
         raise UserError(f"{path}.related_modules: '{lacking[0]}' must shrink too and is not matched.")
     if wrong := sorted(found - known):
@@ -291,7 +314,7 @@ def _head_group(
     path: str, group: HeadGroup, method: str, members: tuple[int, ...], blocks: Sequence[Block]
 ) -> Heads:
     params, sizes = group.params, [blocks[number].heads for number in members]
-    total = sum(sizes)
+    total, ratio = sum(sizes), group.params.dense_ratio
     if params.pruned_heads is not None:
         pruned = tuple(sorted(set(params.pruned_heads)))
         if pruned and pruned[-1] >= min(sizes):
@@ -299,7 +322,6 @@ def _head_group(
                 f"{path}.params.pruned_heads: there is no head {pruned[-1]}; a layer has {min(sizes)}."
             )
         keep = total - len(pruned) * len(members)
-        ratio = params.dense_ratio
         if ratio is not None and abs(ratio * total - keep) > 0.5:
             raise UserError(f"{path}.params: dense_ratio and pruned_heads contradict each other.")
         _enough(f"{path}.params.pruned_heads", min(sizes) - len(pruned), 1)
@@ -311,18 +333,28 @@ def _head_group(
             )
         if len(set(sizes)) > 1:
             raise UserError(f"{path}: its layers have different numbers of heads; make one group each.")
-        assert params.dense_ratio is not None
-        return Heads(members, max(1, round(params.dense_ratio * sizes[0])))
-    keep = params.target_heads or round((params.dense_ratio or 0) * total)
+        assert ratio is not None
+        keep = round(ratio * sizes[0])
+        _enough(f"{path}.params", keep, 1)
+        _something(f"{path}.params.dense_ratio", ratio, keep, sizes[0], "heads of a layer")
+        return Heads(members, keep)
+    keep = params.target_heads or round((ratio or 0) * total)
     if keep > total:
         raise UserError(f"{path}.params.target_heads is {keep}, but the group has {total} heads.")
     _enough(f"{path}.params", keep, len(members))
+    _something(f"{path}.params", ratio or 0.0, keep, total, "heads")
     return Heads(members, keep)
 
 
 def _enough(path: str, keep: int, least: int) -> None:
     if keep < least:
         raise UserError(f"{path}: leaves {keep} heads; each layer must keep one, that is {least}.")
+
+
+def _something(path: str, ratio: float, keep: int, full: int, what: str) -> None:
+    """UserError for a ratio below 1 that rounds to everything."""
+    if keep == full and ratio < 1:
+        raise UserError(f"{path}: removes nothing, all {full} {what} stay.")
 
 
 def _rows(
@@ -339,5 +371,7 @@ def _rows(
         width = round(group.params.dense_ratio * full)
         if width < 1:
             raise UserError(f"{path}.params.dense_ratio: leaves no row of {full}.")
-        out[name] = Rows(members[name], rounded_width(width, multiple, full))
+        keep = rounded_width(width, multiple, full)
+        _something(f"{path}.params.dense_ratio", group.params.dense_ratio, keep, full, "rows")
+        out[name] = Rows(members[name], keep)
     return out

@@ -106,8 +106,8 @@ def collect(
     return {
         "task": robust.task.name,
         "seed": robust.seed,
-        "compression": context.config.compression.name,
-        "mitigation": robust.loss.hook,
+        "compression": context.config.compression_label,
+        "mitigation": context.config.mitigation_label,
         **both,
         "f_bias": metrics.relative_bias(pairs["student"], pairs["teacher"]),
         "notes": evaluation.notes(both["teacher"], both["student"], raw.ood),

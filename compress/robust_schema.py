@@ -59,7 +59,7 @@ class StudentBlock(Block):
 
 
 class PruningBlock(Block):
-    """Schedule of iterative magnitude pruning, in fractions of the student's training.
+    """Schedule of pruning single weights, in fractions of the student's training.
 
     Pruning goes from 0 at `begin` to the target at `end` in at least `updates` refreshes; the rest is
     recovery at full sparsity. DeepSpeed's schedule_offset, _end and _stride say the same in steps.
@@ -74,9 +74,10 @@ class PruningBlock(Block):
 class StructuredBlock(Block):
     """Schedule of head and row pruning, in fractions of the student's training.
 
-    By importance, heads and rows go in `rounds` equal parts, the last one at `end`; learned scores
-    (topk) remove them step by step from `begin` to `end`. samples: training samples that the importance
-    is the mean over; multiple_of: the width that is left is rounded to it (8 or 64 suit GPUs).
+    By importance, heads and rows go in about `rounds` equal parts, the last one at `end`; learned
+    scores (topk) remove them step by step from `begin` to `end`. samples: training samples that the
+    importance is the mean over; multiple_of: the width that is left is rounded to it (8 or 64 suit
+    GPUs).
     """
 
     begin: Fraction = 0.0

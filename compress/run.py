@@ -101,8 +101,8 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         artefacts.write_json(output_dir / "versions.json", versions.report())
     robust = config.robust
     cache = Path(robust.cache_dir) if robust.cache_dir else output_dir.parent / "shared"
-    names = [robust.model, *([robust.student.model] if robust.student.model else [])]
-    folders = [_folder(name, config) for name in names]
+    names = {"model": robust.model, "student.model": robust.student.model}
+    folders = [_folder(name, key, config) for key, name in names.items() if name]
     raw = data.read(robust)
     student.check(config, folders[-1], raw)
     difficulty.check(config, len(raw.train))
@@ -119,9 +119,10 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     )
 
 
-def _folder(name: str, config: Config) -> Path:
-    """Directory of a pre-trained model that has enough positions for the task."""
-    folder, wanted = models.directory(name), config.robust.task.max_length
+def _folder(name: str, key: str, config: Config) -> Path:
+    """Directory of a pre-trained model, given as `key`, that has enough positions for the task."""
+    wanted = config.robust.task.max_length
+    folder = models.directory(name, f"robust_compression.{key}")
     longest = models.max_positions(folder)
     if longest is not None and wanted > longest:
         raise UserError(
@@ -180,10 +181,10 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     compressed = _stage(student, "student", chosen, context, made, hardness)
     if compressed is None:
         raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
-    if export is not None:
-        _say("onnx", _onnx(context, compressed))
     if "evaluate" in chosen:
         results.make(context, made, hardness, compressed)
+    if export is not None:
+        _say("onnx", _onnx(context, compressed))
 
 
 def _stage(

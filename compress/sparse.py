@@ -27,7 +27,7 @@ class SparseMasks:
         """Take the groups of a plan; `bind` gives the layers."""
         self.groups, self.learned = plan.sparse, plan.learned_sparse
         self.layers: Layers = {}
-        self.ratios: dict[str, float] = {}
+        self.counts_kept: dict[str, int] = {}
 
     def library_block(self) -> dict[str, Any]:
         """DeepSpeed's schema, dense at first."""
@@ -39,9 +39,9 @@ class SparseMasks:
         self.layers = {n: modules[n] for group in self.groups.values() for n in group.layers}
         for name, layer in self.layers.items():
             layer.sparse_pruning_enabled = True
-            self.ratios[name] = 1.0
             if self.learned:
                 layer.sparse_mask_scores.data.zero_()
+                self._keep(name, layer.in_features * layer.out_features)
 
     def to_weights_dtype(self) -> None:
         """The engine converts parameters to bf16 or fp16, not buffers."""
@@ -64,7 +64,8 @@ class SparseMasks:
             for name in group.layers:
                 layer = self.layers[name]
                 if self.learned:
-                    self._set_ratio(name, 1 - ramp.sparsity(step))
+                    size = layer.in_features * layer.out_features
+                    self._keep(name, round((1 - ramp.sparsity(step)) * size))
                     continue
                 with whole(layer), torch.no_grad():
                     mask = layer.sparse_pruning_mask.view(layer.weight.shape)
@@ -73,11 +74,10 @@ class SparseMasks:
                     )
         return refreshed
 
-    def _set_ratio(self, name: str, dense: float) -> None:
+    def _keep(self, name: str, count: int) -> None:
         layer = self.layers[name]
-        size = layer.in_features * layer.out_features
-        self.ratios[name] = dense
-        layer.sparse_pruning_ratio = ratio_of(round(dense * size), size)
+        self.counts_kept[name] = count
+        layer.sparse_pruning_ratio = ratio_of(count, layer.in_features * layer.out_features)
 
     def counts(self, alive: Alive) -> tuple[float, float]:
         """Pruned weights and all weights of the layers, among those that heads and rows leave."""
@@ -85,7 +85,7 @@ class SparseMasks:
         for name, layer in self.layers.items():
             if self.learned:
                 size = float(layer.in_features * layer.out_features)
-                pruned, total = pruned + (1 - self.ratios[name]) * size, total + size
+                pruned, total = pruned + size - self.counts_kept[name], total + size
                 continue
             mask = _select(layer.sparse_pruning_mask, *alive(name))
             pruned += mask.numel() - float(mask.float().sum())
@@ -93,16 +93,16 @@ class SparseMasks:
         return pruned, total
 
     def state_dict(self) -> State:
-        """Masks by layer, bool on the CPU; of learned scores the ratio (the scores are parameters)."""
+        """Masks by layer, bool on the CPU; of learned scores (parameters) how many weights stay."""
         if self.learned:
-            return {n: torch.tensor(ratio) for n, ratio in self.ratios.items()}
+            return {n: torch.tensor(count) for n, count in self.counts_kept.items()}
         return {n: layer.sparse_pruning_mask.bool().cpu() for n, layer in self.layers.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state_dict` gave."""
         for name, layer in self.layers.items():
             if self.learned:
-                self._set_ratio(name, float(state[name]))
+                self._keep(name, int(state[name]))
                 continue
             old = layer.sparse_pruning_mask
             layer.sparse_pruning_mask = state[name].view(old.shape).to(old.device, old.dtype)

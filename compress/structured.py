@@ -58,15 +58,16 @@ class _Structured(Generic[G]):
         raise NotImplementedError
 
     def bind(self, modules: Layers) -> None:
-        """Take the prepared layers with all their units. A chosen mask is a buffer."""
+        """Take the prepared layers with all their units: learned scores of 0, or a mask of ones."""
         for number in self.numbers:
-            layer = self.layers[number] = modules[self.module(number)]
+            layer: LinearLayer_Compress = modules[self.module(number)]
+            self.layers[number] = layer
             setattr(layer, self.enabled, True)
+            for name in {self.scores, self.mask} & {*layer._parameters, *layer._buffers}:
+                delattr(layer, name)
             if self.learned:
-                getattr(layer, self.scores).data.zero_()
+                setattr(layer, self.scores, nn.Parameter(torch.zeros(self._shape(number))))
             else:
-                if hasattr(layer, self.mask):
-                    delattr(layer, self.mask)
                 layer.register_buffer(self.mask, torch.ones(self._shape(number)))
             self._keep(number, self.full(number))
 
@@ -137,13 +138,12 @@ class _Structured(Generic[G]):
 
     def final_mask(self, number: int, weights: Weights) -> Tensor:
         """Mask [units] of a block from gathered weights, taken out of them; sets `kept`."""
-        layer, name = self.layers[number], self.module(number)
-        buffer = weights.pop(f"{name}.{self.mask}", None)
+        layer = self.layers[number]
+        stored = self.scores if self.learned else self.mask
+        mask = weights.pop(f"{self.module(number)}.{stored}")
         if self.learned:
-            scores = weights.pop(f"{name}.{self.scores}", buffer)
-            mask = TopKBinarizer.apply(scores, getattr(layer, self.ratio), False).view(-1)
-        else:
-            mask = getattr(layer, self.mask).detach().view(-1)
+            mask = TopKBinarizer.apply(mask, getattr(layer, self.ratio), False)
+        mask = mask.view(-1)
         self.kept[number] = tuple(mask.nonzero().flatten().tolist())
         return mask
 
@@ -177,9 +177,7 @@ class HeadMasks(_Structured[Heads]):
     def bind(self, modules: Layers) -> None:
         """Take the prepared layers, each with its own number of heads."""
         for number in self.numbers:
-            layer = modules[self.module(number)]
-            layer.num_heads = self.full(number)
-            layer.head_pruning_scores = nn.Parameter(torch.zeros(self._shape(number)))
+            modules[self.module(number)].num_heads = self.full(number)
         super().bind(modules)
 
     def _pick(

@@ -105,13 +105,13 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None) -> Arte
     epochs = robust.student.epochs or robust.epochs
     trainer = new_trainer("student", here, model, masks, signals, epochs)
     trainer.run_until(trainer.total_steps, watch_dev(here))
-    sparsity = masks.sparsity()
     weights = checkpoint.gather(trainer.engine)
     wanted = _logits(here, trainer, masks, shape, weights, todo)
     trainer.close()
 
     def fill(folder: Path) -> None:
         small = masks.shrink(masks.apply(weights), shape)
+        sparsity = masks.sparsity_of(small)
         length = robust.task.max_length
         export.save(small, here.encoder.tokenizer, length, folder / "model")
         dev = here.columns["dev"].head(export.SAMPLES)
@@ -141,7 +141,7 @@ def _scorer(context: Context, shape: PreTrainedModel, signals: Signals) -> Score
     block, data = context.config.robust.structured, context.columns["train"]
 
     def score(plain: Mapping[str, torch.Tensor]) -> importance.Importance:
-        with torch.random.fork_rng():  # dropout after a round must not depend on the round
+        with torch.random.fork_rng(devices=[]):  # dropout after a round must not depend on the round
             model = compressed.build(shape.config)
         model.load_state_dict({name: plain[name] for name in model.state_dict()})
         indices = importance.sample(len(data), block.samples, context.config.robust.seed)
@@ -163,6 +163,7 @@ def _logits(
     Those of the engine, unless it computes in lower precision: then of a masked model in float32 with
     the gathered weights, on the main rank.
     """
+    torch.set_float32_matmul_precision("highest")  # TF32, if the environment switched it on
     dev, classes = context.columns["dev"].head(export.SAMPLES), len(context.data.labels)
     if not context.config.deepspeed.low_precision:
         trainer.engine.eval()
@@ -179,23 +180,24 @@ def _logits(
 def check(config: Config, model: Path, data: TaskData) -> None:
     """Raise UserError now for whatever of the student's compression the training would reject.
 
-    model: what the student starts from. Builds its shape on the meta device: no weights.
+    model: the student's encoder. Builds shapes on the meta device: no weights.
     """
-    if config.robust.student.model is not None:
+    robust = config.robust
+    if robust.student.model is not None:
         models.check_labels(model, data.labels)
+    if robust.student.init_from == "teacher" and robust.teacher.model is not None:
+        model = models.directory(robust.teacher.model, "robust_compression.teacher.model")
+    models.check_weights(model)
     shape = models.load_config(model)
     kept = plan.layers(config, shape)
     reduced = compressed.reduced(shape, kept) if kept else shape
     with torch.device("meta"):
-        small = compressed.build(reduced)
+        small = models.fresh_from(model, reduced)
         plan.resolve(config, small, len(data.train))
     layer_map.check_run(config.robust, model, reduced)
     block = config.compression.layers
     for name in (block.other_module_name or []) if block else []:
-        if name not in dict(small.named_modules()):
-            raise UserError(
-                f"compression_training.layer_reduction.other_module_name: there is no module '{name}'."
-            )
+        plan.check_outside(small, name)
 
 
 def _layerwise(

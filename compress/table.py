@@ -26,7 +26,13 @@ def load(folders: Iterable[Path]) -> dict[Group, list[dict[str, Any]]]:
             metrics = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({error}).") from None
-        runs[metrics["task"], metrics["compression"], metrics["mitigation"]].append(metrics)
+        group = runs[metrics["task"], metrics["compression"], metrics["mitigation"]]
+        if any(other["seed"] == metrics["seed"] for other in group):
+            raise UserError(
+                f"{file}: another run has the same task, compression, mitigation and seed "
+                f"({metrics['seed']}); tabulate one of them."
+            )
+        group.append(metrics)
     return dict(runs)
 
 

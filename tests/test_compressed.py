@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import compress
-from compress import architectures, compressed
+from compress import architectures, compressed, models
 from compress.compressed import Kept, Layer
 from compress.errors import UserError
 
@@ -149,6 +149,26 @@ def test_load_with_sizes_that_make_no_model(folder, entries):
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="compressed_layers"):
         compress.load_compressed(folder)
+
+
+def test_a_cut_model_in_half_precision_loads_in_float32(folder):
+    compress.load_compressed(folder).half().save_pretrained(folder)
+    assert {p.dtype for p in compress.load_compressed(folder).parameters()} == {torch.float32}
+
+
+def test_load_with_a_configuration_that_makes_no_model(folder):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "num_attention_heads": 5}))
+    with pytest.raises(UserError, match=r"config.json makes no model"):
+        compress.load_compressed(folder)
+
+
+def test_half_a_file_is_known_from_its_header(folder):
+    models.check_weights(folder)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"model.safetensors: is damaged or incomplete"):
+        models.check_weights(folder)
 
 
 def test_load_no_directory(tmp_path):

@@ -145,6 +145,24 @@ def test_disabled_blocks_do_nothing(tmp_path):
         (block("sparse_pruning", method="l1"), "imp60"),
         ({**block("row_pruning"), **block("head_pruning")}, "heads50_learned+rows50_learned"),
         ({"layer_reduction": {"enabled": True, "teacher_layer": [0, 2]}}, "layers_0_2"),
+        (
+            {
+                "head_pruning": {
+                    "shared_parameters": {"enabled": True},
+                    "different_groups": {"g": {"params": {"target_heads": 9}, "modules": ["x"]}},
+                }
+            },
+            "heads_keep9",
+        ),
+        (
+            {
+                "head_pruning": {
+                    "shared_parameters": {"enabled": True, "method": "topk"},
+                    "different_groups": {"g": {"params": {"pruned_heads": [1]}, "modules": ["x"]}},
+                }
+            },
+            "heads_listed",
+        ),
         ({"layer_reduction": {"enabled": True, "teacher_layer": "first_half"}}, "layers_first_half"),
     ],
 )

@@ -29,6 +29,21 @@ SPECS = [
     for name in NAMES
     for stage in range(4)
 ]
+SMALL = ["layers_first_half", "heads20_rows50_imp40"]
+OWN = ROOT / "compress/synthetic_encoder"  # another width and vocabulary than the run's encoder
+SPECS += [
+    {
+        "name": f"{name}-zero{stage}",
+        "files": [str(ROOT / f"ds_configs/compression/{file}.json") for file in files],
+        "stage": stage,
+        "set": settings,
+    }
+    for stage in (0, 3)
+    for name, files, settings in (
+        ("combined", SMALL, ["robust_compression.structured.rounds=2"]),
+        ("own_model", ["heads20"], [f"robust_compression.student.model={OWN}"]),
+    )
+]
 BF16 = {"set": ['bf16={"enabled": true}']}
 SPECS += [
     {"name": f"bf16-zero{stage}", "files": SPECS[0]["files"], "stage": stage, **BF16}
@@ -84,6 +99,20 @@ def test_zero_stages_make_the_same_student(runs, name):
             assert first["weights"][key] == pytest.approx(value, rel=1e-3, abs=1e-3), (stage, key)
 
 
+@pytest.mark.parametrize("name", ["combined", "own_model"])
+def test_zero_3_makes_the_same_student_of_two_layers_and_of_another_encoder(runs, name):
+    plain, other = (read(runs, f"{name}-zero{stage}")[0] for stage in (0, 3))
+    np.testing.assert_allclose(other["losses"], plain["losses"], rtol=1e-4)
+    assert other["weights"].keys() == plain["weights"].keys()
+
+
+def test_a_student_of_its_own_keeps_its_tokenizer(runs):
+    folder = runs / "own_model-zero0/student/model"
+    own = AutoTokenizer.from_pretrained(OWN)
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == own.get_vocab()
+    assert compress.load_compressed(folder).config.vocab_size == len(own)
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["name"])
 def test_masked_and_exported_model_agree(runs, spec):
     student = json.loads((runs / spec["name"] / "student/student.json").read_text())
@@ -109,6 +138,7 @@ def shapes(runs, name):
         ("heads20_rows50_imp40", 10, [32] * 3),
         ("layers_first_half", 8, [64] * 2),
         ("layers_every_second", 4, [64]),
+        ("combined", 6, [32] * 2),  # 80 % of 8 heads
     ],
 )
 def test_the_tensors_are_smaller(runs, name, heads, rows):

@@ -74,6 +74,69 @@ def test_layerwise_values_out_of_range(base, value):
         load([base], [f"robust_compression.layerwise={value}"])
 
 
+def heads(method="importance", params='{"dense_ratio": 0.5}'):
+    return (
+        'compression_training.head_pruning={"shared_parameters": {"enabled": true, '
+        f'"method": "{method}"}}, "different_groups": {{"g": {{"params": {params}, '
+        '"modules": ["out"]}}}'
+    )
+
+
+ROWS = (
+    'compression_training.row_pruning={"shared_parameters": {"enabled": true}, '
+    '"different_groups": {"g": {"params": {"dense_ratio": 0.5}, "modules": ["in"]}}}'
+)
+TOPK = "compression_training.sparse_pruning.shared_parameters.method=topk"
+
+
+@pytest.mark.parametrize(
+    ("given", "override", "why"),
+    [
+        ([SPARSE], "structured.end=0.5", "no head_pruning or row_pruning is enabled"),
+        ([heads("topk")], "structured.rounds=2", "nothing is chosen by importance"),
+        ([heads("topk")], "structured.samples=9", "nothing is chosen by importance"),
+        ([heads(params='{"pruned_heads": [1]}')], "structured.rounds=2", "nothing is chosen"),
+        ([heads()], "structured.multiple_of=8", "no row_pruning is enabled"),
+        ([heads()], "structured.begin=0.1", "in one round everything goes at structured.end"),
+        ([heads(), ROWS], "score_lr=0.1", "no scores are learned"),
+        ([SPARSE, TOPK], "pruning.updates=3", "refreshed at every step"),
+        ([], 'student={"model": "m", "init_from": "teacher"}', None),
+    ],
+)
+def test_schedules_that_nothing_takes_up(base, given, override, why):
+    with pytest.raises(UserError) as error:
+        load([base], [*given, f"robust_compression.{override}"])
+    assert (why or "student.model names what the student starts from") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "override"),
+    [
+        ([heads()], 'structured={"begin": 0.1, "rounds": 3, "samples": 9}'),
+        ([heads("topk")], 'structured={"begin": 0.1}'),
+        ([ROWS], "structured.multiple_of=8"),
+        ([heads("topk")], "score_lr=0.1"),
+        ([SPARSE, TOPK], "score_lr=0.1"),
+    ],
+)
+def test_schedules_that_are_taken_up(base, given, override):
+    load([base], [*given, f"robust_compression.{override}"])
+
+
+def test_a_stride_of_learned_scores_is_refused(base):
+    stride = "compression_training.sparse_pruning.shared_parameters.schedule_offset_stride=5"
+    with pytest.raises(UserError, match="schedule_offset_stride' has no effect"):
+        load([base], [SPARSE, TOPK, stride])
+
+
+@pytest.mark.parametrize("technique", ["head_pruning", "row_pruning"])
+def test_steps_and_fractions_of_heads_and_rows(base, technique):
+    given = heads() if technique == "head_pruning" else ROWS
+    steps = f"compression_training.{technique}.shared_parameters.schedule_offset_end=5"
+    with pytest.raises(UserError, match=r"structured.end' contradicts"):
+        load([base], [given, steps, "robust_compression.structured.end=0.4"])
+
+
 def test_steps_and_fractions_exclude_each_other(base):
     steps = "compression_training.sparse_pruning.shared_parameters.schedule_offset_end=5"
     load([base], [SPARSE, steps])

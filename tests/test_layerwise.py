@@ -288,7 +288,7 @@ def test_a_run_is_checked_before_training(tmp_path, tiny_model):
         layer_map.check_run(Robust(block, tiny_model), tiny_model, shape)
     model().save_pretrained(foreign)
     (foreign / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
-    with pytest.raises(UserError, match="vocabulary is not the teacher's"):
+    with pytest.raises(UserError, match="vocabulary or inputs are not the teacher's"):
         layer_map.check_run(
             Robust(BOTH, tiny_model, foreign), tiny_model, models.load_config(tiny_model)
         )

@@ -169,6 +169,75 @@ def test_mistakes_are_one_sentence(compression, sentence, config):
     assert str(error.value).startswith("compression_training")
 
 
+@pytest.mark.parametrize(
+    ("compression", "ours", "sentence"),
+    [
+        (
+            {"head_pruning": technique(changed(HEADS, params={"dense_ratio": 0.99}))},
+            {},
+            "removes nothing, all 8 heads stay",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, params={"dense_ratio": 0.9}), method="topk")},
+            {},
+            "removes nothing, all 4 heads of a layer stay",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, params={"dense_ratio": 0.1}), method="topk")},
+            {},
+            "leaves 0 heads",
+        ),
+        (
+            {"row_pruning": technique(ROWS)},
+            {"structured": {"multiple_of": 64}},
+            "removes nothing, all 32 rows stay",
+        ),
+        (
+            {
+                "row_pruning": technique(ROWS),
+                "sparse_pruning": technique(
+                    {"params": {"dense_ratio": 0.5}, "modules": ["layer"]}, method="topk"
+                ),
+            },
+            {},
+            "method 'topk' cannot keep its sparsity while heads or rows go",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, related_modules=[["nowhere"]]))},
+            {},
+            "different_groups.g.related_modules: 'nowhere' matches no linear layer",
+        ),
+    ],
+)
+def test_what_would_do_nothing_or_something_else(compression, ours, sentence, config):
+    with pytest.raises(UserError) as error:
+        plan.resolve(config(compression, **ours), shape(), 95)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["topk", "importance"])
+def test_listed_heads_go_whatever_the_method(method, config):
+    listed = technique(
+        changed(HEADS, params={"pruned_heads": [2, 0], "dense_ratio": 0.5}), method=method
+    )
+    found = plan.resolve(config({"head_pruning": listed}), shape(), 95)
+    assert not found.learned_heads
+    assert found.heads["g"] == plan.Heads((0, 1), keep=4, pruned=(0, 2))
+
+
+def test_schedule_offset_alone_is_the_moment_of_one_shot(config):
+    heads = technique(HEADS, schedule_offset=13)
+    ramp = plan.resolve(config({"head_pruning": heads}), shape(), 95).head_ramp
+    assert [step for step in range(21) if ramp.refresh_at(step) and ramp.sparsity(step) > 0] == [13]
+
+
+@pytest.mark.parametrize("name", ["bert", "bert.encoder", "bert.encoder.layer.0", "no.such"])
+def test_other_modules_lie_outside_the_layers(name):
+    with pytest.raises(UserError, match=f"other_module_name: .*'{name}'"):
+        plan.check_outside(shape(), name)
+    plan.check_outside(shape(), "bert.pooler")
+
+
 def test_two_groups_with_one_layer(config):
     block = technique(HEADS)
     block["different_groups"]["h"] = changed(HEADS, modules=["layer.0.attention.output"])

@@ -29,6 +29,12 @@ def test_mean_and_sample_deviation(tmp_path):
     assert lines[3].endswith("| 0.344 ± 0.150 | 1.50 ± 0.71 (2 of 3) |")
 
 
+def test_two_runs_of_one_seed_are_no_spread(tmp_path):
+    runs = [write(tmp_path / name, 7, 0.8, 0.4, 1.0) for name in ("one", "two")]
+    with pytest.raises(UserError, match=r"two.metrics.json: another run .* seed \(7\)"):
+        table.load(runs)
+
+
 def test_a_folder_without_metrics_is_named(tmp_path):
     with pytest.raises(UserError, match=r"metrics.json: cannot be read"):
         table.load([tmp_path])

@@ -89,6 +89,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     scores = context.score_split(here, training, "dev")
     weights_now = checkpoint.gather(training.engine)
     trained = weights_now.get(f"{layerwise.PROJECTION}.weight", 0.0)
+    plain = masks.apply(weights_now) if ranks.is_main() else {}
     state = training.state_dict()
     reports = [seen for seen in recorder.seen if "loss" in seen]
     result = {
@@ -102,13 +103,11 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
         },
         "scores": scores.tolist(),
         "weights": {
-            name: float(value.double().sum())
-            for name, value in masks.apply(weights_now).items()
-            if ranks.is_main()
+            name: float(value.double().sum()) for name, value in plain.items() if ranks.is_main()
         }
         if ranks.is_main()
         else {},
-        "zeros": {n: int((w == 0).sum()) for n, w in weights_now.items() if n.endswith(".weight")},
+        "zeros": {n: int((w == 0).sum()) for n, w in plain.items() if n.endswith(".weight")},
     }
     training.close()
     (output / f"{spec['name']}-rank{ranks.rank()}.json").write_text(json.dumps(result))
