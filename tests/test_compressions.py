@@ -180,7 +180,7 @@ def test_chosen_heads_run_again_as_json(runs, model, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     first, again = read(runs, "heads40-zero2")[0], read(tmp_path, "again")[0]
     np.testing.assert_allclose(again["losses"], first["losses"], rtol=1e-5)
-    assert again["weights"] == pytest.approx(first["weights"], rel=1e-4, abs=1e-4)
+    assert again["weights"] == pytest.approx(first["weights"], rel=1e-3, abs=1e-3)
 
 
 def test_the_directory_has_all_that_a_user_needs(runs):
