@@ -11,7 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from compress import config, versions
+from compress import versions
+from compress.configuration import config
 from compress.errors import UserError, fail
 
 
@@ -44,7 +45,8 @@ def main() -> None:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     config.batch_split(settings, world_size)
 
-    from compress import losses, run, trainer
+    from compress import losses, run
+    from compress.training import trainer
 
     losses.resolve(settings.robust.loss.hook)
     run.check_export(options.stage, options.export)

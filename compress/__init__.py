@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """`compress.load_compressed`, imported when asked for: a mistyped key needs no PyTorch."""
     if name == "load_compressed":
-        from compress.models import load_compressed
+        from compress.models.encoders import load_compressed
 
         return load_compressed
     raise AttributeError(f"module 'compress' has no attribute '{name}'")

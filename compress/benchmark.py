@@ -25,9 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from compress import benchmark_report, models, onnx_export
-from compress.benchmark_report import Model, Timing
+from compress import onnx_export
 from compress.errors import UserError, fail
+from compress.models import encoders
+from compress.reporting import benchmark_report
+from compress.reporting.benchmark_report import Model, Timing
 
 RUNTIMES = ("torch", "onnxruntime")
 Call = Callable[[], object]
@@ -94,7 +96,7 @@ def check(paths: Sequence[Path], setting: Setting) -> None:
     for path in paths:
         if not (path / "config.json").is_file():
             raise UserError(f"{path}: is no model directory (it has no config.json).")
-        positions = models.max_positions(path)
+        positions = encoders.max_positions(path)
         if positions is not None and longest > positions:
             raise UserError(f"--length {longest}: {path} has {positions} positions.")
 
@@ -107,7 +109,7 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
     names = benchmark_report.short_names(paths)
     loaded = [_load(path, setting.device) for path in paths]
     sizes = [
-        Model(name, str(path), models.parameters(model), models.nonzero_parameters(model))
+        Model(name, str(path), encoders.parameters(model), encoders.nonzero_parameters(model))
         for name, path, model in zip(names, paths, loaded, strict=True)
     ]
     shapes = [(batch, length) for length in setting.lengths for batch in setting.batches]
@@ -129,7 +131,7 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
 
 def _load(path: Path, device: torch.device) -> PreTrainedModel:
     """The model with its weights copied, so that all lie aligned: transformers maps a plain file."""
-    model = models.load_compressed(path).requires_grad_(False)
+    model = encoders.load_compressed(path).requires_grad_(False)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     nn.Module.to(model, device)
@@ -214,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
         lengths=tuple(dict.fromkeys(options.length)),
         runtimes=tuple(dict.fromkeys(options.runtime)),
         threads=options.threads,
-        device=models.find_device(options.device),
+        device=encoders.find_device(options.device),
         repeats=options.repeats,
     )
     check(options.dirs, setting)

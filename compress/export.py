@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress import evaluation, models
-from compress.batches import Columns
+from compress.data.batches import Columns
 from compress.errors import UserError
+from compress.models import encoders
+from compress.reporting import evaluation
 
 SAMPLES = 256
 TOLERANCE = 1e-5
@@ -23,7 +24,7 @@ def save(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path
 ) -> None:
     """Write model and tokenizer. max_length: tokens of a pair in training, for `compress.predict`."""
-    setattr(model.config, models.TRAINED_LENGTH, max_length)
+    setattr(model.config, encoders.TRAINED_LENGTH, max_length)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -33,7 +34,7 @@ def difference(folder: Path, wanted: NDArray[np.float64], data: Columns, device:
 
     data: the N samples. Runs on the calling rank alone. Raises UserError above the tolerance.
     """
-    forward = evaluation.model_forward(models.load_compressed(folder), device)
+    forward = evaluation.model_forward(encoders.load_compressed(folder), device)
     found = evaluation.logits(forward, data, SAMPLES, wanted.shape[1], device, alone=True)
     worst = float((np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))).max())
     if not worst <= TOLERANCE:

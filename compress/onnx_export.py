@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from compress import models
 from compress.errors import UserError
+from compress.models import encoders
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -52,8 +52,8 @@ def export(model_dir: Path, file: Path) -> None:
     or logits that differ from PyTorch's by more than `TOLERANCE`.
     """
     require()
-    model = models.load_compressed(model_dir)
-    longest = models.max_positions(model_dir) or CHECKED[-1][1]
+    model = encoders.load_compressed(model_dir)
+    longest = encoders.max_positions(model_dir) or CHECKED[-1][1]
     samples = [random_inputs(model.config, b, min(n, longest), padded=True) for b, n in CHECKED]
     with torch.inference_mode():
         expected = [model(**sample).logits for sample in samples]

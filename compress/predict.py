@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress import models, reading
-from compress.batches import pad, scoring_batches
+from compress.data import reading
+from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, fail, nearest
+from compress.models import encoders
 
 MAX_LENGTH = 128
 COLUMNS = ("premise", "hypothesis")
@@ -78,9 +79,9 @@ def length_limit(
 
     Raises UserError for a length that the model has no positions for or that leaves no text.
     """
-    positions = models.max_positions(path)
+    positions = encoders.max_positions(path)
     least = tokenizer.num_special_tokens_to_add(pair=True) + 2
-    limit = asked or getattr(model.config, models.TRAINED_LENGTH, None) or MAX_LENGTH
+    limit = asked or getattr(model.config, encoders.TRAINED_LENGTH, None) or MAX_LENGTH
     if positions is not None and limit > positions:
         if asked:
             raise UserError(f"--max_length {asked}: {path} has {positions} positions.")
@@ -164,8 +165,8 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
 
     For one pair its label and each label's probability in percent, for a file one JSON object a row.
     """
-    model = models.load_compressed(options.model_dir)
-    tokenizer = models.load_tokenizer(options.model_dir)
+    model = encoders.load_compressed(options.model_dir)
+    tokenizer = encoders.load_tokenizer(options.model_dir)
     limit = length_limit(model, tokenizer, options.model_dir, options.max_length)
     if options.file is None:
         premise, hypothesis = (
@@ -174,7 +175,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
         pairs = Pairs([premise], [hypothesis], [1])
     else:
         pairs = read(options.file, tuple(options.columns or COLUMNS))
-    nn.Module.to(model, models.find_device(options.device))
+    nn.Module.to(model, encoders.find_device(options.device))
     values = probabilities(model, tokenizer, pairs, limit, options.batch_size)
     names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     if options.file is None:

@@ -15,23 +15,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from compress import (
-    artefacts,
-    data,
-    difficulty,
-    models,
-    onnx_export,
-    ranks,
-    results,
-    student,
-    teacher,
-    versions,
-)
-from compress.batches import Columns
-from compress.config import Config
-from compress.context import Artefact, Context, Encoder, found, publish, say
+from compress import artefacts, onnx_export, ranks, versions
+from compress.configuration.config import Config
+from compress.data import splits
+from compress.data.batches import Columns
 from compress.errors import UserError
-from compress.trainer import open_monitor
+from compress.models import encoders
+from compress.stages import difficulty, results, student, teacher
+from compress.stages.context import Artefact, Context, Encoder, found, publish, say
+from compress.training.trainer import open_monitor
 
 FREE = {"tensorboard", "csv_monitor", "wandb", "steps_per_print", "wall_clock_breakdown"}
 STAGES = ("teacher", "difficulty", "student", "evaluate")
@@ -103,7 +95,7 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     cache = Path(robust.cache_dir) if robust.cache_dir else output_dir.parent / "shared"
     names = {"model": robust.model, "student.model": robust.student.model}
     folders = [_folder(name, key, config) for key, name in names.items() if name]
-    raw = data.read(robust)
+    raw = splits.read(robust)
     student.check(config, folders[-1], raw)
     difficulty.check(config, len(raw.train))
     encoders = [_encoder(folder, raw, config, cache) for folder in folders]
@@ -122,8 +114,8 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
 def _folder(name: str, key: str, config: Config) -> Path:
     """Directory of a pre-trained model, given as `key`, that has enough positions for the task."""
     wanted = config.robust.task.max_length
-    folder = models.directory(name, f"robust_compression.{key}")
-    longest = models.max_positions(folder)
+    folder = encoders.directory(name, f"robust_compression.{key}")
+    longest = encoders.max_positions(folder)
     if longest is not None and wanted > longest:
         raise UserError(
             f"robust_compression.task.max_length is {wanted}, but {name} has {longest} positions."
@@ -131,15 +123,15 @@ def _folder(name: str, key: str, config: Config) -> Path:
     return folder
 
 
-def _encoder(folder: Path, raw: data.TaskData, config: Config, cache: Path) -> Encoder:
+def _encoder(folder: Path, raw: splits.TaskData, config: Config, cache: Path) -> Encoder:
     """The model's tokenizer and the splits in its tokens."""
-    tokenizer, key = models.load_tokenizer(folder), models.fingerprint(folder)
+    tokenizer, key = encoders.load_tokenizer(folder), encoders.fingerprint(folder)
     columns = {name: _encoded(raw, name, tokenizer, key, config, cache) for name in raw.splits()}
     return Encoder(folder, key, tokenizer, columns)
 
 
 def _encoded(
-    raw: data.TaskData,
+    raw: splits.TaskData,
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     model_key: str,
@@ -157,7 +149,7 @@ def _encoded(
     if found(path, inputs) is None:
 
         def fill(folder: Path) -> None:
-            data.encode(split, tokenizer, length, folder / "arrow")
+            splits.encode(split, tokenizer, length, folder / "arrow")
 
         publish(path, inputs, time.perf_counter(), fill)
     return Columns.open(str(path / "arrow"), tokenizer.pad_token_id)

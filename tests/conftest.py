@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from compress import synthetic
+from compress.data import synthetic
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 transformers.logging.set_verbosity_error()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.batches import WINDOW, Columns, epoch_batches, pad, scoring_batches, share
+from compress.data.batches import WINDOW, Columns, epoch_batches, pad, scoring_batches, share
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 

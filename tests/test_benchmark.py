@@ -10,9 +10,10 @@ import torch
 from test_compressed import CONFIGS, KEPT, exported, masked
 
 import compress
-from compress import benchmark, benchmark_report, onnx_export
-from compress.benchmark_report import Timing, short_names
+from compress import benchmark, onnx_export
 from compress.errors import UserError
+from compress.reporting import benchmark_report
+from compress.reporting.benchmark_report import Timing, short_names
 
 
 def copied(name="bert"):

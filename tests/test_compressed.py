@@ -16,9 +16,9 @@ from transformers import (
 )
 
 import compress
-from compress import architectures, compressed, models
-from compress.compressed import Kept, Layer
 from compress.errors import UserError
+from compress.models import architectures, compressed, encoders
+from compress.models.compressed import Kept, Layer
 
 SIZES = {
     "vocab_size": 40,
@@ -164,11 +164,11 @@ def test_load_with_a_configuration_that_makes_no_model(folder):
 
 
 def test_half_a_file_is_known_from_its_header(folder):
-    models.check_weights(folder)
+    encoders.check_weights(folder)
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(UserError, match=r"model.safetensors: is damaged or incomplete"):
-        models.check_weights(folder)
+        encoders.check_weights(folder)
 
 
 def test_load_no_directory(tmp_path):

@@ -12,12 +12,12 @@ from deepspeed.compression.compress import init_compression, redundancy_clean
 from test_compressed import CONFIGS, IDS
 from transformers import AutoModelForSequenceClassification
 
-from compress import architectures, compressed
-from compress.compression import Masks, outside, reduce_layers
-from compress.importance import Importance
-from compress.library import ratio_of
-from compress.plan import Heads, Plan, Rows, Sparse
-from compress.pruning import Ramp
+from compress.compression.importance import Importance
+from compress.compression.library import ratio_of
+from compress.compression.masks import Masks, outside, reduce_layers
+from compress.compression.plan import Heads, Plan, Rows, Sparse
+from compress.compression.pruning import Ramp
+from compress.models import architectures, compressed
 
 END = Ramp(0.0, 1.0, 0, 4)
 HALF = Ramp(0.0, 0.5, 0, 4)

@@ -6,9 +6,9 @@ import pytest
 from deepspeed.compression import constants as c
 from deepspeed.compression.config import get_compression_config
 
-from compress import compression_schema as schema
-from compress.compression_schema import CompressionTraining
-from compress.config import load
+from compress.configuration import compression_schema as schema
+from compress.configuration.compression_schema import CompressionTraining
+from compress.configuration.config import load
 from compress.errors import UserError
 
 BASE = {

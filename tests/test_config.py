@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress.config import batch_split, load
+from compress.configuration.config import batch_split, load
 from compress.errors import UserError
 
 ROOT = Path(compress.__file__).parents[1]

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, RobertaTokenizer
 
-from compress import data
-from compress.config import RobustCompression
+from compress.configuration.config import RobustCompression
+from compress.data import splits
+from compress.data.reading import SUFFIXES
 from compress.errors import UserError
-from compress.reading import SUFFIXES
 
 PAIR = {"premise": "a b", "hypothesis": "b"}
 NLI = ("entailment", "neutral", "contradiction")
@@ -21,7 +21,7 @@ def config(task="mnli", ood=None, **block):
 
 
 def from_folder(folder, task="mnli", ood=None, **block):
-    return data.read(config(task, ood, data_dir=str(folder), **block))
+    return splits.read(config(task, ood, data_dir=str(folder), **block))
 
 
 def error_of(folder, *words, **options):
@@ -411,7 +411,7 @@ def test_any_change_of_content_changes_the_fingerprint(folder, put, split, chang
 
 def split_of(*pairs, names=("x", "y"), groups=(0, 1)):
     firsts, seconds = [list(texts) for texts in zip(*pairs, strict=True)]
-    return data.Split((firsts, seconds), np.zeros(len(pairs), np.int64), names, groups)
+    return splits.Split((firsts, seconds), np.zeros(len(pairs), np.int64), names, groups)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def fake_hub(monkeypatch):
             asked.append((path, config, split, revision))
             return tables[path, split]
 
-        monkeypatch.setattr("compress.hub.load_split", load_split)
+        monkeypatch.setattr("compress.data.hub.load_split", load_split)
         return asked
 
     return serve
@@ -471,7 +471,7 @@ def test_class_ids_of_the_hub_are_mapped_by_name(fake_hub):
             ),
         }
     )
-    read = data.read(config())
+    read = splits.read(config())
     assert read.train.labels.tolist() == [2, 0, 1, 1]
     assert read.train.texts == (["p0", "p1", "p2", "p3"], ["h0", "h1", "h2", "h3"])
     assert read.dev.labels.tolist() == [1, 0]
@@ -489,16 +489,16 @@ def test_a_label_that_the_hub_leaves_out(fake_hub):
     for missing in (-1, None):
         fake_hub({("nyu-mll/glue", "train"): hub_table(NLI, [0, 1, 2, missing])})
         with pytest.raises(UserError, match=r"nyu-mll/glue \(train\): row 4"):
-            data.read(config())
+            splits.read(config())
 
 
 def test_a_set_that_the_hub_does_not_have(fake_hub):
     table = hub_table(("entailment", "contradiction"), [0, 1])
     fake_hub({("pietrolesci/nli_fever", split): table for split in ("train", "dev")})
     with pytest.raises(UserError, match=r"hub: has no OOD set of fever.*task\.data_dir"):
-        data.read(config("fever"))
+        splits.read(config("fever"))
     with pytest.raises(UserError, match=r"evaluation\.ood.*'sym1'"):
-        data.read(config("fever", ood=["sym1"]))
+        splits.read(config("fever", ood=["sym1"]))
 
 
 # The embedded benchmark
@@ -506,7 +506,7 @@ def test_a_set_that_the_hub_does_not_have(fake_hub):
 
 def test_the_benchmark():
     sizes = {"train": 40, "dev": 20, "ood": 30}
-    read = data.read(config("synthetic", synthetic=sizes))
+    read = splits.read(config("synthetic", synthetic=sizes))
     assert read.labels == ("entailment", "not_entailment")
     assert [len(split) for split in (read.train, read.dev, read.ood["synthetic"])] == [40, 20, 30]
     assert list(read.ood) == ["synthetic"]
@@ -514,8 +514,8 @@ def test_the_benchmark():
     assert set(read.ood["synthetic"].subsets) == {"structure"}
     assert len(set(read.ood["synthetic"].subsets["structure"])) == 6
     assert read.ood["synthetic"].labels.sum() == 15
-    again = data.read(config("synthetic", synthetic=sizes))
-    other = data.read(config("synthetic", synthetic={**sizes, "seed": 1}))
+    again = splits.read(config("synthetic", synthetic=sizes))
+    other = splits.read(config("synthetic", synthetic={**sizes, "seed": 1}))
     assert read.fingerprint() == again.fingerprint()
     for name in read.splits():
         assert read.fingerprint(name) != other.fingerprint(name)
@@ -523,7 +523,7 @@ def test_the_benchmark():
 
 def test_a_benchmark_that_is_too_large():
     with pytest.raises(UserError, match=r"robust_compression\.task\.synthetic: .*at most"):
-        data.read(config("synthetic", synthetic={"train": 10_000_000}))
+        splits.read(config("synthetic", synthetic={"train": 10_000_000}))
 
 
 # Encoding
@@ -543,7 +543,7 @@ def roberta():
 
 
 def encoded(split, tokenizer, length, folder):
-    data.encode(split, tokenizer, length, folder)
+    splits.encode(split, tokenizer, length, folder)
     return datasets.load_from_disk(str(folder))
 
 

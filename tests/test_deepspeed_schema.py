@@ -20,10 +20,10 @@ from deepspeed.runtime.zero.offload_config import (
 )
 from pydantic import ValidationError
 
-from compress import deepspeed_schema as schema
-from compress.config import load
+from compress.configuration import deepspeed_schema as schema
+from compress.configuration.config import load
+from compress.configuration.robust_schema import Root
 from compress.errors import UserError
-from compress.robust_schema import Root
 
 BASE = {
     "train_batch_size": 8,

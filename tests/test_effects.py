@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compress.config import load
+from compress.configuration.config import load
 from compress.errors import UserError
 
 BASE = {

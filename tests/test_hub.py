@@ -17,8 +17,9 @@ import huggingface_hub
 import pytest
 from datasets.arrow_writer import ArrowWriter
 
-from compress import hub, models
+from compress.data import hub
 from compress.errors import UserError
+from compress.models import encoders
 
 REPOSITORY = Path(hub.__file__).parents[1]
 REFUSED = "http://127.0.0.1:9"
@@ -120,7 +121,7 @@ def endpoint(monkeypatch, address):
 def unreachable_model(name, seconds):
     began = time.perf_counter()
     with pytest.raises(UserError) as caught:
-        models.directory(name)
+        encoders.directory(name)
     assert time.perf_counter() - began < seconds
     message = str(caught.value)
     assert "\n" not in message
@@ -197,7 +198,7 @@ def test_a_model_of_a_reachable_hub_is_downloaded(monkeypatch, answering, tmp_pa
 
     endpoint(monkeypatch, answering(200))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert models.directory("nobody/bert-tiny") == tmp_path
+    assert encoders.directory("nobody/bert-tiny") == tmp_path
     [(name, local_files_only, patterns)] = asked
     assert (name, local_files_only) == ("nobody/bert-tiny", False)
     needed = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "spm.model")
@@ -208,8 +209,8 @@ def test_a_model_of_a_reachable_hub_is_downloaded(monkeypatch, answering, tmp_pa
 
 def test_a_cached_model_is_used_while_the_hub_refuses(cached):
     snapshot = cached("nobody/bert-tiny")
-    assert models.directory("nobody/bert-tiny") == snapshot
-    assert models.load_classifier(snapshot, ("a", "b")).config.num_labels == 2
+    assert encoders.directory("nobody/bert-tiny") == snapshot
+    assert encoders.load_classifier(snapshot, ("a", "b")).config.num_labels == 2
     unreachable_model("nobody/bert-small", seconds=TIMEOUT + 2)
 
 
@@ -217,13 +218,13 @@ def test_a_cached_model_is_used_while_the_hub_never_answers(monkeypatch, cached,
     snapshot = cached("bert-tiny")
     endpoint(monkeypatch, silent)
     began = time.perf_counter()
-    assert models.directory("bert-tiny") == snapshot
+    assert encoders.directory("bert-tiny") == snapshot
     assert time.perf_counter() - began < TIMEOUT + 2
 
 
 LOAD = """
 import json, sys, time
-from compress import hub
+from compress.data import hub
 from compress.errors import UserError
 hub.TIMEOUT = float(sys.argv[1])
 began = time.perf_counter()

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from test_compressed import CONFIGS
 from transformers import AutoModelForSequenceClassification
 
-from compress import architectures, importance
+from compress.compression import importance
+from compress.compression.pruning import kept_heads, kept_rows, rounded_width
 from compress.losses import vanilla
-from compress.pruning import kept_heads, kept_rows, rounded_width
-from compress.signals import Signals
+from compress.models import architectures
+from compress.training.signals import Signals
 
 LABELS = np.array([0, 1, 1, 0, 1])
 EPSILON = 1e-5

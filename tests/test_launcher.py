@@ -211,7 +211,7 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
 def test_exported_student_loads_and_scores_as_stored(whole_job: tuple[Path, str]) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from compress import synthetic
+    from compress.data import synthetic
 
     folder, _ = whole_job
     model = AutoModelForSequenceClassification.from_pretrained(folder / "student/model").eval()

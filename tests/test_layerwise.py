@@ -12,12 +12,14 @@ from transformers import (
     RobertaConfig,
 )
 
-from compress import export, layer_map, layerwise, models
-from compress.compression import Masks
+from compress import export
+from compress.compression.masks import Masks
+from compress.compression.plan import Plan
+from compress.configuration.robust_schema import LayerwiseBlock
+from compress.distillation import layer_map, layerwise
+from compress.distillation.layerwise import PROJECTION, Layerwise, attention_distance, hidden_distance
 from compress.errors import UserError
-from compress.layerwise import PROJECTION, Layerwise, attention_distance, hidden_distance
-from compress.plan import Plan
-from compress.robust_schema import LayerwiseBlock
+from compress.models import encoders
 
 BOTH = LayerwiseBlock(hidden=2.0, attention=3.0)
 SIZES = {"vocab_size": 30, "intermediate_size": 64, "max_position_embeddings": 32}
@@ -231,14 +233,14 @@ def test_the_projection_is_drawn_from_the_seed_and_nothing_else():
 
 
 def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_model):
-    student = models.load_classifier(tiny_model, ("yes", "no"))
-    shape, masks, batch = models.fresh(student), Masks(student, Plan()), a_batch()
+    student = encoders.load_classifier(tiny_model, ("yes", "no"))
+    shape, masks, batch = encoders.fresh(student), Masks(student, Plan()), a_batch()
     plain = student.eval()(**batch).logits.detach()
     Layerwise(student, model(seed=2, width=48, heads=3), BOTH, seed=0)
     weights = {name: value.clone() for name, value in student.state_dict().items()}
     assert any(PROJECTION in name for name in weights)
     small = masks.shrink(masks.apply(weights), shape)
-    export.save(small, models.load_tokenizer(tiny_model), 48, tmp_path)
+    export.save(small, encoders.load_tokenizer(tiny_model), 48, tmp_path)
     assert "before_dropout" not in (tmp_path / "config.json").read_text()
     again, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -278,11 +280,11 @@ def test_what_cannot_be_compared_is_one_sentence(student, teacher, layers, sente
 def test_a_run_is_checked_before_training(tmp_path, tiny_model):
     deep, foreign = tmp_path / "deep", tmp_path / "foreign"
     model(layers=4).save_pretrained(deep)
-    models.load_tokenizer(tiny_model).save_pretrained(deep)
-    block, shape = LayerwiseBlock(hidden=1.0, layer_map=[[1, 3]]), models.load_config(tiny_model)
+    encoders.load_tokenizer(tiny_model).save_pretrained(deep)
+    block, shape = LayerwiseBlock(hidden=1.0, layer_map=[[1, 3]]), encoders.load_config(tiny_model)
     layer_map.check_run(Robust(block, tiny_model, deep), tiny_model, shape)
     layer_map.check_run(
-        Robust(block, tiny_model, deep, "teacher"), tiny_model, models.load_config(tiny_model)
+        Robust(block, tiny_model, deep, "teacher"), tiny_model, encoders.load_config(tiny_model)
     )
     with pytest.raises(UserError, match="layer 3 of the teacher"):
         layer_map.check_run(Robust(block, tiny_model), tiny_model, shape)
@@ -290,10 +292,10 @@ def test_a_run_is_checked_before_training(tmp_path, tiny_model):
     (foreign / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
     with pytest.raises(UserError, match="vocabulary or inputs are not the teacher's"):
         layer_map.check_run(
-            Robust(BOTH, tiny_model, foreign), tiny_model, models.load_config(tiny_model)
+            Robust(BOTH, tiny_model, foreign), tiny_model, encoders.load_config(tiny_model)
         )
     layer_map.check_run(
-        Robust(LayerwiseBlock(), tiny_model, foreign), tiny_model, models.load_config(tiny_model)
+        Robust(LayerwiseBlock(), tiny_model, foreign), tiny_model, encoders.load_config(tiny_model)
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paper_tables import ENTRIES, EXCEPTIONS, OOD_SIZES, TEACHER
 
-from compress.metrics import accuracy, auroc, delta, pooled, relative_bias
+from compress.reporting.metrics import accuracy, auroc, delta, pooled, relative_bias
 
 TOLERANCE = 0.004
 

@@ -22,8 +22,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from compress import models
 from compress.errors import UserError
+from compress.models import encoders
 
 SIZES = {
     "vocab_size": 20,
@@ -84,57 +84,57 @@ def logits(model):
 
 
 def test_a_local_directory(tiny_model, tmp_path, monkeypatch):
-    assert models.directory(str(tiny_model)) == tiny_model
+    assert encoders.directory(str(tiny_model)) == tiny_model
     monkeypatch.chdir(tiny_model.parent)
-    assert models.directory("model") == Path("model")
-    assert models.directory("./model").resolve() == tiny_model.resolve()
+    assert encoders.directory("model") == Path("model")
+    assert encoders.directory("./model").resolve() == tiny_model.resolve()
 
 
 @pytest.mark.parametrize("name", ["/no/such/place", "./nowhere", "../nowhere", "a/b/c"])
 def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(name, monkeypatch):
-    monkeypatch.setattr("compress.hub.model_directory", lambda _: pytest.fail("asked the hub"))
-    message = told(name, lambda: models.directory(name))
+    monkeypatch.setattr("compress.data.hub.model_directory", lambda _: pytest.fail("asked the hub"))
+    message = told(name, lambda: encoders.directory(name))
     assert "robust_compression.model: there is no directory" in message
 
 
 def test_other_names_are_asked_of_the_hub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("compress.hub.model_directory", lambda name: f"/cache/{name}")
-    assert models.directory("bert-base") == Path("/cache/bert-base")
-    assert models.directory("someone/bert-base") == Path("/cache/someone/bert-base")
+    monkeypatch.setattr("compress.data.hub.model_directory", lambda name: f"/cache/{name}")
+    assert encoders.directory("bert-base") == Path("/cache/bert-base")
+    assert encoders.directory("someone/bert-base") == Path("/cache/someone/bert-base")
 
 
 def test_a_folder_without_config(tmp_path):
-    message = told(tmp_path, lambda: models.directory(str(tmp_path)))
+    message = told(tmp_path, lambda: encoders.directory(str(tmp_path)))
     assert "config.json" in message
 
 
 def test_the_encoder_that_comes_with_the_package():
-    folder = models.directory(models.SYNTHETIC_ENCODER)
-    assert folder == Path(models.__file__).parent / "synthetic_encoder"
+    folder = encoders.directory(encoders.SYNTHETIC_ENCODER)
+    assert folder == Path(encoders.__file__).parents[1] / "data/synthetic_encoder"
     if not folder.is_dir():
-        pytest.skip("compress/synthetic_encoder is not there yet; compress.pretrain_synthetic makes it")
+        pytest.skip("the encoder is not there yet; compress.data.pretrain_synthetic makes it")
     assert (folder / "config.json").is_file()
-    tokenizer = models.load_tokenizer(folder)
+    tokenizer = encoders.load_tokenizer(folder)
     assert tokenizer.unk_token_id not in tokenizer("the doctor saw the lawyer")["input_ids"]
-    model = models.load_classifier(folder, LABELS)
+    model = encoders.load_classifier(folder, LABELS)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_the_fingerprint_follows_the_content(copied, tiny_model):
-    before = models.fingerprint(copied)
-    assert before == models.fingerprint(tiny_model)
+    before = encoders.fingerprint(copied)
+    assert before == encoders.fingerprint(tiny_model)
     (copied / "README.md").write_text("not part of the model")
-    assert models.fingerprint(copied) == before
+    assert encoders.fingerprint(copied) == before
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         file = copied / name
         content = file.read_bytes()
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert models.fingerprint(copied) != before
+        assert encoders.fingerprint(copied) != before
         file.write_bytes(content)
-        assert models.fingerprint(copied) == before
+        assert encoders.fingerprint(copied) == before
     (copied / "tokenizer.json").rename(copied / "renamed.json")
-    assert models.fingerprint(copied) != before
+    assert encoders.fingerprint(copied) != before
 
 
 # What loads
@@ -144,7 +144,7 @@ def test_a_fresh_head_depends_on_the_seed_only(tiny_model):
     heads = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        heads.append(models.load_classifier(tiny_model, LABELS).classifier.weight)
+        heads.append(encoders.load_classifier(tiny_model, LABELS).classifier.weight)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
     assert heads[0].shape == (2, 32)
@@ -152,14 +152,14 @@ def test_a_fresh_head_depends_on_the_seed_only(tiny_model):
 
 
 def test_the_encoder_is_that_of_the_file(tiny_model):
-    model, encoder = models.load_classifier(tiny_model, LABELS), BertModel.from_pretrained(tiny_model)
+    model, encoder = encoders.load_classifier(tiny_model, LABELS), BertModel.from_pretrained(tiny_model)
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(model.bert.state_dict()[name], tensor)
 
 
 @pytest.mark.parametrize("labels", [("a", "b"), ("a", "b", "c")])
 def test_the_labels_are_written_into_the_configuration(tiny_model, labels):
-    config = models.load_classifier(tiny_model, labels).config
+    config = encoders.load_classifier(tiny_model, labels).config
     assert config.num_labels == len(labels)
     assert config.id2label == dict(enumerate(labels))
     assert config.label2id == {name: number for number, name in enumerate(labels)}
@@ -171,16 +171,16 @@ def test_weights_are_float32_whatever_the_file_holds(tmp_path, tiny_model, dtype
     half = BertModel.from_pretrained(tiny_model, dtype=dtype)
     half.save_pretrained(tmp_path / "half")
     assert {t.dtype for t in load_file(tmp_path / "half/model.safetensors").values()} == {dtype}
-    model = models.load_classifier(tmp_path / "half", LABELS)
+    model = encoders.load_classifier(tmp_path / "half", LABELS)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert {p.dtype for p in models.fresh(model).parameters()} == {torch.float32}
+    assert {p.dtype for p in encoders.fresh(model).parameters()} == {torch.float32}
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(model.bert.state_dict()[name], half.state_dict()[name].float())
 
 
 def test_a_fresh_model_has_the_same_shapes_and_configuration(tiny_model):
-    model = models.load_classifier(tiny_model, ("a", "b", "c"))
-    other = models.fresh(model)
+    model = encoders.load_classifier(tiny_model, ("a", "b", "c"))
+    other = encoders.fresh(model)
     assert type(other) is type(model)
     shapes = [{k: t.shape for k, t in m.state_dict().items()} for m in (model, other)]
     assert shapes[0] == shapes[1]
@@ -196,14 +196,14 @@ def test_a_teacher_keeps_its_head(teacher):
     expected = logits(BertForSequenceClassification.from_pretrained(folder))
     for seed in (0, 1):
         torch.manual_seed(seed)
-        assert torch.equal(logits(models.load_classifier(folder, LABELS, trained=True)), expected)
-        assert torch.equal(logits(models.load_classifier(folder, LABELS)), expected)
+        assert torch.equal(logits(encoders.load_classifier(folder, LABELS, trained=True)), expected)
+        assert torch.equal(logits(encoders.load_classifier(folder, LABELS)), expected)
 
 
 def test_a_teacher_without_label_names_has_those_of_the_task(teacher):
     folder = teacher({0: "LABEL_0", 1: "LABEL_1"})
     expected = logits(BertForSequenceClassification.from_pretrained(folder))
-    model = models.load_classifier(folder, LABELS, trained=True)
+    model = encoders.load_classifier(folder, LABELS, trained=True)
     assert torch.equal(logits(model), expected)
     assert model.config.id2label == {0: "yes", 1: "no"}
 
@@ -213,7 +213,7 @@ def test_a_teacher_with_the_labels_in_another_order(teacher):
     folder = teacher({0: "no", 1: "yes"})
     theirs = logits(BertForSequenceClassification.from_pretrained(folder))
     try:
-        model = models.load_classifier(folder, LABELS, trained=True)
+        model = encoders.load_classifier(folder, LABELS, trained=True)
     except UserError as error:
         assert str(folder) in str(error)
         assert "yes" in str(error)
@@ -225,13 +225,13 @@ def test_a_teacher_with_the_labels_in_another_order(teacher):
 @pytest.mark.parametrize("labels", [("a", "b", "c"), ("a",)])
 def test_a_classifier_of_another_number_of_labels(teacher, labels, trained):
     folder = teacher({0: "yes", 1: "no"})
-    message = told(folder, lambda: models.load_classifier(folder, labels, trained=trained))
+    message = told(folder, lambda: encoders.load_classifier(folder, labels, trained=trained))
     assert "2 labels" in message
     assert f"has {len(labels)} ({', '.join(labels)})" in message
 
 
 def test_an_encoder_is_no_teacher(tiny_model):
-    message = told(tiny_model, lambda: models.load_classifier(tiny_model, LABELS, trained=True))
+    message = told(tiny_model, lambda: encoders.load_classifier(tiny_model, LABELS, trained=True))
     assert "no classifier" in message
     assert "BertModel" in message
 
@@ -239,7 +239,7 @@ def test_an_encoder_is_no_teacher(tiny_model):
 def test_a_teacher_whose_file_holds_no_head(copied):
     """The configuration says classifier, the weights do not have one: it would be a random one."""
     edit_config(copied, architectures=["BertForSequenceClassification"])
-    told(copied, lambda: models.load_classifier(copied, LABELS, trained=True))
+    told(copied, lambda: encoders.load_classifier(copied, LABELS, trained=True))
 
 
 # What does not load
@@ -249,17 +249,17 @@ def test_a_teacher_whose_file_holds_no_head(copied):
 def test_truncated_weights(copied, size):
     file = copied / "model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
-    told(copied, lambda: models.load_classifier(copied, LABELS))
+    told(copied, lambda: encoders.load_classifier(copied, LABELS))
 
 
 def test_weights_that_are_missing(copied):
     (copied / "model.safetensors").unlink()
-    told(copied, lambda: models.load_classifier(copied, LABELS))
+    told(copied, lambda: encoders.load_classifier(copied, LABELS))
 
 
 def test_weights_of_another_shape(copied):
     edit_config(copied, hidden_size=64)
-    told(copied, lambda: models.load_classifier(copied, LABELS))
+    told(copied, lambda: encoders.load_classifier(copied, LABELS))
 
 
 def test_weights_of_another_model(copied):
@@ -267,7 +267,7 @@ def test_weights_of_another_model(copied):
     file = copied / "model.safetensors"
     tensors = {f"other.{name}": tensor for name, tensor in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})
-    told(copied, lambda: models.load_classifier(copied, LABELS))
+    told(copied, lambda: encoders.load_classifier(copied, LABELS))
 
 
 BROKEN_CONFIGS = {
@@ -283,7 +283,7 @@ BROKEN_CONFIGS = {
 @pytest.mark.parametrize("text", BROKEN_CONFIGS.values(), ids=BROKEN_CONFIGS)
 @pytest.mark.parametrize(
     "call",
-    [lambda f: models.load_classifier(f, LABELS), models.max_positions],
+    [lambda f: encoders.load_classifier(f, LABELS), encoders.max_positions],
     ids=["load_classifier", "max_positions"],
 )
 def test_an_unreadable_configuration(copied, text, call):
@@ -293,7 +293,7 @@ def test_an_unreadable_configuration(copied, text, call):
 
 
 def test_a_tokenizer(tiny_model):
-    tokenizer = models.load_tokenizer(tiny_model)
+    tokenizer = encoders.load_tokenizer(tiny_model)
     tokens = tokenizer.tokenize("The doctor saw the lawyer.")
     assert tokens == ["the", "doctor", "saw", "the", "lawyer", "."]
     assert tokenizer.pad_token_id == 0
@@ -303,7 +303,7 @@ def test_a_missing_tokenizer(copied):
     """`transformers` makes one up that knows nothing but the special tokens."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (copied / name).unlink()
-    message = told(copied, lambda: models.load_tokenizer(copied))
+    message = told(copied, lambda: encoders.load_tokenizer(copied))
     assert "tokenizer" in message
 
 
@@ -311,7 +311,7 @@ def test_a_missing_tokenizer(copied):
 @pytest.mark.parametrize("text", ["", "{oops", "[]"])
 def test_an_unreadable_tokenizer(copied, name, text):
     (copied / name).write_text(text)
-    assert "tokenizer" in told(copied, lambda: models.load_tokenizer(copied))
+    assert "tokenizer" in told(copied, lambda: encoders.load_tokenizer(copied))
 
 
 # Size and shape
@@ -338,7 +338,7 @@ def classifier(kind):
 )
 def test_the_list_of_blocks(kind, prefix):
     model = classifier(kind)
-    assert models.block_prefix(model) == prefix
+    assert encoders.block_prefix(model) == prefix
     blocks = model.get_submodule(prefix)
     assert len(blocks) == 3
     assert len({type(block) for block in blocks}) == 1
@@ -348,7 +348,7 @@ def test_a_model_without_a_list_of_blocks():
     model = classifier("bert")
     model.config.num_hidden_layers = 7
     with pytest.raises(UserError, match=r"BertForSequenceClassification.*7"):
-        models.block_prefix(model)
+        encoders.block_prefix(model)
 
 
 @pytest.mark.parametrize(
@@ -365,14 +365,14 @@ def test_a_model_without_a_list_of_blocks():
 )
 def test_the_longest_input(tmp_path, config, longest):
     config.save_pretrained(tmp_path)
-    assert models.max_positions(tmp_path) == longest
+    assert encoders.max_positions(tmp_path) == longest
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "mpnet"])
 def test_the_longest_input_runs_and_one_more_does_not(tmp_path, kind):
     model = classifier(kind).eval()
     model.config.save_pretrained(tmp_path)
-    longest = models.max_positions(tmp_path)
+    longest = encoders.max_positions(tmp_path)
     with torch.inference_mode():
         assert model(input_ids=torch.full((1, longest), 5)).logits.shape == (1, 2)
         with pytest.raises((IndexError, RuntimeError)):
@@ -381,7 +381,7 @@ def test_the_longest_input_runs_and_one_more_does_not(tmp_path, kind):
 
 def test_a_model_without_a_position_table(tmp_path):
     AutoConfig.for_model("t5").save_pretrained(tmp_path)
-    assert models.max_positions(tmp_path) is None
+    assert encoders.max_positions(tmp_path) is None
 
 
 def count(tensor):
@@ -400,14 +400,14 @@ def test_numbers_of_parameters_against_a_plain_loop():
         model.classifier.weight[0, 3] = 1e-45
         model.classifier.weight[1, 0] = float("nan")
     counts = [count(parameter) for parameter in model.parameters()]
-    assert models.parameters(model) == sum(size for size, _ in counts)
-    assert models.nonzero_parameters(model) == sum(nonzero for _, nonzero in counts)
-    assert 0 < models.nonzero_parameters(model) < models.parameters(model)
+    assert encoders.parameters(model) == sum(size for size, _ in counts)
+    assert encoders.nonzero_parameters(model) == sum(nonzero for _, nonzero in counts)
+    assert 0 < encoders.nonzero_parameters(model) < encoders.parameters(model)
 
 
 def test_a_shared_parameter_counts_once():
     shared = torch.nn.Linear(3, 2, bias=False)
     both = torch.nn.ModuleList([shared, shared, torch.nn.BatchNorm1d(4)])
-    assert models.parameters(both) == 6 + 8
+    assert encoders.parameters(both) == 6 + 8
     torch.nn.init.ones_(shared.weight)
-    assert models.nonzero_parameters(both) == 6 + 4
+    assert encoders.nonzero_parameters(both) == 6 + 4

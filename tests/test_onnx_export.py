@@ -14,9 +14,10 @@ from test_compressed import CONFIGS, KEPT, SIZES, exported, masked
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 import compress
-from compress import architectures, onnx_export, run
-from compress.context import Artefact
+from compress import onnx_export, run
 from compress.errors import UserError
+from compress.models import architectures
+from compress.stages.context import Artefact
 
 ROOT = Path(__file__).parent.parent
 SHAPES = ((1, 1), (2, 9), (7, 38))

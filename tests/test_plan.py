@@ -8,8 +8,8 @@ import torch
 from test_compressed import CONFIGS
 from transformers import AutoModelForSequenceClassification, BertConfig, MPNetConfig
 
-from compress import plan
-from compress.config import load
+from compress.compression import plan
+from compress.configuration.config import load
 from compress.errors import UserError
 
 HEADS = {"params": {"dense_ratio": 0.5}, "modules": [r"attention\.(output\.dense|out_lin)$"]}

@@ -11,8 +11,9 @@ from test_compressed import exported, masked
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 import compress
-from compress import models, predict
+from compress import predict
 from compress.errors import UserError
+from compress.models import encoders
 
 LABELS = ("entailment", "neutral", "contradiction")
 PAIRS = [
@@ -48,7 +49,7 @@ def plain(tiny_model, tmp_path):
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
     torch.nn.init.normal_(model.classifier.weight, std=2.0)
-    setattr(model.config, models.TRAINED_LENGTH, 24)
+    setattr(model.config, encoders.TRAINED_LENGTH, 24)
     model.save_pretrained(tmp_path / "plain")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "plain")
     return tmp_path / "plain"

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.pruning import Ramp, magnitude_mask, n_pruned
+from compress.compression.pruning import Ramp, magnitude_mask, n_pruned
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compress import reading
+from compress.data import reading
 from compress.errors import UserError
 
 PLAIN = (

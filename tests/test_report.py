@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from compress.figures import MOST_SUBSETS, histogram_counts
-from compress.report import (
+from compress.reporting.figures import MOST_SUBSETS, histogram_counts
+from compress.reporting.report import (
     DifficultyView,
     Sentence,
     figures,
@@ -462,7 +462,7 @@ def test_equal_input_gives_equal_bytes(write):
 
 def test_the_report_needs_no_torch_and_no_pyplot():
     code = (
-        "import sys, compress.report; "
+        "import sys, compress.reporting.report; "
         "sys.exit(bool({'torch', 'deepspeed', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from compress import models, plan, student
-from compress.config import load
+from compress.compression import plan
+from compress.configuration.config import load
 from compress.errors import UserError
+from compress.models import encoders
+from compress.stages import student
 
 SHARED = "compression_training.sparse_pruning.shared_parameters"
 
@@ -33,7 +35,7 @@ def config(tmp_path, *overrides, group='{"params": {"dense_ratio": 0.4}, "module
 
 
 def sparse(settings, model, samples):
-    return plan.resolve(settings, models.fresh_from(model), samples).sparse
+    return plan.resolve(settings, encoders.fresh_from(model), samples).sparse
 
 
 def test_fractions_become_steps(tmp_path, tiny_model):

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from compress import synthetic
-from compress.pretrain_synthetic import Recipe, pretrain
+from compress.data import synthetic
+from compress.data.pretrain_synthetic import Recipe, pretrain
 
 ENCODER = Path(synthetic.__file__).parent / "synthetic_encoder"
 STOP_WORDS = set("the was by that and in near behind beside".split())  # noqa: SIM905
@@ -297,7 +297,7 @@ def test_encoder_directory_is_small_and_says_what_it_is():
     assert config["architectures"] == ["BertModel"]
     card = (ENCODER / "README.md").read_text(encoding="utf-8")
     assert "seen the benchmark's structures" in card
-    assert "python -m compress.pretrain_synthetic" in card
+    assert "python -m compress.data.pretrain_synthetic" in card
 
 
 def test_encoder_weights_are_finite_halves_without_a_head():

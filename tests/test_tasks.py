@@ -2,8 +2,8 @@
 
 import pytest
 
+from compress.data.tasks import TASKS, OodSet, find, groups, label_ids, ood_set, spelling
 from compress.errors import UserError
-from compress.tasks import TASKS, OodSet, find, groups, label_ids, ood_set, spelling
 
 TASK_SETS = [(task, name) for task in TASKS.values() for name in task.ood]
 

@@ -15,9 +15,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compress import artefacts, config, context, export, models, ranks, run, student, trainer
+from compress import artefacts, export, ranks, run
+from compress.configuration import config
 from compress.errors import UserError
-from compress.monitor import Monitor
+from compress.models import encoders
+from compress.stages import context, student
+from compress.training import trainer
+from compress.training.monitor import Monitor
 
 ROOT = Path(__file__).parents[2]
 OURS = [
@@ -43,7 +47,7 @@ class Recorder(Monitor):
 def teacher_of(here: context.Context, folder: Path) -> context.Artefact:
     """A random teacher, the same on all ranks."""
     torch.manual_seed(5)
-    model = models.load_classifier(here.encoder.model, here.data.labels)
+    model = encoders.load_classifier(here.encoder.model, here.data.labels)
     generator = np.random.default_rng(0)
     rows = generator.dirichlet(np.ones(len(here.data.labels)), len(here.data.train))
     inputs = {"stage": "teacher", "random": 5}
@@ -72,7 +76,7 @@ def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
 
 
 def _weights(made: context.Artefact) -> dict[str, torch.Tensor]:
-    return models.load_compressed(made.path / "model").state_dict()
+    return encoders.load_compressed(made.path / "model").state_dict()
 
 
 def main() -> None:

@@ -18,25 +18,19 @@ from transformers import BertConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compress import (
-    checkpoint,
-    compressed,
-    config,
-    context,
-    layerwise,
-    losses,
-    models,
-    ranks,
-    run,
-    trainer,
-)
-from compress.compression import Masks
+from compress import losses, ranks, run
+from compress.compression.masks import Masks
+from compress.compression.plan import Plan, Sparse, match
+from compress.compression.pruning import Ramp
+from compress.configuration import config
+from compress.configuration.robust_schema import LayerwiseBlock
+from compress.distillation import layerwise
 from compress.losses import LossWeights
-from compress.monitor import Monitor
-from compress.plan import Plan, Sparse, match
-from compress.pruning import Ramp
-from compress.robust_schema import LayerwiseBlock
-from compress.signals import Signals
+from compress.models import compressed, encoders
+from compress.stages import context
+from compress.training import checkpoint, trainer
+from compress.training.monitor import Monitor
+from compress.training.signals import Signals
 
 
 class Recorder(Monitor):
@@ -69,7 +63,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     recorder = Recorder()
     here = context.Context(**{**base.__dict__, "monitor": recorder})
     torch.manual_seed(settings.robust.seed)
-    model = models.load_classifier(here.encoder.model, here.data.labels)
+    model = encoders.load_classifier(here.encoder.model, here.data.labels)
     names = match(model, {name: [keyword] for name, (keyword, _) in spec["groups"].items()}, "sparse")
     groups = {
         name: Sparse(tuple(names[name]), (Ramp(0.0, target, 0, spec["steps"] - 1, 1),))

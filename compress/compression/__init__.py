@@ -1,0 +1,1 @@
+"""What a student loses and when, and DeepSpeed's compression library behind one seam."""

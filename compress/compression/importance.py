@@ -1,0 +1,94 @@
+"""Importance of attention heads and feed-forward rows: how much the loss hangs on each.
+
+I(h,l) = E_x |dL(x) / d xi(h,l)|, xi a multiplicative mask on the head's output, set to 1 (Michel et al.
+2019; Du et al. 2023, App. A). For rows the mask is on the activation of each intermediate neuron, which
+is the first-order Taylor expansion of removing it (Molchanov et al. 2017). L is the run's loss hook.
+
+How: one mask per sample, [B, H] and [B, I], so that a single backward pass gives the gradient of each
+sample's own loss. Measured on a plain float32 copy of the model, alike under every ZeRO stage.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compress import ranks
+from compress.data.batches import Columns, Indices, scoring_batches, share
+from compress.models import architectures
+from compress.training.signals import Signals
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Mean absolute gradient over the samples, float64: heads [H] and rows [I] of each layer."""
+
+    heads: list[Tensor]
+    rows: list[Tensor]
+
+
+def sample(size: int, count: int, seed: int) -> Indices:
+    """Indices [min(count, size)] of the training samples that importance is measured on."""
+    return np.sort(np.random.default_rng((seed, 0x1A)).permutation(size)[:count])
+
+
+def measure(
+    model: PreTrainedModel, data: Columns, indices: Indices, signals: Signals, device: torch.device
+) -> Importance:
+    """Importance under the loss of `signals`, the mean over these samples, equal on all ranks.
+
+    model: plain, with removed heads and rows switched off; its parameters need no gradient afterwards.
+    """
+    model.eval().requires_grad_(False)
+    torch.nn.Module.to(model, device)
+    blocks = architectures.blocks(model)
+    sums = [torch.zeros(n, dtype=torch.float64) for b in blocks for n in (b.heads, b.rows)]
+    for batch in scoring_batches(data.lengths[indices], BATCH):
+        mine, weight = share(indices[batch], ranks.rank(), ranks.world_size())
+        counted = torch.as_tensor(weight, dtype=torch.float64)
+        for total, gradient in zip(sums, _gradients(model, data, mine, signals, device), strict=True):
+            total += (gradient.double().cpu().abs() * counted[:, None]).sum(dim=0)
+    means = [torch.as_tensor(ranks.all_sum(total.numpy())) / len(indices) for total in sums]
+    return Importance(means[0::2], means[1::2])
+
+
+def _gradients(
+    model: PreTrainedModel, data: Columns, indices: Indices, signals: Signals, device: torch.device
+) -> tuple[Tensor, ...]:
+    """d loss / d xi of each sample: for every layer heads [B, H], then rows [B, I]."""
+    labels = torch.as_tensor(data.labels[indices]).to(device)
+    with masked(model, len(indices), device) as masks, torch.enable_grad():
+        logits = model(**data.batch(indices, device)).logits
+        loss = signals.loss(logits, labels, *signals.take(indices, device), signals.weights)
+        return torch.autograd.grad(loss.sum(), masks)
+
+
+@contextmanager
+def masked(model: PreTrainedModel, samples: int, device: torch.device) -> Iterator[list[Tensor]]:
+    """Hang a mask of ones per sample before each attention output and each feed-forward output."""
+    modules, masks, handles = dict(model.named_modules()), [], []
+    for block in architectures.blocks(model):
+        for name, groups in ((block.attention_output, block.heads), (block.output, block.rows)):
+            mask = torch.ones(samples, groups, device=device, requires_grad=True)
+            masks.append(mask)
+            handles.append(modules[name].register_forward_pre_hook(_multiply(mask)))
+    try:
+        yield masks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _multiply(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        each = hidden.shape[-1] // mask.shape[1]
+        return (hidden * mask.repeat_interleave(each, dim=1)[:, None, :], *inputs[1:])
+
+    return hook

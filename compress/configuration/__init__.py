@@ -1,0 +1,1 @@
+"""JSON files become a checked, frozen configuration."""

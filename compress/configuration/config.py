@@ -1,0 +1,162 @@
+"""Configuration: JSON files merged left to right, then `--set`, checked, frozen.
+
+What: `load(files, overrides)` returns a `Config`; every other module gets its blocks and never sees
+raw JSON. Why: DeepSpeed users tweak JSON, and nothing they set may be ignored in silence.
+
+What wins over what is written in the README, under Configuration.
+
+Any mistake is a `UserError` that names the file (or `--set`), the key and the nearest valid key.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from compress.configuration import effects
+from compress.configuration.compression_schema import CompressionTraining
+from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
+from compress.configuration.merge import Merge, override, read
+from compress.configuration.robust_schema import RobustCompression, Root
+from compress.data.tasks import find
+from compress.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration: our block, DeepSpeed's, and the merged JSON as the user gave it."""
+
+    robust: RobustCompression
+    deepspeed: DeepSpeedBlock
+    merged: Mapping[str, Any]
+
+    @property
+    def compression(self) -> CompressionTraining:
+        """The `compression_training` block, empty without one."""
+        return self.deepspeed.compression_training or CompressionTraining()
+
+    @property
+    def compression_label(self) -> str:
+        """Name of the compressed model in tables, such as `imp40` or `distilbert+imp40`."""
+        name, model = self.compression.name, self.robust.student.model
+        if model is None:
+            return name
+        return Path(model).name + ("" if name == "none" else f"+{name}")
+
+    @property
+    def mitigation_label(self) -> str:
+        """Name of the loss in tables: the hook, and whether layer-wise terms are added."""
+        block = self.robust.layerwise
+        return self.robust.loss.hook + ("+layerwise" if block.hidden or block.attention else "")
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """The dictionary for `deepspeed.initialize`."""
+        return engine_keys(dict(self.merged))
+
+
+def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
+    """Merge the JSON `files` and the `overrides` ("a.b.c=value"), check, freeze.
+
+    Raises UserError for an unreadable file, an unknown key, a wrong type, a value out of range, or a
+    setting that cannot take effect.
+    """
+    merge = Merge()
+    for file in files:
+        merge.add(read(Path(file)), str(file))
+    for text in overrides:
+        merge.add(override(text), f"--set {text}")
+    try:
+        root = Root.model_validate(merge.values)
+    except ValidationError as error:
+        raise UserError(_sentence(error, merge)) from None
+    find(root.robust_compression.task.name)
+    effects.check(root, merge)
+    blocks = {name: getattr(root, name) for name in DeepSpeedBlock.model_fields}
+    return Config(root.robust_compression, DeepSpeedBlock.model_construct(**blocks), dict(merge.values))
+
+
+def _keys_at(path: Sequence[str], values: Any) -> list[str]:  # noqa: ANN401  any JSON value
+    """The keys that the block at a key path may hold, following optional and dict-valued fields.
+
+    Of blocks that differ by `type` it is the one whose type the values name.
+    """
+    blocks: list[type[BaseModel]] = [Root]
+    for key in path:
+        values = values[key] if isinstance(values, dict) else {}
+        fields = [block.model_fields[key] for block in blocks if key in block.model_fields]
+        if fields:
+            found = [t for info in fields for t in _types(info.annotation)]
+            blocks = [t for t in found if issubclass(t, BaseModel)]
+        kind = values.get("type") if isinstance(values, dict) else None
+        typed = [block for block in blocks if "type" in block.model_fields]
+        named = [b for b in typed if kind in get_args(b.model_fields["type"].annotation)]
+        blocks = named or blocks
+    return [info.alias or name for block in blocks for name, info in block.model_fields.items()]
+
+
+def _types(annotation: object) -> list[type]:
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation]
+    return [t for argument in get_args(annotation) for t in _types(argument)]
+
+
+def _sentence(error: ValidationError, merge: Merge) -> str:
+    """The first violation as one sentence: source, key, what is wrong, what would be right."""
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    path = _user_path([str(part) for part in problem["loc"]], merge, problem["type"])
+    key, source = ".".join(path), merge.source(path)
+    if problem["type"] == "extra_forbidden":
+        names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
+        return f"{source}: '{key}' is not a key that takes effect here{names}"
+    if problem["type"] == "missing":
+        return f"{source}: the key '{key}' is missing."
+    value = json.dumps(problem["input"], default=str)
+    reason = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{source}: '{key}' is {value}, but: {reason}."
+
+
+def _user_path(path: Sequence[str], merge: Merge, kind: str) -> list[str]:
+    """Drop the parts that pydantic adds for unions, so that the path is what the user wrote."""
+    node: Any = merge.values
+    kept: list[str] = []
+    for position, part in enumerate(path):
+        missing = position == len(path) - 1 and kind == "missing"
+        if isinstance(node, dict) and (part in node or missing):
+            kept.append(part)
+            node = node.get(part)
+        elif isinstance(node, list) and part.isdigit():
+            kept.append(part)
+            node = None
+    return kept
+
+
+def training_steps(config: Config, samples: int, epochs: int) -> int:
+    """Optimiser steps of a training: the last batch of an epoch may be short."""
+    return epochs * -(-samples // config.deepspeed.train_batch_size)
+
+
+def batch_split(config: Config, world_size: int) -> tuple[int, int]:
+    """(micro batch per rank, accumulation steps) for this number of ranks.
+
+    Raises UserError unless train_batch_size = micro * accumulation * world_size has a solution.
+    """
+    block = config.deepspeed
+    total, micro = block.train_batch_size, block.train_micro_batch_size_per_gpu
+    accumulation = block.gradient_accumulation_steps
+    if micro is None:
+        accumulation = accumulation or 1
+        micro = total // (world_size * accumulation)
+    elif accumulation is None:
+        accumulation = total // (world_size * micro)
+    if micro * accumulation * world_size != total:
+        raise UserError(
+            f"train_batch_size is {total}, but {world_size} ranks x micro batch {micro} x "
+            f"gradient_accumulation_steps {accumulation} make {world_size * micro * accumulation}; "
+            "change one of them so that they agree."
+        )
+    return micro, accumulation

@@ -1,0 +1,158 @@
+"""Settings that are valid alone and cannot take effect together: each is an error, not a wish."""
+
+from itertools import pairwise
+
+from compress.configuration.compression_schema import CompressionTraining
+from compress.configuration.merge import Merge
+from compress.configuration.robust_schema import Root
+from compress.errors import UserError
+
+
+def check(root: Root, merge: Merge) -> None:
+    """Raise UserError, naming source and key, for the first setting without effect.
+
+    root: the checked blocks; merge: what the user gave, and where.
+    """
+    _together(root, merge)
+    _values(root, merge)
+    _engine(root, merge)
+
+
+def _together(root: Root, merge: Merge) -> None:
+    """Settings that are valid alone and cannot take effect together."""
+    ours = root.robust_compression
+    hook, prefix = ours.loss.hook, ("robust_compression",)
+    _compression(root, merge)
+
+    def reject(condition: bool, path: tuple[str, ...], why: str) -> None:
+        if condition and merge.given(*path):
+            raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' {why}.")
+
+    reject(hook == "vanilla", (*prefix, "loss", "lambda"), "has no effect with the hook 'vanilla'")
+    reject(
+        ours.uncertainty.normalisation == "minmax",
+        (*prefix, "uncertainty", "quantile"),
+        "has no effect with normalisation 'minmax'; set normalisation to 'quantile'",
+    )
+    reject(
+        ours.teacher.model is not None,
+        (*prefix, "teacher", "epochs"),
+        "has no effect: teacher.model is given and not trained",
+    )
+    reject(
+        not ours.layerwise.hidden and not ours.layerwise.attention,
+        (*prefix, "layerwise", "layer_map"),
+        "has no effect: layerwise.hidden and layerwise.attention are 0",
+    )
+    reject(
+        ours.task.name != "synthetic",
+        (*prefix, "task", "synthetic"),
+        "has an effect for the task 'synthetic' only",
+    )
+    reject(
+        ours.task.name == "synthetic",
+        (*prefix, "task", "data_dir"),
+        "has no effect: the task 'synthetic' makes its own data",
+    )
+    reject(
+        ours.student.model is not None,
+        (*prefix, "student", "init_from"),
+        "has no effect: student.model names what the student starts from",
+    )
+
+
+def _compression(root: Root, merge: Merge) -> None:
+    """Schedules and choices of `robust_compression` that no technique takes up."""
+    blocks = root.compression_training or CompressionTraining()
+    heads, rows, sparse = blocks.heads, blocks.rows, blocks.sparse
+    by_score = [None if blocks.listed_heads else heads, rows]
+    chosen = any(block and not blocks.learned(block) for block in by_score)
+    learned = any(blocks.learned(block) for block in by_score)
+    once = chosen and not learned and root.robust_compression.structured.rounds == 1
+    reasons = {
+        "pruning": "" if sparse else "no sparse_pruning is enabled for it",
+        "pruning.updates": "learned scores are refreshed at every step"
+        if blocks.learned(sparse)
+        else "",
+        "structured": "" if heads or rows else "no head_pruning or row_pruning is enabled for it",
+        "structured.begin": "in one round everything goes at structured.end" if once else "",
+        "structured.rounds": "" if chosen else "nothing is chosen by importance",
+        "structured.samples": "" if chosen else "nothing is chosen by importance",
+        "structured.multiple_of": "" if rows else "no row_pruning is enabled for it",
+        "score_lr": "" if blocks.any_learned else "no scores are learned (method topk)",
+    }
+    for key, why in reasons.items():
+        path = ("robust_compression", *key.split("."))
+        if why and merge.given(*path):
+            raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' has no effect: {why}.")
+    stride = ("compression_training", "sparse_pruning", "shared_parameters", "schedule_offset_stride")
+    if blocks.learned(sparse) and merge.given(*stride):
+        raise UserError(
+            f"{merge.source(stride)}: '{'.'.join(stride)}' has no effect: learned scores are "
+            "refreshed at every step."
+        )
+    pairs = [("sparse_pruning", "schedule_offset_stride", "pruning.updates")]
+    for technique in ("sparse_pruning", "head_pruning", "row_pruning"):
+        ours = "pruning" if technique == "sparse_pruning" else "structured"
+        pairs += [(technique, "schedule_offset", f"{ours}.begin")]
+        pairs += [(technique, "schedule_offset_end", f"{ours}.end")]
+    for technique, key, twin in pairs:
+        path = ("robust_compression", *twin.split("."))
+        steps = ("compression_training", technique, "shared_parameters", key)
+        if merge.given(*steps) and merge.given(*path):
+            raise UserError(
+                f"{merge.source(path)}: '{'.'.join(path)}' contradicts compression_training's "
+                f"{key}; give one of them."
+            )
+
+
+def _values(root: Root, merge: Merge) -> None:
+    """Values that contradict each other."""
+    offset = ("compression_training", "sparse_pruning", "shared_parameters", "schedule_offset")
+    ours = root.robust_compression
+    pruning, levels = ours.pruning, ours.uncertainty.sparsities
+    training = root.compression_training
+    shared = training.sparse_pruning.shared_parameters if training and training.sparse_pruning else None
+
+    def reject(wrong: bool, path: tuple[str, ...], why: str) -> None:
+        if wrong:
+            raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' {why}.")
+
+    begin, end = pruning.begin, pruning.end
+    reject(begin > end, ("robust_compression", "pruning", "begin"), "is above pruning.end")
+    begin, end = ours.structured.begin, ours.structured.end
+    reject(begin > end, ("robust_compression", "structured", "begin"), "is above structured.end")
+    if shared and shared.schedule_offset is not None and shared.schedule_offset_end is not None:
+        above = shared.schedule_offset > shared.schedule_offset_end
+        reject(above, offset, "is above schedule_offset_end")
+    reject(
+        any(a >= b for a, b in pairwise(levels)),
+        ("robust_compression", "uncertainty", "sparsities"),
+        "must increase from one entry to the next",
+    )
+    bf16, fp16 = root.bf16, root.fp16
+    reject(
+        bool(bf16 and bf16.enabled and fp16 and fp16.enabled),
+        ("fp16",),
+        "and bf16 exclude each other",
+    )
+
+
+def _engine(root: Root, merge: Merge) -> None:
+    """Keys of DeepSpeed's blocks that the ZeRO stage or a disabled block leaves without effect."""
+    stage = root.zero_optimization.stage
+
+    def reject(path: tuple[str, ...], why: str) -> None:
+        if merge.given(*path):
+            raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' has no effect {why}.")
+
+    for key in type(root.zero_optimization).model_fields:
+        if stage < 3 and (key.startswith("stage3_") or key in {"offload_param", "sub_group_size"}):
+            reject(("zero_optimization", key), f"under ZeRO stage {stage}")
+    if stage == 0:
+        reject(("zero_optimization", "offload_optimizer"), "under ZeRO stage 0")
+    for name in ("bf16", "fp16", "torch_autocast"):
+        block = getattr(root, name)
+        if block is not None and not block.enabled:
+            for key in set(type(block).model_fields) - {"enabled"}:
+                reject((name, key), f"while {name}.enabled is false")

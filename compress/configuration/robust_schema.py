@@ -1,0 +1,158 @@
+"""Our block of the configuration, `robust_compression`: its keys, types, ranges and defaults.
+
+Beside `deepspeed_schema`; `config` turns a violation into a sentence.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from compress.configuration.blocks import Block, Count, Natural, NonNegative
+from compress.configuration.deepspeed_schema import DeepSpeedBlock
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+LayerPair = Annotated[list[Natural], Field(min_length=2, max_length=2)]
+
+
+class SyntheticBlock(Block):
+    """Size and seed of the embedded benchmark."""
+
+    seed: int = 0
+    train: Count = 4000
+    dev: Count = 1000
+    ood: Count = 2000
+    conflicting: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class TaskBlock(Block):
+    """Which data: a task of `compress.data.tasks`, from the hub or from files in `data_dir`.
+
+    train_samples: use the first n rows of train; max_length: tokens of the pair, longest cut first;
+    synthetic: seed and sizes of the embedded benchmark (`name` = "synthetic" only).
+    """
+
+    name: str
+    data_dir: str | None = None
+    max_length: Annotated[int, Field(ge=8)] = 128
+    train_samples: Count | None = None
+    synthetic: SyntheticBlock | None = None
+
+
+class TeacherBlock(Block):
+    """model: a fine-tuned classifier to use as it is (no training); epochs: default the run's."""
+
+    model: str | None = None
+    epochs: Count | None = None
+
+
+class StudentBlock(Block):
+    """The compressed model.
+
+    model: a smaller pre-trained model to start from instead of the run's (hub id or directory, with its
+    own tokenizer); init_from: weights that the student starts from; epochs: default the run's.
+    """
+
+    model: str | None = None
+    init_from: Literal["pretrained", "teacher"] = "pretrained"
+    epochs: Count | None = None
+
+
+class PruningBlock(Block):
+    """Schedule of pruning single weights, in fractions of the student's training.
+
+    Pruning goes from 0 at `begin` to the target at `end` in at least `updates` refreshes; the rest is
+    recovery at full sparsity. DeepSpeed's schedule_offset, _end and _stride say the same in steps.
+    """
+
+    curve: Literal["cubic", "linear"] = "cubic"
+    begin: Fraction = 0.0
+    end: Fraction = 0.6
+    updates: Count = 20
+
+
+class StructuredBlock(Block):
+    """Schedule of head and row pruning, in fractions of the student's training.
+
+    By importance, heads and rows go in about `rounds` equal parts, the last one at `end`; learned
+    scores (topk) remove them step by step from `begin` to `end`. samples: training samples that the
+    importance is the mean over; multiple_of: the width that is left is rounded to it (8 or 64 suit
+    GPUs).
+    """
+
+    begin: Fraction = 0.0
+    end: Fraction = 0.3
+    rounds: Count = 1
+    samples: Count = 2048
+    multiple_of: Count = 1
+
+
+class UncertaintyBlock(Block):
+    """Sample difficulty (Du et al. 2023, Sec. 5.1); see `compress.uncertainty`.
+
+    epochs: length of the trajectory, or of each of the independent runs; default the run's.
+    """
+
+    protocol: Literal["trajectory", "independent"] = "trajectory"
+    sparsities: Annotated[list[Sparsity], Field(min_length=2)] = Field(
+        default=[0.2, 0.4, 0.6, 0.7, 0.85]
+    )
+    normalisation: Literal["minmax", "quantile"] = "minmax"
+    quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
+    alpha: Fraction = 0.5
+    init_from: Literal["pretrained", "teacher"] = "pretrained"
+    epochs: Count | None = None
+
+
+class LossBlock(Block):
+    """hook: a name in `compress.losses.LOSSES` or "module:function"; lambda: Eq. 3."""
+
+    hook: str = "rmc"
+    lambda_: Fraction = Field(default=0.9, alias="lambda")
+
+
+class LayerwiseBlock(Block):
+    """Weights of the layer-wise terms beside the loss hook; see `compress.distillation.layerwise`.
+
+    layer_map: pairs [student layer, teacher layer], counted from 0; default: spread evenly.
+    """
+
+    hidden: NonNegative = 0.0
+    attention: NonNegative = 0.0
+    layer_map: Annotated[list[LayerPair], Field(min_length=1)] | None = None
+
+
+class EvaluationBlock(Block):
+    """ood: names of the OOD sets (default: all of the task); sentences: shown in the report."""
+
+    ood: Annotated[list[str], Field(min_length=1)] | None = None
+    batch_size: Count = 128
+    sentences: Count = 12
+
+
+class RobustCompression(Block):
+    """Our block: `robust_compression`.
+
+    score_lr: learning rate of learned pruning scores (method topk; Sanh et al. 2020 use 0.01).
+    """
+
+    task: TaskBlock
+    model: str
+    seed: Annotated[int, Field(ge=0)] = 42
+    epochs: Count = 3
+    teacher: TeacherBlock = TeacherBlock()
+    student: StudentBlock = StudentBlock()
+    pruning: PruningBlock = PruningBlock()
+    structured: StructuredBlock = StructuredBlock()
+    score_lr: Annotated[float, Field(gt=0)] = 0.01
+    uncertainty: UncertaintyBlock = UncertaintyBlock()
+    loss: LossBlock = LossBlock()
+    layerwise: LayerwiseBlock = LayerwiseBlock()
+    evaluation: EvaluationBlock = EvaluationBlock()
+    cache_dir: str | None = None
+
+
+class Root(DeepSpeedBlock):
+    """Everything a merged configuration may hold."""
+
+    robust_compression: RobustCompression

@@ -1,0 +1,1 @@
+"""Layer-wise terms beside the loss hook: hidden states and attention."""

@@ -1,0 +1,75 @@
+"""Attention probabilities as the softmax gives them, in training too.
+
+Why: transformers returns them after dropout. A student in training would then be compared with its
+noise: E (p' - t)^2 = (p - t)^2 + p^2 r / (1 - r) for dropout rate r, and the second term flattens its
+attention. And the fast kernels return none at all.
+
+How: `expose` gives a model whose attention goes through transformers' interface a function of ours
+that drops out after the probabilities are taken; DeBERTa-v2 has its own attention and gets two hooks.
+Neither changes logits, parameters, or what `save_pretrained` writes.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+from compress.models import architectures
+
+NAME = "probabilities_before_dropout"
+OWN_ATTENTION = frozenset({"deberta-v2"})
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,  # noqa: ANN401  what other kernels need
+) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention in transformers' interface.
+
+    query, key, value: [B, A, L, D]; attention_mask: added to the scores. Returns the output
+    [B, L, A, D], with dropout, and the probabilities [B, A, L, L], without.
+    """
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = scores.softmax(dim=-1)
+    dropped = F.dropout(probabilities, dropout, module.training)
+    return (dropped @ value).transpose(1, 2).contiguous(), probabilities
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, eager_mask)
+
+
+def expose(model: PreTrainedModel) -> None:
+    """Let `output_attentions=True` give probabilities before dropout, in place.
+
+    The model is one of `compress.models.architectures`; UserError for another.
+    """
+    if model.config.model_type not in OWN_ATTENTION:
+        model.set_attn_implementation(NAME)
+        return
+    for block in architectures.blocks(model):
+        _return_what_dropout_takes(model.get_submodule(block.attention))
+
+
+def _return_what_dropout_takes(attention: nn.Module) -> None:
+    taken: list[Tensor] = []
+
+    def before(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        taken[:] = arguments[:1]
+
+    def after(_: nn.Module, __: object, output: tuple[Tensor, Tensor | None]) -> tuple[Any, ...]:
+        probabilities = taken.pop()
+        return output if output[1] is None else (output[0], probabilities)
+
+    attention.get_submodule("dropout").register_forward_pre_hook(before)
+    attention.register_forward_hook(after)

@@ -1,0 +1,97 @@
+"""Which student layer learns from which teacher layer, and whether the two can be compared at all.
+
+Beside `layerwise`, which trains with it. Everything here needs configurations only, so that a mistake
+is known before any training.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from compress.configuration.robust_schema import LayerwiseBlock, RobustCompression
+from compress.errors import UserError
+from compress.models import architectures, encoders
+
+KEY = "robust_compression.layerwise"
+Pairs = list[tuple[int, int]]
+
+
+def weights_of(block: LayerwiseBlock) -> dict[str, float]:
+    """The weights above 0, by name of the distance; empty if the term is off."""
+    weights = {"hidden": block.hidden, "attention": block.attention}
+    return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+def inputs_of(block: LayerwiseBlock) -> dict[str, Any]:
+    """What the student depends on; nothing if the term is off, so that older students stay valid."""
+    return {"layerwise": block.model_dump()} if weights_of(block) else {}
+
+
+def pairs(student: int, teacher: int, block: LayerwiseBlock) -> Pairs:
+    """Pairs (student layer, teacher layer), counted from 0, for models of these depths S and T.
+
+    Without a map the student's layers are spread evenly over the teacher's, the last on the last:
+    s -> (s + 1) T / S - 1, rounded down. Raises UserError for a map that does not fit the models.
+    """
+    if block.layer_map is None:
+        if student > teacher:
+            raise UserError(
+                f"{KEY}.layer_map: the student has {student} layers and the teacher {teacher}, so they "
+                "cannot be spread evenly; give the pairs."
+            )
+        return [(layer, (layer + 1) * teacher // student - 1) for layer in range(student)]
+    seen: set[int] = set()
+    for ours, theirs in block.layer_map:
+        for whose, layer, depth in (("student", ours, student), ("teacher", theirs, teacher)):
+            if layer >= depth:
+                raise UserError(
+                    f"{KEY}.layer_map: [{ours}, {theirs}] names layer {layer} of the {whose}, "
+                    f"whose layers are 0 to {depth - 1}."
+                )
+        if ours in seen:
+            raise UserError(
+                f"{KEY}.layer_map: names layer {ours} of the student twice; keep one pair of it."
+            )
+        seen.add(ours)
+    return [(ours, theirs) for ours, theirs in block.layer_map]
+
+
+def check(student: PreTrainedConfig, teacher: PreTrainedConfig, block: LayerwiseBlock) -> None:
+    """Raise UserError now for a map or an architecture that the term cannot use."""
+    if not weights_of(block):
+        return
+    for whose, config in (("student", student), ("teacher", teacher)):
+        if config.model_type not in architectures.ARCHITECTURES:
+            raise UserError(
+                f"{KEY}: the {whose}'s architecture '{config.model_type}' is not known to give hidden "
+                f"states and attention of each layer ({', '.join(architectures.ARCHITECTURES)} are); "
+                "set hidden and attention to 0."
+            )
+    pairs(student.num_hidden_layers, teacher.num_hidden_layers, block)
+
+
+def check_tokens(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Raise UserError unless both models read the same tokens: states are compared token by token."""
+    same = set(student.model_input_names) == set(teacher.model_input_names)
+    if not same or student.get_vocab() != teacher.get_vocab():
+        raise UserError(
+            f"{KEY}: the student's vocabulary or inputs are not the teacher's, so tokens cannot be "
+            "compared; set "
+            "hidden and attention to 0, or take a student with the teacher's tokenizer."
+        )
+
+
+def check_run(robust: RobustCompression, start: Path, student: PreTrainedConfig) -> None:
+    """Raise UserError now if this run's student cannot be compared with its teacher.
+
+    start: the directory that the student starts from; student: its configuration once layers are gone.
+    """
+    if not weights_of(robust.layerwise):
+        return
+    teacher = encoders.directory(
+        robust.teacher.model or robust.model, "robust_compression.teacher.model"
+    )
+    check(student, encoders.load_config(teacher), robust.layerwise)
+    if start != teacher and robust.student.init_from != "teacher":
+        check_tokens(encoders.load_tokenizer(start), encoders.load_tokenizer(teacher))

@@ -1,0 +1,1 @@
+"""Encoders: found, loaded, taken apart by architecture, cut to real dimensions."""

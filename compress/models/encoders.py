@@ -1,0 +1,235 @@
+"""Encoders: where they come from, their tokenizer, a classifier on top, and their size.
+
+`model` is "synthetic-encoder" (the small one that comes with the package), a local directory, or an
+id on the model hub. Weights are held in float32 whatever the file holds; DeepSpeed decides about lower
+precision.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from compress.data import hub
+from compress.data.tasks import spelling
+from compress.errors import UserError
+from compress.models import compressed
+
+SYNTHETIC_ENCODER = "synthetic-encoder"
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+TRAINED_LENGTH = "trained_max_length"
+OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
+
+
+def directory(name: str, key: str = "robust_compression.model") -> Path:
+    """Local directory of a model, given as `key`; downloads it from the hub if it is no directory.
+
+    Raises UserError if it is no directory and cannot be had from the hub.
+    """
+    if name == SYNTHETIC_ENCODER:
+        return Path(__file__).parents[1] / "data/synthetic_encoder"
+    path = Path(name)
+    if path.is_dir():
+        _check_directory(path)
+        return path
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise UserError(f"{key}: there is no directory '{name}'.")
+    return Path(hub.model_directory(name))
+
+
+def _check_directory(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: is no model directory (it has no config.json).")
+
+
+def check_weights(path: Path) -> None:
+    """Raise UserError now if the directory's safetensors file is damaged; reads its header only."""
+    file = path / compressed.WEIGHTS
+    if not file.is_file():
+        return
+    try:
+        with safe_open(file, framework="pt") as weights:
+            weights.keys()
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: is damaged or incomplete ({_first(error)}).") from None
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a model directory's configuration, tokenizer and weights."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.suffix in {".json", ".safetensors", ".txt", ".model", ".bin"} and file.is_file():
+            digest.update(file.name.encode())
+            with file.open("rb") as source:
+                digest.update(hashlib.file_digest(source, "sha256").digest())
+    return digest.hexdigest()
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer; UserError if the directory has none that can be read.
+
+    Without a vocabulary file transformers 5 makes up one of special tokens only, hence the look first.
+    """
+    if not any((path / name).is_file() for name in VOCABULARIES) and not [*path.glob("*.model")]:
+        raise UserError(f"{path}: has no tokenizer ({', '.join(VOCABULARIES)} or *.model).")
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: its tokenizer cannot be read ({_first(error)}).") from None
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    """The model's configuration; UserError if it cannot be read."""
+    try:
+        return AutoConfig.from_pretrained(path)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: its config.json cannot be read ({_first(error)}).") from None
+
+
+def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) -> PreTrainedModel:
+    """Classifier with C = len(labels) classes, in float32, head as in the file or freshly drawn.
+
+    trained: the directory must hold a classification head of these labels (a teacher). The fresh head
+    depends on torch's random state: seed it before. Raises UserError for an unreadable directory,
+    weights that lack tensors, another number or order of labels.
+    """
+    config = load_config(path)
+    _check_labels(path, config, labels, trained)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: number for number, name in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    if compressed.sizes(config) is not None:
+        config.dtype = torch.float32
+        model = fresh_from(path, config)
+        compressed.load_weights(model, path)
+        return model
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (*UNREADABLE, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path}: is no readable model directory ({_first(error)}).") from None
+    inner = f"{model.base_model_prefix}."
+    lacking = [
+        name
+        for name in sorted(info["missing_keys"])
+        if trained or (name.startswith(inner) and "pooler" not in name)
+    ]
+    if lacking:
+        raise UserError(f"{path}: its weights lack {len(lacking)} tensors such as '{lacking[0]}'.")
+    return model
+
+
+def load_compressed(path: str | Path) -> PreTrainedModel:
+    """The classifier of a directory, ready to use: evaluation mode, float32, on the CPU.
+
+    Reads any plain model directory too. Raises UserError for a damaged or half-written one.
+    """
+    path = Path(path)
+    _check_directory(path)
+    names = load_config(path).id2label or {}
+    return load_classifier(path, tuple(name for _, name in sorted(names.items())), trained=True).eval()
+
+
+def check_labels(path: Path, labels: tuple[str, ...]) -> None:
+    """Raise UserError if the directory is a classifier of other labels."""
+    _check_labels(path, load_config(path), labels, trained=False)
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of this name; without one the first GPU, or the CPU if there is none.
+
+    Raises UserError for a name that PyTorch does not know or a GPU that is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: is no device; choose cpu, cuda or cuda:<number>.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: choose cpu, cuda or cuda:<number>.")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise UserError(f"--device {name}: this machine has {there} GPUs that PyTorch can use.")
+    return device
+
+
+def _check_labels(path: Path, config: PreTrainedConfig, labels: tuple[str, ...], trained: bool) -> None:
+    architecture = (config.architectures or [""])[0]
+    if not architecture.endswith("ForSequenceClassification"):
+        if trained:
+            raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
+        return
+    if config.num_labels != len(labels):
+        raise UserError(
+            f"{path}: is a classifier of {config.num_labels} labels, "
+            f"but the task has {len(labels)} ({', '.join(labels)})."
+        )
+    given = [spelling(name) for _, name in sorted((config.id2label or {}).items())]
+    wanted = [spelling(label) for label in labels]
+    if given != wanted and sorted(given) == sorted(wanted):
+        raise UserError(
+            f"{path}: has its labels in the order {', '.join(given)}, the task {', '.join(wanted)}; "
+            "reorder the rows of its classification head and its id2label."
+        )
+
+
+def fresh(model: PreTrainedModel) -> PreTrainedModel:
+    """A new model of the same configuration, to carry exported weights."""
+    return compressed.build(model.config)
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def fresh_from(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
+    """A classifier of the directory's shape, or of a configuration derived from it; random weights."""
+    try:
+        return compressed.build(config or load_config(path))
+    except UNREADABLE as error:
+        raise UserError(f"{path}: its config.json makes no model ({_first(error)}).") from None
+
+
+def max_positions(path: Path) -> int | None:
+    """The longest input in tokens that the model's position table allows, if it has one."""
+    config = load_config(path)
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest and config.model_type in OFFSET_POSITIONS:
+        return longest - config.pad_token_id - 1
+    return longest
+
+
+def block_prefix(model: PreTrainedModel) -> str:
+    """Module name of the list of Transformer blocks, such as `bert.encoder.layer`.
+
+    Raises UserError if the model has no such list.
+    """
+    depth = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return name
+    raise UserError(f"{type(model).__name__}: no list of {depth} Transformer blocks was found.")
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def nonzero_parameters(model: nn.Module) -> int:
+    """Number of parameters that are not exactly 0."""
+    return sum(int(torch.count_nonzero(p)) for p in model.parameters())

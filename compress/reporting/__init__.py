@@ -1,0 +1,1 @@
+"""Scores, accuracies, F_bias, and what a reader opens afterwards."""

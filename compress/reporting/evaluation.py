@@ -1,0 +1,143 @@
+"""Evaluation: class probabilities over whole splits on all ranks, accuracies by set and subset.
+
+OOD sets are for evaluation only: nothing here feeds back into training.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress import ranks
+from compress.data.batches import Columns, scoring_batches, share
+from compress.data.splits import Split
+from compress.errors import UserError
+from compress.reporting import metrics
+
+Forward = Callable[[Mapping[str, Tensor]], Tensor]
+MIN_ABOVE_CHANCE = 3.0
+
+
+def score(
+    forward: Forward, data: Columns, batch_size: int, classes: int, device: torch.device
+) -> NDArray[np.float64]:
+    """Log-probabilities [N, C] of a split, on every rank; as `logits`."""
+    raw = logits(forward, data, batch_size, classes, device)
+    return F.log_softmax(torch.as_tensor(raw, dtype=torch.float32), dim=1).double().numpy()
+
+
+def logits(
+    forward: Forward,
+    data: Columns,
+    batch_size: int,
+    classes: int,
+    device: torch.device,
+    alone: bool = False,
+) -> NDArray[np.float64]:
+    """Logits [N, C] of a split, on every rank; each rank computes its share.
+
+    batch_size: samples of all ranks together; alone: this rank computes all, without the others. Every
+    rank makes the same number of forward calls. Raises UserError, on all ranks alike, if a value is not
+    finite.
+    """
+    values = np.zeros((len(data), classes))
+    rank, parts = (0, 1) if alone else (ranks.rank(), ranks.world_size())
+    with torch.no_grad():
+        for batch in scoring_batches(data.lengths, batch_size):
+            indices, weight = share(batch, rank, parts)
+            kept = weight > 0
+            values[indices[kept]] = forward(data.batch(indices, device)).float().cpu().numpy()[kept]
+    values = values if alone else ranks.all_sum(values)
+    if not np.isfinite(values).all():
+        raise UserError(
+            "the model's scores are not finite: its training went astray or its weights are damaged; "
+            "lower optimizer.params.lr, or use bf16 instead of fp16."
+        )
+    return values
+
+
+def model_forward(model: nn.Module, device: torch.device) -> Forward:
+    """Forward of a plain model in evaluation mode on the device."""
+    model.to(device).eval()
+    return lambda inputs: model(**inputs).logits
+
+
+def cross_entropy(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Loss per sample [N] from log-probabilities [N, C] and labels [N]."""
+    return -scores[np.arange(len(labels)), labels].astype(np.float64)
+
+
+def correct(scores: NDArray[np.floating], split: Split) -> NDArray[np.bool_]:
+    """Whether the predicted class counts as the gold one [N], after the set's label map."""
+    predicted = np.asarray(split.groups)[scores.argmax(axis=1)]
+    return predicted == split.labels
+
+
+def by_subset(hits: NDArray[np.bool_], split: Split) -> dict[str, dict[str, Any]]:
+    """Accuracy and size for each subset value x gold label (for HANS: heuristic x label)."""
+    labels = np.array(split.names)[split.labels]
+    keys = np.array([", ".join(parts) for parts in zip(*split.subsets.values(), labels, strict=True)])
+    return {
+        str(key): {
+            "accuracy": metrics.accuracy(hits[keys == key]),
+            "samples": int((keys == key).sum()),
+        }
+        for key in np.unique(keys)
+    }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probabilities of one model: dev and each OOD set."""
+
+    dev: NDArray[np.float64]
+    ood: Mapping[str, NDArray[np.float64]]
+
+
+def summary(
+    scores: Scores,
+    dev: Split,
+    ood: Mapping[str, Split],
+    hard: NDArray[np.bool_] | None,
+) -> dict[str, Any]:
+    """Accuracies of one model: dev, each OOD set, pooled, Delta, subsets; easy / hard half of dev."""
+    hits = correct(scores.dev, dev)
+    ood_hits = {name: correct(scores.ood[name], split) for name, split in ood.items()}
+    accuracies = {name: metrics.accuracy(h) for name, h in ood_hits.items()}
+    out: dict[str, Any] = {"dev": metrics.accuracy(hits), "ood": accuracies}
+    out["ood_pooled"] = metrics.pooled(accuracies, {name: len(h) for name, h in ood_hits.items()})
+    out["delta"] = metrics.delta(out["dev"], out["ood_pooled"]) if out["dev"] else None
+    if hard is not None:
+        out["dev_easy"] = metrics.accuracy(hits[~hard])
+        out["dev_hard"] = metrics.accuracy(hits[hard])
+    if dev.subsets:
+        out["dev_subsets"] = by_subset(hits, dev)
+    out["ood_subsets"] = {name: by_subset(ood_hits[name], split) for name, split in ood.items()}
+    return out
+
+
+def notes(
+    teacher: Mapping[str, Any], student: Mapping[str, Any], ood: Mapping[str, Split]
+) -> list[str]:
+    """Sentences a reader must know before believing F_bias."""
+    out = []
+    for name, split in ood.items():
+        counts = np.bincount(split.labels, minlength=len(split.names))
+        chance = max(1 / len(split.names), counts.max() / len(split))
+        error = np.sqrt(chance * (1 - chance) / len(split))
+        if teacher["ood"][name] < chance + MIN_ABOVE_CHANCE * error:
+            out.append(
+                f"The teacher is at chance on {name} ({teacher['ood'][name]:.1%} against "
+                f"{chance:.1%} for the majority class): there F_bias says nothing."
+            )
+    if teacher["dev"] - student["dev"] > 0.02:
+        out.append(
+            "The student lost more than 2 points of dev accuracy: "
+            "F_bias rewards a model that forgets everything."
+        )
+    return out

@@ -1,0 +1,1 @@
+"""A run goes through them in order: teacher, difficulty, student, results."""

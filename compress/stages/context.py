@@ -1,0 +1,179 @@
+"""What the stages share: the context of a run, and artefacts that are made once and found again.
+
+Teacher and difficulty live in the cache directory, shared by all runs beside each other; the student
+lives in the run's own directory.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from compress import artefacts, ranks
+from compress.compression.masks import Masks
+from compress.configuration.config import Config
+from compress.data.batches import Columns
+from compress.data.splits import TaskData
+from compress.models import encoders
+from compress.reporting import evaluation
+from compress.training.monitor import Monitor
+from compress.training.signals import Signals
+from compress.training.trainer import Trainer
+
+ENGINE_KEYS = (
+    "train_batch_size",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+    "torch_autocast",
+)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A pre-trained model: its directory and fingerprint, and the splits in its own tokens."""
+
+    model: Path
+    key: str
+    tokenizer: PreTrainedTokenizerBase
+    columns: Mapping[str, Columns]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage needs.
+
+    encoder: the run's; small: the student's own one if `student.model` names it.
+    """
+
+    config: Config
+    output_dir: Path
+    cache_dir: Path
+    data: TaskData
+    encoder: Encoder
+    device: torch.device
+    monitor: Monitor
+    small: Encoder | None = None
+
+    @property
+    def columns(self) -> Mapping[str, Columns]:
+        """The splits in the encoder's tokens."""
+        return self.encoder.columns
+
+    def for_student(self) -> "Context":
+        """The same with the student's encoder: samples are the same, their tokens are its own."""
+        return replace(self, encoder=self.small or self.encoder)
+
+    def training_inputs(self) -> dict[str, Any]:
+        """Inputs that matter to any training: data, model, seed, and the engine keys that do."""
+        merged = self.config.merged
+        return {
+            "format": 1,
+            "train": self.data.fingerprint("train"),
+            "max_length": self.config.robust.task.max_length,
+            "model": self.encoder.key,
+            "seed": self.config.robust.seed,
+            "engine": {key: merged[key] for key in ENGINE_KEYS if key in merged},
+        }
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished stage: its directory, inputs, and whether it was found rather than made."""
+
+    path: Path
+    inputs: Mapping[str, Any]
+    seconds: float
+    reused: bool
+
+    @property
+    def key(self) -> str:
+        """Identity of the inputs."""
+        return artefacts.key(self.inputs)
+
+
+def found(path: Path, inputs: Mapping[str, Any]) -> Artefact | None:
+    """The artefact at `path` if it is complete for these inputs; the same answer on all ranks."""
+    marker = ranks.broadcast(artefacts.completed(path, inputs))
+    return Artefact(path, inputs, marker["seconds"], True) if marker else None
+
+
+def publish(
+    path: Path, inputs: Mapping[str, Any], began: float, fill: Callable[[Path], None]
+) -> Artefact:
+    """Let the main rank write the artefact; all ranks wait for it."""
+    if ranks.is_main():
+        with artefacts.writing(path, inputs, began) as folder:
+            fill(folder)
+    ranks.barrier()
+    made = found(path, inputs)
+    assert made is not None
+    return Artefact(made.path, made.inputs, made.seconds, False)
+
+
+def start_model(context: Context, init_from: str, teacher_model: Path) -> PreTrainedModel:
+    """The classifier that a training starts from, drawn from the run's seed."""
+    torch.manual_seed(context.config.robust.seed)
+    source = teacher_model if init_from == "teacher" else context.encoder.model
+    return encoders.load_classifier(source, context.data.labels)
+
+
+def new_trainer(
+    name: str,
+    context: Context,
+    model: PreTrainedModel,
+    masks: Masks,
+    signals: Signals,
+    epochs: int,
+) -> Trainer:
+    """A trainer on the train split of the context; see `Trainer`."""
+    trainer = Trainer(
+        name,
+        context.config,
+        model,
+        masks,
+        context.columns["train"],
+        signals,
+        epochs,
+        context.device,
+        context.monitor,
+    )
+    samples, size = len(trainer.data), trainer.batch_size
+    say(f"{name}: {trainer.total_steps} steps of {size} ({samples} samples, {epochs} epochs)")
+    return trainer
+
+
+def watch_dev(context: Context) -> Callable[[Trainer], dict[str, float]]:
+    """What `Trainer.run_until` calls after each epoch: dev accuracy, as `{"dev": accuracy}`."""
+
+    def accuracy(trainer: Trainer) -> dict[str, float]:
+        scores = score_split(context, trainer, "dev")
+        return {"dev": float(evaluation.correct(scores, context.data.dev).mean())}
+
+    return accuracy
+
+
+def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.float64]:
+    """Log-probabilities [N, C] of a split under the model in training, in evaluation mode."""
+    trainer.engine.eval()
+    return evaluation.score(
+        trainer.forward,
+        context.columns[split],
+        context.config.robust.evaluation.batch_size,
+        len(context.data.labels),
+        context.device,
+    )
+
+
+def say(text: str) -> None:
+    """One line on the terminal, from the main rank only."""
+    if ranks.is_main():
+        tqdm.write(text)

@@ -1,0 +1,161 @@
+"""Stage difficulty: the loss of every sample under pruned sub-networks of rising sparsity.
+
+The loss matrix is the artefact; alpha and the normalisation of Eq. 1 (Du et al. 2023, Sec. 5.1) come
+later, so that changing them costs nothing. The arithmetic is in `compress.uncertainty`.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from compress import artefacts, losses, uncertainty
+from compress.compression.masks import Masks
+from compress.compression.plan import Plan, Sparse, match
+from compress.compression.pruning import Ramp
+from compress.configuration.config import Config, training_steps
+from compress.errors import UserError
+from compress.models import encoders
+from compress.reporting import evaluation
+from compress.stages.context import (
+    Artefact,
+    Context,
+    found,
+    new_trainer,
+    publish,
+    score_split,
+    start_model,
+)
+from compress.training.signals import Signals
+from compress.training.trainer import Trainer
+
+UPDATES_PER_LEVEL = 10
+
+
+def inputs_of(context: Context, teacher: Artefact) -> dict[str, Any]:
+    """What the loss matrix depends on (not alpha and the normalisation, which come later)."""
+    block = context.config.robust.uncertainty
+    inputs = {
+        **context.training_inputs(),
+        "stage": "difficulty",
+        "dev": context.data.fingerprint("dev"),
+        "protocol": block.protocol,
+        "sparsities": block.sparsities,
+        "init_from": block.init_from,
+        "epochs": block.epochs or context.config.robust.epochs,
+    }
+    return {**inputs, "teacher": teacher.key} if block.init_from == "teacher" else inputs
+
+
+def path_of(context: Context, inputs: Mapping[str, Any]) -> Path:
+    """Directory of the loss matrix in the cache."""
+    return context.cache_dir / "difficulty" / artefacts.key(inputs)[:16]
+
+
+def make(context: Context, teacher: Artefact) -> Artefact:
+    """Losses [N, T] of every train and dev sample under T sub-networks of rising sparsity.
+
+    `trajectory`: one gradual pruning run that stops at each sparsity, scores and goes on.
+    `independent`: one run for each sparsity (Du et al. 2023, Sec. 5.1).
+    """
+    inputs = inputs_of(context, teacher)
+    path = path_of(context, inputs)
+    if (old := found(path, inputs)) is not None:
+        return old
+    began = time.perf_counter()
+    block = context.config.robust.uncertainty
+    levels = [float(level) for level in block.sparsities]
+    train: list[NDArray[np.float64]] = []
+    dev: list[NDArray[np.float64]] = []
+    runs = [levels] if block.protocol == "trajectory" else [[level] for level in levels]
+    for targets in runs:
+        for trainer in _stops(context, targets, teacher.path / "model"):
+            for name, into in (("train", train), ("dev", dev)):
+                scores = score_split(context, trainer, name)
+                into.append(evaluation.cross_entropy(scores, context.columns[name].labels))
+
+    def fill(folder: Path) -> None:
+        for name, columns in (("train", train), ("dev", dev)):
+            labels = context.columns[name].labels
+            save_losses(folder / f"{name}.parquet", levels, np.stack(columns, 1), labels)
+
+    return publish(path, inputs, began, fill)
+
+
+def _steps(config: Config, samples: int) -> int:
+    epochs = config.robust.uncertainty.epochs or config.robust.epochs
+    return training_steps(config, samples, epochs)
+
+
+def check(config: Config, samples: int) -> None:
+    """Raise UserError now if the sub-networks do not fit into the training steps."""
+    levels, steps = len(config.robust.uncertainty.sparsities), _steps(config, samples)
+    if steps < levels:
+        raise UserError(
+            f"robust_compression.uncertainty: {levels} sparsities do not fit into {steps} "
+            "training steps; raise uncertainty.epochs or lower train_batch_size."
+        )
+
+
+def _stops(context: Context, targets: list[float], teacher_model: Path) -> Iterator[Trainer]:
+    """Train one pruning run and yield the trainer at each target sparsity, recovered."""
+    block = context.config.robust.uncertainty
+    epochs = block.epochs or context.config.robust.epochs
+    model = start_model(context, block.init_from, teacher_model)
+    total = _steps(context.config, len(context.data.train))
+    ends = [round(total * (i + 1) / len(targets)) for i in range(len(targets))]
+    begins = [0, *ends[:-1]]
+    ramps = []
+    for start, target, begin, end in zip([0.0, *targets], targets, begins, ends, strict=False):
+        half = begin + max(1, (end - begin) // 2)
+        stride = max(1, (half - begin) // UPDATES_PER_LEVEL)
+        ramps.append(Ramp(start, target, begin, half, stride))
+    layers = match(model, {"blocks": [block_pattern(model)]}, "sparse_pruning")["blocks"]
+    masks = Masks(model, Plan({"blocks": Sparse(tuple(layers), tuple(ramps))}))
+    name = "difficulty" if len(targets) > 1 else f"difficulty {targets[0]:.2f}"
+    trainer = new_trainer(name, context, model, masks, Signals(losses.vanilla), epochs)
+    for end in ends:
+        trainer.run_until(end)
+        yield trainer
+    trainer.close()
+
+
+def block_pattern(model: PreTrainedModel) -> str:
+    """Regular expression for everything in the encoder's Transformer blocks."""
+    return "^" + encoders.block_prefix(model).replace(".", r"\.") + r"\."
+
+
+def save_losses(
+    file: Path, levels: list[float], matrix: NDArray[np.float64], labels: NDArray[np.int64]
+) -> None:
+    """Write one row a sample: index, label, the loss under each sub-network, the variance."""
+    columns: dict[str, NDArray[Any]] = {"index": np.arange(len(labels)), "label": labels}
+    columns |= {f"loss_{level!r}": matrix[:, i] for i, level in enumerate(levels)}
+    columns["variance"] = uncertainty.variance(matrix)
+    pq.write_table(pa.table(columns), file)
+
+
+def load_losses(folder: Path, split: str) -> NDArray[np.float64]:
+    """The loss matrix [N, T] of a split."""
+    table = pq.read_table(folder / f"{split}.parquet")
+    names = [name for name in table.column_names if name.startswith("loss_")]
+    return np.stack([table[name].to_numpy() for name in names], axis=1)
+
+
+def sample_difficulty(context: Context, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """d [N] of Eq. 1 with the configured alpha and normalisation."""
+    block = context.config.robust.uncertainty
+    v = uncertainty.variance(matrix)
+    return uncertainty.difficulty(v, block.alpha, block.normalisation, block.quantile)
+
+
+def find(context: Context, teacher: Artefact) -> Artefact | None:
+    """The loss matrix if it is finished."""
+    inputs = inputs_of(context, teacher)
+    return found(path_of(context, inputs), inputs)

@@ -1,0 +1,170 @@
+"""Stage evaluate: both models on dev and OOD, F_bias, metrics.json, TensorBoard, report.html."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress import artefacts, ranks, uncertainty, versions
+from compress.models import encoders
+from compress.reporting import card, evaluation, metrics, report
+from compress.stages import difficulty
+from compress.stages.context import Artefact, Context, found, publish, say
+
+
+def make(context: Context, teacher: Artefact, hardness: Artefact | None, student: Artefact) -> None:
+    """Accuracies of both models on dev and OOD, F_bias; metrics.json, events, report.html."""
+    began = time.perf_counter()
+    teacher_scores = model_scores(context, teacher, shared=True)
+    student_scores = model_scores(context.for_student(), student, shared=False)
+    hard = None
+    if hardness is not None:
+        hard = uncertainty.hard_half(uncertainty.variance(difficulty.load_losses(hardness.path, "dev")))
+    seconds = {"teacher": teacher.seconds, "student": student.seconds}
+    if hardness is not None:
+        seconds["difficulty"] = hardness.seconds
+    if not ranks.is_main():
+        return
+    out = collect(context, teacher_scores, student_scores, hard)
+    out["student"] |= json.loads((student.path / "student.json").read_text())
+    for name, artefact in (("teacher", teacher), ("student", student)):
+        out[name] |= _size(context, artefact)
+    out["student"]["model"] = context.config.robust.student.model or out["student"]["model"]
+    view = None
+    if hardness is not None:
+        view = difficulty_view(context, hardness)
+        out["difficulty"] = _difficulty_metrics(context, view)
+    out["seconds"] = {**seconds, "evaluate": time.perf_counter() - began}
+    reused = (("teacher", teacher), ("difficulty", hardness), ("student", student))
+    out["reused"] = [name for name, artefact in reused if artefact is not None and artefact.reused]
+    out |= {"versions": versions.report(), "world_size": ranks.world_size()}
+    out["device"] = str(context.device)
+    artefacts.write_json(context.output_dir / "metrics.json", out)
+    card.write(student.path / "model", context.config, out["student"]["params"], out)
+    report.write_report(context.output_dir / "report.html", out, context.config.merged, view)
+    _events(context, out, view)
+    say(report.summary_table(out))
+    say(f"figures: {context.output_dir / 'metrics.json'}")
+    say(f"report: {context.output_dir / 'report.html'}")
+
+
+def model_scores(context: Context, artefact: Artefact, shared: bool) -> evaluation.Scores:
+    """Log-probabilities of an exported model on dev and all OOD sets, kept for the next run.
+
+    shared: keep them in the cache (the teacher's) rather than in the run's directory.
+    """
+    names = [name for name in context.columns if name != "train"]
+    inputs = {"model": artefact.key, "splits": {n: context.data.fingerprint(n) for n in names}}
+    began, path = time.perf_counter(), context.output_dir / "scores"
+    if shared:
+        path = context.cache_dir / "scores" / artefacts.key(inputs)[:16]
+    if found(path, inputs) is None:
+        model = encoders.load_classifier(artefact.path / "model", context.data.labels, trained=True)
+        forward = evaluation.model_forward(model, context.device)
+        size, classes = context.config.robust.evaluation.batch_size, len(context.data.labels)
+        scores = {
+            name: evaluation.score(forward, context.columns[name], size, classes, context.device)
+            for name in names
+        }
+
+        def fill(folder: Path) -> None:
+            for name, values in scores.items():
+                np.save(folder / f"{name}.npy", values)
+
+        publish(path, inputs, began, fill)
+    loaded = {name: np.load(path / f"{name}.npy") for name in names}
+    return evaluation.Scores(
+        loaded.pop("dev"), {name.removeprefix("ood_"): values for name, values in loaded.items()}
+    )
+
+
+def collect(
+    context: Context,
+    teacher: evaluation.Scores,
+    student: evaluation.Scores,
+    hard: NDArray[np.bool_] | None,
+) -> dict[str, Any]:
+    """metrics.json from the scores of both models, without sizes, difficulty and seconds."""
+    robust, raw = context.config.robust, context.data
+    both = {
+        name: evaluation.summary(scores, raw.dev, raw.ood, hard)
+        for name, scores in (("teacher", teacher), ("student", student))
+    }
+    pairs = {name: (m["dev"], m["ood_pooled"]) for name, m in both.items()}
+    return {
+        "task": robust.task.name,
+        "seed": robust.seed,
+        "compression": context.config.compression_label,
+        "mitigation": context.config.mitigation_label,
+        **both,
+        "f_bias": metrics.relative_bias(pairs["student"], pairs["teacher"]),
+        "notes": evaluation.notes(both["teacher"], both["student"], raw.ood),
+        "samples": {
+            "train": len(raw.train),
+            "dev": len(raw.dev),
+            "ood": {name: len(split) for name, split in raw.ood.items()},
+        },
+    }
+
+
+def _size(context: Context, artefact: Artefact) -> dict[str, Any]:
+    model = encoders.load_classifier(artefact.path / "model", context.data.labels, trained=True)
+    return {
+        "model": context.config.robust.model,
+        "params": encoders.parameters(model),
+        "nonzero_params": encoders.nonzero_parameters(model),
+    }
+
+
+def difficulty_view(context: Context, hardness: Artefact) -> report.DifficultyView:
+    """What the report shows of the loss matrix of train."""
+    matrix = difficulty.load_losses(hardness.path, "train")
+    train, block = context.data.train, context.config.robust.uncertainty
+    v, d = uncertainty.variance(matrix), difficulty.sample_difficulty(context, matrix)
+    truth = train.subsets.get("alignment") if context.data.task.name == "synthetic" else None
+    order, count = np.argsort(-v, kind="stable"), context.config.robust.evaluation.sentences
+
+    def sentence(index: int) -> report.Sentence:
+        texts = (train.texts[0][index], train.texts[1][index])
+        label = train.names[train.labels[index]]
+        known = truth[index] if truth is not None else None
+        return report.Sentence(texts, label, float(d[index]), float(v[index]), known)
+
+    return report.DifficultyView(
+        variance=v,
+        difficulty=d,
+        sparsities=tuple(block.sparsities),
+        mean_loss=matrix.mean(axis=0),
+        truth=np.array(truth) if truth is not None else None,
+        hardest=[sentence(i) for i in order[:count]],
+        easiest=[sentence(i) for i in order[::-1][:count]],
+    )
+
+
+def _difficulty_metrics(context: Context, view: report.DifficultyView) -> dict[str, Any]:
+    block = context.config.robust.uncertainty
+    return {
+        **block.model_dump(include={"protocol", "sparsities", "normalisation", "alpha", "quantile"}),
+        "auroc": uncertainty.agreement(view.variance, view.truth),
+    }
+
+
+def _events(context: Context, out: Mapping[str, Any], view: report.DifficultyView | None) -> None:
+    monitor = context.monitor
+    for name in ("teacher", "student"):
+        values = {"dev": out[name]["dev"], **{f"ood_{n}": a for n, a in out[name]["ood"].items()}}
+        monitor.scalars(f"accuracy/{name}", values, 0)
+    if out["f_bias"] is not None:
+        monitor.scalars("bias", {"f_bias": out["f_bias"]}, 0)
+    if view is None:
+        return
+    monitor.histogram("difficulty/d", view.difficulty)
+    monitor.histogram("difficulty/variance", view.variance)
+    header = [*context.data.task.texts, "label", "variance", "d"]
+    for name, sentences in (("hardest", view.hardest), ("easiest", view.easiest)):
+        rows = [[*s.texts, s.label, f"{s.variance:.4f}", f"{s.difficulty:.3f}"] for s in sentences]
+        monitor.table(f"difficulty/{name}", header, rows)

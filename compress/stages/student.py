@@ -1,0 +1,224 @@
+"""Stage student: compress as `compression_training` says, train with the loss hook, export.
+
+Order within a run: layer reduction, then heads and rows, then single weights.
+"""
+
+import hashlib
+import inspect
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from compress import artefacts, export, losses, ranks
+from compress.compression import importance, plan
+from compress.compression.masks import Masks, Scorer, reduce_layers
+from compress.configuration.config import Config
+from compress.data.splits import TaskData
+from compress.distillation import layer_map, layerwise
+from compress.errors import UserError
+from compress.losses import NEED_DIFFICULTY, LossWeights
+from compress.models import compressed, encoders
+from compress.reporting import card, evaluation
+from compress.stages import difficulty
+from compress.stages.context import (
+    Artefact,
+    Context,
+    found,
+    new_trainer,
+    publish,
+    start_model,
+    watch_dev,
+)
+from compress.training import checkpoint
+from compress.training.signals import Signals
+from compress.training.trainer import Trainer
+
+
+def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) -> dict[str, Any]:
+    """What the student depends on."""
+    robust, merged = context.config.robust, context.config.merged
+    block, compression = robust.uncertainty, context.config.compression
+    hook = losses.resolve(robust.loss.hook)
+    inputs = {
+        **context.for_student().training_inputs(),
+        "stage": "student",
+        "epochs": robust.student.epochs or robust.epochs,
+        "init_from": robust.student.init_from,
+        "compression_training": merged.get("compression_training", {}),
+        "pruning": robust.pruning.model_dump(),
+        "hook": robust.loss.hook,
+        "lambda": robust.loss.lambda_,
+        "teacher": teacher.key,
+        **layer_map.inputs_of(robust.layerwise),
+    }
+    if compression.heads or compression.rows:
+        inputs["structured"] = robust.structured.model_dump()
+    if compression.any_learned:
+        inputs["score_lr"] = robust.score_lr
+    if hook not in losses.LOSSES.values():
+        source = Path(inspect.getfile(hook)).read_bytes()
+        inputs["hook_source"] = hashlib.sha256(source).hexdigest()
+    if hardness is not None:
+        inputs["difficulty"] = hardness.key
+        inputs["uncertainty"] = [block.alpha, block.normalisation, block.quantile]
+    return inputs
+
+
+def _needed(context: Context, hardness: Artefact | None) -> Artefact | None:
+    """The loss matrix if the hook can use it, so that other students do not depend on it.
+
+    Raises UserError if the hook cannot do without and there is none.
+    """
+    hook = context.config.robust.loss.hook
+    if hook in NEED_DIFFICULTY and hardness is None:
+        raise UserError(f"the loss '{hook}' needs the difficulty; run --stage difficulty first.")
+    return hardness if hook in NEED_DIFFICULTY or ":" in hook else None
+
+
+def make(context: Context, teacher: Artefact, hardness: Artefact | None) -> Artefact:
+    """Compress as `compression_training` says, trained with the loss hook; export the model.
+
+    hardness: the loss matrix, if there is one.
+    """
+    robust = context.config.robust
+    hardness = _needed(context, hardness)
+    inputs = inputs_of(context, teacher, hardness)
+    path = context.output_dir / "student"
+    if (old := found(path, inputs)) is not None:
+        return old
+    began = time.perf_counter()
+    here = context.for_student()
+    model = _start(here, teacher.path / "model")
+    shape = encoders.fresh(model)
+    signals = _signals(context, teacher, hardness)
+    todo = plan.resolve(context.config, model, len(context.data.train))
+    masks = Masks(model, todo, _scorer(here, shape, signals))
+    signals = replace(signals, layerwise=_layerwise(here, teacher, model))
+    epochs = robust.student.epochs or robust.epochs
+    trainer = new_trainer("student", here, model, masks, signals, epochs)
+    trainer.run_until(trainer.total_steps, watch_dev(here))
+    weights = checkpoint.gather(trainer.engine)
+    wanted = _logits(here, trainer, masks, shape, weights, todo)
+    trainer.close()
+
+    def fill(folder: Path) -> None:
+        small = masks.shrink(masks.apply(weights), shape)
+        sparsity = masks.sparsity_of(small)
+        length = robust.task.max_length
+        export.save(small, here.encoder.tokenizer, length, folder / "model")
+        dev = here.columns["dev"].head(export.SAMPLES)
+        parity = export.difference(folder / "model", wanted, dev, here.device)
+        card.write(folder / "model", context.config, encoders.parameters(small))
+        layers = [{"heads": len(k.heads), "rows": len(k.rows)} for k in masks.kept() or []]
+        values = {"sparsity": sparsity, "parity": parity, "layers": layers}
+        artefacts.write_json(folder / "student.json", values)
+        if chosen := masks.chosen_heads():
+            artefacts.write_json(folder / "heads.json", {"compression_training": chosen})
+
+    return publish(path, inputs, began, fill)
+
+
+def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
+    """The classifier that the training starts from, with the layers that layer reduction keeps."""
+    model = start_model(context, context.config.robust.student.init_from, teacher_model)
+    kept = plan.layers(context.config, model.config)
+    if kept is None:
+        return model
+    block = context.config.compression.layers
+    return reduce_layers(model, kept, block.other_module_name if block else None)
+
+
+def _scorer(context: Context, shape: PreTrainedModel, signals: Signals) -> Scorer:
+    """Importance of heads and rows on a plain copy of the model as it is now, on every rank."""
+    block, data = context.config.robust.structured, context.columns["train"]
+
+    def score(plain: Mapping[str, torch.Tensor]) -> importance.Importance:
+        with torch.random.fork_rng(devices=[]):  # dropout after a round must not depend on the round
+            model = compressed.build(shape.config)
+        model.load_state_dict({name: plain[name] for name in model.state_dict()})
+        indices = importance.sample(len(data), block.samples, context.config.robust.seed)
+        return importance.measure(model, data, indices, signals, context.device)
+
+    return score
+
+
+def _logits(
+    context: Context,
+    trainer: Trainer,
+    masks: Masks,
+    shape: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    todo: plan.Plan,
+) -> NDArray[np.float64]:
+    """Logits [N, C] of the masked model on the first dev samples, in float32.
+
+    Those of the engine, unless it computes in lower precision: then of a masked model in float32 with
+    the gathered weights, on the main rank.
+    """
+    torch.set_float32_matmul_precision("highest")  # TF32, if the environment switched it on
+    dev, classes = context.columns["dev"].head(export.SAMPLES), len(context.data.labels)
+    if not context.config.deepspeed.low_precision:
+        trainer.engine.eval()
+        return evaluation.logits(trainer.forward, dev, export.SAMPLES, classes, context.device)
+    if not ranks.is_main():
+        return np.zeros((len(dev), classes))
+    model = compressed.build(shape.config)
+    Masks(model, todo).load_state_dict(masks.state_dict())
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    forward = evaluation.model_forward(model, context.device)
+    return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
+
+
+def check(config: Config, model: Path, data: TaskData) -> None:
+    """Raise UserError now for whatever of the student's compression the training would reject.
+
+    model: the student's encoder. Builds shapes on the meta device: no weights.
+    """
+    robust = config.robust
+    if robust.student.model is not None:
+        encoders.check_labels(model, data.labels)
+    if robust.student.init_from == "teacher" and robust.teacher.model is not None:
+        model = encoders.directory(robust.teacher.model, "robust_compression.teacher.model")
+    encoders.check_weights(model)
+    shape = encoders.load_config(model)
+    kept = plan.layers(config, shape)
+    reduced = compressed.reduced(shape, kept) if kept else shape
+    with torch.device("meta"):
+        small = encoders.fresh_from(model, reduced)
+        plan.resolve(config, small, len(data.train))
+    layer_map.check_run(config.robust, model, reduced)
+    block = config.compression.layers
+    for name in (block.other_module_name or []) if block else []:
+        plan.check_outside(small, name)
+
+
+def _layerwise(
+    context: Context, teacher: Artefact, model: PreTrainedModel
+) -> layerwise.Layerwise | None:
+    """The term beside the loss hook; it must see the model after the masks and before the engine."""
+    names, robust = context.data.labels, context.config.robust
+    return layerwise.build(robust, model, teacher.path / "model", names, context.device)
+
+
+def _signals(context: Context, teacher: Artefact, hardness: Artefact | None) -> Signals:
+    robust = context.config.robust
+    probabilities = np.load(teacher.path / "probabilities.npy", mmap_mode="r")
+    d = None
+    if hardness is not None:
+        d = difficulty.sample_difficulty(context, difficulty.load_losses(hardness.path, "train"))
+    mean = float(d.mean()) if d is not None and d.any() else 1.0
+    weights = LossWeights(distillation=robust.loss.lambda_, mean_difficulty=mean)
+    return Signals(losses.resolve(robust.loss.hook), weights, probabilities, d)
+
+
+def find(context: Context, teacher: Artefact, hardness: Artefact | None) -> Artefact | None:
+    """The student if it is finished."""
+    inputs = inputs_of(context, teacher, _needed(context, hardness))
+    return found(context.output_dir / "student", inputs)

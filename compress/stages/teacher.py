@@ -1,0 +1,116 @@
+"""Stage teacher: fine-tune the encoder, store its softmax for every training sample.
+
+A teacher given as `teacher.model` is not trained, only scored.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compress import artefacts, export, losses
+from compress.compression.masks import Masks
+from compress.compression.plan import Plan
+from compress.errors import UserError
+from compress.models import encoders
+from compress.reporting import evaluation
+from compress.stages.context import (
+    Artefact,
+    Context,
+    found,
+    new_trainer,
+    publish,
+    score_split,
+    watch_dev,
+)
+from compress.training import checkpoint
+from compress.training.signals import Signals
+
+Teacher = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
+
+
+def inputs_of(context: Context) -> dict[str, Any]:
+    """What the teacher depends on."""
+    block = context.config.robust.teacher
+    if block.model is not None:
+        return {
+            **context.training_inputs(),
+            "stage": "teacher",
+            "teacher": encoders.fingerprint(encoders.directory(block.model)),
+        }
+    epochs = block.epochs or context.config.robust.epochs
+    return {**context.training_inputs(), "stage": "teacher", "epochs": epochs}
+
+
+def path_of(context: Context, inputs: Mapping[str, Any]) -> Path:
+    """Directory of the teacher in the cache."""
+    return context.cache_dir / "teacher" / artefacts.key(inputs)[:16]
+
+
+def make(context: Context) -> Artefact:
+    """Fine-tune the encoder on the task; store its softmax for every training sample [N, C]."""
+    inputs = inputs_of(context)
+    path = path_of(context, inputs)
+    if (old := found(path, inputs)) is not None:
+        return old
+    began = time.perf_counter()
+    weights, scores, shape = (
+        _given(context) if context.config.robust.teacher.model else _trained(context)
+    )
+
+    def fill(folder: Path) -> None:
+        np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
+        shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
+        length = context.config.robust.task.max_length
+        export.save(shape, context.encoder.tokenizer, length, folder / "model")
+
+    return publish(path, inputs, began, fill)
+
+
+def _trained(context: Context) -> Teacher:
+    """Fine-tune the encoder."""
+    robust = context.config.robust
+    torch.manual_seed(robust.seed)
+    model = encoders.load_classifier(context.encoder.model, context.data.labels)
+    shape, epochs = encoders.fresh(model), robust.teacher.epochs or robust.epochs
+    vanilla = Signals(losses.vanilla)
+    trainer = new_trainer("teacher", context, model, Masks(model, Plan()), vanilla, epochs)
+    trainer.run_until(trainer.total_steps, watch_dev(context))
+    scores = score_split(context, trainer, "train")
+    weights = checkpoint.gather(trainer.engine)
+    trainer.close()
+    return weights, scores, shape
+
+
+def _given(context: Context) -> Teacher:
+    """Score a teacher that the user has fine-tuned; its vocabulary must be the encoder's."""
+    robust = context.config.robust
+    name = robust.teacher.model or ""
+    source = encoders.directory(name)
+    if encoders.load_tokenizer(source).get_vocab() != context.encoder.tokenizer.get_vocab():
+        raise UserError(
+            f"robust_compression.teacher.model: '{name}' has another vocabulary than "
+            f"'{robust.model}'; name an encoder with the teacher's vocabulary as model."
+        )
+    model = encoders.load_classifier(source, context.data.labels, trained=True)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    scores = evaluation.score(
+        evaluation.model_forward(model, context.device),
+        context.columns["train"],
+        robust.evaluation.batch_size,
+        len(context.data.labels),
+        context.device,
+    )
+    return weights, scores, encoders.fresh(model)
+
+
+def find(context: Context) -> Artefact | None:
+    """The teacher if it is finished."""
+    inputs = inputs_of(context)
+    return found(path_of(context, inputs), inputs)

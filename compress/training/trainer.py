@@ -1,0 +1,327 @@
+"""Training through `deepspeed.initialize`: one loop for teacher, sub-networks and student.
+
+What: `Trainer.run_until(step)` trains to an optimiser step and can be called again, so that a
+trajectory stops, scores and goes on. The loss hook gives one loss per sample; it is reduced here,
+once: the sum over the whole batch divided by its size, for any number of ranks.
+
+The state of the loop is in `state_dict()`; optimiser and learning-rate schedule are the engine's own.
+Resuming inside a stage is not wired up yet.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.monitor.config import get_monitor_config
+from deepspeed.monitor.monitor import MonitorMaster
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compress import losses, ranks
+from compress.compression.masks import Masks
+from compress.configuration.config import Config, batch_split, training_steps
+from compress.data.batches import Columns, Indices, epoch_batches, share
+from compress.errors import UserError
+from compress.training.monitor import Monitor, Progress, quieten
+from compress.training.signals import Signals
+
+NEVER = 1 << 40
+WARMUP_SHARE = 0.06
+STARTED_BY = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"}
+
+
+def start(log_level: int = logging.ERROR) -> torch.device:
+    """Join the process group and return this rank's device.
+
+    Without a launcher this process is alone; under mpirun or srun DeepSpeed finds the ranks.
+    """
+    quieten()
+    deepspeed.utils.logger.setLevel(log_level)
+    if "RANK" not in os.environ and not STARTED_BY.intersection(os.environ):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update(alone, MASTER_PORT=port)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            deepspeed.init_distributed(verbose=False)
+    except torch.distributed.DistNetworkError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"the ranks cannot meet at {where} ({str(error).splitlines()[0]}); if another run has the "
+            "port, start with `deepspeed --master_port N`."
+        ) from None
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        return torch.device("cpu")
+    accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(accelerator.current_device_name())
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+AfterEpoch = Callable[["Trainer"], dict[str, float]]
+
+
+class Trainer:
+    """One model in training. Steps are optimiser steps, counted from 0."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        model: PreTrainedModel,
+        masks: Masks,
+        data: Columns,
+        signals: Signals,
+        epochs: int,
+        device: torch.device,
+        monitor: Monitor,
+    ) -> None:
+        """Build the engine. name: prefix of the events; epochs: length of the learning-rate schedule.
+
+        Raises UserError if the batch sizes do not fit the number of ranks.
+        """
+        self.name, self.data, self.signals = name, data, signals
+        self.masks, self.device, self.monitor = masks, device, monitor
+        self.seed = config.robust.seed
+        self.batch_size = config.deepspeed.train_batch_size
+        self.steps_per_epoch = training_steps(config, len(data), epochs=1)
+        self.total_steps = training_steps(config, len(data), epochs)
+        self.log_every = config.deepspeed.steps_per_print or 10
+        self.step = 0
+        self.best: dict[str, float] = {}
+        micro, self.accumulation = batch_split(config, ranks.world_size())
+        groups = parameter_groups(model, config)
+        settings = engine_settings(
+            config, self.total_steps, micro, self.accumulation, learned=len(groups) > 2
+        )
+        self.engine = deepspeed.initialize(
+            model=model,
+            model_parameters=groups,
+            config={**settings, **masks.engine_block()},
+        )[0]
+        masks.attach(self.engine)
+        torch.manual_seed(self.seed + 1 + ranks.rank())
+        self._window = _Window()
+        self._batches: tuple[int, list[Indices]] = (-1, [])
+
+    def run_until(self, step: int, after_epoch: AfterEpoch | None = None) -> None:
+        """Train up to this optimiser step; write what `after_epoch` measures to the monitor.
+
+        Raises UserError if the loss is not finite; all ranks see it alike.
+        """
+        self.engine.train()
+        self._window.restart()
+        with Progress(self.name, self.step, step, self.total_steps) as progress:
+            self.masks.refresh(self.step)
+            while self.step < step:
+                self._train_step(self._batch(self.step))
+                self.step += 1
+                self.masks.refresh(self.step)
+                if self.step % self.log_every == 0 or self.step == step:
+                    progress.update(self.step, self._report())
+                if after_epoch is not None and self.step % self.steps_per_epoch == 0:
+                    self._measured(after_epoch(self))
+
+    def _measured(self, values: dict[str, float]) -> None:
+        self.monitor.scalars(self.name, values, self.step)
+        self.best |= {name: max(value, self.best.get(name, value)) for name, value in values.items()}
+        self.engine.train()
+        self._window.restart()
+
+    def _batch(self, step: int) -> Indices:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._batches[0] != epoch:
+            lengths = self.data.lengths
+            self._batches = (epoch, epoch_batches(lengths, self.batch_size, self.seed, epoch))
+        return self._batches[1][position]
+
+    def _train_step(self, batch: Indices) -> None:
+        world = ranks.world_size()
+        parts = world * self.accumulation
+        for turn in range(self.accumulation):
+            indices, weight = share(batch, turn * world + ranks.rank(), parts)
+            counted = torch.as_tensor(weight).to(self.device)
+            labels = torch.as_tensor(self.data.labels[indices]).to(self.device)
+            teacher, hardness = self.signals.take(indices, self.device)
+            signals = self.signals
+            inputs, extra = self.data.batch(indices, self.device), signals.layerwise
+            outputs = self.engine(**inputs, **(extra.arguments if extra else {}))
+            logits = outputs.logits
+            per_sample = signals.loss(logits, labels, teacher, hardness, signals.weights)
+            if per_sample.shape != labels.shape:
+                raise UserError(
+                    f"robust_compression.loss.hook: returned a tensor of shape "
+                    f"{list(per_sample.shape)}, but one loss per sample is {list(labels.shape)}."
+                )
+            layers = extra.per_sample(inputs, outputs) if extra else {}
+            if extra:
+                per_sample = per_sample + extra.total(layers)
+            loss = (per_sample * counted).sum() * (parts / len(batch))
+            self.engine.backward(loss)
+            self.engine.step()
+            with torch.no_grad():
+                terms = losses.parts(logits, labels, teacher) | layers
+                self._window.add(loss=per_sample, **terms, counted=counted)
+
+    def _report(self) -> dict[str, float]:
+        """Means over the steps since the last report, over all ranks; written to the monitor."""
+        values = self._window.means()
+        if not np.isfinite(values["loss"]):
+            epoch = (self.step - 1) // self.steps_per_epoch + 1
+            raise UserError(
+                f"{self.name}: the loss is not finite at step {self.step} (epoch {epoch}); lower "
+                "optimizer.params.lr, set gradient_clipping, or use bf16 instead of fp16."
+            )
+        rate = (self.engine.get_lr() or [0.0])[0]
+        values.update(lr=rate, sparsity=self.masks.sparsity())
+        self.monitor.scalars(self.name, values, self.step)
+        return values
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B, C] of model inputs, through the engine (collective under ZeRO 3)."""
+        return self.engine(**inputs).logits
+
+    def state_dict(self) -> dict[str, Any]:
+        """All state of this loop: step (epoch and batch follow from it), masks, random state, best."""
+        return {
+            "step": self.step,
+            "epoch": self.step // self.steps_per_epoch,
+            "seed": self.seed,
+            "masks": self.masks.state_dict(),
+            "rng": {"cpu": torch.get_rng_state(), "device": get_accelerator().get_rng_state()},
+            "best": dict(self.best),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict()` was taken."""
+        self.step, self.seed, self.best = state["step"], state["seed"], dict(state["best"])
+        self.masks.load_state_dict(state["masks"])
+        torch.set_rng_state(state["rng"]["cpu"])
+        get_accelerator().set_rng_state(state["rng"]["device"])
+        self._batches = (-1, [])
+
+    def close(self) -> None:
+        """Release the engine, so that another can be built in this process."""
+        self.engine.destroy()
+
+
+class _Window:
+    """Sums of per-sample values since the last report."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.began = time.perf_counter()
+
+    def restart(self) -> None:
+        """Do not count the time since the last report (evaluation) as training."""
+        if not self.sums:
+            self.began = time.perf_counter()
+
+    def add(self, counted: Tensor, **values: Tensor) -> None:
+        rows = {"samples": counted.sum()}
+        rows |= {name: (value.detach().float() * counted).sum() for name, value in values.items()}
+        for name, value in rows.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+
+    def means(self) -> dict[str, float]:
+        names = list(self.sums)
+        local = np.array([float(self.sums[name]) for name in names])
+        totals = dict(zip(names, ranks.all_sum(local), strict=True))
+        samples = totals.pop("samples")
+        seconds = time.perf_counter() - self.began
+        self.sums, self.began = {}, time.perf_counter()
+        means = {name: float(total / samples) for name, total in totals.items()}
+        return {**means, "samples_per_second": float(samples / seconds)}
+
+
+def parameter_groups(model: PreTrainedModel, config: Config) -> list[dict[str, Any]]:
+    """Parameters in groups: weight decay on matrices, none on biases and normalisation.
+
+    Learned pruning scores, if there are any, are a third group with a learning rate of their own.
+    """
+    decay = config.deepspeed.optimizer.params.weight_decay
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    scores = [p for name, p in named if name.endswith("_scores")]
+    others = [p for name, p in named if not name.endswith("_scores")]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    if scores:
+        groups.append({"params": scores, "weight_decay": 0.0, "lr": config.robust.score_lr})
+    return groups
+
+
+def engine_settings(
+    config: Config, total_steps: int, micro: int, accumulation: int, learned: bool = False
+) -> dict[str, Any]:
+    """DeepSpeed's configuration with every "auto" filled in and its own printing off.
+
+    learned: there is a group of learned scores, whose rate the schedule must lead too. Under ZeRO 3 on
+    the CPU no parameter persists, because the pinned release gathers persistent ones with several gloo
+    operations and waits for the last only: weights were NaN now and then (upstream PR #8539). Raises
+    UserError if the user wants them to persist there.
+    """
+    settings = dict(config.engine)
+    settings.update(
+        train_micro_batch_size_per_gpu=micro,
+        gradient_accumulation_steps=accumulation,
+        steps_per_print=NEVER,
+    )
+    if config.deepspeed.zero_optimization.stage == 3 and torch.distributed.get_backend() == "gloo":
+        if config.deepspeed.zero_optimization.stage3_param_persistence_threshold:
+            raise UserError(
+                "zero_optimization.stage3_param_persistence_threshold must be 0 or absent on the CPU: "
+                "this release of DeepSpeed races there (upstream PR #8539)."
+            )
+        zero = {**settings["zero_optimization"], "stage3_param_persistence_threshold": 0}
+        settings["zero_optimization"] = zero
+    if "scheduler" in settings:
+        filled = {
+            "total_num_steps": total_steps,
+            "warmup_num_steps": max(1, round(WARMUP_SHARE * total_steps)),
+            "warmup_max_lr": config.deepspeed.optimizer.params.lr,
+        }
+        scheduler = settings["scheduler"]
+        params = {
+            key: filled.get(key, value) if value == "auto" else value
+            for key, value in scheduler["params"].items()
+        }
+        if learned and "warmup_max_lr" in params:
+            highest = params["warmup_max_lr"]
+            params["warmup_max_lr"] = [highest, highest, config.robust.score_lr]
+        settings["scheduler"] = {**scheduler, "params": params}
+    return settings
+
+
+def open_monitor(config: Config, folder: str) -> Monitor:
+    """Monitor with the writers that the JSON switches on; their files go to `folder` by default."""
+    blocks: dict[str, Any] = {}
+    for name in ("tensorboard", "csv_monitor", "wandb"):
+        block = dict(config.merged.get(name, {}))
+        if not block.get("enabled"):
+            continue
+        if name != "wandb":
+            block = {"output_path": folder, "job_name": name, **block}
+        blocks[name] = block
+    if not blocks or not ranks.is_main():
+        return Monitor()
+    master = MonitorMaster(get_monitor_config(blocks))
+    summary = master.tb_monitor.summary_writer if "tensorboard" in blocks else None
+    return Monitor(master, summary)
