@@ -11,7 +11,7 @@ from compress.compression import importance
 from compress.compression.pruning import kept_heads, kept_rows, rounded_width
 from compress.losses import vanilla
 from compress.models import architectures
-from compress.training.signals import Signals
+from compress.signals import Signals
 
 LABELS = np.array([0, 1, 1, 0, 1])
 EPSILON = 1e-5

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from compress import ranks
 from compress.data.batches import Columns, Indices, scoring_batches, share
 from compress.models import architectures
-from compress.training.signals import Signals
+from compress.signals import Signals
 
 BATCH = 32
 

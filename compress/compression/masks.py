@@ -27,6 +27,7 @@ from deepspeed.compression.compress import init_compression, student_initializat
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from compress import checkpoint
 from compress.compression.importance import Importance
 from compress.compression.library import exactly
 from compress.compression.plan import Plan
@@ -34,7 +35,6 @@ from compress.compression.sparse import SparseMasks
 from compress.compression.structured import HeadMasks, RowMasks
 from compress.models import architectures, compressed
 from compress.models.compressed import Kept, Layer
-from compress.training import checkpoint
 
 Scorer = Callable[[Mapping[str, Tensor]], Importance]
 

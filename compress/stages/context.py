@@ -22,8 +22,8 @@ from compress.data.batches import Columns
 from compress.data.splits import TaskData
 from compress.models import encoders
 from compress.reporting import evaluation
+from compress.signals import Signals
 from compress.training.monitor import Monitor
-from compress.training.signals import Signals
 from compress.training.trainer import Trainer
 
 ENGINE_KEYS = (

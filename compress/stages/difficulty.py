@@ -23,6 +23,7 @@ from compress.configuration.config import Config, training_steps
 from compress.errors import UserError
 from compress.models import encoders
 from compress.reporting import evaluation
+from compress.signals import Signals
 from compress.stages.context import (
     Artefact,
     Context,
@@ -32,7 +33,6 @@ from compress.stages.context import (
     score_split,
     start_model,
 )
-from compress.training.signals import Signals
 from compress.training.trainer import Trainer
 
 UPDATES_PER_LEVEL = 10

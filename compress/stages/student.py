@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, export, losses, ranks
+from compress import artefacts, checkpoint, export, losses, ranks
 from compress.compression import importance, plan
 from compress.compression.masks import Masks, Scorer, reduce_layers
 from compress.configuration.config import Config
@@ -26,6 +26,7 @@ from compress.errors import UserError
 from compress.losses import NEED_DIFFICULTY, LossWeights
 from compress.models import compressed, encoders
 from compress.reporting import card, evaluation
+from compress.signals import Signals
 from compress.stages import difficulty
 from compress.stages.context import (
     Artefact,
@@ -36,8 +37,6 @@ from compress.stages.context import (
     start_model,
     watch_dev,
 )
-from compress.training import checkpoint
-from compress.training.signals import Signals
 from compress.training.trainer import Trainer
 
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import artefacts, export, losses
+from compress import artefacts, checkpoint, export, losses
 from compress.compression.masks import Masks
 from compress.compression.plan import Plan
 from compress.errors import UserError
 from compress.models import encoders
 from compress.reporting import evaluation
+from compress.signals import Signals
 from compress.stages.context import (
     Artefact,
     Context,
@@ -29,8 +30,6 @@ from compress.stages.context import (
     score_split,
     watch_dev,
 )
-from compress.training import checkpoint
-from compress.training.signals import Signals
 
 Teacher = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
 

@@ -1,1 +1,1 @@
-"""The one training loop on DeepSpeed, what it knows of each sample, what a person watches."""
+"""The one training loop on DeepSpeed, and what a person watches."""

@@ -31,8 +31,8 @@ from compress.compression.masks import Masks
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
 from compress.errors import UserError
+from compress.signals import Signals
 from compress.training.monitor import Monitor, Progress, quieten
-from compress.training.signals import Signals
 
 NEVER = 1 << 40
 WARMUP_SHARE = 0.06

@@ -18,7 +18,7 @@ from transformers import BertConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compress import losses, ranks, run
+from compress import checkpoint, losses, ranks, run
 from compress.compression.masks import Masks
 from compress.compression.plan import Plan, Sparse, match
 from compress.compression.pruning import Ramp
@@ -27,10 +27,10 @@ from compress.configuration.robust_schema import LayerwiseBlock
 from compress.distillation import layerwise
 from compress.losses import LossWeights
 from compress.models import compressed, encoders
+from compress.signals import Signals
 from compress.stages import context
-from compress.training import checkpoint, trainer
+from compress.training import trainer
 from compress.training.monitor import Monitor
-from compress.training.signals import Signals
 
 
 class Recorder(Monitor):

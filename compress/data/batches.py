@@ -1,0 +1,96 @@
+"""Batches: which samples, in which order, padded to the longest of the batch.
+
+The order depends on seed and epoch only. One global batch is cut into equal micro-batches, one for
+each rank and accumulation step; a short last batch is filled up with samples of weight 0, so that
+every rank takes part in every step and the mean over the batch is exact for any number of ranks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Indices = NDArray[np.int64]
+WINDOW = 50
+
+
+def epoch_batches(lengths: Indices, batch_size: int, seed: int, epoch: int) -> list[Indices]:
+    """Global batches of one epoch: lengths [N] -> index arrays [<= batch_size], each sample once.
+
+    Shuffled by (seed, epoch), then sorted by length within windows of `WINDOW` batches, so that the
+    samples of a batch are of similar length; the order of the batches is shuffled again.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), batch_size * WINDOW):
+        window = order[start : start + batch_size * WINDOW]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        batches += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def scoring_batches(lengths: Indices, batch_size: int) -> list[Indices]:
+    """Batches for a pass without training: all samples, longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def share(batch: Indices, rank: int, parts: int) -> tuple[Indices, NDArray[np.float32]]:
+    """Part `rank` of `parts` of a batch: (indices [m], weights [m]), m = ceil(len / parts).
+
+    Padding repeats the first sample with weight 0.
+    """
+    size = -(-len(batch) // parts)
+    padded = np.concatenate([batch, np.repeat(batch[:1], size * parts - len(batch))])
+    weights = np.zeros(size * parts, dtype=np.float32)
+    weights[: len(batch)] = 1.0
+    return padded[rank::parts], weights[rank::parts]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The memory-mapped columns of an encoded split and its padding id."""
+
+    table: datasets.Dataset
+    pad_id: int
+    lengths: Indices
+    labels: Indices
+
+    @staticmethod
+    def open(folder: str, pad_id: int) -> "Columns":
+        """Map an Arrow folder written by `compress.data.splits.encode`."""
+        table = datasets.load_from_disk(folder)
+        flat = table.with_format("numpy")
+        return Columns(table, pad_id, flat["length"][:], flat["label"][:])
+
+    def __len__(self) -> int:
+        """Number of samples N."""
+        return len(self.labels)
+
+    def head(self, count: int) -> "Columns":
+        """The first `count` samples."""
+        rows = self.table.select(range(min(count, len(self))))
+        return Columns(rows, self.pad_id, self.lengths[:count], self.labels[:count])
+
+    def batch(self, indices: Indices, device: str | torch.device) -> dict[str, Tensor]:
+        """Model inputs of the samples [B]: input_ids, attention_mask (and token_type_ids) [B, L]."""
+        rows = self.table[indices]
+        return {key: value.to(device) for key, value in pad(rows, self.pad_id).items()}
+
+
+def pad(rows: Mapping[str, Sequence[Sequence[int]]], pad_id: int) -> dict[str, Tensor]:
+    """Pad token lists to the longest: attention_mask is 1 on tokens, 0 on padding."""
+    ids = [torch.as_tensor(r) for r in rows["input_ids"]]
+    inputs = {
+        "input_ids": torch.nn.utils.rnn.pad_sequence(ids, True, pad_id),
+        "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in ids], True),
+    }
+    if "token_type_ids" in rows:
+        types = [torch.as_tensor(r) for r in rows["token_type_ids"]]
+        inputs["token_type_ids"] = torch.nn.utils.rnn.pad_sequence(types, True)
+    return inputs

@@ -1,0 +1,76 @@
+"""The model hub, when it can be reached; a clear way out within seconds when it cannot.
+
+Why: the hub's client retries for minutes behind a firewall. One short connection tells first; what is
+in the client's local cache is used without a connection.
+"""
+
+import urllib.error
+import urllib.request
+from functools import cache
+from http.client import HTTPException
+
+import datasets
+import huggingface_hub
+from huggingface_hub.utils import disable_progress_bars
+
+from compress.errors import UserError
+
+TIMEOUT = 5.0
+WAY_OUT = (
+    "work without it by setting robust_compression.task.data_dir to a folder with train, dev and "
+    "ood_<name> files, and robust_compression.model to a local model directory"
+)
+
+
+@cache
+def reachable() -> bool:
+    """Whether the hub answers at all within `TIMEOUT` seconds."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+        urllib.request.urlopen(request, timeout=TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError, HTTPException):
+        return False
+    return True
+
+
+def model_directory(name: str) -> str:
+    """Local directory of a model on the hub: downloaded, or from the client's cache.
+
+    Raises UserError if the hub cannot be reached and the cache does not hold the model.
+    """
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    disable_progress_bars()
+    try:
+        return huggingface_hub.snapshot_download(
+            name, allow_patterns=patterns, local_files_only=not reachable()
+        )
+    except Exception as error:  # noqa: BLE001  the client's errors have no common base
+        raise UserError(_why("robust_compression.model", name, error)) from None
+
+
+def _why(key: str, name: str, error: Exception) -> str:
+    endpoint = huggingface_hub.constants.ENDPOINT
+    if not reachable():
+        return (
+            f"{key}: '{name}' is no local directory, is not in the local cache, and the hub "
+            f"({endpoint}) cannot be reached; {WAY_OUT}."
+        )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"{key}: '{name}' cannot be had from the hub ({reason}); {WAY_OUT}."
+
+
+def load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
+    """A split of a data set on the hub, as a `datasets.Dataset`; UserError where it cannot be had."""
+    if not reachable():
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+    offline = datasets.DownloadConfig(local_files_only=not reachable(), max_retries=1)
+    try:
+        return datasets.load_dataset(
+            path, config, split=split, revision=revision, download_config=offline
+        )
+    except Exception as error:  # noqa: BLE001  the client's errors have no common base
+        raise UserError(_why("robust_compression.task.name", path, error)) from None

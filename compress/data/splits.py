@@ -1,0 +1,293 @@
+"""Sentence pairs of a task: read, checked, tokenised once, memory-mapped.
+
+`read` gives the raw splits (from the hub, from files in `data_dir`, or the embedded benchmark) with
+their content fingerprint; `encode` tokenises them once into an Arrow folder of the cache, which every
+rank maps into memory. Truncation cuts the longer text first, so both keep tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from compress.configuration.robust_schema import RobustCompression, TaskBlock
+from compress.data import hub, reading, synthetic
+from compress.data.reading import Row
+from compress.data.tasks import Hub, OodSet, Task, find, groups, label_ids, ood_set, spelling
+from compress.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of raw pairs; N samples.
+
+    texts: two lists [N]; labels: ids [N] into `names`; groups: for each class id of the model the id
+    in `names` that it counts as; subsets: column -> values [N] by which the report splits.
+    """
+
+    texts: tuple[list[str], list[str]]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    groups: tuple[int, ...]
+    subsets: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.labels)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of texts, labels and label names, in order."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256(repr((self.names, self.groups)).encode())
+        for first, second, label in zip(*self.texts, self.labels, strict=True):
+            digest.update(json.dumps([first, second, int(label)]).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The splits of a task: train, dev, and the OOD sets by name; class names of the model."""
+
+    task: Task
+    labels: tuple[str, ...]
+    train: Split
+    dev: Split
+    ood: Mapping[str, Split]
+
+    def splits(self) -> dict[str, Split]:
+        """All splits by the name under which they are stored."""
+        return {
+            "train": self.train,
+            "dev": self.dev,
+            **{f"ood_{n}": s for n, s in self.ood.items()},
+        }
+
+    def fingerprint(self, *names: str) -> str:
+        """Content hash of the named splits (all without names)."""
+        chosen = names or tuple(self.splits())
+        parts = [self.splits()[name].fingerprint() for name in chosen]
+        return hashlib.sha256(repr((self.labels, parts)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a split comes from (for messages) and its numbered rows."""
+
+    name: str
+    rows: Iterable[tuple[int, Row]]
+
+
+def read(config: RobustCompression) -> TaskData:
+    """Read and check all splits that the configuration names.
+
+    Raises UserError for a missing file or column, an unknown label, an empty or one-class split.
+    """
+    block, task = config.task, find(config.task.name)
+    if block.data_dir is not None and not Path(block.data_dir).is_dir():
+        raise UserError(f"robust_compression.task.data_dir: '{block.data_dir}' is not a folder.")
+    train_rows = _check(task, task.labels, _source(block, task, "train"), None)
+    labels = _labels(task, train_rows)
+    limit = block.train_samples
+    if limit is not None and limit > len(train_rows.labels):
+        raise UserError(
+            f"robust_compression.task.train_samples is {limit}, "
+            f"but train has {len(train_rows.labels)} samples."
+        )
+    train = _split(task, labels, train_rows, OodSet(subsets=task.subsets), limit)
+    dev_rows = _check(task, labels, _source(block, task, "dev"), None)
+    dev = _split(task, labels, dev_rows, OodSet(subsets=task.subsets), None)
+    for name, split in (("train", train), ("dev", dev)):
+        if len(np.unique(split.labels)) < 2:
+            raise UserError(f"{name}: all {len(split)} samples have the same label.")
+    ood = {}
+    for name in _ood_names(config, task):
+        entry = ood_set(task, name)
+        rows = _check(task, entry.labels or labels, _source(block, task, f"ood_{name}"), entry)
+        ood[name] = _split(task, labels, rows, entry, None)
+    return TaskData(task, labels, train, dev, ood)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    source: str
+    texts: tuple[list[str], list[str]]
+    labels: list[int]
+    names: tuple[str, ...]
+    columns: dict[str, list[str]]
+
+
+def _source(block: TaskBlock, task: Task, split: str) -> _Source:
+    """Find the rows of `train`, `dev` or `ood_<name>`."""
+    ood = ood_set(task, split.removeprefix("ood_")) if split.startswith("ood_") else None
+    if task.name == "synthetic":
+        rows = _benchmark(block)["ood" if ood else split]
+        return _Source(f"synthetic {split}", enumerate(rows, start=1))
+    if block.data_dir is not None:
+        folder = Path(block.data_dir)
+        stems = (split, *(ood.files if ood else ()))
+        file = reading.find(folder, stems)
+        if file is None:
+            raise UserError(
+                f"{folder}: has no file {stems[0]} ({', '.join(reading.FORMATS)}, or those with .gz)."
+            )
+        return _Source(str(file), reading.rows(file))
+    place: Hub | None = ood.hub if ood else (task.train if split == "train" else task.dev)
+    if place is None:
+        raise UserError(
+            f"robust_compression.task: {split} of {task.name} is not on the hub; put its file into a "
+            "folder with train and dev and name the folder in task.data_dir."
+        )
+    return _Source(f"{place.path} ({place.split})", enumerate(_hub_rows(place), start=1))
+
+
+def _hub_rows(place: Hub) -> Iterable[Row]:
+    """Rows of a hub split with class ids turned into words, so that its own id order is respected."""
+    table = hub.load_split(place.path, place.config, place.split, place.revision)
+    names = {k: f for k, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
+    for row in table:
+        known = {k: f for k, f in names.items() if row[k] is not None and row[k] >= 0}
+        yield {**row, **{key: feature.int2str(row[key]) for key, feature in known.items()}}
+
+
+def _benchmark(block: TaskBlock) -> dict[str, list[dict[str, str]]]:
+    size = block.synthetic
+    options = size.model_dump() if size is not None else {}
+    try:
+        return synthetic.generate(**options)
+    except ValueError as error:
+        raise UserError(f"robust_compression.task.synthetic: {error}") from None
+
+
+def _ood_names(config: RobustCompression, task: Task) -> list[str]:
+    """OOD sets to evaluate: those asked for, else all that the source has."""
+    asked, data_dir = config.evaluation.ood, config.task.data_dir
+    if data_dir is not None:
+        folder = Path(data_dir)
+        there = {
+            name
+            for name, entry in task.ood.items()
+            if reading.find(folder, (f"ood_{name}", *entry.files))
+        }
+        for file in folder.glob("ood_*"):
+            for suffix in sorted(reading.SUFFIXES, key=len, reverse=True):
+                if file.name.endswith(suffix):
+                    there.add(file.name.removesuffix(suffix).removeprefix("ood_"))
+                    break
+    else:
+        there = {name for name, entry in task.ood.items() if entry.hub or task.name == "synthetic"}
+    if asked is None:
+        if not there:
+            where = data_dir or "the hub"
+            raise UserError(
+                f"{where}: has no OOD set of {task.name}; put an ood_<name> file into task.data_dir."
+            )
+        return sorted(there)
+    for name in asked:
+        if name not in there:
+            raise UserError(
+                f"robust_compression.evaluation.ood: there is no set '{name}'{nearest(name, there)}"
+            )
+    return list(asked)
+
+
+def _column(task: Task, row: Row, name: str, source: str) -> str:
+    """The name under which the first row holds a column."""
+    for candidate in (name, *task.aliases.get(name, ())):
+        if candidate in row:
+            return candidate
+    raise UserError(f"{source}: has no column '{name}'{nearest(name, row)}")
+
+
+def _check(task: Task, names: tuple[str, ...], source: _Source, ood: OodSet | None) -> _Checked:
+    """Take columns and label ids out of the rows; the sentence names source and row."""
+    ids = label_ids(task, names)
+    wanted = ood.subsets if ood else task.subsets
+    texts: tuple[list[str], list[str]] = ([], [])
+    labels: list[int] = []
+    columns: dict[str, list[str]] = {}
+    keys: tuple[str, str, str] | None = None
+    for number, row in source.rows:
+        if keys is None:
+            first, second, label = (
+                _column(task, row, name, source.name) for name in (*task.texts, "label")
+            )
+            keys = (first, second, label)
+            columns = {name: [] for name in wanted if name in row}
+        for key in (*keys, *columns):
+            if row.get(key) is None:
+                raise UserError(f"{source.name}: row {number} has no '{key}'.")
+        for cells, key in zip(texts, keys[:2], strict=True):
+            if not isinstance(row[key], str):
+                raise UserError(f"{source.name}: row {number}, '{key}' is not a text.")
+            if any("\ud800" <= c <= "\udfff" for c in row[key]):
+                raise UserError(f"{source.name}: row {number}, '{key}' is not valid Unicode.")
+            cells.append(row[key])
+        word = spelling(row[keys[2]])
+        if word not in ids:
+            raise UserError(
+                f"{source.name}: row {number} has the unknown label '{row[keys[2]]}'; "
+                f"known are {', '.join(names)} and 0 to {len(names) - 1}."
+            )
+        labels.append(ids[word])
+        for name, values in columns.items():
+            values.append(str(row[name]))
+    if not labels:
+        raise UserError(f"{source.name}: holds no sample.")
+    return _Checked(source.name, texts, labels, names, columns)
+
+
+def _labels(task: Task, train: _Checked) -> tuple[str, ...]:
+    """Class names of the model: the task's, less optional ones of which train has no sample."""
+    present = set(train.labels)
+    kept = []
+    for number, name in enumerate(task.labels):
+        if number in present:
+            kept.append(name)
+        elif name not in task.optional_labels:
+            raise UserError(f"{train.source}: has no sample with the label '{name}'.")
+    return tuple(kept)
+
+
+def _split(
+    task: Task, labels: tuple[str, ...], rows: _Checked, entry: OodSet, limit: int | None
+) -> Split:
+    return Split(
+        texts=(rows.texts[0][:limit], rows.texts[1][:limit]),
+        labels=np.array(rows.labels[:limit], dtype=np.int64),
+        names=entry.labels or labels,
+        groups=groups(task, entry, labels),
+        subsets={name: values[:limit] for name, values in rows.columns.items()},
+    )
+
+
+def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:
+    """Tokenise a split into the Arrow folder: input_ids, token_type_ids where used, length, label."""
+
+    def tokenise(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        out = tokenizer(
+            batch["first"],
+            batch["second"],
+            truncation="longest_first",
+            max_length=max_length,
+            return_attention_mask=False,
+        )
+        return {**out, "length": [len(ids) for ids in out["input_ids"]]}
+
+    table = datasets.Dataset.from_dict(
+        {"first": split.texts[0], "second": split.texts[1], "label": split.labels}
+    )
+    encoded = table.map(
+        tokenise, batched=True, remove_columns=["first", "second"], load_from_cache_file=False
+    )
+    encoded.save_to_disk(folder)
