@@ -270,7 +270,7 @@ def test_given_teacher_independent_protocol_own_loss_and_accumulation(
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     first = json.loads((whole_job[0] / "metrics.json").read_text())
     assert metrics["teacher"]["dev"] == first["teacher"]["dev"]
-    assert metrics["mitigation"] == "own_loss:halves"
+    assert metrics["mitigation"] == "own_loss:halves+layerwise"
     matrix = next((tmp_path / "shared/difficulty").iterdir()) / "train.parquet"
     columns = pq.read_table(matrix).column_names
     assert columns == ["index", "label", "loss_0.3", "loss_0.801", "loss_0.802", "variance"]

@@ -1,0 +1,96 @@
+"""What only a CUDA device shows: NCCL, bf16 and fp16 on the GPU, masks and importance there.
+
+Without one these tests are skipped. Run them alone with `bash launch_scripts/test.sh -m gpu`.
+"""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from test_importance import Data
+from test_launcher import ROOT, job, run
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from compress import losses
+from compress.compression import importance
+from compress.signals import Signals
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+COMBINED = str(ROOT / "ds_configs/compression/heads20_rows50_imp40.json")
+PRECISIONS = {"fp32": [], "bf16": ['bf16={"enabled": true}'], "fp16": ['fp16={"enabled": true}']}
+SPECS = [
+    {"name": f"{precision}-zero{stage}", "files": [COMBINED], "stage": stage, "set": settings}
+    for precision, settings in PRECISIONS.items()
+    for stage in (0, 2, 3)
+]
+
+
+def on_gpu(*command: str):
+    """One process on the first GPU, through NCCL."""
+    return run([sys.executable, *command], DS_ACCELERATOR="cuda", CUDA_VISIBLE_DEVICES="0")
+
+
+def test_whole_job_on_one_gpu(tmp_path, tiny_model):
+    done = on_gpu(*job(tiny_model, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["device"].startswith("cuda")
+    assert metrics["student"]["sparsity"] == pytest.approx(0.6, abs=1e-3)
+    assert metrics["student"]["parity"] <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gpu")
+    driver = str(ROOT / "tests/drivers/compress_all.py")
+    model = str(ROOT / "compress/data/synthetic_encoder")
+    done = on_gpu(driver, str(folder), model, json.dumps(SPECS))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["name"])
+def test_masked_and_exported_model_agree(students, spec):
+    student = json.loads((students / spec["name"] / "student/student.json").read_text())
+    assert student["parity"] <= 1e-5
+    assert student["sparsity"] == pytest.approx(0.4, abs=2e-3)
+    assert all(layer["heads"] >= 1 for layer in student["layers"])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_zero_stages_agree(students, precision):
+    runs = [
+        json.loads((students / f"{precision}-zero{stage}/rank0.json").read_text())["losses"]
+        for stage in (0, 2, 3)
+    ]
+    tolerance = 1e-3 if precision == "fp32" else 0.1
+    for other in runs[1:]:
+        np.testing.assert_allclose(other, runs[0], rtol=tolerance)
+
+
+def test_importance_is_that_of_the_cpu():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = BertConfig(vocab_size=40, intermediate_size=32, initializer_range=0.3, **sizes)
+    model = AutoModelForSequenceClassification.from_config(config)
+
+    class OnDevice(Data):
+        def batch(self, indices, device):
+            return {k: v.to(device) for k, v in super().batch(indices, device).items()}
+
+    found = {
+        name: importance.measure(
+            model, OnDevice(), np.arange(5), Signals(losses.vanilla), torch.device(name)
+        )
+        for name in ("cpu", "cuda")
+    }
+    for one, other in zip(found["cpu"].heads, found["cuda"].heads, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-6)
+    for one, other in zip(found["cpu"].rows, found["cuda"].rows, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-6)
