@@ -1,6 +1,7 @@
 """When and how much the student is pruned, and what is known before any training."""
 
 import json
+import shutil
 
 import pytest
 
@@ -65,6 +66,7 @@ def test_disabled_pruning_has_no_groups(tmp_path, tiny_model):
 
 class Data:
     train = range(100)
+    labels = ("entailment", "neutral", "contradiction")
 
 
 def test_keyword_without_a_layer_is_found_before_training(tmp_path, tiny_model):
@@ -79,3 +81,35 @@ def test_two_groups_with_one_layer_are_found_before_training(tmp_path, tiny_mode
     other = f'{groups}.h={{"params": {{"dense_ratio": 0.9}}, "modules": ["attention"]}}'
     with pytest.raises(UserError, match="another group has the layer"):
         student.check(config(tmp_path, other), tiny_model, Data)
+
+
+def test_a_student_of_another_number_of_labels_is_found_before_training(tmp_path, tiny_model):
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    encoders.load_classifier(other, ("yes", "no")).save_pretrained(other)
+    settings = config(tmp_path, f"robust_compression.student.model={other}")
+    with pytest.raises(UserError, match="is a classifier of 2 labels, but the task has 3"):
+        student.check(settings, other, Data)
+
+
+def test_a_half_written_student_is_found_before_training(tmp_path, tiny_model):
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    file = other / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    settings = config(tmp_path, f"robust_compression.student.model={other}")
+    with pytest.raises(UserError, match=r"model.safetensors: is damaged or incomplete"):
+        student.check(settings, other, Data)
+
+
+def test_a_given_teacher_is_what_its_layers_are_taken_from(tmp_path, tiny_model):
+    """The student starts from teacher.model, of 2 layers here; the run's encoder has more."""
+    deep = shutil.copytree(tiny_model, tmp_path / "deep")
+    values = json.loads((deep / "config.json").read_text())
+    (deep / "config.json").write_text(json.dumps({**values, "num_hidden_layers": 5}))
+    layers = 'compression_training.layer_reduction={"enabled": true, "teacher_layer": [4]}'
+    teacher = [
+        f"robust_compression.teacher.model={tiny_model}",
+        "robust_compression.student.init_from=teacher",
+    ]
+    student.check(config(tmp_path, layers), deep, Data)
+    with pytest.raises(UserError, match="there is no layer 4; the model has 2"):
+        student.check(config(tmp_path, layers, *teacher), deep, Data)

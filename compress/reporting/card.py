@@ -26,20 +26,24 @@ tags: [robust-compression]
 from compress import load_compressed
 model = load_compressed("path/to/this/directory")
 ```
+
 {% if plain %}
 Plain `AutoModelForSequenceClassification.from_pretrained` loads it too.
 {% else %}
 It has lost attention heads, which `from_pretrained` does not know of; `load_compressed` does.
 {% endif %}
+
 Its tokenizer lies beside it. Classify pairs from the command line:
 `python -m compress.predict DIRECTORY --help`.
 {% if table %}
+
 ## Measured
 
 ```text
 {{ table }}
 ```
 {% for note in notes %}
+
 {{ note }}
 {% endfor %}
 {% endif %}"""
