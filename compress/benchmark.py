@@ -94,8 +94,7 @@ def check(paths: Sequence[Path], setting: Setting) -> None:
         onnx_export.provider(setting.device)
     longest = max(setting.lengths)
     for path in paths:
-        if not (path / "config.json").is_file():
-            raise UserError(f"{path}: is no model directory (it has no config.json).")
+        encoders.check_directory(path)
         positions = encoders.max_positions(path)
         if positions is not None and longest > positions:
             raise UserError(f"--length {longest}: {path} has {positions} positions.")

@@ -98,16 +98,16 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     raw = splits.read(robust)
     student.check(config, folders[-1], raw)
     difficulty.check(config, len(raw.train))
-    encoders = [_encoder(folder, raw, config, cache) for folder in folders]
+    made = [_encoder(folder, raw, config, cache) for folder in folders]
     return Context(
         config=config,
         output_dir=output_dir,
         cache_dir=cache,
         data=raw,
-        encoder=encoders[0],
+        encoder=made[0],
         device=device,
         monitor=open_monitor(config, str(output_dir)),
-        small=encoders[1] if robust.student.model else None,
+        small=made[1] if robust.student.model else None,
     )
 
 

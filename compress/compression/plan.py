@@ -81,11 +81,6 @@ class Plan:
         """Whether heads or rows go."""
         return bool(self.heads or self.rows)
 
-    @property
-    def learned(self) -> bool:
-        """Whether any scores are trained."""
-        return self.learned_sparse or self.learned_heads or self.learned_rows
-
 
 def resolve(config: Config, model: PreTrainedModel, samples: int) -> Plan:
     """The plan of the student's training on `samples` samples; shapes are all that counts.

@@ -7,6 +7,7 @@ Gaps of the library that are filled here: head pruning knows only learned scores
 values, one ratio a group, no schedule. Here scores start at 0 and the ratio follows the ramp.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +25,7 @@ from compress.models.architectures import Block
 G = TypeVar("G", Heads, Rows)
 
 
-class _Structured(Generic[G]):
+class _Structured(ABC, Generic[G]):
     """What heads and rows share: which units of which block are kept, along the ramp."""
 
     scores: str
@@ -41,21 +42,21 @@ class _Structured(Generic[G]):
         self.kept = {n: tuple(range(self.full(n))) for n in self.numbers}
         self.layers: dict[int, LinearLayer_Compress] = {}
 
+    @abstractmethod
     def full(self, number: int) -> int:
         """Units of a block before pruning."""
-        raise NotImplementedError
 
+    @abstractmethod
     def module(self, number: int) -> str:
         """Name of the layer that carries the mask."""
-        raise NotImplementedError
 
-    def _shape(self, number: int) -> tuple[int, int]:
-        raise NotImplementedError
+    @abstractmethod
+    def _shape(self, number: int) -> tuple[int, int]: ...
 
+    @abstractmethod
     def _pick(
         self, group: G, importance: Importance | None, step: int
-    ) -> Mapping[int, Collection[int]]:
-        raise NotImplementedError
+    ) -> Mapping[int, Collection[int]]: ...
 
     def bind(self, modules: Layers) -> None:
         """Take the prepared layers with all their units: learned scores of 0, or a mask of ones."""

@@ -7,7 +7,7 @@ DeepSpeed's schema, so that its examples and tutorials stay valid.
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -149,6 +149,13 @@ def _percent(dense: Iterable[float]) -> str:
     return "-".join(f"{level:g}" for level in sorted({round(100 * (1 - ratio), 2) for ratio in dense}))
 
 
+Pruning = TypeVar("Pruning", HeadPruning, RowPruning, SparsePruning)
+
+
+def _enabled(block: Pruning | None) -> Pruning | None:
+    return block if block and block.shared_parameters.enabled else None
+
+
 class CompressionTraining(Block):
     """`compression_training`. Order within a run: layer reduction, heads and rows, sparsity."""
 
@@ -208,17 +215,14 @@ class CompressionTraining(Block):
     @property
     def heads(self) -> HeadPruning | None:
         """The head pruning, if it is enabled."""
-        block = self.head_pruning
-        return block if block and block.shared_parameters.enabled else None
+        return _enabled(self.head_pruning)
 
     @property
     def rows(self) -> RowPruning | None:
         """The row pruning, if it is enabled."""
-        block = self.row_pruning
-        return block if block and block.shared_parameters.enabled else None
+        return _enabled(self.row_pruning)
 
     @property
     def sparse(self) -> SparsePruning | None:
         """The sparse pruning, if it is enabled."""
-        block = self.sparse_pruning
-        return block if block and block.shared_parameters.enabled else None
+        return _enabled(self.sparse_pruning)

@@ -42,14 +42,15 @@ def directory(name: str, key: str = "robust_compression.model") -> Path:
         return Path(__file__).parents[1] / "data/synthetic_encoder"
     path = Path(name)
     if path.is_dir():
-        _check_directory(path)
+        check_directory(path)
         return path
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"{key}: there is no directory '{name}'.")
     return Path(hub.model_directory(name))
 
 
-def _check_directory(path: Path) -> None:
+def check_directory(path: Path) -> None:
+    """Raise UserError if a directory holds no model."""
     if not (path / "config.json").is_file():
         raise UserError(f"{path}: is no model directory (it has no config.json).")
 
@@ -138,7 +139,7 @@ def load_compressed(path: str | Path) -> PreTrainedModel:
     Reads any plain model directory too. Raises UserError for a damaged or half-written one.
     """
     path = Path(path)
-    _check_directory(path)
+    check_directory(path)
     names = load_config(path).id2label or {}
     return load_classifier(path, tuple(name for _, name in sorted(names.items())), trained=True).eval()
 

@@ -140,7 +140,7 @@ def _scorer(context: Context, shape: PreTrainedModel, signals: Signals) -> Score
 
     def score(plain: Mapping[str, torch.Tensor]) -> importance.Importance:
         with torch.random.fork_rng(devices=[]):  # dropout after a round must not depend on the round
-            model = compressed.build(shape.config)
+            model = encoders.fresh(shape)
         model.load_state_dict({name: plain[name] for name in model.state_dict()})
         indices = importance.sample(len(data), block.samples, context.config.robust.seed)
         return importance.measure(model, data, indices, signals, context.device)
@@ -168,7 +168,7 @@ def _logits(
         return evaluation.logits(trainer.forward, dev, export.SAMPLES, classes, context.device)
     if not ranks.is_main():
         return np.zeros((len(dev), classes))
-    model = compressed.build(shape.config)
+    model = encoders.fresh(shape)
     Masks(model, todo).load_state_dict(masks.state_dict())
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     forward = evaluation.model_forward(model, context.device)
