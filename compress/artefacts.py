@@ -70,6 +70,13 @@ def _move(temporary: Path, path: Path, inputs: Mapping[str, Any]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of ours."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(values, dict)
+    return values
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON to a temporary file beside `path`, flush it to the disk, rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -6,7 +6,7 @@ probabilities, `weights` is a `LossWeights`. Everything is computed from logits 
 probabilities of 0 and 1, bf16 logits and a difficulty of 0 give finite losses and gradients.
 
 Add one without touching the package: `"loss": {"hook": "my_module:my_loss"}` with the same
-signature. Source: Du et al. 2023, Sec. 5.2, Eq. 2 and 3.
+signature. Source: Du et al. 2023, Sec. 5.2 and 6.2, Eq. 2 and 3; `weighted` and `rmc_plus` are ours.
 """
 
 import importlib
@@ -26,14 +26,32 @@ class LossWeights:
     """Scalars of a loss.
 
     distillation: lambda of Eq. 3, the share of the distillation term, in [0, 1].
-    mean_difficulty: mean of d over the training set, so that d / mean_difficulty has mean 1.
+    mean_difficulty: mean of min(d, ceiling) over the training set, so that sample weights have mean 1.
+    ceiling: a harder sample weighs as if its difficulty were this; alpha: of Eq. 1, the lowest d.
+    smoothing: the one d of `smooth`; gamma: of `focal`; floor: least share of lambda in `rmc_plus`.
+    warmup: fraction of training over which sample weights and lambda_i set in; progress: fraction done.
+    batch_mean: mean of `BATCH_WEIGHTS[hook]` over the whole batch of all ranks, [] or None.
     """
 
     distillation: float = 0.9
     mean_difficulty: float = 1.0
+    ceiling: float = 1.0
+    alpha: float = 0.0
+    smoothing: float = 0.9
+    gamma: float = 2.0
+    floor: float = 0.0
+    warmup: float = 0.0
+    progress: float = 1.0
+    batch_mean: Tensor | None = None
+
+    @property
+    def onset(self) -> float:
+        """How far sample weights have set in: 0 at the start of training, 1 from `warmup` on."""
+        return min(1.0, self.progress / self.warmup) if self.warmup else 1.0
 
 
 Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, LossWeights], Tensor]
+BatchWeight = Callable[[Tensor, Tensor, LossWeights], Tensor]
 
 
 def smoothed_teacher(teacher: Tensor, difficulty: Tensor) -> Tensor:
@@ -102,19 +120,123 @@ def rmc_weighted(
     difficulty: Tensor | None,
     weights: LossWeights,
 ) -> Tensor:
-    """`rmc` with every sample weighted by d_i / mean(d): mean 1 over the training set."""
+    """`rmc` with every sample weighted by its difficulty, mean 1 over the training set."""
     loss = rmc(logits, labels, teacher, difficulty, weights)
     assert difficulty is not None
-    return loss * difficulty.float() / weights.mean_difficulty
+    return loss * sample_weight(difficulty, weights)
+
+
+def smooth(
+    logits: Tensor,
+    labels: Tensor,
+    teacher: Tensor | None,
+    difficulty: Tensor | None,
+    weights: LossWeights,
+) -> Tensor:
+    """Eq. 3 with one d for all samples (Du et al. 2023, Sec. 6.2: 0.9)."""
+    d = torch.full((len(logits),), weights.smoothing, device=logits.device)
+    return rmc(logits, labels, teacher, d, weights)
+
+
+def focal_weight(logits: Tensor, labels: Tensor, weights: LossWeights) -> Tensor:
+    """(1 - p_i)^gamma, p_i the probability of the gold label: logits [B, C], labels [B] -> [B].
+
+    A constant for the gradient. From log p, so that 1 - p keeps its digits near p = 1.
+    """
+    log_p = -F.cross_entropy(logits.detach().float(), labels, reduction="none")
+    return (-torch.expm1(log_p)).clamp_min(0.0) ** weights.gamma
+
+
+def focal(
+    logits: Tensor,
+    labels: Tensor,
+    teacher: Tensor | None,
+    difficulty: Tensor | None,
+    weights: LossWeights,
+) -> Tensor:
+    """Batch-normalised focal loss, -w_i log p_i (Du et al. 2023, Sec. 6.2; after Lin et al. 2017).
+
+    w_i = (1 - p_i)^gamma / mean_k (1 - p_k)^gamma, k over the batch of all ranks (`batch_mean`; without
+    it over these samples). The weights are constants for the gradient: the paper does not say.
+    """
+    raw = focal_weight(logits, labels, weights)
+    mean = raw.mean() if weights.batch_mean is None else weights.batch_mean
+    scale = raw / mean.clamp_min(torch.finfo(torch.float32).tiny)
+    return scale * vanilla(logits, labels, None, None, weights)
+
+
+def sample_weight(difficulty: Tensor, weights: LossWeights) -> Tensor:
+    """Weight of each sample, [B] -> [B]: min(d_i, ceiling) over its mean, set in over the warm-up."""
+    full = difficulty.float().clamp_max(weights.ceiling) / weights.mean_difficulty
+    return full if weights.onset == 1 else 1 + weights.onset * (full - 1)
+
+
+def weighted(
+    logits: Tensor,
+    labels: Tensor,
+    teacher: Tensor | None,
+    difficulty: Tensor | None,
+    weights: LossWeights,
+) -> Tensor:
+    """Cross-entropy weighted by difficulty, no teacher: how much is re-weighting alone?"""
+    if difficulty is None:
+        raise ValueError("weighted and jtt need a difficulty")
+    gold = vanilla(logits, labels, None, None, weights)
+    return gold * sample_weight(difficulty, weights)
+
+
+def jtt(
+    logits: Tensor,
+    labels: Tensor,
+    teacher: Tensor | None,
+    difficulty: Tensor | None,
+    weights: LossWeights,
+) -> Tensor:
+    """Just train twice (Liu et al. 2021): `weighted`, the difficulty being a first model's mistakes.
+
+    `compress.uncertainty.mistakes` makes that difficulty; misclassified samples weigh `upweight` times
+    the others, mean 1 (Du et al. 2023, Sec. 6.2).
+    """
+    return weighted(logits, labels, teacher, difficulty, weights)
+
+
+def rmc_plus(
+    logits: Tensor,
+    labels: Tensor,
+    teacher: Tensor | None,
+    difficulty: Tensor | None,
+    weights: LossWeights,
+) -> Tensor:
+    """`rmc_weighted` with a lambda per sample: the easy follow the teacher, the hard the gold label.
+
+    lambda_i = lambda max(floor, 1 - (d_i - alpha) / (1 - alpha)); it sets in over the warm-up, as the
+    sample weights do. Ours.
+    """
+    if teacher is None or difficulty is None:
+        raise ValueError("rmc_plus needs the teacher's probabilities and the difficulty")
+    d = difficulty.float()
+    hardness = (d - weights.alpha) / (1 - weights.alpha) if weights.alpha < 1 else torch.zeros_like(d)
+    share = weights.distillation * (1 - weights.onset * hardness).clamp_min(weights.floor)
+    gold = vanilla(logits, labels, None, None, weights)
+    soft = divergence(smoothed_teacher(teacher, difficulty), logits)
+    return sample_weight(d, weights) * ((1 - share) * gold + share * soft)
 
 
 LOSSES: dict[str, Loss] = {
     "vanilla": vanilla,
     "distil": distil,
+    "smooth": smooth,
+    "focal": focal,
+    "jtt": jtt,
     "rmc": rmc,
     "rmc_weighted": rmc_weighted,
+    "weighted": weighted,
+    "rmc_plus": rmc_plus,
 }
-NEED_DIFFICULTY = frozenset({"rmc", "rmc_weighted"})
+NEED_DIFFICULTY = frozenset({"rmc", "rmc_weighted", "weighted", "rmc_plus"})
+NEED_MISTAKES = frozenset({"jtt"})
+BATCH_WEIGHTS: dict[str, BatchWeight] = {"focal": focal_weight}
+"""Weights that a loss normalises over the whole batch: the trainer takes their mean over all ranks."""
 
 
 def parts(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:

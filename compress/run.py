@@ -21,7 +21,7 @@ from compress.data import splits
 from compress.data.batches import Columns
 from compress.errors import UserError
 from compress.models import encoders
-from compress.stages import difficulty, results, student, teacher
+from compress.stages import alpha, difficulty, results, student, teacher
 from compress.stages.context import Artefact, Context, Encoder, found, publish, say
 from compress.training.trainer import open_monitor
 
@@ -170,11 +170,12 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     hardness = _stage(difficulty, "difficulty", chosen, context, made)
     if stage == "difficulty":
         return
+    context, choice = alpha.settle(context, made, hardness, train="student" in chosen)
     compressed = _stage(student, "student", chosen, context, made, hardness)
     if compressed is None:
         raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
     if "evaluate" in chosen:
-        results.make(context, made, hardness, compressed)
+        results.make(context, made, hardness, compressed, choice)
     if export is not None:
         _say("onnx", _onnx(context, compressed))
 

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from compress.data.batches import Indices
 from compress.distillation.layerwise import Layerwise
-from compress.losses import Loss, LossWeights
+from compress.losses import BatchWeight, Loss, LossWeights
 
 
 @dataclass(frozen=True)
 class Signals:
     """What the loss hook may use beside the gold label, keyed by sample.
 
-    teacher: probabilities [N, C] or None; difficulty: d [N] or None; layerwise: the additional term.
+    teacher: probabilities [N, C] or None; difficulty: d [N] or None; layerwise: the additional term;
+    batch_weight: what the trainer takes the mean of over the whole batch, for `weights.batch_mean`.
     """
 
     loss: Loss
@@ -24,6 +25,7 @@ class Signals:
     teacher: NDArray[np.float32] | None = None
     difficulty: NDArray[np.float64] | None = None
     layerwise: Layerwise | None = None
+    batch_weight: BatchWeight | None = None
 
     def take(self, indices: Indices, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Teacher [B, C] and difficulty [B] of the samples, float32, None where there is none."""

@@ -204,7 +204,11 @@ UNKNOWN = [
     (f"{OURS}.los", {}, "did you mean 'loss'?"),
     (f"{OURS}.loss.lamda", 0.5, "did you mean 'lambda'?"),
     (f"{OURS}.loss.lambda_", 0.5, "did you mean 'lambda'?"),
-    (f"{OURS}.loss.xyz", 2, "valid here: hook, lambda."),
+    (
+        f"{OURS}.loss.xyz",
+        2,
+        "valid here: first_epochs, floor, gamma, hook, lambda, max_weight, smoothing",
+    ),
     (f"{OURS}.task.nam", "x", "did you mean 'name'?"),
     (f"{OURS}.task.synthetic.trian", 5, "did you mean 'train'?"),
     (f"{OURS}.uncertainty.alfa", 0.5, "did you mean 'alpha'?"),

@@ -34,8 +34,10 @@ def error_of(folder, *words, **options):
     return message
 
 
-def labelled(*labels):
-    return [{"premise": f"p{n}", "hypothesis": f"h{n}", "label": x} for n, x in enumerate(labels)]
+def labelled(*labels, start=0):
+    return [
+        {"premise": f"p{n}", "hypothesis": f"h{n}", "label": x} for n, x in enumerate(labels, start)
+    ]
 
 
 def renamed(rows, **names):
@@ -65,7 +67,9 @@ def put(folder, write_table):
 def test_a_folder_gives_texts_labels_and_subsets(tmp_path, write_table):
     write_table(tmp_path / "train.jsonl", labelled("neutral", "entailment", "contradiction"))
     write_table(tmp_path / "dev.csv", labelled("contradiction", "neutral"))
-    hans = [{**row, "heuristic": f"kind {n}"} for n, row in enumerate(labelled("non-entailment"))]
+    hans = [
+        {**row, "heuristic": f"kind {n}"} for n, row in enumerate(labelled("non-entailment", start=9))
+    ]
     write_table(tmp_path / "ood_hans.tsv", hans)
     read = from_folder(tmp_path)
     assert read.labels == NLI
@@ -155,15 +159,16 @@ def test_hans_twice_is_an_error(folder, write_table):
     error_of(folder, str(folder), "ood_hans.jsonl", "heuristics_evaluation_set.txt")
 
 
-def fever(*labels, claim="claim", evidence="evidence"):
-    return [{claim: f"c{n}", evidence: f"e{n}", "label": x} for n, x in enumerate(labels)]
+def fever(*labels, claim="claim", evidence="evidence", start=0):
+    return [{claim: f"c{n}", evidence: f"e{n}", "label": x} for n, x in enumerate(labels, start)]
 
 
 @pytest.fixture
 def fever_folder(tmp_path, write_table):
     def write(train, dev=("SUPPORTS", "REFUTES"), sym1=("REFUTES", "SUPPORTS"), **names):
         for split, labels in (("train", train), ("dev", dev), ("ood_sym1", sym1)):
-            write_table(tmp_path / f"{split}.jsonl", fever(*labels, **names))
+            start = 10 * split.startswith("ood")
+            write_table(tmp_path / f"{split}.jsonl", fever(*labels, **names, start=start))
         return tmp_path
 
     return write
@@ -395,8 +400,8 @@ def double_row(rows):
     "change", [change_text, change_label, swap_rows, swap_texts, drop_row, double_row]
 )
 def test_any_change_of_content_changes_the_fingerprint(folder, put, split, change):
-    rows = labelled(*NLI, *NLI)
-    put("ood_mine", rows)
+    rows = labelled(*NLI, *NLI, start=20 * (split == "ood_mine"))
+    put("ood_mine", labelled(*NLI, start=20))
     put(split, rows)
     before = from_folder(folder)
     change(rows)
@@ -431,15 +436,16 @@ def test_different_content_never_has_one_fingerprint(one, other):
 # The hub
 
 
-def hub_table(names, rows, **columns):
+def hub_table(names, rows, start=0, **columns):
     features = {"premise": "string", "hypothesis": "string", "idx": "int64"}
     features |= dict.fromkeys(columns, "string")
     types = datasets.Features(
         {name: datasets.Value(kind) for name, kind in features.items()}
         | {"label": datasets.ClassLabel(names=list(names))}
     )
-    texts = {"premise": [f"p{n}" for n in range(len(rows))], "idx": list(range(len(rows)))}
-    texts["hypothesis"] = [f"h{n}" for n in range(len(rows))]
+    numbers = range(start, start + len(rows))
+    texts = {"premise": [f"p{n}" for n in numbers], "idx": list(numbers)}
+    texts["hypothesis"] = [f"h{n}" for n in numbers]
     return datasets.Dataset.from_dict({**texts, "label": rows, **columns}, features=types)
 
 
@@ -467,7 +473,7 @@ def test_class_ids_of_the_hub_are_mapped_by_name(fake_hub):
             ("nyu-mll/glue", "train"): hub_table(names, [0, 1, 2, 2]),
             ("nyu-mll/glue", "validation_matched"): hub_table(names, [2, 1]),
             ("jhu-cogsci/hans", "validation"): hub_table(
-                ("non-entailment", "entailment"), [0, 1], heuristic=["a", "b"]
+                ("non-entailment", "entailment"), [0, 1], start=9, heuristic=["a", "b"]
             ),
         }
     )

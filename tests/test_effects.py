@@ -26,6 +26,13 @@ REFUSED = [
     ('robust_compression.pruning={"end": 0.5}', "no sparse_pruning is enabled"),
     ('robust_compression.task.synthetic={"seed": 1}', "for the task 'synthetic' only"),
     ("robust_compression.layerwise.layer_map=[[0, 0]]", "layerwise.attention are 0"),
+    ("robust_compression.uncertainty.alpha_candidates=[0.1, 0.2]", "only with alpha 'auto'"),
+    ("robust_compression.loss.gamma=1", "no effect with the hook 'rmc'; it has one with focal"),
+    ("robust_compression.loss.smoothing=1", "it has one with smooth"),
+    ("robust_compression.loss.floor=0.1", "it has one with rmc_plus"),
+    ("robust_compression.loss.warmup=0.1", "it has one with rmc_weighted, weighted, rmc_plus, jtt"),
+    ("robust_compression.loss.max_weight=2", "it has one with rmc_weighted"),
+    ("robust_compression.loss.first_epochs=2", "it has one with jtt"),
     ("robust_compression.uncertainty.quantile=0.9", "no effect with normalisation 'minmax'"),
 ]
 
@@ -53,6 +60,12 @@ def test_refused(base, override, why):
         'fp16={"enabled": true, "loss_scale": 8}',
         'robust_compression.layerwise={"hidden": 1, "layer_map": [[0, 0]]}',
         'robust_compression.layerwise={"attention": 0.5, "layer_map": [[0, 0]]}',
+        'robust_compression.uncertainty={"alpha": "auto", "alpha_candidates": [0.1, 0.2]}',
+        'robust_compression.loss={"hook": "focal", "gamma": 0}',
+        'robust_compression.loss={"hook": "smooth", "smoothing": 0.5, "lambda": 0.5}',
+        'robust_compression.loss={"hook": "jtt", "first_epochs": 2, "upweight": 3, "max_weight": 2}',
+        'robust_compression.loss={"hook": "rmc_plus", "floor": 0.1, "warmup": 0.1}',
+        'robust_compression.loss={"hook": "mine:loss", "gamma": 1, "floor": 0.1, "lambda": 0.1}',
     ],
 )
 def test_taken_where_it_has_an_effect(base, override):

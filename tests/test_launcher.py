@@ -37,7 +37,14 @@ SPECS += [{"name": f"layerwise_zero{z}", "stage": z, **LAYERS} for z in range(4)
 PARTS = {"set": ["gradient_accumulation_steps=2"]}
 SPECS.append({"name": "layerwise_accumulated", "stage": 3, **LAYERS, **PARTS})
 SPECS.append({"name": "layerwise_bf16", "stage": 3, **LAYERS, **BF16})
-GOLDEN = [{"name": "golden", "stage": 2, "groups": GROUP, "steps": 4}, SPECS[2]]
+FOCAL = {"groups": GROUP, "steps": 6, "hook": "focal"}
+SPECS += [{"name": f"focal_zero{z}", "stage": z, **FOCAL} for z in (0, 3)]
+SPECS.append({"name": "focal_accumulated", "stage": 3, **FOCAL, **PARTS})
+DROPOUT = {"groups": GROUP, "steps": 6, "stage": 2, "dropout": 0.3, **PARTS}
+SPECS.append({"name": "dropout_vanilla", **DROPOUT, "hook": "vanilla"})
+SPECS.append({"name": "dropout_focal", **DROPOUT, "hook": "focal", "gamma": 0.0})
+FOCAL_ALONE = {"name": "focal_zero0", "stage": 0, **FOCAL}
+GOLDEN = [{"name": "golden", "stage": 2, "groups": GROUP, "steps": 4}, SPECS[2], FOCAL_ALONE]
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
@@ -158,6 +165,23 @@ def test_training_does_not_depend_on_the_number_of_ranks(two_ranks: Path, one_ra
     np.testing.assert_allclose(one["scores"], two["scores"], atol=1e-4)
 
 
+@pytest.mark.parametrize("other", ["zero3", "accumulated"])
+def test_focal_counts_the_batch_of_all_ranks_and_micro_batches_as_one(
+    two_ranks: Path, one_rank: Path, other: str
+) -> None:
+    alone = results(one_rank, "focal_zero0", 1)[0]
+    for name in ("focal_zero0", f"focal_{other}"):
+        np.testing.assert_allclose(results(two_ranks, name, 2)[0]["losses"], alone["losses"], rtol=1e-4)
+
+
+def test_looking_ahead_leaves_the_dropout_alone(two_ranks: Path) -> None:
+    """gamma 0 is cross-entropy: the same training, though each batch has been through twice."""
+    plain, focal = (results(two_ranks, f"dropout_{n}", 2)[0] for n in ("vanilla", "focal"))
+    np.testing.assert_allclose(focal["losses"], plain["losses"], rtol=1e-6)
+    without = results(two_ranks, "two_groups", 2)[0]["losses"]
+    assert abs(plain["losses"][0] - without[0]) > 1e-4
+
+
 def test_golden_four_steps(one_rank: Path) -> None:
     """A refactoring shows the identical loss: these four values change only on purpose."""
     result = results(one_rank, "golden", 1)[0]
@@ -202,6 +226,15 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
     assert set(metrics["seconds"]) == {"teacher", "difficulty", "student", "evaluate"}
     assert 0 <= metrics["difficulty"]["auroc"] <= 1
     assert metrics["world_size"] == 2
+    parts = metrics["easy_hard"]
+    assert parts["text"] == "hypothesis" and parts["easy"] + parts["hard"] == 40
+    assert 0 <= parts["agreement"] <= 1
+    hits = np.load(folder / "hits.npz")
+    for role in ("teacher", "student"):
+        assert hits[f"{role}/dev"].mean() == pytest.approx(metrics[role]["dev"])
+        assert hits[f"{role}/ood_synthetic"].mean() == pytest.approx(metrics[role]["ood"]["synthetic"])
+        assert sum(metrics[role]["predicted"].values()) == pytest.approx(1)
+        assert hits[f"{role}/dev"][hits["hard"]].mean() == pytest.approx(parts[role]["hard"])
     assert "<svg" in (folder / "report.html").read_text()
     assert list((folder / "tensorboard").glob("events*"))
     assert (folder / "onnx/model.onnx").is_file() and "onnx: done" in output
@@ -278,6 +311,31 @@ def test_given_teacher_independent_protocol_own_loss_and_accumulation(
     assert {"student_hidden.csv", "student_attention.csv"} <= watched
     exported = (tmp_path / "run/student/model/model.safetensors").read_bytes()
     assert b"layerwise" not in exported
+
+
+def test_alpha_is_chosen_on_the_halves_of_dev(whole_job: tuple[Path, str], tiny_model: Path) -> None:
+    folder = whole_job[0].parent / "auto"
+    auto = ["alpha=auto", "alpha_candidates=[0.1, 0.9]"]
+    command = job(tiny_model, folder, *(f"robust_compression.uncertainty.{text}" for text in auto))
+    done = run([sys.executable, *command])
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((folder / "metrics.json").read_text())
+    tried, alpha = found["difficulty"]["alpha_candidates"], found["difficulty"]["alpha"]
+    assert set(tried) == {"0.1", "0.9"} and alpha in (0.1, 0.9)
+    chosen = tried[f"{alpha:g}"]
+    assert [chosen[k] for k in ("dev", "dev_easy", "dev_hard")] == pytest.approx(
+        [found["student"][k] for k in ("dev", "dev_easy", "dev_hard")]
+    )
+    copied = folder / f"alpha/{alpha:g}/model/model.safetensors"
+    assert copied.read_bytes() == (folder / "student/model/model.safetensors").read_bytes()
+    again = run(
+        [
+            sys.executable,
+            *job(tiny_model, folder, *command[command.index("--set") + 6 :], stage="evaluate"),
+        ]
+    )
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads((folder / "metrics.json").read_text())["difficulty"]["alpha"] == alpha
 
 
 def test_a_stage_without_the_one_before_says_which(tiny_model: Path, tmp_path: Path) -> None:

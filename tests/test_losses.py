@@ -1,6 +1,7 @@
 """Losses against a plain float64 transcription of Eq. 1-3, at ordinary and at extreme inputs."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from compress.losses import (
     NEED_DIFFICULTY,
     LossWeights,
     divergence,
+    focal_weight,
     parts,
     resolve,
+    sample_weight,
     smoothed_teacher,
 )
 
@@ -51,10 +54,41 @@ def reference(hook, logits, labels, teacher, d, weights):
     hardness = d.double().numpy()
     if hook == "vanilla":
         return -softmax64(x)[np.arange(len(x)), labels.numpy()]
+    gold = -softmax64(x)[np.arange(len(x)), labels.numpy()]
     if hook == "distil":
         return eq3(x, labels, p, np.ones(len(x)), weights.distillation)
+    if hook == "smooth":
+        return eq3(x, labels, p, np.full(len(x), weights.smoothing), weights.distillation)
+    if hook == "focal":
+        raw = (-np.expm1(-gold)) ** weights.gamma
+        mean = raw.mean() if weights.batch_mean is None else float(weights.batch_mean)
+        return raw / max(mean, 1e-38) * gold
+    if hook in ("weighted", "jtt"):
+        return gold * weight64(hardness, weights)
+    if hook == "rmc_plus":
+        return plus64(x, labels, p, hardness, weights)
     loss = eq3(x, labels, p, hardness, weights.distillation)
-    return loss * hardness / weights.mean_difficulty if hook == "rmc_weighted" else loss
+    return loss * weight64(hardness, weights) if hook == "rmc_weighted" else loss
+
+
+def weight64(d, weights):
+    """min(d, ceiling) / mean, mixed with 1 during the warm-up."""
+    onset = min(1.0, weights.progress / weights.warmup) if weights.warmup else 1.0
+    return np.array(
+        [1 - onset + onset * min(one, weights.ceiling) / weights.mean_difficulty for one in d]
+    )
+
+
+def plus64(x, labels, p, d, weights):
+    """rmc_plus, one sample after the other, each with its own lambda."""
+    onset = min(1.0, weights.progress / weights.warmup) if weights.warmup else 1.0
+    losses = []
+    for i, scale in enumerate(weight64(d, weights)):
+        hard = (d[i] - weights.alpha) / (1 - weights.alpha) if weights.alpha < 1 else 0.0
+        share = weights.distillation * max(weights.floor, 1 - onset * hard)
+        row = slice(i, i + 1)
+        losses.append(scale * eq3(x[row], labels[row], p[row], d[row], share)[0])
+    return np.array(losses)
 
 
 @st.composite
@@ -75,7 +109,18 @@ def batches(draw, largest=30.0, dtypes=DTYPES):
     d = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1.0, 0.5])
     difficulty = torch.tensor(draw(st.lists(d, min_size=b, max_size=b)))
     labels = torch.tensor(draw(st.lists(st.integers(0, c - 1), min_size=b, max_size=b)))
-    weights = LossWeights(draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])), draw(st.floats(0.1, 1)))
+    fraction = st.sampled_from([0.0, 0.25, 1.0])
+    weights = LossWeights(
+        distillation=draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
+        mean_difficulty=draw(st.floats(0.1, 1)),
+        ceiling=draw(st.sampled_from([0.5, 1.0])),
+        smoothing=draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])),
+        gamma=draw(st.sampled_from([0.0, 1.0, 2.0])),
+        floor=draw(fraction),
+        warmup=draw(fraction),
+        progress=draw(fraction),
+        batch_mean=draw(st.sampled_from([None, torch.tensor(0.25)])),
+    )
     return logits, labels, teacher, difficulty, weights
 
 
@@ -123,7 +168,7 @@ def test_impossible_and_certain_teacher(hook, dtype):
     assert bool(logits.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("hook", ["distil", "rmc", "rmc_weighted"])
+@pytest.mark.parametrize("hook", ["distil", "smooth", "rmc", "rmc_weighted", "rmc_plus"])
 def test_float16_probabilities_and_float64_difficulty(hook):
     logits, labels, teacher, d = an_ordinary_batch()
     batch = (logits, labels, teacher.half(), d.double(), LossWeights())
@@ -207,13 +252,82 @@ def test_full_distillation_ignores_the_gold_label():
     assert torch.equal(other, LOSSES["rmc"](logits, labels, teacher, d, weights))
 
 
+def test_without_warmup_and_ceiling_a_weight_is_relative_difficulty():
+    d = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sample_weight(d, LossWeights(mean_difficulty=0.4)), d / 0.4)
+
+
+def test_weights_set_in_over_the_warmup():
+    d = torch.tensor([0.2, 1.0])
+    at = {
+        p: sample_weight(d, LossWeights(mean_difficulty=0.5, warmup=0.2, progress=p))
+        for p in (0, 0.1, 0.2, 0.9)
+    }
+    assert at[0].tolist() == [1.0, 1.0]
+    assert at[0.1].tolist() == pytest.approx([0.7, 1.5])
+    assert at[0.2].tolist() == at[0.9].tolist() == pytest.approx([0.4, 2.0])
+
+
 @quick
 @given(batches())
-def test_weighted_is_rmc_times_relative_difficulty(batch):
+def test_focal_without_gamma_is_cross_entropy(batch):
     logits, labels, teacher, d, weights = batch
-    plain = LOSSES["rmc"](logits, labels, teacher, d, weights)
-    found = LOSSES["rmc_weighted"](logits, labels, teacher, d, weights)
-    assert found.numpy() == pytest.approx((plain * d / weights.mean_difficulty).numpy(), rel=1e-6)
+    plain = LOSSES["vanilla"](logits, labels, None, None, weights)
+    weights = replace(weights, gamma=0.0, batch_mean=None)
+    assert torch.equal(LOSSES["focal"](logits, labels, teacher, d, weights), plain)
+
+
+def test_focal_weights_have_mean_one_and_fall_with_confidence():
+    logits, labels, _, _ = an_ordinary_batch(32)
+    raw = focal_weight(logits, labels, LossWeights(gamma=2.0))
+    right = logits.softmax(dim=1)[torch.arange(32), labels]
+    assert raw.numpy() == pytest.approx(((1 - right) ** 2).numpy(), rel=1e-5)
+    focal = LOSSES["focal"](logits, labels, None, None, LossWeights())
+    plain = LOSSES["vanilla"](logits, labels, None, None, LossWeights())
+    assert float((focal / plain).mean()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_focal_of_a_batch_without_mistakes_is_finite():
+    logits = torch.tensor([[1e4, 0.0], [0.0, 1e4]], requires_grad=True)
+    loss = LOSSES["focal"](logits, torch.tensor([0, 1]), None, None, LossWeights())
+    loss.sum().backward()
+    assert loss.tolist() == [0.0, 0.0] and bool(logits.grad.isfinite().all())
+
+
+@quick
+@given(batches())
+def test_smooth_at_one_is_distil(batch):
+    logits, labels, teacher, d, weights = batch
+    found = LOSSES["smooth"](logits, labels, teacher, d, replace(weights, smoothing=1.0))
+    assert torch.equal(found, LOSSES["distil"](logits, labels, teacher, d, weights))
+
+
+@quick
+@given(batches(), st.sampled_from([0.3, 1.0]))
+def test_rmc_plus_with_equal_difficulty_is_a_scaled_distillation(batch, level):
+    logits, labels, teacher, d, weights = batch
+    weights = replace(weights, alpha=level, warmup=0.0, ceiling=1.0)
+    equal = torch.full_like(d, level)
+    found = LOSSES["rmc_plus"](logits, labels, teacher, equal, weights)
+    plain = LOSSES["smooth"](logits, labels, teacher, None, replace(weights, smoothing=level))
+    assert found.numpy() == pytest.approx((plain * level / weights.mean_difficulty).numpy(), rel=1e-5)
+
+
+def test_rmc_plus_gives_the_hardest_its_gold_label():
+    logits, labels, teacher, _ = an_ordinary_batch()
+    weights = LossWeights(alpha=0.2)
+    found = LOSSES["rmc_plus"](logits, labels, teacher, torch.ones(len(labels)), weights)
+    assert torch.equal(found, LOSSES["vanilla"](logits, labels, None, None, weights))
+    kept = LOSSES["rmc_plus"](
+        logits, labels, teacher, torch.ones(len(labels)), replace(weights, floor=0.5)
+    )
+    half = LOSSES["distil"](logits, labels, teacher, None, replace(weights, distillation=0.45))
+    assert kept.numpy() == pytest.approx(half.numpy(), rel=1e-5)
+
+
+def test_jtt_is_weighted_with_mistakes_as_difficulty():
+    batch = (*an_ordinary_batch(), LossWeights(mean_difficulty=0.6))
+    assert torch.equal(LOSSES["jtt"](*batch), LOSSES["weighted"](*batch))
 
 
 def test_weights_have_mean_one():
@@ -231,10 +345,11 @@ def test_weights_have_mean_one():
 @pytest.mark.parametrize("hook", LOSSES)
 def test_samples_do_not_see_each_other(hook):
     logits, labels, teacher, d = an_ordinary_batch()
-    whole = LOSSES[hook](logits, labels, teacher, d, LossWeights(0.9, 0.4))
+    weights = LossWeights(0.9, 0.4, batch_mean=torch.tensor(0.3))
+    whole = LOSSES[hook](logits, labels, teacher, d, weights)
     for i in range(len(labels)):
         row = slice(i, i + 1)
-        alone = LOSSES[hook](logits[row], labels[row], teacher[row], d[row], LossWeights(0.9, 0.4))
+        alone = LOSSES[hook](logits[row], labels[row], teacher[row], d[row], weights)
         assert float(alone) == pytest.approx(float(whole[i]), rel=1e-6)
 
 
@@ -249,7 +364,7 @@ def test_inputs_are_left_alone_and_answers_repeat(hook):
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("hook", LOSSES)
+@pytest.mark.parametrize("hook", [hook for hook in LOSSES if hook != "focal"])
 @pytest.mark.parametrize("seed", range(3))
 def test_gradient_is_the_numerical_one(hook, seed):
     logits, labels, teacher, d = an_ordinary_batch(4, 3, seed)
@@ -266,6 +381,16 @@ def test_gradient_is_the_numerical_one(hook, seed):
             below = reference(hook, logits.double() - step, *batch).sum()
             numerical[i, j] = (above - below) / (2 * width)
     assert x.grad.numpy() == pytest.approx(numerical.numpy(), rel=1e-4, abs=1e-5)
+
+
+def test_focal_weights_are_constants_for_the_gradient():
+    logits, labels, _, _ = an_ordinary_batch()
+    x = logits.clone().requires_grad_()
+    weights = LossWeights(batch_mean=torch.tensor(0.4))
+    LOSSES["focal"](x, labels, None, None, weights).sum().backward()
+    q, y = logits.double().softmax(dim=1), torch.eye(3, dtype=torch.float64)[labels]
+    scale = (1 - (q * y).sum(dim=1, keepdim=True)) ** 2 / 0.4
+    assert x.grad.numpy() == pytest.approx((scale * (q - y)).numpy(), abs=1e-6)
 
 
 def test_gradient_of_rmc_in_closed_form():
@@ -291,12 +416,19 @@ def test_parts():
     assert set(parts(logits, labels, None)) == {"cross_entropy"}
 
 
+@pytest.mark.parametrize("hook", ["weighted", "jtt"])
+def test_weights_need_a_difficulty(hook):
+    logits, labels, teacher, _ = an_ordinary_batch()
+    with pytest.raises(ValueError, match="need a difficulty"):
+        LOSSES[hook](logits, labels, teacher, None, LossWeights())
+
+
 @pytest.mark.parametrize("missing", ["teacher", "difficulty"])
-@pytest.mark.parametrize("hook", sorted(NEED_DIFFICULTY))
+@pytest.mark.parametrize("hook", sorted(NEED_DIFFICULTY - {"weighted"}))
 def test_missing_signals_are_refused(hook, missing):
     logits, labels, teacher, d = an_ordinary_batch()
     given_ = (None, d) if missing == "teacher" else (teacher, None)
-    with pytest.raises(ValueError, match="need the teacher"):
+    with pytest.raises(ValueError, match=r"needs? the teacher"):
         LOSSES[hook](logits, labels, *given_, LossWeights())
 
 
@@ -310,7 +442,7 @@ def hook_module(tmp_path, monkeypatch):
     sys.modules.pop("my_loss_hooks", None)
 
 
-@pytest.mark.parametrize("hook", ["vanilla", "distil", "rmc", "rmc_weighted"])
+@pytest.mark.parametrize("hook", LOSSES)
 def test_resolve_by_name(hook):
     assert resolve(hook) is LOSSES[hook]
     assert resolve(hook).__name__ == hook
@@ -329,7 +461,10 @@ def test_resolve_by_path(hook_module):
         ("distill", "did you mean 'distil'?"),
         ("rmc-weighted", "did you mean 'rmc_weighted'?"),
         ("Vanila", "did you mean 'vanilla'?"),
-        ("zzz", "valid here: distil, rmc, rmc_weighted, vanilla"),
+        (
+            "zzz",
+            "valid here: distil, focal, jtt, rmc, rmc_plus, rmc_weighted, smooth, vanilla, weighted",
+        ),
         ("my_loss_hooks:thrice", "cannot be imported"),
         ("my_loss_hooks:NUMBER", "is not a function"),
         ("my_loss_hooks:", "cannot be imported"),

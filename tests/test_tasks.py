@@ -1,17 +1,114 @@
 """The task table: spellings of labels and columns, and what each OOD set counts as."""
 
+import json
+
 import pytest
 
-from compress.data.tasks import TASKS, OodSet, find, groups, label_ids, ood_set, spelling
+from compress.configuration.task_schema import TaskBlock
+from compress.data.tasks import TASKS, OodSet, groups, label_ids, of, ood_set, spelling
 from compress.errors import UserError
 
 TASK_SETS = [(task, name) for task in TASKS.values() for name in task.ood]
 
 
-def test_find_names_the_nearest_task():
-    assert find("fever") is TASKS["fever"]
+def named(name, **block):
+    return of(TaskBlock.model_validate({"name": name, **block}))
+
+
+def test_the_nearest_task_is_named():
+    assert named("fever") is TASKS["fever"]
     with pytest.raises(UserError, match=r"robust_compression\.task\.name.*'mnly'.*'mnli'"):
-        find("mnly")
+        named("mnly")
+
+
+MINE = {
+    "texts": ["question", "answer"],
+    "labels": ["good", "bad", "ugly"],
+    "label": "verdict",
+    "spellings": {"good": ["yes"]},
+    "train": "pairs.tsv.gz",
+    "partial": 0,
+    "ood": {
+        "hard": {
+            "file": "adversarial.jsonl",
+            "labels": ["fine", "not_fine"],
+            "label_map": {"good": "fine", "bad": "not_fine", "ugly": "not_fine"},
+            "subsets": ["kind"],
+        },
+        "web": {"hub": {"path": "someone/pairs", "split": "test"}},
+    },
+}
+
+
+def test_a_task_in_json():
+    task = named("mine", definition=MINE)
+    assert (task.texts, task.labels, task.partial) == (
+        ("question", "answer"),
+        ("good", "bad", "ugly"),
+        0,
+    )
+    assert task.files == {"train": ("pairs",), "dev": ("dev",)}
+    assert groups(task, task.ood["hard"], task.labels) == (0, 1, 1)
+    assert task.ood["hard"].files == ("adversarial",) and task.ood["hard"].subsets == ("kind",)
+    assert task.ood["web"].hub.path == "someone/pairs" and not task.ood["web"].labels
+    assert label_ids(task, task.labels) == {
+        "good": 0,
+        "yes": 0,
+        "bad": 1,
+        "ugly": 2,
+        "0": 0,
+        "1": 1,
+        "2": 2,
+    }
+    assert task.aliases["label"] == ("verdict",)
+
+
+def changed(path, value):
+    definition = json.loads(json.dumps(MINE))
+    *parents, last = path.split(".")
+    node = definition
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    return definition
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (
+            "ood.hard.label_map",
+            {"good": "fine", "bad": "not_fine"},
+            "ood.hard.label_map: has no entry for the label 'ugly'",
+        ),
+        (
+            "ood.hard.label_map",
+            {"good": "fine", "bad": "fine", "ugly": "bad"},
+            "'bad' is none of the set's labels",
+        ),
+        (
+            "ood.hard.label_map",
+            {"good": "fine", "bad": "fine", "ugly": "fine", "x": "fine"},
+            "'x' is no label of the task",
+        ),
+        ("ood.hard.label_map", None, "ood.hard.label_map: is missing"),
+        ("ood.hard.labels", None, "ood.hard.labels: is missing"),
+        ("labels", ["good", "Good ", "ugly"], "definition.labels: 'good' stands for two labels"),
+        ("spellings", {"god": ["yes"]}, "'god' is no label; did you mean 'good'?"),
+        ("spellings", {"good": ["bad"]}, "'bad' stands for two labels"),
+        ("texts", ["a", "a"], "definition.texts: names the column 'a' twice"),
+    ],
+)
+def test_a_definition_that_does_not_hold_together(path, value, sentence):
+    with pytest.raises(UserError) as error:
+        named("mine", definition=changed(path, value))
+    assert sentence in str(error.value)
+    assert str(error.value).startswith("robust_compression.task.definition.")
+
+
+def test_a_definition_must_not_take_the_name_of_a_task():
+    with pytest.raises(UserError, match=r"task\.name: 'qqp' is taken"):
+        named("qqp", definition=MINE)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -69,6 +166,7 @@ def test_a_set_that_the_table_does_not_know_is_a_plain_one():
         ("mnli", {"entailment": 0, "NEUTRAL": 1, " contradiction ": 2, "0": 0, 1: 1, "2": 2}),
         ("fever", {"SUPPORTS": 0, "supports": 0, "entailment": 0, "REFUTES": 1, "contradiction": 1}),
         ("fever", {"NOT ENOUGH INFO": 2, "not_enough_info": 2, "NEI": 2, "neutral": 2, 2: 2}),
+        ("qqp", {"duplicate": 1, "not_duplicate": 0, "0": 0, 1: 1}),
         ("synthetic", {"entailment": 0, "not_entailment": 1, "not-entailment": 1, 0: 0, "1": 1}),
     ],
 )

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.uncertainty import agreement, difficulty, hard_half, variance
+from compress.uncertainty import (
+    agreement,
+    ceiling,
+    cut_agreement,
+    difficulty,
+    hard_half,
+    mistakes,
+    relative_gap,
+    variance,
+)
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 variances = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=30).map(np.array)
@@ -104,3 +113,39 @@ def test_agreement():
     assert agreement(np.array([4.0, 1.0, 2.0, 1.0]), truth) == pytest.approx(0.625)
     assert agreement(np.ones(4), None) is None
     assert agreement(np.ones(2), np.array(["aligned", "aligned"])) is None
+
+
+def test_mistakes_of_a_first_model():
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    d = mistakes(probabilities, np.array([0, 1, 1]), upweight=2.0)
+    assert d.tolist() == [0.5, 1.0, 0.5]
+    weights = d / d.mean()
+    assert weights[1] == 2 * weights[0] and weights.mean() == pytest.approx(1)
+
+
+@quick
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=40).map(np.array), st.floats(1, 5))
+def test_ceiling_is_the_highest_that_keeps_the_bound(d, bound):
+    def heaviest(c):
+        return c / np.minimum(d, c).mean()
+
+    c = ceiling(d, bound)
+    assert c in d and heaviest(c) <= bound + 1e-9
+    assert all(heaviest(other) > bound for other in d[d > c])
+
+
+def test_ceiling_far_away_changes_nothing():
+    assert ceiling(np.array([0.2, 0.5, 1.0]), 10) == 1.0
+
+
+def test_relative_gap():
+    assert relative_gap(0.8, 0.6) == pytest.approx(0.25)
+    assert relative_gap(0.0, 0.5) == 1.0
+
+
+def test_cut_agreement_cuts_at_the_other_splits_size():
+    v, hard = np.array([5.0, 1.0, 4.0, 2.0, 3.0]), np.array([True, False, False, True, False])
+    # the two highest variances are samples 0 and 2: agreement on 0, 1 and 4
+    assert cut_agreement(v, hard) == pytest.approx(3 / 5)
+    assert cut_agreement(v, v > 3) == 1.0
+    assert cut_agreement(v, np.zeros(5, dtype=bool)) == 1.0

@@ -10,7 +10,7 @@ Any mistake is a `UserError` that names the file (or `--set`), the key and the n
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from compress.configuration.compression_schema import CompressionTraining
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
 from compress.configuration.merge import Merge, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
-from compress.data.tasks import find
+from compress.data import tasks
 from compress.errors import UserError, nearest
 
 
@@ -52,6 +52,11 @@ class Config:
         block = self.robust.layerwise
         return self.robust.loss.hook + ("+layerwise" if block.hidden or block.attention else "")
 
+    def with_alpha(self, alpha: float) -> "Config":
+        """The same with a value in place of alpha "auto"."""
+        block = self.robust.uncertainty.model_copy(update={"alpha": alpha})
+        return replace(self, robust=self.robust.model_copy(update={"uncertainty": block}))
+
     @property
     def engine(self) -> dict[str, Any]:
         """The dictionary for `deepspeed.initialize`."""
@@ -73,7 +78,7 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
         root = Root.model_validate(merge.values)
     except ValidationError as error:
         raise UserError(_sentence(error, merge)) from None
-    find(root.robust_compression.task.name)
+    tasks.of(root.robust_compression.task)
     effects.check(root, merge)
     blocks = {name: getattr(root, name) for name in DeepSpeedBlock.model_fields}
     return Config(root.robust_compression, DeepSpeedBlock.model_construct(**blocks), dict(merge.values))

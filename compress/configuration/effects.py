@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from compress.configuration.compression_schema import CompressionTraining
 from compress.configuration.merge import Merge
-from compress.configuration.robust_schema import Root
+from compress.configuration.robust_schema import LOSS_SCALARS, Root
 from compress.errors import UserError
 
 
@@ -21,14 +21,14 @@ def check(root: Root, merge: Merge) -> None:
 def _together(root: Root, merge: Merge) -> None:
     """Settings that are valid alone and cannot take effect together."""
     ours = root.robust_compression
-    hook, prefix = ours.loss.hook, ("robust_compression",)
+    prefix = ("robust_compression",)
     _compression(root, merge)
+    _loss(root, merge)
 
     def reject(condition: bool, path: tuple[str, ...], why: str) -> None:
         if condition and merge.given(*path):
             raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' {why}.")
 
-    reject(hook == "vanilla", (*prefix, "loss", "lambda"), "has no effect with the hook 'vanilla'")
     reject(
         ours.uncertainty.normalisation == "minmax",
         (*prefix, "uncertainty", "quantile"),
@@ -59,6 +59,23 @@ def _together(root: Root, merge: Merge) -> None:
         (*prefix, "student", "init_from"),
         "has no effect: student.model names what the student starts from",
     )
+
+
+def _loss(root: Root, merge: Merge) -> None:
+    """Scalars that the chosen loss does not use."""
+    loss, uncertainty = root.robust_compression.loss, root.robust_compression.uncertainty
+    for key, hooks in LOSS_SCALARS.items():
+        path = ("robust_compression", "loss", key)
+        if merge.given(*path) and not loss.uses(key):
+            raise UserError(
+                f"{merge.source(path)}: '{'.'.join(path)}' has no effect with the hook '{loss.hook}'; "
+                f"it has one with {', '.join(hooks)}."
+            )
+    path = ("robust_compression", "uncertainty", "alpha_candidates")
+    if uncertainty.alpha != "auto" and merge.given(*path):
+        raise UserError(
+            f"{merge.source(path)}: '{'.'.join(path)}' has an effect only with alpha 'auto'."
+        )
 
 
 def _compression(root: Root, merge: Merge) -> None:

@@ -3,40 +3,17 @@
 Beside `deepspeed_schema`; `config` turns a violation into a sentence.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from compress.configuration.blocks import Block, Count, Natural, NonNegative
 from compress.configuration.deepspeed_schema import DeepSpeedBlock
+from compress.configuration.task_schema import TaskBlock
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 LayerPair = Annotated[list[Natural], Field(min_length=2, max_length=2)]
-
-
-class SyntheticBlock(Block):
-    """Size and seed of the embedded benchmark."""
-
-    seed: int = 0
-    train: Count = 4000
-    dev: Count = 1000
-    ood: Count = 2000
-    conflicting: Annotated[float, Field(gt=0, lt=1)] = 0.05
-
-
-class TaskBlock(Block):
-    """Which data: a task of `compress.data.tasks`, from the hub or from files in `data_dir`.
-
-    train_samples: use the first n rows of train; max_length: tokens of the pair, longest cut first;
-    synthetic: seed and sizes of the embedded benchmark (`name` = "synthetic" only).
-    """
-
-    name: str
-    data_dir: str | None = None
-    max_length: Annotated[int, Field(ge=8)] = 128
-    train_samples: Count | None = None
-    synthetic: SyntheticBlock | None = None
 
 
 class TeacherBlock(Block):
@@ -91,6 +68,8 @@ class UncertaintyBlock(Block):
     """Sample difficulty (Du et al. 2023, Sec. 5.1); see `compress.uncertainty`.
 
     epochs: length of the trajectory, or of each of the independent runs; default the run's.
+    alpha: difficulty of the easiest sample; "auto" trains the student with each of `alpha_candidates`
+    and keeps the one with the smallest gap between the easy and the hard half of dev (Sec. 5.1).
     """
 
     protocol: Literal["trajectory", "independent"] = "trajectory"
@@ -99,16 +78,57 @@ class UncertaintyBlock(Block):
     )
     normalisation: Literal["minmax", "quantile"] = "minmax"
     quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
-    alpha: Fraction = 0.5
+    alpha: Fraction | Literal["auto"] = 0.5
+    alpha_candidates: Annotated[list[Fraction], Field(min_length=2)] = Field(
+        default=[0.2, 0.3, 0.5, 0.7]
+    )
     init_from: Literal["pretrained", "teacher"] = "pretrained"
     epochs: Count | None = None
 
 
+_WEIGHTING = ("rmc_weighted", "weighted", "rmc_plus", "jtt")
+LOSS_SCALARS: dict[str, tuple[str, ...]] = {
+    "lambda": ("distil", "smooth", "rmc", "rmc_weighted", "rmc_plus"),
+    "smoothing": ("smooth",),
+    "gamma": ("focal",),
+    "floor": ("rmc_plus",),
+    "warmup": _WEIGHTING,
+    "max_weight": _WEIGHTING,
+    "first_epochs": ("jtt",),
+    "upweight": ("jtt",),
+}
+"""Key of `loss` -> the hooks that use it."""
+
+
 class LossBlock(Block):
-    """hook: a name in `compress.losses.LOSSES` or "module:function"; lambda: Eq. 3."""
+    """The loss hook and its scalars; see `compress.losses`.
+
+    hook: a name in `compress.losses.LOSSES` or "module:function"; lambda: Eq. 3; smoothing: the one d
+    of `smooth`; gamma: of `focal`; floor: least share of lambda that a hard sample keeps in `rmc_plus`;
+    warmup: fraction of the student's training over which sample weights set in; max_weight: no sample
+    counts more than this many times the mean; first_epochs, upweight: length of the first model of
+    `jtt` and weight of its mistakes.
+    """
 
     hook: str = "rmc"
     lambda_: Fraction = Field(default=0.9, alias="lambda")
+    smoothing: Fraction = 0.9
+    gamma: NonNegative = 2.0
+    floor: Fraction = 0.0
+    warmup: Fraction = 0.0
+    max_weight: Annotated[float, Field(ge=1)] | None = None
+    first_epochs: Count = 1
+    upweight: Annotated[float, Field(ge=1)] = 2.0
+
+    def used(self) -> dict[str, Any]:
+        """The scalars that the hook uses, by their names in the JSON."""
+        values = self.model_dump(by_alias=True, exclude={"hook"})
+        return {key: value for key, value in values.items() if self.uses(key)}
+
+    def uses(self, key: str) -> bool:
+        """Whether the hook uses a scalar, by its name in the JSON."""
+        first = LOSS_SCALARS["first_epochs"]
+        return self.hook in LOSS_SCALARS[key] or (":" in self.hook and LOSS_SCALARS[key] != first)
 
 
 class LayerwiseBlock(Block):

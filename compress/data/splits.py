@@ -5,9 +5,11 @@ their content fingerprint; `encode` tokenises them once into an Arrow folder of 
 rank maps into memory. Truncation cuts the longer text first, so both keep tokens.
 """
 
+import ast
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from compress.configuration.robust_schema import RobustCompression, TaskBlock
+from compress.configuration.robust_schema import RobustCompression
+from compress.configuration.task_schema import TaskBlock
 from compress.data import hub, reading, synthetic
 from compress.data.reading import Row
-from compress.data.tasks import Hub, OodSet, Task, find, groups, label_ids, ood_set, spelling
+from compress.data.tasks import Hub, OodSet, Task, groups, label_ids, of, ood_set, spelling
 from compress.errors import UserError, nearest
 
 
@@ -46,6 +49,13 @@ class Split:
     def fingerprint(self) -> str:
         """SHA-256 of texts, labels and label names, in order."""
         return self._digest
+
+    def pair_keys(self) -> list[bytes]:
+        """A hash of each pair of texts [N], without regard to case and blanks."""
+        return [
+            hashlib.sha256(repr([" ".join(t.casefold().split()) for t in pair]).encode()).digest()
+            for pair in zip(*self.texts, strict=True)
+        ]
 
     @cached_property
     def _digest(self) -> str:
@@ -91,9 +101,10 @@ class _Source:
 def read(config: RobustCompression) -> TaskData:
     """Read and check all splits that the configuration names.
 
-    Raises UserError for a missing file or column, an unknown label, an empty or one-class split.
+    Raises UserError for a missing file or column, an unknown label, an empty or one-class split, an OOD
+    set that holds a pair of train.
     """
-    block, task = config.task, find(config.task.name)
+    block, task = config.task, of(config.task)
     if block.data_dir is not None and not Path(block.data_dir).is_dir():
         raise UserError(f"robust_compression.task.data_dir: '{block.data_dir}' is not a folder.")
     train_rows = _check(task, task.labels, _source(block, task, "train"), None)
@@ -115,6 +126,7 @@ def read(config: RobustCompression) -> TaskData:
         entry = ood_set(task, name)
         rows = _check(task, entry.labels or labels, _source(block, task, f"ood_{name}"), entry)
         ood[name] = _split(task, labels, rows, entry, None)
+        _check_apart(train, ood[name], train_rows.source, rows)
     return TaskData(task, labels, train, dev, ood)
 
 
@@ -135,7 +147,7 @@ def _source(block: TaskBlock, task: Task, split: str) -> _Source:
         return _Source(f"synthetic {split}", enumerate(rows, start=1))
     if block.data_dir is not None:
         folder = Path(block.data_dir)
-        stems = (split, *(ood.files if ood else ()))
+        stems = (split, *ood.files) if ood else task.files.get(split, (split,))
         file = reading.find(folder, stems)
         if file is None:
             raise UserError(
@@ -232,7 +244,7 @@ def _check(task: Task, names: tuple[str, ...], source: _Source, ood: OodSet | No
                 raise UserError(f"{source.name}: row {number}, '{key}' is not a text.")
             if any("\ud800" <= c <= "\udfff" for c in row[key]):
                 raise UserError(f"{source.name}: row {number}, '{key}' is not valid Unicode.")
-            cells.append(row[key])
+            cells.append(_unquoted(row[key]) if ood and ood.byte_strings else row[key])
         word = spelling(row[keys[2]])
         if word not in ids:
             raise UserError(
@@ -245,6 +257,26 @@ def _check(task: Task, names: tuple[str, ...], source: _Source, ood: OodSet | No
     if not labels:
         raise UserError(f"{source.name}: holds no sample.")
     return _Checked(source.name, texts, labels, names, columns)
+
+
+def _unquoted(cell: str) -> str:
+    """A cell that holds the literal of a byte string, as in the published PAWS-QQP, as plain text."""
+    with suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(cell) if cell.startswith(("b'", 'b"')) else cell
+        return value.decode() if isinstance(value, bytes) else cell
+    return cell
+
+
+def _check_apart(train: Split, ood: Split, train_source: str, rows: _Checked) -> None:
+    """Raise UserError if an OOD set holds a pair of train, whatever the labels, case and blanks."""
+    known = {key: number for number, key in enumerate(train.pair_keys(), start=1)}
+    for number, key in enumerate(ood.pair_keys(), start=1):
+        if key in known:
+            pair = " / ".join(texts[number - 1][:60] for texts in rows.texts)
+            raise UserError(
+                f"{rows.source}: sample {number} ('{pair}') is sample {known[key]} of {train_source} "
+                "too; an OOD set must share no sample with train."
+            )
 
 
 def _labels(task: Task, train: _Checked) -> tuple[str, ...]:

@@ -1,13 +1,16 @@
 """The tasks as a table: columns, labels, hub ids of train / dev / OOD, label maps of the OOD sets.
 
-A new task is a table entry, no code. Sources: Du et al. 2023, Sec. 3.2 and App. B; HANS: McCoy et
-al. 2019; Symmetric: Schuster et al. 2019. Hub ids are those served as parquet, because `datasets`
+A new task is a table entry, no code; `of` makes the same from `task.definition` in the user's JSON.
+Sources: Du et al. 2023, Sec. 3.2 and App. B; HANS: McCoy et al. 2019; Symmetric: Schuster et al. 2019;
+PAWS: Zhang et al. 2019. Hub ids are those served as parquet, because `datasets`
 no longer runs loading scripts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from compress.configuration.task_schema import DefinitionBlock, HubBlock, OodBlock, TaskBlock
+from compress.data.reading import SUFFIXES
 from compress.errors import UserError, nearest
 
 
@@ -27,7 +30,8 @@ class OodSet:
 
     labels: the set's own labels in id order (empty: the task's); collapse: task label -> set label;
     subsets: columns whose values, with the gold label, split the report; files: names (without
-    suffix) of published files read as they are, beside `ood_<name>`.
+    suffix) of published files read as they are, beside `ood_<name>`; byte_strings: texts are written
+    as b'...' there.
     """
 
     hub: Hub | None = None
@@ -35,6 +39,7 @@ class OodSet:
     collapse: Mapping[str, str] = field(default_factory=dict)
     subsets: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    byte_strings: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Task:
     """A sentence-pair classification task.
 
     texts: names of the two text columns; labels: in id order; optional_labels: left out where train
-    has none of them; aliases: other names for columns and labels that files use.
+    has none of them; aliases: other names for columns and labels that files use; partial: which of the
+    texts a partial-input classifier sees (hypothesis, claim, first question); files: names of train
+    and dev in data_dir.
     """
 
     name: str
@@ -54,6 +61,8 @@ class Task:
     subsets: tuple[str, ...] = ()
     optional_labels: tuple[str, ...] = ()
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    partial: int = 1
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _NLI_COLUMNS = {
@@ -98,8 +107,12 @@ TASKS: dict[str, Task] = {
         labels=("SUPPORTS", "REFUTES", "NOT ENOUGH INFO"),
         train=Hub("pietrolesci/nli_fever", "train"),
         dev=Hub("pietrolesci/nli_fever", "dev"),
-        ood={"sym1": OodSet(), "sym2": OodSet()},
+        ood={
+            "sym1": OodSet(files=("fever_symmetric_generated",)),
+            "sym2": OodSet(files=("fever_symmetric_test",)),
+        },
         optional_labels=("NOT ENOUGH INFO",),
+        partial=0,
         aliases={
             "claim": ("premise",),
             "evidence": ("evidence_sentence", "hypothesis"),
@@ -109,16 +122,110 @@ TASKS: dict[str, Task] = {
             "NOT ENOUGH INFO": ("neutral", "NEI"),
         },
     ),
+    "qqp": Task(
+        name="qqp",
+        texts=("question1", "question2"),
+        labels=("not_duplicate", "duplicate"),
+        train=Hub("nyu-mll/glue", "train", config="qqp"),
+        dev=Hub("nyu-mll/glue", "validation", config="qqp"),
+        ood={
+            "paws_qqp": OodSet(files=("dev_and_test",), byte_strings=True),
+            "paws_wiki": OodSet(
+                hub=Hub("google-research-datasets/paws", "test", config="labeled_final")
+            ),
+        },
+        aliases={
+            "question1": ("sentence1",),
+            "question2": ("sentence2",),
+            "label": ("is_duplicate",),
+        },
+        partial=0,
+    ),
 }
 
 
-def find(name: str) -> Task:
-    """The task of this name; UserError if there is none."""
-    if name not in TASKS:
+def of(block: TaskBlock) -> Task:
+    """The task that a configuration names or defines.
+
+    Raises UserError if there is none of this name, or if its definition does not hold together.
+    """
+    if block.definition is not None:
+        return _defined(block.name, block.definition)
+    if block.name not in TASKS:
         raise UserError(
-            f"robust_compression.task.name: no task is called '{name}'{nearest(name, TASKS)}"
+            f"robust_compression.task.name: no task is called '{block.name}'"
+            f"{nearest(block.name, TASKS)}"
         )
-    return TASKS[name]
+    return TASKS[block.name]
+
+
+def _defined(name: str, block: DefinitionBlock) -> Task:
+    """A task of the user's own; every sentence names the key below `task.definition`."""
+    key = "robust_compression.task.definition"
+    if name in TASKS:
+        raise UserError(f"robust_compression.task.name: '{name}' is taken by a task of the program.")
+    if block.texts[0] == block.texts[1]:
+        raise UserError(f"{key}.texts: names the column '{block.texts[0]}' twice.")
+    for label in block.spellings:
+        if label not in block.labels:
+            raise UserError(f"{key}.spellings: '{label}' is no label{nearest(label, block.labels)}")
+    words = [w for label in block.labels for w in (label, *block.spellings.get(label, ()))]
+    _check_distinct(f"{key}.labels", words)
+    places = {split: getattr(block, split) for split in ("train", "dev")}
+    return Task(
+        name=name,
+        texts=(block.texts[0], block.texts[1]),
+        labels=tuple(block.labels),
+        train=_hub(places["train"]),
+        dev=_hub(places["dev"]),
+        ood={n: _defined_ood(f"{key}.ood.{n}", n, entry, block) for n, entry in block.ood.items()},
+        aliases={
+            "label": (block.label,),
+            **{label: tuple(words) for label, words in block.spellings.items()},
+        },
+        partial=block.partial,
+        files={split: (_stem(p),) for split, p in places.items() if isinstance(p, str)},
+    )
+
+
+def _defined_ood(key: str, name: str, block: OodBlock, task: DefinitionBlock) -> OodSet:
+    if (block.labels is None) != (block.label_map is None):
+        missing = "labels" if block.labels is None else "label_map"
+        raise UserError(f"{key}.{missing}: is missing; labels and label_map belong together.")
+    if block.labels is not None and block.label_map is not None:
+        _check_distinct(f"{key}.labels", block.labels)
+        for label in task.labels:
+            if label not in block.label_map:
+                raise UserError(f"{key}.label_map: has no entry for the label '{label}' of the task.")
+        for label, counts_as in block.label_map.items():
+            if label not in task.labels:
+                raise UserError(f"{key}.label_map: '{label}' is no label of the task.")
+            if counts_as not in block.labels:
+                raise UserError(f"{key}.label_map: '{counts_as}' is none of the set's labels.")
+    return OodSet(
+        hub=_hub(block.hub),
+        labels=tuple(block.labels or ()),
+        collapse=block.label_map or {},
+        subsets=tuple(block.subsets),
+        files=(_stem(block.file),) if block.file and _stem(block.file) != f"ood_{name}" else (),
+    )
+
+
+def _hub(block: HubBlock | str | None) -> Hub | None:
+    return Hub(**block.model_dump()) if isinstance(block, HubBlock) else None
+
+
+def _stem(name: str) -> str:
+    """A file name without the suffixes that can be read."""
+    endings = [suffix for suffix in SUFFIXES if name.endswith(suffix)]
+    return name.removesuffix(max(endings, key=len, default=""))
+
+
+def _check_distinct(key: str, words: Sequence[str]) -> None:
+    spelled = [spelling(word) for word in words]
+    for word, once in zip(words, spelled, strict=True):
+        if spelled.count(once) > 1:
+            raise UserError(f"{key}: '{word}' stands for two labels, or twice.")
 
 
 def ood_set(task: Task, name: str) -> OodSet:

@@ -21,6 +21,7 @@ from compress.reporting import metrics
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 MIN_ABOVE_CHANCE = 3.0
+VANISHED = 0.1
 
 
 def score(
@@ -106,12 +107,13 @@ def summary(
     hard: NDArray[np.bool_] | None,
 ) -> dict[str, Any]:
     """Accuracies of one model: dev, each OOD set, pooled, Delta, subsets; easy / hard half of dev."""
-    hits = correct(scores.dev, dev)
-    ood_hits = {name: correct(scores.ood[name], split) for name, split in ood.items()}
+    every = outcomes(scores, dev, ood)
+    hits, ood_hits = every["dev"], {name: every[f"ood_{name}"] for name in ood}
     accuracies = {name: metrics.accuracy(h) for name, h in ood_hits.items()}
     out: dict[str, Any] = {"dev": metrics.accuracy(hits), "ood": accuracies}
     out["ood_pooled"] = metrics.pooled(accuracies, {name: len(h) for name, h in ood_hits.items()})
     out["delta"] = metrics.delta(out["dev"], out["ood_pooled"]) if out["dev"] else None
+    out["predicted"] = _shares(scores.dev.argmax(axis=1), dev)
     if hard is not None:
         out["dev_easy"] = metrics.accuracy(hits[~hard])
         out["dev_hard"] = metrics.accuracy(hits[hard])
@@ -121,20 +123,53 @@ def summary(
     return out
 
 
-def notes(
-    teacher: Mapping[str, Any], student: Mapping[str, Any], ood: Mapping[str, Split]
-) -> list[str]:
-    """Sentences a reader must know before believing F_bias."""
-    out = []
+def outcomes(scores: Scores, dev: Split, ood: Mapping[str, Split]) -> dict[str, NDArray[np.bool_]]:
+    """Whether each sample is classified rightly: `dev` [N], and `ood_<name>` for each OOD set."""
+    out = {"dev": correct(scores.dev, dev)}
+    return out | {f"ood_{name}": correct(scores.ood[name], split) for name, split in ood.items()}
+
+
+def _shares(classes: NDArray[np.int64], split: Split) -> dict[str, float]:
+    """Share of the samples in each class."""
+    counts = np.bincount(classes, minlength=len(split.names))
+    return {name: float(n / len(classes)) for name, n in zip(split.names, counts, strict=True)}
+
+
+def vanished(student: Mapping[str, Any], dev: Split) -> list[str]:
+    """Classes that the student predicts on dev for less than a tenth of their gold share."""
+    gold = _shares(dev.labels, dev)
+    return [name for name, share in student["predicted"].items() if share < VANISHED * gold[name]]
+
+
+def at_chance(teacher: Mapping[str, Any], ood: Mapping[str, Split]) -> dict[str, float]:
+    """OOD sets on which the teacher is not above the majority class, with that class's share.
+
+    Above means by more than `MIN_ABOVE_CHANCE` standard errors.
+    """
+    out = {}
     for name, split in ood.items():
         counts = np.bincount(split.labels, minlength=len(split.names))
-        chance = max(1 / len(split.names), counts.max() / len(split))
+        chance = float(max(1 / len(split.names), counts.max() / len(split)))
         error = np.sqrt(chance * (1 - chance) / len(split))
         if teacher["ood"][name] < chance + MIN_ABOVE_CHANCE * error:
-            out.append(
-                f"The teacher is at chance on {name} ({teacher['ood'][name]:.1%} against "
-                f"{chance:.1%} for the majority class): there F_bias says nothing."
-            )
+            out[name] = chance
+    return out
+
+
+def notes(
+    teacher: Mapping[str, Any], student: Mapping[str, Any], dev: Split, ood: Mapping[str, Split]
+) -> list[str]:
+    """Sentences a reader must know before believing F_bias."""
+    out = [
+        f"The student has almost stopped predicting '{name}' on dev "
+        f"({student['predicted'][name]:.1%} of the samples): it has collapsed."
+        for name in vanished(student, dev)
+    ]
+    for name, chance in at_chance(teacher, ood).items():
+        out.append(
+            f"The teacher is at chance on {name} ({teacher['ood'][name]:.1%} against "
+            f"{chance:.1%} for the majority class): there F_bias says nothing."
+        )
     if teacher["dev"] - student["dev"] > 0.02:
         out.append(
             "The student lost more than 2 points of dev accuracy: "

@@ -1,6 +1,5 @@
 """Stage evaluate: both models on dev and OOD, F_bias, metrics.json, TensorBoard, report.html."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,25 +11,38 @@ from numpy.typing import NDArray
 from compress import artefacts, ranks, uncertainty, versions
 from compress.models import encoders
 from compress.reporting import card, evaluation, metrics, report
-from compress.stages import difficulty
+from compress.stages import difficulty, partial_input
 from compress.stages.context import Artefact, Context, found, publish, say
 
 
-def make(context: Context, teacher: Artefact, hardness: Artefact | None, student: Artefact) -> None:
-    """Accuracies of both models on dev and OOD, F_bias; metrics.json, events, report.html."""
+def make(
+    context: Context,
+    teacher: Artefact,
+    hardness: Artefact | None,
+    student: Artefact,
+    choice: Artefact | None = None,
+) -> None:
+    """Accuracies of both models on dev and OOD, F_bias; metrics.json, events, report.html.
+
+    choice: how alpha was chosen. `hits.npz` keeps for each model and set which samples it got right.
+    """
     began = time.perf_counter()
     teacher_scores = model_scores(context, teacher, shared=True)
     student_scores = model_scores(context.for_student(), student, shared=False)
-    hard = None
+    hard = v = None
     if hardness is not None:
-        hard = uncertainty.hard_half(uncertainty.variance(difficulty.load_losses(hardness.path, "dev")))
+        v = uncertainty.variance(difficulty.load_losses(hardness.path, "dev"))
+        hard = uncertainty.hard_half(v)
+    shortcut = partial_input.make(context)
     seconds = {"teacher": teacher.seconds, "student": student.seconds}
     if hardness is not None:
         seconds["difficulty"] = hardness.seconds
     if not ranks.is_main():
         return
     out = collect(context, teacher_scores, student_scores, hard)
-    out["student"] |= json.loads((student.path / "student.json").read_text())
+    both = {"teacher": teacher_scores, "student": student_scores}
+    out["student"] |= artefacts.read_json(student.path / "student.json")
+    out["easy_hard"] = easy_hard(context, shortcut, both, v)
     for name, artefact in (("teacher", teacher), ("student", student)):
         out[name] |= _size(context, artefact)
     out["student"]["model"] = context.config.robust.student.model or out["student"]["model"]
@@ -38,11 +50,15 @@ def make(context: Context, teacher: Artefact, hardness: Artefact | None, student
     if hardness is not None:
         view = difficulty_view(context, hardness)
         out["difficulty"] = _difficulty_metrics(context, view)
+        if choice is not None:
+            candidates = artefacts.read_json(choice.path / "choice.json")["candidates"]
+            out["difficulty"]["alpha_candidates"] = candidates
     out["seconds"] = {**seconds, "evaluate": time.perf_counter() - began}
     reused = (("teacher", teacher), ("difficulty", hardness), ("student", student))
     out["reused"] = [name for name, artefact in reused if artefact is not None and artefact.reused]
     out |= {"versions": versions.report(), "world_size": ranks.world_size()}
     out["device"] = str(context.device)
+    _keep_hits(context, both, shortcut)
     artefacts.write_json(context.output_dir / "metrics.json", out)
     card.write(student.path / "model", context.config, out["student"]["params"], out)
     report.write_report(context.output_dir / "report.html", out, context.config.merged, view)
@@ -102,13 +118,54 @@ def collect(
         "mitigation": context.config.mitigation_label,
         **both,
         "f_bias": metrics.relative_bias(pairs["student"], pairs["teacher"]),
-        "notes": evaluation.notes(both["teacher"], both["student"], raw.ood),
+        "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood),
+        "at_chance": evaluation.at_chance(both["teacher"], raw.ood),
+        "vanished": evaluation.vanished(both["student"], raw.dev),
         "samples": {
             "train": len(raw.train),
             "dev": len(raw.dev),
             "ood": {name: len(split) for name, split in raw.ood.items()},
         },
     }
+
+
+def easy_hard(
+    context: Context,
+    shortcut: Artefact,
+    both: Mapping[str, evaluation.Scores],
+    v: NDArray[np.float64] | None,
+) -> dict[str, Any]:
+    """Accuracies on the dev samples that a partial-input classifier gets right (easy) and wrong (hard).
+
+    v: variance of the dev losses [N]; agreement is the share of samples that it puts on the same side
+    when it is cut so that as many are hard (Du et al. 2023, Sec. 4.1).
+    """
+    hard, dev = partial_input.load(shortcut), context.data.dev
+    out: dict[str, Any] = {
+        "text": context.data.task.texts[context.data.task.partial],
+        "majority": float(np.bincount(dev.labels).max() / len(dev)),
+        "easy": int((~hard).sum()),
+        "hard": int(hard.sum()),
+        "agreement": None if v is None else uncertainty.cut_agreement(v, hard),
+    }
+    for name, scores in both.items():
+        hits = evaluation.correct(scores.dev, dev)
+        easy, difficult = (float(hits[m].mean()) if m.any() else None for m in (~hard, hard))
+        gap = None if easy is None or difficult is None else easy - difficult
+        out[name] = {"easy": easy, "hard": difficult, "gap": gap}
+    return out
+
+
+def _keep_hits(context: Context, both: Mapping[str, evaluation.Scores], shortcut: Artefact) -> None:
+    """Write `hits.npz`: `<model>/<set>`, for each sample whether it was right, and `hard` of dev."""
+    raw, file = context.data, context.output_dir / "hits.npz"
+    arrays: dict[str, Any] = {"hard": partial_input.load(shortcut)}
+    for role, scores in both.items():
+        for name, hits in evaluation.outcomes(scores, raw.dev, raw.ood).items():
+            arrays[f"{role}/{name}"] = hits
+    temporary = file.with_name(".hits.tmp.npz")
+    np.savez_compressed(temporary, **arrays)
+    temporary.replace(file)
 
 
 def _size(context: Context, artefact: Artefact) -> dict[str, Any]:

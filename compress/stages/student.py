@@ -16,18 +16,19 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, export, losses, ranks
+from compress import artefacts, checkpoint, export, losses, ranks, uncertainty
 from compress.compression import importance, plan
 from compress.compression.masks import Masks, Scorer, reduce_layers
 from compress.configuration.config import Config
+from compress.configuration.robust_schema import RobustCompression
 from compress.data.splits import TaskData
 from compress.distillation import layer_map, layerwise
 from compress.errors import UserError
-from compress.losses import NEED_DIFFICULTY, LossWeights
+from compress.losses import BATCH_WEIGHTS, NEED_DIFFICULTY, NEED_MISTAKES, LossWeights
 from compress.models import compressed, encoders
 from compress.reporting import card, evaluation
 from compress.signals import Signals
-from compress.stages import difficulty
+from compress.stages import difficulty, first
 from compress.stages.context import (
     Artefact,
     Context,
@@ -61,12 +62,17 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
         inputs["structured"] = robust.structured.model_dump()
     if compression.any_learned:
         inputs["score_lr"] = robust.score_lr
+    scalars = {key: value for key, value in robust.loss.used().items() if key != "lambda"}
+    if scalars:
+        inputs["loss"] = scalars
     if hook not in losses.LOSSES.values():
         source = Path(inspect.getfile(hook)).read_bytes()
         inputs["hook_source"] = hashlib.sha256(source).hexdigest()
     if hardness is not None:
         inputs["difficulty"] = hardness.key
         inputs["uncertainty"] = [block.alpha, block.normalisation, block.quantile]
+    if robust.loss.hook in NEED_MISTAKES:
+        inputs["first"] = artefacts.key(first.inputs_of(context))
     return inputs
 
 
@@ -81,22 +87,25 @@ def _needed(context: Context, hardness: Artefact | None) -> Artefact | None:
     return hardness if hook in NEED_DIFFICULTY or ":" in hook else None
 
 
-def make(context: Context, teacher: Artefact, hardness: Artefact | None) -> Artefact:
+def make(
+    context: Context, teacher: Artefact, hardness: Artefact | None, path: Path | None = None
+) -> Artefact:
     """Compress as `compression_training` says, trained with the loss hook; export the model.
 
-    hardness: the loss matrix, if there is one.
+    hardness: the loss matrix, if there is one; path: default `student` in the output directory.
     """
     robust = context.config.robust
     hardness = _needed(context, hardness)
     inputs = inputs_of(context, teacher, hardness)
-    path = context.output_dir / "student"
+    path = path or context.output_dir / "student"
     if (old := found(path, inputs)) is not None:
         return old
     began = time.perf_counter()
     here = context.for_student()
+    d = _difficulty(context, hardness)
     model = _start(here, teacher.path / "model")
     shape = encoders.fresh(model)
-    signals = _signals(context, teacher, hardness)
+    signals = _signals(robust, teacher, d)
     todo = plan.resolve(context.config, model, len(context.data.train))
     masks = Masks(model, todo, _scorer(here, shape, signals))
     signals = replace(signals, layerwise=_layerwise(here, teacher, model))
@@ -206,15 +215,49 @@ def _layerwise(
     return layerwise.build(robust, model, teacher.path / "model", names, context.device)
 
 
-def _signals(context: Context, teacher: Artefact, hardness: Artefact | None) -> Signals:
-    robust = context.config.robust
-    probabilities = np.load(teacher.path / "probabilities.npy", mmap_mode="r")
-    d = None
-    if hardness is not None:
-        d = difficulty.sample_difficulty(context, difficulty.load_losses(hardness.path, "train"))
-    mean = float(d.mean()) if d is not None and d.any() else 1.0
-    weights = LossWeights(distillation=robust.loss.lambda_, mean_difficulty=mean)
-    return Signals(losses.resolve(robust.loss.hook), weights, probabilities, d)
+def _difficulty(context: Context, hardness: Artefact | None) -> NDArray[np.float64] | None:
+    """What the hook gets as difficulty, [N]: of Eq. 1, or from the first model's mistakes, or none."""
+    loss = context.config.robust.loss
+    if loss.hook in NEED_MISTAKES:
+        probabilities = np.load(first.make(context).path / "probabilities.npy")
+        return uncertainty.mistakes(probabilities, context.columns["train"].labels, loss.upweight)
+    if hardness is None:
+        return None
+    return difficulty.sample_difficulty(context, difficulty.load_losses(hardness.path, "train"))
+
+
+def _signals(robust: RobustCompression, teacher: Artefact, d: NDArray[np.float64] | None) -> Signals:
+    hook, probabilities = robust.loss.hook, np.load(teacher.path / "probabilities.npy", mmap_mode="r")
+    weights, batch_weight = loss_weights(robust, d), BATCH_WEIGHTS.get(hook)
+    return Signals(losses.resolve(hook), weights, probabilities, d, batch_weight=batch_weight)
+
+
+def loss_weights(robust: RobustCompression, d: NDArray[np.float64] | None) -> LossWeights:
+    """The scalars of the loss for a training set of difficulty d [N].
+
+    Raises UserError if no weights of mean 1 stay within `loss.max_weight`.
+    """
+    loss, alpha = robust.loss, robust.uncertainty.alpha
+    ceiling = mean = 1.0
+    if d is not None and d.any():
+        ceiling = uncertainty.ceiling(d, loss.max_weight) if loss.max_weight else 1.0
+        mean = float(np.minimum(d, ceiling).mean())
+        if not mean:
+            raise UserError(
+                f"robust_compression.loss.max_weight: {loss.max_weight:g} cannot be kept, because most "
+                "samples have difficulty 0; raise uncertainty.alpha."
+            )
+    return LossWeights(
+        distillation=loss.lambda_,
+        mean_difficulty=mean,
+        ceiling=ceiling,
+        alpha=alpha if isinstance(alpha, float) else 0.0,
+        smoothing=loss.smoothing,
+        gamma=loss.gamma,
+        floor=loss.floor,
+        warmup=loss.warmup,
+        batch_mean=torch.ones(()) if loss.hook in BATCH_WEIGHTS else None,
+    )
 
 
 def find(context: Context, teacher: Artefact, hardness: Artefact | None) -> Artefact | None:

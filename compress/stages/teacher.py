@@ -59,9 +59,9 @@ def make(context: Context) -> Artefact:
     if (old := found(path, inputs)) is not None:
         return old
     began = time.perf_counter()
-    weights, scores, shape = (
-        _given(context) if context.config.robust.teacher.model else _trained(context)
-    )
+    block = context.config.robust.teacher
+    epochs = block.epochs or context.config.robust.epochs
+    weights, scores, shape = _given(context) if block.model else fine_tune(context, "teacher", epochs)
 
     def fill(folder: Path) -> None:
         np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
@@ -72,14 +72,15 @@ def make(context: Context) -> Artefact:
     return publish(path, inputs, began, fill)
 
 
-def _trained(context: Context) -> Teacher:
-    """Fine-tune the encoder."""
-    robust = context.config.robust
-    torch.manual_seed(robust.seed)
+def fine_tune(context: Context, name: str, epochs: int) -> Teacher:
+    """Fine-tune the encoder; name: prefix of the events.
+
+    Returns its weights, log-probabilities [N, C] of train, and an empty model of its shape.
+    """
+    torch.manual_seed(context.config.robust.seed)
     model = encoders.load_classifier(context.encoder.model, context.data.labels)
-    shape, epochs = encoders.fresh(model), robust.teacher.epochs or robust.epochs
-    vanilla = Signals(losses.vanilla)
-    trainer = new_trainer("teacher", context, model, Masks(model, Plan()), vanilla, epochs)
+    shape, vanilla = encoders.fresh(model), Signals(losses.vanilla)
+    trainer = new_trainer(name, context, model, Masks(model, Plan()), vanilla, epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
     weights = checkpoint.gather(trainer.engine)

@@ -14,7 +14,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import deepspeed
@@ -152,18 +153,19 @@ class Trainer:
         return self._batches[1][position]
 
     def _train_step(self, batch: Indices) -> None:
-        world = ranks.world_size()
-        parts = world * self.accumulation
+        weights = replace(self.signals.weights, progress=self.step / self.total_steps)
+        if self.signals.batch_weight is not None and self.accumulation > 1:
+            weights = replace(weights, batch_mean=self._look_ahead(batch, weights))
         for turn in range(self.accumulation):
-            indices, weight = share(batch, turn * world + ranks.rank(), parts)
-            counted = torch.as_tensor(weight).to(self.device)
-            labels = torch.as_tensor(self.data.labels[indices]).to(self.device)
+            indices, counted, labels = self._part(batch, turn)
             teacher, hardness = self.signals.take(indices, self.device)
-            signals = self.signals
-            inputs, extra = self.data.batch(indices, self.device), signals.layerwise
+            inputs, extra = self.data.batch(indices, self.device), self.signals.layerwise
             outputs = self.engine(**inputs, **(extra.arguments if extra else {}))
             logits = outputs.logits
-            per_sample = signals.loss(logits, labels, teacher, hardness, signals.weights)
+            if self.signals.batch_weight is not None and self.accumulation == 1:
+                raw = self.signals.batch_weight(logits, labels, weights)
+                weights = replace(weights, batch_mean=self._mean([raw * counted], len(batch)))
+            per_sample = self.signals.loss(logits, labels, teacher, hardness, weights)
             if per_sample.shape != labels.shape:
                 raise UserError(
                     f"robust_compression.loss.hook: returned a tensor of shape "
@@ -172,12 +174,44 @@ class Trainer:
             layers = extra.per_sample(inputs, outputs) if extra else {}
             if extra:
                 per_sample = per_sample + extra.total(layers)
+            parts = ranks.world_size() * self.accumulation
             loss = (per_sample * counted).sum() * (parts / len(batch))
             self.engine.backward(loss)
             self.engine.step()
             with torch.no_grad():
                 terms = losses.parts(logits, labels, teacher) | layers
                 self._window.add(loss=per_sample, **terms, counted=counted)
+
+    def _part(self, batch: Indices, turn: int) -> tuple[Indices, Tensor, Tensor]:
+        """This rank's samples of one micro-batch: indices, 1 or 0 (padding) [m], labels [m]."""
+        world = ranks.world_size()
+        part = turn * world + ranks.rank()
+        indices, weight = share(batch, part, world * self.accumulation)
+        counted = torch.as_tensor(weight).to(self.device)
+        return indices, counted, torch.as_tensor(self.data.labels[indices]).to(self.device)
+
+    def _look_ahead(self, batch: Indices, weights: losses.LossWeights) -> Tensor:
+        """Mean of the batch weight over all micro-batches, which are run once more for it.
+
+        Random states are put back, so that the training pass draws the same dropout.
+        """
+        assert self.signals.batch_weight is not None
+        accelerator = get_accelerator()
+        states, sums = (torch.get_rng_state(), accelerator.get_rng_state()), []
+        with torch.no_grad():
+            for turn in range(self.accumulation):
+                indices, counted, labels = self._part(batch, turn)
+                logits = self.forward(self.data.batch(indices, self.device))
+                sums.append(self.signals.batch_weight(logits, labels, weights) * counted)
+        torch.set_rng_state(states[0])
+        accelerator.set_rng_state(states[1])
+        return self._mean(sums, len(batch))
+
+    def _mean(self, values: Sequence[Tensor], size: int) -> Tensor:
+        """Sum of the values of all ranks over the size of the whole batch, []."""
+        local = torch.stack([value.sum() for value in values]).sum()
+        total = ranks.all_sum(local.cpu().numpy())
+        return torch.as_tensor(total / size, dtype=torch.float32).to(self.device)
 
     def _report(self) -> dict[str, float]:
         """Means over the steps since the last report, over all ranks; written to the monitor."""

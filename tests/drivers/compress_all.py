@@ -2,8 +2,8 @@
 
     deepspeed tests/drivers/compress_all.py OUTPUT MODEL SPECS
 
-SPECS is a JSON list of {"name", "files": [compression, ...], "stage", "set": [...]}. The run directory
-of a student is OUTPUT/<name>; every rank writes OUTPUT/<name>/rank<r>.json.
+SPECS is a JSON list of {"name", "files": [compression, ...], "stage", "set": [...], "mitigation"}. The
+run directory of a student is OUTPUT/<name>; every rank writes OUTPUT/<name>/rank<r>.json.
 """
 
 import json
@@ -19,7 +19,7 @@ from compress import artefacts, export, ranks, run
 from compress.configuration import config
 from compress.errors import UserError
 from compress.models import encoders
-from compress.stages import context, student
+from compress.stages import context, difficulty, student
 from compress.training import trainer
 from compress.training.monitor import Monitor
 
@@ -59,15 +59,27 @@ def teacher_of(here: context.Context, folder: Path) -> context.Artefact:
     return context.found(folder, inputs) or context.publish(folder, inputs, 0.0, fill)
 
 
+def losses_of(here: context.Context, folder: Path) -> context.Artefact:
+    """A random loss matrix, the same on all ranks."""
+    inputs, labels = {"stage": "difficulty", "random": 5}, here.columns["train"].labels
+    matrix = np.random.default_rng(1).exponential(size=(len(labels), 3))
+
+    def fill(path: Path) -> None:
+        difficulty.save_losses(path / "train.parquet", [0.2, 0.4, 0.6], matrix, labels)
+
+    return context.found(folder, inputs) or context.publish(folder, inputs, 0.0, fill)
+
+
 def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
-    files = ["zero2", "tasks/synthetic", "mitigation/distil"]
+    files = ["zero2", "tasks/synthetic", f"mitigation/{spec.get('mitigation', 'distil')}"]
     paths = [ROOT / f"ds_configs/{name}.json" for name in files] + spec["files"]
     overrides = [*OURS, f"robust_compression.model={model}", f"zero_optimization.stage={spec['stage']}"]
     settings = config.load(paths, overrides + spec.get("set", []))
     base = run.prepare(settings, output / spec["name"], device)
     recorder = Recorder()
     here = context.Context(**{**base.__dict__, "monitor": recorder})
-    made = student.make(here, teacher_of(here, output / "teacher"), None)
+    hardness = losses_of(here, output / "difficulty") if "mitigation" in spec else None
+    made = student.make(here, teacher_of(here, output / "teacher"), hardness)
     digests = {}
     if ranks.is_main():
         digests = {name: float(v.double().abs().sum()) for name, v in _weights(made).items()}

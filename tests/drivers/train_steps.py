@@ -3,8 +3,8 @@
     deepspeed tests/drivers/train_steps.py OUTPUT MODEL SPEC [key=value ...]
 
 SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps", "set",
-"layerwise"}: one engine after another in this process. layerwise: the block of that name, with a random
-teacher of another shape. Every rank writes OUTPUT/<name>-rank<r>.json.
+"layerwise", "hook", "gamma", "dropout"}: one engine after another in this process. layerwise: the block
+of that name, with a random teacher of another shape. Every rank writes OUTPUT/<name>-rank<r>.json.
 """
 
 import json
@@ -64,6 +64,9 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     here = context.Context(**{**base.__dict__, "monitor": recorder})
     torch.manual_seed(settings.robust.seed)
     model = encoders.load_classifier(here.encoder.model, here.data.labels)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = spec.get("dropout", 0.0)
     names = match(model, {name: [keyword] for name, (keyword, _) in spec["groups"].items()}, "sparse")
     groups = {
         name: Sparse(tuple(names[name]), (Ramp(0.0, target, 0, spec["steps"] - 1, 1),))
@@ -74,9 +77,10 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     classes = len(here.data.labels)
     teacher = generator.dirichlet(np.ones(classes), len(here.data.train)).astype(np.float32)
     difficulty = generator.uniform(0.3, 1.0, len(here.data.train))
-    hook = losses.LOSSES[spec.get("hook", "rmc_weighted")]
-    weights = LossWeights(0.9, float(difficulty.mean()))
-    signals = Signals(hook, weights, teacher, difficulty, layers_of(spec, model, device))
+    hook = spec.get("hook", "rmc_weighted")
+    weights = LossWeights(0.9, float(difficulty.mean()), gamma=spec.get("gamma", 2.0))
+    layers, whole = layers_of(spec, model, device), losses.BATCH_WEIGHTS.get(hook)
+    signals = Signals(losses.LOSSES[hook], weights, teacher, difficulty, layers, whole)
     projection = getattr(model, layerwise.PROJECTION).weight.tolist() if signals.layerwise else None
     training = context.new_trainer("t", here, model, masks, signals, settings.robust.epochs)
     training.run_until(spec["steps"], context.watch_dev(here) if signals.layerwise else None)

@@ -1,0 +1,78 @@
+"""The block `robust_compression.task`: which data, and how a task of the user's own is described.
+
+Beside `robust_schema`; the tasks that come with the program are the table in `compress.data.tasks`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from compress.configuration.blocks import Block, Count
+
+Names = Annotated[list[str], Field(min_length=2)]
+
+
+class SyntheticBlock(Block):
+    """Size and seed of the embedded benchmark."""
+
+    seed: int = 0
+    train: Count = 4000
+    dev: Count = 1000
+    ood: Count = 2000
+    conflicting: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class HubBlock(Block):
+    """One split of a data set on the model hub."""
+
+    path: str
+    split: str
+    config: str | None = None
+    revision: str | None = None
+
+
+class OodBlock(Block):
+    """An OOD set: by default the file `ood_<name>` with the task's own labels.
+
+    file: another name in task.data_dir; labels: the set's own in id order; label_map: every label of
+    the task -> the label of the set that it counts as; subsets: columns by which the report splits.
+    """
+
+    file: str | None = None
+    hub: HubBlock | None = None
+    labels: Names | None = None
+    label_map: dict[str, str] | None = None
+    subsets: list[str] = Field(default=[])
+
+
+class DefinitionBlock(Block):
+    """A task of the user's own, in JSON only.
+
+    texts, label: names of the columns; labels: in id order; spellings: other words for a label; train,
+    dev: names of files in task.data_dir (default `train` and `dev`) or splits on the hub; partial:
+    which of the texts a partial-input classifier sees.
+    """
+
+    texts: Annotated[list[str], Field(min_length=2, max_length=2)]
+    labels: Names
+    label: str = "label"
+    spellings: dict[str, list[str]] = Field(default={})
+    train: str | HubBlock = "train"
+    dev: str | HubBlock = "dev"
+    ood: Annotated[dict[str, OodBlock], Field(min_length=1)]
+    partial: Literal[0, 1] = 1
+
+
+class TaskBlock(Block):
+    """Which data: a task of `compress.data.tasks` or `definition`, from the hub or from `data_dir`.
+
+    train_samples: use the first n rows of train; max_length: tokens of the pair, longest cut first;
+    synthetic: seed and sizes of the embedded benchmark (`name` = "synthetic" only).
+    """
+
+    name: str
+    definition: DefinitionBlock | None = None
+    data_dir: str | None = None
+    max_length: Annotated[int, Field(ge=8)] = 128
+    train_samples: Count | None = None
+    synthetic: SyntheticBlock | None = None

@@ -1,0 +1,42 @@
+"""Stage first: the first model of just train twice, whose mistakes weigh more (Liu et al. 2021).
+
+The encoder is fine-tuned for a few epochs and dropped; its softmax on train is kept in the cache,
+shared by all runs with the same data, encoder, seed and `loss.first_epochs`.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress import artefacts
+from compress.stages import teacher
+from compress.stages.context import Artefact, Context, found, publish
+
+
+def inputs_of(context: Context) -> dict[str, Any]:
+    """What the first model depends on."""
+    epochs = context.config.robust.loss.first_epochs
+    return {**context.training_inputs(), "stage": "first", "epochs": epochs}
+
+
+def path_of(context: Context, inputs: Mapping[str, Any]) -> Path:
+    """Directory of its probabilities in the cache."""
+    return context.cache_dir / "first" / artefacts.key(inputs)[:16]
+
+
+def make(context: Context) -> Artefact:
+    """`probabilities.npy`: the first model's softmax [N, C] for every training sample, float32."""
+    inputs = inputs_of(context)
+    path = path_of(context, inputs)
+    if (old := found(path, inputs)) is not None:
+        return old
+    began = time.perf_counter()
+    _, scores, _ = teacher.fine_tune(context, "first", context.config.robust.loss.first_epochs)
+
+    def fill(folder: Path) -> None:
+        np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
+
+    return publish(path, inputs, began, fill)

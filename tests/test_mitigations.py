@@ -1,0 +1,125 @@
+"""Every shipped mitigation through the real launcher, two ranks; and how alpha "auto" decides."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compress.configuration import config
+from compress.losses import LOSSES
+from compress.stages.alpha import Candidate, choose
+from compress.stages.student import loss_weights
+from tests.test_launcher import ROOT, launch
+
+NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
+SPARSE = str(ROOT / "ds_configs/compression/imp40.json")
+
+
+def settings(name, *overrides):
+    files = ["zero2", "tasks/synthetic", f"mitigation/{name}"]
+    return config.load([ROOT / f"ds_configs/{file}.json" for file in files], overrides)
+
+
+def test_there_is_a_file_for_every_loss():
+    assert sorted(LOSSES) == NAMES
+    assert all(settings(name).robust.loss.hook == name for name in NAMES)
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory, tiny_model) -> Path:
+    folder = tmp_path_factory.mktemp("mitigations")
+    specs = [{"name": n, "files": [SPARSE], "stage": 2, "mitigation": n} for n in NAMES]
+    specs.append({**specs[NAMES.index("jtt")], "name": "jtt_zero3", "stage": 3})
+    specs.append({**specs[NAMES.index("rmc_plus")], "name": "rmc_plus_zero3", "stage": 3})
+    driver = str(ROOT / "tests/drivers/compress_all.py")
+    done = launch(driver, str(folder), str(tiny_model), json.dumps(specs))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def losses_of(folder: Path, name: str) -> list[float]:
+    first, second = (
+        json.loads((folder / name / f"rank{r}.json").read_text())["losses"] for r in (0, 1)
+    )
+    assert first == second
+    return first
+
+
+@pytest.mark.launcher
+@pytest.mark.timeout(600)
+def test_every_mitigation_trains_a_student_of_its_own(students: Path) -> None:
+    series = {name: losses_of(students, name)[-8:] for name in NAMES}
+    assert all(np.isfinite(values).all() for values in series.values())
+    assert len({tuple(values) for values in series.values()}) == len(NAMES)
+    for name in NAMES:
+        assert (students / name / "student/model/model.safetensors").is_file()
+
+
+@pytest.mark.launcher
+@pytest.mark.parametrize("name", ["jtt", "rmc_plus"])
+def test_zero_3_trains_the_same(students: Path, name: str) -> None:
+    found, expected = losses_of(students, f"{name}_zero3"), losses_of(students, name)
+    np.testing.assert_allclose(found[-8:], expected[-8:], rtol=1e-5)
+
+
+@pytest.mark.launcher
+def test_the_first_model_of_jtt_is_shared_in_the_cache(students: Path) -> None:
+    made = list((students / "shared/first").iterdir())
+    stages = {json.loads((f / "complete.json").read_text())["inputs"]["stage"] for f in made}
+    assert stages == {"first"}
+    probabilities = np.load(made[0] / "probabilities.npy")
+    assert probabilities.shape == (64, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+# The scalars of a loss
+
+
+def test_weights_have_mean_one_and_keep_their_bound():
+    d = np.array([0.2] * 90 + [1.0] * 10)
+    free = loss_weights(settings("weighted").robust, d)
+    assert (free.ceiling, free.mean_difficulty) == (1.0, pytest.approx(0.28))
+    d = np.linspace(0.2, 1, 100) ** 2
+    bound = loss_weights(settings("weighted", "robust_compression.loss.max_weight=1.5").robust, d)
+    weights = np.minimum(d, bound.ceiling) / bound.mean_difficulty
+    assert weights.mean() == pytest.approx(1) and 1.4 < weights.max() <= 1.5
+
+
+def test_a_bound_that_no_weights_keep():
+    robust = settings("weighted", "robust_compression.loss.max_weight=2").robust
+    with pytest.raises(config.UserError, match=r"loss\.max_weight: 2 cannot be kept"):
+        loss_weights(robust, np.array([0.0] * 9 + [1.0]))
+
+
+def test_scalars_come_from_the_configuration():
+    given = ["smoothing=0.5", "lambda=0.3"]
+    weights = loss_weights(
+        settings("smooth", *(f"robust_compression.loss.{text}" for text in given)).robust, None
+    )
+    assert (weights.smoothing, weights.distillation, weights.mean_difficulty) == (0.5, 0.3, 1.0)
+    assert loss_weights(settings("focal").robust, None).batch_mean == 1
+    plus = loss_weights(settings("rmc_plus").robust, np.array([0.2, 1.0]))
+    assert (plus.alpha, plus.floor, plus.warmup) == (0.2, 0.1, 0.1)
+
+
+# alpha "auto"
+
+
+def halves(dev, easy, hard):
+    return Candidate(dev, easy, hard)
+
+
+def test_the_smallest_relative_gap_wins():
+    # gaps: 0.2 / 0.9 = 0.22, 0.1 / 0.85 = 0.12, 0.15 / 0.9 = 0.17
+    found = {0.2: halves(0.8, 0.9, 0.7), 0.5: halves(0.8, 0.85, 0.75), 0.7: halves(0.8, 0.9, 0.75)}
+    assert choose(found) == 0.5
+
+
+def test_a_candidate_more_than_a_point_below_the_best_dev_is_out():
+    found = {0.2: halves(0.78, 0.78, 0.78), 0.5: halves(0.8, 0.9, 0.7), 0.7: halves(0.795, 0.88, 0.71)}
+    assert choose(found) == 0.7
+
+
+def test_of_equal_gaps_the_larger_alpha():
+    assert choose({0.2: halves(0.8, 0.9, 0.7), 0.7: halves(0.8, 0.9, 0.7)}) == 0.7

@@ -1,0 +1,147 @@
+"""Published files of the tasks, tasks defined in JSON, and OOD sets that leak from train."""
+
+import pytest
+
+from compress.configuration.config import RobustCompression
+from compress.data import splits
+from compress.errors import UserError
+
+
+def read(folder, task, **block):
+    return splits.read(
+        RobustCompression.model_validate(
+            {"task": {"name": task, "data_dir": str(folder), **block}, "model": "unused"}
+        )
+    )
+
+
+def questions(*labels, start=0, names=("question1", "question2", "is_duplicate")):
+    return [
+        dict(zip(names, (f"who is {n} ?", f"what is {n} ?", label), strict=True))
+        for n, label in enumerate(labels, start)
+    ]
+
+
+@pytest.fixture
+def qqp(tmp_path, write_table):
+    write_table(tmp_path / "train.tsv", questions(0, 1, 1))
+    write_table(tmp_path / "dev.tsv", questions("not_duplicate", "duplicate"))
+    write_table(tmp_path / "ood_paws_wiki.jsonl", questions(1, 0, start=10))
+    return tmp_path
+
+
+def test_qqp_with_the_columns_of_the_published_file(qqp):
+    data = read(qqp, "qqp")
+    assert data.labels == ("not_duplicate", "duplicate")
+    assert data.train.labels.tolist() == [0, 1, 1]
+    assert data.train.texts[1] == ["what is 0 ?", "what is 1 ?", "what is 2 ?"]
+    assert data.ood["paws_wiki"].labels.tolist() == [1, 0]
+
+
+def test_paws_qqp_as_it_is_published(qqp, write_table):
+    rows = [
+        {"id": 1, "sentence1": "b'Who is X ?'", "sentence2": 'b"Who isn\'t X ?"', "label": 0},
+        {"id": 2, "sentence1": "b'caf\\xc3\\xa9'", "sentence2": "plain", "label": 1},
+        {"id": 3, "sentence1": "b'not closed", "sentence2": "b and c", "label": 1},
+    ]
+    write_table(qqp / "dev_and_test.tsv", rows)
+    found = read(qqp, "qqp").ood["paws_qqp"]
+    assert found.texts == (
+        ["Who is X ?", "caf\u00e9", "b'not closed"],
+        ["Who isn't X ?", "plain", "b and c"],
+    )
+    assert found.labels.tolist() == [0, 1, 1]
+
+
+def test_byte_strings_elsewhere_stay_as_they_are(qqp, write_table):
+    names = ("question1", "question2", "label")
+    write_table(qqp / "ood_mine.jsonl", [dict(zip(names, ("b'x'", "y", 1), strict=True))])
+    assert read(qqp, "qqp").ood["mine"].texts[0] == ["b'x'"]
+
+
+def test_symmetric_as_it_is_published(tmp_path, write_table):
+    for split, start in (("train", 0), ("dev", 10)):
+        rows = [
+            {"claim": f"c{n}", "evidence": f"e{n}", "label": x}
+            for n, x in enumerate(("SUPPORTS", "REFUTES"), start)
+        ]
+        write_table(tmp_path / f"{split}.jsonl", rows)
+    first = {"claim": "a", "evidence_sentence": "b", "label": "REFUTES", "weight": 0.5}
+    second = {"claim": "c", "evidence": "d", "gold_label": "SUPPORTS", "cid": 3}
+    write_table(tmp_path / "fever_symmetric_generated.jsonl", [first])
+    write_table(tmp_path / "fever_symmetric_test.jsonl", [second])
+    ood = read(tmp_path, "fever").ood
+    assert list(ood) == ["sym1", "sym2"]
+    assert (ood["sym1"].texts, ood["sym1"].labels.tolist()) == ((["a"], ["b"]), [1])
+    assert (ood["sym2"].texts, ood["sym2"].labels.tolist()) == ((["c"], ["d"]), [0])
+
+
+@pytest.mark.parametrize("case", [str.upper, lambda text: f"  {text} ", lambda text: text], ids=str)
+def test_an_ood_set_that_shares_a_pair_with_train(qqp, write_table, case):
+    leak = questions(0, start=2)[0]
+    leak = {key: case(value) if isinstance(value, str) else value for key, value in leak.items()}
+    write_table(qqp / "ood_mine.jsonl", [*questions(1, start=30), leak])
+    with pytest.raises(UserError) as error:
+        read(qqp, "qqp")
+    sentence = str(error.value)
+    assert sentence.startswith(f"{qqp / 'ood_mine.jsonl'}: sample 2 ('")
+    assert f"is sample 3 of {qqp / 'train.tsv'} too" in sentence and "who is 2 ?" in sentence.lower()
+
+
+def test_a_pair_beyond_the_samples_used_is_no_leak(qqp, write_table):
+    write_table(qqp / "ood_mine.jsonl", questions(0, start=2))
+    assert len(read(qqp, "qqp", train_samples=2).ood["mine"]) == 1
+
+
+def test_texts_exchanged_are_another_pair(qqp, write_table):
+    swapped = questions(0, start=2, names=("question2", "question1", "is_duplicate"))
+    write_table(qqp / "ood_mine.jsonl", swapped)
+    assert len(read(qqp, "qqp").ood["mine"]) == 1
+
+
+DEFINITION = {
+    "texts": ["question", "answer"],
+    "labels": ["good", "bad", "ugly"],
+    "label": "verdict",
+    "train": "pairs",
+    "ood": {
+        "hard": {
+            "file": "adversarial.tsv",
+            "labels": ["fine", "not_fine"],
+            "label_map": {"good": "fine", "bad": "not_fine", "ugly": "not_fine"},
+            "subsets": ["kind"],
+        }
+    },
+}
+
+
+def answers(*labels, start=0, **more):
+    return [
+        {"question": f"q{n}", "answer": f"a{n}", "verdict": label, **more}
+        for n, label in enumerate(labels, start)
+    ]
+
+
+@pytest.fixture
+def mine(tmp_path, write_table):
+    write_table(tmp_path / "pairs.csv", answers("good", "ugly", "bad"))
+    write_table(tmp_path / "train.csv", answers("good"))
+    write_table(tmp_path / "dev.jsonl", answers("bad", "good", start=10))
+    write_table(tmp_path / "adversarial.tsv", answers("fine", "not fine", start=20, kind="swap"))
+    return tmp_path
+
+
+def test_a_task_defined_in_json_is_read(mine):
+    data = read(mine, "mine", definition=DEFINITION)
+    assert data.labels == ("good", "bad", "ugly")
+    assert data.train.labels.tolist() == [0, 2, 1]
+    assert list(data.ood) == ["hard"]
+    assert data.ood["hard"].groups == (0, 1, 1)
+    assert data.ood["hard"].labels.tolist() == [0, 1]
+    assert data.ood["hard"].subsets == {"kind": ["swap", "swap"]}
+
+
+def test_a_file_that_a_definition_names_and_is_not_there(mine):
+    (mine / "pairs.csv").unlink()
+    with pytest.raises(UserError, match=r"has no file pairs \("):
+        read(mine, "mine", definition=DEFINITION)
