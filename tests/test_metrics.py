@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paper_tables import ENTRIES, EXCEPTIONS, OOD_SIZES, TEACHER
 
 from compress.reporting.metrics import accuracy, auroc, delta, pooled, relative_bias
+from compress.study.published import ENTRIES, EXCEPTIONS, OOD_SIZES, TEACHER
 
 TOLERANCE = 0.004
 

@@ -34,7 +34,7 @@ BINS = 20
 MOST_SUBSETS = 40
 _ROLES = ("teacher", "student")
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -134,7 +134,7 @@ def bar_chart(name: str, rows: Sequence[Subset]) -> str:
     """
     wrapped = ["\n".join(textwrap.wrap(printable(row.name), 26)) or "-" for row in rows]
     lines = sum(max(2, text.count("\n") + 1) for text in wrapped)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 0.95 + 0.2 * lines + 0.06 * len(rows)), layout="tight")
         axes = figure.add_subplot()
         for role, colour, shift in (("teacher", TEACHER, -0.19), ("student", STUDENT, 0.19)):
@@ -151,7 +151,7 @@ def bar_chart(name: str, rows: Sequence[Subset]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
-        return _svg(figure, name)
+        return svg(figure, name)
 
 
 def histogram_chart(name: str, values: np.ndarray, truth: np.ndarray | None, xlabel: str) -> str:
@@ -172,7 +172,7 @@ def histogram_chart(name: str, values: np.ndarray, truth: np.ndarray | None, xla
     edges, groups = histogram_counts(values, truth)
     step = (edges[1] - edges[0]) / len(groups)
     spare = iter(OTHER_COLOURS * (1 + len(groups) // len(OTHER_COLOURS)))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 3.2), layout="tight")
         axes = figure.add_subplot()
         for index, (group, counts) in enumerate(groups.items()):
@@ -192,7 +192,7 @@ def histogram_chart(name: str, values: np.ndarray, truth: np.ndarray | None, xla
         axes.grid(axis="y")
         if truth is not None:
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
-        return _svg(figure, name)
+        return svg(figure, name)
 
 
 def line_chart(name: str, sparsities: Sequence[float], mean_loss: np.ndarray) -> str:
@@ -208,7 +208,7 @@ def line_chart(name: str, sparsities: Sequence[float], mean_loss: np.ndarray) ->
     """
     order = np.argsort(np.asarray(sparsities, dtype=float), kind="stable")
     x, y = 100 * np.asarray(sparsities, dtype=float)[order], np.asarray(mean_loss)[order]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 3.0), layout="tight")
         axes = figure.add_subplot()
         axes.plot(x, y, color=STUDENT, marker="o", gid="line")
@@ -226,7 +226,7 @@ def line_chart(name: str, sparsities: Sequence[float], mean_loss: np.ndarray) ->
         axes.set_ylim(bottom=0)
         axes.set(xlabel="sparsity of the sub-network, %", ylabel="mean training loss, nats")
         axes.grid()
-        return _svg(figure, name)
+        return svg(figure, name)
 
 
 def _paired(sides: Sequence[Mapping[str, Any] | None], prefix: str) -> list[Subset]:
@@ -245,7 +245,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """Return the figure as an `<svg>` element with ids of its own and no size of its own."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):

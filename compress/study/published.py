@@ -1,7 +1,8 @@
-"""Published results that relative bias is held against.
+"""Published results that a study is held against.
 
-Accuracies in percent and F_bias as printed in Tables 1-5 of Du et al., "Robustness Challenges in
-Model Distillation and Pruning for Natural Language Understanding", EACL 2023 (arXiv 2110.08419v2).
+Accuracies in percent and F_bias as printed in Tables 1-6 of Du et al., "Robustness Challenges in
+Model Distillation and Pruning for Natural Language Understanding", EACL 2023 (arXiv 2110.08419v2):
+BERT-base uncased, full data, means of three runs.
 """
 
 OOD_SIZES = {"hans": 30000, "sym1": 712, "sym2": 712, "paws_wiki": 8000, "paws_qqp": 677}
@@ -87,3 +88,67 @@ EXCEPTIONS = {
     (2, "pretrained-l6", "mnli"): 1.243,
     (5, "vanilla", "mnli"): 1.316,
 }
+
+# (name, dev, hans, accuracy on hard and on easy samples, gap), Table 6
+TABLE6 = [
+    ("minilm-vanilla", 83.1, 51.4, 73.2, 90.9, 17.7),
+    ("minilm-rmc", 83.7, 57.8, 74.9, 90.6, 15.7),
+    ("40%-vanilla", 84.0, 54.7, 74.9, 91.0, 16.1),
+    ("40%-rmc", 84.2, 58.6, 75.9, 90.3, 14.4),
+]
+FIGURE1_GAPS = {0.40: 16.1, 0.85: 22.7}
+AGREEMENT = 82.8
+"""Share of MNLI dev on which variance and a hypothesis-only classifier agree, per cent (Sec. 4.1)."""
+
+COMPRESSIONS = {
+    "20%": "imp20",
+    "40%": "imp40",
+    "60%": "imp60",
+    "70%": "imp70",
+    "distilbert": "distilbert",
+    "minilm": "minilm_l6",
+    "truncated-l6": "layers_first_half",
+    "pretrained-l6": "pretrained_l6",
+    "116heads-v1": "heads20",
+}
+"""Row of Tables 1 to 3 -> the file in ds_configs/compression that asks for the same."""
+
+
+Numbers = tuple[float, float, float]
+
+
+def entry(table: str, task: str, compression: str, mitigation: str) -> Numbers | None:
+    """Published (dev, pooled OOD, F_bias) of a student, accuracies as fractions, or None.
+
+    table: table1 to table5. Tables 1 to 3 are by compression (loss: vanilla), 4 and 5 by mitigation.
+    """
+    number = int(table[5:]) if table.startswith("table") else 0
+    for found, row, of_task, dev, ood, f_bias in ENTRIES:
+        name, wanted = COMPRESSIONS.get(row, row), mitigation
+        if number <= 3:
+            wanted = compression if mitigation == "vanilla" else ""
+        if (found, name, of_task) == (number, wanted, task):
+            return dev / 100, _pooled(ood), f_bias
+    return None
+
+
+def easy_hard(task: str, compression: str, mitigation: str) -> Numbers | None:
+    """Published (easy, hard, gap) of a student in Table 6, in per cent; None if there is none."""
+    rows = {"40%": "imp40", "minilm": COMPRESSIONS["minilm"]}
+    for name, _, _, hard, easy, gap in TABLE6:
+        row, _, loss = name.partition("-")
+        if (task, rows[row], loss) == ("mnli", compression, mitigation):
+            return easy, hard, gap
+    return None
+
+
+def teacher(task: str) -> tuple[float, float] | None:
+    """Published (dev, pooled OOD) of the teacher, as fractions; None for a task of another kind."""
+    if task not in TEACHER:
+        return None
+    dev, ood = TEACHER[task]
+    return dev / 100, _pooled(ood)
+
+
+def _pooled(ood: dict[str, float]) -> float:
+    return sum(OOD_SIZES[n] * a for n, a in ood.items()) / sum(OOD_SIZES[n] for n in ood) / 100

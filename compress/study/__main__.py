@@ -1,0 +1,84 @@
+"""Run a study: one JSON file, many runs, one report.
+
+    python -m compress.study ds_configs/studies/table4_small.json --output_dir runs/table4_small \
+        --set robust_compression.model=/models/minilm robust_compression.task.data_dir=/data/{task}
+
+Finished runs are skipped, failed ones listed at the end. `--shard i/n` makes a part on one of several
+machines; `--report results.parquet ...` puts their results together. Leaves results.parquet,
+report.html and report.md in the output directory.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from compress import versions
+from compress.errors import UserError, fail
+from compress.study import launch, plan, report, results
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line of a study."""
+    parser = argparse.ArgumentParser(prog="python -m compress.study", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("study", type=Path, help="a file of ds_configs/studies/")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", dest="overrides"
+    )
+    parser.add_argument("--shard", default="1/1", metavar="i/n", help="every n-th task and seed")
+    parser.add_argument("--jobs", type=_positive, default=1, help="runs side by side (1)")
+    parser.add_argument("--processes", type=_positive, help="of each run (all GPUs, or 2 on a CPU)")
+    parser.add_argument("--launcher", default="", help="more words for deepspeed ('--hostfile f')")
+    parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
+    parser.add_argument(
+        "--report", nargs="+", type=Path, metavar="PARQUET", help="only report these results"
+    )
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line asks for; 1 if a run failed."""
+    options = parse(arguments)
+    versions.check()
+    block, out = plan.load(options.study), options.output_dir
+    failed: dict[str, str] = {}
+    if options.report:
+        rows = results.load(options.report)
+        out.mkdir(parents=True, exist_ok=True)
+    else:
+        runs = plan.expand(options.study, out, options.overrides)
+        mine = launch.shard(runs, options.shard)
+        if options.list:
+            for run in mine:
+                done = "finished" if launch.finished(run) else "to do"
+                sys.stdout.write(f"{run.name}: {done}\n")
+            return 0
+        processes = options.processes or launch.default_processes()
+        machine = launch.Machine(processes, options.jobs, options.launcher)
+        failed = launch.execute(mine, machine, out / "logs")
+        rows = results.collect(run for run in runs if launch.finished(run))
+        if not rows:
+            raise UserError(f"{out}: no run has finished; see {out / 'logs'}.")
+        results.save(rows, out / "results.parquet")
+    command = shlex.join(["python", "-m", "compress.study", *(arguments or sys.argv[1:])])
+    paths = report.write(out, rows, block.title, block.published, failed, command)
+    for name, why in failed.items():
+        sys.stdout.write(f"failed: {name}: {why}\n")
+    sys.stdout.write("".join(f"report: {path}\n" for path in paths))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        fail(error)

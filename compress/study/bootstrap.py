@@ -1,0 +1,64 @@
+"""Bootstrap over samples and seeds: what another draw of test samples and seeds would have given.
+
+In each replicate the samples of every set and the seeds are drawn anew with replacement, the same draw
+for all models, so that differences between models are paired (Efron and Tibshirani 1993, Ch. 10;
+Koehn 2004 for paired tests on test sets). With few seeds the spread over seeds is underestimated, by
+sqrt((S - 1) / S) for S of them; with one seed it is not seen at all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+REPLICATES = 1000
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Weights of R replicates: of S seeds, [R, S], and of the N samples of each set, [R, N].
+
+    Each row sums to 1.
+    """
+
+    seeds: Array
+    samples: Mapping[str, NDArray[np.float32]]
+
+
+def draw(sizes: Mapping[str, int], seeds: int, replicates: int = REPLICATES, seed: int = 0) -> Draws:
+    """Draw all replicates; sizes: number of samples of each set, seeds: S."""
+    generator = np.random.default_rng(seed)
+
+    def weights(count: int) -> NDArray[np.float32]:
+        rows = np.empty((replicates, count), dtype=np.float32)
+        for row in rows:
+            row[:] = np.bincount(generator.integers(count, size=count), minlength=count) / count
+        return rows
+
+    over_seeds = weights(seeds).astype(np.float64)
+    return Draws(over_seeds, {name: weights(size) for name, size in sizes.items()})
+
+
+def accuracy(draws: Draws, name: str, hits: Mapping[int, NDArray[np.bool_]]) -> Array:
+    """Accuracy [R] of one model on one set, the mean over its seeds.
+
+    hits: seed's position -> whether each sample was right, [N]. A replicate that drew none of the
+    model's seeds is NaN.
+    """
+    positions = sorted(hits)
+    matrix = np.stack([hits[position] for position in positions]).astype(np.float32)
+    each = (draws.samples[name] @ matrix.T).astype(np.float64)
+    weights = draws.seeds[:, positions]
+    with np.errstate(invalid="ignore"):
+        return (each * weights).sum(axis=1) / weights.sum(axis=1)
+
+
+def interval(values: Array, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the finite replicates; NaN if fewer than half are finite."""
+    known = values[np.isfinite(values)]
+    if 2 * len(known) < len(values) or not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,87 @@
+"""Pictures of a study: easy and hard accuracy against sparsity, OOD accuracy and F_bias by loss.
+
+After Figures 1 and 3 of Du et al. 2023. The teacher stands at sparsity 0.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from compress.reporting.figures import INK, OTHER_COLOURS, STYLE, printable, svg
+from compress.study.analysis import BASELINE, Model, Task
+
+FEWEST = 2
+COLOURS = (*OTHER_COLOURS, "#56B4E9", "#D55E00", "#F0E442", "#000000", "#8A929C")
+
+
+def by_sparsity(task: Task) -> dict[str, list[tuple[float, Model]]]:
+    """Students with zeros by mitigation, each with its sparsity, in rising order."""
+    out: dict[str, list[tuple[float, Model]]] = {}
+    for model in task.students:
+        found = model.each("sparsity")
+        if found and np.mean(found) > 0:
+            out.setdefault(model.name[1], []).append((float(np.mean(found)), model))
+    levels = {name: sorted(rows, key=lambda row: row[0]) for name, rows in out.items()}
+    return {name: rows for name, rows in levels.items() if len({s for s, _ in rows}) >= FEWEST}
+
+
+def all_of(task: Task) -> dict[str, str]:
+    """The figures that the task's students allow, as SVG by name; empty with a single sparsity."""
+    levels = by_sparsity(task)
+    if not levels:
+        return {}
+    name = BASELINE if BASELINE in levels else next(iter(levels))
+    easy_hard = [(0.0, task.teacher), *levels[name]]
+    drawn = {"figure3": _bias(f"figure3-{_id(task.name)}", task, levels)}
+    if all(model.each("easy") and model.each("hard") for _, model in easy_hard):
+        drawn["figure1"] = _halves(f"figure1-{_id(task.name)}", easy_hard, name)
+    return dict(sorted(drawn.items()))
+
+
+def _halves(name: str, rows: Sequence[tuple[float, Model]], mitigation: str) -> str:
+    """Accuracy on easy and hard dev samples against sparsity."""
+    x = [100 * sparsity for sparsity, _ in rows]
+    values = {key: [100 * float(np.mean(m.each(key))) for _, m in rows] for key in ("easy", "hard")}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.2), layout="tight")
+        axes = figure.add_subplot()
+        for (key, y), colour in zip(values.items(), COLOURS, strict=False):
+            axes.plot(x, y, marker="o", color=colour, label=key)
+        gaps = zip(x, values["easy"], values["hard"], strict=True)
+        for sparsity, easy, hard in gaps:
+            axes.plot([sparsity, sparsity], [hard, easy], color=INK, linewidth=0.5, linestyle=":")
+            place = (sparsity, (easy + hard) / 2)
+            axes.annotate(f"{easy - hard:.1f}", place, fontsize=8.5, ha="center")
+        axes.set(xlabel="sparsity, %", ylabel=f"dev accuracy ({printable(mitigation)}), %")
+        axes.grid()
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
+        return svg(figure, name)
+
+
+def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]) -> str:
+    """Pooled OOD accuracy (left) and F_bias (right) against sparsity, a line for each loss."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 3.4), layout="tight")
+        left, right = figure.subplots(1, 2)
+        for (mitigation, rows), colour in zip(levels.items(), COLOURS, strict=False):
+            style = {"marker": "o", "color": colour, "label": printable(mitigation)}
+            x = [100 * sparsity for sparsity, _ in rows]
+            models = [task.teacher, *(model for _, model in rows)]
+            left.plot([0, *x], [100 * model.ood.value for model in models], **style)
+            biases = [model.f_bias(task.teacher) for _, model in rows]
+            known = [(s, bias.value) for s, bias in zip(x, biases, strict=True) if bias is not None]
+            if known:
+                right.plot([0, *(s for s, _ in known)], [1, *(b for _, b in known)], **style)
+        left.set(xlabel="sparsity, %", ylabel="OOD accuracy, pooled, %")
+        right.set(xlabel="sparsity, %", ylabel="F_bias")
+        for axes in (left, right):
+            axes.grid()
+        left.legend(loc="lower left", fontsize=8.5)
+        return svg(figure, name)
+
+
+def _id(text: str) -> str:
+    """A name that can stand in an id."""
+    return "".join(c if c.isalnum() else "-" for c in text)

@@ -1,0 +1,137 @@
+"""A study file becomes runs: each with its files, its seed and its place.
+
+A study is JSON in `ds_configs/studies/`. Names of parts are files of `ds_configs/`, found beside it
+(`imp40` is `../compression/imp40.json`); a name that ends in .json is a path. The files of a run are
+merged in this order: engine, task, settings, compression, mitigation; then `set`, `task_set` and what
+the command line sets. Everything is checked before anything is started.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from compress.configuration import config
+from compress.configuration.blocks import Block
+from compress.configuration.config import Config
+from compress.configuration.merge import read
+from compress.errors import UserError, nearest
+
+Names = Annotated[list[str], Field(min_length=1)]
+TABLES = Literal["table1", "table2", "table3", "table4", "table5", "table6", "figure1", "figure3"]
+
+
+class StudyBlock(Block):
+    """A study file.
+
+    published: the table of Du et al. 2023 whose numbers stand beside ours; set: "a.b.c=value" for all
+    runs; task_set: the same for the runs of one task. In both, {task} is the name of the task.
+    """
+
+    title: str
+    published: TABLES | None = None
+    engine: Names = Field(default=["zero2"])
+    settings: list[str] = Field(default=[])
+    tasks: Names
+    compressions: Names
+    mitigations: Names
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    set: list[str] = Field(default=[])
+    task_set: dict[str, list[str]] = Field(default={})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study: the names of its parts, its checked configuration, its place."""
+
+    task: str
+    compression: str
+    mitigation: str
+    seed: int
+    files: tuple[Path, ...]
+    overrides: tuple[str, ...]
+    output_dir: Path
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """How the run is called in lists: its place below the study's folder."""
+        return f"{self.task}/{self.compression}-{self.mitigation}-seed{self.seed}"
+
+
+def load(file: Path) -> StudyBlock:
+    """The study in a JSON file; UserError names the file and the key of the first mistake."""
+    values = read(file)
+    try:
+        return StudyBlock.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        hint = problem["msg"][0].lower() + problem["msg"][1:] + "."
+        if problem["type"] == "extra_forbidden":
+            hint = f"is not a key of a study{nearest(str(problem['loc'][-1]), StudyBlock.model_fields)}"
+        raise UserError(f"{file}: '{key}': {hint}") from None
+
+
+def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[Run]:
+    """All runs of the study in `file`, checked: by task and seed, so that a teacher is made once.
+
+    Raises UserError for an unknown part, two runs in one place, or a configuration that is refused.
+    """
+    block = load(file)
+    root = file.absolute().parent.parent
+    parts = {
+        folder: [(_label(name), _find(file, root, folder, name)) for name in names]
+        for folder, names in (
+            ("", [*block.engine, *block.settings]),
+            ("tasks", block.tasks),
+            ("compression", block.compressions),
+            ("mitigation", block.mitigations),
+        )
+    }
+    _check_places(file, block, parts)
+    engine = [path for _, path in parts[""][: len(block.engine)]]
+    settings = [path for _, path in parts[""][len(block.engine) :]]
+    runs = []
+    for task, task_file in parts["tasks"]:
+        common = [*block.set, *block.task_set.get(task, []), *overrides]
+        given = [text.replace("{task}", task) for text in common]
+        for seed in block.seeds:
+            for compression, compression_file in parts["compression"]:
+                for mitigation, mitigation_file in parts["mitigation"]:
+                    files = (*engine, task_file, *settings, compression_file, mitigation_file)
+                    texts = (*given, f"robust_compression.seed={seed}")
+                    place = output_dir / task / f"{compression}-{mitigation}-seed{seed}"
+                    checked = config.load(files, texts)
+                    runs.append(Run(task, compression, mitigation, seed, files, texts, place, checked))
+    return runs
+
+
+def _check_places(file: Path, block: StudyBlock, parts: dict[str, list[tuple[str, Path]]]) -> None:
+    """Raise UserError if two runs would write to the same place, or `task_set` names no task."""
+    keys = {"tasks": "tasks", "compression": "compressions", "mitigation": "mitigations"}
+    labels = {keys[folder]: [label for label, _ in found] for folder, found in parts.items() if folder}
+    labels["seeds"] = [str(seed) for seed in block.seeds]
+    for key, found in labels.items():
+        for label in found:
+            if found.count(label) > 1:
+                raise UserError(f"{file}: '{key}' has '{label}' twice: two runs would share one place.")
+    for task in block.task_set:
+        if task not in labels["tasks"]:
+            raise UserError(f"{file}: 'task_set.{task}': no such task{nearest(task, labels['tasks'])}")
+
+
+def _label(name: str) -> str:
+    return Path(name).stem if name.endswith(".json") else name
+
+
+def _find(file: Path, root: Path, folder: str, name: str) -> Path:
+    """The configuration file of a part."""
+    path = Path(name) if name.endswith(".json") else root / folder / f"{name}.json"
+    if path.is_file():
+        return path
+    known = [found.stem for found in (root / folder).glob("*.json")]
+    what = folder or "settings"
+    raise UserError(f"{file}: {what}: there is no '{name}' ({path}){nearest(name, known)}")

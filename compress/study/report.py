@@ -1,0 +1,83 @@
+"""The report of a study, report.html (one file) and report.md, from the rows of results alone."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from compress.study import analysis, figures, tables
+from compress.study.results import Row
+
+CAPTIONS = {
+    "figure1": "Accuracy on easy and hard dev samples against sparsity, and the gap between them "
+    "(after Figure 1 of Du et al. 2023). The teacher stands at 0.",
+    "figure3": "Pooled OOD accuracy and F_bias against sparsity by loss (after Figure 3 of Du et al. "
+    "2023). The teacher stands at 0.",
+}
+
+
+def write(
+    folder: Path,
+    rows: Sequence[Row],
+    title: str,
+    published: str | None,
+    failed: Mapping[str, str],
+    command: str,
+) -> list[Path]:
+    """Write report.html and report.md into the folder; their paths.
+
+    published: the table whose numbers stand beside ours; failed: what runs said that failed, by name;
+    command: as typed.
+    """
+    found = analysis.tasks(rows)
+    sections = [(task, tables.all_of(task, published), figures.all_of(task)) for task in found]
+    times = tables.seconds(found)
+    lines = [f"# {title}", "", f"`{command}`", ""]
+    for task, some, drawn in sections:
+        lines += [f"## {task.name}", ""]
+        for table in some:
+            lines += [table.caption, "", table.markdown(), ""]
+        lines += [f"{CAPTIONS[name]} (picture: report.html)\n" for name in drawn]
+    lines += ["## Seconds", "", times.caption, "", times.markdown(), ""]
+    if failed:
+        lines += ["## Failed runs", "", *(f"* {name}: {why}" for name, why in failed.items()), ""]
+    page = (
+        _environment()
+        .get_template("study")
+        .render(
+            title=title,
+            command=command,
+            sections=sections,
+            captions=CAPTIONS,
+            times=times,
+            failed=failed,
+        )
+    )
+    texts = {folder / "report.html": page, folder / "report.md": "\n".join(lines)}
+    for path, text in texts.items():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.replace(path)
+    return list(texts)
+
+
+def _environment() -> Environment:
+    source = resources.files("compress.study").joinpath("study.html.j2").read_text(encoding="utf-8")
+    made = Environment(
+        loader=DictLoader({"study": source}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"cell": _cell, "safe_svg": Markup}
+    return made
+
+
+def _cell(text: str) -> Markup:
+    """A cell's text as HTML: escaped, bold where Markdown says so."""
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))

@@ -1,0 +1,133 @@
+"""results.parquet: what a study measured, one row a model and set, with the outcome of every sample.
+
+What: `collect` reads the finished runs, `save` and `load` the file. Everything that the report shows is
+computed from these rows alone, so files of several machines can be put together.
+
+A row: task, seed, role (teacher or student), compression, mitigation, set (dev, ood_<name>), subset
+(empty: the whole set), samples, accuracy (fraction), hits (bits, one a sample, whole sets only), and
+the figures of the model or run that it belongs to, repeated.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from compress import artefacts
+from compress.errors import UserError
+from compress.study.plan import Run
+
+VERSION = "1"
+MODEL = ("task", "seed", "role", "compression", "mitigation")
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("task", "role", "compression", "mitigation")),
+        *((name, pa.string()) for name in ("set", "subset", "device")),
+        *((name, pa.int64()) for name in ("seed", "samples", "params", "nonzero_params")),
+        *((name, pa.float64()) for name in ("accuracy", "sparsity", "easy", "hard", "seconds")),
+        *((name, pa.float64()) for name in ("agreement", "auroc", "alpha")),
+        *((name, pa.bool_()) for name in ("vanished", "at_chance")),
+        ("hits", pa.binary()),
+    ],
+    metadata={"version": VERSION},
+)
+Row = dict[str, Any]
+
+
+def collect(runs: Iterable[Run]) -> list[Row]:
+    """The rows of finished runs; a teacher shared by several runs stands once for each seed."""
+    rows: list[Row] = []
+    teachers: set[tuple[str, int]] = set()
+    for run in runs:
+        metrics = artefacts.read_json(run.output_dir / "metrics.json")
+        hits = dict(np.load(run.output_dir / "hits.npz"))
+        if (run.task, run.seed) not in teachers:
+            teachers.add((run.task, run.seed))
+            rows += _model(run, metrics, hits, "teacher")
+        rows += _model(run, metrics, hits, "student")
+    return rows
+
+
+def _model(
+    run: Run, metrics: Mapping[str, Any], hits: Mapping[str, NDArray[np.bool_]], role: str
+) -> list[Row]:
+    """The rows of one model: its sets, and the subsets of each."""
+    model, parts = metrics[role], metrics["easy_hard"]
+    difficulty = metrics.get("difficulty") or {}
+    about = {
+        "task": run.task,
+        "seed": run.seed,
+        "role": role,
+        "compression": run.compression if role == "student" else "",
+        "mitigation": run.mitigation if role == "student" else "",
+        **{key: model.get(key) for key in ("params", "nonzero_params", "sparsity")},
+        **{key: parts[role][key] for key in ("easy", "hard")},
+        "seconds": metrics["seconds"][role],
+        "agreement": parts["agreement"],
+        "auroc": difficulty.get("auroc"),
+        "alpha": difficulty.get("alpha"),
+        "vanished": role == "student" and bool(metrics["vanished"]),
+        "device": metrics["device"],
+    }
+    rows = []
+    for key, right in hits.items():
+        owner, _, name = key.partition("/")
+        if owner != role:
+            continue
+        short = name.removeprefix("ood_")
+        bits = {"hits": np.packbits(right).tobytes(), "at_chance": short in metrics["at_chance"]}
+        whole = {"subset": "", "samples": len(right), "accuracy": float(right.mean())}
+        rows.append({**about, "set": name, **whole, **bits})
+        subsets = model.get("dev_subsets") if name == "dev" else model["ood_subsets"].get(short)
+        for subset, found in (subsets or {}).items():
+            rows.append({**about, "set": name, "subset": subset, **found})
+    return rows
+
+
+def save(rows: Sequence[Row], file: Path) -> None:
+    """Write the rows as Parquet, whole or not at all."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), temporary)
+    temporary.replace(file)
+
+
+def load(files: Iterable[Path]) -> list[Row]:
+    """The rows of one or more files.
+
+    Raises UserError for a file that is none of ours, is of another version, or repeats a student.
+    """
+    rows: list[Row] = []
+    owners: dict[tuple[Any, ...], Path] = {}
+    for file in files:
+        fresh = _read(file)
+        models = {tuple(row[key] for key in MODEL) for row in fresh}
+        for model in models:
+            if model[2] == "student" and model in owners:
+                raise UserError(f"{file}: repeats {'-'.join(map(str, model))} of {owners[model]}.")
+        kept = [row for row in fresh if tuple(row[key] for key in MODEL) not in owners]
+        owners |= dict.fromkeys(models, file)
+        rows += kept
+    return rows
+
+
+def _read(file: Path) -> list[Row]:
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: cannot be read as results of a study ({error}).") from None
+    version = (table.schema.metadata or {}).get(b"version", b"none").decode()
+    if version != VERSION or set(table.column_names) != set(SCHEMA.names):
+        raise UserError(
+            f"{file}: is a results file of version {version}, this program reads version {VERSION}; "
+            "run the study again to write it anew (finished runs are kept)."
+        )
+    return table.to_pylist()
+
+
+def hits_of(row: Row) -> NDArray[np.bool_]:
+    """Whether each sample of a set was right, bool [N]."""
+    return np.unpackbits(np.frombuffer(row["hits"], np.uint8), count=row["samples"]).astype(bool)

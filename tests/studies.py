@@ -1,0 +1,80 @@
+"""Finished runs of a study without any training: metrics.json and hits.npz with known accuracies."""
+
+import json
+
+import numpy as np
+
+from compress.study import plan
+from tests.test_launcher import ROOT
+
+STUDY = {
+    "title": "A small study",
+    "published": "table4",
+    "tasks": ["fever"],
+    "compressions": ["imp40", "imp60"],
+    "mitigations": ["vanilla", "rmc"],
+    "seeds": [1, 2],
+}
+SETS = {"dev": 400, "ood_sym1": 300, "ood_sym2": 100}
+
+
+def study_file(folder, **changes):
+    """A study beside the shipped configurations: names are found as in ds_configs/studies/."""
+    own = folder / "own/studies"
+    own.mkdir(parents=True, exist_ok=True)
+    for part in ("tasks", "compression", "mitigation", "zero2.json", "minilm_cpu.json"):
+        target = own.parent / part
+        if not target.exists():
+            target.symlink_to(ROOT / "ds_configs" / part)
+    file = own / "study.json"
+    values = {key: value for key, value in {**STUDY, **changes}.items() if value is not None}
+    file.write_text(json.dumps(values))
+    return file
+
+
+def outcome(generator, size, accuracy):
+    """Exactly round(size * accuracy) hits, shuffled."""
+    hits = np.zeros(size, dtype=bool)
+    hits[: round(size * accuracy)] = True
+    return generator.permutation(hits)
+
+
+def finish(run, student=None, teacher=None, **changes):
+    """Write what a finished run leaves; student, teacher: accuracy by set."""
+    generator = np.random.default_rng([run.seed, len(run.name)])
+    same = np.random.default_rng(run.seed)
+    sparsity = {"imp40": 0.4, "imp60": 0.6}.get(run.compression)
+    teacher = {"dev": 0.9, "ood_sym1": 0.6, "ood_sym2": 0.7, **(teacher or {})}
+    student = {"dev": 0.88, "ood_sym1": 0.5, "ood_sym2": 0.6, **(student or {})}
+    hits, metrics = {"hard": np.arange(SETS["dev"]) % 4 == 0}, {}
+    for role, given, draw in (("teacher", teacher, same), ("student", student, generator)):
+        for name, size in SETS.items():
+            hits[f"{role}/{name}"] = outcome(draw, size, given[name])
+        subsets = {"kind a, REFUTES": {"accuracy": 0.3, "samples": 100}}
+        subsets |= {"kind b, REFUTES": {"accuracy": 0.4, "samples": 100}}
+        subsets |= {"kind b, SUPPORTS": {"accuracy": 0.8, "samples": 100}}
+        metrics[role] = {
+            "params": 1000,
+            "nonzero_params": 1000 if role == "teacher" else 600,
+            "sparsity": sparsity if role == "student" else None,
+            "ood_subsets": {"sym1": subsets, "sym2": {}},
+        }
+    halves = {"easy": 0.95, "hard": 0.6, "gap": 0.35}
+    metrics |= {
+        "easy_hard": {"teacher": halves, "student": halves, "agreement": 0.8},
+        "difficulty": {"auroc": None, "alpha": 0.3},
+        "seconds": {"teacher": 10.0, "student": 4.0 + run.seed},
+        "vanished": [],
+        "at_chance": {},
+        "device": "cpu",
+        **changes,
+    }
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    np.savez(run.output_dir / "hits.npz", **hits)
+    (run.output_dir / "config.json").write_text(json.dumps(run.config.merged))
+    (run.output_dir / "metrics.json").write_text(json.dumps(metrics))
+
+
+def runs_of(folder, **changes):
+    """The runs of a study in `folder`/out."""
+    return plan.expand(study_file(folder, **changes), folder / "out")
