@@ -114,6 +114,10 @@ COMPRESSIONS = {
 """Row of Tables 1 to 3 -> the file in ds_configs/compression that asks for the same."""
 
 
+STANDS_FOR = {"table4": ("imp40",), "table5": (COMPRESSIONS["minilm"], "layers_first_half")}
+"""Tables by mitigation -> compressions they may stand beside (layer reduction in the small study)."""
+MODELS = {"table4": "BERT-base at 40 % sparsity", "table5": "MiniLM of 6 layers, 66M parameters"}
+
 Numbers = tuple[float, float, float]
 
 
@@ -127,6 +131,8 @@ def entry(table: str, task: str, compression: str, mitigation: str) -> Numbers |
         name, wanted = COMPRESSIONS.get(row, row), mitigation
         if number <= 3:
             wanted = compression if mitigation == "vanilla" else ""
+        elif compression not in STANDS_FOR[table]:
+            continue
         if (found, name, of_task) == (number, wanted, task):
             return dev / 100, _pooled(ood), f_bias
     return None

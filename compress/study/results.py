@@ -104,7 +104,7 @@ def load(files: Iterable[Path]) -> list[Row]:
     owners: dict[tuple[Any, ...], Path] = {}
     for file in files:
         fresh = _read(file)
-        models = {tuple(row[key] for key in MODEL) for row in fresh}
+        models = dict.fromkeys(tuple(row[key] for key in MODEL) for row in fresh)
         for model in models:
             if model[2] == "student" and model in owners:
                 raise UserError(f"{file}: repeats {'-'.join(map(str, model))} of {owners[model]}.")

@@ -28,33 +28,28 @@ class Table:
 
 def all_of(task: Task, table: str | None) -> list[Table]:
     """The tables of a task; table: name of the published one that stands beside ours."""
-    found = [accuracies(task), differences(task), easy_hard(task), subsets(task)]
+    found = [accuracies(task), differences(task), by_set(task), easy_hard(task), subsets(task)]
     if table is not None:
         found.append(beside_halves(task) if table == "table6" else beside(task, table))
     return [one for one in found if one is not None and one.rows]
 
 
 def accuracies(task: Task) -> Table:
-    """Dev, each OOD set, Delta and F_bias of every model."""
-    names = [name for name in task.teacher.sets if name != "dev"]
-    pooled = ["OOD pooled"] if len(names) > 1 else []
-    marks = [name + (" †" if name in task.at_chance else "") for name in names]
-    header = ["model", "seeds", "parameters", "non-zero", "dev"]
-    header += [mark.removeprefix("ood_") for mark in marks] + pooled + ["Delta", "F_bias", "mark"]
+    """Dev, OOD (pooled), Delta and F_bias of every model."""
+    several = len(task.teacher.sets) > 2
+    header = ["model", "seeds", "parameters", "non-zero", "dev", "OOD pooled" if several else "OOD"]
     rows = []
     for model in (task.teacher, *task.students):
-        figures = [model.sets["dev"], *(model.sets[name] for name in names)]
         bias = None if model is task.teacher else model.f_bias(task.teacher)
-        mark = "†" if bias is not None and task.at_chance else ""
+        mark = " †" if task.at_chance else ""
         rows.append(
             [
                 label(model),
                 str(len(model.seeds)),
                 *(_count(model.each(key)) for key in ("params", "nonzero_params")),
-                *(percent(f) for f in figures),
-                *([percent(model.ood)] if pooled else []),
+                *(percent(figures) for figures in (model.sets["dev"], model.ood)),
                 number(model.delta.estimate(), 3),
-                (number(bias.estimate(), 2) + f" {mark}").strip() if bias else "-",
+                number(bias.estimate(), 2) + mark if bias else "-",
                 "; ".join(task.collapsed(model)),
             ]
         )
@@ -63,10 +58,25 @@ def accuracies(task: Task) -> Table:
         "interval over samples and seeds]."
     )
     if task.at_chance:
-        caption += (
-            " † The teacher is at chance there (with at least one seed): F_bias says nothing about it."
-        )
+        names = ", ".join(name.removeprefix("ood_") for name in task.at_chance)
+        caption += f" † The teacher is at chance on {names}: there F_bias says nothing."
+    header += ["Delta", "F_bias", "mark"]
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     return Table(caption, header, rows)
+
+
+def by_set(task: Task) -> Table | None:
+    """Accuracy on each OOD set, where there are several."""
+    names = [name for name in task.teacher.sets if name != "dev"]
+    if len(names) < 2:
+        return None
+    marks = [name.removeprefix("ood_") + " †" * (name in task.at_chance) for name in names]
+    rows = [
+        [label(model), *(percent(model.sets[name]) for name in names)]
+        for model in (task.teacher, *task.students)
+    ]
+    return Table(f"{task.name}: accuracy on each OOD set.", ["model", *marks], rows)
 
 
 def differences(task: Task) -> Table:
@@ -137,8 +147,8 @@ def beside(task: Task, table: str) -> Table:
                 [label(model), *cells, *(_plain(100 * v, 1) for v in found[:2]), _plain(found[2], 3)]
             )
     caption = (
-        f"{task.name}: ours beside {table} of Du et al. 2023 (BERT-base, full data, means of three "
-        "runs; F_bias as printed)."
+        f"{task.name}: ours beside {table} of Du et al. 2023 "
+        f"({published.MODELS.get(table, 'BERT-base')}, full data, means of three runs; F_bias as printed)."
     )
     header = ["model", "dev", "OOD", "F_bias", "paper: dev", "paper: OOD", "paper: F_bias"]
     return Table(caption, header, rows)
