@@ -148,7 +148,7 @@ def beside(task: Task, table: str) -> Table:
             )
     caption = (
         f"{task.name}: ours beside {table} of Du et al. 2023 "
-        f"({published.MODELS.get(table, 'BERT-base')}, full data, means of three runs; F_bias as printed)."
+        f"({published.MODELS.get(table, 'BERT-base')}, full data, three runs; F_bias as printed)."
     )
     header = ["model", "dev", "OOD", "F_bias", "paper: dev", "paper: OOD", "paper: F_bias"]
     return Table(caption, header, rows)
