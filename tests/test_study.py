@@ -208,9 +208,20 @@ def test_the_command_of_a_run(tmp_path):
 def test_threads_are_divided_among_all_processes(monkeypatch):
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert launch.Machine(2, 4).environment()["OMP_NUM_THREADS"] == "2"
     assert launch.Machine(16, 4).environment()["OMP_NUM_THREADS"] == "1"
     assert launch.Machine(1, 1).environment()["DS_ACCELERATOR"] == "cpu"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert launch.Machine(2, 4).environment()["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_launcher_is_found_or_missed_in_a_sentence(monkeypatch, tmp_path):
+    assert Path(launch._launcher()).name == "deepspeed"
+    monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no `deepspeed` command"):
+        launch._launcher()
 
 
 @pytest.mark.parametrize(("gpus", "processes"), [(0, 2), (1, 1), (3, 2), (8, 8)])

@@ -7,6 +7,7 @@ machine (`--shard`) and its runs follow one another; units may run side by side 
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -35,12 +36,12 @@ class Machine:
     launcher: str = ""
 
     def environment(self) -> dict[str, str]:
-        """The environment of a run: on a CPU the cores are divided among all processes."""
+        """The environment of a run: on a CPU all processes share the cores (or OMP_NUM_THREADS)."""
         found = dict(os.environ)
         if not torch.cuda.is_available():
             cores = len(os.sched_getaffinity(0))
             threads = max(1, cores // (self.processes * self.jobs))
-            found |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}
+            found = {"OMP_NUM_THREADS": str(threads), **found, "DS_ACCELERATOR": "cpu"}
         return found
 
     def command(self, run: Run) -> list[str]:
@@ -48,13 +49,21 @@ class Machine:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        launcher = Path(sys.executable).with_name("deepspeed")
         return [
-            *(str(launcher), "--num_accelerators", str(self.processes), "--master_port", str(port)),
+            *(_launcher(), "--num_accelerators", str(self.processes), "--master_port", str(port)),
             *shlex.split(self.launcher),
             *(str(TRAIN), "--deepspeed_config", *map(str, run.files)),
             *("--set", *run.overrides, "--output_dir", str(run.output_dir)),
         ]
+
+
+def _launcher() -> str:
+    """The `deepspeed` command: beside this interpreter, or else on the path."""
+    beside = Path(sys.executable).with_name("deepspeed")
+    found = str(beside) if beside.is_file() else shutil.which("deepspeed")
+    if found is None:
+        raise UserError(f"there is no `deepspeed` command beside {sys.executable} or on the path.")
+    return found
 
 
 def default_processes() -> int:

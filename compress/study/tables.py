@@ -168,16 +168,19 @@ def beside_halves(task: Task) -> Table:
 
 
 def seconds(tasks: Iterable[Task]) -> Table:
-    """Seconds of training of every model, and where."""
+    """Seconds of training of every model and of the difficulty, and where."""
     rows = []
     for task in tasks:
+        if scored := task.teacher.each("difficulty_seconds"):
+            rows.append([task.name, "difficulty", f"{np.mean(scored):,.0f}", "as the teacher"])
         for model in (task.teacher, *task.students):
             devices = sorted({row["device"] for row in model.rows})
             times = model.each("seconds")
             mean = f"{np.mean(times):,.0f}" if times else "-"
             rows.append([task.name, label(model), mean, ", ".join(devices)])
     header = ["task", "model", "seconds", "device"]
-    return Table("Seconds to train each model (mean over seeds).", header, rows)
+    caption = "Seconds to train each model (mean over seeds); jtt's include its first model's."
+    return Table(caption, header, rows)
 
 
 def label(model: Model) -> str:
