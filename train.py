@@ -45,12 +45,12 @@ def main() -> None:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     config.batch_split(settings, world_size)
 
-    from compress import losses, run
+    from compress import losses, ownership, run
     from compress.training import trainer
 
     losses.resolve(settings.robust.loss.hook)
     run.check_export(options.stage, options.export)
-    run.claim(options.output_dir, settings)
+    ownership.claim(options.output_dir, settings)
     device = trainer.start()
     run.execute(run.prepare(settings, options.output_dir, device), options.stage, options.export)
     trainer.stop()

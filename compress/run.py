@@ -4,13 +4,9 @@ What: `prepare` builds the context (owned output directory, encoded data, monito
 asked stages and writes metrics.json and report.html. `train.py` calls both.
 """
 
-import json
-import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -25,34 +21,7 @@ from compress.stages import alpha, difficulty, results, student, teacher
 from compress.stages.context import Artefact, Context, Encoder, found, publish, say
 from compress.training.trainer import open_monitor
 
-FREE = {"tensorboard", "csv_monitor", "wandb", "steps_per_print", "wall_clock_breakdown"}
 STAGES = ("teacher", "difficulty", "student", "evaluate")
-
-
-def claim(output_dir: Path, config: Config) -> None:
-    """Check that the output directory holds no results of another configuration.
-
-    Raises UserError naming the first key that differs.
-    """
-    owner = output_dir / "config.json"
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"--output_dir {output_dir}: is a file.")
-    there = next(p for p in (output_dir, *output_dir.absolute().parents) if p.exists())
-    if not os.access(there, os.W_OK):
-        raise UserError(f"--output_dir {output_dir}: '{there}' cannot be written to.")
-    finished = any((output_dir / name).exists() for name in ("student", "metrics.json"))
-    if not owner.is_file() or not finished:
-        return
-    try:
-        old = json.loads(owner.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{owner}: cannot be read ({error}).") from None
-    key = _difference(_lasting(old), _lasting(config.merged))
-    if key is not None:
-        raise UserError(
-            f"--output_dir {output_dir}: belongs to another configuration ({key} differs); "
-            "choose another directory or delete this one."
-        )
 
 
 def check_export(stage: str, export: str | None) -> None:
@@ -62,26 +31,6 @@ def check_export(stage: str, export: str | None) -> None:
     if stage in ("teacher", "difficulty"):
         raise UserError(f"--export {export}: there is no student to export in --stage {stage}.")
     onnx_export.require()
-
-
-def _lasting(merged: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without what only concerns watching and evaluating."""
-    lasting = {key: value for key, value in merged.items() if key not in FREE}
-    ours = lasting.get("robust_compression", {})
-    lasting["robust_compression"] = {k: v for k, v in ours.items() if k != "evaluation"}
-    return lasting
-
-
-def _difference(old: object, new: object, path: str = "") -> str | None:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*old, *new}):
-            here = f"{path}.{key}" if path else key
-            if key not in old or key not in new:
-                return here
-            if (deeper := _difference(old[key], new[key], here)) is not None:
-                return deeper
-        return None
-    return None if old == new else path
 
 
 def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
@@ -145,11 +94,13 @@ def _encoded(
         "model": model_key,
         "max_length": length,
     }
+    if raw.task.keep is not None:
+        inputs["keep"] = raw.task.keep
     path = cache / "tokens" / artefacts.key(inputs)[:16]
     if found(path, inputs) is None:
 
         def fill(folder: Path) -> None:
-            splits.encode(split, tokenizer, length, folder / "arrow")
+            splits.encode(split, tokenizer, length, folder / "arrow", raw.task.keep)
 
         publish(path, inputs, time.perf_counter(), fill)
     return Columns.open(str(path / "arrow"), tokenizer.pad_token_id)

@@ -15,6 +15,11 @@ from tests.test_launcher import ROOT
 SHIPPED = sorted((ROOT / "ds_configs/studies").glob("*.json"))
 
 
+def make(folder):
+    folder.mkdir()
+    return folder
+
+
 def names(runs):
     return [run.name for run in runs]
 
@@ -104,6 +109,37 @@ def test_two_parts_of_one_name_would_share_a_place(tmp_path):
         runs_of(tmp_path, mitigations=["rmc", str(tmp_path / "rmc.json")])
 
 
+def test_two_runs_that_spell_one_place(tmp_path):
+    for name in ("imp40-x", "x-rmc"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    compressions = ["imp40", str(tmp_path / "imp40-x.json")]
+    with pytest.raises(UserError, match=r"imp40 with x-rmc and imp40-x with rmc would share one place"):
+        runs_of(tmp_path, compressions=compressions, mitigations=[str(tmp_path / "x-rmc.json"), "rmc"])
+
+
+def test_the_seeds_are_the_studys(tmp_path):
+    for changes, overrides in (
+        ({"set": ["robust_compression.seed=3"]}, []),
+        ({}, ["robust_compression.seed=3"]),
+    ):
+        with pytest.raises(UserError, match="the study's 'seeds' say which"):
+            plan.expand(study_file(tmp_path, **changes), tmp_path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "processes", "why"),
+    [
+        ("robust_compression.task.data_dir=/nowhere", 2, "'/nowhere' is not a folder"),
+        ("robust_compression.loss.hook=mine:loss", 2, "'mine:loss' cannot be imported"),
+        ("train_batch_size=32", 3, "train_batch_size is 32, but 3 ranks"),
+    ],
+)
+def test_what_every_run_would_find_is_found_before_the_first(tmp_path, override, processes, why):
+    runs = plan.expand(study_file(tmp_path, mitigations=["vanilla"]), tmp_path, [override])
+    with pytest.raises(UserError, match=f"^fever/imp40-vanilla-seed1: .*{why}"):
+        plan.check(runs, processes)
+
+
 def test_a_refused_configuration_is_found_before_any_run(tmp_path):
     with pytest.raises(UserError, match=r"'robust_compression\.epoch' is not a key"):
         plan.expand(study_file(tmp_path), tmp_path, ["robust_compression.epoch=1"])
@@ -156,7 +192,7 @@ class Stub(launch.Machine):
 
 def test_execution_goes_on_after_a_failure_and_resumes(tmp_path, capsys):
     runs = runs_of(tmp_path)
-    failed = launch.execute(runs, Stub(1, 2), tmp_path / "logs")
+    failed = launch.execute(runs, Stub(1, 2), make(tmp_path / "logs"))
     assert failed == {
         "fever/imp40-rmc-seed2": "no luck here",
         "fever/imp60-rmc-seed2": "no luck here",
@@ -177,9 +213,46 @@ def test_a_run_that_another_configuration_owns_stops_the_study(tmp_path):
     runs = runs_of(tmp_path)
     finish(runs[0])
     other = plan.expand(study_file(tmp_path), tmp_path / "out", ["robust_compression.epochs=9"])
-    with pytest.raises(UserError, match=r"imp40-vanilla-seed1: holds a run of another configuration"):
-        launch.execute(other, Stub(1, 1), tmp_path / "logs")
+    with pytest.raises(
+        UserError, match=r"seed1: holds a run of another configuration \(robust_compression\.epochs"
+    ):
+        launch.execute(other, Stub(1, 1), make(tmp_path / "logs"))
     assert not (other[1].output_dir).exists()
+
+
+def test_what_only_concerns_evaluation_is_done_again_in_place(tmp_path):
+    finish(runs_of(tmp_path)[0])
+    changes = ['robust_compression.evaluation={"sentences": 3}', "tensorboard.enabled=false"]
+    assert not launch.finished(plan.expand(study_file(tmp_path), tmp_path / "out", changes)[0])
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupt_starts_no_other_run(tmp_path, jobs):
+    class Interrupted(launch.Machine):
+        def command(self, run):
+            return [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.execute(runs_of(tmp_path), Interrupted(1, jobs), make(tmp_path / "logs"))
+    assert len(list((tmp_path / "logs").iterdir())) <= jobs
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        ("a\nerror: no such file.\n[launch.py] exits with 1", "no such file."),
+        (
+            "[rank1]: torch.OutOfMemoryError: CUDA out of memory\n[2026] exits",
+            "torch.OutOfMemoryError: CUDA out of memory",
+        ),
+        ("KeyError: 'x'\nmore", "KeyError: 'x'"),
+        ("just\nwords", "words"),
+        ("", "no output"),
+    ],
+)
+def test_the_last_word_of_a_failed_run(tmp_path, log, why):
+    (tmp_path / "log").write_text(log)
+    assert launch._last_word(tmp_path / "log") == why
 
 
 def test_half_a_run_is_not_finished(tmp_path):
@@ -195,14 +268,28 @@ def test_half_a_run_is_not_finished(tmp_path):
 
 def test_the_command_of_a_run(tmp_path):
     run = runs_of(tmp_path)[0]
-    words = launch.Machine(2, 1, "--hostfile 'my hosts'").command(run)
-    assert Path(words[0]).name == "deepspeed" and words[1:3] == ["--num_accelerators", "2"]
-    assert words[5:7] == ["--hostfile", "my hosts"]
-    assert words[7] == str(ROOT / "train.py")
+    words = launch.Machine(2, 1, "--bind_cores_to_rank").command(run)
+    assert Path(words[0]).name == "deepspeed" and words[1] == "--master_port"
+    assert words[3:6] == ["--num_accelerators", "2", "--bind_cores_to_rank"]
+    assert words[6] == str(ROOT / "train.py")
     assert words[-2:] == ["--output_dir", str(run.output_dir)]
     assert "robust_compression.seed=1" in words
-    other = launch.Machine(2, 1).command(run)
-    assert words[4] != other[4]
+    other = launch.Machine(2, 1, "--hostfile 'my hosts'").command(run)
+    assert words[2] != other[2] and other[3:5] == ["--hostfile", "my hosts"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "processes", "places"),
+    [("", 2, "localhost:0,1"), ("5,3,7,1", 2, "localhost:5,3"), ("6", 1, "localhost:6")],
+)
+def test_gpus_are_those_that_are_visible(monkeypatch, tmp_path, visible, processes, places):
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        launch.torch.cuda, "device_count", lambda: len(visible.split(",")) if visible else 4
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    words = launch.Machine(processes, 1).command(runs_of(tmp_path)[0])
+    assert words[3:5] == ["--include", places]
 
 
 def test_threads_are_divided_among_all_processes(monkeypatch):
@@ -263,6 +350,28 @@ def test_a_study_without_a_finished_run_says_so(tmp_path, monkeypatch):
     )
     words = [str(study_file(tmp_path, seeds=[1])), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(UserError, match="no run has finished"):
+        program.main(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--report", "x.parquet", "--shard", "1/2"],
+        ["--report", "x.parquet", "--list"],
+        ["--launcher", "'open"],
+        ["--jobs", "0"],
+    ],
+)
+def test_words_that_do_not_go_together(tmp_path, words):
+    with pytest.raises(SystemExit) as error:
+        program.main([str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out"), *words])
+    assert error.value.code == 2
+
+
+def test_an_output_directory_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("x")
+    words = [str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=r"--output_dir: .* cannot be made"):
         program.main(words)
 
 

@@ -145,3 +145,36 @@ def test_a_file_that_a_definition_names_and_is_not_there(mine):
     (mine / "pairs.csv").unlink()
     with pytest.raises(UserError, match=r"has no file pairs \("):
         read(mine, "mine", definition=DEFINITION)
+
+
+def test_a_definitions_label_column_wins_over_one_called_label(mine, write_table):
+    write_table(mine / "pairs.csv", answers("good", "ugly", "bad", label="good"))
+    assert read(mine, "mine", definition=DEFINITION).train.labels.tolist() == [0, 2, 1]
+
+
+def test_an_ood_set_of_a_definition_must_be_there(mine):
+    (mine / "adversarial.tsv").rename(mine / "ood_other.tsv")
+    with pytest.raises(UserError, match=r"has no file adversarial \("):
+        read(mine, "mine", definition=DEFINITION)
+
+
+def test_a_file_that_a_definition_names_is_no_set_of_its_own(mine, write_table):
+    definition = {**DEFINITION, "ood": {"z": {"file": "ood_y.jsonl"}}}
+    write_table(mine / "ood_y.jsonl", answers("good", start=40))
+    assert list(read(mine, "mine", definition=definition).ood) == ["z"]
+    write_table(mine / "ood_w.jsonl", answers("good", start=50))
+    assert list(read(mine, "mine", definition=definition).ood) == ["w", "z"]
+
+
+def test_more_ood_sets_from_a_folder_of_their_own(qqp, write_table, tmp_path_factory):
+    more = tmp_path_factory.mktemp("more")
+    write_table(more / "ood_mine.jsonl", questions(1, start=40))
+    write_table(more / "dev_and_test.tsv", questions(1, 0, 1, start=50))
+    data = read(qqp, "qqp", ood_dir=str(more))
+    assert {name: len(split) for name, split in data.ood.items()} == {
+        "mine": 1,
+        "paws_qqp": 3,
+        "paws_wiki": 2,
+    }
+    with pytest.raises(UserError, match=r"task\.ood_dir: '/nowhere' is not a folder"):
+        read(qqp, "qqp", ood_dir="/nowhere")

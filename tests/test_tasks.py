@@ -51,6 +51,7 @@ def test_a_task_in_json():
     assert groups(task, task.ood["hard"], task.labels) == (0, 1, 1)
     assert task.ood["hard"].files == ("adversarial",) and task.ood["hard"].subsets == ("kind",)
     assert task.ood["web"].hub.path == "someone/pairs" and not task.ood["web"].labels
+    assert task.defined and not TASKS["mnli"].defined
     assert label_ids(task, task.labels) == {
         "good": 0,
         "yes": 0,
@@ -183,3 +184,12 @@ def test_spellings_of_the_labels_of_hans():
         assert ids[spelling(word)] == 0
     for word in ("neutral", 2, -1, "-", "", "entail"):
         assert spelling(word) not in ids
+
+
+def test_labels_that_are_numbers_are_words():
+    stars = named(
+        "stars", definition={**MINE, "labels": ["1", "2", "3"], "spellings": {}, "ood": {"x": {}}}
+    )
+    assert label_ids(stars, stars.labels) == {"1": 0, "2": 1, "3": 2}
+    signed = named("s", definition={**MINE, "labels": ["-1", "1"], "spellings": {}, "ood": {"x": {}}})
+    assert label_ids(signed, signed.labels) == {spelling("-1"): 0, "1": 1}

@@ -49,11 +49,12 @@ def _together(root: Root, merge: Merge) -> None:
         (*prefix, "task", "synthetic"),
         "has an effect for the task 'synthetic' only",
     )
-    reject(
-        ours.task.name == "synthetic",
-        (*prefix, "task", "data_dir"),
-        "has no effect: the task 'synthetic' makes its own data",
-    )
+    for key in ("data_dir", "ood_dir"):
+        reject(
+            ours.task.name == "synthetic",
+            (*prefix, "task", key),
+            "has no effect: the task 'synthetic' makes its own data",
+        )
     reject(
         ours.student.model is not None,
         (*prefix, "student", "init_from"),

@@ -117,7 +117,7 @@ class LossBlock(Block):
     floor: Fraction = 0.0
     warmup: Fraction = 0.0
     max_weight: Annotated[float, Field(ge=1)] | None = None
-    first_epochs: Count = 1
+    first_epochs: Count = 2
     upweight: Annotated[float, Field(ge=1)] = 2.0
 
     def used(self) -> dict[str, Any]:

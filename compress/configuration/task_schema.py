@@ -66,6 +66,7 @@ class DefinitionBlock(Block):
 class TaskBlock(Block):
     """Which data: a task of `compress.data.tasks` or `definition`, from the hub or from `data_dir`.
 
+    ood_dir: a folder of more OOD sets, such as those that are not on the hub.
     train_samples: use the first n rows of train; max_length: tokens of the pair, longest cut first;
     synthetic: seed and sizes of the embedded benchmark (`name` = "synthetic" only).
     """
@@ -73,6 +74,7 @@ class TaskBlock(Block):
     name: str
     definition: DefinitionBlock | None = None
     data_dir: str | None = None
+    ood_dir: str | None = None
     max_length: Annotated[int, Field(ge=8)] = 128
     train_samples: Count | None = None
     synthetic: SyntheticBlock | None = None

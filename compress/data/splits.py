@@ -1,14 +1,14 @@
 """Sentence pairs of a task: read, checked, tokenised once, memory-mapped.
 
-`read` gives the raw splits (from the hub, from files in `data_dir`, or the embedded benchmark) with
-their content fingerprint; `encode` tokenises them once into an Arrow folder of the cache, which every
-rank maps into memory. Truncation cuts the longer text first, so both keep tokens.
+`read` gives the raw splits (from `sources`) with their content fingerprint; `encode` tokenises them
+once into an Arrow folder of the cache, which every rank maps into memory. Truncation cuts the longer
+text first, so both keep tokens; a task may say which text is cut last.
 """
 
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.robust_schema import RobustCompression
-from compress.configuration.task_schema import TaskBlock
-from compress.data import hub, reading, synthetic
+from compress.data import sources
 from compress.data.reading import Row
-from compress.data.tasks import Hub, OodSet, Task, groups, label_ids, of, ood_set, spelling
+from compress.data.tasks import OodSet, Task, groups, label_ids, of, ood_set, spelling
 from compress.errors import UserError, nearest
 
 
@@ -90,14 +89,6 @@ class TaskData:
         return hashlib.sha256(repr((self.labels, parts)).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a split comes from (for messages) and its numbered rows."""
-
-    name: str
-    rows: Iterable[tuple[int, Row]]
-
-
 def read(config: RobustCompression) -> TaskData:
     """Read and check all splits that the configuration names.
 
@@ -105,9 +96,7 @@ def read(config: RobustCompression) -> TaskData:
     set that holds a pair of train.
     """
     block, task = config.task, of(config.task)
-    if block.data_dir is not None and not Path(block.data_dir).is_dir():
-        raise UserError(f"robust_compression.task.data_dir: '{block.data_dir}' is not a folder.")
-    train_rows = _check(task, task.labels, _source(block, task, "train"), None)
+    train_rows = _check(task, task.labels, sources.find(block, task, "train"), None)
     labels = _labels(task, train_rows)
     limit = block.train_samples
     if limit is not None and limit > len(train_rows.labels):
@@ -116,15 +105,15 @@ def read(config: RobustCompression) -> TaskData:
             f"but train has {len(train_rows.labels)} samples."
         )
     train = _split(task, labels, train_rows, OodSet(subsets=task.subsets), limit)
-    dev_rows = _check(task, labels, _source(block, task, "dev"), None)
+    dev_rows = _check(task, labels, sources.find(block, task, "dev"), None)
     dev = _split(task, labels, dev_rows, OodSet(subsets=task.subsets), None)
     for name, split in (("train", train), ("dev", dev)):
         if len(np.unique(split.labels)) < 2:
             raise UserError(f"{name}: all {len(split)} samples have the same label.")
     ood = {}
-    for name in _ood_names(config, task):
+    for name in sources.ood_names(config, task):
         entry = ood_set(task, name)
-        rows = _check(task, entry.labels or labels, _source(block, task, f"ood_{name}"), entry)
+        rows = _check(task, entry.labels or labels, sources.find(block, task, f"ood_{name}"), entry)
         ood[name] = _split(task, labels, rows, entry, None)
         _check_apart(train, ood[name], train_rows.source, rows)
     return TaskData(task, labels, train, dev, ood)
@@ -139,89 +128,16 @@ class _Checked:
     columns: dict[str, list[str]]
 
 
-def _source(block: TaskBlock, task: Task, split: str) -> _Source:
-    """Find the rows of `train`, `dev` or `ood_<name>`."""
-    ood = ood_set(task, split.removeprefix("ood_")) if split.startswith("ood_") else None
-    if task.name == "synthetic":
-        rows = _benchmark(block)["ood" if ood else split]
-        return _Source(f"synthetic {split}", enumerate(rows, start=1))
-    if block.data_dir is not None:
-        folder = Path(block.data_dir)
-        stems = (split, *ood.files) if ood else task.files.get(split, (split,))
-        file = reading.find(folder, stems)
-        if file is None:
-            raise UserError(
-                f"{folder}: has no file {stems[0]} ({', '.join(reading.FORMATS)}, or those with .gz)."
-            )
-        return _Source(str(file), reading.rows(file))
-    place: Hub | None = ood.hub if ood else (task.train if split == "train" else task.dev)
-    if place is None:
-        raise UserError(
-            f"robust_compression.task: {split} of {task.name} is not on the hub; put its file into a "
-            "folder with train and dev and name the folder in task.data_dir."
-        )
-    return _Source(f"{place.path} ({place.split})", enumerate(_hub_rows(place), start=1))
-
-
-def _hub_rows(place: Hub) -> Iterable[Row]:
-    """Rows of a hub split with class ids turned into words, so that its own id order is respected."""
-    table = hub.load_split(place.path, place.config, place.split, place.revision)
-    names = {k: f for k, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
-    for row in table:
-        known = {k: f for k, f in names.items() if row[k] is not None and row[k] >= 0}
-        yield {**row, **{key: feature.int2str(row[key]) for key, feature in known.items()}}
-
-
-def _benchmark(block: TaskBlock) -> dict[str, list[dict[str, str]]]:
-    size = block.synthetic
-    options = size.model_dump() if size is not None else {}
-    try:
-        return synthetic.generate(**options)
-    except ValueError as error:
-        raise UserError(f"robust_compression.task.synthetic: {error}") from None
-
-
-def _ood_names(config: RobustCompression, task: Task) -> list[str]:
-    """OOD sets to evaluate: those asked for, else all that the source has."""
-    asked, data_dir = config.evaluation.ood, config.task.data_dir
-    if data_dir is not None:
-        folder = Path(data_dir)
-        there = {
-            name
-            for name, entry in task.ood.items()
-            if reading.find(folder, (f"ood_{name}", *entry.files))
-        }
-        for file in folder.glob("ood_*"):
-            for suffix in sorted(reading.SUFFIXES, key=len, reverse=True):
-                if file.name.endswith(suffix):
-                    there.add(file.name.removesuffix(suffix).removeprefix("ood_"))
-                    break
-    else:
-        there = {name for name, entry in task.ood.items() if entry.hub or task.name == "synthetic"}
-    if asked is None:
-        if not there:
-            where = data_dir or "the hub"
-            raise UserError(
-                f"{where}: has no OOD set of {task.name}; put an ood_<name> file into task.data_dir."
-            )
-        return sorted(there)
-    for name in asked:
-        if name not in there:
-            raise UserError(
-                f"robust_compression.evaluation.ood: there is no set '{name}'{nearest(name, there)}"
-            )
-    return list(asked)
-
-
 def _column(task: Task, row: Row, name: str, source: str) -> str:
-    """The name under which the first row holds a column."""
-    for candidate in (name, *task.aliases.get(name, ())):
+    """The name under which the first row holds a column; a task in JSON names its own."""
+    own = [] if task.defined and name == "label" else [name]
+    for candidate in (*own, *task.aliases.get(name, ())):
         if candidate in row:
             return candidate
     raise UserError(f"{source}: has no column '{name}'{nearest(name, row)}")
 
 
-def _check(task: Task, names: tuple[str, ...], source: _Source, ood: OodSet | None) -> _Checked:
+def _check(task: Task, names: tuple[str, ...], source: sources.Source, ood: OodSet | None) -> _Checked:
     """Take columns and label ids out of the rows; the sentence names source and row."""
     ids = label_ids(task, names)
     wanted = ood.subsets if ood else task.subsets
@@ -303,17 +219,34 @@ def _split(
     )
 
 
-def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:
-    """Tokenise a split into the Arrow folder: input_ids, token_type_ids where used, length, label."""
+def encode(
+    split: Split,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    folder: Path,
+    keep: int | None = None,
+) -> None:
+    """Tokenise a split into the Arrow folder: input_ids, token_type_ids where used, length, label.
+
+    keep: the text that is cut last (0 or 1); without it the longer one is cut first.
+    """
+
+    def tokens(truncation: str, *texts: list[str]) -> dict[str, list[Any]]:
+        limits = {"truncation": truncation, "max_length": max_length}
+        return {**tokenizer(*texts, return_attention_mask=False, **limits)}
 
     def tokenise(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        out = tokenizer(
-            batch["first"],
-            batch["second"],
-            truncation="longest_first",
-            max_length=max_length,
-            return_attention_mask=False,
-        )
+        texts = batch["first"], batch["second"]
+        out = tokens("longest_first", *texts)
+        if keep is not None:
+            room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+            own = tokenizer(texts[keep], add_special_tokens=False)["input_ids"]
+            for row, ids in enumerate(own):
+                if room // 2 < len(ids) < room and len(out["input_ids"][row]) == max_length:
+                    pair = ([text[row]] for text in texts)
+                    cut = tokens("only_second" if keep == 0 else "only_first", *pair)
+                    for name, values in cut.items():
+                        out[name][row] = values[0]
         return {**out, "length": [len(ids) for ids in out["input_ids"]]}
 
     table = datasets.Dataset.from_dict(

@@ -49,7 +49,7 @@ class Task:
     texts: names of the two text columns; labels: in id order; optional_labels: left out where train
     has none of them; aliases: other names for columns and labels that files use; partial: which of the
     texts a partial-input classifier sees (hypothesis, claim, first question); files: names of train
-    and dev in data_dir.
+    and dev in data_dir; keep: the text that truncation cuts last; defined: in the user's JSON.
     """
 
     name: str
@@ -63,6 +63,8 @@ class Task:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     partial: int = 1
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    keep: int | None = None
+    defined: bool = False
 
 
 _NLI_COLUMNS = {
@@ -113,6 +115,7 @@ TASKS: dict[str, Task] = {
         },
         optional_labels=("NOT ENOUGH INFO",),
         partial=0,
+        keep=0,
         aliases={
             "claim": ("premise",),
             "evidence": ("evidence_sentence", "hypothesis"),
@@ -185,6 +188,7 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
         },
         partial=block.partial,
         files={split: (_stem(p),) for split, p in places.items() if isinstance(p, str)},
+        defined=True,
     )
 
 
@@ -207,7 +211,7 @@ def _defined_ood(key: str, name: str, block: OodBlock, task: DefinitionBlock) ->
         labels=tuple(block.labels or ()),
         collapse=block.label_map or {},
         subsets=tuple(block.subsets),
-        files=(_stem(block.file),) if block.file and _stem(block.file) != f"ood_{name}" else (),
+        files=(_stem(block.file),) if block.file else (),
     )
 
 
@@ -234,13 +238,18 @@ def ood_set(task: Task, name: str) -> OodSet:
 
 
 def label_ids(task: Task, labels: tuple[str, ...]) -> dict[str, int]:
-    """Every spelling of the labels, normalised by `spelling`, and of their ids -> class id."""
-    ids: dict[str, int] = {}
-    for number, label in enumerate(labels):
-        for word in (label, *task.aliases.get(label, ())):
-            ids[spelling(word)] = number
-        ids[str(number)] = number
-    return ids
+    """Every spelling of the labels, normalised by `spelling`, -> class id.
+
+    Ids count as labels too, unless some label is itself a number.
+    """
+    words = {
+        spelling(word): number
+        for number, label in enumerate(labels)
+        for word in (label, *task.aliases.get(label, ()))
+    }
+    if any(word.lstrip("_").isdigit() for word in words):
+        return words
+    return {str(number): number for number in range(len(labels))} | words
 
 
 def spelling(label: object) -> str:

@@ -79,10 +79,15 @@ def correct(scores: NDArray[np.floating], split: Split) -> NDArray[np.bool_]:
     return predicted == split.labels
 
 
+def subset_keys(split: Split) -> NDArray[np.str_]:
+    """The subset of each sample [N], `value, ..., label`."""
+    labels = np.array(split.names)[split.labels]
+    return np.array([", ".join(parts) for parts in zip(*split.subsets.values(), labels, strict=True)])
+
+
 def by_subset(hits: NDArray[np.bool_], split: Split) -> dict[str, dict[str, Any]]:
     """Accuracy and size for each subset value x gold label (for HANS: heuristic x label)."""
-    labels = np.array(split.names)[split.labels]
-    keys = np.array([", ".join(parts) for parts in zip(*split.subsets.values(), labels, strict=True)])
+    keys = subset_keys(split)
     return {
         str(key): {
             "accuracy": metrics.accuracy(hits[keys == key]),

@@ -56,6 +56,7 @@ def make(
     out["seconds"] = {**seconds, "evaluate": time.perf_counter() - began}
     reused = (("teacher", teacher), ("difficulty", hardness), ("student", student))
     out["reused"] = [name for name, artefact in reused if artefact is not None and artefact.reused]
+    out["keys"] = {name: artefact.key for name, artefact in reused if artefact is not None}
     out |= {"versions": versions.report(), "world_size": ranks.world_size()}
     out["device"] = str(context.device)
     _keep_hits(context, both, shortcut)
@@ -157,9 +158,12 @@ def easy_hard(
 
 
 def _keep_hits(context: Context, both: Mapping[str, evaluation.Scores], shortcut: Artefact) -> None:
-    """Write `hits.npz`: `<model>/<set>`, for each sample whether it was right, and `hard` of dev."""
+    """Write `hits.npz`: `<model>/<set>`, whether each sample was right; `hard` of dev; subsets."""
     raw, file = context.data, context.output_dir / "hits.npz"
     arrays: dict[str, Any] = {"hard": partial_input.load(shortcut)}
+    for name, split in raw.ood.items():
+        if split.subsets:
+            arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
     for role, scores in both.items():
         for name, hits in evaluation.outcomes(scores, raw.dev, raw.ood).items():
             arrays[f"{role}/{name}"] = hits

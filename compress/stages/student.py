@@ -100,9 +100,9 @@ def make(
     path = path or context.output_dir / "student"
     if (old := found(path, inputs)) is not None:
         return old
-    began = time.perf_counter()
+    d, before = _difficulty(context, hardness)
+    began = time.perf_counter() - before
     here = context.for_student()
-    d = _difficulty(context, hardness)
     model = _start(here, teacher.path / "model")
     shape = encoders.fresh(model)
     signals = _signals(robust, teacher, d)
@@ -215,15 +215,22 @@ def _layerwise(
     return layerwise.build(robust, model, teacher.path / "model", names, context.device)
 
 
-def _difficulty(context: Context, hardness: Artefact | None) -> NDArray[np.float64] | None:
-    """What the hook gets as difficulty, [N]: of Eq. 1, or from the first model's mistakes, or none."""
+def _difficulty(
+    context: Context, hardness: Artefact | None
+) -> tuple[NDArray[np.float64] | None, float]:
+    """What the hook gets as difficulty, [N]: of Eq. 1, or from the first model's mistakes, or none.
+
+    And the seconds that belong to the student: those of the first model, reused or not.
+    """
     loss = context.config.robust.loss
     if loss.hook in NEED_MISTAKES:
-        probabilities = np.load(first.make(context).path / "probabilities.npy")
-        return uncertainty.mistakes(probabilities, context.columns["train"].labels, loss.upweight)
+        made = first.make(context)
+        probabilities = np.load(made.path / "probabilities.npy")
+        labels = context.columns["train"].labels
+        return uncertainty.mistakes(probabilities, labels, loss.upweight), made.seconds
     if hardness is None:
-        return None
-    return difficulty.sample_difficulty(context, difficulty.load_losses(hardness.path, "train"))
+        return None, 0.0
+    return difficulty.sample_difficulty(context, difficulty.load_losses(hardness.path, "train")), 0.0
 
 
 def _signals(robust: RobustCompression, teacher: Artefact, d: NDArray[np.float64] | None) -> Signals:

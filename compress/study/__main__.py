@@ -9,6 +9,7 @@ report.html and report.md in the output directory.
 """
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -35,7 +36,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--report", nargs="+", type=Path, metavar="PARQUET", help="only report these results"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.report and (options.shard != "1/1" or options.list or options.overrides):
+        parser.error("--report only reports: it goes with neither --shard, --list nor --set")
+    try:
+        shlex.split(options.launcher)
+    except ValueError as error:
+        parser.error(f"--launcher: {error}")
+    return options
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir: '{folder}' cannot be made ({error.strerror}).") from None
 
 
 def _positive(text: str) -> int:
@@ -48,12 +63,13 @@ def _positive(text: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for; 1 if a run failed."""
     options = parse(arguments)
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109  for loss hooks given by dotted path
     versions.check()
     block, out = plan.load(options.study), options.output_dir
     failed: dict[str, str] = {}
     if options.report:
         rows = results.load(options.report)
-        out.mkdir(parents=True, exist_ok=True)
+        _make(out)
     else:
         runs = plan.expand(options.study, out, options.overrides)
         mine = launch.shard(runs, options.shard)
@@ -63,7 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
                 sys.stdout.write(f"{run.name}: {done}\n")
             return 0
         processes = options.processes or launch.default_processes()
+        plan.check(mine, processes)
         machine = launch.Machine(processes, options.jobs, options.launcher)
+        _make(out / "logs")
         failed = launch.execute(mine, machine, out / "logs")
         rows = results.collect(run for run in runs if launch.finished(run))
         if not rows:
@@ -82,3 +100,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except UserError as error:
         fail(error)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on where it stopped")

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from compress.errors import UserError
 from compress.reporting import metrics
 from compress.study import bootstrap
-from compress.study.results import Row, hits_of
+from compress.study.results import MODEL, Row, hits_of
 
 Array = NDArray[np.float64]
+Part = tuple[str, str]
+"""A set and a subset of it, empty for all of it."""
 BASELINE = "vanilla"
 MOST_LOST = 0.02
 
@@ -63,9 +65,7 @@ class Model:
 
     def __init__(self, rows: Sequence[Row], draws: bootstrap.Draws, seeds: Sequence[int]) -> None:
         """rows: of this model only; seeds: all of the task, by their position in the draws."""
-        self.rows = [row for row in rows if not row["subset"]]
-        self.subsets = [row for row in rows if row["subset"]]
-        self.draws, self.order = draws, list(seeds)
+        self.rows, self.draws, self.order = list(rows), draws, list(seeds)
         self.name = (rows[0]["compression"], rows[0]["mitigation"])
 
     @property
@@ -75,56 +75,72 @@ class Model:
 
     def each(self, key: str) -> list[float]:
         """A figure of the model, one for each seed that has it."""
-        found = {row["seed"]: row[key] for row in self.rows if row["set"] == "dev"}
+        found = {row["seed"]: row[key] for row in self.rows}
         return [float(value) for value in found.values() if value is not None]
 
     @cached_property
-    def sets(self) -> dict[str, Figures]:
-        """Accuracy on dev and on each OOD set (`ood_<name>`), by name."""
+    def parts(self) -> dict[Part, Figures]:
+        """Accuracy on each set and subset."""
+        groups: dict[Part, list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault((row["set"], row["subset"]), []).append(row)
         out = {}
-        for name in sorted({row["set"] for row in self.rows}):
-            rows = [row for row in self.rows if row["set"] == name]
+        for part, rows in groups.items():
             by_seed = {row["seed"]: row["accuracy"] for row in rows}
             hits = {self.order.index(row["seed"]): hits_of(row) for row in rows}
-            replicates = bootstrap.accuracy(self.draws, name, hits)
-            out[name] = Figures(by_seed, float(np.mean(list(by_seed.values()))), replicates)
+            replicates = bootstrap.accuracy(self.draws, part, hits)
+            out[part] = Figures(by_seed, float(np.mean(list(by_seed.values()))), replicates)
         return out
 
-    @cached_property
-    def ood(self) -> Figures:
-        """Accuracy over the pooled samples of all OOD sets."""
-        sizes = {row["set"]: row["samples"] for row in self.rows if row["set"] != "dev"}
-        total = sum(sizes.values())
-        parts = [(self.sets[name], size / total) for name, size in sizes.items()]
+    @property
+    def dev(self) -> Figures:
+        """Accuracy on dev."""
+        return self.parts["dev", ""]
+
+    @property
+    def ood_sets(self) -> list[str]:
+        """Names of the OOD sets, in order."""
+        return sorted({name for name, _ in self.parts} - {"dev"})
+
+    def pool(self, names: Iterable[str]) -> Figures:
+        """Accuracy over the pooled samples of some OOD sets."""
+        sizes = {row["set"]: row["samples"] for row in self.rows if not row["subset"]}
+        chosen = list(names)
+        total = sum(sizes[name] for name in chosen)
+        parts = [(self.parts[name, ""], sizes[name] / total) for name in chosen]
         by_seed = {s: sum(f.by_seed[s] * w for f, w in parts) for s in self.seeds}
         replicates = np.sum([figures.replicates * w for figures, w in parts], axis=0)
         return Figures(by_seed, sum(figures.value * w for figures, w in parts), replicates)
 
     @cached_property
+    def ood(self) -> Figures:
+        """Accuracy over the pooled samples of all OOD sets."""
+        return self.pool(self.ood_sets)
+
+    @cached_property
+    def gap(self) -> Figures | None:
+        """Accuracy on the easy less that on the hard dev samples; None where one kind is missing."""
+        halves = [self.parts.get(("dev", half)) for half in ("easy", "hard")]
+        return halves[0].minus(halves[1]) if halves[0] and halves[1] else None
+
+    @cached_property
     def delta(self) -> Figures:
         """Delta = (dev - OOD) / dev."""
-        dev, ood = self.sets["dev"], self.ood
-        by_seed = {s: metrics.delta(dev.by_seed[s], ood.by_seed[s]) for s in self.seeds}
-        return Figures(
-            by_seed,
-            metrics.delta(dev.value, ood.value),
-            (dev.replicates - ood.replicates) / dev.replicates,
-        )
+        return _delta(self.dev, self.ood)
 
-    def f_bias(self, teacher: "Model") -> Figures | None:
-        """Delta over the teacher's, of the same seeds; None where the teacher loses nothing."""
-        ours, base = self.delta, teacher if self.seeds == teacher.seeds else teacher.only(self.seeds)
-        below = base.delta
-        if below.value <= 0:
-            return None
-        by_seed = {s: ours.by_seed[s] / d for s, d in below.by_seed.items() if d > 0}
-        with np.errstate(divide="ignore", invalid="ignore"):
-            replicates = np.where(below.replicates > 0, ours.replicates / below.replicates, np.nan)
-        return Figures(by_seed, ours.value / below.value, replicates)
+    def f_bias(self, teacher: "Model", names: Sequence[str] | None = None) -> Figures | None:
+        """Delta over the teacher's, of the same seeds; None where the teacher loses nothing.
+
+        names: OOD sets to pool (default: all).
+        """
+        base = teacher if self.seeds == teacher.seeds else teacher.only(self.seeds)
+        if names is None:
+            return _ratio(self.delta, base.delta)
+        return _ratio(*(_delta(model.dev, model.pool(names)) for model in (self, base)))
 
     def only(self, seeds: Sequence[int]) -> "Model":
         """The same model with these seeds."""
-        rows = [row for row in (*self.rows, *self.subsets) if row["seed"] in seeds]
+        rows = [row for row in self.rows if row["seed"] in seeds]
         return Model(rows, self.draws, self.order)
 
     @property
@@ -147,18 +163,29 @@ class Task:
         return same[0] if same and same[0].name != model.name else None
 
     def versus(self, model: Model) -> dict[str, Estimate]:
-        """Difference to vanilla of the same seeds: dev, ood, f_bias where there is one, gap."""
+        """Difference to vanilla of the same seeds: dev, ood, delta, f_bias, gap, and each OOD set."""
+        pair = self._pair(model)
+        if pair is None:
+            return {}
+        ours, theirs = pair
+        pairs = {
+            "dev": (ours.dev, theirs.dev),
+            "ood": (ours.ood, theirs.ood),
+            "delta": (ours.delta, theirs.delta),
+            "f_bias": (ours.f_bias(self.teacher), theirs.f_bias(self.teacher)),
+            "gap": (ours.gap, theirs.gap),
+            **{name: (ours.parts[name, ""], theirs.parts[name, ""]) for name in ours.ood_sets},
+        }
+        return {k: a.minus(b).estimate() for k, (a, b) in pairs.items() if a and b}
+
+    def _pair(self, model: Model) -> tuple[Model, Model] | None:
+        """The model and its vanilla with the seeds that both have; None if there are none."""
         other = self.baseline(model)
         shared = [s for s in model.seeds if other is not None and s in other.seeds]
         if other is None or not shared:
-            return {}
+            return None
         ours, theirs = (m if m.seeds == shared else m.only(shared) for m in (model, other))
-        pairs = {
-            "dev": (ours.sets["dev"], theirs.sets["dev"]),
-            "ood": (ours.ood, theirs.ood),
-            "f_bias": (ours.f_bias(self.teacher), theirs.f_bias(self.teacher)),
-        }
-        return {k: a.minus(b).estimate() for k, (a, b) in pairs.items() if a and b}
+        return ours, theirs
 
     @property
     def at_chance(self) -> list[str]:
@@ -168,20 +195,50 @@ class Task:
     def collapsed(self, model: Model) -> list[str]:
         """Why a reader must not believe the model's F_bias, as words for a mark; empty if nothing."""
         words = ["a class vanished"] if model.vanished else []
-        other = self.baseline(model)
-        if other and model.sets["dev"].value < other.sets["dev"].value - MOST_LOST:
-            words.append("dev more than 2 points below vanilla")
+        pair = self._pair(model)
+        if pair is not None:
+            lost = pair[1].dev.minus(pair[0].dev)
+            if lost.value > MOST_LOST:
+                words.append("dev more than 2 points below vanilla")
+            elif max(lost.by_seed.values()) > MOST_LOST:
+                words.append("dev more than 2 points below vanilla with a seed")
         return words
 
 
-def _sizes(task: str, rows: Iterable[Row]) -> dict[str, int]:
-    """Samples of each set; UserError if two runs were evaluated on different data."""
-    sizes: dict[str, int] = {}
+def _delta(dev: Figures, ood: Figures) -> Figures:
+    """Delta = (dev - OOD) / dev (Du et al. 2023, Sec. 3.4)."""
+    by_seed = {s: metrics.delta(value, ood.by_seed[s]) for s, value in dev.by_seed.items()}
+    replicates = (dev.replicates - ood.replicates) / dev.replicates
+    return Figures(by_seed, metrics.delta(dev.value, ood.value), replicates)
+
+
+def _ratio(student: Figures, teacher: Figures) -> Figures | None:
+    """F_bias from two Deltas; replicates in which the teacher loses nothing are unknown."""
+    if teacher.value <= 0:
+        return None
+    by_seed = {s: student.by_seed[s] / d for s, d in teacher.by_seed.items() if d > 0}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        replicates = np.where(teacher.replicates > 0, student.replicates / teacher.replicates, np.nan)
+    return Figures(by_seed, student.value / teacher.value, replicates)
+
+
+def _sizes(task: str, rows: Iterable[Row]) -> dict[Part, int]:
+    """Samples of each set and subset; UserError if two models were evaluated on different data."""
+    sizes: dict[Part, int] = {}
+    models: dict[tuple[Any, ...], set[Part]] = {}
     for row in rows:
-        if not row["subset"] and sizes.setdefault(row["set"], row["samples"]) != row["samples"]:
+        part = (row["set"], row["subset"])
+        models.setdefault(tuple(row[key] for key in MODEL), set()).add(part)
+        if sizes.setdefault(part, row["samples"]) != row["samples"]:
             raise UserError(
-                f"{task}: {row['set']} has {sizes[row['set']]} samples in one run and {row['samples']} "
-                "in another; results of different data cannot stand in one table."
+                f"{task}: {row['set']} has {sizes[part]} samples in one run and {row['samples']} in "
+                "another; results of different data cannot stand in one table."
+            )
+    for model, parts in models.items():
+        if missing := sorted(set(sizes) - parts):
+            raise UserError(
+                f"{'-'.join(filter(None, map(str, model)))} was not evaluated on {missing[0][0]}, "
+                "others were; delete its metrics.json and run the study again."
             )
     return sizes
 

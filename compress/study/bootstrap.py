@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 REPLICATES = 1000
+MOST_UNKNOWN = 0.05
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Draws:
     """
 
     seeds: Array
-    samples: Mapping[str, NDArray[np.float32]]
+    samples: Mapping[tuple[str, str], NDArray[np.float32]]
 
 
-def draw(sizes: Mapping[str, int], seeds: int, replicates: int = REPLICATES, seed: int = 0) -> Draws:
-    """Draw all replicates; sizes: number of samples of each set, seeds: S."""
+def draw(
+    sizes: Mapping[tuple[str, str], int], seeds: int, replicates: int = REPLICATES, seed: int = 0
+) -> Draws:
+    """Draw all replicates; sizes: samples of each (set, subset); seeds: S."""
     generator = np.random.default_rng(seed)
 
     def weights(count: int) -> NDArray[np.float32]:
@@ -41,24 +44,24 @@ def draw(sizes: Mapping[str, int], seeds: int, replicates: int = REPLICATES, see
     return Draws(over_seeds, {name: weights(size) for name, size in sizes.items()})
 
 
-def accuracy(draws: Draws, name: str, hits: Mapping[int, NDArray[np.bool_]]) -> Array:
-    """Accuracy [R] of one model on one set, the mean over its seeds.
+def accuracy(draws: Draws, part: tuple[str, str], hits: Mapping[int, NDArray[np.bool_]]) -> Array:
+    """Accuracy [R] of one model on one (set, subset), the mean over its seeds.
 
     hits: seed's position -> whether each sample was right, [N]. A replicate that drew none of the
     model's seeds is NaN.
     """
     positions = sorted(hits)
     matrix = np.stack([hits[position] for position in positions]).astype(np.float32)
-    each = (draws.samples[name] @ matrix.T).astype(np.float64)
+    each = (draws.samples[part] @ matrix.T).astype(np.float64)
     weights = draws.seeds[:, positions]
     with np.errstate(invalid="ignore"):
         return (each * weights).sum(axis=1) / weights.sum(axis=1)
 
 
 def interval(values: Array, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the finite replicates; NaN if fewer than half are finite."""
+    """Percentile interval; NaN if more than `MOST_UNKNOWN` of the replicates are."""
     known = values[np.isfinite(values)]
-    if 2 * len(known) < len(values) or not len(known):
+    if len(known) < (1 - MOST_UNKNOWN) * len(values) or not len(known):
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -35,7 +35,7 @@ def all_of(task: Task) -> dict[str, str]:
     name = BASELINE if BASELINE in levels else next(iter(levels))
     easy_hard = [(0.0, task.teacher), *levels[name]]
     drawn = {"figure3": _bias(f"figure3-{_id(task.name)}", task, levels)}
-    if all(model.each("easy") and model.each("hard") for _, model in easy_hard):
+    if all(model.gap is not None for _, model in easy_hard):
         drawn["figure1"] = _halves(f"figure1-{_id(task.name)}", easy_hard, name)
     return dict(sorted(drawn.items()))
 
@@ -43,7 +43,7 @@ def all_of(task: Task) -> dict[str, str]:
 def _halves(name: str, rows: Sequence[tuple[float, Model]], mitigation: str) -> str:
     """Accuracy on easy and hard dev samples against sparsity."""
     x = [100 * sparsity for sparsity, _ in rows]
-    values = {key: [100 * float(np.mean(m.each(key))) for _, m in rows] for key in ("easy", "hard")}
+    values = {key: [100 * m.parts["dev", key].value for _, m in rows] for key in ("easy", "hard")}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="tight")
         axes = figure.add_subplot()

@@ -6,6 +6,7 @@ machine (`--shard`) and its runs follow one another; units may run side by side 
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -21,9 +22,11 @@ from pathlib import Path
 
 import torch
 
+from compress import ownership
 from compress.errors import UserError
 from compress.study.plan import Run
 
+INTERRUPTED = (-2, -15, 130, 143)
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 
@@ -50,11 +53,20 @@ class Machine:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         return [
-            *(_launcher(), "--num_accelerators", str(self.processes), "--master_port", str(port)),
-            *shlex.split(self.launcher),
+            *(_launcher(), "--master_port", str(port), *self._places(), *shlex.split(self.launcher)),
             *(str(TRAIN), "--deepspeed_config", *map(str, run.files)),
             *("--set", *run.overrides, "--output_dir", str(run.output_dir)),
         ]
+
+    def _places(self) -> list[str]:
+        """Which processes: GPUs by number, as the launcher's count forgets CUDA_VISIBLE_DEVICES."""
+        if any(word in self.launcher for word in ("--hostfile", "--include", "--num_")):
+            return []
+        if not torch.cuda.is_available():
+            return ["--num_accelerators", str(self.processes)]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        numbers = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
+        return ["--include", f"localhost:{','.join(numbers[: self.processes])}"]
 
 
 def _launcher() -> str:
@@ -73,19 +85,25 @@ def default_processes() -> int:
 
 
 def finished(run: Run) -> bool:
-    """Whether the run has its figures; UserError if they belong to another configuration."""
+    """Whether the run has its figures, of just this configuration.
+
+    What only concerns evaluation may differ: then the run is to do again, and reuses its stages. Raises
+    UserError if the place belongs to a configuration that differs in more.
+    """
     place = run.output_dir
     if not (place / "metrics.json").is_file() or not (place / "hits.npz").is_file():
         return False
     try:
-        same = json.loads((place / "config.json").read_text(encoding="utf-8")) == run.config.merged
+        old = json.loads((place / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{place / 'config.json'}: cannot be read ({error}).") from None
-    if not same:
+    key = ownership.difference(old, run.config.merged)
+    if key is not None:
         raise UserError(
-            f"{place}: holds a run of another configuration; choose another --output_dir or delete it."
+            f"{place}: holds a run of another configuration ({key} differs); choose another "
+            "--output_dir or delete it."
         )
-    return True
+    return bool(old == run.config.merged)
 
 
 def units(runs: Sequence[Run]) -> list[list[Run]]:
@@ -140,42 +158,64 @@ class Progress:
 def execute(runs: Sequence[Run], machine: Machine, logs: Path) -> dict[str, str]:
     """Make every run that is not finished; the last word of each that failed, by name.
 
-    logs: folder for what the runs print. Raises UserError, before anything is started, if a place
-    belongs to another configuration.
+    logs: folder for what the runs print. An interrupt ends the running ones and starts no other. Raises
+    UserError, before anything is started, if a place belongs to another configuration.
     """
     ready = {run.name for run in runs if finished(run)}
-    logs.mkdir(parents=True, exist_ok=True)
-    progress, failed = Progress(len(runs), machine.jobs), {}
-
-    def one(run: Run) -> None:
-        if run.name in ready:
-            progress.report(run.name, "finished before")
-            return
-        began, log = time.perf_counter(), logs / f"{run.name.replace('/', '_')}.log"
-        with log.open("w", encoding="utf-8") as target:
-            words, environment = machine.command(run), machine.environment()
-            done = subprocess.run(words, stdout=target, stderr=target, env=environment, check=False)
-        seconds = time.perf_counter() - began
-        if done.returncode == 0 and finished(run):
-            progress.report(run.name, f"done in {_duration(seconds)}", seconds)
-            return
-        failed[run.name] = _last_word(log)
-        progress.report(run.name, f"failed after {_duration(seconds)} ({log})", seconds)
+    progress, stop = Progress(len(runs), machine.jobs), threading.Event()
+    failed: dict[str, str] = {}
 
     def follow(unit: Sequence[Run]) -> None:
         for run in unit:
-            one(run)
+            if run.name in ready:
+                progress.report(run.name, "finished before")
+            elif not stop.is_set():
+                why = _one(run, machine, logs / f"{run.name.replace('/', '_')}.log", progress, stop)
+                if why is not None:
+                    failed[run.name] = why
 
     with ThreadPoolExecutor(machine.jobs) as pool:
-        list(pool.map(follow, units(runs)))
+        try:
+            list(pool.map(follow, units(runs)))
+        except KeyboardInterrupt:
+            stop.set()
+            raise
+    if stop.is_set():
+        raise KeyboardInterrupt
     return failed
 
 
+def _one(
+    run: Run, machine: Machine, log: Path, progress: Progress, stop: threading.Event
+) -> str | None:
+    """Make one run; why it failed, if it did. A run that ends by an interrupt stops the study."""
+    began = time.perf_counter()
+    with log.open("w", encoding="utf-8") as target:
+        words, environment = machine.command(run), machine.environment()
+        done = subprocess.run(words, stdout=target, stderr=target, env=environment, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode in INTERRUPTED:
+        stop.set()
+        return None
+    if done.returncode == 0 and finished(run):
+        progress.report(run.name, f"done in {_duration(seconds)}", seconds)
+        return None
+    progress.report(run.name, f"failed after {_duration(seconds)} ({log})", seconds)
+    return _last_word(log)
+
+
 def _last_word(log: Path) -> str:
-    """The error of a run as its log tells it."""
+    """The error of a run as its log tells it: our sentence, the last exception, or the last line."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    return errors[-1].removeprefix("error: ") if errors else (lines[-1] if lines else "no output")
+    for pattern in (
+        r"error: (.*)",
+        r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Exception)\b.*)",
+        r"(.*)",
+    ):
+        found = [match for line in lines if (match := re.fullmatch(pattern, line))]
+        if found:
+            return found[-1].group(1)
+    return "no output"
 
 
 def _duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from compress.configuration import config
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
 from compress.configuration.merge import read
+from compress.data import sources
 from compress.errors import UserError, nearest
 
 Names = Annotated[list[str], Field(min_length=1)]
@@ -91,7 +92,10 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
             ("mitigation", block.mitigations),
         )
     }
-    _check_places(file, block, parts)
+    _check_names(file, block, parts)
+    for text in (*block.set, *(t for texts in block.task_set.values() for t in texts), *overrides):
+        if text.startswith("robust_compression.seed="):
+            raise UserError(f"{text}: the study's 'seeds' say which; add it to {file}.")
     engine = [path for _, path in parts[""][: len(block.engine)]]
     settings = [path for _, path in parts[""][len(block.engine) :]]
     runs = []
@@ -106,11 +110,37 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
                     place = output_dir / task / f"{compression}-{mitigation}-seed{seed}"
                     checked = config.load(files, texts)
                     runs.append(Run(task, compression, mitigation, seed, files, texts, place, checked))
+    _check_places(file, runs)
     return runs
 
 
-def _check_places(file: Path, block: StudyBlock, parts: dict[str, list[tuple[str, Path]]]) -> None:
-    """Raise UserError if two runs would write to the same place, or `task_set` names no task."""
+def check(runs: Sequence[Run], processes: int) -> None:
+    """Raise UserError now for what every run would find for itself: data folder, loss hook, batch."""
+    from compress import losses
+
+    for run in runs:
+        try:
+            sources.folders(run.config.robust.task)
+            losses.resolve(run.config.robust.loss.hook)
+            config.batch_split(run.config, processes)
+        except UserError as error:
+            raise UserError(f"{run.name}: {error}") from None
+
+
+def _check_places(file: Path, runs: Sequence[Run]) -> None:
+    """Raise UserError if two runs would write to the same place."""
+    owners: dict[Path, Run] = {}
+    for run in runs:
+        other = owners.setdefault(run.output_dir, run)
+        if other is not run:
+            raise UserError(
+                f"{file}: {other.compression} with {other.mitigation} and {run.compression} with "
+                f"{run.mitigation} would share one place ({run.output_dir}); rename a file."
+            )
+
+
+def _check_names(file: Path, block: StudyBlock, parts: dict[str, list[tuple[str, Path]]]) -> None:
+    """Raise UserError for a part that is named twice, or if `task_set` names no task."""
     keys = {"tasks": "tasks", "compression": "compressions", "mitigation": "mitigations"}
     labels = {keys[folder]: [label for label, _ in found] for folder, found in parts.items() if folder}
     labels["seeds"] = [str(seed) for seed in block.seeds]

@@ -109,7 +109,7 @@ COMPRESSIONS = {
     "minilm": "minilm_l6",
     "truncated-l6": "layers_first_half",
     "pretrained-l6": "pretrained_l6",
-    "116heads-v1": "heads20",
+    **dict.fromkeys(("116heads-v1", "116heads-v2", "116heads-v3"), "heads20"),
 }
 """Row of Tables 1 to 3 -> the file in ds_configs/compression that asks for the same."""
 
@@ -124,9 +124,12 @@ Numbers = tuple[float, float, float]
 def entry(table: str, task: str, compression: str, mitigation: str) -> Numbers | None:
     """Published (dev, pooled OOD, F_bias) of a student, accuracies as fractions, or None.
 
+    The three draws of Table 3 are averaged.
+
     table: table1 to table5. Tables 1 to 3 are by compression (loss: vanilla), 4 and 5 by mitigation.
     """
     number = int(table[5:]) if table.startswith("table") else 0
+    rows = []
     for found, row, of_task, dev, ood, f_bias in ENTRIES:
         name, wanted = COMPRESSIONS.get(row, row), mitigation
         if number <= 3:
@@ -134,8 +137,16 @@ def entry(table: str, task: str, compression: str, mitigation: str) -> Numbers |
         elif compression not in STANDS_FOR[table]:
             continue
         if (found, name, of_task) == (number, wanted, task):
-            return dev / 100, _pooled(ood), f_bias
-    return None
+            rows.append((dev / 100, _pooled(ood), f_bias))
+    if not rows:
+        return None
+    dev, ood, f_bias = (sum(values) / len(rows) for values in zip(*rows, strict=True))
+    return dev, ood, f_bias
+
+
+def ood_sets(task: str) -> list[str]:
+    """The OOD sets of the paper for a task, by our names; empty for a task of another kind."""
+    return sorted(f"ood_{name}" for name in TEACHER[task][1]) if task in TEACHER else []
 
 
 def easy_hard(task: str, compression: str, mitigation: str) -> Numbers | None:

@@ -4,10 +4,11 @@ What: `collect` reads the finished runs, `save` and `load` the file. Everything 
 computed from these rows alone, so files of several machines can be put together.
 
 A row: task, seed, role (teacher or student), compression, mitigation, set (dev, ood_<name>), subset
-(empty: the whole set), samples, accuracy (fraction), hits (bits, one a sample, whole sets only), and
-the figures of the model or run that it belongs to, repeated.
+(empty: the whole set; of dev `easy` and `hard`), samples, accuracy (fraction), hits (bits, one a
+sample), and the figures of the model or run that it belongs to, repeated.
 """
 
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("task", "role", "compression", "mitigation")),
         *((name, pa.string()) for name in ("set", "subset", "device")),
         *((name, pa.int64()) for name in ("seed", "samples", "params", "nonzero_params")),
-        *((name, pa.float64()) for name in ("accuracy", "sparsity", "easy", "hard", "seconds")),
+        *((name, pa.float64()) for name in ("accuracy", "sparsity", "seconds")),
         ("difficulty_seconds", pa.float64()),
         *((name, pa.float64()) for name in ("agreement", "auroc", "alpha")),
         *((name, pa.bool_()) for name in ("vanished", "at_chance")),
@@ -40,25 +41,43 @@ Row = dict[str, Any]
 
 
 def collect(runs: Iterable[Run]) -> list[Row]:
-    """The rows of finished runs; a teacher shared by several runs stands once for each seed."""
+    """The rows of finished runs; a teacher shared by several runs stands once for each seed.
+
+    Raises UserError for a run whose files are damaged, or whose teacher is not that of its neighbours.
+    """
     rows: list[Row] = []
-    teachers: set[tuple[str, int]] = set()
+    teachers: dict[tuple[str, int], tuple[str, str]] = {}
     for run in runs:
-        metrics = artefacts.read_json(run.output_dir / "metrics.json")
-        hits = dict(np.load(run.output_dir / "hits.npz"))
-        if (run.task, run.seed) not in teachers:
-            teachers.add((run.task, run.seed))
-            rows += _model(run, metrics, hits, "teacher")
-        rows += _model(run, metrics, hits, "student")
+        metrics, arrays = _files(run)
+        key = metrics["keys"]["teacher"]
+        first, name = teachers.setdefault((run.task, run.seed), (key, run.name))
+        if first != key:
+            raise UserError(
+                f"{run.output_dir}: has another teacher than {name} (its data or model has changed); "
+                "delete one of them and run the study again."
+            )
+        if name == run.name:
+            rows += _model(run, metrics, arrays, "teacher")
+        rows += _model(run, metrics, arrays, "student")
     return rows
 
 
+def _files(run: Run) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """metrics.json and hits.npz of a run."""
+    place = run.output_dir
+    try:
+        return artefacts.read_json(place / "metrics.json"), dict(np.load(place / "hits.npz"))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{place}: its results cannot be read ({error}); delete it and run again."
+        ) from None
+
+
 def _model(
-    run: Run, metrics: Mapping[str, Any], hits: Mapping[str, NDArray[np.bool_]], role: str
+    run: Run, metrics: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], role: str
 ) -> list[Row]:
     """The rows of one model: its sets, and the subsets of each."""
-    model, parts = metrics[role], metrics["easy_hard"]
-    difficulty = metrics.get("difficulty") or {}
+    model, difficulty = metrics[role], metrics.get("difficulty") or {}
     about = {
         "task": run.task,
         "seed": run.seed,
@@ -66,28 +85,33 @@ def _model(
         "compression": run.compression if role == "student" else "",
         "mitigation": run.mitigation if role == "student" else "",
         **{key: model.get(key) for key in ("params", "nonzero_params", "sparsity")},
-        **{key: parts[role][key] for key in ("easy", "hard")},
         "seconds": metrics["seconds"][role],
         "difficulty_seconds": metrics["seconds"].get("difficulty"),
-        "agreement": parts["agreement"],
+        "agreement": metrics["easy_hard"]["agreement"],
         "auroc": difficulty.get("auroc"),
         "alpha": difficulty.get("alpha"),
         "vanished": role == "student" and bool(metrics["vanished"]),
         "device": metrics["device"],
     }
     rows = []
-    for key, right in hits.items():
+    for key, right in arrays.items():
         owner, _, name = key.partition("/")
         if owner != role:
             continue
-        short = name.removeprefix("ood_")
-        bits = {"hits": np.packbits(right).tobytes(), "at_chance": short in metrics["at_chance"]}
-        whole = {"subset": "", "samples": len(right), "accuracy": float(right.mean())}
-        rows.append({**about, "set": name, **whole, **bits})
-        subsets = model.get("dev_subsets") if name == "dev" else model["ood_subsets"].get(short)
-        for subset, found in (subsets or {}).items():
-            rows.append({**about, "set": name, "subset": subset, **found})
+        about["at_chance"] = name.removeprefix("ood_") in metrics["at_chance"]
+        keys = arrays.get(f"subset/{name}")
+        if name == "dev":
+            keys = np.where(arrays["hard"], "hard", "easy")
+        rows.append({**about, "set": name, "subset": "", **_outcome(right)})
+        for subset in [] if keys is None else np.unique(keys):
+            found = {"set": name, "subset": str(subset), **_outcome(right[keys == subset])}
+            rows.append({**about, **found})
     return rows
+
+
+def _outcome(right: NDArray[np.bool_]) -> Row:
+    bits = np.packbits(right).tobytes()
+    return {"samples": len(right), "accuracy": float(right.mean()), "hits": bits}
 
 
 def save(rows: Sequence[Row], file: Path) -> None:

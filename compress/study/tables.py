@@ -3,7 +3,7 @@
 A cell may carry Markdown's `**bold**`, used only where a 95 % interval excludes zero.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,79 +29,84 @@ class Table:
 def all_of(task: Task, table: str | None) -> list[Table]:
     """The tables of a task; table: name of the published one that stands beside ours."""
     found = [accuracies(task), differences(task), by_set(task), easy_hard(task), subsets(task)]
-    if table is not None:
-        found.append(beside_halves(task) if table == "table6" else beside(task, table))
+    if table in BESIDE:
+        found.append(BESIDE[table](task))
+    elif table is not None:
+        found.append(beside(task, table))
     return [one for one in found if one is not None and one.rows]
 
 
 def accuracies(task: Task) -> Table:
     """Dev, OOD (pooled), Delta and F_bias of every model."""
-    several = len(task.teacher.sets) > 2
-    header = ["model", "seeds", "parameters", "non-zero", "dev", "OOD pooled" if several else "OOD"]
+    header = ["model", "seeds", "parameters", "non-zero", "dev", _pooled(task), "Delta", "F_bias"]
     rows = []
     for model in (task.teacher, *task.students):
         bias = None if model is task.teacher else model.f_bias(task.teacher)
-        mark = " †" if task.at_chance else ""
         rows.append(
             [
-                label(model),
+                marked(task, model),
                 str(len(model.seeds)),
                 *(_count(model.each(key)) for key in ("params", "nonzero_params")),
-                *(percent(figures) for figures in (model.sets["dev"], model.ood)),
+                *(percent(figures) for figures in (model.dev, model.ood)),
                 number(model.delta.estimate(), 3),
-                number(bias.estimate(), 2) + mark if bias else "-",
-                "; ".join(task.collapsed(model)),
+                number(bias.estimate(), 2) + _chance(task) if bias else "-",
             ]
         )
     caption = (
         f"{task.name}: accuracies in percent, mean ± standard deviation over seeds [95 % bootstrap "
         "interval over samples and seeds]."
     )
+    if truth := task.teacher.each("auroc"):
+        caption += f" AUROC of the variance against the known truth: {_spread(truth)} %."
     if task.at_chance:
         names = ", ".join(name.removeprefix("ood_") for name in task.at_chance)
         caption += f" † The teacher is at chance on {names}: there F_bias says nothing."
-    header += ["Delta", "F_bias", "mark"]
-    if not any(row[-1] for row in rows):
-        header, rows = header[:-1], [row[:-1] for row in rows]
+    reasons = sorted({word for model in task.students for word in task.collapsed(model)})
+    if reasons:
+        caption += f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons)}."
     return Table(caption, header, rows)
-
-
-def by_set(task: Task) -> Table | None:
-    """Accuracy on each OOD set, where there are several."""
-    names = [name for name in task.teacher.sets if name != "dev"]
-    if len(names) < 2:
-        return None
-    marks = [name.removeprefix("ood_") + " †" * (name in task.at_chance) for name in names]
-    rows = [
-        [label(model), *(percent(model.sets[name]) for name in names)]
-        for model in (task.teacher, *task.students)
-    ]
-    return Table(f"{task.name}: accuracy on each OOD set.", ["model", *marks], rows)
 
 
 def differences(task: Task) -> Table:
     """Every mitigation against vanilla of the same compression and seeds."""
+    keys = {"dev": 100, "ood": 100, "delta": 1, "f_bias": 1, "gap": 100}
+    sets = task.teacher.ood_sets if len(task.teacher.ood_sets) > 1 else []
     rows = []
     for model in task.students:
         found = task.versus(model)
         if found:
-            cells = [signed(found.get(key), 100) for key in ("dev", "ood")]
-            rows.append([label(model), *cells, signed(found.get("f_bias"), 1)])
+            cells = [signed(found.get(key), factor) for key, factor in keys.items()]
+            cells[3] += _chance(task)
+            rows.append([marked(task, model), *cells, *(signed(found.get(n), 100) for n in sets)])
     caption = (
-        f"{task.name}: difference to vanilla, points of accuracy and F_bias (below 0 is less biased); "
-        "bold where the 95 % interval of the paired bootstrap excludes zero."
+        f"{task.name}: difference to vanilla, points of accuracy, Delta and F_bias (below 0 is less "
+        "biased), gap between easy and hard; bold where the 95 % interval of the paired bootstrap "
+        "excludes zero."
     )
-    return Table(caption, ["model", "dev", "OOD pooled", "F_bias"], rows)
+    header = ["model", "dev", _pooled(task), "Delta", "F_bias", "gap"]
+    return Table(caption, [*header, *(name.removeprefix("ood_") for name in sets)], rows)
+
+
+def by_set(task: Task) -> Table | None:
+    """Accuracy on each OOD set, where there are several."""
+    names = task.teacher.ood_sets
+    if len(names) < 2:
+        return None
+    marks = [name.removeprefix("ood_") + " †" * (name in task.at_chance) for name in names]
+    rows = [
+        [marked(task, model), *(percent(model.parts[name, ""]) for name in names)]
+        for model in (task.teacher, *task.students)
+    ]
+    return Table(f"{task.name}: accuracy on each OOD set.", ["model", *marks], rows)
 
 
 def easy_hard(task: Task) -> Table:
     """Accuracy on the dev samples that a partial-input classifier gets right and wrong."""
     rows = []
     for model in (task.teacher, *task.students):
-        easy, hard = model.each("easy"), model.each("hard")
-        if len(easy) == len(hard) and easy:
-            gaps = [a - b for a, b in zip(easy, hard, strict=True)]
-            rows.append([label(model), *(_spread(values) for values in (easy, hard, gaps))])
+        if model.gap is not None:
+            halves = [model.parts["dev", half] for half in ("easy", "hard")]
+            rows.append([marked(task, model), *(percent(f) for f in (*halves, model.gap))])
     agreement = task.teacher.each("agreement")
     caption = f"{task.name}: dev samples that one text gives away (easy) and the others (hard)."
     if agreement:
@@ -115,43 +120,47 @@ def easy_hard(task: Task) -> Table:
 def subsets(task: Task) -> Table:
     """Accuracy on the subsets of the OOD sets, for HANS heuristic x gold label."""
     models = (task.teacher, *task.students)
-    names = sorted({(row["set"], row["subset"]) for row in task.teacher.subsets if row["set"] != "dev"})
-    many = {name for name, _ in names if len({s for n, s in names if n == name}) > 2}
-    rows = []
-    for name, subset in names:
-        if name not in many:
-            continue
-        cells = []
-        for model in models:
-            found = [r for r in model.subsets if (r["set"], r["subset"]) == (name, subset)]
-            cells.append(_spread([row["accuracy"] for row in found]))
-        rows.append([f"{name.removeprefix('ood_')}: {subset}", *cells])
+    parts = sorted(part for part in task.teacher.parts if part[1] and part[0] != "dev")
+    rows = [
+        [
+            f"{name.removeprefix('ood_')}: {subset}",
+            *(percent(model.parts[name, subset]) for model in models),
+        ]
+        for name, subset in parts
+    ]
     caption = f"{task.name}: accuracy by subset and gold label, percent."
-    return Table(caption, ["subset", *(label(model) for model in models)], rows)
+    return Table(caption, ["subset", *(marked(task, model) for model in models)], rows)
 
 
 def beside(task: Task, table: str) -> Table:
-    """The published numbers beside ours: dev, pooled OOD, F_bias."""
+    """The published numbers beside ours, over the same OOD sets: dev, pooled OOD, Delta, F_bias."""
+    told, names = published.teacher(task.name), published.ood_sets(task.name)
+    header = ["model", "dev", "OOD", "Delta", "F_bias", "paper: dev", "paper: OOD", "paper: F_bias"]
+    if told is None or not set(names) <= set(task.teacher.ood_sets):
+        return Table("", header, [])
     rows = []
-    told = published.teacher(task.name)
-    if told is not None:
-        ours = [_plain(100 * f.value, 1) for f in (task.teacher.sets["dev"], task.teacher.ood)]
-        rows.append(["teacher", *ours, "-", *(_plain(100 * value, 1) for value in told), "-"])
     for model in task.students:
         found = published.entry(table, task.name, *model.name)
         if found is not None:
-            bias = model.f_bias(task.teacher)
-            cells = [_plain(100 * f.value, 1) for f in (model.sets["dev"], model.ood)]
-            cells += [_plain(bias.value, 3) if bias else "-"]
-            rows.append(
-                [label(model), *cells, *(_plain(100 * v, 1) for v in found[:2]), _plain(found[2], 3)]
-            )
+            bias = model.f_bias(task.teacher, names)
+            rows.append([marked(task, model), *_ours(model, names)])
+            mark = " †" * bool(set(names) & set(task.at_chance))
+            rows[-1] += [_plain(bias.value, 3) + mark if bias else "-"]
+            rows[-1] += [*(_plain(100 * v, 1) for v in found[:2]), _plain(found[2], 3)]
+    if rows:
+        paper = [_plain(100 * value, 1) for value in told]
+        rows.insert(0, ["teacher", *_ours(task.teacher, names), "-", *paper, "-"])
     caption = (
         f"{task.name}: ours beside {table} of Du et al. 2023 "
-        f"({published.MODELS.get(table, 'BERT-base')}, full data, three runs; F_bias as printed)."
+        f"({published.MODELS.get(table, 'BERT-base')}, full data, three runs; F_bias as printed); OOD: "
+        f"{', '.join(name.removeprefix('ood_') for name in names)}."
     )
-    header = ["model", "dev", "OOD", "F_bias", "paper: dev", "paper: OOD", "paper: F_bias"]
     return Table(caption, header, rows)
+
+
+def _ours(model: Model, names: Sequence[str]) -> list[str]:
+    dev, ood = 100 * model.dev.value, 100 * model.pool(names).value
+    return [_plain(dev, 1), _plain(ood, 1), _plain((dev - ood) / dev, 3)]
 
 
 def beside_halves(task: Task) -> Table:
@@ -159,12 +168,27 @@ def beside_halves(task: Task) -> Table:
     rows = []
     for model in task.students:
         found = published.easy_hard(task.name, *model.name)
-        if found is not None:
-            easy, hard = (float(np.mean(model.each(key))) for key in ("easy", "hard"))
-            ours = [_plain(100 * value, 1) for value in (easy, hard, easy - hard)]
-            rows.append([label(model), *ours, *(_plain(value, 1) for value in found)])
+        if found is not None and model.gap is not None:
+            halves = [model.parts["dev", half].value for half in ("easy", "hard")]
+            ours = [_plain(100 * value, 1) for value in (*halves, model.gap.value)]
+            rows.append([marked(task, model), *ours, *(_plain(value, 1) for value in found)])
     header = ["model", "easy", "hard", "gap", "paper: easy", "paper: hard", "paper: gap"]
     return Table(f"{task.name}: ours beside table6 of Du et al. 2023.", header, rows)
+
+
+def beside_gaps(task: Task) -> Table:
+    """The gaps that the text gives for Figure 1 beside ours."""
+    rows = []
+    for model in task.students:
+        level = round(float(np.mean(model.each("sparsity") or [0])), 2)
+        if task.name == "mnli" and level in published.FIGURE1_GAPS and model.gap is not None:
+            gap = _plain(100 * model.gap.value, 1)
+            rows.append([marked(task, model), gap, _plain(published.FIGURE1_GAPS[level], 1)])
+    caption = f"{task.name}: gap between easy and hard beside Figure 1 of Du et al. 2023."
+    return Table(caption, ["model", "gap", "paper: gap"], rows)
+
+
+BESIDE: dict[str, Callable[[Task], Table]] = {"table6": beside_halves, "figure1": beside_gaps}
 
 
 def seconds(tasks: Iterable[Task]) -> Table:
@@ -186,6 +210,19 @@ def seconds(tasks: Iterable[Task]) -> Table:
 def label(model: Model) -> str:
     """How a model is called in the tables."""
     return " ".join(model.name).strip() or "teacher"
+
+
+def marked(task: Task, model: Model) -> str:
+    """The label, with a mark on a model that has collapsed."""
+    return label(model) + " ‡" * bool(task.collapsed(model))
+
+
+def _chance(task: Task) -> str:
+    return " †" if task.at_chance else ""
+
+
+def _pooled(task: Task) -> str:
+    return "OOD pooled" if len(task.teacher.ood_sets) > 1 else "OOD"
 
 
 def percent(figures: Figures) -> str:

@@ -1,0 +1,133 @@
+"""Where the rows of a split come from: files, the model hub, or the embedded benchmark.
+
+`task.data_dir` holds train, dev and OOD sets; without it they come from the hub. `task.ood_dir` holds
+OOD sets in either case, so that sets which are not on the hub join those that are.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from compress.configuration.robust_schema import RobustCompression
+from compress.configuration.task_schema import TaskBlock
+from compress.data import hub, reading, synthetic
+from compress.data.reading import Row
+from compress.data.tasks import Hub, OodSet, Task, ood_set
+from compress.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a split comes from (for messages) and its numbered rows."""
+
+    name: str
+    rows: Iterable[tuple[int, Row]]
+
+
+def find(block: TaskBlock, task: Task, split: str) -> Source:
+    """The rows of `train`, `dev` or `ood_<name>`; UserError if they are nowhere."""
+    ood = ood_set(task, split.removeprefix("ood_")) if split.startswith("ood_") else None
+    if task.name == "synthetic":
+        rows = _benchmark(block)["ood" if ood else split]
+        return Source(f"synthetic {split}", enumerate(rows, start=1))
+    place = ood.hub if ood else (task.train if split == "train" else task.dev)
+    searched = folders(block) if ood else folders(block)[:1] if block.data_dir else []
+    if place is not None and (task.defined or not searched):
+        return _from_hub(place)
+    stems = _stems(task, split, ood)
+    for folder in searched:
+        if (file := reading.find(folder, stems)) is not None:
+            return Source(str(file), reading.rows(file))
+    if place is not None and block.data_dir is None:
+        return _from_hub(place)
+    if not searched:
+        raise UserError(
+            f"robust_compression.task: {split} of {task.name} is not on the hub; put its file into a "
+            f"folder and name that in task.{'ood_dir' if ood else 'data_dir'}."
+        )
+    where = " and ".join(map(str, searched))
+    formats = ", ".join(reading.FORMATS)
+    raise UserError(f"{where}: has no file {stems[0]} ({formats}, or those with .gz).")
+
+
+def ood_names(config: RobustCompression, task: Task) -> list[str]:
+    """OOD sets to evaluate: those asked for, else all that the source has.
+
+    Of a task in JSON those that it defines must all be there.
+    """
+    block, asked = config.task, config.evaluation.ood
+    there = set(task.ood) if task.defined or task.name == "synthetic" else set()
+    if block.data_dir is None:
+        there |= {name for name, entry in task.ood.items() if entry.hub}
+    for folder in folders(block):
+        there |= {n for n, e in task.ood.items() if reading.find(folder, _stems(task, f"ood_{n}", e))}
+        taken = {stem for entry in task.ood.values() for stem in entry.files}
+        there |= {n for n in _plain(folder) if f"ood_{n}" not in taken}
+    if asked is None:
+        if not there:
+            where = " and ".join(map(str, folders(block))) or "the hub"
+            raise UserError(
+                f"{where}: has no OOD set of {task.name}; put an ood_<name> file into a folder and "
+                "name that in task.data_dir or task.ood_dir."
+            )
+        return sorted(there)
+    for name in asked:
+        if name not in there:
+            raise UserError(
+                f"robust_compression.evaluation.ood: there is no set '{name}'{nearest(name, there)}"
+            )
+    return list(asked)
+
+
+def folders(block: TaskBlock) -> list[Path]:
+    """Folders with OOD sets, data_dir first; UserError for one that is not there."""
+    found = []
+    for key in ("data_dir", "ood_dir"):
+        name = getattr(block, key)
+        if name is not None:
+            if not Path(name).is_dir():
+                raise UserError(f"robust_compression.task.{key}: '{name}' is not a folder.")
+            found.append(Path(name))
+    return found
+
+
+def _stems(task: Task, split: str, ood: OodSet | None) -> tuple[str, ...]:
+    """File names, without suffix, that a split may have."""
+    if ood is None:
+        return task.files.get(split, (split,))
+    return ood.files if task.defined and ood.files else (split, *ood.files)
+
+
+def _plain(folder: Path) -> set[str]:
+    """Names of the sets in files called ood_<name>."""
+    names = set()
+    for file in folder.glob("ood_*"):
+        for suffix in sorted(reading.SUFFIXES, key=len, reverse=True):
+            if file.name.endswith(suffix):
+                names.add(file.name.removesuffix(suffix).removeprefix("ood_"))
+                break
+    return names
+
+
+def _from_hub(place: Hub) -> Source:
+    return Source(f"{place.path} ({place.split})", enumerate(_hub_rows(place), start=1))
+
+
+def _hub_rows(place: Hub) -> Iterable[Row]:
+    """Rows of a hub split with class ids turned into words, so that its own id order is respected."""
+    table = hub.load_split(place.path, place.config, place.split, place.revision)
+    names = {k: f for k, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
+    for row in table:
+        known = {k: f for k, f in names.items() if row[k] is not None and row[k] >= 0}
+        yield {**row, **{key: feature.int2str(row[key]) for key, feature in known.items()}}
+
+
+def _benchmark(block: TaskBlock) -> dict[str, list[dict[str, str]]]:
+    size = block.synthetic
+    options = size.model_dump() if size is not None else {}
+    try:
+        return synthetic.generate(**options)
+    except ValueError as error:
+        raise UserError(f"robust_compression.task.synthetic: {error}") from None
