@@ -513,6 +513,7 @@ ZERO = sorted(SHIPPED.glob("zero*.json"))
 TASKS = sorted(SHIPPED.glob("tasks/*.json"))
 COMPRESSION = sorted(SHIPPED.glob("compression/*.json"))
 MITIGATION = sorted(SHIPPED.glob("mitigation/*.json"))
+STUDIES = sorted(SHIPPED.glob("studies/*.json"))
 OVERLAYS = sorted(set(SHIPPED.glob("*.json")) - set(ZERO))  # settings for a kind of machine or model
 
 
@@ -522,7 +523,10 @@ def test_every_combination_of_shipped_files_loads(task):
         config = load([zero, task, compression, mitigation])
         assert config.robust.task.name == task.stem
         assert config.robust.loss.hook == mitigation.stem
-        assert config.compression.name.replace("+", "_") == compression.stem
+        if config.robust.student.model is None:
+            assert config.compression.name.replace("+", "_") == compression.stem
+        else:
+            assert config.compression_label == config.robust.student.model.rpartition("/")[2]
         assert f"zero{config.deepspeed.zero_optimization.stage}" == zero.stem
         for world in (1, 2, 4):
             assert batch_split(config, world)
@@ -531,13 +535,15 @@ def test_every_combination_of_shipped_files_loads(task):
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda file: file.stem)
 def test_overlays_load_on_every_task(overlay):
     for task, mitigation in itertools.product(TASKS, MITIGATION):
-        config = load([ZERO[0], task, overlay, COMPRESSION[0], mitigation])
+        config = load([ZERO[0], task, overlay, SHIPPED / "compression/imp40.json", mitigation])
         assert config.robust.task.name == task.stem
         assert config.robust.loss.hook == mitigation.stem
 
 
 def test_no_shipped_file_is_left_out():
-    assert {*ZERO, *TASKS, *COMPRESSION, *MITIGATION, *OVERLAYS} == set(SHIPPED.rglob("*.json"))
+    assert {*ZERO, *TASKS, *COMPRESSION, *MITIGATION, *STUDIES, *OVERLAYS} == set(
+        SHIPPED.rglob("*.json")
+    )
     assert all((ZERO, TASKS, COMPRESSION, MITIGATION))
 
 
