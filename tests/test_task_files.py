@@ -1,6 +1,9 @@
 """Published files of the tasks, tasks defined in JSON, and OOD sets that leak from train."""
 
+import datasets
+import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from compress.configuration.config import RobustCompression
 from compress.data import splits
@@ -178,3 +181,26 @@ def test_more_ood_sets_from_a_folder_of_their_own(qqp, write_table, tmp_path_fac
     }
     with pytest.raises(UserError, match=r"task\.ood_dir: '/nowhere' is not a folder"):
         read(qqp, "qqp", ood_dir="/nowhere")
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_the_kept_text_is_cut_last(tiny_model, tmp_path, keep):
+    """A claim of more than half the room stays whole where the plain rule would cut both."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    long, longer = "doctor " * 12, "lawyer " * 30
+    texts = ([long, long, "doctor"], [longer, "lawyer", longer])
+    texts = texts if keep == 0 else texts[::-1]
+    split = splits.Split(texts, np.zeros(3, np.int64), ("x", "y"), (0, 1))
+    kept, cut = (tokenizer.convert_tokens_to_ids(word) for word in ("doctor", "lawyer"))
+    counts = {}
+    for name, which in (("plain", None), ("kept", keep)):
+        splits.encode(split, tokenizer, 20, tmp_path / name, which)
+        rows = datasets.load_from_disk(tmp_path / name)["input_ids"]
+        assert all(len(ids) <= 20 for ids in rows)
+        counts[name] = [(ids.count(kept), ids.count(cut)) for ids in rows]
+    assert counts["plain"][0] == (8, 9) or counts["plain"][0] == (9, 8)
+    assert counts["kept"] == [(12, 5), (12, 1), (1, 16)]
+    assert counts["plain"][1:] == counts["kept"][1:]
+    both = splits.Split(([longer], [longer]), np.zeros(1, np.int64), ("x", "y"), (0, 1))
+    splits.encode(both, tokenizer, 20, tmp_path / "both", keep)
+    assert len(datasets.load_from_disk(tmp_path / "both")["input_ids"][0]) == 20

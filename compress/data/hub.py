@@ -37,8 +37,10 @@ def reachable() -> bool:
     return True
 
 
-def model_directory(name: str) -> str:
+def model_directory(name: str, key: str = "robust_compression.model") -> str:
     """Local directory of a model on the hub: downloaded, or from the client's cache.
+
+    key: where the configuration names it, for messages.
 
     Raises UserError if the hub cannot be reached and the cache does not hold the model.
     """
@@ -49,7 +51,7 @@ def model_directory(name: str) -> str:
             name, allow_patterns=patterns, local_files_only=not reachable()
         )
     except Exception as error:  # noqa: BLE001  the client's errors have no common base
-        raise UserError(_why("robust_compression.model", name, error)) from None
+        raise UserError(_why(key, name, error)) from None
 
 
 def _why(key: str, name: str, error: Exception) -> str:

@@ -46,7 +46,7 @@ def directory(name: str, key: str = "robust_compression.model") -> Path:
         return path
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"{key}: there is no directory '{name}'.")
-    return Path(hub.model_directory(name))
+    return Path(hub.model_directory(name, key))
 
 
 def check_directory(path: Path) -> None:
