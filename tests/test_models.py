@@ -99,8 +99,12 @@ def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(name, monkeypatch):
 
 def test_other_names_are_asked_of_the_hub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("compress.data.hub.model_directory", lambda name: f"/cache/{name}")
-    assert encoders.directory("bert-base") == Path("/cache/bert-base")
+    asked = []
+    monkeypatch.setattr(
+        "compress.data.hub.model_directory", lambda *words: asked.append(words) or f"/cache/{words[0]}"
+    )
+    assert encoders.directory("bert-base", "student.model") == Path("/cache/bert-base")
+    assert asked == [("bert-base", "student.model")]
     assert encoders.directory("someone/bert-base") == Path("/cache/someone/bert-base")
 
 
