@@ -130,6 +130,7 @@ def test_the_seeds_are_the_studys(tmp_path):
     ("override", "processes", "why"),
     [
         ("robust_compression.task.data_dir=/nowhere", 2, "'/nowhere' is not a folder"),
+        ("robust_compression.task.name=fevr", 2, "no task is called 'fevr'; did you mean 'fever'"),
         ("robust_compression.loss.hook=mine:loss", 2, "'mine:loss' cannot be imported"),
         ("train_batch_size=32", 3, "train_batch_size is 32, but 3 ranks"),
     ],

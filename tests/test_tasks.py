@@ -1,6 +1,9 @@
 """The task table: spellings of labels and columns, and what each OOD set counts as."""
 
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +11,7 @@ from compress.configuration.task_schema import TaskBlock
 from compress.data.tasks import TASKS, OodSet, groups, label_ids, of, ood_set, spelling
 from compress.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 TASK_SETS = [(task, name) for task in TASKS.values() for name in task.ood]
 
 
@@ -193,3 +197,13 @@ def test_labels_that_are_numbers_are_words():
     assert label_ids(stars, stars.labels) == {"1": 0, "2": 1, "3": 2}
     signed = named("s", definition={**MINE, "labels": ["-1", "1"], "spellings": {}, "ood": {"x": {}}})
     assert label_ids(signed, signed.labels) == {spelling("-1"): 0, "1": 1}
+
+
+def test_the_command_line_names_the_task_before_it_writes(tmp_path, monkeypatch):
+    files = [str(ROOT / "ds_configs" / name) for name in ("zero0.json", "tasks/mnli.json")]
+    words = ["--set", "robust_compression.task.name=mnly", "--output_dir", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--deepspeed_config", *files, *words])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(UserError, match="no task is called 'mnly'; did you mean 'mnli'"):
+        runpy.run_path(str(ROOT / "train.py"))["main"]()
+    assert not (tmp_path / "run").exists()

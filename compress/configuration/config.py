@@ -21,7 +21,6 @@ from compress.configuration.compression_schema import CompressionTraining
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
 from compress.configuration.merge import Merge, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
-from compress.data import tasks
 from compress.errors import UserError, nearest
 
 
@@ -78,7 +77,6 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
         root = Root.model_validate(merge.values)
     except ValidationError as error:
         raise UserError(_sentence(error, merge)) from None
-    tasks.of(root.robust_compression.task)
     effects.check(root, merge)
     blocks = {name: getattr(root, name) for name in DeepSpeedBlock.model_fields}
     return Config(root.robust_compression, DeepSpeedBlock.model_construct(**blocks), dict(merge.values))

@@ -17,7 +17,7 @@ from compress.configuration import config
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
 from compress.configuration.merge import read
-from compress.data import sources
+from compress.data import sources, tasks
 from compress.errors import UserError, nearest
 
 Names = Annotated[list[str], Field(min_length=1)]
@@ -115,11 +115,12 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
 
 
 def check(runs: Sequence[Run], processes: int) -> None:
-    """Raise UserError now for what every run would find for itself: data folder, loss hook, batch."""
+    """Raise UserError now for what every run would find for itself: task, data folder, hook, batch."""
     from compress import losses
 
     for run in runs:
         try:
+            tasks.of(run.config.robust.task)
             sources.folders(run.config.robust.task)
             losses.resolve(run.config.robust.loss.hook)
             config.batch_split(run.config, processes)
