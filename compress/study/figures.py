@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from compress.reporting.figures import INK, OTHER_COLOURS, STYLE, printable, svg
+from compress.study import published
 from compress.study.analysis import BASELINE, Model, Task
 
 FEWEST = 2
@@ -61,7 +62,14 @@ def _halves(name: str, rows: Sequence[tuple[float, Model]], mitigation: str) -> 
 
 
 def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]) -> str:
-    """Pooled OOD accuracy (left) and F_bias (right) against sparsity, a line for each loss."""
+    """OOD accuracy (left) and F_bias (right) against sparsity, a line for each loss.
+
+    Over the paper's OOD sets where they are there, else over all.
+    """
+    names = published.ood_sets(task.name)
+    if not names or not set(names) <= set(task.teacher.ood_sets):
+        names = task.teacher.ood_sets
+    told = ", ".join(set_name.removeprefix("ood_") for set_name in names)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 3.4), layout="tight")
         left, right = figure.subplots(1, 2)
@@ -69,12 +77,12 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
             style = {"marker": "o", "color": colour, "label": printable(mitigation)}
             x = [100 * sparsity for sparsity, _ in rows]
             models = [task.teacher, *(model for _, model in rows)]
-            left.plot([0, *x], [100 * model.ood.value for model in models], **style)
-            biases = [model.f_bias(task.teacher) for _, model in rows]
+            left.plot([0, *x], [100 * model.pool(names).value for model in models], **style)
+            biases = [model.f_bias(task.teacher, names) for _, model in rows]
             known = [(s, bias.value) for s, bias in zip(x, biases, strict=True) if bias is not None]
             if known:
                 right.plot([0, *(s for s, _ in known)], [1, *(b for _, b in known)], **style)
-        left.set(xlabel="sparsity, %", ylabel="OOD accuracy, pooled, %")
+        left.set(xlabel="sparsity, %", ylabel=f"accuracy on {printable(told)}, %")
         right.set(xlabel="sparsity, %", ylabel="F_bias")
         for axes in (left, right):
             axes.grid()
