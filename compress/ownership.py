@@ -1,11 +1,14 @@
 """An output directory belongs to one configuration: what may change there, and what may not."""
 
+import hashlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compress import losses
 from compress.configuration.config import Config
 from compress.errors import UserError
 
@@ -43,11 +46,33 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     return _difference(_lasting(old), _lasting(new))
 
 
+def stamp(config: Config) -> str:
+    """A hash that changes when a file changes which the configuration names: data, models, own loss.
+
+    Of names, sizes and times only, so that it costs nothing; contents are compared by the run itself.
+    """
+    robust = config.robust
+    names = [robust.task.data_dir, robust.task.ood_dir, robust.model, robust.teacher.model]
+    files = [
+        file
+        for name in (*names, robust.student.model)
+        if name is not None and Path(name).is_dir()
+        for file in sorted(Path(name).iterdir())
+        if file.is_file()
+    ]
+    if ":" in robust.loss.hook:
+        files.append(Path(inspect.getfile(losses.resolve(robust.loss.hook))))
+    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
 def _lasting(merged: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without what only concerns watching and evaluating."""
     lasting = {key: value for key, value in merged.items() if key not in FREE}
-    ours = lasting.get("robust_compression", {})
-    lasting["robust_compression"] = {k: v for k, v in ours.items() if k != "evaluation"}
+    ours = {k: v for k, v in lasting.get("robust_compression", {}).items() if k != "evaluation"}
+    if isinstance(ours.get("task"), Mapping):
+        ours["task"] = {k: v for k, v in ours["task"].items() if k != "ood_dir"}
+    lasting["robust_compression"] = ours
     return lasting
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from compress import ownership
 from compress.study import plan
 from tests.test_launcher import ROOT
 
@@ -26,6 +27,10 @@ def study_file(folder, **changes):
         target = own.parent / part
         if not target.exists():
             target.symlink_to(ROOT / "ds_configs" / part)
+    ood = folder / "ood"
+    ood.mkdir(exist_ok=True)
+    (ood / "ood_sym1.jsonl").touch()
+    changes = {"set": [f"robust_compression.task.ood_dir={ood}"], **changes}
     file = own / "study.json"
     values = {key: value for key, value in {**STUDY, **changes}.items() if value is not None}
     file.write_text(json.dumps(values))
@@ -58,6 +63,7 @@ def finish(run, student=None, teacher=None, **changes):
     kinds = np.array(["kind a, REFUTES", "kind b, REFUTES", "kind b, SUPPORTS"])
     hits["subset/ood_sym1"] = kinds[np.arange(SETS["ood_sym1"]) % 3]
     metrics |= {
+        "stamp": ownership.stamp(run.config),
         "keys": {"teacher": f"teacher of seed {run.seed}"},
         "easy_hard": {"agreement": 0.8},
         "difficulty": {"auroc": None, "alpha": 0.3},

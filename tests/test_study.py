@@ -9,7 +9,7 @@ import pytest
 from compress.errors import UserError
 from compress.study import __main__ as program
 from compress.study import launch, plan
-from tests.studies import finish, runs_of, study_file
+from tests.studies import STUDY, finish, runs_of, study_file
 from tests.test_launcher import ROOT
 
 SHIPPED = sorted((ROOT / "ds_configs/studies").glob("*.json"))
@@ -82,11 +82,11 @@ def test_all_studies_of_the_paper_are_there_in_both_sizes():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"mitigations": ["vanila"]}, "mitigation: there is no 'vanila'"),
+        ({"mitigations": ["vanila"]}, "'mitigations': there is no 'vanila'"),
         ({"mitigations": ["vanila"]}, "did you mean 'vanilla'?"),
-        ({"compressions": ["imp41"]}, "compression: there is no 'imp41'"),
-        ({"tasks": ["nope.json"]}, "tasks: there is no 'nope.json'"),
-        ({"engine": ["zero9"]}, "settings: there is no 'zero9'"),
+        ({"compressions": ["imp41"]}, "'compressions': there is no 'imp41'"),
+        ({"tasks": ["nope.json"]}, "'tasks': there is no 'nope.json'"),
+        ({"engine": ["zero9"]}, "'engine': there is no 'zero9'"),
         ({"seeds": [1, 1]}, "'seeds' has '1' twice: two runs would share one place"),
         ({"compressions": ["imp40", "imp40"]}, "'compressions' has 'imp40' twice"),
         ({"mitigation": ["rmc"]}, "'mitigation': is not a key of a study; did you mean 'mitigations'?"),
@@ -139,6 +139,12 @@ def test_what_every_run_would_find_is_found_before_the_first(tmp_path, override,
     runs = plan.expand(study_file(tmp_path, mitigations=["vanilla"]), tmp_path, [override])
     with pytest.raises(UserError, match=f"^fever/imp40-vanilla-seed1: .*{why}"):
         plan.check(runs, processes)
+
+
+def test_a_task_without_an_ood_set_is_found_before_the_first_run(tmp_path):
+    runs = runs_of(tmp_path, set=[])
+    with pytest.raises(UserError, match=r"vanilla-seed1: the hub: has no OOD set of fever"):
+        plan.check(runs, 2)
 
 
 def test_a_refused_configuration_is_found_before_any_run(tmp_path):
@@ -254,6 +260,40 @@ def test_an_interrupt_starts_no_other_run(tmp_path, jobs):
 def test_the_last_word_of_a_failed_run(tmp_path, log, why):
     (tmp_path / "log").write_text(log)
     assert launch._last_word(tmp_path / "log") == why
+
+
+def test_a_changed_file_makes_a_run_to_do_again(tmp_path):
+    data, hook = make(tmp_path / "data"), tmp_path / "my_study_hook.py"
+    hook.write_text(
+        "def loss(logits, labels, teacher, difficulty, weights):\n    return logits[:, 0]\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        changes = [f"robust_compression.task.data_dir={data}"]
+        changes.append("robust_compression.loss.hook=my_study_hook:loss")
+        run = plan.expand(study_file(tmp_path, mitigations=["vanilla"]), tmp_path / "out", changes)[0]
+        finish(run)
+        assert launch.finished(run)
+        (data / "train.jsonl").write_text("{}")
+        assert not launch.finished(run)
+        finish(run)
+        hook.write_text(hook.read_text() + "\n")
+        assert not launch.finished(run)
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+def test_ood_sets_may_be_added_to_a_finished_study(tmp_path):
+    finish(runs_of(tmp_path)[0])
+    changes = [f"robust_compression.task.ood_dir={make(tmp_path / 'more')}"]
+    again = plan.expand(study_file(tmp_path), tmp_path / "out", changes)[0]
+    assert not launch.finished(again), "to do again, not refused"
+
+
+def test_a_study_may_lie_anywhere(tmp_path):
+    values = {**STUDY, "mitigations": ["vanilla"]}
+    (tmp_path / "mine.json").write_text(json.dumps(values))
+    assert len(plan.expand(tmp_path / "mine.json", tmp_path / "out")) == 4
 
 
 def test_half_a_run_is_not_finished(tmp_path):

@@ -50,7 +50,8 @@ class DefinitionBlock(Block):
 
     texts, label: names of the columns; labels: in id order; spellings: other words for a label; train,
     dev: names of files in task.data_dir (default `train` and `dev`) or splits on the hub; partial:
-    which of the texts a partial-input classifier sees.
+    which of the texts a partial-input classifier sees; ood: sets that are more than a file ood_<name>
+    with the task's own labels.
     """
 
     texts: Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -59,7 +60,7 @@ class DefinitionBlock(Block):
     spellings: dict[str, list[str]] = Field(default={})
     train: str | HubBlock = "train"
     dev: str | HubBlock = "dev"
-    ood: Annotated[dict[str, OodBlock], Field(min_length=1)]
+    ood: dict[str, OodBlock] = Field(default={})
     partial: Literal[0, 1] = 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress import artefacts, ranks, uncertainty, versions
+from compress import artefacts, ownership, ranks, uncertainty, versions
 from compress.models import encoders
 from compress.reporting import card, evaluation, metrics, report
 from compress.stages import difficulty, partial_input
@@ -57,6 +57,7 @@ def make(
     reused = (("teacher", teacher), ("difficulty", hardness), ("student", student))
     out["reused"] = [name for name, artefact in reused if artefact is not None and artefact.reused]
     out["keys"] = {name: artefact.key for name, artefact in reused if artefact is not None}
+    out["stamp"] = ownership.stamp(context.config)
     out |= {"versions": versions.report(), "world_size": ranks.world_size()}
     out["device"] = str(context.device)
     _keep_hits(context, both, shortcut)

@@ -1,4 +1,4 @@
-"""Run a study: one JSON file, many runs, one report.
+r"""Run a study: one JSON file, many runs, one report.
 
     python -m compress.study ds_configs/studies/table4_small.json --output_dir runs/table4_small \
         --set robust_compression.model=/models/minilm robust_compression.task.data_dir=/data/{task}
@@ -70,16 +70,17 @@ def main(arguments: list[str] | None = None) -> int:
     if options.report:
         rows = results.load(options.report)
         _make(out)
+        results.save(rows, out / "results.parquet")
     else:
         runs = plan.expand(options.study, out, options.overrides)
         mine = launch.shard(runs, options.shard)
+        processes = options.processes or launch.default_processes()
+        plan.check(mine, processes)
         if options.list:
             for run in mine:
                 done = "finished" if launch.finished(run) else "to do"
                 sys.stdout.write(f"{run.name}: {done}\n")
             return 0
-        processes = options.processes or launch.default_processes()
-        plan.check(mine, processes)
         machine = launch.Machine(processes, options.jobs, options.launcher)
         _make(out / "logs")
         failed = launch.execute(mine, machine, out / "logs")

@@ -4,7 +4,6 @@ Runs of one task and seed share a teacher and a difficulty, so they form a unit:
 machine (`--shard`) and its runs follow one another; units may run side by side (`--jobs`).
 """
 
-import json
 import os
 import re
 import shlex
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from compress import ownership
+from compress import artefacts, ownership
 from compress.errors import UserError
 from compress.study.plan import Run
 
@@ -85,25 +84,27 @@ def default_processes() -> int:
 
 
 def finished(run: Run) -> bool:
-    """Whether the run has its figures, of just this configuration.
+    """Whether the run has its figures, of just this configuration and these files.
 
-    What only concerns evaluation may differ: then the run is to do again, and reuses its stages. Raises
-    UserError if the place belongs to a configuration that differs in more.
+    If only evaluation differs, or a file that the configuration names has changed, the run is to do
+    again, and finds out itself what it can reuse. Raises UserError if the place belongs to a
+    configuration that differs in more.
     """
     place = run.output_dir
     if not (place / "metrics.json").is_file() or not (place / "hits.npz").is_file():
         return False
     try:
-        old = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        old = artefacts.read_json(place / "config.json")
+        stamp = artefacts.read_json(place / "metrics.json").get("stamp")
     except (OSError, ValueError) as error:
-        raise UserError(f"{place / 'config.json'}: cannot be read ({error}).") from None
+        raise UserError(f"{place}: its results cannot be read ({error}); delete it.") from None
     key = ownership.difference(old, run.config.merged)
     if key is not None:
         raise UserError(
             f"{place}: holds a run of another configuration ({key} differs); choose another "
             "--output_dir or delete it."
         )
-    return bool(old == run.config.merged)
+    return bool(old == run.config.merged and stamp == ownership.stamp(run.config))
 
 
 def units(runs: Sequence[Run]) -> list[list[Run]]:

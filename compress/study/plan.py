@@ -1,9 +1,9 @@
 """A study file becomes runs: each with its files, its seed and its place.
 
-A study is JSON in `ds_configs/studies/`. Names of parts are files of `ds_configs/`, found beside it
-(`imp40` is `../compression/imp40.json`); a name that ends in .json is a path. The files of a run are
-merged in this order: engine, task, settings, compression, mitigation; then `set`, `task_set` and what
-the command line sets. Everything is checked before anything is started.
+Names of parts are files beside the study's folder or of `ds_configs/` (`imp40` is
+`compression/imp40.json`); a name that ends in .json is a path from where you start. The files of a run
+are merged in this order: engine, task, settings, compression, mitigation; then `set`, `task_set` and
+what the command line sets. Everything is checked before anything is started.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,15 @@ from compress.data import sources, tasks
 from compress.errors import UserError, nearest
 
 Names = Annotated[list[str], Field(min_length=1)]
+SHIPPED = Path(__file__).parents[2] / "ds_configs"
+FOLDERS = {
+    "engine": "",
+    "settings": "",
+    "tasks": "tasks",
+    "compressions": "compression",
+    "mitigations": "mitigation",
+}
+"""Key of a study -> folder of `ds_configs` that its names are files of."""
 TABLES = Literal["table1", "table2", "table3", "table4", "table5", "table6", "figure1", "figure3"]
 
 
@@ -82,29 +91,21 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
     Raises UserError for an unknown part, two runs in one place, or a configuration that is refused.
     """
     block = load(file)
-    root = file.absolute().parent.parent
     parts = {
-        folder: [(_label(name), _find(file, root, folder, name)) for name in names]
-        for folder, names in (
-            ("", [*block.engine, *block.settings]),
-            ("tasks", block.tasks),
-            ("compression", block.compressions),
-            ("mitigation", block.mitigations),
-        )
+        key: [(_label(name), _find(file, key, name)) for name in getattr(block, key)] for key in FOLDERS
     }
     _check_names(file, block, parts)
     for text in (*block.set, *(t for texts in block.task_set.values() for t in texts), *overrides):
         if text.startswith("robust_compression.seed="):
             raise UserError(f"{text}: the study's 'seeds' say which; add it to {file}.")
-    engine = [path for _, path in parts[""][: len(block.engine)]]
-    settings = [path for _, path in parts[""][len(block.engine) :]]
+    engine, settings = ([path for _, path in parts[key]] for key in ("engine", "settings"))
     runs = []
     for task, task_file in parts["tasks"]:
         common = [*block.set, *block.task_set.get(task, []), *overrides]
         given = [text.replace("{task}", task) for text in common]
         for seed in block.seeds:
-            for compression, compression_file in parts["compression"]:
-                for mitigation, mitigation_file in parts["mitigation"]:
+            for compression, compression_file in parts["compressions"]:
+                for mitigation, mitigation_file in parts["mitigations"]:
                     files = (*engine, task_file, *settings, compression_file, mitigation_file)
                     texts = (*given, f"robust_compression.seed={seed}")
                     place = output_dir / task / f"{compression}-{mitigation}-seed{seed}"
@@ -120,8 +121,7 @@ def check(runs: Sequence[Run], processes: int) -> None:
 
     for run in runs:
         try:
-            tasks.of(run.config.robust.task)
-            sources.folders(run.config.robust.task)
+            sources.ood_names(run.config.robust, tasks.of(run.config.robust.task))
             losses.resolve(run.config.robust.loss.hook)
             config.batch_split(run.config, processes)
         except UserError as error:
@@ -142,8 +142,8 @@ def _check_places(file: Path, runs: Sequence[Run]) -> None:
 
 def _check_names(file: Path, block: StudyBlock, parts: dict[str, list[tuple[str, Path]]]) -> None:
     """Raise UserError for a part that is named twice, or if `task_set` names no task."""
-    keys = {"tasks": "tasks", "compression": "compressions", "mitigation": "mitigations"}
-    labels = {keys[folder]: [label for label, _ in found] for folder, found in parts.items() if folder}
+    keys = ("tasks", "compressions", "mitigations")
+    labels = {key: [label for label, _ in parts[key]] for key in keys}
     labels["seeds"] = [str(seed) for seed in block.seeds]
     for key, found in labels.items():
         for label in found:
@@ -158,11 +158,12 @@ def _label(name: str) -> str:
     return Path(name).stem if name.endswith(".json") else name
 
 
-def _find(file: Path, root: Path, folder: str, name: str) -> Path:
-    """The configuration file of a part."""
-    path = Path(name) if name.endswith(".json") else root / folder / f"{name}.json"
-    if path.is_file():
-        return path
-    known = [found.stem for found in (root / folder).glob("*.json")]
-    what = folder or "settings"
-    raise UserError(f"{file}: {what}: there is no '{name}' ({path}){nearest(name, known)}")
+def _find(file: Path, key: str, name: str) -> Path:
+    """The configuration file of a part: beside the study's folder, or in the program's `ds_configs`."""
+    roots = [root / FOLDERS[key] for root in (file.absolute().parent.parent, SHIPPED)]
+    paths = [Path(name)] if name.endswith(".json") else [root / f"{name}.json" for root in roots]
+    for path in paths:
+        if path.is_file():
+            return path
+    known = {found.stem for root in roots for found in root.glob("*.json")}
+    raise UserError(f"{file}: '{key}': there is no '{name}' ({paths[0]}){nearest(name, known)}")
