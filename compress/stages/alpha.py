@@ -81,7 +81,10 @@ def _try(
 ) -> Artefact:
     """Train a student with each alpha, choose, and make the chosen one the run's student."""
     began, folder = time.perf_counter(), path.parent
-    students = {a: student.make(c, teacher, hardness, folder / f"{a:g}") for a, c in tried.items()}
+    students = {
+        a: student.make(c, teacher, hardness, folder / f"{a:g}", name=f"alpha {a:g}")
+        for a, c in tried.items()
+    }
     halves = {alpha: _halves(tried[alpha], students[alpha], hardness) for alpha in tried}
     alpha = choose(halves)
     table = {

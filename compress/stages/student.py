@@ -88,11 +88,16 @@ def _needed(context: Context, hardness: Artefact | None) -> Artefact | None:
 
 
 def make(
-    context: Context, teacher: Artefact, hardness: Artefact | None, path: Path | None = None
+    context: Context,
+    teacher: Artefact,
+    hardness: Artefact | None,
+    path: Path | None = None,
+    name: str = "student",
 ) -> Artefact:
     """Compress as `compression_training` says, trained with the loss hook; export the model.
 
-    hardness: the loss matrix, if there is one; path: default `student` in the output directory.
+    hardness: the loss matrix, if there is one; path: default `student` in the output directory; name:
+    prefix of the events.
     """
     robust = context.config.robust
     hardness = _needed(context, hardness)
@@ -110,7 +115,7 @@ def make(
     masks = Masks(model, todo, _scorer(here, shape, signals))
     signals = replace(signals, layerwise=_layerwise(here, teacher, model))
     epochs = robust.student.epochs or robust.epochs
-    trainer = new_trainer("student", here, model, masks, signals, epochs)
+    trainer = new_trainer(name, here, model, masks, signals, epochs)
     trainer.run_until(trainer.total_steps, watch_dev(here))
     weights = checkpoint.gather(trainer.engine)
     wanted = _logits(here, trainer, masks, shape, weights, todo)
