@@ -3,10 +3,10 @@
 import json
 
 import numpy as np
+from test_launcher import ROOT
 
 from compress import ownership
 from compress.study import plan
-from tests.test_launcher import ROOT
 
 STUDY = {
     "title": "A small study",

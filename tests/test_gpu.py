@@ -29,6 +29,11 @@ SPECS = [
     for precision, settings in PRECISIONS.items()
     for stage in (0, 2, 3)
 ]
+LOSSES = {"focal": ["gradient_accumulation_steps=2"], "jtt": [], "rmc_plus": ['bf16={"enabled": true}']}
+SPECS_BY_LOSS = [
+    {"name": f"loss-{name}", "files": [COMBINED], "stage": 2, "set": settings, "mitigation": name}
+    for name, settings in LOSSES.items()
+]
 
 
 def on_gpu(*command: str):
@@ -50,7 +55,7 @@ def students(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     driver = str(ROOT / "tests/drivers/compress_all.py")
     model = str(ROOT / "compress/data/synthetic_encoder")
-    done = on_gpu(driver, str(folder), model, json.dumps(SPECS))
+    done = on_gpu(driver, str(folder), model, json.dumps([*SPECS, *SPECS_BY_LOSS]))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -61,6 +66,13 @@ def test_masked_and_exported_model_agree(students, spec):
     assert student["parity"] <= 1e-5
     assert student["sparsity"] == pytest.approx(0.4, abs=2e-3)
     assert all(layer["heads"] >= 1 for layer in student["layers"])
+
+
+@pytest.mark.parametrize("spec", SPECS_BY_LOSS, ids=lambda spec: spec["name"])
+def test_mitigations_train_on_the_gpu(students, spec):
+    values = json.loads((students / spec["name"] / "rank0.json").read_text())["losses"]
+    assert len(values) >= 8 and np.isfinite(values).all()
+    assert json.loads((students / spec["name"] / "student/student.json").read_text())["parity"] <= 1e-5
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_launcher import ROOT, launch
 
 from compress.configuration import config
 from compress.losses import LOSSES
 from compress.stages.alpha import Candidate, choose
 from compress.stages.student import loss_weights
-from tests.test_launcher import ROOT, launch
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
 SPARSE = str(ROOT / "ds_configs/compression/imp40.json")

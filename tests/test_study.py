@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from studies import STUDY, finish, runs_of, study_file
+from test_launcher import ROOT
 
 from compress.errors import UserError
 from compress.study import __main__ as program
 from compress.study import launch, plan
-from tests.studies import STUDY, finish, runs_of, study_file
-from tests.test_launcher import ROOT
 
 SHIPPED = sorted((ROOT / "ds_configs/studies").glob("*.json"))
 

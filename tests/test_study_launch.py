@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_launcher import ROOT, run
 
 from compress.study import results
-from tests.test_launcher import ROOT, run
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from studies import SETS, finish, runs_of
 
 from compress.errors import UserError
 from compress.study import analysis, bootstrap, figures, published, report, results, tables
-from tests.studies import SETS, finish, runs_of
 
 DEV = ("dev", "")
 
