@@ -226,6 +226,30 @@ def test_verdict(teacher, student, parts, write):
     assert sentence in Page(write(found)).text
 
 
+def test_alphas_that_were_tried_stand_in_a_table(write):
+    found = metrics()
+    assert 'id="alpha"' not in write(found)
+    rows = {"0.2": (0.8, 0.9, 0.7, 0.222), "0.5": (0.81, 0.88, 0.74, 0.159)}
+    keys = ("dev", "dev_easy", "dev_hard", "gap")
+    tried = {alpha: dict(zip(keys, row, strict=True)) for alpha, row in rows.items()}
+    found["difficulty"] = {**found.get("difficulty", {}), "alpha": 0.5, "alpha_candidates": tried}
+    source = write(found)
+    table = Page(source).named["alpha"]
+    assert ["0.5", "81.0", "88.0", "74.0", "0.159"] in table
+    assert source.count('<tr class="strong"><th class="word" scope="row">0.5') == 1
+
+
+def test_partial_input_halves(write):
+    found = metrics()
+    halves = {"easy": 0.91, "hard": 0.62, "gap": 0.29}
+    parts = {"text": "hypothesis", "majority": 0.35, "easy": 60, "hard": 40, "agreement": 0.7}
+    found["easy_hard"] = {**parts, "teacher": halves, "student": {**halves, "hard": 0.5, "gap": 0.41}}
+    page = Page(write(found))
+    assert ["Student", "91.0", "50.0", "41.0"] in page.named["partial"]
+    for told in ("nothing but the hypothesis", "60.0 % of dev", "35.0 %", "agrees on 70.0 %"):
+        assert told in page.text
+
+
 def test_verdict_without_ood():
     found = metrics()
     for role in ("teacher", "student"):
