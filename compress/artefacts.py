@@ -70,19 +70,37 @@ def _move(temporary: Path, path: Path, inputs: Mapping[str, Any]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def place(cache_dir: Path, kind: str, inputs: Mapping[str, Any]) -> Path:
+    """Where the cache keeps an artefact of a kind that was made from these inputs."""
+    return cache_dir / kind / key(inputs)[:16]
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of ours."""
+    """The object in a JSON file of ours; ValueError or OSError if there is none."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(values, dict)
+    if not isinstance(values, dict):
+        raise ValueError("it holds no JSON object")
     return values
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON to a temporary file beside `path`, flush it to the disk, rename it."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Context: yields a file name beside `path`; the file written there becomes `path` on success.
+
+    On an exception nothing remains and an older file at `path` stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all, flushed to the disk."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    with temporary.open("w", encoding="utf-8") as target:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as target:
         target.write(text)
         target.flush()
         os.fsync(target.fileno())
-    temporary.replace(path)

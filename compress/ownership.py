@@ -2,13 +2,12 @@
 
 import hashlib
 import inspect
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress import losses
+from compress import artefacts, losses
 from compress.configuration.config import Config
 from compress.errors import UserError
 
@@ -30,7 +29,7 @@ def claim(output_dir: Path, config: Config) -> None:
     if not owner.is_file() or not finished:
         return
     try:
-        old = json.loads(owner.read_text(encoding="utf-8"))
+        old = artefacts.read_json(owner)
     except (OSError, ValueError) as error:
         raise UserError(f"{owner}: cannot be read ({error}).") from None
     key = difference(old, config.merged)

@@ -9,7 +9,6 @@ see what a student says without writing a program. It reads any directory that `
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from compress import artefacts
 from compress.data import reading
 from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, fail, nearest
@@ -191,12 +191,10 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
 
 def write(text: str, file: Path) -> None:
     """Write the file whole or not at all; UserError if it cannot be written."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
+        with artefacts.replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"--output {file}: cannot be written ({error.strerror or error}).") from None
 
 

@@ -96,7 +96,7 @@ def _encoded(
     }
     if raw.task.keep is not None:
         inputs["keep"] = raw.task.keep
-    path = cache / "tokens" / artefacts.key(inputs)[:16]
+    path = artefacts.place(cache, "tokens", inputs)
     if found(path, inputs) is None:
 
         def fill(folder: Path) -> None:

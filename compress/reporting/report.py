@@ -18,7 +18,6 @@ Delta_student / Delta_teacher.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -29,6 +28,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from compress import artefacts
 from compress.reporting.figures import (
     bar_chart,
     dev_subsets,
@@ -154,12 +154,8 @@ def write_report(
         unscored=0 if difficulty is None else int((~np.isfinite(difficulty.variance)).sum()),
         config=json.dumps(config, indent=2, ensure_ascii=False, default=str),
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with artefacts.replacing(path) as temporary:
         temporary.write_bytes(page.encode("utf-8", errors="replace"))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def figures(metrics: Mapping[str, Any], difficulty: DifficultyView | None) -> dict[str, str]:

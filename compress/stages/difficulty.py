@@ -5,7 +5,7 @@ later, so that changing them costs nothing. The arithmetic is in `compress.uncer
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,6 @@ def inputs_of(context: Context, teacher: Artefact) -> dict[str, Any]:
     return {**inputs, "teacher": teacher.key} if block.init_from == "teacher" else inputs
 
 
-def path_of(context: Context, inputs: Mapping[str, Any]) -> Path:
-    """Directory of the loss matrix in the cache."""
-    return context.cache_dir / "difficulty" / artefacts.key(inputs)[:16]
-
-
 def make(context: Context, teacher: Artefact) -> Artefact:
     """Losses [N, T] of every train and dev sample under T sub-networks of rising sparsity.
 
@@ -65,7 +60,7 @@ def make(context: Context, teacher: Artefact) -> Artefact:
     `independent`: one run for each sparsity (Du et al. 2023, Sec. 5.1).
     """
     inputs = inputs_of(context, teacher)
-    path = path_of(context, inputs)
+    path = artefacts.place(context.cache_dir, "difficulty", inputs)
     if (old := found(path, inputs)) is not None:
         return old
     began = time.perf_counter()
@@ -159,4 +154,4 @@ def sample_difficulty(context: Context, matrix: NDArray[np.float64]) -> NDArray[
 def find(context: Context, teacher: Artefact) -> Artefact | None:
     """The loss matrix if it is finished."""
     inputs = inputs_of(context, teacher)
-    return found(path_of(context, inputs), inputs)
+    return found(artefacts.place(context.cache_dir, "difficulty", inputs), inputs)

@@ -5,7 +5,6 @@ shared by all runs with the same data, encoder, seed and `loss.first_epochs`.
 """
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,10 @@ def inputs_of(context: Context) -> dict[str, Any]:
     return {**context.training_inputs(), "stage": "first", "epochs": epochs}
 
 
-def path_of(context: Context, inputs: Mapping[str, Any]) -> Path:
-    """Directory of its probabilities in the cache."""
-    return context.cache_dir / "first" / artefacts.key(inputs)[:16]
-
-
 def make(context: Context) -> Artefact:
     """`probabilities.npy`: the first model's softmax [N, C] for every training sample, float32."""
     inputs = inputs_of(context)
-    path = path_of(context, inputs)
+    path = artefacts.place(context.cache_dir, "first", inputs)
     if (old := found(path, inputs)) is not None:
         return old
     began = time.perf_counter()

@@ -35,7 +35,7 @@ def make(context: Context) -> Artefact:
         "text": data.task.partial,
         "settings": [BUCKETS, WIDTH, EPOCHS, BATCH, RATE],
     }
-    path = context.cache_dir / "partial_input" / artefacts.key(inputs)[:16]
+    path = artefacts.place(context.cache_dir, "partial_input", inputs)
     if (old := found(path, inputs)) is not None:
         return old
     began, which = time.perf_counter(), data.task.partial

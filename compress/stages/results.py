@@ -79,7 +79,7 @@ def model_scores(context: Context, artefact: Artefact, shared: bool) -> evaluati
     inputs = {"model": artefact.key, "splits": {n: context.data.fingerprint(n) for n in names}}
     began, path = time.perf_counter(), context.output_dir / "scores"
     if shared:
-        path = context.cache_dir / "scores" / artefacts.key(inputs)[:16]
+        path = artefacts.place(context.cache_dir, "scores", inputs)
     if found(path, inputs) is None:
         model = encoders.load_classifier(artefact.path / "model", context.data.labels, trained=True)
         forward = evaluation.model_forward(model, context.device)
@@ -168,9 +168,8 @@ def _keep_hits(context: Context, both: Mapping[str, evaluation.Scores], shortcut
     for role, scores in both.items():
         for name, hits in evaluation.outcomes(scores, raw.dev, raw.ood).items():
             arrays[f"{role}/{name}"] = hits
-    temporary = file.with_name(".hits.tmp.npz")
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(file)
+    with artefacts.replacing(file) as temporary, temporary.open("wb") as target:
+        np.savez_compressed(target, **arrays)
 
 
 def _size(context: Context, artefact: Artefact) -> dict[str, Any]:

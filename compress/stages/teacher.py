@@ -4,7 +4,6 @@ A teacher given as `teacher.model` is not trained, only scored.
 """
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +46,10 @@ def inputs_of(context: Context) -> dict[str, Any]:
     return {**context.training_inputs(), "stage": "teacher", "epochs": epochs}
 
 
-def path_of(context: Context, inputs: Mapping[str, Any]) -> Path:
-    """Directory of the teacher in the cache."""
-    return context.cache_dir / "teacher" / artefacts.key(inputs)[:16]
-
-
 def make(context: Context) -> Artefact:
     """Fine-tune the encoder on the task; store its softmax for every training sample [N, C]."""
     inputs = inputs_of(context)
-    path = path_of(context, inputs)
+    path = artefacts.place(context.cache_dir, "teacher", inputs)
     if (old := found(path, inputs)) is not None:
         return old
     began = time.perf_counter()
@@ -113,4 +107,4 @@ def _given(context: Context) -> Teacher:
 def find(context: Context) -> Artefact | None:
     """The teacher if it is finished."""
     inputs = inputs_of(context)
-    return found(path_of(context, inputs), inputs)
+    return found(artefacts.place(context.cache_dir, "teacher", inputs), inputs)

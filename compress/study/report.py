@@ -1,14 +1,14 @@
 """The report of a study, report.html (one file) and report.md, from the rows of results alone."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from compress import artefacts
 from compress.study import analysis, figures, tables
 from compress.study.results import Row
 
@@ -45,37 +45,26 @@ def write(
     lines += ["## Seconds", "", times.caption, "", times.markdown(), ""]
     if failed:
         lines += ["## Failed runs", "", *(f"* {name}: {why}" for name, why in failed.items()), ""]
-    page = (
-        _environment()
-        .get_template("study")
-        .render(
-            title=title,
-            command=command,
-            sections=sections,
-            captions=CAPTIONS,
-            times=times,
-            failed=failed,
-        )
+    page = _template().render(
+        title=title,
+        command=command,
+        sections=sections,
+        captions=CAPTIONS,
+        times=times,
+        failed=failed,
     )
     texts = {folder / "report.html": page, folder / "report.md": "\n".join(lines)}
     for path, text in texts.items():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        temporary.replace(path)
+        with artefacts.replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
     return list(texts)
 
 
-def _environment() -> Environment:
+def _template() -> Template:
     source = resources.files("compress.study").joinpath("study.html.j2").read_text(encoding="utf-8")
-    made = Environment(
-        loader=DictLoader({"study": source}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters |= {"cell": _cell, "safe_svg": Markup}
-    return made
+    return made.from_string(source)
 
 
 def _cell(text: str) -> Markup:

@@ -116,9 +116,8 @@ def _outcome(right: NDArray[np.bool_]) -> Row:
 
 def save(rows: Sequence[Row], file: Path) -> None:
     """Write the rows as Parquet, whole or not at all."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), temporary)
-    temporary.replace(file)
+    with artefacts.replacing(file) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), temporary)
 
 
 def load(files: Iterable[Path]) -> list[Row]:
