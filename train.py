@@ -39,7 +39,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run what the command line asks for."""
     options = parse()
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109  for loss hooks given by dotted path
+    sys.path.insert(0, str(Path.cwd()))  # for loss hooks given by dotted path
     versions.check()
     settings = config.load(options.deepspeed_config, options.overrides)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -126,9 +126,9 @@ class LossBlock(Block):
         return {key: value for key, value in values.items() if self.uses(key)}
 
     def uses(self, key: str) -> bool:
-        """Whether the hook uses a scalar, by its name in the JSON."""
-        first = LOSS_SCALARS["first_epochs"]
-        return self.hook in LOSS_SCALARS[key] or (":" in self.hook and LOSS_SCALARS[key] != first)
+        """Whether the hook uses a scalar, by its name in the JSON; one's own may use all but jtt's."""
+        own = ":" in self.hook and key not in ("first_epochs", "upweight")
+        return own or self.hook in LOSS_SCALARS[key]
 
 
 class LayerwiseBlock(Block):

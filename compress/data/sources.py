@@ -33,8 +33,8 @@ def find(block: TaskBlock, task: Task, split: str) -> Source:
         rows = _benchmark(block)["ood" if ood else split]
         return Source(f"synthetic {split}", enumerate(rows, start=1))
     place = ood.hub if ood else (task.train if split == "train" else task.dev)
-    searched = folders(block) if ood else folders(block)[:1] if block.data_dir else []
-    if place is not None and (task.defined or not searched):
+    searched = [f for key, f in folders(block).items() if ood or key == "data_dir"]
+    if place is not None and task.defined:
         return _from_hub(place)
     stems = _stems(task, split, ood)
     for folder in searched:
@@ -61,13 +61,13 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
     there = set(task.ood) if task.defined or task.name == "synthetic" else set()
     if block.data_dir is None:
         there |= {name for name, entry in task.ood.items() if entry.hub}
-    for folder in folders(block):
+    for folder in folders(block).values():
         there |= {n for n, e in task.ood.items() if reading.find(folder, _stems(task, f"ood_{n}", e))}
         taken = {stem for entry in task.ood.values() for stem in entry.files}
         there |= {n for n in _plain(folder) if f"ood_{n}" not in taken}
     if asked is None:
         if not there:
-            where = " and ".join(map(str, folders(block))) or "the hub"
+            where = " and ".join(map(str, folders(block).values())) or "the hub"
             raise UserError(
                 f"{where}: has no OOD set of {task.name}; put an ood_<name> file into a folder and "
                 "name that in task.data_dir or task.ood_dir."
@@ -81,15 +81,15 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
     return list(asked)
 
 
-def folders(block: TaskBlock) -> list[Path]:
-    """Folders with OOD sets, data_dir first; UserError for one that is not there."""
-    found = []
+def folders(block: TaskBlock) -> dict[str, Path]:
+    """The folders that are given, data_dir first; UserError for one that is not there."""
+    found = {}
     for key in ("data_dir", "ood_dir"):
         name = getattr(block, key)
         if name is not None:
             if not Path(name).is_dir():
                 raise UserError(f"robust_compression.task.{key}: '{name}' is not a folder.")
-            found.append(Path(name))
+            found[key] = Path(name)
     return found
 
 

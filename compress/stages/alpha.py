@@ -16,10 +16,9 @@ import numpy as np
 
 from compress import artefacts, uncertainty
 from compress.losses import NEED_DIFFICULTY
-from compress.models import encoders
 from compress.reporting import evaluation
 from compress.stages import difficulty, student
-from compress.stages.context import Artefact, Context, found, publish, say
+from compress.stages.context import Artefact, Context, found, publish, say, score_exported
 
 WITHIN = 0.01
 UNUSED = 0.5
@@ -105,11 +104,7 @@ def _try(
 
 def _halves(context: Context, made: Artefact, hardness: Artefact) -> Candidate:
     """Dev accuracy of an exported student, whole and by the halves of the variance."""
-    here, names = context.for_student(), context.data.labels
-    model = encoders.load_classifier(made.path / "model", names, trained=True)
-    forward = evaluation.model_forward(model, here.device)
-    size = here.config.robust.evaluation.batch_size
-    scores = evaluation.score(forward, here.columns["dev"], size, len(names), here.device)
+    scores = score_exported(context.for_student(), made, ["dev"])["dev"]
     hits = evaluation.correct(scores, context.data.dev)
     hard = uncertainty.hard_half(uncertainty.variance(difficulty.load_losses(hardness.path, "dev")))
     return Candidate(*(float(np.mean(hits[mask])) for mask in (slice(None), ~hard, hard)))

@@ -4,7 +4,7 @@ Teacher and difficulty live in the cache directory, shared by all runs beside ea
 lives in the run's own directory.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,19 @@ def watch_dev(context: Context) -> Callable[[Trainer], dict[str, float]]:
         return {"dev": float(evaluation.correct(scores, context.data.dev).mean())}
 
     return accuracy
+
+
+def score_exported(
+    context: Context, made: Artefact, names: Iterable[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Log-probabilities [N, C] of splits, by name, under an exported model in the context's tokens."""
+    classes, size = context.data.labels, context.config.robust.evaluation.batch_size
+    model = encoders.load_classifier(made.path / "model", classes, trained=True)
+    forward = evaluation.model_forward(model, context.device)
+    return {
+        name: evaluation.score(forward, context.columns[name], size, len(classes), context.device)
+        for name in names
+    }
 
 
 def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.float64]:

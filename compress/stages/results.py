@@ -12,7 +12,7 @@ from compress import artefacts, ownership, ranks, uncertainty, versions
 from compress.models import encoders
 from compress.reporting import card, evaluation, metrics, report
 from compress.stages import difficulty, partial_input
-from compress.stages.context import Artefact, Context, found, publish, say
+from compress.stages.context import Artefact, Context, found, publish, say, score_exported
 
 
 def make(
@@ -81,13 +81,7 @@ def model_scores(context: Context, artefact: Artefact, shared: bool) -> evaluati
     if shared:
         path = artefacts.place(context.cache_dir, "scores", inputs)
     if found(path, inputs) is None:
-        model = encoders.load_classifier(artefact.path / "model", context.data.labels, trained=True)
-        forward = evaluation.model_forward(model, context.device)
-        size, classes = context.config.robust.evaluation.batch_size, len(context.data.labels)
-        scores = {
-            name: evaluation.score(forward, context.columns[name], size, classes, context.device)
-            for name in names
-        }
+        scores = score_exported(context, artefact, names)
 
         def fill(folder: Path) -> None:
             for name, values in scores.items():

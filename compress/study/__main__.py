@@ -9,7 +9,6 @@ report.html and report.md in the output directory.
 """
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -63,7 +62,6 @@ def _positive(text: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for; 1 if a run failed."""
     options = parse(arguments)
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109  for loss hooks given by dotted path
     versions.check()
     block, out = plan.load(options.study), options.output_dir
     failed: dict[str, str] = {}

@@ -8,11 +8,13 @@ what the command line sets. Everything is checked before anything is started.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from compress import losses
 from compress.configuration import config
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
@@ -100,25 +102,21 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
             raise UserError(f"{text}: the study's 'seeds' say which; add it to {file}.")
     engine, settings = ([path for _, path in parts[key]] for key in ("engine", "settings"))
     runs = []
-    for task, task_file in parts["tasks"]:
+    varied = (parts["tasks"], block.seeds, parts["compressions"], parts["mitigations"])
+    for (task, task_file), seed, (compression, how), (mitigation, loss) in product(*varied):
         common = [*block.set, *block.task_set.get(task, []), *overrides]
         given = [text.replace("{task}", task) for text in common]
-        for seed in block.seeds:
-            for compression, compression_file in parts["compressions"]:
-                for mitigation, mitigation_file in parts["mitigations"]:
-                    files = (*engine, task_file, *settings, compression_file, mitigation_file)
-                    texts = (*given, f"robust_compression.seed={seed}")
-                    place = output_dir / task / f"{compression}-{mitigation}-seed{seed}"
-                    checked = config.load(files, texts)
-                    runs.append(Run(task, compression, mitigation, seed, files, texts, place, checked))
+        files = (*engine, task_file, *settings, how, loss)
+        texts = (*given, f"robust_compression.seed={seed}")
+        place = output_dir / task / f"{compression}-{mitigation}-seed{seed}"
+        checked = config.load(files, texts)
+        runs.append(Run(task, compression, mitigation, seed, files, texts, place, checked))
     _check_places(file, runs)
     return runs
 
 
 def check(runs: Sequence[Run], processes: int) -> None:
     """Raise UserError now for what every run would find for itself: task, data folder, hook, batch."""
-    from compress import losses
-
     for run in runs:
         try:
             sources.ood_names(run.config.robust, tasks.of(run.config.robust.task))
