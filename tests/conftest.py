@@ -19,6 +19,7 @@ from compress.data import synthetic
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+pytest.register_assert_rewrite("configs", "folders", "reports")
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NLI_LABELS = ("entailment", "neutral", "contradiction")

@@ -1,152 +1,20 @@
 """The report says what the metrics say, loads nothing, and trusts no text."""
 
 import copy
-import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from reports import HANS, Page, metrics, two_sets, view, writing
 
-from compress.reporting.figures import MOST_SUBSETS, histogram_counts
-from compress.reporting.report import (
-    DifficultyView,
-    Sentence,
-    figures,
-    summary_table,
-    verdict,
-    write_report,
-)
-
-HANS = {
-    "lexical_overlap, entailment": (0.97, 0.96),
-    "lexical_overlap, not_entailment": (0.31, 0.11),
-    "subsequence, entailment": (0.98, 0.99),
-    "subsequence, not_entailment": (0.2, 0.08),
-}
-
-
-def model(dev, ood, side, **more):
-    subsets = {name: {"accuracy": pair[side], "samples": 5000} for name, pair in HANS.items()}
-    return {
-        "model": "bert-base-uncased",
-        "params": 109_484_547,
-        "nonzero_params": 109_484_547,
-        "dev": dev,
-        "ood": {"hans": ood},
-        "ood_pooled": ood,
-        "delta": (dev - ood) / dev,
-        "dev_easy": 0.93,
-        "dev_hard": 0.75,
-        "dev_subsets": {"alignment: aligned": {"accuracy": 0.99, "samples": 950}},
-        "ood_subsets": {"hans": subsets},
-        **more,
-    }
-
-
-def metrics(teacher=(0.842, 0.598), student=(0.838, 0.551)):
-    old = model(*teacher, 0)
-    new = model(*student, 1, nonzero_params=75_500_123, dev_hard=0.713, sparsity=0.4)
-    return {
-        "task": "mnli",
-        "seed": 42,
-        "compression": "imp40",
-        "mitigation": "rmc",
-        "teacher": old,
-        "student": new,
-        "f_bias": new["delta"] / old["delta"] if old["delta"] > 0 else None,
-        "notes": ["A note & <i>more</i>."],
-        "samples": {"train": 4000, "dev": 1000, "ood": {"hans": 30000}},
-        "seconds": {"teacher": 31.2, "difficulty": 155.0, "student": 30.1, "evaluate": 8.0},
-        "reused": ["teacher"],
-        "difficulty": {
-            "protocol": "trajectory",
-            "normalisation": "minmax",
-            "alpha": 0.5,
-            "sparsities": [0.2, 0.4, 0.85],
-            "auroc": 0.98,
-        },
-        "versions": {"deepspeed": "0.19.6", "torch": "2.13.0"},
-        "world_size": 2,
-        "device": "cpu",
-    }
-
-
-def two_sets(found):
-    for role in ("teacher", "student"):
-        found[role]["ood"] = {"v1": 0.7, "v2": 0.6}
-        found[role]["ood_subsets"] = {}
-    return found
-
-
-def view(samples=600, text="An actor slept."):
-    generator = np.random.default_rng(0)
-    truth = np.where(generator.random(samples) < 0.1, "conflicting", "aligned")
-    variance = np.where(truth == "aligned", 0.01, 1.0) * generator.exponential(1.0, samples)
-    difficulty = 0.5 + 0.5 * variance / variance.max()
-    hardest = [Sentence((text, "A claim."), "refutes", 0.9871, 1.234, "conflicting")]
-    easiest = [Sentence(("Easy one.",), "supports", 0.5, 1.4e-6, None)]
-    losses = np.array([0.1, 0.2, 0.9])
-    return DifficultyView(variance, difficulty, (0.2, 0.4, 0.85), losses, truth, hardest, easiest)
-
-
-class Page(HTMLParser):
-    """Tables as rows of cell texts, all attributes by tag, ids, and the words outside of SVG."""
-
-    VOID = frozenset({"meta", "br"})
-
-    def __init__(self, source):
-        super().__init__()
-        self.tables, self.named, self.tags, self.ids, self.words = [], {}, [], [], []
-        self.open = []
-        self.feed(source)
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        if "id" in attrs:
-            self.ids.append(attrs["id"])
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-            self.named[attrs.get("id")] = self.tables[-1]
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "svg" not in self.open and "style" not in self.open:
-            self.words.append(data)
-        if {"td", "th"} & set(self.open):
-            self.tables[-1][-1][-1] += data
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
+from compress.reporting.report import DifficultyView, summary_table, verdict, write_report
 
 
 @pytest.fixture
 def write(tmp_path):
-    def written(found, difficulty=None, config=None):
-        path = tmp_path / "report.html"
-        write_report(path, found, config or {}, difficulty)
-        assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-        return path.read_text(encoding="utf-8")
-
-    return written
+    return writing(tmp_path)
 
 
 def test_results_table_equals_the_metrics(write):
@@ -325,73 +193,6 @@ def test_ids_are_unique_and_every_reference_is_met(write):
     referred = re.findall(r'(?:url\(#|href="#|aria-labelledby=")([^)"]+)', source)
     assert referred
     assert set(referred) <= set(page.ids)
-
-
-def test_as_many_bars_as_subsets_and_their_widths_are_the_accuracies():
-    svg = figures(metrics(), None)["ood_subsets"]
-    widths = {}
-    for role, row, path in re.findall(r'bar-(teacher|student)-(\d)">\s*<path d="([^"]+)"', svg):
-        xs = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", path)]
-        widths[role, int(row)] = max(xs) - min(xs)
-    assert len(widths) == 2 * len(HANS)
-    unit = widths["teacher", 0] / HANS["lexical_overlap, entailment"][0]
-    for row, pair in enumerate(HANS.values()):
-        for side, role in enumerate(("teacher", "student")):
-            assert widths[role, row] == pytest.approx(unit * pair[side], rel=1e-3)
-
-
-def test_a_missing_accuracy_has_no_bar_and_a_set_without_subsets_is_a_row(write):
-    found = metrics()
-    del found["student"]["ood_subsets"]["hans"]["subsequence, entailment"]
-    svg = figures(found, None)["ood_subsets"]
-    assert (svg.count("bar-teacher-"), svg.count("bar-student-")) == (4, 3)
-    tables = [table for table in Page(write(found)).tables if table[0][0] == "Subset"]
-    assert tables[1][3] == ["subsequence, entailment", "5,000", "98.0", "n/a", ""]
-    assert figures(two_sets(found), None)["ood_subsets"].count("bar-student-") == 2
-
-
-def test_many_subsets_show_the_most_different_and_say_so(write):
-    found = metrics()
-    for side, role in enumerate(("teacher", "student")):
-        found[role]["ood_subsets"]["hans"] = {
-            f"subset {i}": {"accuracy": 0.5 + side * i / 200, "samples": 10} for i in range(50)
-        }
-    page = Page(write(found))
-    shown = next(table for table in page.tables if table[-1][:1] == ["subset 49"])[1:]
-    assert [row[0] for row in shown] == [f"subset {i}" for i in range(10, 50)]
-    assert "The 40 subsets with the largest difference between teacher and student, of 50." in (
-        page.text
-    )
-    svg = figures(found, None)["ood_subsets"]
-    assert svg.count("bar-student-") == MOST_SUBSETS
-    height = float(re.search(r'viewBox="0 0 \S+ (\S+)"', svg)[1])
-    few = float(re.search(r'viewBox="0 0 \S+ (\S+)"', figures(metrics(), None)["ood_subsets"])[1])
-    assert height > 4 * few
-
-
-def test_histogram_counts_add_up_and_follow_the_truth():
-    shown = view()
-    for values in (shown.variance, shown.difficulty):
-        edges, groups = histogram_counts(values, shown.truth)
-        assert list(groups) == ["aligned", "conflicting"]
-        assert sum(counts.sum() for counts in groups.values()) == len(values)
-        assert groups["conflicting"].sum() == (shown.truth == "conflicting").sum()
-        assert (edges[0], edges[-1]) == (values.min(), values.max())
-    values = np.array([0.0, 0.0, math.nan, 1.0])
-    assert histogram_counts(values, None)[1]["samples"].sum() == 3
-    assert histogram_counts(np.full(5, 0.5), None)[1]["samples"].sum() == 5
-
-
-def test_histograms_draw_one_bar_per_filled_bin():
-    shown = view()
-    drawn = figures(metrics(), shown)
-    assert set(drawn) == {"ood_subsets", "variance", "difficulty", "sparsity"}
-    for name, values in (("variance", shown.variance), ("difficulty", shown.difficulty)):
-        groups = histogram_counts(values, shown.truth)[1].values()
-        filled = sum(int((counts > 0).sum()) for counts in groups)
-        assert len(re.findall(rf'id="{name}-bar-\d+-\d+"', drawn[name])) == filled
-        assert f"aligned ({(shown.truth == 'aligned').sum()})" in drawn[name]
-    assert all(f">{loss:.3f}<" in drawn["sparsity"] for loss in shown.mean_loss)
 
 
 def test_difficulty_section(write):

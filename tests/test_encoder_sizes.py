@@ -1,0 +1,119 @@
+"""Size and shape of an encoder: its blocks, its longest input, its numbers of parameters."""
+
+import pytest
+import torch
+from test_encoders import SIZES
+from transformers import (
+    AutoConfig,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from compress.errors import UserError
+from compress.models import encoders
+
+DISTIL = {"vocab_size": 20, "dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64}
+
+
+def classifier(kind):
+    return {
+        "bert": lambda: BertForSequenceClassification(BertConfig(**SIZES)),
+        "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**SIZES, pad_token_id=1)),
+        "distilbert": lambda: DistilBertForSequenceClassification(DistilBertConfig(**DISTIL)),
+        "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**SIZES, pad_token_id=1)),
+        "deberta": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**SIZES)),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"),
+    [
+        ("bert", "bert.encoder.layer"),
+        ("roberta", "roberta.encoder.layer"),
+        ("distilbert", "distilbert.transformer.layer"),
+        ("deberta", "deberta.encoder.layer"),
+    ],
+)
+def test_the_list_of_blocks(kind, prefix):
+    model = classifier(kind)
+    assert encoders.block_prefix(model) == prefix
+    blocks = model.get_submodule(prefix)
+    assert len(blocks) == 3
+    assert len({type(block) for block in blocks}) == 1
+
+
+def test_a_model_without_a_list_of_blocks():
+    model = classifier("bert")
+    model.config.num_hidden_layers = 7
+    with pytest.raises(UserError, match=r"BertForSequenceClassification.*7"):
+        encoders.block_prefix(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (BertConfig(**SIZES), 64),
+        (RobertaConfig(**SIZES, pad_token_id=1), 62),
+        (RobertaConfig(**SIZES, pad_token_id=0), 63),
+        (DistilBertConfig(**DISTIL, max_position_embeddings=50), 50),
+        (DebertaV2Config(**SIZES), 64),
+        (MPNetConfig(**SIZES, pad_token_id=1), 62),
+    ],
+    ids=["bert", "roberta", "roberta pad 0", "distilbert", "deberta", "mpnet"],
+)
+def test_the_longest_input(tmp_path, config, longest):
+    config.save_pretrained(tmp_path)
+    assert encoders.max_positions(tmp_path) == longest
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "mpnet"])
+def test_the_longest_input_runs_and_one_more_does_not(tmp_path, kind):
+    model = classifier(kind).eval()
+    model.config.save_pretrained(tmp_path)
+    longest = encoders.max_positions(tmp_path)
+    with torch.inference_mode():
+        assert model(input_ids=torch.full((1, longest), 5)).logits.shape == (1, 2)
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, longest + 1), 5))
+
+
+def test_a_model_without_a_position_table(tmp_path):
+    AutoConfig.for_model("t5").save_pretrained(tmp_path)
+    assert encoders.max_positions(tmp_path) is None
+
+
+def count(tensor):
+    """Plain loop over the numbers: how many there are, and how many are not 0."""
+    numbers = tensor.detach().flatten().tolist()
+    return len(numbers), sum(1 for number in numbers if number != 0.0)
+
+
+def test_numbers_of_parameters_against_a_plain_loop():
+    torch.manual_seed(0)
+    model = classifier("bert")
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.view(-1)[:: number + 2] = 0.0
+        model.classifier.weight[0, 1] = -0.0
+        model.classifier.weight[0, 3] = 1e-45
+        model.classifier.weight[1, 0] = float("nan")
+    counts = [count(parameter) for parameter in model.parameters()]
+    assert encoders.parameters(model) == sum(size for size, _ in counts)
+    assert encoders.nonzero_parameters(model) == sum(nonzero for _, nonzero in counts)
+    assert 0 < encoders.nonzero_parameters(model) < encoders.parameters(model)
+
+
+def test_a_shared_parameter_counts_once():
+    shared = torch.nn.Linear(3, 2, bias=False)
+    both = torch.nn.ModuleList([shared, shared, torch.nn.BatchNorm1d(4)])
+    assert encoders.parameters(both) == 6 + 8
+    torch.nn.init.ones_(shared.weight)
+    assert encoders.nonzero_parameters(both) == 6 + 4

@@ -1,0 +1,148 @@
+"""Where the rows of a split come from: files of any OOD set, the hub, or the benchmark."""
+
+import datasets
+import pytest
+from folders import NLI, config, error_of, from_folder, labelled, small
+
+from compress.data import splits
+from compress.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path, nli_folder):
+    return small(nli_folder, tmp_path)
+
+
+# OOD sets
+
+
+def test_an_unknown_set_is_picked_up(folder, write_table):
+    write_table(folder / "ood_mine.jsonl", labelled("neutral", "contradiction"))
+    write_table(folder / "ood_a.b.csv.gz", labelled("neutral"))
+    (folder / "ood_notes.md").touch()
+    read = from_folder(folder).ood
+    assert list(read) == ["a.b", "hans", "mine"]
+    assert read["mine"].labels.tolist() == [1, 2]
+    assert (read["mine"].names, read["mine"].groups) == (NLI, (0, 1, 2))
+    assert read["mine"].subsets == {}
+
+
+def test_the_asked_sets_are_read_in_their_order(folder, write_table):
+    write_table(folder / "ood_mine.jsonl", labelled("neutral"))
+    write_table(folder / "ood_other.jsonl", [{"broken": 1}])
+    assert list(from_folder(folder, ood=["mine", "hans"]).ood) == ["mine", "hans"]
+    assert list(from_folder(folder, ood=["hans"]).ood) == ["hans"]
+
+
+def test_an_unknown_set_that_is_asked_for(folder):
+    error_of(folder, "robust_compression.evaluation.ood", "'hens'", "mean 'hans'", ood=["hens"])
+
+
+def test_a_folder_without_any_set(folder):
+    (folder / "ood_hans.jsonl").unlink()
+    error_of(folder, str(folder), "OOD", "ood_<name>")
+
+
+def test_the_stress_sets_report_by_test(folder, write_table):
+    rows = [{**row, "test": kind} for row, kind in zip(labelled(0, 1), "ab", strict=True)]
+    write_table(folder / "ood_stress.jsonl", rows)
+    assert from_folder(folder).ood["stress"].subsets == {"test": ["a", "b"]}
+
+
+# The hub
+
+
+def hub_table(names, rows, start=0, **columns):
+    features = {"premise": "string", "hypothesis": "string", "idx": "int64"}
+    features |= dict.fromkeys(columns, "string")
+    types = datasets.Features(
+        {name: datasets.Value(kind) for name, kind in features.items()}
+        | {"label": datasets.ClassLabel(names=list(names))}
+    )
+    numbers = range(start, start + len(rows))
+    texts = {"premise": [f"p{n}" for n in numbers], "idx": list(numbers)}
+    texts["hypothesis"] = [f"h{n}" for n in numbers]
+    return datasets.Dataset.from_dict({**texts, "label": rows, **columns}, features=types)
+
+
+@pytest.fixture
+def fake_hub(monkeypatch):
+    """Function (tables by (path, split)) -> list of what was asked of the hub."""
+
+    def serve(tables):
+        asked = []
+
+        def load_split(path, config, split, revision):
+            asked.append((path, config, split, revision))
+            return tables[path, split]
+
+        monkeypatch.setattr("compress.data.hub.load_split", load_split)
+        return asked
+
+    return serve
+
+
+def test_class_ids_of_the_hub_are_mapped_by_name(fake_hub):
+    names = ("contradiction", "entailment", "neutral")
+    asked = fake_hub(
+        {
+            ("nyu-mll/glue", "train"): hub_table(names, [0, 1, 2, 2]),
+            ("nyu-mll/glue", "validation_matched"): hub_table(names, [2, 1]),
+            ("jhu-cogsci/hans", "validation"): hub_table(
+                ("non-entailment", "entailment"), [0, 1], start=9, heuristic=["a", "b"]
+            ),
+        }
+    )
+    read = splits.read(config())
+    assert read.train.labels.tolist() == [2, 0, 1, 1]
+    assert read.train.texts == (["p0", "p1", "p2", "p3"], ["h0", "h1", "h2", "h3"])
+    assert read.dev.labels.tolist() == [1, 0]
+    assert list(read.ood) == ["hans"]
+    assert read.ood["hans"].labels.tolist() == [1, 0]
+    assert read.ood["hans"].subsets == {"heuristic": ["a", "b"]}
+    assert asked == [
+        ("nyu-mll/glue", "mnli", "train", None),
+        ("nyu-mll/glue", "mnli", "validation_matched", None),
+        ("jhu-cogsci/hans", None, "validation", "refs/convert/parquet"),
+    ]
+
+
+def test_a_label_that_the_hub_leaves_out(fake_hub):
+    for missing in (-1, None):
+        fake_hub({("nyu-mll/glue", "train"): hub_table(NLI, [0, 1, 2, missing])})
+        with pytest.raises(UserError, match=r"nyu-mll/glue \(train\): row 4"):
+            splits.read(config())
+
+
+def test_a_set_that_the_hub_does_not_have(fake_hub):
+    table = hub_table(("entailment", "contradiction"), [0, 1])
+    fake_hub({("pietrolesci/nli_fever", split): table for split in ("train", "dev")})
+    with pytest.raises(UserError, match=r"hub: has no OOD set of fever.*task\.data_dir"):
+        splits.read(config("fever"))
+    with pytest.raises(UserError, match=r"evaluation\.ood.*'sym1'"):
+        splits.read(config("fever", ood=["sym1"]))
+
+
+# The embedded benchmark
+
+
+def test_the_benchmark():
+    sizes = {"train": 40, "dev": 20, "ood": 30}
+    read = splits.read(config("synthetic", synthetic=sizes))
+    assert read.labels == ("entailment", "not_entailment")
+    assert [len(split) for split in (read.train, read.dev, read.ood["synthetic"])] == [40, 20, 30]
+    assert list(read.ood) == ["synthetic"]
+    assert set(read.train.subsets) == {"alignment"}
+    assert set(read.ood["synthetic"].subsets) == {"structure"}
+    assert len(set(read.ood["synthetic"].subsets["structure"])) == 6
+    assert read.ood["synthetic"].labels.sum() == 15
+    again = splits.read(config("synthetic", synthetic=sizes))
+    other = splits.read(config("synthetic", synthetic={**sizes, "seed": 1}))
+    assert read.fingerprint() == again.fingerprint()
+    for name in read.splits():
+        assert read.fingerprint(name) != other.fingerprint(name)
+
+
+def test_a_benchmark_that_is_too_large():
+    with pytest.raises(UserError, match=r"robust_compression\.task\.synthetic: .*at most"):
+        splits.read(config("synthetic", synthetic={"train": 10_000_000}))

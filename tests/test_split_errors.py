@@ -1,0 +1,139 @@
+"""Mistakes in the files of a task: each is a sentence with its place."""
+
+import pytest
+from folders import NLI, error_of, from_folder, labelled, renamed, replacing, small
+
+from compress.errors import UserError
+
+PAIR = {"premise": "a b", "hypothesis": "b"}
+
+
+@pytest.fixture
+def folder(tmp_path, nli_folder):
+    return small(nli_folder, tmp_path)
+
+
+@pytest.fixture
+def put(folder, write_table):
+    return replacing(folder, write_table)
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_missing_file(folder, split):
+    (folder / f"{split}.jsonl").unlink()
+    error_of(folder, str(folder), f"no file {split}", ".jsonl", ".parquet", ".gz")
+
+
+def test_two_files_for_a_split(folder, write_table):
+    write_table(folder / "dev.csv", labelled(*NLI))
+    error_of(folder, "dev.csv", "dev.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_data_dir_that_is_no_folder(tmp_path, kind):
+    place = tmp_path / "place"
+    if kind == "file":
+        place.write_text("x")
+    error_of(place, "robust_compression.task.data_dir", str(place), "not a folder")
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "ood_hans"])
+@pytest.mark.parametrize(
+    ("column", "typed"), [("premise", "premiss"), ("hypothesis", "hypotesis"), ("label", "labels")]
+)
+def test_a_missing_column_and_the_nearest(folder, put, split, column, typed):
+    file = put(split, renamed(labelled("entailment"), **{column: typed}))
+    error_of(folder, str(file), f"no column '{column}'", f"mean '{typed}'")
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "ood_hans"])
+@pytest.mark.parametrize("label", ["entailmant", 3, -1, "-", "", 1.5, True])
+def test_an_unknown_label(folder, put, split, label):
+    file = put(split, [*labelled("entailment"), {**PAIR, "label": label}])
+    error_of(folder, f"{file}: row 2", f"'{label}'", "known are entailment, n")
+
+
+def test_a_label_of_the_task_that_the_set_does_not_have(folder, put):
+    file = put("ood_hans", labelled("entailment", "not_entailment", "neutral"))
+    error_of(folder, f"{file}: row 3", "'neutral'")
+
+
+def test_the_row_of_an_error_is_the_line_of_the_file(folder, put):
+    file = put("dev", [*labelled("entailment", "neutral"), {**PAIR, "label": "x"}], ".csv")
+    error_of(folder, f"{file}: row 4")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("column", ["premise", "hypothesis", "label"])
+def test_a_null_cell(folder, put, suffix, column):
+    row = {**PAIR, "label": "neutral", column: None}
+    file = put("dev", [*labelled("entailment"), row], suffix)
+    error_of(folder, f"{file}: row 2", f"'{column}'")
+
+
+def test_a_key_that_only_some_rows_have(folder, put):
+    file = put("dev", [*labelled("entailment"), {**PAIR, "gold_label": "neutral"}])
+    error_of(folder, f"{file}: row 2", "'label'")
+
+
+@pytest.mark.parametrize("column", ["premise", "hypothesis"])
+@pytest.mark.parametrize("value", [7, ["a"], {"a": 1}])
+def test_a_text_that_is_none(folder, put, column, value):
+    file = put("dev", [{**PAIR, "label": "neutral", column: value}])
+    error_of(folder, f"{file}: row 1", f"'{column}'", "not a text")
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "ood_hans"])
+def test_a_text_that_no_encoding_can_write(folder, split):
+    """JSON can say half of a surrogate pair; nothing later can hash or tokenise it."""
+    file = folder / f"{split}.jsonl"
+    row = '{"premise": "a \\ud800", "hypothesis": "b", "label": "entailment", "heuristic": "x"}\n'
+    file.write_text(file.read_text() + row)
+    number = len(file.read_text().splitlines())
+    with pytest.raises(UserError, match=f"row {number}"):
+        from_folder(folder).fingerprint()
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "ood_hans"])
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_split(folder, split, content):
+    file = folder / f"{split}.jsonl"
+    file.write_text(content)
+    error_of(folder, str(file), "no sample")
+
+
+def test_a_table_with_a_header_only(folder):
+    (folder / "dev.jsonl").unlink()
+    (folder / "dev.csv").write_text("premise,hypothesis,label\n")
+    error_of(folder, "dev.csv", "no sample")
+
+
+@pytest.mark.parametrize("missing", NLI)
+def test_a_class_that_train_does_not_have(folder, put, missing):
+    file = put("train", labelled(*(label for label in NLI if label != missing)))
+    error_of(folder, str(file), f"'{missing}'")
+
+
+def test_a_dev_split_with_one_class(folder, put):
+    put("dev", labelled("neutral", "neutral"))
+    error_of(folder, "dev", "same label")
+
+
+def test_train_samples_that_leave_one_class(folder, put):
+    put("train", labelled("neutral", "neutral", "entailment", "contradiction"))
+    error_of(folder, "train", "same label", train_samples=2)
+    assert from_folder(folder, train_samples=4).labels == NLI
+
+
+def test_train_samples_takes_the_first_rows(folder):
+    whole, part = from_folder(folder), from_folder(folder, train_samples=4)
+    assert len(whole.train) == 6
+    assert part.train.texts == (whole.train.texts[0][:4], whole.train.texts[1][:4])
+    assert part.train.labels.tolist() == whole.train.labels.tolist()[:4]
+    assert part.dev.fingerprint() == whole.dev.fingerprint()
+    assert part.train.fingerprint() != whole.train.fingerprint()
+    assert from_folder(folder, train_samples=6).fingerprint() == whole.fingerprint()
+
+
+def test_train_samples_beyond_the_file(folder):
+    error_of(folder, "robust_compression.task.train_samples is 7", "has 6", train_samples=7)

@@ -1,0 +1,149 @@
+"""A study file: its runs, their places, and every mistake before the first run. No training."""
+
+import json
+
+import pytest
+from studies import STUDY, names, runs_of, study_file
+from test_launcher import ROOT
+
+from compress.errors import UserError
+from compress.study import plan
+
+SHIPPED = sorted((ROOT / "ds_configs/studies").glob("*.json"))
+
+
+def test_expansion_keeps_a_teachers_runs_together(tmp_path):
+    runs = runs_of(tmp_path, tasks=["fever", "qqp"])
+    assert len(runs) == len(set(names(runs))) == 2 * 2 * 2 * 2
+    assert names(runs)[:5] == [
+        "fever/imp40-vanilla-seed1",
+        "fever/imp40-rmc-seed1",
+        "fever/imp60-vanilla-seed1",
+        "fever/imp60-rmc-seed1",
+        "fever/imp40-vanilla-seed2",
+    ]
+    run = runs[-1]
+    assert run.output_dir == tmp_path / "out/qqp/imp60-rmc-seed2"
+    robust = run.config.robust
+    assert (robust.task.name, robust.seed, robust.loss.hook) == ("qqp", 2, "rmc")
+    assert run.config.compression_label == "imp60"
+
+
+def test_what_is_set_wins_in_its_order(tmp_path):
+    file = study_file(
+        tmp_path,
+        tasks=["fever", "qqp"],
+        settings=["minilm_cpu"],
+        set=["robust_compression.epochs=7", "robust_compression.task.data_dir=/data/{task}"],
+        task_set={"qqp": ["robust_compression.epochs=8"]},
+    )
+    epochs = {run.task: run.config.robust.epochs for run in plan.expand(file, tmp_path)}
+    assert epochs == {"fever": 7, "qqp": 8}
+    runs = plan.expand(file, tmp_path, ["robust_compression.epochs=9"])
+    assert {run.config.robust.epochs for run in runs} == {9}
+    assert {run.config.robust.task.data_dir for run in runs} == {"/data/fever", "/data/qqp"}
+    assert runs[0].config.deepspeed.optimizer.params.lr == 1e-4
+
+
+def test_a_part_may_be_a_path(tmp_path):
+    (tmp_path / "mine.json").write_text('{"robust_compression": {"loss": {"hook": "distil"}}}')
+    runs = runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")])
+    assert names(runs)[1] == "fever/imp40-mine-seed1"
+    assert runs[1].config.robust.loss.hook == "distil"
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_shipped_study_expands(file, tmp_path):
+    runs = plan.expand(file, tmp_path)
+    assert len({run.output_dir for run in runs}) == len(runs) >= 3
+
+
+def test_all_studies_of_the_paper_are_there_in_both_sizes():
+    wanted = [f"table{n}" for n in range(1, 7)] + ["figure1", "figure3"]
+    there = {file.stem for file in SHIPPED}
+    assert {*wanted, *(f"{name}_small" for name in wanted)} <= there
+
+
+def test_study_files_hold_nothing_but_a_study():
+    for file in SHIPPED:
+        values = json.loads(file.read_text())
+        assert values["title"] and "/" not in json.dumps(values.get("set", []))
+
+
+def test_a_study_may_lie_anywhere(tmp_path):
+    values = {**STUDY, "mitigations": ["vanilla"]}
+    (tmp_path / "mine.json").write_text(json.dumps(values))
+    assert len(plan.expand(tmp_path / "mine.json", tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"mitigations": ["vanila"]}, "'mitigations': there is no 'vanila'"),
+        ({"mitigations": ["vanila"]}, "did you mean 'vanilla'?"),
+        ({"compressions": ["imp41"]}, "'compressions': there is no 'imp41'"),
+        ({"tasks": ["nope.json"]}, "'tasks': there is no 'nope.json'"),
+        ({"engine": ["zero9"]}, "'engine': there is no 'zero9'"),
+        ({"seeds": [1, 1]}, "'seeds' has '1' twice: two runs would share one place"),
+        ({"compressions": ["imp40", "imp40"]}, "'compressions' has 'imp40' twice"),
+        ({"mitigation": ["rmc"]}, "'mitigation': is not a key of a study; did you mean 'mitigations'?"),
+        ({"seeds": []}, "'seeds': list should have at least 1 item"),
+        ({"seeds": None}, "'seeds': field required"),
+        ({"published": "table9"}, "'published': input should be 'table1'"),
+        ({"task_set": {"qqq": []}}, "'task_set.qqq': no such task"),
+    ],
+)
+def test_a_mistake_in_a_study_is_one_sentence(tmp_path, changes, sentence):
+    with pytest.raises(UserError) as error:
+        runs_of(tmp_path, **changes)
+    assert str(error.value).startswith(str(tmp_path / "own/studies/study.json"))
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_two_parts_of_one_name_would_share_a_place(tmp_path):
+    (tmp_path / "rmc.json").write_text("{}")
+    with pytest.raises(UserError, match="'mitigations' has 'rmc' twice"):
+        runs_of(tmp_path, mitigations=["rmc", str(tmp_path / "rmc.json")])
+
+
+def test_two_runs_that_spell_one_place(tmp_path):
+    for name in ("imp40-x", "x-rmc"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    compressions = ["imp40", str(tmp_path / "imp40-x.json")]
+    with pytest.raises(UserError, match=r"imp40 with x-rmc and imp40-x with rmc would share one place"):
+        runs_of(tmp_path, compressions=compressions, mitigations=[str(tmp_path / "x-rmc.json"), "rmc"])
+
+
+def test_the_seeds_are_the_studys(tmp_path):
+    for changes, overrides in (
+        ({"set": ["robust_compression.seed=3"]}, []),
+        ({}, ["robust_compression.seed=3"]),
+    ):
+        with pytest.raises(UserError, match="the study's 'seeds' say which"):
+            plan.expand(study_file(tmp_path, **changes), tmp_path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "processes", "why"),
+    [
+        ("robust_compression.task.data_dir=/nowhere", 2, "'/nowhere' is not a folder"),
+        ("robust_compression.task.name=fevr", 2, "no task is called 'fevr'; did you mean 'fever'"),
+        ("robust_compression.loss.hook=mine:loss", 2, "'mine:loss' cannot be imported"),
+        ("train_batch_size=32", 3, "train_batch_size is 32, but 3 ranks"),
+    ],
+)
+def test_what_every_run_would_find_is_found_before_the_first(tmp_path, override, processes, why):
+    runs = plan.expand(study_file(tmp_path, mitigations=["vanilla"]), tmp_path, [override])
+    with pytest.raises(UserError, match=f"^fever/imp40-vanilla-seed1: .*{why}"):
+        plan.check(runs, processes)
+
+
+def test_a_task_without_an_ood_set_is_found_before_the_first_run(tmp_path):
+    runs = runs_of(tmp_path, set=[])
+    with pytest.raises(UserError, match=r"vanilla-seed1: the hub: has no OOD set of fever"):
+        plan.check(runs, 2)
+
+
+def test_a_refused_configuration_is_found_before_any_run(tmp_path):
+    with pytest.raises(UserError, match=r"'robust_compression\.epoch' is not a key"):
+        plan.expand(study_file(tmp_path), tmp_path, ["robust_compression.epoch=1"])

@@ -1,0 +1,186 @@
+"""Tables, figures and report of a study say what its results say."""
+
+import re
+
+import numpy as np
+import pytest
+from studies import DEV, SETS, finish, finished_runs, model, runs_of
+
+from compress.study import analysis, bootstrap, figures, published, report, results, tables
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return finished_runs(tmp_path)
+
+
+@pytest.fixture
+def task(runs):
+    return analysis.tasks(results.collect(runs))[0]
+
+
+def test_the_tables_say_what_the_rows_say(task, runs):
+    rows = results.collect(runs)
+    table = tables.accuracies(task)
+    assert table.header[4:] == ["dev", "OOD pooled", "Delta", "F_bias"]
+    draws = task.teacher.draws
+    by_set = tables.by_set(task)
+    assert by_set.header == ["model", "sym1", "sym2"]
+    sets = {row[0]: row[1:] for row in by_set.rows}
+    found = {row[0]: row for row in table.rows}
+    assert list(found) == ["teacher", "imp40 vanilla", "imp40 rmc", "imp60 vanilla", "imp60 rmc"]
+    deltas = {}
+    for name, cells in found.items():
+        compression, _, mitigation = name.rpartition(" ")
+        for cell, key in zip([cells[4], *sets[name]], SETS, strict=True):
+            own = [
+                row["accuracy"]
+                for row in rows
+                if not row["subset"]
+                and row["set"] == key
+                and (row["compression"], row["mitigation"])
+                == ((compression, mitigation) if compression else ("", ""))
+            ]
+            mean, sd = 100 * np.mean(own), 100 * np.std(own, ddof=1)
+            assert cell.startswith(f"{mean:.1f} ± {sd:.1f} ["), (name, key)
+        chosen = [
+            r
+            for r in rows
+            if (r["compression"], r["mitigation"]) == (compression, mitigation if compression else "")
+        ]
+        parts = {
+            key: np.mean(
+                [r["accuracy"] for r in chosen if not r["subset"] and r["set"].startswith(key)], axis=0
+            )
+            for key in ("dev", "ood_sym1", "ood_sym2")
+        }
+        pooled = (300 * parts["ood_sym1"] + 100 * parts["ood_sym2"]) / 400
+        delta = (parts["dev"] - pooled) / parts["dev"]
+        assert cells[5].startswith(f"{100 * pooled:.1f} ±") and cells[6].startswith(f"{delta:.3f} ±")
+        deltas[name] = delta
+        hits = {
+            n: results.hits_of(r)
+            for n, r in enumerate(r for r in chosen if (r["set"], r["subset"]) == DEV)
+        }
+        interval = bootstrap.interval(bootstrap.accuracy(draws, DEV, hits))
+        assert cells[4].endswith("[{:.1f}, {:.1f}]".format(*(100 * bound for bound in interval)))
+    for name, cells in found.items():
+        if name != "teacher":
+            assert cells[7].startswith(f"{deltas[name] / deltas['teacher']:.2f} ±")
+    assert found["imp40 rmc"][2:4] == ["1,000", "600"]
+
+
+def test_bold_stands_where_the_interval_excludes_zero(task):
+    assert tables.differences(task).header[1:] == [
+        "dev",
+        "OOD pooled",
+        "Delta",
+        "F_bias",
+        "gap",
+        "sym1",
+        "sym2",
+    ]
+    for row in tables.differences(task).rows:
+        for cell in row[1:]:
+            low, high = map(float, re.search(r"\[(.*), (.*)\]", cell).groups())
+            assert cell.startswith("**") == (low > 0 or high < 0)
+    cells = {row[0]: row for row in tables.differences(task).rows}
+    assert set(cells) == {"imp40 rmc", "imp60 rmc"}
+    assert cells["imp40 rmc"][2].startswith("**+15.0**")
+
+
+def test_published_numbers_stand_beside_ours(task):
+    rows = {row[0]: row for row in tables.beside(task, "table4").rows}
+    assert rows["teacher"][5:] == ["86.2", "61.7", "-"]
+    assert rows["imp40 rmc"][5:] == ["86.1", "64.2", "0.897"]
+    assert rows["imp40 vanilla"][7] == "1.051"
+    assert not any(name.startswith("imp60") for name in rows), "the table is about 40 %"
+    assert published.entry("table5", "fever", "layers_first_half", "rmc")[2] == 1.017
+    assert published.entry("table1", "fever", "imp40", "vanilla")[2] == 1.051
+    assert published.entry("table1", "fever", "imp40", "rmc") is None
+    assert published.entry("table2", "mnli", "distilbert", "vanilla")[2] == 1.289
+    assert published.entry("table3", "mnli", "heads20", "vanilla") == pytest.approx(
+        (0.841, (0.555 + 0.537 + 0.553) / 3, (1.172 + 1.25 + 1.176) / 3)
+    )
+    assert published.entry("figure1", "mnli", "imp40", "vanilla") is None
+    assert published.entry("table4", "synthetic", "imp40", "vanilla") is None
+    assert published.easy_hard("mnli", "imp40", "rmc") == (90.3, 75.9, 14.4)
+    assert published.easy_hard("mnli", "imp60", "rmc") is None
+
+
+def test_teacher_at_chance_is_marked(tmp_path):
+    made = runs_of(tmp_path)
+    for run in made:
+        finish(run, at_chance={"sym2": 0.5})
+    found = analysis.tasks(results.collect(made))[0]
+    table = tables.accuracies(found)
+    assert tables.by_set(found).header[2] == "sym2 †" and "at chance on sym2" in table.caption
+    assert table.rows[1][-1].endswith("†")
+    assert tables.differences(found).rows[0][4].endswith("†")
+
+
+def test_subsets_by_heuristic(task):
+    table = tables.subsets(task)
+    assert table.header[:3] == ["subset", "teacher", "imp40 vanilla"]
+    assert [row[0] for row in table.rows] == [
+        "sym1: kind a, REFUTES",
+        "sym1: kind b, REFUTES",
+        "sym1: kind b, SUPPORTS",
+    ]
+    own = [r for r in task.teacher.rows if r["subset"] == "kind b, SUPPORTS"]
+    assert table.rows[2][1].startswith(f"{100 * np.mean([r['accuracy'] for r in own]):.1f} ±")
+
+
+def test_figures_hold_their_data(task):
+    drawn = figures.all_of(task)
+    assert list(drawn) == ["figure1", "figure3"]
+    for svg in drawn.values():
+        assert "sparsity, %" in svg
+    for found in (task.teacher, model(task, "imp40", "vanilla"), model(task, "imp60", "vanilla")):
+        assert f">{100 * found.gap.value:.1f}<" in drawn["figure1"]
+    assert ">vanilla<" in drawn["figure3"] and ">rmc<" in drawn["figure3"]
+
+
+def test_lines_of_figure_3_are_the_estimates(task, monkeypatch):
+    lines = {}
+    plot = figures.matplotlib.axes.Axes.plot
+
+    def record(axes, x, y, **style):
+        lines.setdefault(style["label"], []).append((list(x), list(y)))
+        return plot(axes, x, y, **style)
+
+    monkeypatch.setattr(figures.matplotlib.axes.Axes, "plot", record)
+    figures._bias("x", task, figures.by_sparsity(task))
+    for loss in ("vanilla", "rmc"):
+        models = [model(task, name, loss) for name in ("imp40", "imp60")]
+        ood = [100 * m.ood.value for m in (task.teacher, *models)]
+        bias = [1, *(m.f_bias(task.teacher).value for m in models)]
+        assert [points for points, _ in lines[loss]] == [[0, 40.0, 60.0]] * 2
+        assert lines[loss][0][1] == pytest.approx(ood) and lines[loss][1][1] == pytest.approx(bias)
+
+
+def test_no_figure_with_one_sparsity(runs):
+    kept = [run for run in runs if run.compression == "imp40"]
+    assert figures.all_of(analysis.tasks(results.collect(kept))[0]) == {}
+
+
+def test_the_report_is_the_tables(runs, tmp_path):
+    rows = results.collect(runs)
+    paths = report.write(
+        tmp_path, rows, "Mine & <yours>", "table4", {"a/b": "no <luck>"}, "python -m x"
+    )
+    page, text = (path.read_text() for path in paths)
+    assert "Mine &amp; &lt;yours&gt;" in page and "no &lt;luck&gt;" in page and "a/b: no <luck>" in text
+    found = analysis.tasks(rows)[0]
+    for table in tables.all_of(found, "table4"):
+        assert table.markdown() in text
+        for row in table.rows:
+            for cell in row:
+                html = cell.replace("**", "").replace("&", "&amp;")
+                assert html in re.sub(r"</?strong>", "", page)
+    assert (
+        page.count("<svg") == 2
+        and "src=" not in page
+        and "http" not in page.replace("http://www.w3.org", "")
+    )
+    assert page.count("<strong>") == text.count("**") // 2 > 0

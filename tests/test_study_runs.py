@@ -1,0 +1,216 @@
+"""The runs of a study: shards, resuming, failures, and the command of each. No training."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from studies import finish, names, runs_of, study_file
+from test_launcher import ROOT
+
+from compress.errors import UserError
+from compress.study import launch, plan
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
+
+
+# Shards
+
+
+def test_shards_cover_every_run_once_and_split_no_teacher(tmp_path):
+    runs = runs_of(tmp_path, tasks=["fever", "qqp", "mnli"])
+    for count in (1, 2, 4, 6):
+        parts = [launch.shard(runs, f"{i}/{count}") for i in range(1, count + 1)]
+        assert sorted(name for part in parts for name in names(part)) == sorted(names(runs))
+        owners = [{(run.task, run.seed) for run in part} for part in parts]
+        assert sum(map(len, owners)) == 6
+        assert max(map(len, parts)) - min(map(len, parts)) <= 4
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("3/2", "from 1 to n"),
+        ("0/2", "from 1 to n"),
+        ("2", "as i/n"),
+        ("a/b", "as i/n"),
+        ("1/3", "has 2 teachers"),
+    ],
+)
+def test_a_shard_that_cannot_be(tmp_path, text, why):
+    with pytest.raises(UserError, match=f"--shard {text}.*{why}"):
+        launch.shard(runs_of(tmp_path), text)
+
+
+# Running
+
+
+class Stub(launch.Machine):
+    """Writes a finished run instead of training; some runs fail."""
+
+    def command(self, run):
+        script = "import sys; print('working'); sys.exit(0)"
+        if run.mitigation == "rmc" and run.seed == 2:
+            script = "import sys; print('error: no luck here'); sys.exit(1)"
+        elif run.compression == "imp60":
+            script = "print('all well')"
+        else:
+            finish(run)
+        return [sys.executable, "-c", script]
+
+
+def test_execution_goes_on_after_a_failure_and_resumes(tmp_path, capsys):
+    runs = runs_of(tmp_path)
+    failed = launch.execute(runs, Stub(1, 2), make(tmp_path / "logs"))
+    assert failed == {
+        "fever/imp40-rmc-seed2": "no luck here",
+        "fever/imp60-rmc-seed2": "no luck here",
+        "fever/imp60-rmc-seed1": "all well",
+        "fever/imp60-vanilla-seed1": "all well",
+        "fever/imp60-vanilla-seed2": "all well",
+    }
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(runs)
+    assert sum("failed after" in line for line in lines) == 5
+    assert all(" left" in line for line in lines[:-1]) and " left" not in lines[-1]
+    again = launch.execute(runs, Stub(1, 1), tmp_path / "logs")
+    assert set(again) == set(failed)
+    assert capsys.readouterr().out.count("finished before") == 3
+
+
+def test_a_run_that_another_configuration_owns_stops_the_study(tmp_path):
+    runs = runs_of(tmp_path)
+    finish(runs[0])
+    other = plan.expand(study_file(tmp_path), tmp_path / "out", ["robust_compression.epochs=9"])
+    with pytest.raises(
+        UserError, match=r"seed1: holds a run of another configuration \(robust_compression\.epochs"
+    ):
+        launch.execute(other, Stub(1, 1), make(tmp_path / "logs"))
+    assert not (other[1].output_dir).exists()
+
+
+def test_what_only_concerns_evaluation_is_done_again_in_place(tmp_path):
+    finish(runs_of(tmp_path)[0])
+    changes = ['robust_compression.evaluation={"sentences": 3}', "tensorboard.enabled=false"]
+    assert not launch.finished(plan.expand(study_file(tmp_path), tmp_path / "out", changes)[0])
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupt_starts_no_other_run(tmp_path, jobs):
+    class Interrupted(launch.Machine):
+        def command(self, run):
+            return [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.execute(runs_of(tmp_path), Interrupted(1, jobs), make(tmp_path / "logs"))
+    assert len(list((tmp_path / "logs").iterdir())) <= jobs
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        ("a\nerror: no such file.\n[launch.py] exits with 1", "no such file."),
+        (
+            "[rank1]: torch.OutOfMemoryError: CUDA out of memory\n[2026] exits",
+            "torch.OutOfMemoryError: CUDA out of memory",
+        ),
+        ("KeyError: 'x'\nmore", "KeyError: 'x'"),
+        ("just\nwords", "words"),
+        ("", "no output"),
+    ],
+)
+def test_the_last_word_of_a_failed_run(tmp_path, log, why):
+    (tmp_path / "log").write_text(log)
+    assert launch._last_word(tmp_path / "log") == why
+
+
+def test_a_changed_file_makes_a_run_to_do_again(tmp_path):
+    data, hook = make(tmp_path / "data"), tmp_path / "my_study_hook.py"
+    hook.write_text(
+        "def loss(logits, labels, teacher, difficulty, weights):\n    return logits[:, 0]\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        changes = [f"robust_compression.task.data_dir={data}"]
+        changes.append("robust_compression.loss.hook=my_study_hook:loss")
+        run = plan.expand(study_file(tmp_path, mitigations=["vanilla"]), tmp_path / "out", changes)[0]
+        finish(run)
+        assert launch.finished(run)
+        (data / "train.jsonl").write_text("{}")
+        assert not launch.finished(run)
+        finish(run)
+        hook.write_text(hook.read_text() + "\n")
+        assert not launch.finished(run)
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+def test_ood_sets_may_be_added_to_a_finished_study(tmp_path):
+    finish(runs_of(tmp_path)[0])
+    changes = [f"robust_compression.task.ood_dir={make(tmp_path / 'more')}"]
+    again = plan.expand(study_file(tmp_path), tmp_path / "out", changes)[0]
+    assert not launch.finished(again), "to do again, not refused"
+
+
+def test_half_a_run_is_not_finished(tmp_path):
+    run = runs_of(tmp_path)[0]
+    finish(run)
+    assert launch.finished(run)
+    (run.output_dir / "hits.npz").unlink()
+    assert not launch.finished(run)
+    finish(run)
+    (run.output_dir / "metrics.json").unlink()
+    assert not launch.finished(run)
+
+
+def test_the_command_of_a_run(tmp_path):
+    run = runs_of(tmp_path)[0]
+    words = launch.Machine(2, 1, "--bind_cores_to_rank").command(run)
+    assert Path(words[0]).name == "deepspeed" and words[1] == "--master_port"
+    assert words[3:6] == ["--num_accelerators", "2", "--bind_cores_to_rank"]
+    assert words[6] == str(ROOT / "train.py")
+    assert words[-2:] == ["--output_dir", str(run.output_dir)]
+    assert "robust_compression.seed=1" in words
+    other = launch.Machine(2, 1, "--hostfile 'my hosts'").command(run)
+    assert words[2] != other[2] and other[3:5] == ["--hostfile", "my hosts"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "processes", "places"),
+    [("", 2, "localhost:0,1"), ("5,3,7,1", 2, "localhost:5,3"), ("6", 1, "localhost:6")],
+)
+def test_gpus_are_those_that_are_visible(monkeypatch, tmp_path, visible, processes, places):
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        launch.torch.cuda, "device_count", lambda: len(visible.split(",")) if visible else 4
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    words = launch.Machine(processes, 1).command(runs_of(tmp_path)[0])
+    assert words[3:5] == ["--include", places]
+
+
+def test_threads_are_divided_among_all_processes(monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert launch.Machine(2, 4).environment()["OMP_NUM_THREADS"] == "2"
+    assert launch.Machine(16, 4).environment()["OMP_NUM_THREADS"] == "1"
+    assert launch.Machine(1, 1).environment()["DS_ACCELERATOR"] == "cpu"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert launch.Machine(2, 4).environment()["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_launcher_is_found_or_missed_in_a_sentence(monkeypatch, tmp_path):
+    assert Path(launch._launcher()).name == "deepspeed"
+    monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no `deepspeed` command"):
+        launch._launcher()
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(0, 2), (1, 1), (3, 2), (8, 8)])
+def test_default_number_of_processes(monkeypatch, gpus, processes):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: gpus)
+    assert launch.default_processes() == processes
