@@ -12,12 +12,8 @@ VENV=${VENV:-.venv}
 RANKS=${RANKS:-2}
 
 stop() { echo "error: $1" >&2; exit 1; }
-command -v "$PYTHON" >/dev/null || stop "'$PYTHON' is not installed; run: apt-get install python3 python3-venv python3-dev"
-command -v g++ >/dev/null || stop "DeepSpeed compiles a small op at the first start and needs g++; run: apt-get install g++"
-"$PYTHON" - <<'PY' || stop "Python 3.11 or newer with its headers is needed; run: apt-get install python3-venv python3-dev"
-import pathlib, sys, sysconfig
-sys.exit(sys.version_info < (3, 11) or not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())
-PY
+command -v "$PYTHON" >/dev/null || stop "'$PYTHON' is not installed; run: apt-get install python3 python3-venv"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "Python 3.11 or newer is needed; '$PYTHON' is older"
 
 if [ ! -x "$VENV/bin/pip" ]; then
   echo "making the virtual environment $VENV"

@@ -78,8 +78,12 @@ def results(folder: Path, name: str, ranks: int) -> list[dict]:
 def two_ranks(tmp_path_factory, tiny_model) -> Path:
     folder = tmp_path_factory.mktemp("two")
     driver = str(ROOT / "tests/drivers/train_steps.py")
-    done = launch(driver, str(folder), str(tiny_model), json.dumps(SPECS))
+    extensions = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
+    done = launch(driver, str(folder), str(tiny_model), json.dumps(SPECS), **extensions)
     assert done.returncode == 0, done.stderr[-3000:]
+    port = next(word for word in done.args if word.startswith("--master_port")).partition("=")[2]
+    left = [path.name for path in Path("/dev/shm").glob(f"deepspeed_*_{port}_*")]
+    (folder / "shared_memory.json").write_text(json.dumps(left))
     return folder
 
 
@@ -90,6 +94,11 @@ def one_rank(tmp_path_factory, tiny_model) -> Path:
     done = run([sys.executable, driver, str(folder), str(tiny_model), json.dumps(GOLDEN)])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
+
+
+def test_nothing_is_compiled_and_no_shared_memory_is_left(two_ranks: Path) -> None:
+    assert not (two_ranks / "extensions").exists()
+    assert json.loads((two_ranks / "shared_memory.json").read_text()) == []
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
