@@ -54,7 +54,7 @@ def accuracies(task: Task) -> Table:
         )
     caption = (
         f"{task.name}: accuracies in percent, mean ± standard deviation over seeds [95 % bootstrap "
-        "interval over samples and seeds]."
+        "interval over samples and seeds]. F_bias is the ratio of the mean Deltas."
     )
     if truth := task.teacher.each("auroc"):
         caption += f" AUROC of the variance against the known truth: {_spread(truth)} %."
@@ -69,15 +69,15 @@ def accuracies(task: Task) -> Table:
 
 def differences(task: Task) -> Table:
     """Every mitigation against vanilla of the same compression and seeds."""
-    keys = {"dev": 100, "ood": 100, "delta": 1, "f_bias": 1, "gap": 100}
+    keys = {"dev": (1, 100), "ood": (1, 100), "delta": (3, 1), "f_bias": (2, 1), "gap": (1, 100)}
     sets = task.teacher.ood_sets if len(task.teacher.ood_sets) > 1 else []
     rows = []
     for model in task.students:
         found = task.versus(model)
         if found:
-            cells = [signed(found.get(key), factor) for key, factor in keys.items()]
+            cells = [signed(found.get(key), *how) for key, how in keys.items()]
             cells[3] += _chance(task)
-            rows.append([marked(task, model), *cells, *(signed(found.get(n), 100) for n in sets)])
+            rows.append([marked(task, model), *cells, *(signed(found.get(n), 1, 100) for n in sets)])
     caption = (
         f"{task.name}: difference to vanilla, points of accuracy, Delta and F_bias (below 0 is less "
         "biased), gap between easy and hard; bold where the 95 % interval of the paired bootstrap "
@@ -236,11 +236,10 @@ def number(found: Estimate, digits: int, factor: float = 1) -> str:
     return f"{_plain(factor * found.value, digits)}{spread} {_interval(found, digits, factor)}"
 
 
-def signed(found: Estimate | None, factor: float) -> str:
+def signed(found: Estimate | None, digits: int, factor: float = 1) -> str:
     """A difference with its interval, bold where that excludes zero."""
     if found is None:
         return "-"
-    digits = 1 if factor == 100 else 2
     value = f"{factor * found.value:+.{digits}f}"
     if float(value) == 0:
         value = value.lstrip("+-")
