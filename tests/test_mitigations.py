@@ -13,6 +13,8 @@ from compress.stages.alpha import Candidate, choose
 from compress.stages.student import loss_weights
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
+LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus"}
+"""Files that add layer-wise terms to a hook of another name."""
 SPARSE = str(ROOT / "ds_configs/compression/imp40.json")
 
 
@@ -22,8 +24,10 @@ def settings(name, *overrides):
 
 
 def test_there_is_a_file_for_every_loss():
-    assert sorted(LOSSES) == NAMES
-    assert all(settings(name).robust.loss.hook == name for name in NAMES)
+    assert sorted([*LOSSES, *LAYERWISE]) == NAMES
+    assert all(settings(name).robust.loss.hook == LAYERWISE.get(name, name) for name in NAMES)
+    for name in LAYERWISE:
+        assert settings(name).mitigation_label == f"{LAYERWISE[name]}+layerwise"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,7 @@ def test_scalars_come_from_the_configuration():
     assert (weights.smoothing, weights.distillation, weights.mean_difficulty) == (0.5, 0.3, 1.0)
     assert loss_weights(settings("focal").robust, None).batch_mean == 1
     plus = loss_weights(settings("rmc_plus").robust, np.array([0.2, 1.0]))
-    assert (plus.alpha, plus.floor, plus.warmup) == (0.2, 0.1, 0.1)
+    assert (plus.alpha, plus.floor, plus.warmup) == (0.5, 0.1, 0.1)
 
 
 # alpha "auto"
