@@ -21,10 +21,18 @@ TOLERANCE = 1e-5
 
 
 def save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    keep: int | None,
+    folder: Path,
 ) -> None:
-    """Write model and tokenizer. max_length: tokens of a pair in training, for `compress.predict`."""
+    """Write model and tokenizer.
+
+    max_length, keep: tokens of a pair in training and which text was cut last, for `compress.predict`.
+    """
     setattr(model.config, encoders.TRAINED_LENGTH, max_length)
+    setattr(model.config, encoders.TRAINED_KEEP, keep)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import artefacts
-from compress.data import reading
+from compress.data import reading, tokens
 from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, fail, nearest
 from compress.models import encoders
@@ -98,18 +98,13 @@ def probabilities(
     max_length: int,
     batch_size: int,
 ) -> NDArray[np.float64]:
-    """Probabilities [N, C] of the pairs; the longer text of a pair is cut first, as in training.
+    """Probabilities [N, C] of the pairs, cut as the model's configuration says it was in training.
 
     The model must be in evaluation mode; it runs on the device where its weights are.
     Raises UserError if a score is not finite.
     """
-    encoded = tokenizer(
-        pairs.first,
-        pairs.second,
-        truncation="longest_first",
-        max_length=max_length,
-        return_attention_mask=False,
-    )
+    keep = getattr(model.config, encoders.TRAINED_KEEP, None)
+    encoded = tokens.of_pairs(tokenizer, pairs.first, pairs.second, max_length, keep)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     out = np.zeros((len(pairs.rows), len(model.config.id2label or {})))
     with torch.inference_mode():

@@ -240,7 +240,7 @@ def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_mode
     weights = {name: value.clone() for name, value in student.state_dict().items()}
     assert any(PROJECTION in name for name in weights)
     small = masks.shrink(masks.apply(weights), shape)
-    export.save(small, encoders.load_tokenizer(tiny_model), 48, tmp_path)
+    export.save(small, encoders.load_tokenizer(tiny_model), 48, None, tmp_path)
     assert "before_dropout" not in (tmp_path / "config.json").read_text()
     again, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))

@@ -92,6 +92,30 @@ def test_a_file_of_pairs(kind, uneven, write_table, tmp_path, capsys):
     assert np.abs(wanted[0] - wanted[1]).max() > 1e-4
 
 
+def test_a_pair_is_cut_as_in_training(plain, capsys):
+    """A model that was trained with its claims whole reads them whole."""
+    claim, evidence = " ".join(["doctor"] * 12), " ".join(["lawyer"] * 30)
+    arguments = [str(plain), "--premise", claim, "--hypothesis", evidence, "--max_length", "20"]
+    told = []
+    for keep in (None, 0):
+        settings = json.loads((plain / "config.json").read_text())
+        (plain / "config.json").write_text(json.dumps({**settings, encoders.TRAINED_KEEP: keep}))
+        predict.main([*arguments, "--device", "cpu"])
+        told.append(capsys.readouterr().out)
+    assert told[0] != told[1]
+    whole = [
+        str(plain),
+        "--premise",
+        claim,
+        "--hypothesis",
+        " ".join(["lawyer"] * 5),
+        "--device",
+        "cpu",
+    ]
+    predict.main(whole)
+    assert capsys.readouterr().out == told[1]
+
+
 def test_one_pair_in_a_fresh_process(uneven):
     first, second = PAIRS[0]
     command = [sys.executable, "-m", "compress.predict", str(uneven)]

@@ -34,13 +34,15 @@ def test_a_finished_study_is_reported_without_a_run(tmp_path, capsys):
     assert [a for a in first if not a.startswith("`")] == [a for a in second if not a.startswith("`")]
 
 
-def test_a_study_without_a_finished_run_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        launch.Machine, "command", lambda *_: [sys.executable, "-c", "raise SystemExit(3)"]
-    )
+def test_a_study_without_a_finished_run_says_so(tmp_path, monkeypatch, capsys):
+    script = "raise SystemExit('error: no luck here')"
+    monkeypatch.setattr(launch.Machine, "command", lambda *_: [sys.executable, "-c", script])
     words = [str(study_file(tmp_path, seeds=[1])), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(UserError, match="no run has finished"):
         program.main(words)
+    told = capsys.readouterr().out
+    assert told.count("failed: ") == 4
+    assert "failed: fever/imp40-rmc-seed1: no luck here" in told
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,47 @@ def test_bootstrap_of_a_proportion_is_the_closed_form():
 
 
 def test_bootstrap_over_seeds_is_the_closed_form():
-    """Samples that all agree leave the seeds: the variance of the mean of S draws from them."""
+    """Samples that all agree leave the seeds: Student's standard error, t / 1.96 * s / sqrt(S)."""
     accuracies = [0.0, 1.0, 1.0, 0.0]
     draws = bootstrap.draw({DEV: 50}, 4, replicates=8000)
     hits = {seed: np.full(50, value, dtype=bool) for seed, value in enumerate(accuracies)}
     values = bootstrap.accuracy(draws, DEV, hits)
-    assert values.var() == pytest.approx(np.var(accuracies) / 4, rel=0.06)
+    student = 3.182 / 1.96 * np.std(accuracies, ddof=1) / np.sqrt(4)
+    assert values.std() == pytest.approx(student, rel=0.03)
+
+
+@pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.706), (5, 2.776), (12, 2.201), (41, 2.021)])
+def test_the_stretch_is_students(seeds, quantile):
+    expected = np.sqrt(seeds / (seeds - 1)) * quantile / 1.96
+    assert bootstrap.stretch(seeds) == pytest.approx(expected, rel=2e-3)
+    assert bootstrap.stretch(1) == 1
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_seeds_that_differ_by_chance_are_rarely_told_apart(seeds):
+    """Two models whose accuracy varies alike with the seed: about 5 % of intervals miss zero."""
+    generator, missed, tries = np.random.default_rng(seeds), 0, 300
+    draws = bootstrap.draw({DEV: 400}, seeds, replicates=300)
+    for _ in range(tries):
+        models = []
+        for rates in generator.normal(0.7, 0.04, size=(2, seeds)):
+            hits = {s: generator.random(400) < rate for s, rate in enumerate(rates)}
+            models.append(bootstrap.accuracy(draws, DEV, hits))
+        low, high = bootstrap.interval(models[0] - models[1])
+        missed += low > 0 or high < 0
+    assert missed / tries < 0.08
+
+
+def test_bootstrap_of_a_paired_difference_is_the_closed_form():
+    """Of n samples a are right with the first model only, b with the second only (McNemar)."""
+    n, a, b = 400, 60, 20
+    first, second = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
+    second[:a], first[a : a + b] = False, False
+    draws = bootstrap.draw({DEV: n}, 1, replicates=4000)
+    values = bootstrap.accuracy(draws, DEV, {0: first}) - bootstrap.accuracy(draws, DEV, {0: second})
+    error = np.sqrt((a + b) / n - ((a - b) / n) ** 2) / np.sqrt(n)
+    assert values.mean() == pytest.approx((a - b) / n, abs=3 * error / np.sqrt(4000))
+    assert values.std() == pytest.approx(error, rel=0.05)
 
 
 def test_paired_difference_of_equal_models_is_zero():

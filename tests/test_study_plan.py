@@ -138,6 +138,25 @@ def test_what_every_run_would_find_is_found_before_the_first(tmp_path, override,
         plan.check(runs, processes)
 
 
+@pytest.mark.parametrize(
+    ("own", "key"),
+    [
+        ({"train_batch_size": 16}, "train_batch_size"),
+        ({"robust_compression": {"epochs": 9}}, "robust_compression.epochs"),
+        ({"optimizer": {"params": {"lr": 1e-3}}}, "optimizer"),
+    ],
+)
+def test_runs_that_would_not_share_their_teacher_are_found_before_the_first_run(tmp_path, own, key):
+    own.setdefault("robust_compression", {})["loss"] = {"hook": "vanilla"}
+    (tmp_path / "mine.json").write_text(json.dumps(own))
+    runs = runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")])
+    with pytest.raises(UserError, match=f"mine-seed1: '{key}' is not that of fever/imp40-vanilla"):
+        plan.check(runs, 2)
+    own = {"robust_compression": {"loss": {"hook": "vanilla"}, "student": {"epochs": 9}}}
+    (tmp_path / "mine.json").write_text(json.dumps(own))
+    plan.check(runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")]), 2)
+
+
 def test_a_task_without_an_ood_set_is_found_before_the_first_run(tmp_path):
     runs = runs_of(tmp_path, set=[])
     with pytest.raises(UserError, match=r"vanilla-seed1: the hub: has no OOD set of fever"):

@@ -1,6 +1,7 @@
 """Tables, figures and report of a study say what its results say."""
 
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -72,6 +73,7 @@ def test_the_tables_say_what_the_rows_say(task, runs):
 
 def test_bold_stands_where_the_interval_excludes_zero(task):
     assert tables.differences(task).header[1:] == [
+        "seeds",
         "dev",
         "OOD pooled",
         "Delta",
@@ -81,12 +83,35 @@ def test_bold_stands_where_the_interval_excludes_zero(task):
         "sym2",
     ]
     for row in tables.differences(task).rows:
-        for cell in row[1:]:
+        for cell in row[2:]:
             low, high = map(float, re.search(r"\[(.*), (.*)\]", cell).groups())
             assert cell.startswith("**") == (low > 0 or high < 0)
     cells = {row[0]: row for row in tables.differences(task).rows}
     assert set(cells) == {"imp40 rmc", "imp60 rmc"}
-    assert cells["imp40 rmc"][2].startswith("**+15.0**")
+    assert cells["imp40 rmc"][1] == "2" and cells["imp40 rmc"][3].startswith("**+15.0** ± ")
+
+
+def test_differences_are_those_of_the_rows(task, runs):
+    """Recomputed from accuracies: the mean and the standard deviation over seeds of each difference."""
+    rows = {
+        (r["mitigation"], r["seed"], r["set"]): r["accuracy"]
+        for r in results.collect(runs)
+        if r["compression"] in ("", "imp40") and not r["subset"]
+    }
+
+    def pooled(loss, seed):
+        return (300 * rows[loss, seed, "ood_sym1"] + 100 * rows[loss, seed, "ood_sym2"]) / 400
+
+    gains = [100 * (pooled("rmc", s) - pooled("vanilla", s)) for s in (1, 2)]
+    ours, theirs, base = (
+        1 - np.mean([pooled(loss, s) for s in (1, 2)]) / np.mean([rows[loss, s, "dev"] for s in (1, 2)])
+        for loss in ("rmc", "vanilla", "")
+    )
+    cells = next(row for row in tables.differences(task).rows if row[0] == "imp40 rmc")
+    told = cells[3].replace("**", "")
+    assert told.startswith(f"{np.mean(gains):+.1f} ± {np.std(gains, ddof=1):.1f} [")
+    assert cells[4].replace("**", "").startswith(f"{ours - theirs:+.3f} ±")
+    assert cells[5].replace("**", "").startswith(f"{(ours - theirs) / base:+.2f} ±")
 
 
 def test_published_numbers_stand_beside_ours(task):
@@ -116,7 +141,37 @@ def test_teacher_at_chance_is_marked(tmp_path):
     table = tables.accuracies(found)
     assert tables.by_set(found).header[2] == "sym2 †" and "at chance on sym2" in table.caption
     assert table.rows[1][-1].endswith("†")
-    assert tables.differences(found).rows[0][4].endswith("†")
+    row = next(row for row in tables.differences(found).rows if row[0] == "imp40 rmc")
+    assert row[5].endswith("†") and "**" not in row[5], "it says nothing, so it is not bold"
+
+
+def test_sets_above_chance_are_judged_by_themselves(tmp_path):
+    made = runs_of(tmp_path)
+    for run in made:
+        finish(run, {"ood_sym1": 0.58} if run.mitigation == "rmc" else None, at_chance={"sym2": 0.5})
+    found = analysis.tasks(results.collect(made))[0]
+    table = tables.above_chance(found)
+    assert "above chance (sym1)" in table.caption
+    rows = {row[0]: row for row in table.rows}
+    bias = [(0.88 - ood) / 0.88 / ((0.9 - 0.6) / 0.9) for ood in (0.5, 0.58)]
+    assert rows["imp40 vanilla"][1].startswith("50.0 ±") and rows["teacher"][1].startswith("60.0 ±")
+    assert rows["imp40 vanilla"][3].startswith(f"{bias[0]:.2f} ±")
+    assert rows["imp40 rmc"][3].startswith(f"{bias[1]:.2f} ±")
+    assert rows["imp40 rmc"][4].replace("**", "").startswith("+8.0 ±")
+    assert rows["imp40 rmc"][6].replace("**", "").startswith(f"{bias[1] - bias[0]:+.2f} ±")
+    assert tables.accuracies(found) in tables.all_of(found, None) and table in tables.all_of(
+        found, None
+    )
+
+
+def test_no_such_table_where_all_or_none_are_above_chance(task, tmp_path):
+    assert tables.above_chance(task) is None
+    made = runs_of(tmp_path / "other")
+    for run in made:
+        finish(run, at_chance={"sym1": 0.5, "sym2": 0.5})
+    found = analysis.tasks(results.collect(made))[0]
+    assert tables.above_chance(found) is None
+    assert "(teacher at chance)" in figures.all_of(found)["figure3"]
 
 
 def test_subsets_by_heuristic(task):
@@ -153,7 +208,7 @@ def test_lines_of_figure_3_are_the_estimates(task, monkeypatch):
     figures._bias("x", task, figures.by_sparsity(task))
     for loss in ("vanilla", "rmc"):
         models = [model(task, name, loss) for name in ("imp40", "imp60")]
-        ood = [100 * m.ood.value for m in (task.teacher, *models)]
+        ood = [100 * m.pool().value for m in (task.teacher, *models)]
         bias = [1, *(m.f_bias(task.teacher).value for m in models)]
         assert [points for points, _ in lines[loss]] == [[0, 40.0, 60.0]] * 2
         assert lines[loss][0][1] == pytest.approx(ood) and lines[loss][1][1] == pytest.approx(bias)
@@ -184,3 +239,6 @@ def test_the_report_is_the_tables(runs, tmp_path):
         and "http" not in page.replace("http://www.w3.org", "")
     )
     assert page.count("<strong>") == text.count("**") // 2 > 0
+    for name in ("figure1", "figure3"):
+        assert f"(<fever-{name}.svg>)" in text
+        assert ElementTree.parse(tmp_path / f"fever-{name}.svg").getroot().tag.endswith("}svg")

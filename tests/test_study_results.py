@@ -58,6 +58,19 @@ def test_files_of_several_machines_are_put_together(runs, tmp_path):
         results.load([tmp_path / "0.parquet", tmp_path / "0.parquet"])
 
 
+def test_files_with_different_teachers_are_not_put_together(runs, tmp_path):
+    """Two students of one task and seed, from two files: either both have the same teacher, or none."""
+    ours, theirs = (results.collect([run]) for run in runs[:2])
+    same = next(r for r in theirs if r["role"] == "teacher" and r["set"] == "ood_sym1")
+    results.save(ours, tmp_path / "0.parquet")
+    results.save(theirs, tmp_path / "1.parquet")
+    assert results.load([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+    same["hits"] = bytes([same["hits"][0] ^ 1]) + same["hits"][1:]
+    results.save(theirs, tmp_path / "1.parquet")
+    with pytest.raises(UserError, match=r"1\.parquet: its ood_sym1 outcomes are not those of fever-1"):
+        results.load([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+
+
 def test_a_file_of_another_version_or_none_of_ours(tmp_path):
     file = tmp_path / "old.parquet"
     schema = results.SCHEMA.with_metadata({"version": "0"})
@@ -122,13 +135,13 @@ def test_estimates_are_those_of_the_accuracies(task):
     assert student.dev.value == pytest.approx((0.88 + 0.89) / 2, abs=0.002)
     assert student.dev.estimate().sd == pytest.approx(0.01 / np.sqrt(2), abs=0.002)
     pooled = (0.65 * 300 + 0.75 * 100) / 400
-    assert student.ood.value == pytest.approx(pooled, abs=0.003)
-    expected = (student.dev.value - student.ood.value) / student.dev.value
-    assert student.delta.value == pytest.approx(expected)
+    assert student.pool().value == pytest.approx(pooled, abs=0.003)
+    expected = (student.dev.value - student.pool().value) / student.dev.value
+    assert student.delta().value == pytest.approx(expected)
     bias = student.f_bias(teacher)
-    assert bias.value == pytest.approx(expected / teacher.delta.value)
+    assert bias.value == pytest.approx(expected / teacher.delta().value)
     for seed, value in bias.by_seed.items():
-        assert value == pytest.approx(student.delta.by_seed[seed] / teacher.delta.by_seed[seed])
+        assert value == pytest.approx(student.delta().by_seed[seed] / teacher.delta().by_seed[seed])
     assert bias.estimate().low < bias.value < bias.estimate().high
 
 
@@ -170,6 +183,18 @@ def test_collapse_is_marked(tmp_path):
         labels = [row[0] for row in table.rows if row[0] != "teacher"]
         assert labels and all(name.endswith(" ‡") for name in labels)
     assert "marked: a class vanished; dev more than 2" in tables.accuracies(found).caption
+
+
+def test_a_seed_without_vanilla_is_held_against_its_mean(tmp_path):
+    made = runs_of(tmp_path, compressions=["imp40"], seeds=[1, 2, 3])
+    kept = [run for run in made if (run.mitigation, run.seed) != ("vanilla", 3)]
+    for run in kept:
+        finish(run, {"dev": 0.51} if run.seed == 3 else None)
+    found = analysis.tasks(results.collect(kept))[0]
+    assert found.collapsed(model(found, "imp40", "rmc")) == ["dev more than 2 points below vanilla"]
+    alone = [run for run in kept if run.mitigation == "rmc"]
+    found = analysis.tasks(results.collect(alone))[0]
+    assert "No vanilla here" in tables.accuracies(found).caption
 
 
 def test_one_collapsed_seed_is_enough(tmp_path):

@@ -50,7 +50,7 @@ def test_a_shard_that_cannot_be(tmp_path, text, why):
 class Stub(launch.Machine):
     """Writes a finished run instead of training; some runs fail."""
 
-    def command(self, run):
+    def command(self, run, slot=0):
         script = "import sys; print('working'); sys.exit(0)"
         if run.mitigation == "rmc" and run.seed == 2:
             script = "import sys; print('error: no luck here'); sys.exit(1)"
@@ -74,7 +74,7 @@ def test_execution_goes_on_after_a_failure_and_resumes(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(runs)
     assert sum("failed after" in line for line in lines) == 5
-    assert all(" left" in line for line in lines[:-1]) and " left" not in lines[-1]
+    assert sum(" left" in line for line in lines) == len(runs) - 1
     again = launch.execute(runs, Stub(1, 1), tmp_path / "logs")
     assert set(again) == set(failed)
     assert capsys.readouterr().out.count("finished before") == 3
@@ -100,7 +100,7 @@ def test_what_only_concerns_evaluation_is_done_again_in_place(tmp_path):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_interrupt_starts_no_other_run(tmp_path, jobs):
     class Interrupted(launch.Machine):
-        def command(self, run):
+        def command(self, run, slot=0):
             return [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]
 
     with pytest.raises(KeyboardInterrupt):
@@ -189,6 +189,36 @@ def test_gpus_are_those_that_are_visible(monkeypatch, tmp_path, visible, process
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     words = launch.Machine(processes, 1).command(runs_of(tmp_path)[0])
     assert words[3:5] == ["--include", places]
+
+
+def test_runs_side_by_side_have_gpus_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    used = []
+
+    class Recorder(launch.Machine):
+        def command(self, run, slot=0):
+            used.append(super().command(run, slot)[4])
+            return [sys.executable, "-c", "import time; time.sleep(0.3)"]
+
+    machine = Recorder(launch.default_processes(2), 2)
+    machine.check()
+    launch.execute(runs_of(tmp_path), machine, make(tmp_path / "logs"))
+    assert set(used[:2]) == set(used) == {"localhost:0,1", "localhost:2,3"}
+    with pytest.raises(UserError, match="--jobs 3: with 2 processes each they need 6 GPUs and 4"):
+        launch.Machine(2, 3).check()
+    launch.Machine(2, 3, "--hostfile hosts").check()
+
+
+def test_the_time_left_counts_what_is_still_to_make(capsys):
+    progress = launch.Progress(total=10, waiting=2, jobs=1)
+    progress.report("a", "done", 300)
+    assert "about 5 min left" in capsys.readouterr().out
+    progress.report("b", "finished before")
+    assert "about 5 min left" in capsys.readouterr().out
+    progress.report("c", "done", 300)
+    assert "left" not in capsys.readouterr().out
 
 
 def test_threads_are_divided_among_all_processes(monkeypatch):

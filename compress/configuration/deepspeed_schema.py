@@ -13,6 +13,17 @@ from pydantic import Field
 from compress.configuration.blocks import Auto, Beta, Block, Count, Natural, NonNegative
 from compress.configuration.compression_schema import CompressionTraining
 
+TRAINING_KEYS = (
+    "train_batch_size",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+    "torch_autocast",
+)
+"""Keys that a training's outcome hangs on; the others say where and how it runs."""
+
 
 class OptimizerParams(Block):
     """Parameters of the Adam family. torch_adam: torch's own, which needs no compiling."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.robust_schema import RobustCompression
-from compress.data import sources
+from compress.data import sources, tokens
 from compress.data.reading import Row
 from compress.data.tasks import OodSet, Task, groups, label_ids, of, ood_set, spelling
 from compress.errors import UserError, nearest
@@ -231,22 +231,8 @@ def encode(
     keep: the text that is cut last (0 or 1); without it the longer one is cut first.
     """
 
-    def tokens(truncation: str, *texts: list[str]) -> dict[str, list[Any]]:
-        limits = {"truncation": truncation, "max_length": max_length}
-        return {**tokenizer(*texts, return_attention_mask=False, **limits)}
-
     def tokenise(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        texts = batch["first"], batch["second"]
-        out = tokens("longest_first", *texts)
-        if keep is not None:
-            room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-            own = tokenizer(texts[keep], add_special_tokens=False)["input_ids"]
-            for row, ids in enumerate(own):
-                if room // 2 < len(ids) < room and len(out["input_ids"][row]) == max_length:
-                    pair = ([text[row]] for text in texts)
-                    cut = tokens("only_second" if keep == 0 else "only_first", *pair)
-                    for name, values in cut.items():
-                        out[name][row] = values[0]
+        out = tokens.of_pairs(tokenizer, batch["first"], batch["second"], max_length, keep)
         return {**out, "length": [len(ids) for ids in out["input_ids"]]}
 
     table = datasets.Dataset.from_dict(

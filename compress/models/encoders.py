@@ -29,6 +29,7 @@ from compress.models import compressed
 SYNTHETIC_ENCODER = "synthetic-encoder"
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 TRAINED_LENGTH = "trained_max_length"
+TRAINED_KEEP = "trained_keep_text"
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import artefacts, ranks
 from compress.compression.masks import Masks
+from compress.configuration import deepspeed_schema
 from compress.configuration.config import Config
 from compress.data.batches import Columns
 from compress.data.splits import TaskData
@@ -25,16 +26,6 @@ from compress.reporting import evaluation
 from compress.signals import Signals
 from compress.training.monitor import Monitor
 from compress.training.trainer import Trainer
-
-ENGINE_KEYS = (
-    "train_batch_size",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-    "bf16",
-    "fp16",
-    "torch_autocast",
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class Context:
             "max_length": self.config.robust.task.max_length,
             "model": self.encoder.key,
             "seed": self.config.robust.seed,
-            "engine": {key: merged[key] for key in ENGINE_KEYS if key in merged},
+            "engine": {key: merged[key] for key in deepspeed_schema.TRAINING_KEYS if key in merged},
         }
 
 

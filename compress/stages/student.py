@@ -125,7 +125,7 @@ def make(
         small = masks.shrink(masks.apply(weights), shape)
         sparsity = masks.sparsity_of(small)
         length = robust.task.max_length
-        export.save(small, here.encoder.tokenizer, length, folder / "model")
+        export.save(small, here.encoder.tokenizer, length, here.data.task.keep, folder / "model")
         dev = here.columns["dev"].head(export.SAMPLES)
         parity = export.difference(folder / "model", wanted, dev, here.device)
         card.write(folder / "model", context.config, encoders.parameters(small))

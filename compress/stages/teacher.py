@@ -61,7 +61,8 @@ def make(context: Context) -> Artefact:
         np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
         shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
         length = context.config.robust.task.max_length
-        export.save(shape, context.encoder.tokenizer, length, folder / "model")
+        keep = context.data.task.keep
+        export.save(shape, context.encoder.tokenizer, length, keep, folder / "model")
 
     return publish(path, inputs, began, fill)
 

@@ -72,24 +72,25 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         runs = plan.expand(options.study, out, options.overrides)
         mine = launch.shard(runs, options.shard)
-        processes = options.processes or launch.default_processes()
+        processes = options.processes or launch.default_processes(options.jobs)
+        machine = launch.Machine(processes, options.jobs, options.launcher)
         plan.check(mine, processes)
+        machine.check()
         if options.list:
             for run in mine:
                 done = "finished" if launch.finished(run) else "to do"
                 sys.stdout.write(f"{run.name}: {done}\n")
             return 0
-        machine = launch.Machine(processes, options.jobs, options.launcher)
         _make(out / "logs")
         failed = launch.execute(mine, machine, out / "logs")
+        for name, why in failed.items():
+            sys.stdout.write(f"failed: {name}: {why}\n")
         rows = results.collect(run for run in runs if launch.finished(run))
         if not rows:
             raise UserError(f"{out}: no run has finished; see {out / 'logs'}.")
         results.save(rows, out / "results.parquet")
     command = shlex.join(["python", "-m", "compress.study", *(arguments or sys.argv[1:])])
     paths = report.write(out, rows, block.title, block.published, failed, command)
-    for name, why in failed.items():
-        sys.stdout.write(f"failed: {name}: {why}\n")
     sys.stdout.write("".join(f"report: {path}\n" for path in paths))
     return 1 if failed else 0
 

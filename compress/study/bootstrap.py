@@ -2,8 +2,9 @@
 
 In each replicate the samples of every set and the seeds are drawn anew with replacement, the same draw
 for all models, so that differences between models are paired (Efron and Tibshirani 1993, Ch. 10;
-Koehn 2004 for paired tests on test sets). With few seeds the spread over seeds is underestimated, by
-sqrt((S - 1) / S) for S of them; with one seed it is not seen at all.
+Koehn 2004 for paired tests on test sets). Few seeds, drawn again, vary too little: their deviations are
+stretched so that the interval is as wide as Student's where the seeds are all that varies. With one
+seed their spread is not seen at all.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 REPLICATES = 1000
 MOST_UNKNOWN = 0.05
+NORMAL_975 = 1.96
+STUDENT_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""0.975 quantiles of Student's t for 1 to 10 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,24 @@ def draw(
     return Draws(over_seeds, {name: weights(size) for name, size in sizes.items()})
 
 
+def stretch(seeds: int) -> float:
+    """How much wider than drawn again S seeds must vary: sqrt(S / (S - 1)) t(S - 1) / 1.96.
+
+    The square root undoes the bias of a variance over S values, the quotient is Student's correction
+    for a variance that is itself estimated.
+    """
+    freedom = seeds - 1
+    if freedom < 1:
+        return 1.0
+    beyond = NORMAL_975 + 2.37 / freedom + 2.8 / freedom**2
+    quantile = STUDENT_975[freedom - 1] if freedom <= len(STUDENT_975) else beyond
+    return float(np.sqrt(seeds / freedom)) * quantile / NORMAL_975
+
+
 def accuracy(draws: Draws, part: tuple[str, str], hits: Mapping[int, NDArray[np.bool_]]) -> Array:
     """Accuracy [R] of one model on one (set, subset), the mean over its seeds.
+
+    The observed deviations of the drawn seeds are `stretch`ed; what the drawn samples add is not.
 
     hits: seed's position -> whether each sample was right, [N]. A replicate that drew none of the
     model's seeds is NaN.
@@ -55,7 +75,10 @@ def accuracy(draws: Draws, part: tuple[str, str], hits: Mapping[int, NDArray[np.
     each = (draws.samples[part] @ matrix.T).astype(np.float64)
     weights = draws.seeds[:, positions]
     with np.errstate(invalid="ignore"):
-        return (each * weights).sum(axis=1) / weights.sum(axis=1)
+        weights = weights / weights.sum(axis=1, keepdims=True)
+    observed = matrix.mean(axis=1, dtype=np.float64)
+    deviation = weights @ (observed - observed.mean())
+    return (each * weights).sum(axis=1) + (stretch(len(positions)) - 1) * deviation
 
 
 def interval(values: Array, level: float = 0.95) -> tuple[float, float]:

@@ -4,9 +4,12 @@ After Figures 1 and 3 of Du et al. 2023. The teacher stands at sparsity 0.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compress.reporting.figures import INK, OTHER_COLOURS, STYLE, printable, svg
@@ -64,30 +67,45 @@ def _halves(name: str, rows: Sequence[tuple[float, Model]], mitigation: str) -> 
 def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]) -> str:
     """OOD accuracy (left) and F_bias (right) against sparsity, a line for each loss.
 
-    Over the paper's OOD sets where they are there, else over all.
+    Over the paper's OOD sets where they are there, else over all; of these, over those on which the
+    teacher is above chance, if there are any. Hollow points: a model that has collapsed.
     """
     names = published.ood_sets(task.name)
     if not names or not set(names) <= set(task.teacher.ood_sets):
         names = task.teacher.ood_sets
+    judged = [one for one in names if one in task.above_chance]
+    names = judged or names
     told = ", ".join(set_name.removeprefix("ood_") for set_name in names)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 3.4), layout="tight")
         left, right = figure.subplots(1, 2)
-        for (mitigation, rows), colour in zip(levels.items(), COLOURS, strict=False):
-            style = {"marker": "o", "color": colour, "label": printable(mitigation)}
-            x = [100 * sparsity for sparsity, _ in rows]
-            models = [task.teacher, *(model for _, model in rows)]
-            left.plot([0, *x], [100 * model.pool(names).value for model in models], **style)
-            biases = [model.f_bias(task.teacher, names) for _, model in rows]
-            known = [(s, bias.value) for s, bias in zip(x, biases, strict=True) if bias is not None]
-            if known:
-                right.plot([0, *(s for s, _ in known)], [1, *(b for _, b in known)], **style)
+        looks = ({"linestyle": dash, "color": colour} for dash in cycle("-:") for colour in COLOURS)
+        for (mitigation, rows), look in zip(levels.items(), looks, strict=False):
+            style = {**look, "marker": "o", "label": printable(mitigation)}
+            start = (0.0, 100 * task.teacher.pool(names).value, False)
+            ood, bias = [start], [(0.0, 1.0, False)]
+            for sparsity, model in rows:
+                lost, found = bool(task.collapsed(model)), model.f_bias(task.teacher, names)
+                ood.append((100 * sparsity, 100 * model.pool(names).value, lost))
+                if found is not None:
+                    bias.append((100 * sparsity, found.value, lost))
+            for axes, points in ((left, ood), (right, bias)):
+                if len(points) > 1:
+                    _line(axes, points, style)
         left.set(xlabel="sparsity, %", ylabel=f"accuracy on {printable(told)}, %")
-        right.set(xlabel="sparsity, %", ylabel="F_bias")
+        right.set(xlabel="sparsity, %", ylabel="F_bias" + " (teacher at chance)" * (not judged))
         for axes in (left, right):
             axes.grid()
         left.legend(loc="lower left", fontsize=8.5)
         return svg(figure, name)
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float, bool]], style: Mapping[str, Any]) -> None:
+    """A line through points (x, y, collapsed)."""
+    axes.plot([x for x, _, _ in points], [y for _, y, _ in points], **style)
+    for x, y, lost in points:
+        if lost:
+            axes.scatter(x, y, facecolor="white", edgecolor=style["color"], zorder=3)
 
 
 def _id(text: str) -> str:

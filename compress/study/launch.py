@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from queue import SimpleQueue
 
 import torch
 
@@ -46,26 +47,47 @@ class Machine:
             found = {"OMP_NUM_THREADS": str(threads), **found, "DS_ACCELERATOR": "cpu"}
         return found
 
-    def command(self, run: Run) -> list[str]:
-        """The command line of a run, on a port of its own."""
+    def command(self, run: Run, slot: int = 0) -> list[str]:
+        """The command line of a run, on a port of its own; slot: which of the runs side by side."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         return [
-            *(_launcher(), "--master_port", str(port), *self._places(), *shlex.split(self.launcher)),
+            *(
+                _launcher(),
+                "--master_port",
+                str(port),
+                *self._places(slot),
+                *shlex.split(self.launcher),
+            ),
             *(str(TRAIN), "--deepspeed_config", *map(str, run.files)),
             *("--set", *run.overrides, "--output_dir", str(run.output_dir)),
         ]
 
-    def _places(self) -> list[str]:
+    def check(self) -> None:
+        """Raise UserError if the runs side by side would have to share a GPU."""
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if gpus and not self._placed and self.processes * self.jobs > gpus:
+            raise UserError(
+                f"--jobs {self.jobs}: with {self.processes} processes each they need "
+                f"{self.processes * self.jobs} GPUs and {gpus} are visible; lower one of --jobs and "
+                "--processes."
+            )
+
+    @property
+    def _placed(self) -> bool:
+        return any(word in self.launcher for word in ("--hostfile", "--include", "--num_"))
+
+    def _places(self, slot: int) -> list[str]:
         """Which processes: GPUs by number, as the launcher's count forgets CUDA_VISIBLE_DEVICES."""
-        if any(word in self.launcher for word in ("--hostfile", "--include", "--num_")):
+        if self._placed:
             return []
         if not torch.cuda.is_available():
             return ["--num_accelerators", str(self.processes)]
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         numbers = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
-        return ["--include", f"localhost:{','.join(numbers[: self.processes])}"]
+        first = slot * self.processes
+        return ["--include", f"localhost:{','.join(numbers[first : first + self.processes])}"]
 
 
 def _launcher() -> str:
@@ -77,9 +99,10 @@ def _launcher() -> str:
     return found
 
 
-def default_processes() -> int:
-    """All GPUs, as far as they are a power of 2, which divides the batch; 2 processes on a CPU."""
-    gpus = torch.cuda.device_count()
+def default_processes(jobs: int = 1) -> int:
+    """A job's share of the GPUs, rounded down to a power of 2, which divides the batch; 2 on a CPU."""
+    count = torch.cuda.device_count()
+    gpus = max(1, count // jobs) if count else 0
     return 1 << (gpus.bit_length() - 1) if gpus else 2
 
 
@@ -134,24 +157,29 @@ def shard(runs: Sequence[Run], text: str) -> list[Run]:
 
 @dataclass
 class Progress:
-    """Lines on the terminal, with the time left; safe for several threads."""
+    """Lines on the terminal, with the time left; safe for several threads.
+
+    total: all runs; waiting: those of them that are still to make.
+    """
 
     total: int
+    waiting: int
     jobs: int
     done: int = 0
     seconds: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def report(self, name: str, outcome: str, seconds: float | None = None) -> None:
-        """Count a run and print its line; seconds: of a run that was really made."""
+        """Count a run and print its line; seconds: of one that was made, None if it had been before."""
         with self.lock:
             self.done += 1
             left = ""
             if seconds is not None:
+                self.waiting -= 1
                 self.seconds.append(seconds)
-            if self.seconds and self.done < self.total:
+            if self.seconds and self.waiting:
                 mean = sum(self.seconds) / len(self.seconds)
-                left = f"; about {_duration(mean * (self.total - self.done) / self.jobs)} left"
+                left = f"; about {_duration(mean * self.waiting / self.jobs)} left"
             sys.stdout.write(f"[{self.done:>3}/{self.total}] {name}: {outcome}{left}\n")
             sys.stdout.flush()
 
@@ -163,17 +191,24 @@ def execute(runs: Sequence[Run], machine: Machine, logs: Path) -> dict[str, str]
     UserError, before anything is started, if a place belongs to another configuration.
     """
     ready = {run.name for run in runs if finished(run)}
-    progress, stop = Progress(len(runs), machine.jobs), threading.Event()
+    progress, stop = Progress(len(runs), len(runs) - len(ready), machine.jobs), threading.Event()
+    slots = SimpleQueue[int]()
+    for number in range(machine.jobs):
+        slots.put(number)
     failed: dict[str, str] = {}
 
     def follow(unit: Sequence[Run]) -> None:
-        for run in unit:
-            if run.name in ready:
-                progress.report(run.name, "finished before")
-            elif not stop.is_set():
-                why = _one(run, machine, logs / f"{run.name.replace('/', '_')}.log", progress, stop)
-                if why is not None:
-                    failed[run.name] = why
+        slot = slots.get()
+        try:
+            for run in unit:
+                if run.name in ready:
+                    progress.report(run.name, "finished before")
+                elif not stop.is_set():
+                    why = _one(run, machine, slot, logs, progress, stop)
+                    if why is not None:
+                        failed[run.name] = why
+        finally:
+            slots.put(slot)
 
     with ThreadPoolExecutor(machine.jobs) as pool:
         try:
@@ -187,12 +222,12 @@ def execute(runs: Sequence[Run], machine: Machine, logs: Path) -> dict[str, str]
 
 
 def _one(
-    run: Run, machine: Machine, log: Path, progress: Progress, stop: threading.Event
+    run: Run, machine: Machine, slot: int, logs: Path, progress: Progress, stop: threading.Event
 ) -> str | None:
     """Make one run; why it failed, if it did. A run that ends by an interrupt stops the study."""
-    began = time.perf_counter()
+    began, log = time.perf_counter(), logs / f"{run.name.replace('/', '_')}.log"
     with log.open("w", encoding="utf-8") as target:
-        words, environment = machine.command(run), machine.environment()
+        words, environment = machine.command(run, slot), machine.environment()
         done = subprocess.run(words, stdout=target, stderr=target, env=environment, check=False)
     seconds = time.perf_counter() - began
     if done.returncode in INTERRUPTED:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from compress import losses
-from compress.configuration import config
+from compress.configuration import config, deepspeed_schema
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
 from compress.configuration.merge import read
@@ -116,14 +116,39 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
 
 
 def check(runs: Sequence[Run], processes: int) -> None:
-    """Raise UserError now for what every run would find for itself: task, data folder, hook, batch."""
+    """Raise UserError now for what every run would find for itself: task, data folder, hook, batch.
+
+    And for what none would: runs of one task and seed that would not share their teacher.
+    """
+    first: dict[tuple[str, int], Run] = {}
     for run in runs:
+        other = first.setdefault((run.task, run.seed), run)
+        ours, theirs = _of_teacher(run.config), _of_teacher(other.config)
+        for key in ours:
+            if ours[key] != theirs[key]:
+                raise UserError(
+                    f"{run.name}: '{key}' is not that of {other.name}, so their teachers would differ "
+                    "and their figures could not stand in one table; set it for the whole study (for "
+                    "the student alone there is student.epochs)."
+                )
         try:
             sources.ood_names(run.config.robust, tasks.of(run.config.robust.task))
             losses.resolve(run.config.robust.loss.hook)
             config.batch_split(run.config, processes)
         except UserError as error:
             raise UserError(f"{run.name}: {error}") from None
+
+
+def _of_teacher(config: Config) -> dict[str, Any]:
+    """The settings that a teacher depends on, by key."""
+    robust = config.robust
+    ours = {
+        "robust_compression.task": robust.task,
+        "robust_compression.model": robust.model,
+        "robust_compression.teacher": robust.teacher.model,
+        "robust_compression.epochs": robust.teacher.epochs or robust.epochs,
+    }
+    return {**{key: config.merged.get(key) for key in deepspeed_schema.TRAINING_KEYS}, **ours}
 
 
 def _check_places(file: Path, runs: Sequence[Run]) -> None:

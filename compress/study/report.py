@@ -12,11 +12,13 @@ from compress import artefacts
 from compress.study import analysis, figures, tables
 from compress.study.results import Row
 
+SVG = 'xmlns="http://www.w3.org/2000/svg"'
+"""What a picture needs in a file of its own."""
 CAPTIONS = {
     "figure1": "Accuracy on easy and hard dev samples against sparsity, and the gap between them "
     "(after Figure 1 of Du et al. 2023). The teacher stands at 0.",
     "figure3": "OOD accuracy and F_bias against sparsity by loss (after Figure 3 of Du et al. "
-    "2023). The teacher stands at 0.",
+    "2023). The teacher stands at 0; hollow: the model has collapsed, so its F_bias says nothing.",
 }
 
 
@@ -28,7 +30,7 @@ def write(
     failed: Mapping[str, str],
     command: str,
 ) -> list[Path]:
-    """Write report.html and report.md into the folder; their paths.
+    """Write report.html, and report.md with its pictures, into the folder; the paths of the two.
 
     published: the table whose numbers stand beside ours; failed: what runs said that failed, by name;
     command: as typed.
@@ -36,12 +38,14 @@ def write(
     found = analysis.tasks(rows)
     sections = [(task, tables.all_of(task, published), figures.all_of(task)) for task in found]
     times = tables.seconds(found)
-    lines = [f"# {title}", "", f"`{command}`", ""]
+    lines, pictures = [f"# {title}", "", f"`{command}`", ""], {}
     for task, some, drawn in sections:
         lines += [f"## {task.name}", ""]
         for table in some:
             lines += [table.caption, "", table.markdown(), ""]
-        lines += [f"{CAPTIONS[name]} (picture: report.html)\n" for name in drawn]
+        for name, picture in drawn.items():
+            pictures[f"{task.name}-{name}.svg"] = picture.replace("<svg ", f"<svg {SVG} ", 1)
+            lines += [f"![{CAPTIONS[name]}](<{task.name}-{name}.svg>)", "", CAPTIONS[name], ""]
     lines += ["## Seconds", "", times.caption, "", times.markdown(), ""]
     if failed:
         lines += ["## Failed runs", "", *(f"* {name}: {why}" for name, why in failed.items()), ""]
@@ -54,7 +58,7 @@ def write(
         failed=failed,
     )
     texts = {folder / "report.html": page, folder / "report.md": "\n".join(lines)}
-    for path, text in texts.items():
+    for path, text in (texts | {folder / name: svg for name, svg in pictures.items()}).items():
         with artefacts.replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
     return list(texts)

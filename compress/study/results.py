@@ -123,19 +123,29 @@ def save(rows: Sequence[Row], file: Path) -> None:
 def load(files: Iterable[Path]) -> list[Row]:
     """The rows of one or more files.
 
-    Raises UserError for a file that is none of ours, is of another version, or repeats a student.
+    Raises UserError for a file that is none of ours, is of another version, repeats a student, or has
+    another teacher than the one before it for a task and seed: told by the outcome of every sample.
     """
     rows: list[Row] = []
     owners: dict[tuple[Any, ...], Path] = {}
+    outcomes: dict[tuple[Any, ...], bytes] = {}
     for file in files:
-        fresh = _read(file)
-        models = dict.fromkeys(tuple(row[key] for key in MODEL) for row in fresh)
-        for model in models:
-            if model[2] == "student" and model in owners:
-                raise UserError(f"{file}: repeats {'-'.join(map(str, model))} of {owners[model]}.")
-        kept = [row for row in fresh if tuple(row[key] for key in MODEL) not in owners]
+        models: dict[tuple[Any, ...], None] = {}
+        for row in _read(file):
+            model = tuple(row[key] for key in MODEL)
+            named = f"{'-'.join(filter(None, map(str, model)))} of {owners.get(model)}"
+            if model not in owners:
+                models[model] = None
+                outcomes[*model, row["set"], row["subset"]] = row["hits"]
+                rows.append(row)
+            elif row["role"] == "student":
+                raise UserError(f"{file}: repeats {named}.")
+            elif outcomes.get((*model, row["set"], row["subset"])) != row["hits"]:
+                raise UserError(
+                    f"{file}: its {row['set']} outcomes are not those of {named}, so teachers or data "
+                    "differ; results of different teachers cannot stand in one table."
+                )
         owners |= dict.fromkeys(models, file)
-        rows += kept
     return rows
 
 

@@ -1,6 +1,7 @@
 """The tables of a study's report, as text: the same for Markdown and HTML.
 
-A cell may carry Markdown's `**bold**`, used only where a 95 % interval excludes zero.
+A cell may carry Markdown's `**bold**`, used only where a 95 % interval excludes zero and the figure
+says something (not F_bias where the teacher is at chance).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +11,10 @@ import numpy as np
 
 from compress.study import published
 from compress.study.analysis import Estimate, Figures, Model, Task
+
+OF_OOD = ("OOD", "Delta", "F_bias")
+DIGITS = {"dev": (1, 100), "ood": (1, 100), "delta": (3, 1), "f_bias": (2, 1), "gap": (1, 100)}
+"""Key of a difference -> its digits and factor."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Table:
 
 def all_of(task: Task, table: str | None) -> list[Table]:
     """The tables of a task; table: name of the published one that stands beside ours."""
-    found = [accuracies(task), differences(task), by_set(task), easy_hard(task), subsets(task)]
+    found = [accuracies(task), differences(task), above_chance(task)]
+    found += [by_set(task), easy_hard(task), subsets(task)]
     if table in BESIDE:
         found.append(BESIDE[table](task))
     elif table is not None:
@@ -41,50 +47,72 @@ def accuracies(task: Task) -> Table:
     header = ["model", "seeds", "parameters", "non-zero", "dev", _pooled(task), "Delta", "F_bias"]
     rows = []
     for model in (task.teacher, *task.students):
-        bias = None if model is task.teacher else model.f_bias(task.teacher)
-        rows.append(
-            [
-                marked(task, model),
-                str(len(model.seeds)),
-                *(_count(model.each(key)) for key in ("params", "nonzero_params")),
-                *(percent(figures) for figures in (model.dev, model.ood)),
-                number(model.delta.estimate(), 3),
-                number(bias.estimate(), 2) + _chance(task) if bias else "-",
-            ]
-        )
+        counts = [_count(model.each(key)) for key in ("params", "nonzero_params")]
+        *ood, bias = _out_of_distribution(task, model)
+        bias += _chance(task) * (bias != "-")
+        name, seeds = marked(task, model), str(len(model.seeds))
+        rows.append([name, seeds, *counts, percent(model.dev), *ood, bias])
     caption = (
         f"{task.name}: accuracies in percent, mean ± standard deviation over seeds [95 % bootstrap "
-        "interval over samples and seeds]. F_bias is the ratio of the mean Deltas."
+        "interval over samples and seeds; over samples only with one seed]. F_bias is the ratio of the "
+        "mean Deltas."
     )
     if truth := task.teacher.each("auroc"):
         caption += f" AUROC of the variance against the known truth: {_spread(truth)} %."
     if task.at_chance:
         names = ", ".join(name.removeprefix("ood_") for name in task.at_chance)
         caption += f" † The teacher is at chance on {names}: there F_bias says nothing."
+    if task.students and not any(task.baseline(model) for model in task.students):
+        caption += " No vanilla here that dev could be held against."
     reasons = sorted({word for model in task.students for word in task.collapsed(model)})
     if reasons:
         caption += f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons)}."
     return Table(caption, header, rows)
 
 
+def _out_of_distribution(
+    task: Task, model: Model, names: Sequence[str] | None = None
+) -> tuple[str, str, str]:
+    """Accuracy, Delta and F_bias over some OOD sets, pooled (default: all)."""
+    bias = None if model is task.teacher else model.f_bias(task.teacher, names)
+    told = number(bias.estimate(), 2) if bias else "-"
+    return percent(model.pool(names)), number(model.delta(names).estimate(), 3), told
+
+
 def differences(task: Task) -> Table:
     """Every mitigation against vanilla of the same compression and seeds."""
-    keys = {"dev": (1, 100), "ood": (1, 100), "delta": (3, 1), "f_bias": (2, 1), "gap": (1, 100)}
     sets = task.teacher.ood_sets if len(task.teacher.ood_sets) > 1 else []
     rows = []
     for model in task.students:
-        found = task.versus(model)
-        if found:
-            cells = [signed(found.get(key), *how) for key, how in keys.items()]
-            cells[3] += _chance(task)
-            rows.append([marked(task, model), *cells, *(signed(found.get(n), 1, 100) for n in sets)])
+        found, pair = task.versus(model), task.pair(model)
+        if pair is not None:
+            cells = [signed(found.get(key), *how) for key, how in DIGITS.items()]
+            if task.at_chance:
+                cells[-2] = cells[-2].replace("**", "") + _chance(task)
+            each = [signed(found.get(name), 1, 100) for name in sets]
+            rows.append([marked(task, model), str(len(pair[0].seeds)), *cells, *each])
     caption = (
-        f"{task.name}: difference to vanilla, points of accuracy, Delta and F_bias (below 0 is less "
-        "biased), gap between easy and hard; bold where the 95 % interval of the paired bootstrap "
-        "excludes zero."
+        f"{task.name}: difference to vanilla with the same seeds, points of accuracy, Delta and "
+        "F_bias (below 0 is less biased), gap between easy and hard; bold where the 95 % interval of "
+        "the paired bootstrap excludes zero."
     )
-    header = ["model", "dev", _pooled(task), "Delta", "F_bias", "gap"]
+    header = ["model", "seeds", "dev", _pooled(task), "Delta", "F_bias", "gap"]
     return Table(caption, [*header, *(name.removeprefix("ood_") for name in sets)], rows)
+
+
+def above_chance(task: Task) -> Table | None:
+    """OOD accuracy, Delta, F_bias without the sets on which the teacher is at chance, if some are."""
+    names = task.above_chance
+    if not names or not task.at_chance:
+        return None
+    rows = []
+    for model in (task.teacher, *task.students):
+        found = task.versus(model, names)
+        change = [signed(found.get(key), *DIGITS[key]) for key in ("ood", "delta", "f_bias")]
+        rows.append([marked(task, model), *_out_of_distribution(task, model, names), *change])
+    header = ["model", "OOD", "Delta", "F_bias", *(f"{name} - vanilla" for name in OF_OOD)]
+    told = ", ".join(name.removeprefix("ood_") for name in names)
+    return Table(f"{task.name}: where the teacher is above chance ({told}), pooled.", header, rows)
 
 
 def by_set(task: Task) -> Table | None:
@@ -145,7 +173,7 @@ def beside(task: Task, table: str) -> Table:
             bias = model.f_bias(task.teacher, names)
             rows.append([marked(task, model), *_ours(model, names)])
             mark = " †" * bool(set(names) & set(task.at_chance))
-            rows[-1] += [_plain(bias.value, 3) + mark if bias else "-"]
+            rows[-1] += [number(bias.estimate(), 3) + mark if bias else "-"]
             rows[-1] += [*(_plain(100 * v, 1) for v in found[:2]), _plain(found[2], 3)]
     if rows:
         paper = [_plain(100 * value, 1) for value in told]
@@ -159,8 +187,8 @@ def beside(task: Task, table: str) -> Table:
 
 
 def _ours(model: Model, names: Sequence[str]) -> list[str]:
-    dev, ood = 100 * model.dev.value, 100 * model.pool(names).value
-    return [_plain(dev, 1), _plain(ood, 1), _plain((dev - ood) / dev, 3)]
+    delta = number(model.delta(names).estimate(), 3)
+    return [percent(model.dev), percent(model.pool(names)), delta]
 
 
 def beside_halves(task: Task) -> Table:
@@ -169,8 +197,8 @@ def beside_halves(task: Task) -> Table:
     for model in task.students:
         found = published.easy_hard(task.name, *model.name)
         if found is not None and model.gap is not None:
-            halves = [model.parts["dev", half].value for half in ("easy", "hard")]
-            ours = [_plain(100 * value, 1) for value in (*halves, model.gap.value)]
+            halves = [model.parts["dev", half] for half in ("easy", "hard")]
+            ours = [percent(figures) for figures in (*halves, model.gap)]
             rows.append([marked(task, model), *ours, *(_plain(value, 1) for value in found)])
     header = ["model", "easy", "hard", "gap", "paper: easy", "paper: hard", "paper: gap"]
     return Table(f"{task.name}: ours beside table6 of Du et al. 2023.", header, rows)
@@ -182,8 +210,9 @@ def beside_gaps(task: Task) -> Table:
     for model in task.students:
         level = round(float(np.mean(model.each("sparsity") or [0])), 2)
         if task.name == "mnli" and level in published.FIGURE1_GAPS and model.gap is not None:
-            gap = _plain(100 * model.gap.value, 1)
-            rows.append([marked(task, model), gap, _plain(published.FIGURE1_GAPS[level], 1)])
+            rows.append(
+                [marked(task, model), percent(model.gap), _plain(published.FIGURE1_GAPS[level], 1)]
+            )
     caption = f"{task.name}: gap between easy and hard beside Figure 1 of Du et al. 2023."
     return Table(caption, ["model", "gap", "paper: gap"], rows)
 
@@ -192,18 +221,22 @@ BESIDE: dict[str, Callable[[Task], Table]] = {"table6": beside_halves, "figure1"
 
 
 def seconds(tasks: Iterable[Task]) -> Table:
-    """Seconds of training of every model and of the difficulty, and where."""
+    """Seconds of training of every model and of the difficulty, with which alpha, and where."""
     rows = []
     for task in tasks:
         if scored := task.teacher.each("difficulty_seconds"):
-            rows.append([task.name, "difficulty", f"{np.mean(scored):,.0f}", "as the teacher"])
+            rows.append([task.name, "difficulty", f"{np.mean(scored):,.0f}", "-", "as the teacher"])
         for model in (task.teacher, *task.students):
             devices = sorted({row["device"] for row in model.rows})
             times = model.each("seconds")
             mean = f"{np.mean(times):,.0f}" if times else "-"
-            rows.append([task.name, label(model), mean, ", ".join(devices)])
-    header = ["task", "model", "seconds", "device"]
-    caption = "Seconds to train each model (mean over seeds); jtt's include its first model's."
+            alphas = [] if model is task.teacher else sorted(set(model.each("alpha")))
+            used = ", ".join(f"{alpha:g}" for alpha in alphas) or "-"
+            rows.append([task.name, label(model), mean, used, ", ".join(devices)])
+    header = ["task", "model", "seconds", "alpha", "device"]
+    caption = (
+        "Seconds to train each model (mean over seeds), jtt's with its first model's; alpha of each."
+    )
     return Table(caption, header, rows)
 
 
@@ -232,18 +265,23 @@ def percent(figures: Figures) -> str:
 
 def number(found: Estimate, digits: int, factor: float = 1) -> str:
     """`mean ± sd [low, high]`; the standard deviation only with several seeds."""
-    spread = "" if found.sd is None else f" ± {_plain(factor * found.sd, digits)}"
-    return f"{_plain(factor * found.value, digits)}{spread} {_interval(found, digits, factor)}"
+    value = _plain(factor * found.value, digits)
+    return f"{value}{_deviation(found, digits, factor)} {_interval(found, digits, factor)}"
 
 
 def signed(found: Estimate | None, digits: int, factor: float = 1) -> str:
-    """A difference with its interval, bold where that excludes zero."""
+    """A difference with its spread and interval, bold where that excludes zero."""
     if found is None:
         return "-"
     value = f"{factor * found.value:+.{digits}f}"
     if float(value) == 0:
         value = value.lstrip("+-")
-    return f"{f'**{value}**' if found.certain else value} {_interval(found, digits, factor)}"
+    value = f"**{value}**" if found.certain else value
+    return f"{value}{_deviation(found, digits, factor)} {_interval(found, digits, factor)}"
+
+
+def _deviation(found: Estimate, digits: int, factor: float) -> str:
+    return "" if found.sd is None else f" ± {_plain(factor * found.sd, digits)}"
 
 
 def _interval(found: Estimate, digits: int, factor: float) -> str:

@@ -54,7 +54,7 @@ def teacher_of(here: context.Context, folder: Path) -> context.Artefact:
 
     def fill(path: Path) -> None:
         np.save(path / "probabilities.npy", rows.astype(np.float32))
-        export.save(model, here.encoder.tokenizer, 48, path / "model")
+        export.save(model, here.encoder.tokenizer, 48, None, path / "model")
 
     return context.found(folder, inputs) or context.publish(folder, inputs, 0.0, fill)
 
