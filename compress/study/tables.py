@@ -5,7 +5,7 @@ says something (not F_bias where the teacher is at chance).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -134,7 +134,8 @@ def easy_hard(task: Task) -> Table:
     for model in (task.teacher, *task.students):
         if model.gap is not None:
             halves = [model.parts["dev", half] for half in ("easy", "hard")]
-            rows.append([marked(task, model), *(percent(f) for f in (*halves, model.gap))])
+            gap = number(model.gap.estimate(), 1, 100)
+            rows.append([marked(task, model), *(percent(f) for f in halves), gap])
     agreement = task.teacher.each("agreement")
     caption = f"{task.name}: dev samples that one text gives away (easy) and the others (hard)."
     if agreement:
@@ -198,7 +199,7 @@ def beside_halves(task: Task) -> Table:
         found = published.easy_hard(task.name, *model.name)
         if found is not None and model.gap is not None:
             halves = [model.parts["dev", half] for half in ("easy", "hard")]
-            ours = [percent(figures) for figures in (*halves, model.gap)]
+            ours = [*(percent(f) for f in halves), number(model.gap.estimate(), 1, 100)]
             rows.append([marked(task, model), *ours, *(_plain(value, 1) for value in found)])
     header = ["model", "easy", "hard", "gap", "paper: easy", "paper: hard", "paper: gap"]
     return Table(f"{task.name}: ours beside table6 of Du et al. 2023.", header, rows)
@@ -211,7 +212,11 @@ def beside_gaps(task: Task) -> Table:
         level = round(float(np.mean(model.each("sparsity") or [0])), 2)
         if task.name == "mnli" and level in published.FIGURE1_GAPS and model.gap is not None:
             rows.append(
-                [marked(task, model), percent(model.gap), _plain(published.FIGURE1_GAPS[level], 1)]
+                [
+                    marked(task, model),
+                    number(model.gap.estimate(), 1, 100),
+                    _plain(published.FIGURE1_GAPS[level], 1),
+                ]
             )
     caption = f"{task.name}: gap between easy and hard beside Figure 1 of Du et al. 2023."
     return Table(caption, ["model", "gap", "paper: gap"], rows)
@@ -259,8 +264,10 @@ def _pooled(task: Task) -> str:
 
 
 def percent(figures: Figures) -> str:
-    """An accuracy in percent with spread and interval."""
-    return number(figures.estimate(), 1, 100)
+    """An accuracy in percent with spread and interval; a stretched interval ends at 0 and 100."""
+    found = figures.estimate()
+    low, high = (float(np.clip(bound, 0, 1)) for bound in (found.low, found.high))
+    return number(replace(found, low=low, high=high), 1, 100)
 
 
 def number(found: Estimate, digits: int, factor: float = 1) -> str:
