@@ -174,6 +174,12 @@ def test_no_such_table_where_all_or_none_are_above_chance(task, tmp_path):
     assert "(teacher at chance)" in figures.all_of(found)["figure3"]
 
 
+def test_seconds_and_alpha_of_the_losses_that_have_one(task):
+    rows = {row[1]: row for row in tables.seconds([task]).rows}
+    assert rows["imp40 rmc"][2:] == ["6", "0.3", "cpu"], "the mean of 5 and 6 seconds, rounded to even"
+    assert rows["imp40 vanilla"][3] == rows["teacher"][3] == "-" and rows["teacher"][2] == "10"
+
+
 def test_subsets_by_heuristic(task):
     table = tables.subsets(task)
     assert table.header[:3] == ["subset", "teacher", "imp40 vanilla"]

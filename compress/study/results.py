@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from compress import artefacts
+from compress import artefacts, losses
 from compress.errors import UserError
 from compress.study.plan import Run
 
@@ -73,6 +73,12 @@ def _files(run: Run) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         ) from None
 
 
+def _uses_difficulty(run: Run) -> bool:
+    """Whether the loss reads the difficulty; of a user's own it is not known, so it is taken to."""
+    hook = run.config.robust.loss.hook
+    return hook in losses.NEED_DIFFICULTY or hook not in losses.LOSSES
+
+
 def _model(
     run: Run, metrics: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], role: str
 ) -> list[Row]:
@@ -89,7 +95,7 @@ def _model(
         "difficulty_seconds": metrics["seconds"].get("difficulty"),
         "agreement": metrics["easy_hard"]["agreement"],
         "auroc": difficulty.get("auroc"),
-        "alpha": difficulty.get("alpha"),
+        "alpha": difficulty.get("alpha") if role == "student" and _uses_difficulty(run) else None,
         "vanished": role == "student" and bool(metrics["vanished"]),
         "device": metrics["device"],
     }

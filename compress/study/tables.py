@@ -235,12 +235,12 @@ def seconds(tasks: Iterable[Task]) -> Table:
             devices = sorted({row["device"] for row in model.rows})
             times = model.each("seconds")
             mean = f"{np.mean(times):,.0f}" if times else "-"
-            alphas = [] if model is task.teacher else sorted(set(model.each("alpha")))
+            alphas = sorted(set(model.each("alpha")))
             used = ", ".join(f"{alpha:g}" for alpha in alphas) or "-"
             rows.append([task.name, label(model), mean, used, ", ".join(devices)])
     header = ["task", "model", "seconds", "alpha", "device"]
     caption = (
-        "Seconds to train each model (mean over seeds), jtt's with its first model's; alpha of each."
+        "Seconds to train each model, mean over seeds (jtt's with its first model's), and its alpha."
     )
     return Table(caption, header, rows)
 
