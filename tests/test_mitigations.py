@@ -36,6 +36,8 @@ def students(tmp_path_factory, tiny_model) -> Path:
     specs = [{"name": n, "files": [SPARSE], "stage": 2, "mitigation": n} for n in NAMES]
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_zero3", "stage": 3})
     specs.append({**specs[NAMES.index("rmc_plus")], "name": "rmc_plus_zero3", "stage": 3})
+    other = [f"robust_compression.cache_dir={folder}/other"]
+    specs.append({**specs[NAMES.index("jtt")], "name": "jtt_twin", "trained": True, "set": other})
     driver = str(ROOT / "tests/drivers/compress_all.py")
     done = launch(driver, str(folder), str(tiny_model), json.dumps(specs))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -75,6 +77,16 @@ def test_the_first_model_of_jtt_is_shared_in_the_cache(students: Path) -> None:
     probabilities = np.load(made[0] / "probabilities.npy")
     assert probabilities.shape == (64, 2)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.launcher
+def test_a_teacher_of_as_many_epochs_is_the_first_model(students: Path) -> None:
+    """Trained anew it has the same probabilities, so it need not be."""
+    found = [next((students / f"{cache}/first").iterdir()) for cache in ("shared", "other")]
+    trained, reused = (np.load(path / "probabilities.npy") for path in found)
+    np.testing.assert_array_equal(trained, reused)
+    steps = len(losses_of(students, "vanilla"))
+    assert len(losses_of(students, "jtt")) == len(losses_of(students, "jtt_twin")) == 2 * steps
 
 
 # The scalars of a loss

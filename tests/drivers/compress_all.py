@@ -2,8 +2,9 @@
 
     deepspeed tests/drivers/compress_all.py OUTPUT MODEL SPECS
 
-SPECS is a JSON list of {"name", "files": [compression, ...], "stage", "set": [...], "mitigation"}. The
-run directory of a student is OUTPUT/<name>; every rank writes OUTPUT/<name>/rank<r>.json.
+SPECS is a JSON list of {"name", "files": [compression, ...], "stage", "set": [...], "mitigation",
+"trained": whether the teacher is trained too}. The run directory of a student is OUTPUT/<name>; every
+rank writes OUTPUT/<name>/rank<r>.json.
 """
 
 import json
@@ -19,7 +20,7 @@ from compress import artefacts, export, ranks, run
 from compress.configuration import config
 from compress.errors import UserError
 from compress.models import encoders
-from compress.stages import context, difficulty, student
+from compress.stages import context, difficulty, student, teacher
 from compress.training import trainer
 from compress.training.monitor import Monitor
 
@@ -79,7 +80,8 @@ def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
     recorder = Recorder()
     here = context.Context(**{**base.__dict__, "monitor": recorder})
     hardness = losses_of(here, output / "difficulty") if "mitigation" in spec else None
-    made = student.make(here, teacher_of(here, output / "teacher"), hardness)
+    guide = teacher.make(here) if spec.get("trained") else teacher_of(here, output / "teacher")
+    made = student.make(here, guide, hardness)
     digests = {}
     if ranks.is_main():
         digests = {name: float(v.double().abs().sum()) for name, v in _weights(made).items()}
