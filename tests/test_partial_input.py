@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from compress.data.splits import Split
-from compress.stages.partial_input import BUCKETS, classify, features
+from compress.stages.partial_input import classify
 
 
 def pairs(count, seed, label_word):
@@ -35,11 +35,3 @@ def test_answers_repeat_and_leave_the_random_state_alone():
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(5)
     assert np.array_equal(first, classify(train, dev, 1, 2))
-
-
-def test_features_are_words_and_pairs():
-    assert len(features("A b, a")) == 3 + 4
-    assert features("A b") == features("a  B!")
-    assert features("a b") != features("b a")
-    assert len(features("")) == 1 and len(features("?!")) == 1
-    assert all(0 <= index < BUCKETS for index in features("some more words"))

@@ -92,6 +92,7 @@ LOSS_SCALARS: dict[str, tuple[str, ...]] = {
     "smoothing": ("smooth",),
     "gamma": ("focal",),
     "floor": ("rmc_plus",),
+    "difficulty": ("rmc", "rmc_weighted", "weighted", "rmc_plus"),
     "warmup": _WEIGHTING,
     "max_weight": _WEIGHTING,
     "first_epochs": ("jtt",),
@@ -107,7 +108,8 @@ class LossBlock(Block):
     of `smooth`; gamma: of `focal`; floor: least share of lambda that a hard sample keeps in `rmc_plus`;
     warmup: fraction of the student's training over which sample weights set in; max_weight: no sample
     counts more than this many times the mean; first_epochs, upweight: length of the first model of
-    `jtt` and weight of its mistakes.
+    `jtt` and weight of its mistakes; difficulty: what v of Eq. 1 is, the variance of the loss over
+    pruned sub-networks or the error of a shallow classifier (`compress.stages.shallow`).
     """
 
     hook: str = "rmc"
@@ -119,11 +121,17 @@ class LossBlock(Block):
     max_weight: Annotated[float, Field(ge=1)] | None = None
     first_epochs: Count = 2
     upweight: Annotated[float, Field(ge=1)] = 2.0
+    difficulty: Literal["variance", "shallow"] = "variance"
 
     def used(self) -> dict[str, Any]:
         """The scalars that the hook uses, by their names in the JSON."""
         values = self.model_dump(by_alias=True, exclude={"hook"})
         return {key: value for key, value in values.items() if self.uses(key)}
+
+    @property
+    def shallow(self) -> bool:
+        """Whether the hook gets the difficulty of the shallow classifier."""
+        return self.difficulty == "shallow" and self.uses("difficulty")
 
     def uses(self, key: str) -> bool:
         """Whether the hook uses a scalar, by its name in the JSON; one's own may use all but jtt's."""

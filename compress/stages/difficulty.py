@@ -143,11 +143,10 @@ def load_losses(folder: Path, split: str) -> NDArray[np.float64]:
     return np.stack([table[name].to_numpy() for name in names], axis=1)
 
 
-def sample_difficulty(context: Context, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """d [N] of Eq. 1 with the configured alpha and normalisation."""
+def sample_difficulty(context: Context, v: NDArray[np.float64]) -> NDArray[np.float64]:
+    """v [N] -> d [N] of Eq. 1 with the configured alpha and normalisation."""
     block = context.config.robust.uncertainty
     assert isinstance(block.alpha, float), "alpha 'auto' is settled before it is used"
-    v = uncertainty.variance(matrix)
     return uncertainty.difficulty(v, block.alpha, block.normalisation, block.quantile)
 
 

@@ -1,29 +1,19 @@
 """Stage partial input: a classifier that sees one text of the pair cuts dev into easy and hard.
 
 What it gets right from the hypothesis (claim, first question) alone is easy, the rest is hard
-(Gururangan et al. 2018; Du et al. 2023, Sec. 4.1). After fastText (Joulin et al. 2017), which
-Gururangan et al. used: the mean of hashed word and word-pair vectors, and a linear layer. One for each
-data set, whatever the run's seed; kept in the cache.
+(Gururangan et al. 2018; Du et al. 2023, Sec. 4.1). A bag of words, as Gururangan et al. used; one for
+each data set, whatever the run's seed; kept in the cache.
 """
 
-import re
 import time
-import zlib
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from compress import artefacts
+from compress import artefacts, bag_of_words
 from compress.data.splits import Split
 from compress.stages.context import Artefact, Context, found, publish
-
-BUCKETS = 1 << 18
-WIDTH, EPOCHS, BATCH, RATE = 32, 2, 64, 0.1
 
 
 def make(context: Context) -> Artefact:
@@ -33,7 +23,7 @@ def make(context: Context) -> Artefact:
         "stage": "partial_input",
         "splits": data.fingerprint("train", "dev"),
         "text": data.task.partial,
-        "settings": [BUCKETS, WIDTH, EPOCHS, BATCH, RATE],
+        "settings": list(bag_of_words.SETTINGS),
     }
     path = artefacts.place(context.cache_dir, "partial_input", inputs)
     if (old := found(path, inputs)) is not None:
@@ -54,33 +44,7 @@ def load(artefact: Artefact) -> NDArray[np.bool_]:
 
 def classify(train: Split, test: Split, which: int, classes: int) -> NDArray[np.int64]:
     """Train on one text of the training pairs; the predicted classes [N] of the test pairs."""
-    unchecked = torch.sparse.check_sparse_tensor_invariants(enable=False)  # says so, else it warns
-    with torch.random.fork_rng(devices=[]), unchecked:
-        torch.manual_seed(0)
-        bags = nn.EmbeddingBag(BUCKETS, WIDTH, mode="mean", sparse=True)
-        nn.init.uniform_(bags.weight, -1 / WIDTH, 1 / WIDTH)
-        head = nn.Linear(WIDTH, classes)
-        nn.init.zeros_(head.weight)
-        optimizer = torch.optim.Adagrad([*bags.parameters(), *head.parameters()], lr=RATE)
-        rows, labels = [features(text) for text in train.texts[which]], torch.as_tensor(train.labels)
-        for _ in range(EPOCHS):
-            for batch in torch.randperm(len(rows)).split(BATCH):
-                logits = head(bags(*_flat([rows[i] for i in batch])))
-                optimizer.zero_grad()
-                F.cross_entropy(logits, labels[batch]).backward()
-                optimizer.step()
-    with torch.no_grad():
-        return head(bags(*_flat([features(t) for t in test.texts[which]]))).argmax(dim=1).numpy()
-
-
-def features(text: str) -> list[int]:
-    """Hashed words and neighbouring word pairs of a text, at least one."""
-    words = ["<s>", *re.findall(r"\w+", text.lower()), "</s>"]
-    grams = [*words[1:-1], *(f"{a} {b}" for a, b in pairwise(words))]
-    return [zlib.crc32(gram.encode()) % BUCKETS for gram in grams]
-
-
-def _flat(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Indices and offsets as EmbeddingBag takes them."""
-    lengths = torch.tensor([0, *map(len, rows[:-1])])
-    return torch.tensor([index for row in rows for index in row]), lengths.cumsum(0)
+    rows, others = (
+        [bag_of_words.text_bags(text) for text in split.texts[which]] for split in (train, test)
+    )
+    return bag_of_words.fit_predict(rows, train.labels, others, classes).argmax(axis=1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compress import artefacts, ownership, ranks, uncertainty, versions
 from compress.models import encoders
 from compress.reporting import card, evaluation, metrics, report
-from compress.stages import difficulty, partial_input
+from compress.stages import difficulty, partial_input, shallow
 from compress.stages.context import Artefact, Context, found, publish, say, score_exported
 
 
@@ -34,6 +34,7 @@ def make(
         v = uncertainty.variance(difficulty.load_losses(hardness.path, "dev"))
         hard = uncertainty.hard_half(v)
     shortcut = partial_input.make(context)
+    guess = shallow.make(context) if context.config.robust.loss.shallow else None
     seconds = {"teacher": teacher.seconds, "student": student.seconds}
     if hardness is not None:
         seconds["difficulty"] = hardness.seconds
@@ -48,7 +49,7 @@ def make(
     out["student"]["model"] = context.config.robust.student.model or out["student"]["model"]
     view = None
     if hardness is not None:
-        view = difficulty_view(context, hardness)
+        view = difficulty_view(context, hardness, guess)
         out["difficulty"] = _difficulty_metrics(context, view)
         if choice is not None:
             candidates = artefacts.read_json(choice.path / "choice.json")["candidates"]
@@ -175,13 +176,20 @@ def _size(context: Context, artefact: Artefact) -> dict[str, Any]:
     }
 
 
-def difficulty_view(context: Context, hardness: Artefact) -> report.DifficultyView:
-    """What the report shows of the loss matrix of train."""
+def difficulty_view(
+    context: Context, hardness: Artefact, guess: Artefact | None
+) -> report.DifficultyView:
+    """What the report shows of the loss matrix of train, and of the difficulty that the loss used.
+
+    guess: the shallow classifier if that gave the loss its difficulty.
+    """
     matrix = difficulty.load_losses(hardness.path, "train")
     train, block = context.data.train, context.config.robust.uncertainty
-    v, d = uncertainty.variance(matrix), difficulty.sample_difficulty(context, matrix)
+    v = uncertainty.variance(matrix)
+    used = v if guess is None else shallow.load(guess)
+    d = difficulty.sample_difficulty(context, used)
     truth = train.subsets.get("alignment") if context.data.task.name == "synthetic" else None
-    order, count = np.argsort(-v, kind="stable"), context.config.robust.evaluation.sentences
+    order, count = np.argsort(-used, kind="stable"), context.config.robust.evaluation.sentences
 
     def sentence(index: int) -> report.Sentence:
         texts = (train.texts[0][index], train.texts[1][index])
@@ -201,11 +209,14 @@ def difficulty_view(context: Context, hardness: Artefact) -> report.DifficultyVi
 
 
 def _difficulty_metrics(context: Context, view: report.DifficultyView) -> dict[str, Any]:
-    block = context.config.robust.uncertainty
-    return {
-        **block.model_dump(include={"protocol", "sparsities", "normalisation", "alpha", "quantile"}),
-        "auroc": uncertainty.agreement(view.variance, view.truth),
-    }
+    """Settings of the difficulty; AUROC for the conflicting samples where they are known."""
+    robust = context.config.robust
+    keys = {"protocol", "sparsities", "normalisation", "alpha", "quantile"}
+    out = robust.uncertainty.model_dump(include=keys)
+    out["auroc"] = uncertainty.agreement(view.variance, view.truth)
+    if robust.loss.shallow:
+        out["shallow_auroc"] = uncertainty.agreement(view.difficulty, view.truth)
+    return out
 
 
 def _events(context: Context, out: Mapping[str, Any], view: report.DifficultyView | None) -> None:

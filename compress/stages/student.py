@@ -28,7 +28,7 @@ from compress.losses import BATCH_WEIGHTS, NEED_DIFFICULTY, NEED_MISTAKES, LossW
 from compress.models import compressed, encoders
 from compress.reporting import card, evaluation
 from compress.signals import Signals
-from compress.stages import difficulty, first
+from compress.stages import difficulty, first, shallow
 from compress.stages.context import (
     Artefact,
     Context,
@@ -62,14 +62,18 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
         inputs["structured"] = robust.structured.model_dump()
     if compression.any_learned:
         inputs["score_lr"] = robust.score_lr
-    scalars = {key: value for key, value in robust.loss.used().items() if key != "lambda"}
+    apart = ("lambda", "difficulty")
+    scalars = {key: value for key, value in robust.loss.used().items() if key not in apart}
     if scalars:
         inputs["loss"] = scalars
     if hook not in losses.LOSSES.values():
         source = Path(inspect.getfile(hook)).read_bytes()
         inputs["hook_source"] = hashlib.sha256(source).hexdigest()
-    if hardness is not None:
-        inputs["difficulty"] = hardness.key
+    of = hardness.key if hardness else None
+    if robust.loss.shallow:
+        of = artefacts.key(shallow.inputs_of(context))
+    if of is not None:
+        inputs["difficulty"] = of
         inputs["uncertainty"] = [block.alpha, block.normalisation, block.quantile]
     if robust.loss.hook in NEED_MISTAKES:
         inputs["first"] = artefacts.key(first.inputs_of(context))
@@ -77,11 +81,13 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
 
 
 def _needed(context: Context, hardness: Artefact | None) -> Artefact | None:
-    """The loss matrix if the hook can use it, so that other students do not depend on it.
+    """The loss matrix if the hook uses its variance, so that other students do not depend on it.
 
     Raises UserError if the hook cannot do without and there is none.
     """
     hook = context.config.robust.loss.hook
+    if context.config.robust.loss.shallow:
+        return None
     if hook in NEED_DIFFICULTY and hardness is None:
         raise UserError(f"the loss '{hook}' needs the difficulty; run --stage difficulty first.")
     return hardness if hook in NEED_DIFFICULTY or ":" in hook else None
@@ -225,7 +231,8 @@ def _difficulty(
 ) -> tuple[NDArray[np.float64] | None, float]:
     """What the hook gets as difficulty, [N]: of Eq. 1, or from the first model's mistakes, or none.
 
-    And the seconds that belong to the student: those of the first model, reused or not.
+    And the seconds that belong to the student: those of the first model or the shallow one, reused or
+    not.
     """
     loss = context.config.robust.loss
     if loss.hook in NEED_MISTAKES:
@@ -233,9 +240,13 @@ def _difficulty(
         probabilities = np.load(made.path / "probabilities.npy")
         labels = context.columns["train"].labels
         return uncertainty.mistakes(probabilities, labels, loss.upweight), made.seconds
+    if loss.shallow:
+        made = shallow.make(context)
+        return difficulty.sample_difficulty(context, shallow.load(made)), made.seconds
     if hardness is None:
         return None, 0.0
-    return difficulty.sample_difficulty(context, difficulty.load_losses(hardness.path, "train")), 0.0
+    v = uncertainty.variance(difficulty.load_losses(hardness.path, "train"))
+    return difficulty.sample_difficulty(context, v), 0.0
 
 
 def _signals(robust: RobustCompression, teacher: Artefact, d: NDArray[np.float64] | None) -> Signals:

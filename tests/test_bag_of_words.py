@@ -1,0 +1,63 @@
+"""The shallow classifier: its features, what it can learn, and that it never sees what it judges."""
+
+import numpy as np
+import pytest
+
+from compress.bag_of_words import BUCKETS, fit_predict, out_of_fold, pair_bags, text_bags
+
+
+def test_a_text_is_its_words_and_pairs():
+    assert [len(bag) for bag in text_bags("A b, a")] == [3 + 4]
+    assert text_bags("A b") == text_bags("a  B!")
+    assert text_bags("a b") != text_bags("b a")
+    assert text_bags("") == text_bags("?!") and len(text_bags("")[0]) == 1
+    assert all(0 <= index < BUCKETS for index in text_bags("some more words")[0])
+
+
+def test_a_pair_is_its_texts_and_their_overlap():
+    first, second, only_first, only_second, both, overlap = pair_bags("a cat sat", "A dog sat down")
+    assert (len(first), len(second)) == (3 + 4, 4 + 5)
+    assert (len(only_first), len(only_second), len(both), len(overlap)) == (1, 2, 2, 4)
+    swapped = pair_bags("A dog sat down", "a cat sat")
+    assert swapped[4] == both
+    assert not {*swapped[0], *swapped[2], *swapped[5]} & {*second, *only_second, *overlap}
+    assert pair_bags("a b", "a b")[5] == pair_bags("c d", "d c")[5] != pair_bags("a b", "a c")[5]
+    assert all(len(bag) >= 1 for bag in pair_bags("", ""))
+
+
+def overlapping(count, seed):
+    """Pairs of two of fifty words; label 1 where the second text repeats the first's words."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 2, count)
+    firsts = draw.integers(0, 50, (count, 2))
+    seconds = np.where(labels[:, None] == 1, firsts[:, ::-1], draw.integers(50, 100, (count, 2)))
+    texts = ([" ".join(f"w{n % 50}" for n in row) for row in rows] for rows in (firsts, seconds))
+    return [pair_bags(*pair) for pair in zip(*texts, strict=True)], labels
+
+
+def test_overlap_is_learned_though_no_word_tells():
+    (rows, labels), (test, gold) = overlapping(800, 0), overlapping(200, 1)
+    p = fit_predict(rows, labels, test, 2)
+    assert p.shape == (200, 2) and p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+    assert (p.argmax(axis=1) == gold).mean() > 0.9
+    words = [row[:2] for row in rows]
+    assert (fit_predict(words, labels, [row[:2] for row in test], 2).argmax(1) == gold).mean() < 0.65
+
+
+def test_no_row_is_judged_by_a_classifier_that_saw_it():
+    rows, labels = overlapping(60, 2)
+    before = out_of_fold(rows, labels, 2, 5)
+    fold = np.array_split(np.random.default_rng(0).permutation(60), 5)[3]
+    other = labels.copy()
+    other[fold] = 1 - other[fold]
+    after = out_of_fold(rows, other, 2, 5)
+    np.testing.assert_array_equal(before[fold], after[fold])
+    rest = np.setdiff1d(np.arange(60), fold)
+    assert not np.isclose(before[rest], after[rest]).all(axis=1).any()
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_every_row_has_a_prediction(folds):
+    p = out_of_fold(*overlapping(31, 3), 2, folds)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
