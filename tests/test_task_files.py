@@ -155,6 +155,25 @@ def test_a_definitions_label_column_wins_over_one_called_label(mine, write_table
     assert read(mine, "mine", definition=DEFINITION).train.labels.tolist() == [0, 2, 1]
 
 
+def test_a_missing_column_is_called_as_the_definition_calls_it(mine, write_table):
+    rows = [{"question": "q", "answer": "a", "label": "good", "verdickt": "good"}]
+    write_table(mine / "pairs.csv", rows)
+    for label, hint in (("lab", "label"), ("verdict", "verdickt")):
+        with pytest.raises(UserError) as error:
+            read(mine, "mine", definition={**DEFINITION, "label": label})
+        sentence = f"{mine / 'pairs.csv'}: has no column '{label}'; did you mean '{hint}'?"
+        assert str(error.value) == sentence
+
+
+def test_a_text_may_be_called_label(mine, write_table):
+    rows = [{"label": f"q{n}", "answer": "a", "verdict": w} for n, w in enumerate(DEFINITION["labels"])]
+    for name in ("pairs.csv", "dev.jsonl"):
+        write_table(mine / name, rows)
+    definition = {**DEFINITION, "texts": ["label", "answer"], "ood": {"train": {}}}
+    write_table(mine / "ood_train.csv", [{"label": "x", "answer": "y", "verdict": "bad"}])
+    assert read(mine, "mine", definition=definition).train.texts[0] == ["q0", "q1", "q2"]
+
+
 def test_an_ood_set_of_a_definition_must_be_there(mine):
     (mine / "adversarial.tsv").rename(mine / "ood_other.tsv")
     with pytest.raises(UserError, match=r"has no file adversarial \("):

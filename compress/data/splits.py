@@ -129,9 +129,8 @@ class _Checked:
 
 
 def _column(task: Task, row: Row, name: str, source: str) -> str:
-    """The name under which the first row holds a column; a task in JSON names its own."""
-    own = [] if task.defined and name == "label" else [name]
-    for candidate in (*own, *task.aliases.get(name, ())):
+    """The name under which the first row holds a column."""
+    for candidate in (name, *task.aliases.get(name, ())):
         if candidate in row:
             return candidate
     raise UserError(f"{source}: has no column '{name}'{nearest(name, row)}")
@@ -148,7 +147,7 @@ def _check(task: Task, names: tuple[str, ...], source: sources.Source, ood: OodS
     for number, row in source.rows:
         if keys is None:
             first, second, label = (
-                _column(task, row, name, source.name) for name in (*task.texts, "label")
+                _column(task, row, name, source.name) for name in (*task.texts, task.label)
             )
             keys = (first, second, label)
             columns = {name: [] for name in wanted if name in row}

@@ -46,7 +46,7 @@ class OodSet:
 class Task:
     """A sentence-pair classification task.
 
-    texts: names of the two text columns; labels: in id order; optional_labels: left out where train
+    texts, label: names of the columns; labels: in id order; optional_labels: left out where train
     has none of them; aliases: other names for columns and labels that files use; partial: which of the
     texts a partial-input classifier sees (hypothesis, claim, first question); files: names of train
     and dev in data_dir; keep: the text that truncation cuts last; defined: in the user's JSON.
@@ -55,6 +55,7 @@ class Task:
     name: str
     texts: tuple[str, str]
     labels: tuple[str, ...]
+    label: str = "label"
     train: Hub | None = None
     dev: Hub | None = None
     ood: Mapping[str, OodSet] = field(default_factory=dict)
@@ -167,8 +168,7 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
     key = "robust_compression.task.definition"
     if name in TASKS:
         raise UserError(f"robust_compression.task.name: '{name}' is taken by a task of the program.")
-    if block.texts[0] == block.texts[1]:
-        raise UserError(f"{key}.texts: names the column '{block.texts[0]}' twice.")
+    _check_columns(key, block.texts, block.label)
     for label in block.spellings:
         if label not in block.labels:
             raise UserError(f"{key}.spellings: '{label}' is no label{nearest(label, block.labels)}")
@@ -179,13 +179,11 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
         name=name,
         texts=(block.texts[0], block.texts[1]),
         labels=tuple(block.labels),
+        label=block.label,
         train=_hub(places["train"]),
         dev=_hub(places["dev"]),
         ood={n: _defined_ood(f"{key}.ood.{n}", n, entry, block) for n, entry in block.ood.items()},
-        aliases={
-            "label": (block.label,),
-            **{label: tuple(words) for label, words in block.spellings.items()},
-        },
+        aliases={label: tuple(words) for label, words in block.spellings.items()},
         partial=block.partial,
         files={split: (_stem(p),) for split, p in places.items() if isinstance(p, str)},
         defined=True,
@@ -223,6 +221,13 @@ def _stem(name: str) -> str:
     """A file name without the suffixes that can be read."""
     endings = [suffix for suffix in SUFFIXES if name.endswith(suffix)]
     return name.removesuffix(max(endings, key=len, default=""))
+
+
+def _check_columns(key: str, texts: Sequence[str], label: str) -> None:
+    if texts[0] == texts[1]:
+        raise UserError(f"{key}.texts: names the column '{texts[0]}' twice.")
+    if label in texts:
+        raise UserError(f"{key}.label: the column '{label}' is a text already.")
 
 
 def _check_distinct(key: str, words: Sequence[str]) -> None:
