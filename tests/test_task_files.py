@@ -165,6 +165,21 @@ def test_a_missing_column_is_called_as_the_definition_calls_it(mine, write_table
         assert str(error.value) == sentence
 
 
+def test_a_column_of_subsets_that_is_not_there(mine):
+    definition = {**DEFINITION, "ood": {"hard": {**DEFINITION["ood"]["hard"], "subsets": ["kimd"]}}}
+    with pytest.raises(UserError) as error:
+        read(mine, "mine", definition=definition)
+    sentence = "has no column 'kimd' of the 'subsets'; did you mean 'kind'?"
+    assert str(error.value) == f"{mine / 'adversarial.tsv'}: {sentence}"
+
+
+def test_a_set_of_the_program_may_lack_the_columns_of_its_subsets(tmp_path, nli_folder, write_table):
+    folder = nli_folder(tmp_path / "nli", ood_hans=0)
+    row = {"premise": "p", "hypothesis": "h", "label": "entailment"}
+    write_table(folder / "ood_hans.jsonl", [row])
+    assert read(folder, "mnli").ood["hans"].subsets == {}
+
+
 def test_a_text_may_be_called_label(mine, write_table):
     rows = [{"label": f"q{n}", "answer": "a", "verdict": w} for n, w in enumerate(DEFINITION["labels"])]
     for name in ("pairs.csv", "dev.jsonl"):

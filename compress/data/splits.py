@@ -96,7 +96,8 @@ def read(config: RobustCompression) -> TaskData:
     set that holds a pair of train.
     """
     block, task = config.task, of(config.task)
-    train_rows = _check(task, task.labels, sources.find(block, task, "train"), None)
+    own = OodSet(subsets=task.subsets)
+    train_rows = _check(task, task.labels, sources.find(block, task, "train"), own)
     labels = _labels(task, train_rows)
     limit = block.train_samples
     if limit is not None and limit > len(train_rows.labels):
@@ -104,9 +105,9 @@ def read(config: RobustCompression) -> TaskData:
             f"robust_compression.task.train_samples is {limit}, "
             f"but train has {len(train_rows.labels)} samples."
         )
-    train = _split(task, labels, train_rows, OodSet(subsets=task.subsets), limit)
-    dev_rows = _check(task, labels, sources.find(block, task, "dev"), None)
-    dev = _split(task, labels, dev_rows, OodSet(subsets=task.subsets), None)
+    train = _split(task, labels, train_rows, own, limit)
+    dev_rows = _check(task, labels, sources.find(block, task, "dev"), own)
+    dev = _split(task, labels, dev_rows, own, None)
     for name, split in (("train", train), ("dev", dev)):
         if len(np.unique(split.labels)) < 2:
             raise UserError(f"{name}: all {len(split)} samples have the same label.")
@@ -136,10 +137,17 @@ def _column(task: Task, row: Row, name: str, source: str) -> str:
     raise UserError(f"{source}: has no column '{name}'{nearest(name, row)}")
 
 
-def _check(task: Task, names: tuple[str, ...], source: sources.Source, ood: OodSet | None) -> _Checked:
+def _subsets(task: Task, row: Row, names: tuple[str, ...], source: str) -> dict[str, list[str]]:
+    """Empty columns for the subsets; a set of our own may lack them, one in JSON must have them."""
+    for name in names:
+        if task.defined and name not in row:
+            raise UserError(f"{source}: has no column '{name}' of the 'subsets'{nearest(name, row)}")
+    return {name: [] for name in names if name in row}
+
+
+def _check(task: Task, names: tuple[str, ...], source: sources.Source, entry: OodSet) -> _Checked:
     """Take columns and label ids out of the rows; the sentence names source and row."""
     ids = label_ids(task, names)
-    wanted = ood.subsets if ood else task.subsets
     texts: tuple[list[str], list[str]] = ([], [])
     labels: list[int] = []
     columns: dict[str, list[str]] = {}
@@ -150,7 +158,7 @@ def _check(task: Task, names: tuple[str, ...], source: sources.Source, ood: OodS
                 _column(task, row, name, source.name) for name in (*task.texts, task.label)
             )
             keys = (first, second, label)
-            columns = {name: [] for name in wanted if name in row}
+            columns = _subsets(task, row, entry.subsets, source.name)
         for key in (*keys, *columns):
             if row.get(key) is None:
                 raise UserError(f"{source.name}: row {number} has no '{key}'.")
@@ -159,7 +167,7 @@ def _check(task: Task, names: tuple[str, ...], source: sources.Source, ood: OodS
                 raise UserError(f"{source.name}: row {number}, '{key}' is not a text.")
             if any("\ud800" <= c <= "\udfff" for c in row[key]):
                 raise UserError(f"{source.name}: row {number}, '{key}' is not valid Unicode.")
-            cells.append(_unquoted(row[key]) if ood and ood.byte_strings else row[key])
+            cells.append(_unquoted(row[key]) if entry.byte_strings else row[key])
         word = spelling(row[keys[2]])
         if word not in ids:
             raise UserError(
