@@ -9,7 +9,9 @@ from pydantic import Field
 
 from compress.configuration.blocks import Block, Count
 
+Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[list[str], Field(min_length=2)]
+Texts = Annotated[list[Name], Field(min_length=2, max_length=2)]
 
 
 class SyntheticBlock(Block):
@@ -32,16 +34,20 @@ class HubBlock(Block):
 
 
 class OodBlock(Block):
-    """An OOD set: by default the file `ood_<name>` with the task's own labels.
+    """An OOD set: by default the file `ood_<name>` with the task's own columns and labels.
 
-    file: another name in task.data_dir; labels: the set's own in id order; label_map: every label of
-    the task -> the label of the set that it counts as; subsets: columns by which the report splits.
+    file: another name in task.data_dir; texts, label: names of its columns; labels: the set's own in id
+    order; label_map: every label of the task -> the label of the set that it counts as; spellings:
+    other words for a label in this set; subsets: columns by which the report splits.
     """
 
     file: str | None = None
     hub: HubBlock | None = None
+    texts: Texts | None = None
+    label: Name | None = None
     labels: Names | None = None
     label_map: dict[str, str] | None = None
+    spellings: dict[str, list[str]] = Field(default={})
     subsets: list[str] = Field(default=[])
 
 
@@ -51,12 +57,12 @@ class DefinitionBlock(Block):
     texts, label: names of the columns; labels: in id order; spellings: other words for a label; train,
     dev: names of files in task.data_dir (default `train` and `dev`) or splits on the hub; partial:
     which of the texts a partial-input classifier sees; ood: sets that are more than a file ood_<name>
-    with the task's own labels.
+    with the task's own columns and labels.
     """
 
-    texts: Annotated[list[str], Field(min_length=2, max_length=2)]
+    texts: Texts
     labels: Names
-    label: str = "label"
+    label: Name = "label"
     spellings: dict[str, list[str]] = Field(default={})
     train: str | HubBlock = "train"
     dev: str | HubBlock = "dev"

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from compress.configuration.robust_schema import RobustCompression
 from compress.data import sources, tokens
 from compress.data.reading import Row
-from compress.data.tasks import OodSet, Task, groups, label_ids, of, ood_set, spelling
+from compress.data.tasks import OodSet, Task, columns, groups, label_ids, of, ood_set, spelling
 from compress.errors import UserError, nearest
 
 
@@ -129,12 +129,12 @@ class _Checked:
     columns: dict[str, list[str]]
 
 
-def _column(task: Task, row: Row, name: str, source: str) -> str:
-    """The name under which the first row holds a column."""
-    for candidate in (name, *task.aliases.get(name, ())):
-        if candidate in row:
-            return candidate
-    raise UserError(f"{source}: has no column '{name}'{nearest(name, row)}")
+def _column(row: Row, names: tuple[str, ...], source: str) -> str:
+    """The first of the names under which the first row holds a column."""
+    for name in names:
+        if name in row:
+            return name
+    raise UserError(f"{source}: has no column '{names[0]}'{nearest(names[0], row)}")
 
 
 def _subsets(task: Task, row: Row, names: tuple[str, ...], source: str) -> dict[str, list[str]]:
@@ -147,19 +147,19 @@ def _subsets(task: Task, row: Row, names: tuple[str, ...], source: str) -> dict[
 
 def _check(task: Task, names: tuple[str, ...], source: sources.Source, entry: OodSet) -> _Checked:
     """Take columns and label ids out of the rows; the sentence names source and row."""
-    ids = label_ids(task, names)
+    ids = label_ids(task, names, entry.spellings)
     texts: tuple[list[str], list[str]] = ([], [])
     labels: list[int] = []
-    columns: dict[str, list[str]] = {}
+    subsets: dict[str, list[str]] = {}
     keys: tuple[str, str, str] | None = None
     for number, row in source.rows:
         if keys is None:
             first, second, label = (
-                _column(task, row, name, source.name) for name in (*task.texts, task.label)
+                _column(row, possible, source.name) for possible in columns(task, entry)
             )
             keys = (first, second, label)
-            columns = _subsets(task, row, entry.subsets, source.name)
-        for key in (*keys, *columns):
+            subsets = _subsets(task, row, entry.subsets, source.name)
+        for key in (*keys, *subsets):
             if row.get(key) is None:
                 raise UserError(f"{source.name}: row {number} has no '{key}'.")
         for cells, key in zip(texts, keys[:2], strict=True):
@@ -175,11 +175,11 @@ def _check(task: Task, names: tuple[str, ...], source: sources.Source, entry: Oo
                 f"known are {', '.join(names)} and 0 to {len(names) - 1}."
             )
         labels.append(ids[word])
-        for name, values in columns.items():
+        for name, values in subsets.items():
             values.append(str(row[name]))
     if not labels:
         raise UserError(f"{source.name}: holds no sample.")
-    return _Checked(source.name, texts, labels, names, columns)
+    return _Checked(source.name, texts, labels, names, subsets)
 
 
 def _unquoted(cell: str) -> str:
