@@ -123,6 +123,33 @@ def test_a_set_that_the_hub_does_not_have(fake_hub):
         splits.read(config("fever", ood=["sym1"]))
 
 
+def test_a_set_of_a_definition_with_both_a_file_and_a_place_on_the_hub(
+    folder, fake_hub, write_table, tmp_path
+):
+    (folder / "ood_hans.jsonl").unlink()
+    whole, web = hub_table(NLI, [0, 1, 2]), hub_table(NLI, [0, 1], start=40)
+    asked = fake_hub({("someone/pairs", "train"): whole, ("someone/pairs", "test"): web})
+    place = {"path": "someone/pairs", "split": "train"}
+    entry = {"file": "sub/mine.jsonl", "hub": {**place, "split": "test"}}
+    local = {"texts": ["premise", "hypothesis"], "labels": list(NLI)}
+    local["ood"] = {"mine": entry}
+    hub = {**local, "train": place, "dev": place}
+
+    def read(definition, **block):
+        asked.clear()
+        found = splits.read(config("mine", definition=definition, **block)).ood["mine"]
+        return len(found), [split for _, _, split, _ in asked]
+
+    with pytest.raises(UserError, match=r"nli: has no file sub/mine \("):
+        read(local, data_dir=str(folder))
+    (folder / "sub").mkdir()
+    write_table(folder / "sub/mine.jsonl", labelled("neutral", "neutral", "neutral", start=60))
+    assert read(local, data_dir=str(folder)) == (3, [])
+    assert read(hub, ood_dir=str(folder)) == (3, ["train", "train"])
+    assert read(hub) == (2, ["train", "train", "test"])
+    assert read(hub, ood_dir=str(tmp_path)) == (2, ["train", "train", "test"])
+
+
 # The embedded benchmark
 
 

@@ -36,12 +36,13 @@ class HubBlock(Block):
 class OodBlock(Block):
     """An OOD set: by default the file `ood_<name>` with the task's own columns and labels.
 
-    file: another name in task.data_dir; texts, label: names of its columns; labels: the set's own in id
-    order; label_map: every label of the task -> the label of the set that it counts as; spellings:
-    other words for a label in this set; subsets: columns by which the report splits.
+    file: another name in task.data_dir or ood_dir; hub: a split on the hub; with both, the file is read
+    with data_dir or where ood_dir holds it, else the split; texts, label: names of its columns; labels:
+    the set's own in id order; label_map: every label of the task -> the label of the set that it counts
+    as; spellings: other words for a label in this set; subsets: columns by which the report splits.
     """
 
-    file: str | None = None
+    file: Name | None = None
     hub: HubBlock | None = None
     texts: Texts | None = None
     label: Name | None = None
@@ -64,8 +65,8 @@ class DefinitionBlock(Block):
     labels: Names
     label: Name = "label"
     spellings: dict[str, list[str]] = Field(default={})
-    train: str | HubBlock = "train"
-    dev: str | HubBlock = "dev"
+    train: Name | HubBlock = "train"
+    dev: Name | HubBlock = "dev"
     ood: dict[str, OodBlock] = Field(default={})
     partial: Literal[0, 1] = 1
 
@@ -80,8 +81,8 @@ class TaskBlock(Block):
 
     name: str
     definition: DefinitionBlock | None = None
-    data_dir: str | None = None
-    ood_dir: str | None = None
+    data_dir: Name | None = None
+    ood_dir: Name | None = None
     max_length: Annotated[int, Field(ge=8)] = 128
     train_samples: Count | None = None
     synthetic: SyntheticBlock | None = None

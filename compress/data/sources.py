@@ -1,7 +1,8 @@
 """Where the rows of a split come from: files, the model hub, or the embedded benchmark.
 
 `task.data_dir` holds train, dev and OOD sets; without it they come from the hub. `task.ood_dir` holds
-OOD sets in either case, so that sets which are not on the hub join those that are.
+OOD sets in either case, so that sets which are not on the hub join those that are. A task in JSON says
+where each comes from; an OOD set with both `file` and `hub` follows the same rule.
 """
 
 from collections.abc import Iterable
@@ -34,7 +35,7 @@ def find(block: TaskBlock, task: Task, split: str) -> Source:
         return Source(f"synthetic {split}", enumerate(rows, start=1))
     place = ood.hub if ood else (task.train if split == "train" else task.dev)
     searched = [f for key, f in folders(block).items() if ood or key == "data_dir"]
-    if place is not None and task.defined:
+    if place is not None and task.defined and not (ood and ood.files):
         return _from_hub(place)
     stems = _stems(task, split, ood)
     for folder in searched:
