@@ -1,5 +1,6 @@
 """The runs of a study: shards, resuming, failures, and the command of each. No training."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -145,6 +146,30 @@ def test_a_changed_file_makes_a_run_to_do_again(tmp_path):
         assert not launch.finished(run)
     finally:
         sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["parts/pairs.csv", "ood_x.csv", "swapped/test.tsv"])
+def test_a_changed_file_that_a_task_in_json_names_makes_a_run_to_do_again(tmp_path, name):
+    definition = {
+        **{"texts": ["a", "b"], "labels": ["x", "y"], "train": "parts/pairs"},
+        "ood": {"x": {}, "swapped": {"file": str(tmp_path / "elsewhere/swapped/test.tsv")}},
+    }
+    task = {"robust_compression": {"task": {"name": "mine", "definition": definition}, "model": "m"}}
+    task["train_batch_size"] = 16
+    (tmp_path / "mine.json").write_text(json.dumps(task))
+    data = make(tmp_path / "data")
+    file = (tmp_path / "elsewhere" if name.startswith("swapped") else data) / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a,b,label")
+    changes = {"tasks": [str(tmp_path / "mine.json")], "mitigations": ["vanilla"]}
+    changes["set"] = [f"robust_compression.task.data_dir={data}"]
+    run = runs_of(tmp_path, **changes)[0]
+    finish(run)
+    (file.parent / "notes.txt").touch()
+    assert launch.finished(run) or file.parent == data
+    finish(run)
+    file.write_text("other")
+    assert not launch.finished(run)
 
 
 def test_ood_sets_may_be_added_to_a_finished_study(tmp_path):

@@ -94,6 +94,16 @@ def folders(block: TaskBlock) -> dict[str, Path]:
     return found
 
 
+def files(block: TaskBlock, task: Task) -> list[Path]:
+    """The files of the given folders that the task's splits may be read from, in sub-folders too."""
+    entries: dict[str, OodSet | None] = {"train": None, "dev": None}
+    entries |= {f"ood_{name}": entry for name, entry in task.ood.items()}
+    stems = [stem for split, entry in entries.items() for stem in _stems(task, split, entry)]
+    given = [Path(name) for name in (block.data_dir, block.ood_dir) if name is not None]
+    named = [folder / (stem + s) for folder in given for stem in stems for s in reading.SUFFIXES]
+    return [file for file in named if file.is_file()]
+
+
 def _stems(task: Task, split: str, ood: OodSet | None) -> tuple[str, ...]:
     """File names, without suffix, that a split may have."""
     if ood is None:
