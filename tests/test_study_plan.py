@@ -114,13 +114,24 @@ def test_two_runs_that_spell_one_place(tmp_path):
         runs_of(tmp_path, compressions=compressions, mitigations=[str(tmp_path / "x-rmc.json"), "rmc"])
 
 
-def test_the_seeds_are_the_studys(tmp_path):
-    for changes, overrides in (
-        ({"set": ["robust_compression.seed=3"]}, []),
-        ({}, ["robust_compression.seed=3"]),
-    ):
-        with pytest.raises(UserError, match="the study's 'seeds' say which"):
-            plan.expand(study_file(tmp_path, **changes), tmp_path, overrides)
+@pytest.mark.parametrize("text", ["robust_compression.seed=3", 'robust_compression={"seed": 9}'])
+@pytest.mark.parametrize("where", ["set", "task_set", "command line"])
+def test_the_seeds_are_the_studys(tmp_path, text, where):
+    changes = {"set": {"set": [text]}, "task_set": {"task_set": {"fever": [text]}}}.get(where, {})
+    with pytest.raises(UserError) as error:
+        file = study_file(tmp_path, **changes)
+        plan.expand(file, tmp_path, [] if changes else [text])
+    sentence = "'robust_compression.seed': the study's 'seeds' say which; set them in"
+    assert str(error.value) == f"--set {text}: {sentence} {file}."
+
+
+@pytest.mark.parametrize("key", ["engine", "settings", "tasks", "compressions", "mitigations"])
+def test_no_part_sets_the_seed(tmp_path, key):
+    part = tmp_path / "mine.json"
+    part.write_text('{"robust_compression": {"seed": 7}}')
+    with pytest.raises(UserError) as error:
+        runs_of(tmp_path, **{key: [str(part)]})
+    assert str(error.value).startswith(f"{part}: 'robust_compression.seed': the study's 'seeds' say")
 
 
 @pytest.mark.parametrize(

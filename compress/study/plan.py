@@ -6,7 +6,7 @@ are merged in this order: engine, task, settings, compression, mitigation; then 
 what the command line sets. Everything is checked before anything is started.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ from compress import losses
 from compress.configuration import config, deepspeed_schema
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
-from compress.configuration.merge import read
+from compress.configuration.merge import override, read
 from compress.data import sources, tasks
 from compress.errors import UserError, nearest
 
@@ -97,9 +97,9 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
         key: [(_label(name), _find(file, key, name)) for name in getattr(block, key)] for key in FOLDERS
     }
     _check_names(file, block, parts)
-    for text in (*block.set, *(t for texts in block.task_set.values() for t in texts), *overrides):
-        if text.startswith("robust_compression.seed="):
-            raise UserError(f"{text}: the study's 'seeds' say which; add it to {file}.")
+    everywhere = [*block.set, *(t for texts in block.task_set.values() for t in texts), *overrides]
+    given = [(str(path), read(path)) for found in parts.values() for _, path in found]
+    _check_seed(file, [*given, *((f"--set {text}", override(text)) for text in everywhere)])
     engine, settings = ([path for _, path in parts[key]] for key in ("engine", "settings"))
     runs = []
     varied = (parts["tasks"], block.seeds, parts["compressions"], parts["mitigations"])
@@ -175,6 +175,17 @@ def _check_names(file: Path, block: StudyBlock, parts: dict[str, list[tuple[str,
     for task in block.task_set:
         if task not in labels["tasks"]:
             raise UserError(f"{file}: 'task_set.{task}': no such task{nearest(task, labels['tasks'])}")
+
+
+def _check_seed(file: Path, given: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Raise UserError for a seed in a part or an override, which that of the study would replace."""
+    for source, values in given:
+        ours = values.get("robust_compression")
+        if isinstance(ours, Mapping) and "seed" in ours:
+            raise UserError(
+                f"{source}: 'robust_compression.seed': the study's 'seeds' say which; set them in "
+                f"{file}."
+            )
 
 
 def _label(name: str) -> str:
