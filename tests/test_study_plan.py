@@ -84,6 +84,9 @@ def test_a_study_may_lie_anywhere(tmp_path):
         ({"compressions": ["imp41"]}, "'compressions': there is no 'imp41'"),
         ({"tasks": ["nope.json"]}, "'tasks': there is no 'nope.json'"),
         ({"engine": ["zero9"]}, "'engine': there is no 'zero9'"),
+        ({"compressions": ["../compression/imp40"]}, "write 'imp40' or '../compression/imp40.json'."),
+        ({"tasks": ["own/"]}, "'tasks': 'own/' is neither a name nor a path that ends in .json"),
+        ({"engine": ["a\\zero2"]}, "'engine': 'a\\zero2' is neither a name nor a path"),
         ({"seeds": [1, 1]}, "'seeds' has '1' twice: two runs would share one place"),
         ({"compressions": ["imp40", "imp40"]}, "'compressions' has 'imp40' twice"),
         ({"mitigation": ["rmc"]}, "'mitigation': is not a key of a study; did you mean 'mitigations'?"),
@@ -123,6 +126,23 @@ def test_the_seeds_are_the_studys(tmp_path, text, where):
         plan.expand(file, tmp_path, [] if changes else [text])
     sentence = "'robust_compression.seed': the study's 'seeds' say which; set them in"
     assert str(error.value) == f"--set {text}: {sentence} {file}."
+
+
+@pytest.mark.parametrize("key", ["engine", "settings", "compressions", "mitigations"])
+@pytest.mark.parametrize("task", [{"name": "qqp"}, {"definition": {}}])
+def test_a_task_stands_in_tasks_only(tmp_path, key, task):
+    part = tmp_path / "mine.json"
+    part.write_text(json.dumps({"robust_compression": {"task": task}}))
+    with pytest.raises(UserError) as error:
+        runs_of(tmp_path, **{key: [str(part)]})
+    assert str(error.value).startswith(f"{part}: says which task (robust_compression.task.name); name")
+    assert str(error.value).endswith(f"own/studies/study.json, not in '{key}'.")
+
+
+def test_a_part_may_set_more_of_the_task(tmp_path):
+    part = tmp_path / "mine.json"
+    part.write_text('{"robust_compression": {"task": {"max_length": 64}}}')
+    assert runs_of(tmp_path, settings=[str(part)])[0].config.robust.task.max_length == 64
 
 
 @pytest.mark.parametrize("key", ["engine", "settings", "tasks", "compressions", "mitigations"])

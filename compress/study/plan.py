@@ -97,9 +97,7 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
         key: [(_label(name), _find(file, key, name)) for name in getattr(block, key)] for key in FOLDERS
     }
     _check_names(file, block, parts)
-    everywhere = [*block.set, *(t for texts in block.task_set.values() for t in texts), *overrides]
-    given = [(str(path), read(path)) for found in parts.values() for _, path in found]
-    _check_seed(file, [*given, *((f"--set {text}", override(text)) for text in everywhere)])
+    _check_values(file, block, parts, overrides)
     engine, settings = ([path for _, path in parts[key]] for key in ("engine", "settings"))
     runs = []
     varied = (parts["tasks"], block.seeds, parts["compressions"], parts["mitigations"])
@@ -177,15 +175,32 @@ def _check_names(file: Path, block: StudyBlock, parts: dict[str, list[tuple[str,
             raise UserError(f"{file}: 'task_set.{task}': no such task{nearest(task, labels['tasks'])}")
 
 
-def _check_seed(file: Path, given: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Raise UserError for a seed in a part or an override, which that of the study would replace."""
+def _check_values(
+    file: Path, block: StudyBlock, parts: dict[str, list[tuple[str, Path]]], overrides: Sequence[str]
+) -> None:
+    """Raise UserError for a part or an override that says what the study says: the task or the seed."""
+    everywhere = [*block.set, *(t for texts in block.task_set.values() for t in texts), *overrides]
+    given: list[tuple[str, Mapping[str, Any]]] = [(f"--set {t}", override(t)) for t in everywhere]
+    for key, found in parts.items():
+        for _, path in found:
+            given.append((str(path), read(path)))
+            task = _below(_below(given[-1][1], "robust_compression"), "task")
+            if key != "tasks" and not {"name", "definition"}.isdisjoint(task):
+                raise UserError(
+                    f"{path}: says which task (robust_compression.task.name); name it in 'tasks' of "
+                    f"{file}, not in '{key}'."
+                )
     for source, values in given:
-        ours = values.get("robust_compression")
-        if isinstance(ours, Mapping) and "seed" in ours:
+        if "seed" in _below(values, "robust_compression"):
             raise UserError(
                 f"{source}: 'robust_compression.seed': the study's 'seeds' say which; set them in "
                 f"{file}."
             )
+
+
+def _below(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _label(name: str) -> str:
@@ -194,6 +209,12 @@ def _label(name: str) -> str:
 
 def _find(file: Path, key: str, name: str) -> Path:
     """The configuration file of a part: beside the study's folder, or in the program's `ds_configs`."""
+    if not name.endswith(".json") and ("/" in name or "\\" in name):
+        path = name.replace("\\", "/").rstrip("/")
+        raise UserError(
+            f"{file}: '{key}': '{name}' is neither a name nor a path that ends in .json; write "
+            f"'{path.rpartition('/')[2]}' or '{path}.json'."
+        )
     roots = [root / FOLDERS[key] for root in (file.absolute().parent.parent, SHIPPED)]
     paths = [Path(name)] if name.endswith(".json") else [root / f"{name}.json" for root in roots]
     for path in paths:
