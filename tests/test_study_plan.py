@@ -188,6 +188,40 @@ def test_runs_that_would_not_share_their_teacher_are_found_before_the_first_run(
     plan.check(runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")]), 2)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("protocol", "independent"),
+        ("sparsities", [0.2, 0.9]),
+        ("epochs", 9),
+        ("init_from", "teacher"),
+    ],
+)
+def test_runs_that_would_not_share_their_difficulty_are_found_before_the_first_run(
+    tmp_path, key, value
+):
+    own = {"loss": {"hook": "weighted"}, "uncertainty": {key: value}}
+    (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": own}))
+    runs = runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")])
+    with pytest.raises(UserError) as error:
+        plan.check(runs, 2)
+    assert str(error.value) == (
+        f"fever/imp40-mine-seed1: 'robust_compression.uncertainty.{key}' is not that of "
+        "fever/imp40-vanilla-seed1, so their difficulties would differ and their figures could not "
+        "stand in one table; set it for the whole study (alpha, normalisation and quantile may differ)."
+    )
+
+
+def test_one_difficulty_may_be_used_in_different_ways(tmp_path):
+    own = {"normalisation": "quantile", "quantile": 0.9, "alpha": 0.1}
+    values = {"loss": {"hook": "weighted"}, "uncertainty": own}
+    (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": values}))
+    plan.check(runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")]), 2)
+    spelled = {"epochs": 5, "init_from": "pretrained"}
+    (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": {"uncertainty": spelled}}))
+    plan.check(runs_of(tmp_path, mitigations=["rmc", str(tmp_path / "mine.json")]), 2)
+
+
 def test_a_task_without_an_ood_set_is_found_before_the_first_run(tmp_path):
     runs = runs_of(tmp_path, set=[])
     with pytest.raises(UserError, match=r"vanilla-seed1: the hub: has no OOD set of fever"):

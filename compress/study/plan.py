@@ -32,6 +32,11 @@ FOLDERS = {
     "mitigations": "mitigation",
 }
 """Key of a study -> folder of `ds_configs` that its names are files of."""
+OWN = {
+    "teachers": "for the student alone there is student.epochs",
+    "difficulties": "alpha, normalisation and quantile may differ",
+}
+"""What the runs of one task and seed share -> what each may have of its own."""
 TABLES = Literal["table1", "table2", "table3", "table4", "table5", "table6", "figure1", "figure3"]
 
 
@@ -116,18 +121,18 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
 def check(runs: Sequence[Run], processes: int) -> None:
     """Raise UserError now for what every run would find for itself: task, data folder, hook, batch.
 
-    And for what none would: runs of one task and seed that would not share their teacher.
+    And for what none would: runs of one task and seed that would not share teacher and difficulty.
     """
     first: dict[tuple[str, int], Run] = {}
     for run in runs:
         other = first.setdefault((run.task, run.seed), run)
-        ours, theirs = _of_teacher(run.config), _of_teacher(other.config)
-        for key in ours:
-            if ours[key] != theirs[key]:
+        ours, theirs = _shared(run.config), _shared(other.config)
+        for what, key in ours:
+            if ours[what, key] != theirs[what, key]:
                 raise UserError(
-                    f"{run.name}: '{key}' is not that of {other.name}, so their teachers would differ "
-                    "and their figures could not stand in one table; set it for the whole study (for "
-                    "the student alone there is student.epochs)."
+                    f"{run.name}: '{key}' is not that of {other.name}, so their {what} would differ "
+                    "and their figures could not stand in one table; set it for the whole study "
+                    f"({OWN[what]})."
                 )
         try:
             sources.ood_names(run.config.robust, tasks.of(run.config.robust.task))
@@ -137,16 +142,29 @@ def check(runs: Sequence[Run], processes: int) -> None:
             raise UserError(f"{run.name}: {error}") from None
 
 
-def _of_teacher(config: Config) -> dict[str, Any]:
-    """The settings that a teacher depends on, by key."""
-    robust = config.robust
-    ours = {
+def _shared(config: Config) -> dict[tuple[str, str], Any]:
+    """The settings that a teacher and then a difficulty depend on, by (which, key)."""
+    robust, block = config.robust, config.robust.uncertainty
+    teacher = {
+        **{key: config.merged.get(key) for key in deepspeed_schema.TRAINING_KEYS},
         "robust_compression.task": robust.task,
         "robust_compression.model": robust.model,
         "robust_compression.teacher": robust.teacher.model,
         "robust_compression.epochs": robust.teacher.epochs or robust.epochs,
     }
-    return {**{key: config.merged.get(key) for key in deepspeed_schema.TRAINING_KEYS}, **ours}
+    difficulty = {
+        "protocol": block.protocol,
+        "sparsities": block.sparsities,
+        "epochs": block.epochs or robust.epochs,
+        "init_from": block.init_from,
+    }
+    return {
+        **{("teachers", key): value for key, value in teacher.items()},
+        **{
+            ("difficulties", f"robust_compression.uncertainty.{key}"): value
+            for key, value in difficulty.items()
+        },
+    }
 
 
 def _check_places(file: Path, runs: Sequence[Run]) -> None:
@@ -210,10 +228,10 @@ def _label(name: str) -> str:
 def _find(file: Path, key: str, name: str) -> Path:
     """The configuration file of a part: beside the study's folder, or in the program's `ds_configs`."""
     if not name.endswith(".json") and ("/" in name or "\\" in name):
-        path = name.replace("\\", "/").rstrip("/")
+        plain = name.replace("\\", "/").rstrip("/")
         raise UserError(
             f"{file}: '{key}': '{name}' is neither a name nor a path that ends in .json; write "
-            f"'{path.rpartition('/')[2]}' or '{path}.json'."
+            f"'{plain.rpartition('/')[2]}' or '{plain}.json'."
         )
     roots = [root / FOLDERS[key] for root in (file.absolute().parent.parent, SHIPPED)]
     paths = [Path(name)] if name.endswith(".json") else [root / f"{name}.json" for root in roots]
