@@ -4,7 +4,7 @@ import datasets
 import pytest
 from folders import NLI, config, error_of, from_folder, labelled, small
 
-from compress.data import splits
+from compress.data import sources, splits, tasks
 from compress.errors import UserError
 
 
@@ -47,6 +47,23 @@ def test_the_stress_sets_report_by_test(folder, write_table):
     rows = [{**row, "test": kind} for row, kind in zip(labelled(0, 1), "ab", strict=True)]
     write_table(folder / "ood_stress.jsonl", rows)
     assert from_folder(folder).ood["stress"].subsets == {"test": ["a", "b"]}
+
+
+def test_the_sets_that_an_evaluation_goes_without(folder, tmp_path, write_table):
+    def absent(task, ood=None, **block):
+        chosen = config(task, ood, **block)
+        return sources.absent_ood(chosen, tasks.of(chosen.task))
+
+    symmetric = {"sym1": ("ood_sym1", "fever_symmetric_generated")}
+    assert absent("mnli") == absent("synthetic") == absent("mnli", data_dir=str(folder)) == {}
+    assert absent("qqp") == {"paws_qqp": ("ood_paws_qqp", "dev_and_test")}
+    assert absent("qqp", ood=["paws_wiki"]) == {}, "what is asked for is what is wanted"
+    (tmp_path / "fever_symmetric_test.jsonl").touch()
+    assert absent("fever", ood_dir=str(tmp_path)) == symmetric
+    (tmp_path / "dev_and_test.tsv").touch()
+    assert absent("qqp", data_dir=str(tmp_path)) == {"paws_wiki": ("ood_paws_wiki",)}
+    definition = {"texts": ["a", "b"], "labels": ["x", "y"], "ood": {"z": {"file": "z"}}}
+    assert absent("mine", definition=definition, data_dir=str(tmp_path)) == {}
 
 
 # The hub

@@ -19,6 +19,21 @@ def test_list_says_what_is_to_do_and_starts_nothing(tmp_path, capsys):
     assert len(lines) == 8
 
 
+def test_an_ood_set_that_is_not_there_is_told_before_the_first_run(tmp_path, capsys):
+    words = [str(study_file(tmp_path, set=[], tasks=["qqp", "mnli"])), "--output_dir", str(tmp_path)]
+    assert program.main([*words, "--list"]) == 0
+    told = capsys.readouterr()
+    assert told.err == (
+        "note: qqp goes without the OOD set paws_qqp; to have it, put the file ood_paws_qqp or "
+        "dev_and_test into a folder and name that in robust_compression.task.ood_dir.\n"
+    )
+    assert told.out.startswith("qqp/imp40-vanilla-seed1: to do")
+    (tmp_path / "ood/dev_and_test.tsv").touch()
+    override = f"robust_compression.task.ood_dir={tmp_path / 'ood'}"
+    assert program.main([*words, "--list", "--set", override]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_a_finished_study_is_reported_without_a_run(tmp_path, capsys):
     file = study_file(tmp_path)
     for run in runs_of(tmp_path):

@@ -82,6 +82,18 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
     return list(asked)
 
 
+def absent_ood(config: RobustCompression, task: Task) -> dict[str, tuple[str, ...]]:
+    """OOD sets of the task that an evaluation of all goes without -> names of their files.
+
+    A set that neither the hub nor a publisher has under a known name is not counted.
+    """
+    if config.evaluation.ood is not None:
+        return {}
+    known = {name: entry for name, entry in task.ood.items() if entry.hub or entry.files}
+    there = ood_names(config, task)
+    return {n: _stems(task, f"ood_{n}", entry) for n, entry in known.items() if n not in there}
+
+
 def folders(block: TaskBlock) -> dict[str, Path]:
     """The folders that are given, data_dir first; UserError for one that is not there."""
     found = {}

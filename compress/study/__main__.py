@@ -76,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         machine = launch.Machine(processes, options.jobs, options.launcher)
         plan.check(mine, processes)
         machine.check()
+        sys.stderr.write("".join(f"{line}\n" for line in plan.notes(mine)))
         if options.list:
             for run in mine:
                 done = "finished" if launch.finished(run) else "to do"

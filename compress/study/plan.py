@@ -142,6 +142,19 @@ def check(runs: Sequence[Run], processes: int) -> None:
             raise UserError(f"{run.name}: {error}") from None
 
 
+def notes(runs: Sequence[Run]) -> list[str]:
+    """A line for each OOD set that a task of the study goes without, and how to have it."""
+    lines: list[str] = []
+    for run in runs:
+        robust = run.config.robust
+        for name, files in sources.absent_ood(robust, tasks.of(robust.task)).items():
+            lines.append(
+                f"note: {run.task} goes without the OOD set {name}; to have it, put the file "
+                f"{' or '.join(files)} into a folder and name that in robust_compression.task.ood_dir."
+            )
+    return list(dict.fromkeys(lines))
+
+
 def _shared(config: Config) -> dict[tuple[str, str], Any]:
     """The settings that a teacher and then a difficulty depend on, by (which, key)."""
     robust, block = config.robust, config.robust.uncertainty
