@@ -200,6 +200,8 @@ def test_the_command_of_a_run(tmp_path):
     assert "robust_compression.seed=1" in words
     other = launch.Machine(2, 1, "--hostfile 'my hosts'").command(run)
     assert words[2] != other[2] and other[3:5] == ["--hostfile", "my hosts"]
+    for placing in ("-i localhost:0", "--exclude=localhost:1", "-H hosts", "--num_gpus 4"):
+        assert launch.Machine(2, 1, placing).command(run)[3] == placing.split()[0]
 
 
 @pytest.mark.parametrize(
@@ -252,6 +254,8 @@ def test_threads_are_divided_among_all_processes(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert launch.Machine(2, 4).environment()["OMP_NUM_THREADS"] == "2"
     assert launch.Machine(16, 4).environment()["OMP_NUM_THREADS"] == "1"
+    assert launch.Machine(2, 1, "--num_accelerators 4").environment()["OMP_NUM_THREADS"] == "4"
+    assert launch.Machine(2, 1, "--hostfile hosts").environment()["OMP_NUM_THREADS"] == "8"
     assert launch.Machine(1, 1).environment()["DS_ACCELERATOR"] == "cpu"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert launch.Machine(2, 4).environment()["OMP_NUM_THREADS"] == "3"

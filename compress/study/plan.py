@@ -118,10 +118,11 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
     return runs
 
 
-def check(runs: Sequence[Run], processes: int) -> None:
+def check(runs: Sequence[Run], processes: int | None) -> None:
     """Raise UserError now for what every run would find for itself: task, data folder, hook, batch.
 
     And for what none would: runs of one task and seed that would not share teacher and difficulty.
+    processes: of a run, None if they cannot be counted; then the batch is left to the runs.
     """
     first: dict[tuple[str, int], Run] = {}
     for run in runs:
@@ -137,7 +138,8 @@ def check(runs: Sequence[Run], processes: int) -> None:
         try:
             sources.ood_names(run.config.robust, tasks.of(run.config.robust.task))
             losses.resolve(run.config.robust.loss.hook)
-            config.batch_split(run.config, processes)
+            if processes is not None:
+                config.batch_split(run.config, processes)
         except UserError as error:
             raise UserError(f"{run.name}: {error}") from None
 
