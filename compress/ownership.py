@@ -9,6 +9,7 @@ from typing import Any
 
 from compress import artefacts, losses
 from compress.configuration.config import Config
+from compress.data import sources, tasks
 from compress.errors import UserError
 
 FREE = {"tensorboard", "csv_monitor", "wandb", "steps_per_print", "wall_clock_breakdown"}
@@ -59,6 +60,8 @@ def stamp(config: Config) -> str:
         for file in sorted(Path(name).iterdir())
         if file.is_file()
     ]
+    named = sources.files(robust.task, tasks.of(robust.task))
+    files += [file for file in named if file not in files]
     if ":" in robust.loss.hook:
         files.append(Path(inspect.getfile(losses.resolve(robust.loss.hook))))
     facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]

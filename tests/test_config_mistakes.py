@@ -96,6 +96,8 @@ WRONG = [
     (f"{OURS}.pruning.end", 1.5, "less than or equal to 1"),
     (f"{OURS}.pruning.updates", 0, "greater than or equal to 1"),
     (f"{OURS}.task.max_length", 4, "greater than or equal to 8"),
+    (f"{OURS}.task.data_dir", "", "at least 1 character"),
+    (f"{OURS}.task.ood_dir", "", "at least 1 character"),
     (f"{OURS}.task.synthetic.conflicting", 1.0, "less than 1"),
     (f"{OURS}.evaluation.ood", "hans", "list"),
     (f"{OURS}.student.init_from", "scratch", "'pretrained' or 'teacher'"),
@@ -128,6 +130,14 @@ def test_wrong_value(files, path, value, hint, by_override):
         sentence, file = files.refused(FULL, at(path, value))
         assert sentence.startswith(f"{file}: ")
     assert f"'{path}' is " in sentence and hint in sentence
+
+
+@pytest.mark.parametrize("key", ["train", "dev", "label", "ood.x.file", "ood.x.label"])
+def test_no_name_in_a_definition_is_empty(files, key):
+    definition = {"texts": ["a", "b"], "labels": ["x", "y"]}
+    path = f"{OURS}.task.definition"
+    sentence, file = files.refused(at(path, definition), at(f"{path}.{key}", ""))
+    assert sentence == f"{file}: '{path}.{key}' is \"\", but: string should have at least 1 character."
 
 
 @pytest.mark.parametrize("sparsity", [1.0, 1.5, -0.1])

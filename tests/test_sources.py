@@ -4,7 +4,7 @@ import datasets
 import pytest
 from folders import NLI, config, error_of, from_folder, labelled, small
 
-from compress.data import splits
+from compress.data import sources, splits, tasks
 from compress.errors import UserError
 
 
@@ -47,6 +47,23 @@ def test_the_stress_sets_report_by_test(folder, write_table):
     rows = [{**row, "test": kind} for row, kind in zip(labelled(0, 1), "ab", strict=True)]
     write_table(folder / "ood_stress.jsonl", rows)
     assert from_folder(folder).ood["stress"].subsets == {"test": ["a", "b"]}
+
+
+def test_the_sets_that_an_evaluation_goes_without(folder, tmp_path, write_table):
+    def absent(task, ood=None, **block):
+        chosen = config(task, ood, **block)
+        return sources.absent_ood(chosen, tasks.of(chosen.task))
+
+    symmetric = {"sym1": ("ood_sym1", "fever_symmetric_generated")}
+    assert absent("mnli") == absent("synthetic") == absent("mnli", data_dir=str(folder)) == {}
+    assert absent("qqp") == {"paws_qqp": ("ood_paws_qqp", "dev_and_test")}
+    assert absent("qqp", ood=["paws_wiki"]) == {}, "what is asked for is what is wanted"
+    (tmp_path / "fever_symmetric_test.jsonl").touch()
+    assert absent("fever", ood_dir=str(tmp_path)) == symmetric
+    (tmp_path / "dev_and_test.tsv").touch()
+    assert absent("qqp", data_dir=str(tmp_path)) == {"paws_wiki": ("ood_paws_wiki",)}
+    definition = {"texts": ["a", "b"], "labels": ["x", "y"], "ood": {"z": {"file": "z"}}}
+    assert absent("mine", definition=definition, data_dir=str(tmp_path)) == {}
 
 
 # The hub
@@ -121,6 +138,33 @@ def test_a_set_that_the_hub_does_not_have(fake_hub):
         splits.read(config("fever"))
     with pytest.raises(UserError, match=r"evaluation\.ood.*'sym1'"):
         splits.read(config("fever", ood=["sym1"]))
+
+
+def test_a_set_of_a_definition_with_both_a_file_and_a_place_on_the_hub(
+    folder, fake_hub, write_table, tmp_path
+):
+    (folder / "ood_hans.jsonl").unlink()
+    whole, web = hub_table(NLI, [0, 1, 2]), hub_table(NLI, [0, 1], start=40)
+    asked = fake_hub({("someone/pairs", "train"): whole, ("someone/pairs", "test"): web})
+    place = {"path": "someone/pairs", "split": "train"}
+    entry = {"file": "sub/mine.jsonl", "hub": {**place, "split": "test"}}
+    local = {"texts": ["premise", "hypothesis"], "labels": list(NLI)}
+    local["ood"] = {"mine": entry}
+    hub = {**local, "train": place, "dev": place}
+
+    def read(definition, **block):
+        asked.clear()
+        found = splits.read(config("mine", definition=definition, **block)).ood["mine"]
+        return len(found), [split for _, _, split, _ in asked]
+
+    with pytest.raises(UserError, match=r"nli: has no file sub/mine \("):
+        read(local, data_dir=str(folder))
+    (folder / "sub").mkdir()
+    write_table(folder / "sub/mine.jsonl", labelled("neutral", "neutral", "neutral", start=60))
+    assert read(local, data_dir=str(folder)) == (3, [])
+    assert read(hub, ood_dir=str(folder)) == (3, ["train", "train"])
+    assert read(hub) == (2, ["train", "train", "test"])
+    assert read(hub, ood_dir=str(tmp_path)) == (2, ["train", "train", "test"])
 
 
 # The embedded benchmark

@@ -19,6 +19,21 @@ def test_list_says_what_is_to_do_and_starts_nothing(tmp_path, capsys):
     assert len(lines) == 8
 
 
+def test_an_ood_set_that_is_not_there_is_told_before_the_first_run(tmp_path, capsys):
+    words = [str(study_file(tmp_path, set=[], tasks=["qqp", "mnli"])), "--output_dir", str(tmp_path)]
+    assert program.main([*words, "--list"]) == 0
+    told = capsys.readouterr()
+    assert told.err == (
+        "note: qqp goes without the OOD set paws_qqp; to have it, put the file ood_paws_qqp or "
+        "dev_and_test into a folder and name that in robust_compression.task.ood_dir.\n"
+    )
+    assert told.out.startswith("qqp/imp40-vanilla-seed1: to do")
+    (tmp_path / "ood/dev_and_test.tsv").touch()
+    override = f"robust_compression.task.ood_dir={tmp_path / 'ood'}"
+    assert program.main([*words, "--list", "--set", override]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_a_finished_study_is_reported_without_a_run(tmp_path, capsys):
     file = study_file(tmp_path)
     for run in runs_of(tmp_path):
@@ -46,18 +61,57 @@ def test_a_study_without_a_finished_run_says_so(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "why"),
     [
-        ["--report", "x.parquet", "--shard", "1/2"],
-        ["--report", "x.parquet", "--list"],
-        ["--launcher", "'open"],
-        ["--jobs", "0"],
+        (["--report", "x.parquet", "--shard", "1/1"], "--report only reports: leave out --shard."),
+        (["--report", "x.parquet", "--list"], "leave out --list."),
+        (["--report", "x.parquet", "--set", "a=1"], "leave out --set."),
+        (["--report", "x.parquet", "--jobs", "1"], "leave out --jobs."),
+        (["--report", "x.parquet", "--processes", "2"], "leave out --processes."),
+        (
+            ["--report", "x.parquet", "--launcher=--verbose", "--jobs", "3"],
+            "leave out --jobs and --launcher.",
+        ),
+        (["--launcher", "'open"], "--launcher ''open': No closing quotation."),
+        (["--launcher=--num_gpus two"], "invalid int value: 'two'."),
+        (
+            ["--launcher", "--hostfile hosts", "--processes", "2"],
+            "--processes 2: --launcher '--hostfile hosts' says which processes; leave one",
+        ),
+        (["--launcher=-i localhost:1", "--processes", "1"], "--processes 1: --launcher '-i local"),
+        (["--launcher=--num_accelerators=4", "--processes", "4"], "--processes 4: --launcher"),
+        (["--jobs", "0"], "--jobs: must be at least 1"),
     ],
 )
-def test_words_that_do_not_go_together(tmp_path, words):
+def test_words_that_do_not_go_together(tmp_path, monkeypatch, capsys, words, why):
+    monkeypatch.setattr(launch, "execute", lambda *_: pytest.fail("a run was started"))
     with pytest.raises(SystemExit) as error:
         program.main([str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out"), *words])
     assert error.value.code == 2
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("launcher", "refused"),
+    [
+        ("--num_gpus 3", "train_batch_size is 32, but 3 ranks"),
+        ("--num_accelerators=5 --num_nodes 1", "train_batch_size is 32, but 5 ranks"),
+        ("--num_gpus 4", ""),
+        ("--num_gpus 3 --hostfile hosts", ""),
+        ("--include localhost:0,1,2", ""),
+        ("--num_nodes 3", ""),
+        ("--num_gpus 3 --num_nodes 2", ""),
+    ],
+)
+def test_the_batch_is_split_among_the_processes_of_the_launcher(tmp_path, capsys, launcher, refused):
+    words = [str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out"), "--list"]
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            program.main([*words, f"--launcher={launcher}"])
+    else:
+        assert program.main([*words, f"--launcher={launcher}"]) == 0
+    with pytest.raises(UserError, match="but 3 ranks"):
+        program.main([*words, "--processes", "3", "--launcher=--bind_cores_to_rank"])
 
 
 def test_an_output_directory_that_is_a_file(tmp_path):

@@ -84,6 +84,9 @@ def test_a_study_may_lie_anywhere(tmp_path):
         ({"compressions": ["imp41"]}, "'compressions': there is no 'imp41'"),
         ({"tasks": ["nope.json"]}, "'tasks': there is no 'nope.json'"),
         ({"engine": ["zero9"]}, "'engine': there is no 'zero9'"),
+        ({"compressions": ["../compression/imp40"]}, "write 'imp40' or '../compression/imp40.json'."),
+        ({"tasks": ["own/"]}, "'tasks': 'own/' is neither a name nor a path that ends in .json"),
+        ({"engine": ["a\\zero2"]}, "'engine': 'a\\zero2' is neither a name nor a path"),
         ({"seeds": [1, 1]}, "'seeds' has '1' twice: two runs would share one place"),
         ({"compressions": ["imp40", "imp40"]}, "'compressions' has 'imp40' twice"),
         ({"mitigation": ["rmc"]}, "'mitigation': is not a key of a study; did you mean 'mitigations'?"),
@@ -114,13 +117,41 @@ def test_two_runs_that_spell_one_place(tmp_path):
         runs_of(tmp_path, compressions=compressions, mitigations=[str(tmp_path / "x-rmc.json"), "rmc"])
 
 
-def test_the_seeds_are_the_studys(tmp_path):
-    for changes, overrides in (
-        ({"set": ["robust_compression.seed=3"]}, []),
-        ({}, ["robust_compression.seed=3"]),
-    ):
-        with pytest.raises(UserError, match="the study's 'seeds' say which"):
-            plan.expand(study_file(tmp_path, **changes), tmp_path, overrides)
+@pytest.mark.parametrize("text", ["robust_compression.seed=3", 'robust_compression={"seed": 9}'])
+@pytest.mark.parametrize("where", ["set", "task_set", "command line"])
+def test_the_seeds_are_the_studys(tmp_path, text, where):
+    changes = {"set": {"set": [text]}, "task_set": {"task_set": {"fever": [text]}}}.get(where, {})
+    with pytest.raises(UserError) as error:
+        file = study_file(tmp_path, **changes)
+        plan.expand(file, tmp_path, [] if changes else [text])
+    sentence = "'robust_compression.seed': the study's 'seeds' say which; set them in"
+    assert str(error.value) == f"--set {text}: {sentence} {file}."
+
+
+@pytest.mark.parametrize("key", ["engine", "settings", "compressions", "mitigations"])
+@pytest.mark.parametrize("task", [{"name": "qqp"}, {"definition": {}}])
+def test_a_task_stands_in_tasks_only(tmp_path, key, task):
+    part = tmp_path / "mine.json"
+    part.write_text(json.dumps({"robust_compression": {"task": task}}))
+    with pytest.raises(UserError) as error:
+        runs_of(tmp_path, **{key: [str(part)]})
+    assert str(error.value).startswith(f"{part}: says which task (robust_compression.task.name); name")
+    assert str(error.value).endswith(f"own/studies/study.json, not in '{key}'.")
+
+
+def test_a_part_may_set_more_of_the_task(tmp_path):
+    part = tmp_path / "mine.json"
+    part.write_text('{"robust_compression": {"task": {"max_length": 64}}}')
+    assert runs_of(tmp_path, settings=[str(part)])[0].config.robust.task.max_length == 64
+
+
+@pytest.mark.parametrize("key", ["engine", "settings", "tasks", "compressions", "mitigations"])
+def test_no_part_sets_the_seed(tmp_path, key):
+    part = tmp_path / "mine.json"
+    part.write_text('{"robust_compression": {"seed": 7}}')
+    with pytest.raises(UserError) as error:
+        runs_of(tmp_path, **{key: [str(part)]})
+    assert str(error.value).startswith(f"{part}: 'robust_compression.seed': the study's 'seeds' say")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +186,40 @@ def test_runs_that_would_not_share_their_teacher_are_found_before_the_first_run(
     own = {"robust_compression": {"loss": {"hook": "vanilla"}, "student": {"epochs": 9}}}
     (tmp_path / "mine.json").write_text(json.dumps(own))
     plan.check(runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")]), 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("protocol", "independent"),
+        ("sparsities", [0.2, 0.9]),
+        ("epochs", 9),
+        ("init_from", "teacher"),
+    ],
+)
+def test_runs_that_would_not_share_their_difficulty_are_found_before_the_first_run(
+    tmp_path, key, value
+):
+    own = {"loss": {"hook": "weighted"}, "uncertainty": {key: value}}
+    (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": own}))
+    runs = runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")])
+    with pytest.raises(UserError) as error:
+        plan.check(runs, 2)
+    assert str(error.value) == (
+        f"fever/imp40-mine-seed1: 'robust_compression.uncertainty.{key}' is not that of "
+        "fever/imp40-vanilla-seed1, so their difficulties would differ and their figures could not "
+        "stand in one table; set it for the whole study (alpha, normalisation and quantile may differ)."
+    )
+
+
+def test_one_difficulty_may_be_used_in_different_ways(tmp_path):
+    own = {"normalisation": "quantile", "quantile": 0.9, "alpha": 0.1}
+    values = {"loss": {"hook": "weighted"}, "uncertainty": own}
+    (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": values}))
+    plan.check(runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")]), 2)
+    spelled = {"epochs": 5, "init_from": "pretrained"}
+    (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": {"uncertainty": spelled}}))
+    plan.check(runs_of(tmp_path, mitigations=["rmc", str(tmp_path / "mine.json")]), 2)
 
 
 def test_a_task_without_an_ood_set_is_found_before_the_first_run(tmp_path):

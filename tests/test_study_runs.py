@@ -1,5 +1,6 @@
 """The runs of a study: shards, resuming, failures, and the command of each. No training."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -147,6 +148,30 @@ def test_a_changed_file_makes_a_run_to_do_again(tmp_path):
         sys.path.remove(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["parts/pairs.csv", "ood_x.csv", "swapped/test.tsv"])
+def test_a_changed_file_that_a_task_in_json_names_makes_a_run_to_do_again(tmp_path, name):
+    definition = {
+        **{"texts": ["a", "b"], "labels": ["x", "y"], "train": "parts/pairs"},
+        "ood": {"x": {}, "swapped": {"file": str(tmp_path / "elsewhere/swapped/test.tsv")}},
+    }
+    task = {"robust_compression": {"task": {"name": "mine", "definition": definition}, "model": "m"}}
+    task["train_batch_size"] = 16
+    (tmp_path / "mine.json").write_text(json.dumps(task))
+    data = make(tmp_path / "data")
+    file = (tmp_path / "elsewhere" if name.startswith("swapped") else data) / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a,b,label")
+    changes = {"tasks": [str(tmp_path / "mine.json")], "mitigations": ["vanilla"]}
+    changes["set"] = [f"robust_compression.task.data_dir={data}"]
+    run = runs_of(tmp_path, **changes)[0]
+    finish(run)
+    (file.parent / "notes.txt").touch()
+    assert launch.finished(run) or file.parent == data
+    finish(run)
+    file.write_text("other")
+    assert not launch.finished(run)
+
+
 def test_ood_sets_may_be_added_to_a_finished_study(tmp_path):
     finish(runs_of(tmp_path)[0])
     changes = [f"robust_compression.task.ood_dir={make(tmp_path / 'more')}"]
@@ -175,6 +200,8 @@ def test_the_command_of_a_run(tmp_path):
     assert "robust_compression.seed=1" in words
     other = launch.Machine(2, 1, "--hostfile 'my hosts'").command(run)
     assert words[2] != other[2] and other[3:5] == ["--hostfile", "my hosts"]
+    for placing in ("-i localhost:0", "--exclude=localhost:1", "-H hosts", "--num_gpus 4"):
+        assert launch.Machine(2, 1, placing).command(run)[3] == placing.split()[0]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +254,8 @@ def test_threads_are_divided_among_all_processes(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert launch.Machine(2, 4).environment()["OMP_NUM_THREADS"] == "2"
     assert launch.Machine(16, 4).environment()["OMP_NUM_THREADS"] == "1"
+    assert launch.Machine(2, 1, "--num_accelerators 4").environment()["OMP_NUM_THREADS"] == "4"
+    assert launch.Machine(2, 1, "--hostfile hosts").environment()["OMP_NUM_THREADS"] == "8"
     assert launch.Machine(1, 1).environment()["DS_ACCELERATOR"] == "cpu"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert launch.Machine(2, 4).environment()["OMP_NUM_THREADS"] == "3"

@@ -155,6 +155,108 @@ def test_a_definitions_label_column_wins_over_one_called_label(mine, write_table
     assert read(mine, "mine", definition=DEFINITION).train.labels.tolist() == [0, 2, 1]
 
 
+def test_a_missing_column_is_called_as_the_definition_calls_it(mine, write_table):
+    rows = [{"question": "q", "answer": "a", "label": "good", "verdickt": "good"}]
+    write_table(mine / "pairs.csv", rows)
+    for label, hint in (("lab", "label"), ("verdict", "verdickt")):
+        with pytest.raises(UserError) as error:
+            read(mine, "mine", definition={**DEFINITION, "label": label})
+        sentence = f"{mine / 'pairs.csv'}: has no column '{label}'; did you mean '{hint}'?"
+        assert str(error.value) == sentence
+
+
+def test_a_column_of_subsets_that_is_not_there(mine):
+    definition = {**DEFINITION, "ood": {"hard": {**DEFINITION["ood"]["hard"], "subsets": ["kimd"]}}}
+    with pytest.raises(UserError) as error:
+        read(mine, "mine", definition=definition)
+    sentence = "has no column 'kimd' of the 'subsets'; did you mean 'kind'?"
+    assert str(error.value) == f"{mine / 'adversarial.tsv'}: {sentence}"
+
+
+def test_a_set_of_the_program_may_lack_the_columns_of_its_subsets(tmp_path, nli_folder, write_table):
+    folder = nli_folder(tmp_path / "nli", ood_hans=0)
+    row = {"premise": "p", "hypothesis": "h", "label": "entailment"}
+    write_table(folder / "ood_hans.jsonl", [row])
+    assert read(folder, "mnli").ood["hans"].subsets == {}
+
+
+def test_a_text_may_be_called_label(mine, write_table):
+    rows = [{"label": f"q{n}", "answer": "a", "verdict": w} for n, w in enumerate(DEFINITION["labels"])]
+    for name in ("pairs.csv", "dev.jsonl"):
+        write_table(mine / name, rows)
+    definition = {**DEFINITION, "texts": ["label", "answer"], "ood": {"train": {}}}
+    write_table(mine / "ood_train.csv", [{"label": "x", "answer": "y", "verdict": "bad"}])
+    assert read(mine, "mine", definition=definition).train.texts[0] == ["q0", "q1", "q2"]
+
+
+SYMMETRIC = {
+    "texts": ["claim", "evidence"],
+    "labels": ["SUPPORTS", "REFUTES"],
+    "spellings": {"SUPPORTS": ["yes"]},
+    "ood": {
+        "first": {"file": "fever_symmetric_generated.jsonl", "texts": ["claim", "evidence_sentence"]},
+        "second": {
+            "file": "fever_symmetric_test",
+            "label": "gold_label",
+            "spellings": {"SUPPORTS": ["true", "yes"], "REFUTES": ["false"]},
+        },
+        "third": {
+            "texts": ["b", "a"],
+            "label": "c",
+            "labels": ["right", "wrong"],
+            "label_map": {"SUPPORTS": "right", "REFUTES": "wrong"},
+            "spellings": {"wrong": ["no"]},
+        },
+    },
+}
+
+
+def test_an_ood_set_may_have_columns_and_spellings_of_its_own(tmp_path, write_table):
+    """The columns of the task are there too, with something else in them."""
+    for split, start in (("train", 0), ("dev", 10)):
+        pairs = [("yes", start), ("REFUTES", start + 1)]
+        rows = [{"claim": f"c{n}", "evidence": f"e{n}", "label": x} for x, n in pairs]
+        write_table(tmp_path / f"{split}.jsonl", rows)
+    first = {"claim": "a", "evidence_sentence": "b", "label": "REFUTES", "evidence": "other"}
+    write_table(tmp_path / "fever_symmetric_generated.jsonl", [first])
+    second = [
+        {"claim": "c", "evidence": "d", "gold_label": word, "label": "REFUTES"}
+        for word in ("True", "yes", "false", "SUPPORTS")
+    ]
+    write_table(tmp_path / "fever_symmetric_test.jsonl", second)
+    write_table(tmp_path / "ood_third.csv", [{"a": "2", "b": "1", "c": x} for x in ("no", "right")])
+    ood = read(tmp_path, "mine", definition=SYMMETRIC).ood
+    assert (ood["first"].texts, ood["first"].labels.tolist()) == ((["a"], ["b"]), [1])
+    assert (ood["second"].texts[1][0], ood["second"].labels.tolist()) == ("d", [0, 0, 1, 0])
+    assert ood["third"].texts == (["1", "1"], ["2", "2"])
+    assert (ood["third"].labels.tolist(), ood["third"].groups) == ([1, 0], (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "sentence"),
+    [
+        ("first", "texts", ["claim", "evidense_sentence"], "did you mean 'evidence_sentence'?"),
+        ("second", "label", "gold", "has no column 'gold'; did you mean 'gold_label'?"),
+        ("second", "spellings", {}, "row 1 has the unknown label 'true'"),
+    ],
+)
+def test_a_column_or_word_that_an_ood_set_does_not_have(
+    tmp_path, write_table, name, key, value, sentence
+):
+    rows = [{"claim": str(n), "evidence": "e", "label": n} for n in range(2)]
+    for split in ("train", "dev"):
+        write_table(tmp_path / f"{split}.jsonl", rows)
+    row = {"claim": "a", "evidence_sentence": "b", "label": "REFUTES"}
+    write_table(tmp_path / "fever_symmetric_generated.jsonl", [row])
+    row = {"claim": "c", "evidence": "d", "gold_label": "true"}
+    write_table(tmp_path / "fever_symmetric_test.jsonl", [row])
+    entries = {**SYMMETRIC["ood"], name: {**SYMMETRIC["ood"][name], key: value}}
+    definition = {**SYMMETRIC, "ood": {n: entries[n] for n in ("first", "second")}}
+    with pytest.raises(UserError) as error:
+        read(tmp_path, "mine", definition=definition)
+    assert str(error.value).startswith(f"{tmp_path}/fever_symmetric_") and sentence in str(error.value)
+
+
 def test_an_ood_set_of_a_definition_must_be_there(mine):
     (mine / "adversarial.tsv").rename(mine / "ood_other.tsv")
     with pytest.raises(UserError, match=r"has no file adversarial \("):

@@ -65,7 +65,7 @@ def test_a_task_in_json():
         "1": 1,
         "2": 2,
     }
-    assert task.aliases["label"] == ("verdict",)
+    assert task.label == "verdict" and TASKS["mnli"].label == "label"
 
 
 def changed(path, value):
@@ -102,6 +102,13 @@ def changed(path, value):
         ("spellings", {"god": ["yes"]}, "'god' is no label; did you mean 'good'?"),
         ("spellings", {"good": ["bad"]}, "'bad' stands for two labels"),
         ("texts", ["a", "a"], "definition.texts: names the column 'a' twice"),
+        ("label", "answer", "definition.label: the column 'answer' is a text already"),
+        ("ood.hard.texts", ["a", "a"], "ood.hard.texts: names the column 'a' twice"),
+        ("ood.hard.label", "answer", "ood.hard.label: the column 'answer' is a text already"),
+        ("ood.hard.spellings", {"god": ["x"]}, "'god' is no label of the set; valid here: fine, not"),
+        ("ood.web.spellings", {"god": ["x"]}, "'god' is no label of the set; did you mean 'good'?"),
+        ("ood.hard.spellings", {"fine": ["not fine"]}, "hard.spellings: 'not fine' stands for two"),
+        ("ood.web.spellings", {"bad": ["yes"]}, "ood.web.spellings: 'yes' stands for two labels"),
     ],
 )
 def test_a_definition_that_does_not_hold_together(path, value, sentence):

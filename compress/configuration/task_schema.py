@@ -9,7 +9,9 @@ from pydantic import Field
 
 from compress.configuration.blocks import Block, Count
 
+Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[list[str], Field(min_length=2)]
+Texts = Annotated[list[Name], Field(min_length=2, max_length=2)]
 
 
 class SyntheticBlock(Block):
@@ -32,16 +34,21 @@ class HubBlock(Block):
 
 
 class OodBlock(Block):
-    """An OOD set: by default the file `ood_<name>` with the task's own labels.
+    """An OOD set: by default the file `ood_<name>` with the task's own columns and labels.
 
-    file: another name in task.data_dir; labels: the set's own in id order; label_map: every label of
-    the task -> the label of the set that it counts as; subsets: columns by which the report splits.
+    file: another name in task.data_dir or ood_dir; hub: a split on the hub; with both, the file is read
+    with data_dir or where ood_dir holds it, else the split; texts, label: names of its columns; labels:
+    the set's own in id order; label_map: every label of the task -> the label of the set that it counts
+    as; spellings: other words for a label in this set; subsets: columns by which the report splits.
     """
 
-    file: str | None = None
+    file: Name | None = None
     hub: HubBlock | None = None
+    texts: Texts | None = None
+    label: Name | None = None
     labels: Names | None = None
     label_map: dict[str, str] | None = None
+    spellings: dict[str, list[str]] = Field(default={})
     subsets: list[str] = Field(default=[])
 
 
@@ -51,15 +58,15 @@ class DefinitionBlock(Block):
     texts, label: names of the columns; labels: in id order; spellings: other words for a label; train,
     dev: names of files in task.data_dir (default `train` and `dev`) or splits on the hub; partial:
     which of the texts a partial-input classifier sees; ood: sets that are more than a file ood_<name>
-    with the task's own labels.
+    with the task's own columns and labels.
     """
 
-    texts: Annotated[list[str], Field(min_length=2, max_length=2)]
+    texts: Texts
     labels: Names
-    label: str = "label"
+    label: Name = "label"
     spellings: dict[str, list[str]] = Field(default={})
-    train: str | HubBlock = "train"
-    dev: str | HubBlock = "dev"
+    train: Name | HubBlock = "train"
+    dev: Name | HubBlock = "dev"
     ood: dict[str, OodBlock] = Field(default={})
     partial: Literal[0, 1] = 1
 
@@ -74,8 +81,8 @@ class TaskBlock(Block):
 
     name: str
     definition: DefinitionBlock | None = None
-    data_dir: str | None = None
-    ood_dir: str | None = None
+    data_dir: Name | None = None
+    ood_dir: Name | None = None
     max_length: Annotated[int, Field(ge=8)] = 128
     train_samples: Count | None = None
     synthetic: SyntheticBlock | None = None

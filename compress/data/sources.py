@@ -1,7 +1,8 @@
 """Where the rows of a split come from: files, the model hub, or the embedded benchmark.
 
 `task.data_dir` holds train, dev and OOD sets; without it they come from the hub. `task.ood_dir` holds
-OOD sets in either case, so that sets which are not on the hub join those that are.
+OOD sets in either case, so that sets which are not on the hub join those that are. A task in JSON says
+where each comes from; an OOD set with both `file` and `hub` follows the same rule.
 """
 
 from collections.abc import Iterable
@@ -34,7 +35,7 @@ def find(block: TaskBlock, task: Task, split: str) -> Source:
         return Source(f"synthetic {split}", enumerate(rows, start=1))
     place = ood.hub if ood else (task.train if split == "train" else task.dev)
     searched = [f for key, f in folders(block).items() if ood or key == "data_dir"]
-    if place is not None and task.defined:
+    if place is not None and task.defined and not (ood and ood.files):
         return _from_hub(place)
     stems = _stems(task, split, ood)
     for folder in searched:
@@ -81,6 +82,18 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
     return list(asked)
 
 
+def absent_ood(config: RobustCompression, task: Task) -> dict[str, tuple[str, ...]]:
+    """OOD sets of the task that an evaluation of all goes without -> names of their files.
+
+    A set that neither the hub nor a publisher has under a known name is not counted.
+    """
+    if config.evaluation.ood is not None:
+        return {}
+    known = {name: entry for name, entry in task.ood.items() if entry.hub or entry.files}
+    there = ood_names(config, task)
+    return {n: _stems(task, f"ood_{n}", entry) for n, entry in known.items() if n not in there}
+
+
 def folders(block: TaskBlock) -> dict[str, Path]:
     """The folders that are given, data_dir first; UserError for one that is not there."""
     found = {}
@@ -91,6 +104,16 @@ def folders(block: TaskBlock) -> dict[str, Path]:
                 raise UserError(f"robust_compression.task.{key}: '{name}' is not a folder.")
             found[key] = Path(name)
     return found
+
+
+def files(block: TaskBlock, task: Task) -> list[Path]:
+    """The files of the given folders that the task's splits may be read from, in sub-folders too."""
+    entries: dict[str, OodSet | None] = {"train": None, "dev": None}
+    entries |= {f"ood_{name}": entry for name, entry in task.ood.items()}
+    stems = [stem for split, entry in entries.items() for stem in _stems(task, split, entry)]
+    given = [Path(name) for name in (block.data_dir, block.ood_dir) if name is not None]
+    named = [folder / (stem + s) for folder in given for stem in stems for s in reading.SUFFIXES]
+    return [file for file in named if file.is_file()]
 
 
 def _stems(task: Task, split: str, ood: OodSet | None) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from compress.configuration.robust_schema import RobustCompression
 from compress.data import sources, tokens
 from compress.data.reading import Row
-from compress.data.tasks import OodSet, Task, groups, label_ids, of, ood_set, spelling
+from compress.data.tasks import OodSet, Task, columns, groups, label_ids, of, ood_set, spelling
 from compress.errors import UserError, nearest
 
 
@@ -96,7 +96,8 @@ def read(config: RobustCompression) -> TaskData:
     set that holds a pair of train.
     """
     block, task = config.task, of(config.task)
-    train_rows = _check(task, task.labels, sources.find(block, task, "train"), None)
+    own = OodSet(subsets=task.subsets)
+    train_rows = _check(task, task.labels, sources.find(block, task, "train"), own)
     labels = _labels(task, train_rows)
     limit = block.train_samples
     if limit is not None and limit > len(train_rows.labels):
@@ -104,9 +105,9 @@ def read(config: RobustCompression) -> TaskData:
             f"robust_compression.task.train_samples is {limit}, "
             f"but train has {len(train_rows.labels)} samples."
         )
-    train = _split(task, labels, train_rows, OodSet(subsets=task.subsets), limit)
-    dev_rows = _check(task, labels, sources.find(block, task, "dev"), None)
-    dev = _split(task, labels, dev_rows, OodSet(subsets=task.subsets), None)
+    train = _split(task, labels, train_rows, own, limit)
+    dev_rows = _check(task, labels, sources.find(block, task, "dev"), own)
+    dev = _split(task, labels, dev_rows, own, None)
     for name, split in (("train", train), ("dev", dev)):
         if len(np.unique(split.labels)) < 2:
             raise UserError(f"{name}: all {len(split)} samples have the same label.")
@@ -128,31 +129,37 @@ class _Checked:
     columns: dict[str, list[str]]
 
 
-def _column(task: Task, row: Row, name: str, source: str) -> str:
-    """The name under which the first row holds a column; a task in JSON names its own."""
-    own = [] if task.defined and name == "label" else [name]
-    for candidate in (*own, *task.aliases.get(name, ())):
-        if candidate in row:
-            return candidate
-    raise UserError(f"{source}: has no column '{name}'{nearest(name, row)}")
+def _column(row: Row, names: tuple[str, ...], source: str) -> str:
+    """The first of the names under which the first row holds a column."""
+    for name in names:
+        if name in row:
+            return name
+    raise UserError(f"{source}: has no column '{names[0]}'{nearest(names[0], row)}")
 
 
-def _check(task: Task, names: tuple[str, ...], source: sources.Source, ood: OodSet | None) -> _Checked:
+def _subsets(task: Task, row: Row, names: tuple[str, ...], source: str) -> dict[str, list[str]]:
+    """Empty columns for the subsets; a set of our own may lack them, one in JSON must have them."""
+    for name in names:
+        if task.defined and name not in row:
+            raise UserError(f"{source}: has no column '{name}' of the 'subsets'{nearest(name, row)}")
+    return {name: [] for name in names if name in row}
+
+
+def _check(task: Task, names: tuple[str, ...], source: sources.Source, entry: OodSet) -> _Checked:
     """Take columns and label ids out of the rows; the sentence names source and row."""
-    ids = label_ids(task, names)
-    wanted = ood.subsets if ood else task.subsets
+    ids = label_ids(task, names, entry.spellings)
     texts: tuple[list[str], list[str]] = ([], [])
     labels: list[int] = []
-    columns: dict[str, list[str]] = {}
+    subsets: dict[str, list[str]] = {}
     keys: tuple[str, str, str] | None = None
     for number, row in source.rows:
         if keys is None:
             first, second, label = (
-                _column(task, row, name, source.name) for name in (*task.texts, "label")
+                _column(row, possible, source.name) for possible in columns(task, entry)
             )
             keys = (first, second, label)
-            columns = {name: [] for name in wanted if name in row}
-        for key in (*keys, *columns):
+            subsets = _subsets(task, row, entry.subsets, source.name)
+        for key in (*keys, *subsets):
             if row.get(key) is None:
                 raise UserError(f"{source.name}: row {number} has no '{key}'.")
         for cells, key in zip(texts, keys[:2], strict=True):
@@ -160,7 +167,7 @@ def _check(task: Task, names: tuple[str, ...], source: sources.Source, ood: OodS
                 raise UserError(f"{source.name}: row {number}, '{key}' is not a text.")
             if any("\ud800" <= c <= "\udfff" for c in row[key]):
                 raise UserError(f"{source.name}: row {number}, '{key}' is not valid Unicode.")
-            cells.append(_unquoted(row[key]) if ood and ood.byte_strings else row[key])
+            cells.append(_unquoted(row[key]) if entry.byte_strings else row[key])
         word = spelling(row[keys[2]])
         if word not in ids:
             raise UserError(
@@ -168,11 +175,11 @@ def _check(task: Task, names: tuple[str, ...], source: sources.Source, ood: OodS
                 f"known are {', '.join(names)} and 0 to {len(names) - 1}."
             )
         labels.append(ids[word])
-        for name, values in columns.items():
+        for name, values in subsets.items():
             values.append(str(row[name]))
     if not labels:
         raise UserError(f"{source.name}: holds no sample.")
-    return _Checked(source.name, texts, labels, names, columns)
+    return _Checked(source.name, texts, labels, names, subsets)
 
 
 def _unquoted(cell: str) -> str:

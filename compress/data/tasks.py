@@ -28,15 +28,19 @@ class Hub:
 class OodSet:
     """An out-of-distribution test set of a task, for evaluation only.
 
-    labels: the set's own labels in id order (empty: the task's); collapse: task label -> set label;
-    subsets: columns whose values, with the gold label, split the report; files: names (without
+    texts, label: names of the set's own columns (None: the task's); labels: its own labels in id order
+    (empty: the task's); collapse: task label -> set label; spellings: other words for a label in this
+    set; subsets: columns whose values, with the gold label, split the report; files: names (without
     suffix) of published files read as they are, beside `ood_<name>`; byte_strings: texts are written
     as b'...' there.
     """
 
     hub: Hub | None = None
+    texts: tuple[str, str] | None = None
+    label: str | None = None
     labels: tuple[str, ...] = ()
     collapse: Mapping[str, str] = field(default_factory=dict)
+    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subsets: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     byte_strings: bool = False
@@ -46,7 +50,7 @@ class OodSet:
 class Task:
     """A sentence-pair classification task.
 
-    texts: names of the two text columns; labels: in id order; optional_labels: left out where train
+    texts, label: names of the columns; labels: in id order; optional_labels: left out where train
     has none of them; aliases: other names for columns and labels that files use; partial: which of the
     texts a partial-input classifier sees (hypothesis, claim, first question); files: names of train
     and dev in data_dir; keep: the text that truncation cuts last; defined: in the user's JSON.
@@ -55,6 +59,7 @@ class Task:
     name: str
     texts: tuple[str, str]
     labels: tuple[str, ...]
+    label: str = "label"
     train: Hub | None = None
     dev: Hub | None = None
     ood: Mapping[str, OodSet] = field(default_factory=dict)
@@ -167,8 +172,7 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
     key = "robust_compression.task.definition"
     if name in TASKS:
         raise UserError(f"robust_compression.task.name: '{name}' is taken by a task of the program.")
-    if block.texts[0] == block.texts[1]:
-        raise UserError(f"{key}.texts: names the column '{block.texts[0]}' twice.")
+    _check_columns(key, block.texts, block.label)
     for label in block.spellings:
         if label not in block.labels:
             raise UserError(f"{key}.spellings: '{label}' is no label{nearest(label, block.labels)}")
@@ -177,15 +181,13 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
     places = {split: getattr(block, split) for split in ("train", "dev")}
     return Task(
         name=name,
-        texts=(block.texts[0], block.texts[1]),
+        texts=_pair(block.texts),
         labels=tuple(block.labels),
+        label=block.label,
         train=_hub(places["train"]),
         dev=_hub(places["dev"]),
         ood={n: _defined_ood(f"{key}.ood.{n}", n, entry, block) for n, entry in block.ood.items()},
-        aliases={
-            "label": (block.label,),
-            **{label: tuple(words) for label, words in block.spellings.items()},
-        },
+        aliases=_spellings(block.spellings),
         partial=block.partial,
         files={split: (_stem(p),) for split, p in places.items() if isinstance(p, str)},
         defined=True,
@@ -206,13 +208,42 @@ def _defined_ood(key: str, name: str, block: OodBlock, task: DefinitionBlock) ->
                 raise UserError(f"{key}.label_map: '{label}' is no label of the task.")
             if counts_as not in block.labels:
                 raise UserError(f"{key}.label_map: '{counts_as}' is none of the set's labels.")
+    _check_columns(key, block.texts or task.texts, block.label or task.label)
+    _check_spellings(key, block, task)
     return OodSet(
         hub=_hub(block.hub),
+        texts=_pair(block.texts) if block.texts else None,
+        label=block.label,
         labels=tuple(block.labels or ()),
         collapse=block.label_map or {},
+        spellings=_spellings(block.spellings),
         subsets=tuple(block.subsets),
         files=(_stem(block.file),) if block.file else (),
     )
+
+
+def _check_spellings(key: str, block: OodBlock, task: DefinitionBlock) -> None:
+    """Raise UserError if a word means two labels of an OOD set, or a label is none of the set's."""
+    labels = block.labels or task.labels
+    for label in block.spellings:
+        if label not in labels:
+            raise UserError(
+                f"{key}.spellings: '{label}' is no label of the set{nearest(label, labels)}"
+            )
+    words = [
+        word
+        for label in labels
+        for word in sorted({label, *task.spellings.get(label, ()), *block.spellings.get(label, ())})
+    ]
+    _check_distinct(f"{key}.{'spellings' if block.spellings else 'labels'}", words)
+
+
+def _pair(texts: Sequence[str]) -> tuple[str, str]:
+    return texts[0], texts[1]
+
+
+def _spellings(words: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    return {label: tuple(others) for label, others in words.items()}
 
 
 def _hub(block: HubBlock | str | None) -> Hub | None:
@@ -223,6 +254,13 @@ def _stem(name: str) -> str:
     """A file name without the suffixes that can be read."""
     endings = [suffix for suffix in SUFFIXES if name.endswith(suffix)]
     return name.removesuffix(max(endings, key=len, default=""))
+
+
+def _check_columns(key: str, texts: Sequence[str], label: str) -> None:
+    if texts[0] == texts[1]:
+        raise UserError(f"{key}.texts: names the column '{texts[0]}' twice.")
+    if label in texts:
+        raise UserError(f"{key}.label: the column '{label}' is a text already.")
 
 
 def _check_distinct(key: str, words: Sequence[str]) -> None:
@@ -237,15 +275,27 @@ def ood_set(task: Task, name: str) -> OodSet:
     return task.ood.get(name, OodSet())
 
 
-def label_ids(task: Task, labels: tuple[str, ...]) -> dict[str, int]:
+def columns(task: Task, entry: OodSet) -> list[tuple[str, ...]]:
+    """Of the two texts and the label, the names that their columns may have, the proper one first."""
+    own = (*(entry.texts or (None, None)), entry.label)
+    return [
+        (given,) if given is not None else (name, *task.aliases.get(name, ()))
+        for given, name in zip(own, (*task.texts, task.label), strict=True)
+    ]
+
+
+def label_ids(
+    task: Task, labels: tuple[str, ...], more: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, int]:
     """Every spelling of the labels, normalised by `spelling`, -> class id.
 
-    Ids count as labels too, unless some label is itself a number.
+    more: other words for a label, beside the task's. Ids count as labels too, unless some label is
+    itself a number.
     """
     words = {
         spelling(word): number
         for number, label in enumerate(labels)
-        for word in (label, *task.aliases.get(label, ()))
+        for word in (label, *task.aliases.get(label, ()), *(more or {}).get(label, ()))
     }
     if any(word.lstrip("_").isdigit() for word in words):
         return words

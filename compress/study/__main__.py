@@ -17,6 +17,10 @@ from compress import versions
 from compress.errors import UserError, fail
 from compress.study import launch, plan, report, results
 
+RUNNING = {f"--{key}": key for key in ("shard", "jobs", "processes", "launcher", "list")}
+RUNNING["--set"] = "overrides"
+"""Word of the command line that concerns runs -> its name among the options."""
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line of a study."""
@@ -27,22 +31,32 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", dest="overrides"
     )
-    parser.add_argument("--shard", default="1/1", metavar="i/n", help="every n-th task and seed")
-    parser.add_argument("--jobs", type=_positive, default=1, help="runs side by side (1)")
+    parser.add_argument("--shard", metavar="i/n", help="every n-th task and seed")
+    parser.add_argument("--jobs", type=_positive, help="runs side by side (1)")
     parser.add_argument("--processes", type=_positive, help="of each run (all GPUs, or 2 on a CPU)")
-    parser.add_argument("--launcher", default="", help="more words for deepspeed ('--hostfile f')")
+    parser.add_argument("--launcher", help="more words for deepspeed ('--hostfile f')")
     parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
     parser.add_argument(
         "--report", nargs="+", type=Path, metavar="PARQUET", help="only report these results"
     )
     options = parser.parse_args(arguments)
-    if options.report and (options.shard != "1/1" or options.list or options.overrides):
-        parser.error("--report only reports: it goes with neither --shard, --list nor --set")
     try:
-        shlex.split(options.launcher)
-    except ValueError as error:
-        parser.error(f"--launcher: {error}")
+        _check(options)
+    except UserError as error:
+        parser.error(str(error))
     return options
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise UserError for words that do not go together: one of them would have no effect."""
+    idle = [name for name, key in RUNNING.items() if getattr(options, key) not in (None, False, [])]
+    if options.report and idle:
+        raise UserError(f"--report only reports: leave out {' and '.join(idle)}.")
+    if launch.placement(options.launcher or "") and options.processes is not None:
+        raise UserError(
+            f"--processes {options.processes}: --launcher '{options.launcher}' says which processes; "
+            "leave one of them out."
+        )
 
 
 def _make(folder: Path) -> None:
@@ -71,11 +85,13 @@ def main(arguments: list[str] | None = None) -> int:
         results.save(rows, out / "results.parquet")
     else:
         runs = plan.expand(options.study, out, options.overrides)
-        mine = launch.shard(runs, options.shard)
-        processes = options.processes or launch.default_processes(options.jobs)
-        machine = launch.Machine(processes, options.jobs, options.launcher)
-        plan.check(mine, processes)
+        mine = launch.shard(runs, options.shard or "1/1")
+        jobs = options.jobs or 1
+        processes = options.processes or launch.default_processes(jobs)
+        machine = launch.Machine(processes, jobs, options.launcher or "")
+        plan.check(mine, machine.ranks)
         machine.check()
+        sys.stderr.write("".join(f"{line}\n" for line in plan.notes(mine)))
         if options.list:
             for run in mine:
                 done = "finished" if launch.finished(run) else "to do"

@@ -4,6 +4,7 @@ Runs of one task and seed share a teacher and a difficulty, so they form a unit:
 machine (`--shard`) and its runs follow one another; units may run side by side (`--jobs`).
 """
 
+import argparse
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 
@@ -30,6 +32,23 @@ INTERRUPTED = (-2, -15, 130, 143)
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 
+def placement(launcher: str) -> dict[str, Any]:
+    """What the words for `deepspeed` say of where processes run, by option; empty if nothing.
+
+    Raises UserError for words that cannot be read.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.argument_default = argparse.SUPPRESS
+    for names in (("-H", "--hostfile"), ("-i", "--include"), ("-e", "--exclude")):
+        parser.add_argument(*names)
+    parser.add_argument("--num_nodes", type=int)
+    parser.add_argument("--num_accelerators", "--num_gpus", type=int, dest="count")
+    try:
+        return vars(parser.parse_known_args(shlex.split(launcher))[0])
+    except (argparse.ArgumentError, ValueError) as error:
+        raise UserError(f"--launcher '{launcher}': {error}.") from None
+
+
 @dataclass(frozen=True)
 class Machine:
     """How runs are started here: processes of a run, runs side by side, more words for `deepspeed`."""
@@ -38,12 +57,21 @@ class Machine:
     jobs: int
     launcher: str = ""
 
+    @property
+    def ranks(self) -> int | None:
+        """Processes of a run; None where a hostfile or a filter of hosts says how many."""
+        words = placement(self.launcher)
+        if not words:
+            return self.processes
+        counted = words.keys() <= {"count", "num_nodes"} and words.get("num_nodes", 1) == 1
+        return words["count"] if counted and words.get("count", 0) > 0 else None
+
     def environment(self) -> dict[str, str]:
         """The environment of a run: on a CPU all processes share the cores (or OMP_NUM_THREADS)."""
         found = dict(os.environ)
         if not torch.cuda.is_available():
             cores = len(os.sched_getaffinity(0))
-            threads = max(1, cores // (self.processes * self.jobs))
+            threads = max(1, cores // ((self.ranks or self.processes) * self.jobs))
             found = {"OMP_NUM_THREADS": str(threads), **found, "DS_ACCELERATOR": "cpu"}
         return found
 
@@ -67,20 +95,16 @@ class Machine:
     def check(self) -> None:
         """Raise UserError if the runs side by side would have to share a GPU."""
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if gpus and not self._placed and self.processes * self.jobs > gpus:
+        if gpus and not placement(self.launcher) and self.processes * self.jobs > gpus:
             raise UserError(
                 f"--jobs {self.jobs}: with {self.processes} processes each they need "
                 f"{self.processes * self.jobs} GPUs and {gpus} are visible; lower one of --jobs and "
                 "--processes."
             )
 
-    @property
-    def _placed(self) -> bool:
-        return any(word in self.launcher for word in ("--hostfile", "--include", "--num_"))
-
     def _places(self, slot: int) -> list[str]:
         """Which processes: GPUs by number, as the launcher's count forgets CUDA_VISIBLE_DEVICES."""
-        if self._placed:
+        if placement(self.launcher):
             return []
         if not torch.cuda.is_available():
             return ["--num_accelerators", str(self.processes)]

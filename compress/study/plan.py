@@ -6,7 +6,7 @@ are merged in this order: engine, task, settings, compression, mitigation; then 
 what the command line sets. Everything is checked before anything is started.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ from compress import losses
 from compress.configuration import config, deepspeed_schema
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
-from compress.configuration.merge import read
+from compress.configuration.merge import override, read
 from compress.data import sources, tasks
 from compress.errors import UserError, nearest
 
@@ -32,6 +32,11 @@ FOLDERS = {
     "mitigations": "mitigation",
 }
 """Key of a study -> folder of `ds_configs` that its names are files of."""
+OWN = {
+    "teachers": "for the student alone there is student.epochs",
+    "difficulties": "alpha, normalisation and quantile may differ",
+}
+"""What the runs of one task and seed share -> what each may have of its own."""
 TABLES = Literal["table1", "table2", "table3", "table4", "table5", "table6", "figure1", "figure3"]
 
 
@@ -97,9 +102,7 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
         key: [(_label(name), _find(file, key, name)) for name in getattr(block, key)] for key in FOLDERS
     }
     _check_names(file, block, parts)
-    for text in (*block.set, *(t for texts in block.task_set.values() for t in texts), *overrides):
-        if text.startswith("robust_compression.seed="):
-            raise UserError(f"{text}: the study's 'seeds' say which; add it to {file}.")
+    _check_values(file, block, parts, overrides)
     engine, settings = ([path for _, path in parts[key]] for key in ("engine", "settings"))
     runs = []
     varied = (parts["tasks"], block.seeds, parts["compressions"], parts["mitigations"])
@@ -115,40 +118,68 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
     return runs
 
 
-def check(runs: Sequence[Run], processes: int) -> None:
+def check(runs: Sequence[Run], processes: int | None) -> None:
     """Raise UserError now for what every run would find for itself: task, data folder, hook, batch.
 
-    And for what none would: runs of one task and seed that would not share their teacher.
+    And for what none would: runs of one task and seed that would not share teacher and difficulty.
+    processes: of a run, None if they cannot be counted; then the batch is left to the runs.
     """
     first: dict[tuple[str, int], Run] = {}
     for run in runs:
         other = first.setdefault((run.task, run.seed), run)
-        ours, theirs = _of_teacher(run.config), _of_teacher(other.config)
-        for key in ours:
-            if ours[key] != theirs[key]:
+        ours, theirs = _shared(run.config), _shared(other.config)
+        for what, key in ours:
+            if ours[what, key] != theirs[what, key]:
                 raise UserError(
-                    f"{run.name}: '{key}' is not that of {other.name}, so their teachers would differ "
-                    "and their figures could not stand in one table; set it for the whole study (for "
-                    "the student alone there is student.epochs)."
+                    f"{run.name}: '{key}' is not that of {other.name}, so their {what} would differ "
+                    "and their figures could not stand in one table; set it for the whole study "
+                    f"({OWN[what]})."
                 )
         try:
             sources.ood_names(run.config.robust, tasks.of(run.config.robust.task))
             losses.resolve(run.config.robust.loss.hook)
-            config.batch_split(run.config, processes)
+            if processes is not None:
+                config.batch_split(run.config, processes)
         except UserError as error:
             raise UserError(f"{run.name}: {error}") from None
 
 
-def _of_teacher(config: Config) -> dict[str, Any]:
-    """The settings that a teacher depends on, by key."""
-    robust = config.robust
-    ours = {
+def notes(runs: Sequence[Run]) -> list[str]:
+    """A line for each OOD set that a task of the study goes without, and how to have it."""
+    lines: list[str] = []
+    for run in runs:
+        robust = run.config.robust
+        for name, files in sources.absent_ood(robust, tasks.of(robust.task)).items():
+            lines.append(
+                f"note: {run.task} goes without the OOD set {name}; to have it, put the file "
+                f"{' or '.join(files)} into a folder and name that in robust_compression.task.ood_dir."
+            )
+    return list(dict.fromkeys(lines))
+
+
+def _shared(config: Config) -> dict[tuple[str, str], Any]:
+    """The settings that a teacher and then a difficulty depend on, by (which, key)."""
+    robust, block = config.robust, config.robust.uncertainty
+    teacher = {
+        **{key: config.merged.get(key) for key in deepspeed_schema.TRAINING_KEYS},
         "robust_compression.task": robust.task,
         "robust_compression.model": robust.model,
         "robust_compression.teacher": robust.teacher.model,
         "robust_compression.epochs": robust.teacher.epochs or robust.epochs,
     }
-    return {**{key: config.merged.get(key) for key in deepspeed_schema.TRAINING_KEYS}, **ours}
+    difficulty = {
+        "protocol": block.protocol,
+        "sparsities": block.sparsities,
+        "epochs": block.epochs or robust.epochs,
+        "init_from": block.init_from,
+    }
+    return {
+        **{("teachers", key): value for key, value in teacher.items()},
+        **{
+            ("difficulties", f"robust_compression.uncertainty.{key}"): value
+            for key, value in difficulty.items()
+        },
+    }
 
 
 def _check_places(file: Path, runs: Sequence[Run]) -> None:
@@ -177,12 +208,46 @@ def _check_names(file: Path, block: StudyBlock, parts: dict[str, list[tuple[str,
             raise UserError(f"{file}: 'task_set.{task}': no such task{nearest(task, labels['tasks'])}")
 
 
+def _check_values(
+    file: Path, block: StudyBlock, parts: dict[str, list[tuple[str, Path]]], overrides: Sequence[str]
+) -> None:
+    """Raise UserError for a part or an override that says what the study says: the task or the seed."""
+    everywhere = [*block.set, *(t for texts in block.task_set.values() for t in texts), *overrides]
+    given: list[tuple[str, Mapping[str, Any]]] = [(f"--set {t}", override(t)) for t in everywhere]
+    for key, found in parts.items():
+        for _, path in found:
+            given.append((str(path), read(path)))
+            task = _below(_below(given[-1][1], "robust_compression"), "task")
+            if key != "tasks" and not {"name", "definition"}.isdisjoint(task):
+                raise UserError(
+                    f"{path}: says which task (robust_compression.task.name); name it in 'tasks' of "
+                    f"{file}, not in '{key}'."
+                )
+    for source, values in given:
+        if "seed" in _below(values, "robust_compression"):
+            raise UserError(
+                f"{source}: 'robust_compression.seed': the study's 'seeds' say which; set them in "
+                f"{file}."
+            )
+
+
+def _below(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _label(name: str) -> str:
     return Path(name).stem if name.endswith(".json") else name
 
 
 def _find(file: Path, key: str, name: str) -> Path:
     """The configuration file of a part: beside the study's folder, or in the program's `ds_configs`."""
+    if not name.endswith(".json") and ("/" in name or "\\" in name):
+        plain = name.replace("\\", "/").rstrip("/")
+        raise UserError(
+            f"{file}: '{key}': '{name}' is neither a name nor a path that ends in .json; write "
+            f"'{plain.rpartition('/')[2]}' or '{plain}.json'."
+        )
     roots = [root / FOLDERS[key] for root in (file.absolute().parent.parent, SHIPPED)]
     paths = [Path(name)] if name.endswith(".json") else [root / f"{name}.json" for root in roots]
     for path in paths:
