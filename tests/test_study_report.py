@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from studies import DEV, SETS, finish, finished_runs, model, runs_of
 
-from compress.study import analysis, bootstrap, figures, published, report, results, tables
+from compress.study import analysis, beside, bootstrap, figures, published, report, results, tables
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_differences_are_those_of_the_rows(task, runs):
 
 
 def test_published_numbers_stand_beside_ours(task):
-    rows = {row[0]: row for row in tables.beside(task, "table4").rows}
+    rows = {row[0]: row for row in beside.pooled(task, "table4").rows}
     assert rows["teacher"][5:] == ["86.2", "61.7", "-"]
     assert rows["imp40 rmc"][5:] == ["86.1", "64.2", "0.897"]
     assert rows["imp40 vanilla"][7] == "1.051"
@@ -159,9 +159,7 @@ def test_sets_above_chance_are_judged_by_themselves(tmp_path):
     assert rows["imp40 rmc"][3].startswith(f"{bias[1]:.2f} ±")
     assert rows["imp40 rmc"][4].replace("**", "").startswith("+8.0 ±")
     assert rows["imp40 rmc"][6].replace("**", "").startswith(f"{bias[1] - bias[0]:+.2f} ±")
-    assert tables.accuracies(found) in tables.all_of(found, None) and table in tables.all_of(
-        found, None
-    )
+    assert tables.accuracies(found) in tables.all_of(found) and table in tables.all_of(found)
 
 
 def test_no_such_table_where_all_or_none_are_above_chance(task, tmp_path):
@@ -233,7 +231,7 @@ def test_the_report_is_the_tables(runs, tmp_path):
     page, text = (path.read_text() for path in paths)
     assert "Mine &amp; &lt;yours&gt;" in page and "no &lt;luck&gt;" in page and "a/b: no <luck>" in text
     found = analysis.tasks(rows)[0]
-    for table in tables.all_of(found, "table4"):
+    for table in tables.all_of(found) + beside.all_of(found, "table4"):
         assert table.markdown() in text
         for row in table.rows:
             for cell in row:

@@ -7,7 +7,7 @@ import pytest
 from studies import finish, finished_runs, model, runs_of
 
 from compress.errors import UserError
-from compress.study import analysis, results, tables
+from compress.study import analysis, beside, results, tables
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_collapse_is_marked(tmp_path):
     found = analysis.tasks(results.collect(made))[0]
     assert found.collapsed(model(found, "imp40", "rmc")) == ["dev more than 2 points below vanilla"]
     assert found.collapsed(model(found, "imp40", "vanilla")) == ["a class vanished"]
-    for table in (tables.accuracies(found), tables.differences(found), tables.beside(found, "table4")):
+    for table in (tables.accuracies(found), tables.differences(found), beside.pooled(found, "table4")):
         labels = [row[0] for row in table.rows if row[0] != "teacher"]
         assert labels and all(name.endswith(" ‡") for name in labels)
     assert "marked: a class vanished; dev more than 2" in tables.accuracies(found).caption

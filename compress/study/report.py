@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from compress import artefacts
-from compress.study import analysis, figures, tables
+from compress.study import analysis, beside, figures, tables
 from compress.study.results import Row
 
 SVG = 'xmlns="http://www.w3.org/2000/svg"'
@@ -36,7 +36,10 @@ def write(
     command: as typed.
     """
     found = analysis.tasks(rows)
-    sections = [(task, tables.all_of(task, published), figures.all_of(task)) for task in found]
+    sections = [
+        (task, tables.all_of(task) + beside.all_of(task, published), figures.all_of(task))
+        for task in found
+    ]
     times = tables.seconds(found)
     lines, pictures = [f"# {title}", "", f"`{command}`", ""], {}
     for task, some, drawn in sections:
