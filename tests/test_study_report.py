@@ -223,6 +223,24 @@ def test_no_figure_with_one_sparsity(runs):
     assert figures.all_of(analysis.tasks(results.collect(kept))[0]) == {}
 
 
+def test_a_cell_cannot_break_a_row(tmp_path):
+    """In Markdown alone: a reader of the page sees the text as it is."""
+    table = tables.Table("x", ["model", "a|b"], [["p|q", "\\|"], ["two\nlines", "**+1.0**"]])
+    lines = table.markdown().splitlines()
+    split = [re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1] for line in lines]
+    assert [len(cells) for cells in split] == [2, 2, 2, 2]
+    assert lines[0] == r"| model | a\|b |" and lines[2] == r"| p\|q | \\\| |"
+    assert lines[3] == "| two lines | **+1.0** |"
+    made = runs_of(tmp_path)
+    for run in made:
+        finish(run)
+    rows = results.collect(made)
+    for row in rows:
+        row["compression"] = row["compression"].replace("imp40", "a|b")
+    page, text = (p.read_text() for p in report.write(tmp_path, rows, "x", None, {}, "x"))
+    assert r"| a\|b rmc |" in text and "a|b rmc</th>" in page and "\\|" not in page
+
+
 def test_the_report_is_the_tables(runs, tmp_path):
     rows = results.collect(runs)
     paths = report.write(

@@ -25,9 +25,14 @@ class Table:
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """The table in Markdown; text that would end a cell or a row is escaped."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    """A cell's text in Markdown, on one line."""
+    return " ".join(cell.replace("\\", r"\\").replace("|", r"\|").split("\n"))
 
 
 def all_of(task: Task) -> list[Table]:
