@@ -65,10 +65,15 @@ def finish(run, student=None, teacher=None, **changes):
     hits["subset/ood_sym1"] = kinds[np.arange(SETS["ood_sym1"]) % 3]
     metrics |= {
         "stamp": ownership.stamp(run.config),
-        "keys": {"teacher": f"teacher of seed {run.seed}"},
+        "keys": {"teacher": f"teacher of seed {run.seed}", "difficulty": f"of seed {run.seed}"},
         "easy_hard": {"agreement": 0.8},
         "difficulty": {"auroc": None, "alpha": 0.3},
-        "seconds": {"teacher": 10.0, "student": 4.0 + run.seed},
+        "seconds": {
+            "teacher": 10.0 * run.seed,
+            "difficulty": 100.0,
+            "student": 4.0 + run.seed,
+            "evaluate": 2.0 * run.seed,
+        },
         "vanished": [],
         "at_chance": {},
         "device": "cpu",

@@ -75,7 +75,7 @@ def test_a_file_of_another_version_or_none_of_ours(tmp_path):
     file = tmp_path / "old.parquet"
     schema = results.SCHEMA.with_metadata({"version": "0"})
     pq.write_table(pa.Table.from_pylist([], schema=schema), file)
-    with pytest.raises(UserError, match=r"old\.parquet: is a results file of version 0, .* version 1"):
+    with pytest.raises(UserError, match=r"old\.parquet: is a results file of version 0, .* version 2"):
         results.load([file])
     pq.write_table(pa.table({"x": [1]}), file)
     with pytest.raises(UserError, match="of version none"):
@@ -118,6 +118,24 @@ def test_a_run_with_another_teacher_is_named(runs):
         UserError, match=r"imp40-rmc-seed1: has another teacher than fever/imp40-vanilla"
     ):
         results.collect(runs)
+
+
+def test_a_run_with_another_difficulty_is_named(runs):
+    """Agreement and AUROC stand once for each task and seed, so they must be those of all its runs."""
+    finish(runs[1], keys={"teacher": "teacher of seed 1", "difficulty": "another"})
+    with pytest.raises(
+        UserError, match=r"imp40-rmc-seed1: has another difficulty than fever/imp40-van"
+    ):
+        results.collect(runs)
+
+
+def test_seconds_of_a_run_stand_where_they_belong(runs):
+    rows = [row for row in results.collect(runs) if (row["set"], row["subset"]) == ("dev", "")]
+    for row in rows:
+        of_student = (4.0 + row["seed"], 2.0 * row["seed"])
+        expected = of_student if row["role"] == "student" else (10.0 * row["seed"], None)
+        assert (row["seconds"], row["evaluation_seconds"]) == expected
+        assert row["difficulty_seconds"] == 100.0
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "hits.npz"])

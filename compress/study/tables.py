@@ -7,8 +7,6 @@ teacher is at chance).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from compress.study import published
 from compress.study.analysis import Model, Task
 from compress.study.cells import DIGITS, count, number, percent, signed, spread
@@ -161,24 +159,41 @@ def subsets(task: Task) -> Table:
     return Table(caption, ["subset", *(marked(task, model) for model in models)], rows)
 
 
-def seconds(tasks: Iterable[Task]) -> Table:
-    """Seconds of training of every model and of the difficulty, with which alpha, and where."""
+def seconds(tasks: Sequence[Task]) -> Table:
+    """Seconds of training and evaluation of every model and of the difficulty, its alpha, and where."""
     rows = []
     for task in tasks:
         if scored := task.teacher.each("difficulty_seconds"):
-            rows.append([task.name, "difficulty", f"{np.mean(scored):,.0f}", "-", "as the teacher"])
+            rows.append([task.name, "difficulty", count(scored), "-", "-", "as the teacher"])
         for model in (task.teacher, *task.students):
             devices = sorted({row["device"] for row in model.rows})
-            times = model.each("seconds")
-            mean = f"{np.mean(times):,.0f}" if times else "-"
+            times = [count(model.each(key)) for key in ("seconds", "evaluation_seconds")]
             alphas = sorted(set(model.each("alpha")))
             used = ", ".join(f"{alpha:g}" for alpha in alphas) or "-"
-            rows.append([task.name, label(model), mean, used, ", ".join(devices)])
-    header = ["task", "model", "seconds", "alpha", "device"]
+            rows.append([task.name, label(model), *times, used, ", ".join(devices)])
+    header = ["task", "model", "training", "evaluation", "alpha", "device"]
     caption = (
-        "Seconds to train each model, mean over seeds (jtt's with its first model's), and its alpha."
+        "Seconds to train each model (jtt's with its first model's) and to evaluate its run, mean over "
+        f"seeds, and its alpha. All {_runs(tasks)} runs took {_total(tasks):,.0f} seconds, with each "
+        "teacher and difficulty counted once."
     )
     return Table(caption, header, rows)
+
+
+def _runs(tasks: Iterable[Task]) -> int:
+    """How many runs there are: a student and seed each."""
+    return sum(len(model.seeds) for task in tasks for model in task.students)
+
+
+def _total(tasks: Iterable[Task]) -> float:
+    """Seconds of all runs: each teacher, difficulty and student of a seed once, and evaluations."""
+    keys = ("seconds", "difficulty_seconds"), ("seconds", "evaluation_seconds")
+    return sum(
+        sum(model.each(key))
+        for task in tasks
+        for model in (task.teacher, *task.students)
+        for key in keys[model is not task.teacher]
+    )
 
 
 def label(model: Model) -> str:
