@@ -18,7 +18,7 @@ CAPTIONS = {
     "figure1": "Accuracy on easy and hard dev samples against sparsity, and the gap between them "
     "(after Figure 1 of Du et al. 2023). The teacher stands at 0.",
     "figure3": "OOD accuracy and F_bias against sparsity by loss (after Figure 3 of Du et al. "
-    "2023). The teacher stands at 0; hollow: the model has collapsed, so its F_bias says nothing.",
+    "2023). The teacher stands at 0; hollow: marked ‡ in the tables.",
 }
 
 

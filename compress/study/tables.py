@@ -11,7 +11,7 @@ from compress.study import published
 from compress.study.analysis import Model, Task
 from compress.study.cells import DIGITS, count, number, percent, signed, spread
 
-OF_OOD = ("OOD", "Delta", "F_bias")
+COMPARED = ("dev", "OOD", "Delta", "F_bias")
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,25 @@ def accuracies(task: Task) -> Table:
     if task.at_chance:
         names = ", ".join(name.removeprefix("ood_") for name in task.at_chance)
         caption += f" † The teacher is at chance on {names}: there F_bias says nothing."
-    if task.students and not any(task.baseline(model) for model in task.students):
-        caption += " No vanilla here that dev could be held against."
+    return Table(caption + _guard(task), header, rows)
+
+
+def _guard(task: Task) -> str:
+    """What the mark of a collapsed model means, and what dev was held against; empty if nothing is."""
     reasons = sorted({word for model in task.students for word in task.collapsed(model)})
-    if reasons:
-        caption += f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons)}."
-    return Table(caption, header, rows)
+    alone = [
+        label(model) + f" with seed {seeds[0]}" * (len(seeds) < len(model.seeds))
+        for model in task.students
+        if (seeds := task.without_vanilla(model))
+    ]
+    if not reasons and not alone:
+        return ""
+    told = f" ({', '.join(alone)})" if alone else ""
+    return (
+        f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons) or 'none'}. "
+        "Dev is held against vanilla of the same compression and seed; vanilla itself, and what has no "
+        f"such vanilla{told}, against the teacher."
+    )
 
 
 def _out_of_distribution(
@@ -99,16 +112,17 @@ def differences(task: Task) -> Table:
 
 
 def above_chance(task: Task) -> Table | None:
-    """OOD accuracy, Delta, F_bias without the sets on which the teacher is at chance, if some are."""
+    """Dev, OOD, Delta, F_bias without the sets on which the teacher is at chance, if some are."""
     names = task.above_chance
     if not names or not task.at_chance:
         return None
     rows = []
     for model in (task.teacher, *task.students):
         found = task.versus(model, names)
-        change = [signed(found.get(key), *DIGITS[key]) for key in ("ood", "delta", "f_bias")]
-        rows.append([marked(task, model), *_out_of_distribution(task, model, names), *change])
-    header = ["model", "OOD", "Delta", "F_bias", *(f"{name} - vanilla" for name in OF_OOD)]
+        change = [signed(found.get(key), *DIGITS[key]) for key in ("dev", "ood", "delta", "f_bias")]
+        ours = [percent(model.dev), *_out_of_distribution(task, model, names)]
+        rows.append([marked(task, model), *ours, *change])
+    header = ["model", *COMPARED, *(f"{name} - vanilla" for name in COMPARED)]
     told = ", ".join(name.removeprefix("ood_") for name in names)
     return Table(f"{task.name}: where the teacher is above chance ({told}), pooled.", header, rows)
 
