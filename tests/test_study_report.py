@@ -5,9 +5,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from studies import DEV, SETS, finish, finished_runs, model, runs_of
+from studies import DEV, SETS, finish, finished_runs, halves, model, runs_of
 
-from compress.study import analysis, beside, bootstrap, figures, published, report, results, tables
+from compress.study import analysis, beside, bootstrap, figures, report, results, tables
 
 
 @pytest.fixture
@@ -114,25 +114,6 @@ def test_differences_are_those_of_the_rows(task, runs):
     assert cells[5].replace("**", "").startswith(f"{(ours - theirs) / base:+.2f} ±")
 
 
-def test_published_numbers_stand_beside_ours(task):
-    rows = {row[0]: row for row in beside.pooled(task, "table4").rows}
-    assert rows["teacher"][5:] == ["86.2", "61.7", "-"]
-    assert rows["imp40 rmc"][5:] == ["86.1", "64.2", "0.897"]
-    assert rows["imp40 vanilla"][7] == "1.051"
-    assert not any(name.startswith("imp60") for name in rows), "the table is about 40 %"
-    assert published.entry("table5", "fever", "layers_first_half", "rmc")[2] == 1.017
-    assert published.entry("table1", "fever", "imp40", "vanilla")[2] == 1.051
-    assert published.entry("table1", "fever", "imp40", "rmc") is None
-    assert published.entry("table2", "mnli", "distilbert", "vanilla")[2] == 1.289
-    assert published.entry("table3", "mnli", "heads20", "vanilla") == pytest.approx(
-        (0.841, (0.555 + 0.537 + 0.553) / 3, (1.172 + 1.25 + 1.176) / 3)
-    )
-    assert published.entry("figure1", "mnli", "imp40", "vanilla") is None
-    assert published.entry("table4", "synthetic", "imp40", "vanilla") is None
-    assert published.easy_hard("mnli", "imp40", "rmc") == (90.3, 75.9, 14.4)
-    assert published.easy_hard("mnli", "imp60", "rmc") is None
-
-
 def test_teacher_at_chance_is_marked(tmp_path):
     made = runs_of(tmp_path)
     for run in made:
@@ -192,6 +173,53 @@ def test_seconds_and_alpha_of_the_losses_that_have_one(task):
     assert f"All 16 runs took {2 * once} seconds" in table.caption
 
 
+def test_easy_and_hard_are_those_of_the_hits(tmp_path):
+    made = runs_of(tmp_path, tasks=["mnli"])
+    for run in made:
+        agreement = {1: 0.8, 2: 0.9}[run.seed]
+        finish(run, sizes={"dev": 400, "ood_hans": 300}, easy_hard={"agreement": agreement})
+    found = analysis.tasks(results.collect(made))[0]
+    table = tables.easy_hard(found)
+    assert table.header == ["model", "easy", "hard", "gap"]
+    assert "agrees with this cut on 85.0 ± 7.1 % of dev (the paper, MNLI: 82.8 %)." in table.caption
+    assert [row[0] for row in table.rows][:3] == ["teacher", "imp40 vanilla", "imp40 rmc"]
+    for label, *cells in table.rows:
+        name = ["teacher"] if label == "teacher" else ["student", *label.split(" ")]
+        easy, hard = halves(made, *name).T
+        for cell, values in zip(cells, (easy, hard, easy - hard), strict=True):
+            assert cell.startswith(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} ["), label
+    gains = [halves(made, "student", "imp40", loss) @ (1, -1) for loss in ("rmc", "vanilla")]
+    cell = next(row for row in tables.differences(found).rows if row[0] == "imp40 rmc")[6]
+    assert cell.replace("**", "").startswith(f"{np.mean(gains[0] - gains[1]):+.1f} ± ")
+
+
+def test_lines_of_figure_1_are_easy_and_hard(tmp_path, monkeypatch):
+    made = runs_of(tmp_path, tasks=["mnli"], compressions=["imp40", "imp85"])
+    for run in made:
+        finish(run, sizes={"dev": 400, "ood_hans": 300})
+    found, lines = analysis.tasks(results.collect(made))[0], recorded(monkeypatch)
+    drawn = figures.all_of(found)["figure1"]
+    models = [["teacher"], *(["student", name, "vanilla"] for name in ("imp40", "imp85"))]
+    means = np.array([halves(made, *name).mean(axis=0) for name in models])
+    for column, name in enumerate(("easy", "hard")):
+        assert lines[name] == [([0, 40.0, 85.0], pytest.approx(means[:, column]))]
+    for easy, hard in means:
+        assert f">{easy - hard:.1f}<" in drawn
+
+
+def recorded(monkeypatch):
+    """Label -> the lines (x, y) drawn with it from now on."""
+    lines = {}
+    plot = figures.matplotlib.axes.Axes.plot
+
+    def record(axes, x, y, **style):
+        lines.setdefault(style.get("label"), []).append((list(x), list(y)))
+        return plot(axes, x, y, **style)
+
+    monkeypatch.setattr(figures.matplotlib.axes.Axes, "plot", record)
+    return lines
+
+
 def test_subsets_by_heuristic(task):
     table = tables.subsets(task)
     assert table.header[:3] == ["subset", "teacher", "imp40 vanilla"]
@@ -215,14 +243,7 @@ def test_figures_hold_their_data(task):
 
 
 def test_lines_of_figure_3_are_the_estimates(task, monkeypatch):
-    lines = {}
-    plot = figures.matplotlib.axes.Axes.plot
-
-    def record(axes, x, y, **style):
-        lines.setdefault(style["label"], []).append((list(x), list(y)))
-        return plot(axes, x, y, **style)
-
-    monkeypatch.setattr(figures.matplotlib.axes.Axes, "plot", record)
+    lines = recorded(monkeypatch)
     figures._bias("x", task, figures.by_sparsity(task))
     for loss in ("vanilla", "rmc"):
         models = [model(task, name, loss) for name in ("imp40", "imp60")]

@@ -61,6 +61,14 @@ class Figures:
         return Figures(common, self.value - other.value, self.replicates - other.replicates)
 
 
+def mean_of(several: Sequence[Figures]) -> Figures:
+    """The mean of one figure over tasks: by seed where all have it, and replicate by replicate."""
+    common = set.intersection(*(set(figures.by_seed) for figures in several))
+    by_seed = {s: float(np.mean([f.by_seed[s] for f in several])) for s in sorted(common)}
+    value = float(np.mean([figures.value for figures in several]))
+    return Figures(by_seed, value, np.mean([figures.replicates for figures in several], axis=0))
+
+
 class Model:
     """One model of a task over its seeds: the teacher, or a compression x mitigation."""
 
@@ -254,15 +262,18 @@ def _sizes(task: str, rows: Iterable[Row]) -> dict[Part, int]:
 
 
 def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[Task]:
-    """Group the rows of a study by task and model, with one set of replicates for each task."""
+    """Group the rows of a study by task and model, with one set of replicates for each task.
+
+    Tasks share neither samples nor trainings, so the replicates of one are independent of another's.
+    """
     every: dict[str, list[Row]] = {}
     for row in rows:
         every.setdefault(row["task"], []).append(row)
     out = []
-    for name, found in every.items():
+    for number, (name, found) in enumerate(every.items()):
         seeds = sorted({row["seed"] for row in found})
         sizes = _sizes(name, found)
-        draws = bootstrap.draw(sizes, len(seeds), replicates)
+        draws = bootstrap.draw(sizes, len(seeds), replicates, seed=number)
         groups: dict[tuple[Any, ...], list[Row]] = {}
         for row in found:
             groups.setdefault((row["role"], row["compression"], row["mitigation"]), []).append(row)

@@ -40,7 +40,7 @@ def write(
         (task, tables.all_of(task) + beside.all_of(task, published), figures.all_of(task))
         for task in found
     ]
-    times = tables.seconds(found)
+    times, average = tables.seconds(found), beside.averages(found, published)
     lines, pictures = [f"# {title}", "", f"`{command}`", ""], {}
     for task, some, drawn in sections:
         lines += [f"## {task.name}", ""]
@@ -49,6 +49,8 @@ def write(
         for name, picture in drawn.items():
             pictures[f"{task.name}-{name}.svg"] = picture.replace("<svg ", f"<svg {SVG} ", 1)
             lines += [f"![{CAPTIONS[name]}](<{task.name}-{name}.svg>)", "", CAPTIONS[name], ""]
+    if average is not None:
+        lines += ["## All tasks", "", average.caption, "", average.markdown(), ""]
     lines += ["## Seconds", "", times.caption, "", times.markdown(), ""]
     if failed:
         lines += ["## Failed runs", "", *(f"* {name}: {why}" for name, why in failed.items()), ""]
@@ -57,6 +59,7 @@ def write(
         command=command,
         sections=sections,
         captions=CAPTIONS,
+        average=average,
         times=times,
         failed=failed,
     )

@@ -16,7 +16,7 @@ COMPARED = ("dev", "OOD", "Delta", "F_bias")
 
 @dataclass(frozen=True)
 class Table:
-    """A caption, a header, rows of cells."""
+    """A caption, a header, rows of cells; without rows the caption stands alone."""
 
     caption: str
     header: list[str]
@@ -24,6 +24,8 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown; text that would end a cell or a row is escaped."""
+        if not self.rows:
+            return ""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
 
