@@ -6,7 +6,7 @@ import numpy as np
 from test_launcher import ROOT
 
 from compress import ownership
-from compress.study import plan
+from compress.study import plan, results
 
 STUDY = {
     "title": "A small study",
@@ -125,3 +125,21 @@ def halves(runs, role, compression="", mitigation=""):
             hits, hard = saved[f"{role}/dev"], saved["hard"]
             values[run.seed] = (hits[~hard].sum() / 3, float(hits[hard].sum()))
     return np.array(list(values.values()))
+
+
+def rows_of(models, task="fever"):
+    """Rows of a study without any files; models: (compression, mitigation), empty for the teacher,
+    and seed -> hits by set and subset."""
+    nothing = dict.fromkeys(results.SCHEMA.names)
+    rows = []
+    for (compression, mitigation, seed), parts in models.items():
+        for (name, subset), hits in parts.items():
+            about = {"task": task, "seed": seed, "compression": compression, "mitigation": mitigation}
+            about |= {"role": "student" if compression else "teacher", "set": name, "subset": subset}
+            about |= {
+                "samples": len(hits),
+                "accuracy": hits.mean(),
+                "hits": np.packbits(hits).tobytes(),
+            }
+            rows.append({**nothing, **about, "vanished": False, "at_chance": False})
+    return rows
