@@ -2,7 +2,6 @@
 
 from statistics import fmean
 
-import numpy as np
 import pytest
 from studies import SETS, finish, finished_runs, halves, model, runs_of
 
@@ -212,17 +211,6 @@ def test_f_bias_averaged_over_the_tasks(tmp_path):
         "<h2>All tasks</h2>" in page
         and f"## All tasks\n\n{table.caption}\n\n{table.markdown()}" in text
     )
-
-
-def test_the_interval_of_an_average_is_that_of_independent_tasks(tmp_path):
-    found = analysis.tasks(results.collect(three_tasks(tmp_path)))
-    models = [model(task, "imp40", "rmc") for task in found]
-    bias = [m.f_bias(task.teacher) for m, task in zip(models, found, strict=True)]
-    spread = [np.nanstd(one.replicates) for one in bias]
-    together = np.nanstd(analysis.mean_of(bias).replicates)
-    assert together == pytest.approx(np.sqrt(np.sum(np.square(spread))) / 3, rel=0.1)
-    mean = analysis.mean_of(bias)
-    assert mean.by_seed[2] == pytest.approx(fmean(one.by_seed[2] for one in bias))
 
 
 def test_no_average_without_all_tasks_sets_or_a_table_that_prints_it(tmp_path):

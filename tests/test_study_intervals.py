@@ -181,3 +181,34 @@ def test_f_bias_of_the_teacher_itself_is_one_without_doubt():
     task = alone(teacher=right, vanilla=right)
     told = task.students[0].f_bias(task.teacher).estimate()
     assert (told.low, told.value, told.high) == pytest.approx((1, 1, 1))
+
+
+def mean_dev(hits):
+    """Vanilla's dev accuracy averaged over tasks; hits: by task and seed."""
+    rows = []
+    for name, by_seed in hits.items():
+        right = {seed: np.asarray(values, dtype=bool) for seed, values in by_seed.items()}
+        models = {(*who, seed): {DEV: v} for seed, v in right.items() for who in (TEACHER, VANILLA)}
+        rows += rows_of(models, name)
+    return analysis.mean_of([task.students[0].dev for task in analysis.tasks(rows, 4000)])
+
+
+def test_a_mean_over_tasks_is_that_of_whole_seeds():
+    """Each seed is right on two of three tasks: its mean never varies, though every task does."""
+    levels = {"a": (1, 0, 1), "b": (0, 1, 1), "c": (1, 1, 0)}
+    hits = {name: {s: np.full(20, v) for s, v in enumerate(of)} for name, of in levels.items()}
+    found = mean_dev(hits)
+    assert found.by_seed == pytest.approx(dict.fromkeys(range(3), 2 / 3))
+    told = found.estimate()
+    assert (told.low, told.value, told.high) == pytest.approx([2 / 3] * 3)
+
+
+def test_a_mean_over_tasks_varies_with_the_samples_of_each():
+    """With one seed its variance is a ninth of the sum of p (1 - p) / n."""
+    sizes, generator = {"a": 200, "b": 300, "c": 500}, np.random.default_rng(1)
+    hits = {name: {1: generator.random(size) < 0.7} for name, size in sizes.items()}
+    p = {name: right[1].mean() for name, right in hits.items()}
+    error = np.sqrt(sum(p[name] * (1 - p[name]) / size for name, size in sizes.items())) / 3
+    found = mean_dev(hits)
+    assert found.value == pytest.approx(np.mean(list(p.values())))
+    assert found.replicates.std() == pytest.approx(error, rel=0.05)

@@ -223,10 +223,8 @@ class Task:
         for name, usual in (("vanilla", vanilla), ("the teacher", teacher)):
             lost = [usual[s] - dev for s, dev in model.dev.by_seed.items() if s in usual]
             if lost and max(lost) > MOST_LOST:
-                all_of_them = len(lost) == len(model.seeds) and np.mean(lost) > MOST_LOST
-                words.append(
-                    f"dev more than 2 points below {name}" + " with a seed" * (not all_of_them)
-                )
+                every = len(lost) == len(model.seeds) and np.mean(lost) > MOST_LOST
+                words.append(f"dev more than 2 points below {name}" + " with a seed" * (not every))
         return words
 
 
@@ -264,16 +262,16 @@ def _sizes(task: str, rows: Iterable[Row]) -> dict[Part, int]:
 def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[Task]:
     """Group the rows of a study by task and model, with one set of replicates for each task.
 
-    Tasks share neither samples nor trainings, so the replicates of one are independent of another's.
+    Tasks with as many seeds draw the same ones, so a mean over tasks is that of whole seeds.
     """
     every: dict[str, list[Row]] = {}
     for row in rows:
         every.setdefault(row["task"], []).append(row)
     out = []
-    for number, (name, found) in enumerate(every.items()):
+    for name, found in every.items():
         seeds = sorted({row["seed"] for row in found})
         sizes = _sizes(name, found)
-        draws = bootstrap.draw(sizes, len(seeds), replicates, seed=number)
+        draws = bootstrap.draw(sizes, len(seeds), replicates)
         groups: dict[tuple[Any, ...], list[Row]] = {}
         for row in found:
             groups.setdefault((row["role"], row["compression"], row["mitigation"]), []).append(row)
