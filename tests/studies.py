@@ -6,7 +6,7 @@ import numpy as np
 from test_launcher import ROOT
 
 from compress import ownership
-from compress.study import plan
+from compress.study import plan, results
 
 STUDY = {
     "title": "A small study",
@@ -45,16 +45,19 @@ def outcome(generator, size, accuracy):
     return generator.permutation(hits)
 
 
-def finish(run, student=None, teacher=None, **changes):
-    """Write what a finished run leaves; student, teacher: accuracy by set."""
+def finish(run, student=None, teacher=None, sizes=SETS, **changes):
+    """Write what a finished run leaves; student, teacher: accuracy by set; sizes: samples by set."""
     generator = np.random.default_rng([run.seed, len(run.name)])
     same = np.random.default_rng(run.seed)
-    sparsity = {"imp40": 0.4, "imp60": 0.6}.get(run.compression)
-    teacher = {"dev": 0.9, "ood_sym1": 0.6, "ood_sym2": 0.7, **(teacher or {})}
-    student = {"dev": 0.88, "ood_sym1": 0.5, "ood_sym2": 0.6, **(student or {})}
-    hits, metrics = {"hard": np.arange(SETS["dev"]) % 4 == 0}, {}
+    sparsity = {"imp20": 0.2, "imp40": 0.4, "imp60": 0.6, "imp85": 0.85}.get(run.compression)
+    usual = dict.fromkeys(sizes, 0.6) | {"dev": 0.9, "ood_sym2": 0.7}
+    teacher = usual | (teacher or {})
+    student = (
+        {name: accuracy - 0.1 for name, accuracy in usual.items()} | {"dev": 0.88} | (student or {})
+    )
+    hits, metrics = {"hard": np.arange(sizes["dev"]) % 4 == 0}, {}
     for role, given, draw in (("teacher", teacher, same), ("student", student, generator)):
-        for name, size in SETS.items():
+        for name, size in sizes.items():
             hits[f"{role}/{name}"] = outcome(draw, size, given[name])
         metrics[role] = {
             "params": 1000,
@@ -62,13 +65,19 @@ def finish(run, student=None, teacher=None, **changes):
             "sparsity": sparsity if role == "student" else None,
         }
     kinds = np.array(["kind a, REFUTES", "kind b, REFUTES", "kind b, SUPPORTS"])
-    hits["subset/ood_sym1"] = kinds[np.arange(SETS["ood_sym1"]) % 3]
+    if "ood_sym1" in sizes:
+        hits["subset/ood_sym1"] = kinds[np.arange(sizes["ood_sym1"]) % 3]
     metrics |= {
         "stamp": ownership.stamp(run.config),
-        "keys": {"teacher": f"teacher of seed {run.seed}"},
+        "keys": {"teacher": f"teacher of seed {run.seed}", "difficulty": f"of seed {run.seed}"},
         "easy_hard": {"agreement": 0.8},
         "difficulty": {"auroc": None, "alpha": 0.3},
-        "seconds": {"teacher": 10.0, "student": 4.0 + run.seed},
+        "seconds": {
+            "teacher": 10.0 * run.seed,
+            "difficulty": 100.0,
+            "student": 4.0 + run.seed,
+            "evaluate": 2.0 * run.seed,
+        },
         "vanished": [],
         "at_chance": {},
         "device": "cpu",
@@ -105,3 +114,32 @@ def finished_runs(folder):
 
 def model(task, *name):
     return next(m for m in task.students if m.name == name)
+
+
+def halves(runs, role, compression="", mitigation=""):
+    """By seed, accuracy on easy and hard dev samples in per cent, counted in the runs' hits."""
+    values = {}
+    for run in runs:
+        if role == "teacher" or (run.compression, run.mitigation) == (compression, mitigation):
+            saved = np.load(run.output_dir / "hits.npz")
+            hits, hard = saved[f"{role}/dev"], saved["hard"]
+            values[run.seed] = (hits[~hard].sum() / 3, float(hits[hard].sum()))
+    return np.array(list(values.values()))
+
+
+def rows_of(models, task="fever"):
+    """Rows of a study without any files; models: (compression, mitigation), empty for the teacher,
+    and seed -> hits by set and subset."""
+    nothing = dict.fromkeys(results.SCHEMA.names)
+    rows = []
+    for (compression, mitigation, seed), parts in models.items():
+        for (name, subset), hits in parts.items():
+            about = {"task": task, "seed": seed, "compression": compression, "mitigation": mitigation}
+            about |= {"role": "student" if compression else "teacher", "set": name, "subset": subset}
+            about |= {
+                "samples": len(hits),
+                "accuracy": hits.mean(),
+                "hits": np.packbits(hits).tobytes(),
+            }
+            rows.append({**nothing, **about, "vanished": False, "at_chance": False})
+    return rows

@@ -7,7 +7,7 @@ import pytest
 from studies import finish, finished_runs, model, runs_of
 
 from compress.errors import UserError
-from compress.study import analysis, results, tables
+from compress.study import analysis, beside, results, tables
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_file_of_another_version_or_none_of_ours(tmp_path):
     file = tmp_path / "old.parquet"
     schema = results.SCHEMA.with_metadata({"version": "0"})
     pq.write_table(pa.Table.from_pylist([], schema=schema), file)
-    with pytest.raises(UserError, match=r"old\.parquet: is a results file of version 0, .* version 1"):
+    with pytest.raises(UserError, match=r"old\.parquet: is a results file of version 0, .* version 2"):
         results.load([file])
     pq.write_table(pa.table({"x": [1]}), file)
     with pytest.raises(UserError, match="of version none"):
@@ -118,6 +118,24 @@ def test_a_run_with_another_teacher_is_named(runs):
         UserError, match=r"imp40-rmc-seed1: has another teacher than fever/imp40-vanilla"
     ):
         results.collect(runs)
+
+
+def test_a_run_with_another_difficulty_is_named(runs):
+    """Agreement and AUROC stand once for each task and seed, so they must be those of all its runs."""
+    finish(runs[1], keys={"teacher": "teacher of seed 1", "difficulty": "another"})
+    with pytest.raises(
+        UserError, match=r"imp40-rmc-seed1: has another difficulty than fever/imp40-van"
+    ):
+        results.collect(runs)
+
+
+def test_seconds_of_a_run_stand_where_they_belong(runs):
+    rows = [row for row in results.collect(runs) if (row["set"], row["subset"]) == ("dev", "")]
+    for row in rows:
+        of_student = (4.0 + row["seed"], 2.0 * row["seed"])
+        expected = of_student if row["role"] == "student" else (10.0 * row["seed"], None)
+        assert (row["seconds"], row["evaluation_seconds"]) == expected
+        assert row["difficulty_seconds"] == 100.0
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "hits.npz"])
@@ -179,22 +197,48 @@ def test_collapse_is_marked(tmp_path):
     found = analysis.tasks(results.collect(made))[0]
     assert found.collapsed(model(found, "imp40", "rmc")) == ["dev more than 2 points below vanilla"]
     assert found.collapsed(model(found, "imp40", "vanilla")) == ["a class vanished"]
-    for table in (tables.accuracies(found), tables.differences(found), tables.beside(found, "table4")):
+    for table in (tables.accuracies(found), tables.differences(found), beside.pooled(found, "table4")):
         labels = [row[0] for row in table.rows if row[0] != "teacher"]
         assert labels and all(name.endswith(" ‡") for name in labels)
     assert "marked: a class vanished; dev more than 2" in tables.accuracies(found).caption
 
 
-def test_a_seed_without_vanilla_is_held_against_its_mean(tmp_path):
-    made = runs_of(tmp_path, compressions=["imp40"], seeds=[1, 2, 3])
-    kept = [run for run in made if (run.mitigation, run.seed) != ("vanilla", 3)]
+def test_without_vanilla_dev_is_held_against_the_teacher(tmp_path):
+    """imp40 lacks vanilla at seed 3, where rmc is lost; imp60 lacks it altogether, and rmc is lost."""
+    made = runs_of(tmp_path, seeds=[1, 2, 3])
+    kept = [
+        run
+        for run in made
+        if run.mitigation == "rmc" or (run.compression, run.seed) in {("imp40", 1), ("imp40", 2)}
+    ]
     for run in kept:
-        finish(run, {"dev": 0.51} if run.seed == 3 else None)
+        lost = run.mitigation == "rmc" and (run.compression == "imp60" or run.seed == 3)
+        finish(run, {"dev": 0.87} if lost else {"dev": 0.895})
     found = analysis.tasks(results.collect(kept))[0]
-    assert found.collapsed(model(found, "imp40", "rmc")) == ["dev more than 2 points below vanilla"]
-    alone = [run for run in kept if run.mitigation == "rmc"]
-    found = analysis.tasks(results.collect(alone))[0]
-    assert "No vanilla here" in tables.accuracies(found).caption
+    below = "dev more than 2 points below the teacher"
+    assert found.collapsed(model(found, "imp40", "rmc")) == [f"{below} with a seed"]
+    assert found.collapsed(model(found, "imp60", "rmc")) == [below]
+    assert found.collapsed(model(found, "imp40", "vanilla")) == []
+    caption = tables.accuracies(found).caption
+    assert f"marked: {below}; {below} with a seed." in caption
+    assert "no such vanilla (imp40 rmc with seed 3, imp60 rmc), against the teacher." in caption
+
+
+def test_vanilla_itself_is_held_against_the_teacher(tmp_path):
+    """One of two points exactly is not marked, nor is what stays close to a vanilla that is."""
+    made = runs_of(tmp_path)
+    for run in made:
+        finish(run, {"dev": {"imp40": 0.8775, "imp60": 0.88}[run.compression]})
+    found = analysis.tasks(results.collect(made))[0]
+    words = {model.name: found.collapsed(model) for model in found.students}
+    below = ["dev more than 2 points below the teacher"]
+    assert {name for name, why in words.items() if why} == {("imp40", "vanilla")}
+    assert words["imp40", "vanilla"] == below
+    caption = tables.accuracies(found).caption
+    assert "vanilla itself, and what has no such vanilla, against the teacher." in caption
+    for run in made:
+        finish(run, {"dev": 0.88})
+    assert "‡" not in tables.accuracies(analysis.tasks(results.collect(made))[0]).caption
 
 
 def test_one_collapsed_seed_is_enough(tmp_path):

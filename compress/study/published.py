@@ -5,6 +5,10 @@ Model Distillation and Pruning for Natural Language Understanding", EACL 2023 (a
 BERT-base uncased, full data, means of three runs.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
 OOD_SIZES = {"hans": 30000, "sym1": 712, "sym2": 712, "paws_wiki": 8000, "paws_qqp": 677}
 
 # task -> (dev, {OOD set: accuracy}) of the teacher, BERT-base uncased
@@ -89,6 +93,30 @@ EXCEPTIONS = {
     (5, "vanilla", "mnli"): 1.316,
 }
 
+# (table, row) -> F_bias averaged over mnli, fever and qqp, as printed (Table 3 has mnli alone)
+AVERAGES = {
+    (1, "20%"): 1.088,
+    (1, "40%"): 1.101,
+    (1, "60%"): 1.132,
+    (1, "70%"): 1.127,
+    (2, "distilbert"): 1.159,
+    (2, "minilm"): 1.162,
+    (2, "truncated-l6"): 1.155,
+    (2, "pretrained-l6"): 1.13,
+    (4, "vanilla"): 1.101,
+    (4, "distil"): 1.063,
+    (4, "smooth"): 1.036,
+    (4, "focal"): 1.054,
+    (4, "jtt"): 1.057,
+    (4, "rmc"): 0.99,
+    (5, "vanilla"): 1.162,
+    (5, "distil"): 1.103,
+    (5, "smooth"): 1.085,
+    (5, "focal"): 1.089,
+    (5, "jtt"): 1.083,
+    (5, "rmc"): 1.041,
+}
+
 # (name, dev, hans, accuracy on hard and on easy samples, gap), Table 6
 TABLE6 = [
     ("minilm-vanilla", 83.1, 51.4, 73.2, 90.9, 17.7),
@@ -113,35 +141,76 @@ COMPRESSIONS = {
 }
 """Row of Tables 1 to 3 -> the file in ds_configs/compression that asks for the same."""
 
-
 STANDS_FOR = {"table4": ("imp40",), "table5": (COMPRESSIONS["minilm"], "layers_first_half")}
 """Tables by mitigation -> compressions they may stand beside (layer reduction in the small study)."""
 MODELS = {"table4": "BERT-base at 40 % sparsity", "table5": "MiniLM of 6 layers, 66M parameters"}
 
-Numbers = tuple[float, float, float]
+SOURCES = {"figure3": ("table1", "table4")}
+"""A figure -> the tables that print the numbers of its points: vanilla, and all losses at 40 %."""
 
 
-def entry(table: str, task: str, compression: str, mitigation: str) -> Numbers | None:
-    """Published (dev, pooled OOD, F_bias) of a student, accuracies as fractions, or None.
+@dataclass(frozen=True)
+class Entry:
+    """A printed row for one task: accuracies as fractions, OOD by our names of the sets, F_bias."""
 
-    The three draws of Table 3 are averaged.
+    dev: float
+    ood: Mapping[str, float]
+    f_bias: float | None = None
 
-    table: table1 to table5. Tables 1 to 3 are by compression (loss: vanilla), 4 and 5 by mitigation.
+    @property
+    def pooled(self) -> float:
+        """Accuracy over the pooled samples of the OOD sets."""
+        sizes = {name: OOD_SIZES[name.removeprefix("ood_")] for name in self.ood}
+        return sum(sizes[n] * a for n, a in self.ood.items()) / sum(sizes.values())
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A row of Table 6 (MNLI), in per cent."""
+
+    dev: float
+    hans: float
+    easy: float
+    hard: float
+    gap: float
+
+
+def entry(table: str, task: str, compression: str, mitigation: str) -> Entry | None:
+    """The published row of a student; None if there is none. The three draws of Table 3 are averaged.
+
+    table: table1 to table5, or a figure of `SOURCES`.
     """
-    number = int(table[5:]) if table.startswith("table") else 0
-    rows = []
-    for found, row, of_task, dev, ood, f_bias in ENTRIES:
-        name, wanted = COMPRESSIONS.get(row, row), mitigation
-        if number <= 3:
-            wanted = compression if mitigation == "vanilla" else ""
-        elif compression not in STANDS_FOR[table]:
-            continue
-        if (found, name, of_task) == (number, wanted, task):
-            rows.append((dev / 100, _pooled(ood), f_bias))
-    if not rows:
-        return None
-    dev, ood, f_bias = (sum(values) / len(rows) for values in zip(*rows, strict=True))
-    return dev, ood, f_bias
+    for source in SOURCES.get(table, (table,)):
+        rows = [(_number(source), row, task) for row in _rows(source, compression, mitigation)]
+        found = [one[3:] for one in ENTRIES if one[:3] in rows]
+        if found:
+            devs, sets, biases = zip(*found, strict=True)
+            ood = {name: fmean(one[name] for one in sets) for name in sets[0]}
+            return _entry(fmean(devs), ood, fmean(biases))
+    return None
+
+
+def average(table: str, compression: str, mitigation: str) -> float | None:
+    """Published F_bias of a student averaged over the three tasks; None where none is printed."""
+    rows = [(_number(table), row) for row in _rows(table, compression, mitigation)]
+    return next((AVERAGES[row] for row in rows if row in AVERAGES), None)
+
+
+def has_averages(table: str | None) -> bool:
+    """Whether the paper prints averages over the tasks in a table."""
+    return table is not None and any(number == _number(table) for number, _ in AVERAGES)
+
+
+def _number(table: str) -> int:
+    return int(table[5:]) if table.startswith("table") else 0
+
+
+def _rows(table: str, compression: str, mitigation: str) -> list[str]:
+    """Rows that are this student: by compression in Tables 1 to 3 (vanilla), by loss in 4 and 5."""
+    if table in STANDS_FOR:
+        return [mitigation] if compression in STANDS_FOR[table] else []
+    same = [row for row, name in COMPRESSIONS.items() if name == compression]
+    return same if mitigation == "vanilla" else []
 
 
 def ood_sets(task: str) -> list[str]:
@@ -149,23 +218,21 @@ def ood_sets(task: str) -> list[str]:
     return sorted(f"ood_{name}" for name in TEACHER[task][1]) if task in TEACHER else []
 
 
-def easy_hard(task: str, compression: str, mitigation: str) -> Numbers | None:
-    """Published (easy, hard, gap) of a student in Table 6, in per cent; None if there is none."""
+def easy_hard(task: str, compression: str, mitigation: str) -> Halves | None:
+    """The row of a student in Table 6; None if there is none."""
     rows = {"40%": STANDS_FOR["table4"], "minilm": STANDS_FOR["table5"]}
-    for name, _, _, hard, easy, gap in TABLE6:
+    for name, dev, hans, hard, easy, gap in TABLE6:
         row, _, loss = name.partition("-")
         if (task, loss) == ("mnli", mitigation) and compression in rows[row]:
-            return easy, hard, gap
+            return Halves(dev=dev, hans=hans, easy=easy, hard=hard, gap=gap)
     return None
 
 
-def teacher(task: str) -> tuple[float, float] | None:
-    """Published (dev, pooled OOD) of the teacher, as fractions; None for a task of another kind."""
-    if task not in TEACHER:
-        return None
-    dev, ood = TEACHER[task]
-    return dev / 100, _pooled(ood)
+def teacher(task: str) -> Entry | None:
+    """The published row of the teacher, without F_bias; None for a task of another kind."""
+    return _entry(*TEACHER[task]) if task in TEACHER else None
 
 
-def _pooled(ood: dict[str, float]) -> float:
-    return sum(OOD_SIZES[n] * a for n, a in ood.items()) / sum(OOD_SIZES[n] for n in ood) / 100
+def _entry(dev: float, ood: Mapping[str, float], f_bias: float | None = None) -> Entry:
+    """From accuracies in per cent, with the paper's names of the OOD sets."""
+    return Entry(dev / 100, {f"ood_{n}": value / 100 for n, value in ood.items()}, f_bias)

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from compress import artefacts
-from compress.study import analysis, figures, tables
+from compress.study import analysis, beside, figures, tables
 from compress.study.results import Row
 
 SVG = 'xmlns="http://www.w3.org/2000/svg"'
@@ -18,7 +18,7 @@ CAPTIONS = {
     "figure1": "Accuracy on easy and hard dev samples against sparsity, and the gap between them "
     "(after Figure 1 of Du et al. 2023). The teacher stands at 0.",
     "figure3": "OOD accuracy and F_bias against sparsity by loss (after Figure 3 of Du et al. "
-    "2023). The teacher stands at 0; hollow: the model has collapsed, so its F_bias says nothing.",
+    "2023). The teacher stands at 0; hollow: marked ‡ in the tables.",
 }
 
 
@@ -36,8 +36,11 @@ def write(
     command: as typed.
     """
     found = analysis.tasks(rows)
-    sections = [(task, tables.all_of(task, published), figures.all_of(task)) for task in found]
-    times = tables.seconds(found)
+    sections = [
+        (task, tables.all_of(task) + beside.all_of(task, published), figures.all_of(task))
+        for task in found
+    ]
+    times, average = tables.seconds(found), beside.averages(found, published)
     lines, pictures = [f"# {title}", "", f"`{command}`", ""], {}
     for task, some, drawn in sections:
         lines += [f"## {task.name}", ""]
@@ -46,6 +49,8 @@ def write(
         for name, picture in drawn.items():
             pictures[f"{task.name}-{name}.svg"] = picture.replace("<svg ", f"<svg {SVG} ", 1)
             lines += [f"![{CAPTIONS[name]}](<{task.name}-{name}.svg>)", "", CAPTIONS[name], ""]
+    if average is not None:
+        lines += ["## All tasks", "", average.caption, "", average.markdown(), ""]
     lines += ["## Seconds", "", times.caption, "", times.markdown(), ""]
     if failed:
         lines += ["## Failed runs", "", *(f"* {name}: {why}" for name, why in failed.items()), ""]
@@ -54,6 +59,7 @@ def write(
         command=command,
         sections=sections,
         captions=CAPTIONS,
+        average=average,
         times=times,
         failed=failed,
     )

@@ -5,7 +5,8 @@ computed from these rows alone, so files of several machines can be put together
 
 A row: task, seed, role (teacher or student), compression, mitigation, set (dev, ood_<name>), subset
 (empty: the whole set; of dev `easy` and `hard`), samples, accuracy (fraction), hits (bits, one a
-sample), and the figures of the model or run that it belongs to, repeated.
+sample), and the figures of the model or run that it belongs to, repeated. seconds: of training;
+evaluation_seconds: of the run, on the rows of its student.
 """
 
 import zipfile
@@ -22,7 +23,7 @@ from compress import artefacts, losses
 from compress.errors import UserError
 from compress.study.plan import Run
 
-VERSION = "1"
+VERSION = "2"
 MODEL = ("task", "seed", "role", "compression", "mitigation")
 SCHEMA = pa.schema(
     [
@@ -30,7 +31,7 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("set", "subset", "device")),
         *((name, pa.int64()) for name in ("seed", "samples", "params", "nonzero_params")),
         *((name, pa.float64()) for name in ("accuracy", "sparsity", "seconds")),
-        ("difficulty_seconds", pa.float64()),
+        *((name, pa.float64()) for name in ("difficulty_seconds", "evaluation_seconds")),
         *((name, pa.float64()) for name in ("agreement", "auroc", "alpha")),
         *((name, pa.bool_()) for name in ("vanished", "at_chance")),
         ("hits", pa.binary()),
@@ -43,19 +44,22 @@ Row = dict[str, Any]
 def collect(runs: Iterable[Run]) -> list[Row]:
     """The rows of finished runs; a teacher shared by several runs stands once for each seed.
 
-    Raises UserError for a run whose files are damaged, or whose teacher is not that of its neighbours.
+    So do the agreement, AUROC and seconds of the difficulty, which the runs of a task and seed share.
+
+    Raises UserError for a run whose files are damaged, or whose teacher or difficulty is not that of
+    its neighbours.
     """
     rows: list[Row] = []
-    teachers: dict[tuple[str, int], tuple[str, str]] = {}
+    first: dict[tuple[str, int], tuple[Mapping[str, str], str]] = {}
     for run in runs:
         metrics, arrays = _files(run)
-        key = metrics["keys"]["teacher"]
-        first, name = teachers.setdefault((run.task, run.seed), (key, run.name))
-        if first != key:
-            raise UserError(
-                f"{run.output_dir}: has another teacher than {name} (its data or model has changed); "
-                "delete one of them and run the study again."
-            )
+        shared, name = first.setdefault((run.task, run.seed), (metrics["keys"], run.name))
+        for what in ("teacher", "difficulty"):
+            if shared.get(what) != metrics["keys"].get(what):
+                raise UserError(
+                    f"{run.output_dir}: has another {what} than {name} (its data, model or settings "
+                    "have changed); delete one of them and run the study again."
+                )
         if name == run.name:
             rows += _model(run, metrics, arrays, "teacher")
         rows += _model(run, metrics, arrays, "student")
@@ -93,6 +97,7 @@ def _model(
         **{key: model.get(key) for key in ("params", "nonzero_params", "sparsity")},
         "seconds": metrics["seconds"][role],
         "difficulty_seconds": metrics["seconds"].get("difficulty"),
+        "evaluation_seconds": metrics["seconds"].get("evaluate") if role == "student" else None,
         "agreement": metrics["easy_hard"]["agreement"],
         "auroc": difficulty.get("auroc"),
         "alpha": difficulty.get("alpha") if role == "student" and _uses_difficulty(run) else None,

@@ -1,44 +1,44 @@
 """The tables of a study's report, as text: the same for Markdown and HTML.
 
-A cell may carry Markdown's `**bold**`, used only where a 95 % interval excludes zero and the figure
-says something (not F_bias where the teacher is at chance).
+A difference is bold only where its interval excludes zero and it says something (not F_bias where the
+teacher is at chance).
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from compress.study import published
-from compress.study.analysis import Estimate, Figures, Model, Task
+from compress.study.analysis import Model, Task
+from compress.study.cells import DIGITS, count, number, percent, signed, spread
 
-OF_OOD = ("OOD", "Delta", "F_bias")
-DIGITS = {"dev": (1, 100), "ood": (1, 100), "delta": (3, 1), "f_bias": (2, 1), "gap": (1, 100)}
-"""Key of a difference -> its digits and factor."""
+COMPARED = ("dev", "OOD", "Delta", "F_bias")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A caption, a header, rows of cells."""
+    """A caption, a header, rows of cells; without rows the caption stands alone."""
 
     caption: str
     header: list[str]
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """The table in Markdown; text that would end a cell or a row is escaped."""
+        if not self.rows:
+            return ""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
 
 
-def all_of(task: Task, table: str | None) -> list[Table]:
-    """The tables of a task; table: name of the published one that stands beside ours."""
+def _escaped(cell: str) -> str:
+    """A cell's text in Markdown, on one line."""
+    return " ".join(cell.replace("\\", r"\\").replace("|", r"\|").split("\n"))
+
+
+def all_of(task: Task) -> list[Table]:
+    """The tables of a task."""
     found = [accuracies(task), differences(task), above_chance(task)]
     found += [by_set(task), easy_hard(task), subsets(task)]
-    if table in BESIDE:
-        found.append(BESIDE[table](task))
-    elif table is not None:
-        found.append(beside(task, table))
     return [one for one in found if one is not None and one.rows]
 
 
@@ -47,7 +47,7 @@ def accuracies(task: Task) -> Table:
     header = ["model", "seeds", "parameters", "non-zero", "dev", _pooled(task), "Delta", "F_bias"]
     rows = []
     for model in (task.teacher, *task.students):
-        counts = [_count(model.each(key)) for key in ("params", "nonzero_params")]
+        counts = [count(model.each(key)) for key in ("params", "nonzero_params")]
         *ood, bias = _out_of_distribution(task, model)
         bias += _chance(task) * (bias != "-")
         name, seeds = marked(task, model), str(len(model.seeds))
@@ -58,16 +58,29 @@ def accuracies(task: Task) -> Table:
         "mean Deltas."
     )
     if truth := task.teacher.each("auroc"):
-        caption += f" AUROC of the variance against the known truth: {_spread(truth)} %."
+        caption += f" AUROC of the variance against the known truth: {spread(truth)} %."
     if task.at_chance:
         names = ", ".join(name.removeprefix("ood_") for name in task.at_chance)
         caption += f" † The teacher is at chance on {names}: there F_bias says nothing."
-    if task.students and not any(task.baseline(model) for model in task.students):
-        caption += " No vanilla here that dev could be held against."
+    return Table(caption + _guard(task), header, rows)
+
+
+def _guard(task: Task) -> str:
+    """What the mark of a collapsed model means, and what dev was held against; empty if nothing is."""
     reasons = sorted({word for model in task.students for word in task.collapsed(model)})
-    if reasons:
-        caption += f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons)}."
-    return Table(caption, header, rows)
+    alone = [
+        label(model) + f" with seed {seeds[0]}" * (len(seeds) < len(model.seeds))
+        for model in task.students
+        if (seeds := task.without_vanilla(model))
+    ]
+    if not reasons and not alone:
+        return ""
+    told = f" ({', '.join(alone)})" if alone else ""
+    return (
+        f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons) or 'none'}. "
+        "Dev is held against vanilla of the same compression and seed; vanilla itself, and what has no "
+        f"such vanilla{told}, against the teacher."
+    )
 
 
 def _out_of_distribution(
@@ -101,16 +114,17 @@ def differences(task: Task) -> Table:
 
 
 def above_chance(task: Task) -> Table | None:
-    """OOD accuracy, Delta, F_bias without the sets on which the teacher is at chance, if some are."""
+    """Dev, OOD, Delta, F_bias without the sets on which the teacher is at chance, if some are."""
     names = task.above_chance
     if not names or not task.at_chance:
         return None
     rows = []
     for model in (task.teacher, *task.students):
         found = task.versus(model, names)
-        change = [signed(found.get(key), *DIGITS[key]) for key in ("ood", "delta", "f_bias")]
-        rows.append([marked(task, model), *_out_of_distribution(task, model, names), *change])
-    header = ["model", "OOD", "Delta", "F_bias", *(f"{name} - vanilla" for name in OF_OOD)]
+        change = [signed(found.get(key), *DIGITS[key]) for key in ("dev", "ood", "delta", "f_bias")]
+        ours = [percent(model.dev), *_out_of_distribution(task, model, names)]
+        rows.append([marked(task, model), *ours, *change])
+    header = ["model", *COMPARED, *(f"{name} - vanilla" for name in COMPARED)]
     told = ", ".join(name.removeprefix("ood_") for name in names)
     return Table(f"{task.name}: where the teacher is above chance ({told}), pooled.", header, rows)
 
@@ -140,7 +154,7 @@ def easy_hard(task: Task) -> Table:
     caption = f"{task.name}: dev samples that one text gives away (easy) and the others (hard)."
     if agreement:
         caption += (
-            f" The variance ranking agrees with this cut on {_spread(agreement)} % of dev (the paper, "
+            f" The variance ranking agrees with this cut on {spread(agreement)} % of dev (the paper, "
             f"MNLI: {published.AGREEMENT} %)."
         )
     return Table(caption, ["model", "easy", "hard", "gap"], rows)
@@ -161,88 +175,41 @@ def subsets(task: Task) -> Table:
     return Table(caption, ["subset", *(marked(task, model) for model in models)], rows)
 
 
-def beside(task: Task, table: str) -> Table:
-    """The published numbers beside ours, over the same OOD sets: dev, pooled OOD, Delta, F_bias."""
-    told, names = published.teacher(task.name), published.ood_sets(task.name)
-    header = ["model", "dev", "OOD", "Delta", "F_bias", "paper: dev", "paper: OOD", "paper: F_bias"]
-    if told is None or not set(names) <= set(task.teacher.ood_sets):
-        return Table("", header, [])
-    rows = []
-    for model in task.students:
-        found = published.entry(table, task.name, *model.name)
-        if found is not None:
-            bias = model.f_bias(task.teacher, names)
-            rows.append([marked(task, model), *_ours(model, names)])
-            mark = " †" * bool(set(names) & set(task.at_chance))
-            rows[-1] += [number(bias.estimate(), 3) + mark if bias else "-"]
-            rows[-1] += [*(_plain(100 * v, 1) for v in found[:2]), _plain(found[2], 3)]
-    if rows:
-        paper = [_plain(100 * value, 1) for value in told]
-        rows.insert(0, ["teacher", *_ours(task.teacher, names), "-", *paper, "-"])
-    caption = (
-        f"{task.name}: ours beside {table} of Du et al. 2023 "
-        f"({published.MODELS.get(table, 'BERT-base')}, full data, three runs; F_bias as printed); OOD: "
-        f"{', '.join(name.removeprefix('ood_') for name in names)}."
-    )
-    return Table(caption, header, rows)
-
-
-def _ours(model: Model, names: Sequence[str]) -> list[str]:
-    delta = number(model.delta(names).estimate(), 3)
-    return [percent(model.dev), percent(model.pool(names)), delta]
-
-
-def beside_halves(task: Task) -> Table:
-    """Table 6 beside ours: easy, hard, gap."""
-    rows = []
-    for model in task.students:
-        found = published.easy_hard(task.name, *model.name)
-        if found is not None and model.gap is not None:
-            halves = [model.parts["dev", half] for half in ("easy", "hard")]
-            ours = [*(percent(f) for f in halves), number(model.gap.estimate(), 1, 100)]
-            rows.append([marked(task, model), *ours, *(_plain(value, 1) for value in found)])
-    header = ["model", "easy", "hard", "gap", "paper: easy", "paper: hard", "paper: gap"]
-    return Table(f"{task.name}: ours beside table6 of Du et al. 2023.", header, rows)
-
-
-def beside_gaps(task: Task) -> Table:
-    """The gaps that the text gives for Figure 1 beside ours."""
-    rows = []
-    for model in task.students:
-        level = round(float(np.mean(model.each("sparsity") or [0])), 2)
-        if task.name == "mnli" and level in published.FIGURE1_GAPS and model.gap is not None:
-            rows.append(
-                [
-                    marked(task, model),
-                    number(model.gap.estimate(), 1, 100),
-                    _plain(published.FIGURE1_GAPS[level], 1),
-                ]
-            )
-    caption = f"{task.name}: gap between easy and hard beside Figure 1 of Du et al. 2023."
-    return Table(caption, ["model", "gap", "paper: gap"], rows)
-
-
-BESIDE: dict[str, Callable[[Task], Table]] = {"table6": beside_halves, "figure1": beside_gaps}
-
-
-def seconds(tasks: Iterable[Task]) -> Table:
-    """Seconds of training of every model and of the difficulty, with which alpha, and where."""
+def seconds(tasks: Sequence[Task]) -> Table:
+    """Seconds of training and evaluation of every model and of the difficulty, its alpha, and where."""
     rows = []
     for task in tasks:
         if scored := task.teacher.each("difficulty_seconds"):
-            rows.append([task.name, "difficulty", f"{np.mean(scored):,.0f}", "-", "as the teacher"])
+            rows.append([task.name, "difficulty", count(scored), "-", "-", "as the teacher"])
         for model in (task.teacher, *task.students):
             devices = sorted({row["device"] for row in model.rows})
-            times = model.each("seconds")
-            mean = f"{np.mean(times):,.0f}" if times else "-"
+            times = [count(model.each(key)) for key in ("seconds", "evaluation_seconds")]
             alphas = sorted(set(model.each("alpha")))
             used = ", ".join(f"{alpha:g}" for alpha in alphas) or "-"
-            rows.append([task.name, label(model), mean, used, ", ".join(devices)])
-    header = ["task", "model", "seconds", "alpha", "device"]
+            rows.append([task.name, label(model), *times, used, ", ".join(devices)])
+    header = ["task", "model", "training", "evaluation", "alpha", "device"]
     caption = (
-        "Seconds to train each model, mean over seeds (jtt's with its first model's), and its alpha."
+        "Seconds to train each model (jtt's with its first model's) and to evaluate its run, mean over "
+        f"seeds, and its alpha. All {_runs(tasks)} runs took {_total(tasks):,.0f} seconds, with each "
+        "teacher and difficulty counted once."
     )
     return Table(caption, header, rows)
+
+
+def _runs(tasks: Iterable[Task]) -> int:
+    """How many runs there are: a student and seed each."""
+    return sum(len(model.seeds) for task in tasks for model in task.students)
+
+
+def _total(tasks: Iterable[Task]) -> float:
+    """Seconds of all runs: each teacher, difficulty and student of a seed once, and evaluations."""
+    keys = ("seconds", "difficulty_seconds"), ("seconds", "evaluation_seconds")
+    return sum(
+        sum(model.each(key))
+        for task in tasks
+        for model in (task.teacher, *task.students)
+        for key in keys[model is not task.teacher]
+    )
 
 
 def label(model: Model) -> str:
@@ -261,51 +228,3 @@ def _chance(task: Task) -> str:
 
 def _pooled(task: Task) -> str:
     return "OOD pooled" if len(task.teacher.ood_sets) > 1 else "OOD"
-
-
-def percent(figures: Figures) -> str:
-    """An accuracy in percent with spread and interval; a stretched interval ends at 0 and 100."""
-    found = figures.estimate()
-    low, high = (float(np.clip(bound, 0, 1)) for bound in (found.low, found.high))
-    return number(replace(found, low=low, high=high), 1, 100)
-
-
-def number(found: Estimate, digits: int, factor: float = 1) -> str:
-    """`mean ± sd [low, high]`; the standard deviation only with several seeds."""
-    value = _plain(factor * found.value, digits)
-    return f"{value}{_deviation(found, digits, factor)} {_interval(found, digits, factor)}"
-
-
-def signed(found: Estimate | None, digits: int, factor: float = 1) -> str:
-    """A difference with its spread and interval, bold where that excludes zero."""
-    if found is None:
-        return "-"
-    value = f"{factor * found.value:+.{digits}f}"
-    if float(value) == 0:
-        value = value.lstrip("+-")
-    value = f"**{value}**" if found.certain else value
-    return f"{value}{_deviation(found, digits, factor)} {_interval(found, digits, factor)}"
-
-
-def _deviation(found: Estimate, digits: int, factor: float) -> str:
-    return "" if found.sd is None else f" ± {_plain(factor * found.sd, digits)}"
-
-
-def _interval(found: Estimate, digits: int, factor: float) -> str:
-    return f"[{_plain(factor * found.low, digits)}, {_plain(factor * found.high, digits)}]"
-
-
-def _plain(value: float, digits: int) -> str:
-    return "n/a" if not np.isfinite(value) else f"{round(value, digits) + 0.0:.{digits}f}"
-
-
-def _spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation of fractions, in percent."""
-    if not values:
-        return "-"
-    mean = _plain(100 * float(np.mean(values)), 1)
-    return mean if len(values) < 2 else f"{mean} ± {_plain(100 * float(np.std(values, ddof=1)), 1)}"
-
-
-def _count(values: Sequence[float]) -> str:
-    return f"{np.mean(values):,.0f}" if values else "-"
