@@ -45,7 +45,7 @@ UNKNOWN = [
     (
         f"{OURS}.loss.xyz",
         2,
-        "valid here: first_epochs, floor, gamma, hook, lambda, max_weight, smoothing",
+        "valid here: difficulty, first_epochs, floor, gamma, hook, lambda, max_weight, smoothing",
     ),
     (f"{OURS}.task.nam", "x", "did you mean 'name'?"),
     (f"{OURS}.task.synthetic.trian", 5, "did you mean 'train'?"),

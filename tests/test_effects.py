@@ -33,6 +33,10 @@ REFUSED = [
     ("robust_compression.loss.warmup=0.1", "it has one with rmc_weighted, weighted, rmc_plus, jtt"),
     ("robust_compression.loss.max_weight=2", "it has one with rmc_weighted"),
     ("robust_compression.loss.first_epochs=2", "it has one with jtt"),
+    (
+        'robust_compression.loss={"hook": "distil", "difficulty": "shallow"}',
+        "it has one with rmc, rmc_w",
+    ),
     ("robust_compression.uncertainty.quantile=0.9", "no effect with normalisation 'minmax'"),
 ]
 
@@ -65,6 +69,7 @@ def test_refused(base, override, why):
         'robust_compression.loss={"hook": "smooth", "smoothing": 0.5, "lambda": 0.5}',
         'robust_compression.loss={"hook": "jtt", "first_epochs": 2, "upweight": 3, "max_weight": 2}',
         'robust_compression.loss={"hook": "rmc_plus", "floor": 0.1, "warmup": 0.1}',
+        'robust_compression.loss={"hook": "weighted", "difficulty": "shallow"}',
         'robust_compression.loss={"hook": "mine:loss", "gamma": 1, "floor": 0.1, "lambda": 0.1}',
     ],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_launcher import ROOT, launch
 
+from compress import artefacts
 from compress.configuration import config
 from compress.losses import LOSSES
 from compress.stages.alpha import Candidate, choose
@@ -15,6 +16,9 @@ from compress.stages.student import loss_weights
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
 LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus"}
 """Files that add layer-wise terms to a hook of another name."""
+SHALLOW = {"weighted_shallow": "weighted", "rmc_plus_shallow": "rmc_plus"}
+"""Files that give a hook of another name the difficulty of the shallow classifier."""
+HOOKS = {**LAYERWISE, **SHALLOW}
 SPARSE = str(ROOT / "ds_configs/compression/imp40.json")
 
 
@@ -24,10 +28,11 @@ def settings(name, *overrides):
 
 
 def test_there_is_a_file_for_every_loss():
-    assert sorted([*LOSSES, *LAYERWISE]) == NAMES
-    assert all(settings(name).robust.loss.hook == LAYERWISE.get(name, name) for name in NAMES)
-    for name in LAYERWISE:
-        assert settings(name).mitigation_label == f"{LAYERWISE[name]}+layerwise"
+    assert sorted([*LOSSES, *HOOKS]) == NAMES
+    assert all(settings(name).robust.loss.hook == HOOKS.get(name, name) for name in NAMES)
+    for files, suffix in ((LAYERWISE, "layerwise"), (SHALLOW, "shallow")):
+        for name, hook in files.items():
+            assert settings(name).mitigation_label == f"{hook}+{suffix}"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +41,8 @@ def students(tmp_path_factory, tiny_model) -> Path:
     specs = [{"name": n, "files": [SPARSE], "stage": 2, "mitigation": n} for n in NAMES]
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_zero3", "stage": 3})
     specs.append({**specs[NAMES.index("rmc_plus")], "name": "rmc_plus_zero3", "stage": 3})
+    shallow = str(ROOT / "ds_configs/mitigation/rmc_plus_shallow.json")
+    specs.append({"name": "shallow_alone", "files": [SPARSE, shallow], "stage": 2})
     other = [f"robust_compression.cache_dir={folder}/other"]
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_twin", "trained": True, "set": other})
     driver = str(ROOT / "tests/drivers/compress_all.py")
@@ -87,6 +94,22 @@ def test_a_teacher_of_as_many_epochs_is_the_first_model(students: Path) -> None:
     np.testing.assert_array_equal(trained, reused)
     steps = len(losses_of(students, "vanilla"))
     assert len(losses_of(students, "jtt")) == len(losses_of(students, "jtt_twin")) == 2 * steps
+
+
+@pytest.mark.launcher
+def test_the_shallow_difficulty_needs_no_sub_networks(students: Path) -> None:
+    """The student depends on the shallow classifier alone; the loss matrix changes nothing."""
+    with_matrix, without = (
+        json.loads((students / name / "student/complete.json").read_text())["inputs"]
+        for name in ("rmc_plus_shallow", "shallow_alone")
+    )
+    assert with_matrix == without
+    assert losses_of(students, "rmc_plus_shallow") == losses_of(students, "shallow_alone")
+    (made,) = (students / "shared/shallow").iterdir()
+    inputs = json.loads((made / "complete.json").read_text())["inputs"]
+    assert with_matrix["difficulty"] == artefacts.key(inputs)
+    wrong = np.load(made / "wrong.npy")
+    assert wrong.shape == (64,) and 0 <= wrong.min() < wrong.max() <= 1
 
 
 # The scalars of a loss

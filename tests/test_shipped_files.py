@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from test_mitigations import LAYERWISE
+from test_mitigations import HOOKS
 
 import compress
 from compress.configuration.config import batch_split, load
@@ -25,7 +25,7 @@ def test_every_combination_of_shipped_files_loads(task):
     for zero, compression, mitigation in itertools.product(ZERO, COMPRESSION, MITIGATION):
         config = load([zero, task, compression, mitigation])
         assert config.robust.task.name == task.stem
-        assert config.robust.loss.hook == LAYERWISE.get(mitigation.stem, mitigation.stem)
+        assert config.robust.loss.hook == HOOKS.get(mitigation.stem, mitigation.stem)
         if config.robust.student.model is None:
             assert config.compression.name.replace("+", "_") == compression.stem
         else:
@@ -40,7 +40,7 @@ def test_overlays_load_on_every_task(overlay):
     for task, mitigation in itertools.product(TASKS, MITIGATION):
         config = load([ZERO[0], task, overlay, SHIPPED / "compression/imp40.json", mitigation])
         assert config.robust.task.name == task.stem
-        assert config.robust.loss.hook == LAYERWISE.get(mitigation.stem, mitigation.stem)
+        assert config.robust.loss.hook == HOOKS.get(mitigation.stem, mitigation.stem)
 
 
 def test_no_shipped_file_is_left_out():

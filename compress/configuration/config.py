@@ -47,9 +47,10 @@ class Config:
 
     @property
     def mitigation_label(self) -> str:
-        """Name of the loss in tables: the hook, and whether layer-wise terms are added."""
-        block = self.robust.layerwise
-        return self.robust.loss.hook + ("+layerwise" if block.hidden or block.attention else "")
+        """Name of the loss in tables: the hook, whose difficulty it gets, and layer-wise terms."""
+        loss, terms = self.robust.loss, self.robust.layerwise
+        parts = [loss.hook, "shallow" if loss.shallow else "", "layerwise" if terms.any else ""]
+        return "+".join(filter(None, parts))
 
     def with_alpha(self, alpha: float) -> "Config":
         """The same with a value in place of alpha "auto"."""

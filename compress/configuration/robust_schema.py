@@ -149,6 +149,11 @@ class LayerwiseBlock(Block):
     attention: NonNegative = 0.0
     layer_map: Annotated[list[LayerPair], Field(min_length=1)] | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether there are such terms."""
+        return bool(self.hidden or self.attention)
+
 
 class EvaluationBlock(Block):
     """ood: names of the OOD sets (default: all of the task); sentences: shown in the report."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from compress import artefacts, uncertainty
+from compress.errors import UserError
 from compress.losses import NEED_DIFFICULTY
 from compress.reporting import evaluation
 from compress.stages import difficulty, student
@@ -56,7 +57,13 @@ def settle(
     block, hook = context.config.robust.uncertainty, context.config.robust.loss.hook
     if block.alpha != "auto":
         return context, None
-    if (hook not in NEED_DIFFICULTY and ":" not in hook) or hardness is None:
+    uses = hook in NEED_DIFFICULTY or ":" in hook
+    if uses and hardness is None and train:
+        raise UserError(
+            "robust_compression.uncertainty.alpha: 'auto' cuts dev by the variance of its losses; run "
+            "--stage difficulty first."
+        )
+    if not uses or hardness is None:
         return _with(context, UNUSED), None
     tried = {alpha: _with(context, alpha) for alpha in block.alpha_candidates}
     keys = [artefacts.key(student.inputs_of(c, teacher, hardness)) for c in tried.values()]
