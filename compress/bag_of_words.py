@@ -21,12 +21,12 @@ BUCKETS = 1 << 18
 WIDTH, EPOCHS, BATCH, RATE = 32, 2, 64, 0.1
 SETTINGS = (BUCKETS, WIDTH, EPOCHS, BATCH, RATE)
 
-Bags = Sequence[list[int]]
+Bags = Sequence[NDArray[np.int32]]
 
 
 def text_bags(text: str) -> Bags:
     """One bag: the words and neighbouring word pairs of a text, hashed."""
-    return [[_hash(gram) for gram in _grams(_words(text))]]
+    return [_hashed(_grams(_words(text)))]
 
 
 def pair_bags(first: str, second: str) -> Bags:
@@ -77,12 +77,17 @@ def fit_predict(
 
 
 def out_of_fold(
-    rows: Sequence[Bags], labels: NDArray[np.int64], classes: int, folds: int
+    rows: Sequence[Bags], labels: NDArray[np.int64], classes: int, folds: int, most: int
 ) -> NDArray[np.float32]:
-    """Probabilities [N, C] of every row by a classifier that was trained on the other folds."""
+    """Probabilities [N, C] of every row by a classifier that was trained on the other folds.
+
+    most: rows that a classifier is trained on at most, which bounds the time on a large set.
+    """
+    draw = np.random.default_rng(0)
     found = np.zeros((len(rows), classes), dtype=np.float32)
-    for fold in np.array_split(np.random.default_rng(0).permutation(len(rows)), folds):
+    for fold in np.array_split(draw.permutation(len(rows)), folds):
         rest = np.setdiff1d(np.arange(len(rows)), fold)
+        rest = np.sort(draw.permutation(rest)[:most])
         train, test = ([rows[i] for i in part] for part in (rest, fold))
         found[fold] = fit_predict(train, labels[rest], test, classes)
     return found
@@ -96,16 +101,16 @@ def _grams(words: list[str]) -> list[str]:
     return [*words, *(f"{a} {b}" for a, b in pairwise(["<s>", *words, "</s>"]))]
 
 
-def _bag(name: str, grams: Iterable[str]) -> list[int]:
+def _bag(name: str, grams: Iterable[str]) -> NDArray[np.int32]:
     """Hashed features of a bag, which are its own; at least one."""
-    return [_hash(f"{name}: {gram}") for gram in grams] or [_hash(f"{name}:")]
+    return _hashed([f"{name}: {gram}" for gram in grams] or [f"{name}:"])
 
 
-def _hash(gram: str) -> int:
-    return zlib.crc32(gram.encode()) % BUCKETS
+def _hashed(grams: Sequence[str]) -> NDArray[np.int32]:
+    return np.array([zlib.crc32(gram.encode()) % BUCKETS for gram in grams], dtype=np.int32)
 
 
-def _flat(bags: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+def _flat(bags: Bags) -> tuple[Tensor, Tensor]:
     """Indices and offsets as EmbeddingBag takes them."""
     lengths = torch.tensor([0, *map(len, bags[:-1])])
-    return torch.tensor([index for bag in bags for index in bag]), lengths.cumsum(0)
+    return torch.from_numpy(np.concatenate(bags).astype(np.int64)), lengths.cumsum(0)

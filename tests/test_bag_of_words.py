@@ -6,22 +6,28 @@ import pytest
 from compress.bag_of_words import BUCKETS, fit_predict, out_of_fold, pair_bags, text_bags
 
 
+def lists(bags):
+    return [bag.tolist() for bag in bags]
+
+
 def test_a_text_is_its_words_and_pairs():
     assert [len(bag) for bag in text_bags("A b, a")] == [3 + 4]
-    assert text_bags("A b") == text_bags("a  B!")
-    assert text_bags("a b") != text_bags("b a")
-    assert text_bags("") == text_bags("?!") and len(text_bags("")[0]) == 1
+    assert lists(text_bags("A b")) == lists(text_bags("a  B!"))
+    assert lists(text_bags("a b")) != lists(text_bags("b a"))
+    assert lists(text_bags("")) == lists(text_bags("?!")) and len(text_bags("")[0]) == 1
     assert all(0 <= index < BUCKETS for index in text_bags("some more words")[0])
 
 
 def test_a_pair_is_its_texts_and_their_overlap():
-    first, second, only_first, only_second, both, overlap = pair_bags("a cat sat", "A dog sat down")
-    assert (len(first), len(second)) == (3 + 4, 4 + 5)
-    assert (len(only_first), len(only_second), len(both), len(overlap)) == (1, 2, 2, 4)
-    swapped = pair_bags("A dog sat down", "a cat sat")
+    bags = lists(pair_bags("a cat sat", "A dog sat down"))
+    assert [len(bag) for bag in bags] == [3 + 4, 4 + 5, 1, 2, 2, 4]
+    _, second, _, only_second, both, overlap = bags
+    swapped = lists(pair_bags("A dog sat down", "a cat sat"))
     assert swapped[4] == both
     assert not {*swapped[0], *swapped[2], *swapped[5]} & {*second, *only_second, *overlap}
-    assert pair_bags("a b", "a b")[5] == pair_bags("c d", "d c")[5] != pair_bags("a b", "a c")[5]
+    pairs = (("a b", "a b"), ("c d", "d c"), ("a b", "a c"))
+    same, reordered, other = (lists(pair_bags(*pair))[5] for pair in pairs)
+    assert same == reordered != other
     assert all(len(bag) >= 1 for bag in pair_bags("", ""))
 
 
@@ -47,11 +53,11 @@ def test_overlap_is_learned_though_no_word_tells():
 
 def test_no_row_is_judged_by_a_classifier_that_saw_it():
     rows, labels = overlapping(60, 2)
-    before = out_of_fold(rows, labels, 2, 5)
+    before = out_of_fold(rows, labels, 2, 5, 999)
     fold = np.array_split(np.random.default_rng(0).permutation(60), 5)[3]
     other = labels.copy()
     other[fold] = 1 - other[fold]
-    after = out_of_fold(rows, other, 2, 5)
+    after = out_of_fold(rows, other, 2, 5, 999)
     np.testing.assert_array_equal(before[fold], after[fold])
     rest = np.setdiff1d(np.arange(60), fold)
     assert not np.isclose(before[rest], after[rest]).all(axis=1).any()
@@ -59,5 +65,17 @@ def test_no_row_is_judged_by_a_classifier_that_saw_it():
 
 @pytest.mark.parametrize("folds", [2, 5])
 def test_every_row_has_a_prediction(folds):
-    p = out_of_fold(*overlapping(31, 3), 2, folds)
+    p = out_of_fold(*overlapping(31, 3), 2, folds, 20)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_large_set_trains_on_a_part_of_it(monkeypatch):
+    seen = []
+
+    def counting(rows, labels, test, classes):
+        seen.append((len(rows), len(labels), len(test)))
+        return np.full((len(test), classes), 0.5, dtype=np.float32)
+
+    monkeypatch.setattr("compress.bag_of_words.fit_predict", counting)
+    out_of_fold(*overlapping(50, 4), 2, 5, 30)
+    assert seen == [(30, 30, 10)] * 5

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from compress import artefacts, bag_of_words
 from compress.stages.context import Artefact, Context, found, publish
 
-FOLDS = 5
+FOLDS, MOST = 5, 50_000
 
 
 def inputs_of(context: Context) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def inputs_of(context: Context) -> dict[str, Any]:
     return {
         "stage": "shallow",
         "train": context.data.fingerprint("train"),
-        "settings": [*bag_of_words.SETTINGS, FOLDS],
+        "settings": [*bag_of_words.SETTINGS, FOLDS, MOST],
     }
 
 
@@ -37,7 +37,7 @@ def make(context: Context) -> Artefact:
 
     def fill(folder: Path) -> None:
         rows = [bag_of_words.pair_bags(*pair) for pair in zip(*train.texts, strict=True)]
-        p = bag_of_words.out_of_fold(rows, train.labels, len(context.data.labels), FOLDS)
+        p = bag_of_words.out_of_fold(rows, train.labels, len(context.data.labels), FOLDS, MOST)
         np.save(folder / "wrong.npy", 1 - p[np.arange(len(p)), train.labels])
 
     return publish(path, inputs, began, fill)
