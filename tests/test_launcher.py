@@ -15,6 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from compress.data import synthetic
+from compress.reporting.metrics import auroc
+
 ROOT = Path(__file__).parents[1]
 GROUP = {"encoder": [r"encoder\.layer\.", 0.5]}
 SPECS = [{"name": f"zero{z}", "stage": z, "groups": GROUP, "steps": 6} for z in range(4)]
@@ -253,8 +256,6 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
 def test_exported_student_loads_and_scores_as_stored(whole_job: tuple[Path, str]) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from compress.data import synthetic
-
     folder, _ = whole_job
     model = AutoModelForSequenceClassification.from_pretrained(folder / "student/model").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "student/model")
@@ -278,10 +279,19 @@ def test_finished_stages_are_reused_and_others_made_again(
 ) -> None:
     folder, _ = whole_job
     other = folder.parent / "other"
-    done = run([sys.executable, *job(tiny_model, other, "robust_compression.loss.lambda=0.5")])
+    done = launch(*job(tiny_model, other, "robust_compression.loss.difficulty=shallow"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "teacher: reused" in done.stdout and "difficulty: reused" in done.stdout
     assert "student: done" in done.stdout
+    first, second = (json.loads((f / "metrics.json").read_text()) for f in (folder, other))
+    assert second["mitigation"] == "rmc+shallow"
+    assert second["difficulty"]["auroc"] == first["difficulty"]["auroc"]
+    wrong = np.load(next((folder.parent / "shared/shallow").iterdir()) / "wrong.npy")
+    truth = [pair["alignment"] for pair in synthetic.generate(train=120, dev=40, ood=40)["train"]]
+    expected = auroc(wrong, np.array(truth) == "conflicting")
+    assert second["difficulty"]["shallow_auroc"] == pytest.approx(expected)
+    reports = [(f / "report.html").read_text() for f in (folder, other)]
+    assert [text.count("error of a shallow classifier") for text in reports] == [0, 1]
 
 
 def test_given_teacher_independent_protocol_own_loss_and_accumulation(
