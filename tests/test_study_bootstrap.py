@@ -91,18 +91,20 @@ def test_paired_difference_of_equal_models_is_zero():
     assert not values.any()
 
 
-def test_a_replicate_without_the_models_seed_is_unknown():
-    draws = bootstrap.draw({DEV: 10}, 2, replicates=2000)
-    values = bootstrap.accuracy(draws, DEV, {1: np.ones(10, dtype=bool)})
-    assert np.isnan(values).mean() == pytest.approx(0.25, abs=0.04)  # seed 0 drawn twice
-    assert np.isnan(bootstrap.interval(values)).all()
+def test_a_model_with_some_of_the_seeds_draws_from_those():
+    draws = bootstrap.draw({DEV: 300}, 3, replicates=2000)
+    assert np.array_equal(draws.over([0, 1, 2]), draws.seeds)
+    for positions in ([2], [0, 2]):
+        weights = draws.over(positions)
+        assert weights.sum(axis=1) == pytest.approx(np.ones(2000))
+        assert weights.mean(axis=0) == pytest.approx(1 / len(positions), abs=0.03)
+    assert not np.array_equal(draws.over([0, 2]), draws.over([1, 2]))
+    hits = np.arange(300) < 240
+    values = bootstrap.accuracy(draws, DEV, {1: hits})
+    assert values.std() == pytest.approx(np.sqrt(0.8 * 0.2 / 300), rel=0.05)  # of the samples alone
+
+
+def test_an_interval_with_too_many_unknown_replicates_is_unknown():
     assert bootstrap.interval(np.array([*[1.0] * 99, np.nan])) == (1.0, 1.0)
     assert np.isnan(bootstrap.interval(np.full(10, np.nan))).all()
-
-
-def test_draws_repeat():
-    first, second = (bootstrap.draw({("a", ""): 30, ("b", "x"): 20}, 3, replicates=5) for _ in range(2))
-    assert np.array_equal(first.samples["b", "x"], second.samples["b", "x"])
-    assert np.allclose(first.samples["a", ""].sum(axis=1), 1) and np.allclose(
-        first.seeds.sum(axis=1), 1
-    )
+    assert np.isnan(bootstrap.interval(np.array([*[1.0] * 9, np.nan]))).all()

@@ -23,7 +23,7 @@ class Plain:
 
     def __init__(self, hits, draws):
         self.hits, self.known = hits, {}
-        self.seeds = [np.array(SEEDS)[_drawn(w)] for w in draws.seeds]
+        self.draws = draws
         self.samples = {part: [_drawn(w) for w in weights] for part, weights in draws.samples.items()}
 
     def accuracy(self, name, parts, number, seeds):
@@ -33,9 +33,9 @@ class Plain:
         for part in parts:
             places += [before + place for place in self.samples[part][number]]
             before += SIZES[part]
-        kept = [seed for seed in self.seeds[number] if seed in seeds]
-        if not kept:
-            return np.nan
+        of_these = self.draws.over([SEEDS.index(seed) for seed in seeds])[number]
+        kept = [seeds[place] for place in _drawn(of_these)]
+        assert len(kept) == len(seeds)
         again = np.mean([of_model[seed][places].mean() for seed in kept])
         apart = np.mean([of_model[s].mean() for s in kept]) - np.mean(
             [h.mean() for h in of_model.values()]

@@ -7,7 +7,7 @@ stretched so that the interval is as wide as Student's where the seeds are all t
 two seeds, within 3 % on average for more. With one seed their spread is not seen at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,21 +31,34 @@ class Draws:
     seeds: Array
     samples: Mapping[tuple[str, str], NDArray[np.float32]]
 
+    def over(self, positions: Sequence[int]) -> Array:
+        """Weights of a model that has only the seeds at these positions, [R, len(positions)].
+
+        Drawn from its own seeds, the same for every model that has just these.
+        """
+        if len(positions) == self.seeds.shape[1]:
+            return self.seeds
+        generator = np.random.default_rng([1, *positions])
+        return _weights(generator, len(self.seeds), len(positions)).astype(np.float64)
+
 
 def draw(
     sizes: Mapping[tuple[str, str], int], seeds: int, replicates: int = REPLICATES, seed: int = 0
 ) -> Draws:
     """Draw all replicates; sizes: samples of each (set, subset); seeds: S."""
     generator = np.random.default_rng(seed)
+    over_seeds = _weights(generator, replicates, seeds).astype(np.float64)
+    return Draws(
+        over_seeds, {name: _weights(generator, replicates, size) for name, size in sizes.items()}
+    )
 
-    def weights(count: int) -> NDArray[np.float32]:
-        rows = np.empty((replicates, count), dtype=np.float32)
-        for row in rows:
-            row[:] = np.bincount(generator.integers(count, size=count), minlength=count) / count
-        return rows
 
-    over_seeds = weights(seeds).astype(np.float64)
-    return Draws(over_seeds, {name: weights(size) for name, size in sizes.items()})
+def _weights(generator: np.random.Generator, replicates: int, count: int) -> NDArray[np.float32]:
+    """How often each of `count` things is drawn among as many draws, as shares, [R, count]."""
+    rows = np.empty((replicates, count), dtype=np.float32)
+    for row in rows:
+        row[:] = np.bincount(generator.integers(count, size=count), minlength=count) / count
+    return rows
 
 
 def stretch(seeds: int) -> float:
@@ -70,15 +83,12 @@ def accuracy(draws: Draws, part: tuple[str, str], hits: Mapping[int, NDArray[np.
 
     The observed deviations of the drawn seeds are `stretch`ed; what the drawn samples add is not.
 
-    hits: seed's position -> whether each sample was right, [N]. A replicate that drew none of the
-    model's seeds is NaN.
+    hits: seed's position -> whether each sample was right, [N].
     """
     positions = sorted(hits)
     matrix = np.stack([hits[position] for position in positions]).astype(np.float32)
     each = (draws.samples[part] @ matrix.T).astype(np.float64)
-    weights = draws.seeds[:, positions]
-    with np.errstate(invalid="ignore"):
-        weights = weights / weights.sum(axis=1, keepdims=True)
+    weights = draws.over(positions)
     observed = matrix.mean(axis=1, dtype=np.float64)
     deviation = weights @ (observed - observed.mean())
     return (each * weights).sum(axis=1) + (stretch(len(positions)) - 1) * deviation
