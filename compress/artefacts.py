@@ -56,16 +56,14 @@ def writing(path: Path, inputs: Mapping[str, Any], began: float) -> Iterator[Pat
 
 def _move(temporary: Path, path: Path, inputs: Mapping[str, Any]) -> None:
     """Rename into place, unless another process did so with the same inputs meanwhile."""
-    if completed(path, inputs) is not None:
-        return
     old = temporary.with_name(f"{temporary.name}.old")
-    if path.exists():
-        path.rename(old)
     try:
         temporary.rename(path)
     except OSError:
-        if completed(path, inputs) is None:
-            raise
+        if completed(path, inputs) is not None:
+            return
+        path.rename(old)
+        temporary.rename(path)
     finally:
         shutil.rmtree(old, ignore_errors=True)
 

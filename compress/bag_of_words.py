@@ -1,4 +1,4 @@
-"""A shallow classifier of hashed words, for what can be guessed without reading: seconds, no encoder.
+"""A shallow classifier of hashed words: what can be guessed without reading, and without an encoder.
 
 After fastText (Joulin et al. 2017): a sample is one or more bags of features; a bag's vector is the
 mean of its hashed features' vectors, the bags' vectors side by side go through a linear layer.

@@ -13,6 +13,8 @@ from compress.data import sources, tasks
 from compress.errors import UserError
 
 FREE = {"tensorboard", "csv_monitor", "wandb", "steps_per_print", "wall_clock_breakdown"}
+ROWS = "parts drawn evenly over a file"
+"""Which rows a configuration means; other words whenever that changes, so that runs are made again."""
 
 
 def claim(output_dir: Path, config: Config) -> None:
@@ -64,7 +66,7 @@ def stamp(config: Config) -> str:
     files += [file for file in named if file not in files]
     if ":" in robust.loss.hook:
         files.append(Path(inspect.getfile(losses.resolve(robust.loss.hook))))
-    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    facts = [ROWS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

@@ -117,6 +117,25 @@ def test_two_writers_do_not_mix(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
+def test_a_finished_artefact_is_not_moved_for_an_instant(tmp_path, monkeypatch):
+    path, rename = tmp_path / "a", Path.rename
+
+    def late(self, target):
+        monkeypatch.setattr(Path, "rename", rename)
+        make(path, text="other")
+        place = path.stat().st_ino
+        try:
+            return rename(self, target)
+        finally:
+            assert path.stat().st_ino == place
+
+    with writing(path, INPUTS, 0.0) as folder:
+        (folder / "data.txt").write_text("mine")
+        monkeypatch.setattr(Path, "rename", late)
+    assert (path / "data.txt").read_text() == "other"
+    assert names(tmp_path) == ["a"]
+
+
 def test_the_later_of_two_writers_with_other_inputs_stays(tmp_path):
     path = tmp_path / "a"
     with writing(path, {"seed": 1}, 0.0) as slow:

@@ -128,7 +128,7 @@ def test_load_half_a_file(folder):
 
 def test_load_without_weights(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"has no model.safetensors"):
+    with pytest.raises(UserError, match="has no weights of a model"):
         compress.load_compressed(folder)
 
 
@@ -168,6 +168,17 @@ def test_half_a_file_is_known_from_its_header(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(UserError, match=r"model.safetensors: is damaged or incomplete"):
+        encoders.check_weights(folder)
+
+
+@pytest.mark.parametrize("left", [0, 100, -100])
+def test_half_a_file_of_pytorch_is_known_too(folder, left):
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    torch.save({"weight": torch.zeros(100, 100)}, file)
+    encoders.check_weights(folder)
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(UserError, match=r"pytorch_model.bin: is damaged or incomplete"):
         encoders.check_weights(folder)
 
 

@@ -86,6 +86,7 @@ def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(name, monkeypatch):
 def test_other_names_are_asked_of_the_hub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     asked = []
+    monkeypatch.setattr(encoders, "check_directory", lambda path: None)
     monkeypatch.setattr(
         "compress.data.hub.model_directory", lambda *words: asked.append(words) or f"/cache/{words[0]}"
     )

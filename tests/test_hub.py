@@ -15,7 +15,9 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import pytest
+import torch
 from datasets.arrow_writer import ArrowWriter
+from safetensors.torch import load_file
 
 from compress.data import hub
 from compress.errors import UserError
@@ -189,22 +191,45 @@ def test_a_reachable_hub_without_the_model(monkeypatch, answering):
     assert WAY_OUT[0] in message
 
 
-def test_a_model_of_a_reachable_hub_is_downloaded(monkeypatch, answering, tmp_path):
-    asked = []
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_model_of_a_reachable_hub_is_downloaded(monkeypatch, answering, tmp_path, kind):
+    """Weights that only PyTorch reads are fetched for a model that has no others."""
+    small = {"config.json", "tokenizer.json", "vocab.txt", "spm.model"}
+    heavy = {"pytorch_model.bin", "tf_model.h5", "model.onnx", "flax_model.msgpack"}
+    offered = small | heavy | ({"model.safetensors"} if kind == "safetensors" else set())
 
     def download(name, allow_patterns, local_files_only):
-        asked.append((name, local_files_only, allow_patterns))
+        assert (name, local_files_only) == ("nobody/bert-tiny", False)
+        for file in offered:
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (tmp_path / file).touch()
         return str(tmp_path)
 
     endpoint(monkeypatch, answering(200))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert encoders.directory("nobody/bert-tiny") == tmp_path
-    [(name, local_files_only, patterns)] = asked
-    assert (name, local_files_only) == ("nobody/bert-tiny", False)
-    needed = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "spm.model")
-    heavy = ("pytorch_model.bin", "tf_model.h5", "model.onnx", "flax_model.msgpack")
-    for file in (*needed, *heavy):
-        assert any(fnmatch(file, pattern) for pattern in patterns) == (file in needed)
+    weights = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[kind]
+    assert {file.name for file in tmp_path.iterdir()} == small | {weights}
+
+
+def test_a_model_without_weights_is_refused_before_any_training(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="has no weights of a model"):
+        encoders.directory(str(tmp_path))
+
+
+def test_weights_of_pytorch_load_as_safetensors_do(cached, tmp_path):
+    snapshot = cached("nobody/bert-old")
+    expected = encoders.load_classifier(snapshot, ("a", "b")).base_model.state_dict()
+    torch.save(load_file(snapshot / "model.safetensors"), snapshot / "pytorch_model.bin")
+    (snapshot / "model.safetensors").unlink()
+    found = encoders.directory("nobody/bert-old")
+    assert found == snapshot
+    loaded = encoders.load_classifier(found, ("a", "b")).base_model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+    (found / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="is no readable model directory"):
+        encoders.load_classifier(found, ("a", "b"))
 
 
 def test_a_cached_model_is_used_while_the_hub_refuses(cached):
@@ -243,7 +268,7 @@ def load_elsewhere(address, split, home):
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
         environment.pop(name, None)
     command = [sys.executable, "-c", LOAD, str(TIMEOUT), json.dumps(split)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=15)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

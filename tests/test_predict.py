@@ -221,7 +221,7 @@ def test_a_damaged_directory(uneven, tmp_path):
     for file in uneven.iterdir():
         if file.name != "model.safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    assert "has no model.safetensors" in refused(tmp_path, *pair)
+    assert "has no weights of a model" in refused(tmp_path, *pair)
 
 
 def test_scores_that_are_no_numbers(plain):

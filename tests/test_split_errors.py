@@ -1,5 +1,6 @@
 """Mistakes in the files of a task: each is a sentence with its place."""
 
+import numpy as np
 import pytest
 from folders import NLI, error_of, from_folder, labelled, renamed, replacing, small
 
@@ -121,19 +122,56 @@ def test_a_dev_split_with_one_class(folder, put):
 
 def test_train_samples_that_leave_one_class(folder, put):
     put("train", labelled("neutral", "neutral", "entailment", "contradiction"))
-    error_of(folder, "train", "same label", train_samples=2)
+    error_of(folder, "train", "same label", train_samples=1)
     assert from_folder(folder, train_samples=4).labels == NLI
 
 
-def test_train_samples_takes_the_first_rows(folder):
-    whole, part = from_folder(folder), from_folder(folder, train_samples=4)
-    assert len(whole.train) == 6
-    assert part.train.texts == (whole.train.texts[0][:4], whole.train.texts[1][:4])
-    assert part.train.labels.tolist() == whole.train.labels.tolist()[:4]
+def test_train_samples_are_drawn_evenly_over_the_file(folder, put):
+    """A file sorted by label or source keeps their shares."""
+    rows = [{**PAIR, "premise": f"row {i}", "label": NLI[i // 20]} for i in range(60)]
+    put("train", rows)
+    whole, part = from_folder(folder), from_folder(folder, train_samples=12)
+    drawn = [whole.train.texts[0].index(text) for text in part.train.texts[0]]
+    assert [place // 5 for place in drawn] == list(range(12))
+    assert np.bincount(part.train.labels).tolist() == [4, 4, 4]
+    assert part.train.labels.tolist() == [whole.train.labels[place] for place in drawn]
     assert part.dev.fingerprint() == whole.dev.fingerprint()
     assert part.train.fingerprint() != whole.train.fingerprint()
-    assert from_folder(folder, train_samples=6).fingerprint() == whole.fingerprint()
+    assert from_folder(folder, train_samples=60).fingerprint() == whole.fingerprint()
+    assert (part.train.whole, len(part.train), len(whole.train)) == (60, 12, 60)
 
 
 def test_train_samples_beyond_the_file(folder):
     error_of(folder, "robust_compression.task.train_samples is 7", "has 6", train_samples=7)
+
+
+def test_eval_samples_are_spread_over_dev_and_each_ood_set(folder, put):
+    """Sorted or alternating, a fifth of the rows keeps the labels' shares; whole sets stay whole."""
+    texts = [f"row {i}" for i in range(400)]
+    for split, label in (
+        ("dev", lambda i: NLI[i // 134]),
+        ("ood_hans", lambda i: ("entailment", "not_entailment")[i % 2]),
+    ):
+        put(split, [{**PAIR, "premise": t, "label": label(i)} for i, t in enumerate(texts)])
+    whole, part = from_folder(folder), from_folder(folder, eval_samples=80)
+    assert part.train.fingerprint() == whole.train.fingerprint()
+    for name, split in part.splits().items():
+        if name == "train":
+            continue
+        rows = [texts.index(text) for text in split.texts[0]]
+        assert [row // 5 for row in rows] == list(range(80)), "one of each five"
+        full = whole.splits()[name]
+        assert split.labels.tolist() == full.labels[rows].tolist()
+        shares = [np.bincount(s.labels) / len(s) for s in (split, full)]
+        np.testing.assert_allclose(*shares, atol=0.12)
+    again = from_folder(folder, eval_samples=80)
+    assert again.fingerprint() == part.fingerprint()
+    assert from_folder(folder, eval_samples=400).fingerprint() == whole.fingerprint()
+
+
+def test_a_pair_of_train_that_eval_samples_leave_out_is_refused_too(folder, put):
+    rows = [{**PAIR, "premise": f"row {i}", "label": "entailment"} for i in range(20)]
+    put("train", [*labelled(*NLI), rows[7]])
+    put("ood_hans", rows)
+    for samples in (2, 3, 20):
+        error_of(folder, "ood_hans", "sample 8", "share no sample", eval_samples=samples)

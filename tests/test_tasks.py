@@ -214,3 +214,30 @@ def test_the_command_line_names_the_task_before_it_writes(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="no task is called 'mnly'; did you mean 'mnli'"):
         runpy.run_path(str(ROOT / "train.py"))["main"]()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "partial", "keep"), [("mnli", 1, None), ("fever", 0, 0), ("qqp", 0, None)]
+)
+def test_which_text_the_partial_classifier_sees_and_which_is_cut_last(name, partial, keep):
+    """Hypothesis, claim, first question; FEVER's long evidence is cut, not the claim."""
+    assert (TASKS[name].partial, TASKS[name].keep) == (partial, keep)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "place"),
+    [
+        ("mnli", "train", ("nyu-mll/glue", "mnli", "train")),
+        ("mnli", "dev", ("nyu-mll/glue", "mnli", "validation_matched")),
+        ("mnli", "hans", ("jhu-cogsci/hans", None, "validation")),
+        ("fever", "train", ("pietrolesci/nli_fever", None, "train")),
+        ("fever", "dev", ("pietrolesci/nli_fever", None, "dev")),
+        ("qqp", "train", ("nyu-mll/glue", "qqp", "train")),
+        ("qqp", "dev", ("nyu-mll/glue", "qqp", "validation")),
+        ("qqp", "paws_wiki", ("google-research-datasets/paws", "labeled_final", "test")),
+    ],
+)
+def test_where_the_hub_keeps_a_split(name, split, place):
+    task = TASKS[name]
+    hub = getattr(task, split) if split in ("train", "dev") else task.ood[split].hub
+    assert (hub.path, hub.config, hub.split) == place

@@ -184,6 +184,13 @@ class RobustCompression(Block):
     evaluation: EvaluationBlock = EvaluationBlock()
     cache_dir: str | None = None
 
+    @property
+    def sub_networks(self) -> dict[str, Any]:
+        """Settings that the losses under the sub-networks depend on, by their keys."""
+        keys = {"protocol", "sparsities", "init_from", "epochs"}
+        found = self.uncertainty.model_dump(include=keys)
+        return {**found, "epochs": found["epochs"] or self.epochs}
+
 
 class Root(DeepSpeedBlock):
     """Everything a merged configuration may hold."""

@@ -75,7 +75,8 @@ class TaskBlock(Block):
     """Which data: a task of `compress.data.tasks` or `definition`, from the hub or from `data_dir`.
 
     ood_dir: a folder of more OOD sets, such as those that are not on the hub.
-    train_samples: use the first n rows of train; max_length: tokens of the pair, longest cut first;
+    train_samples: use n rows of train, drawn evenly over it, the same for all seeds; eval_samples: so
+    of dev and each OOD set that is larger; max_length: tokens of the pair, longest cut first;
     synthetic: seed and sizes of the embedded benchmark (`name` = "synthetic" only).
     """
 
@@ -85,4 +86,5 @@ class TaskBlock(Block):
     ood_dir: Name | None = None
     max_length: Annotated[int, Field(ge=8)] = 128
     train_samples: Count | None = None
+    eval_samples: Count | None = None
     synthetic: SyntheticBlock | None = None

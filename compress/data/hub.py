@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from functools import cache
 from http.client import HTTPException
+from pathlib import Path
 
 import datasets
 import huggingface_hub
@@ -16,6 +17,10 @@ from huggingface_hub.utils import disable_progress_bars
 from compress.errors import UserError
 
 TIMEOUT = 5.0
+DESCRIPTION = ("*.json", "*.txt", "*.model")
+"""Files of a model beside its weights."""
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""Files of weights, the first that a model has."""
 WAY_OUT = (
     "work without it by setting robust_compression.task.data_dir to a folder with train, dev and "
     "ood_<name> files, and robust_compression.model to a local model directory"
@@ -40,16 +45,23 @@ def reachable() -> bool:
 def model_directory(name: str, key: str = "robust_compression.model") -> str:
     """Local directory of a model on the hub: downloaded, or from the client's cache.
 
+    PyTorch's own files are taken only where the model has no safetensors (older ones, such as Turc et
+    al.'s small BERTs); transformers reads them without running what they hold.
+
     key: where the configuration names it, for messages.
 
     Raises UserError if the hub cannot be reached and the cache does not hold the model.
     """
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     disable_progress_bars()
     try:
-        return huggingface_hub.snapshot_download(
-            name, allow_patterns=patterns, local_files_only=not reachable()
-        )
+        folder = ""
+        for weights in WEIGHTS:
+            folder = huggingface_hub.snapshot_download(
+                name, allow_patterns=[*DESCRIPTION, weights], local_files_only=not reachable()
+            )
+            if any(Path(folder).glob(weights)):
+                break
+        return folder
     except Exception as error:  # noqa: BLE001  the client's errors have no common base
         raise UserError(_why(key, name, error)) from None
 

@@ -8,9 +8,9 @@ text first, so both keep tokens; a task may say which text is cut last.
 import ast
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class Split:
     """One split of raw pairs; N samples.
 
     texts: two lists [N]; labels: ids [N] into `names`; groups: for each class id of the model the id
-    in `names` that it counts as; subsets: column -> values [N] by which the report splits.
+    in `names` that it counts as; subsets: column -> values [N] by which the report splits; whole:
+    samples of the set that this is a part of, None if it is all of it.
     """
 
     texts: tuple[list[str], list[str]]
@@ -40,10 +41,23 @@ class Split:
     names: tuple[str, ...]
     groups: tuple[int, ...]
     subsets: Mapping[str, list[str]] = field(default_factory=dict)
+    whole: int | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.labels)
+
+    @property
+    def set_size(self) -> int:
+        """Samples of the whole set."""
+        return self.whole or len(self)
+
+    def part(self, rows: Sequence[int]) -> "Split":
+        """These samples only, in this order; `whole` stays the size of the set."""
+        first, second = ([texts[row] for row in rows] for texts in self.texts)
+        subsets = {name: [values[row] for row in rows] for name, values in self.subsets.items()}
+        labels = self.labels[list(rows)]
+        return replace(self, texts=(first, second), labels=labels, subsets=subsets, whole=self.set_size)
 
     def fingerprint(self) -> str:
         """SHA-256 of texts, labels and label names, in order."""
@@ -105,9 +119,11 @@ def read(config: RobustCompression) -> TaskData:
             f"robust_compression.task.train_samples is {limit}, "
             f"but train has {len(train_rows.labels)} samples."
         )
-    train = _split(task, labels, train_rows, own, limit)
+    drawn = _drawn(len(train_rows.labels), limit)
+    train = _split(task, labels, train_rows, own).part(drawn)
     dev_rows = _check(task, labels, sources.find(block, task, "dev"), own)
-    dev = _split(task, labels, dev_rows, own, None)
+    dev = _split(task, labels, dev_rows, own)
+    dev = dev.part(_drawn(len(dev), block.eval_samples))
     for name, split in (("train", train), ("dev", dev)):
         if len(np.unique(split.labels)) < 2:
             raise UserError(f"{name}: all {len(split)} samples have the same label.")
@@ -115,8 +131,9 @@ def read(config: RobustCompression) -> TaskData:
     for name in sources.ood_names(config, task):
         entry = ood_set(task, name)
         rows = _check(task, entry.labels or labels, sources.find(block, task, f"ood_{name}"), entry)
-        ood[name] = _split(task, labels, rows, entry, None)
-        _check_apart(train, ood[name], train_rows.source, rows)
+        whole = _split(task, labels, rows, entry)
+        _check_apart(dict(zip(train.pair_keys(), drawn, strict=True)), whole, train_rows.source, rows)
+        ood[name] = whole.part(_drawn(len(whole), block.eval_samples))
     return TaskData(task, labels, train, dev, ood)
 
 
@@ -190,15 +207,17 @@ def _unquoted(cell: str) -> str:
     return cell
 
 
-def _check_apart(train: Split, ood: Split, train_source: str, rows: _Checked) -> None:
-    """Raise UserError if an OOD set holds a pair of train, whatever the labels, case and blanks."""
-    known = {key: number for number, key in enumerate(train.pair_keys(), start=1)}
+def _check_apart(known: Mapping[bytes, int], ood: Split, train_source: str, rows: _Checked) -> None:
+    """Raise UserError if an OOD set holds a pair of train, whatever the labels, case and blanks.
+
+    known: key of each pair that is trained on -> its place in train's file, from 0.
+    """
     for number, key in enumerate(ood.pair_keys(), start=1):
         if key in known:
             pair = " / ".join(texts[number - 1][:60] for texts in rows.texts)
             raise UserError(
-                f"{rows.source}: sample {number} ('{pair}') is sample {known[key]} of {train_source} "
-                "too; an OOD set must share no sample with train."
+                f"{rows.source}: sample {number} ('{pair}') is sample {known[key] + 1} of "
+                f"{train_source} too; an OOD set must share no sample with train."
             )
 
 
@@ -214,16 +233,26 @@ def _labels(task: Task, train: _Checked) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _split(
-    task: Task, labels: tuple[str, ...], rows: _Checked, entry: OodSet, limit: int | None
-) -> Split:
+def _split(task: Task, labels: tuple[str, ...], rows: _Checked, entry: OodSet) -> Split:
     return Split(
-        texts=(rows.texts[0][:limit], rows.texts[1][:limit]),
-        labels=np.array(rows.labels[:limit], dtype=np.int64),
+        texts=rows.texts,
+        labels=np.array(rows.labels, dtype=np.int64),
         names=entry.labels or labels,
         groups=groups(task, entry, labels),
-        subsets={name: values[:limit] for name, values in rows.columns.items()},
+        subsets=rows.columns,
     )
+
+
+def _drawn(size: int, limit: int | None) -> Sequence[int]:
+    """At most `limit` of `size` places: a random one of each of as many equal stretches.
+
+    Files are sorted by source, subset or label, or alternate between labels; no share may change.
+    """
+    if limit is None or limit >= size:
+        return range(size)
+    ends = np.arange(limit + 1) * size // limit
+    places: list[int] = np.random.default_rng(0).integers(ends[:-1], ends[1:]).tolist()
+    return places
 
 
 def encode(

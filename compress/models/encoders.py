@@ -7,6 +7,7 @@ precision.
 
 import hashlib
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import WEIGHTS_NAME
 
 from compress.data import hub
 from compress.data.tasks import spelling
@@ -32,6 +34,7 @@ TRAINED_LENGTH = "trained_max_length"
 TRAINED_KEEP = "trained_keep_text"
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
+DAMAGED = (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError)
 
 
 def directory(name: str, key: str = "robust_compression.model") -> Path:
@@ -42,29 +45,33 @@ def directory(name: str, key: str = "robust_compression.model") -> Path:
     if name == SYNTHETIC_ENCODER:
         return Path(__file__).parents[1] / "data/synthetic_encoder"
     path = Path(name)
-    if path.is_dir():
-        check_directory(path)
-        return path
-    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise UserError(f"{key}: there is no directory '{name}'.")
-    return Path(hub.model_directory(name, key))
+    if not path.is_dir():
+        if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+            raise UserError(f"{key}: there is no directory '{name}'.")
+        path = Path(hub.model_directory(name, key))
+    check_directory(path)
+    return path
 
 
 def check_directory(path: Path) -> None:
-    """Raise UserError if a directory holds no model."""
+    """Raise UserError if a directory holds no model, or no weights of one."""
     if not (path / "config.json").is_file():
         raise UserError(f"{path}: is no model directory (it has no config.json).")
+    if not any(any(path.glob(pattern)) for pattern in hub.WEIGHTS):
+        raise UserError(f"{path}: has no weights of a model ({', '.join(hub.WEIGHTS)}).")
 
 
 def check_weights(path: Path) -> None:
-    """Raise UserError now if the directory's safetensors file is damaged; reads its header only."""
+    """Raise UserError now if the directory's file of weights is damaged; reads its header only."""
     file = path / compressed.WEIGHTS
-    if not file.is_file():
-        return
+    pickled = path / WEIGHTS_NAME
     try:
-        with safe_open(file, framework="pt") as weights:
-            weights.keys()
-    except (OSError, SafetensorError) as error:
+        if file.is_file():
+            with safe_open(file, framework="pt") as weights:
+                weights.keys()
+        elif (file := pickled).is_file():
+            torch.load(file, map_location="meta", weights_only=True)
+    except DAMAGED as error:
         raise UserError(f"{file}: is damaged or incomplete ({_first(error)}).") from None
 
 
@@ -121,7 +128,7 @@ def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) 
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, dtype=torch.float32, output_loading_info=True
         )
-    except (*UNREADABLE, RuntimeError, SafetensorError) as error:
+    except (*UNREADABLE, *DAMAGED) as error:
         raise UserError(f"{path}: is no readable model directory ({_first(error)}).") from None
     inner = f"{model.base_model_prefix}."
     lacking = [
