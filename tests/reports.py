@@ -43,8 +43,11 @@ def metrics(teacher=(0.842, 0.598), student=(0.838, 0.551)):
         "teacher": old,
         "student": new,
         "f_bias": new["delta"] / old["delta"] if old["delta"] > 0 else None,
-        "notes": ["A note & <i>more</i>."],
+        "notes": [],
+        "at_chance": {},
+        "vanished": [],
         "samples": {"train": 4000, "dev": 1000, "ood": {"hans": 30000}},
+        "set_sizes": {"train": 4000, "dev": 1000, "ood_hans": 30000},
         "seconds": {"teacher": 31.2, "difficulty": 155.0, "student": 30.1, "evaluate": 8.0},
         "reused": ["teacher"],
         "difficulty": {

@@ -6,6 +6,7 @@ import pytest
 import torch
 from equations import an_ordinary_batch
 
+from compress.configuration.robust_schema import LOSS_SCALARS
 from compress.errors import UserError
 from compress.losses import LOSSES, NEED_DIFFICULTY, LossWeights, resolve
 
@@ -24,6 +25,10 @@ def test_missing_signals_are_refused(hook, missing):
     given_ = (None, d) if missing == "teacher" else (teacher, None)
     with pytest.raises(ValueError, match=r"needs? the teacher"):
         LOSSES[hook](logits, labels, *given_, LossWeights())
+
+
+def test_the_configuration_knows_which_hooks_take_a_difficulty():
+    assert set(LOSS_SCALARS["difficulty"]) == NEED_DIFFICULTY
 
 
 @pytest.fixture

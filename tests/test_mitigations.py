@@ -9,8 +9,10 @@ from test_launcher import ROOT, launch
 
 from compress import artefacts
 from compress.configuration import config
+from compress.errors import UserError
 from compress.losses import LOSSES
-from compress.stages.alpha import Candidate, choose
+from compress.stages.alpha import Candidate, choose, settle
+from compress.stages.context import Context
 from compress.stages.student import loss_weights
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
@@ -33,6 +35,32 @@ def test_there_is_a_file_for_every_loss():
     for files, suffix in ((LAYERWISE, "layerwise"), (SHALLOW, "shallow")):
         for name, hook in files.items():
             assert settings(name).mitigation_label == f"{hook}+{suffix}"
+
+
+CLIPPED = {"normalisation": "quantile", "quantile": 0.95}
+SAFE = {"warmup": 0.1, "max_weight": 4}
+CONSTANTS = {
+    "distil": ({"lambda": 0.9}, {}),
+    "smooth": ({"lambda": 0.9, "smoothing": 0.9}, {}),
+    "focal": ({"gamma": 2}, {}),
+    "jtt": ({"first_epochs": 2, "upweight": 2, "warmup": 0, "max_weight": None}, {}),
+    "rmc": ({"lambda": 0.9}, {"normalisation": "minmax"}),
+    "rmc_weighted": ({"lambda": 0.9, "warmup": 0, "max_weight": None}, {"normalisation": "minmax"}),
+    "weighted": (SAFE, CLIPPED | {"alpha": 0.2}),
+    "rmc_plus": (SAFE | {"lambda": 0.9, "floor": 0.1}, CLIPPED | {"alpha": 0.5}),
+}
+"""Scalars of the loss and settings of the difficulty: the paper's, and ours as README tells them."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_constants_are_those_of_the_paper_and_of_the_readme(name):
+    robust = settings(name).robust
+    scalars, difficulty = CONSTANTS.get(HOOKS.get(name, name), ({}, {}))
+    used = robust.loss.used()
+    assert used.pop("difficulty", "variance") == ("shallow" if name in SHALLOW else "variance")
+    assert used == scalars
+    assert difficulty.items() <= robust.uncertainty.model_dump().items()
+    assert robust.layerwise.hidden == (name in LAYERWISE)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +155,7 @@ def test_weights_have_mean_one_and_keep_their_bound():
 
 def test_a_bound_that_no_weights_keep():
     robust = settings("weighted", "robust_compression.loss.max_weight=2").robust
-    with pytest.raises(config.UserError, match=r"loss\.max_weight: 2 cannot be kept"):
+    with pytest.raises(UserError, match=r"loss\.max_weight: 2 cannot be kept"):
         loss_weights(robust, np.array([0.0] * 9 + [1.0]))
 
 
@@ -143,6 +171,24 @@ def test_scalars_come_from_the_configuration():
 
 
 # alpha "auto"
+
+
+def undecided(hook):
+    chosen = settings(hook, "robust_compression.uncertainty.alpha=auto")
+    return Context(chosen, *[None] * 6)
+
+
+def test_alpha_auto_cannot_cut_dev_without_the_variance():
+    with pytest.raises(
+        UserError, match=r"'auto' cuts dev by the variance.*run --stage difficulty first"
+    ):
+        settle(undecided("rmc"), None, None, train=True)
+
+
+@pytest.mark.parametrize("hook", ["vanilla", "distil", "focal"])
+def test_alpha_auto_trains_nothing_for_a_loss_without_a_difficulty(hook):
+    context, choice = settle(undecided(hook), None, None, train=True)
+    assert choice is None and context.config.robust.uncertainty.alpha != "auto"
 
 
 def halves(dev, easy, hard):

@@ -33,9 +33,38 @@ def test_pooled_row_stands_only_with_several_sets(write):
     assert "pooled" not in write(metrics())
     found = two_sets(metrics())
     found["samples"]["ood"] = {"v1": 712, "v2": 712}
+    found["set_sizes"] = {"ood_v1": 712, "ood_v2": 9288}
     rows = {row[0]: row[1:] for row in Page(write(found)).named["results"]}
     assert rows["OOD accuracy on v1, % n = 712"] == ["70.0", "70.0", "0.0"]
-    assert rows["OOD accuracy, pooled, % n = 1,424"] == ["59.8", "55.1", "−4.7"]
+    assert rows["OOD accuracy, pooled, % n = 1,424 of 10,000"] == ["59.8", "55.1", "−4.7"]
+
+
+def test_sets_used_in_part_are_named_with_the_size_of_the_whole(write):
+    found = metrics()
+    found["set_sizes"] = {"train": 50000, "dev": 9815, "ood_hans": 300000}
+    page = Page(write(found))
+    rows = [row[0] for row in page.named["results"]]
+    assert "Dev accuracy, % n = 1,000 of 9,815" in rows
+    assert "OOD accuracy on hans, % n = 30,000 of 300,000" in rows
+    assert "4,000 of 50,000 training samples" in page.text
+
+
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [
+        ({"vanished": ["neutral"]}, "because the student has collapsed"),
+        ({"at_chance": {"hans": 0.5}}, "because the teacher is not above the majority class on OOD"),
+    ],
+)
+def test_the_verdict_does_not_praise_a_bias_that_says_nothing(why, told):
+    sentence = verdict(metrics(student=(0.8, 0.7)) | why)
+    assert sentence.endswith(f"F_bias (0.431) says nothing, {told}.") and "only" not in sentence
+
+
+def test_one_set_of_two_above_chance_does_not_silence_the_bias_but_marks_it():
+    found = two_sets(metrics(student=(0.8, 0.7)))
+    found |= {"at_chance": {"v1": 0.5}, "notes": ["v1 is at chance."]}
+    assert verdict(found).endswith("F_bias is 0.431, which the notes speak against.")
 
 
 def test_easy_hard_and_subset_tables(write):
@@ -151,6 +180,18 @@ def test_summary_table_is_aligned_and_right():
     ]
 
 
+def test_an_f_bias_with_a_note_against_it_is_marked_and_not_praised(write):
+    found = metrics((0.8, 0.6), (0.75, 0.65))
+    assert "only 0.533 times" in verdict(found)
+    assert not summary_table(found).endswith("*")
+    found["notes"] = ["The student lost more than 2 points of dev accuracy."]
+    assert verdict(found).endswith("F_bias is 0.533, which the notes speak against.")
+    collapsed = metrics((0.842, 0.598), (0.5, 0.52)) | {"notes": found["notes"]}
+    assert verdict(collapsed).endswith("F_bias is −0.138, which the notes speak against.")
+    assert summary_table(found).endswith("0.533 *")
+    assert "0.533 *" in Page(write(found)).text
+
+
 def test_summary_table_pools_several_sets_and_gives_the_reason_for_na():
     found = two_sets(metrics((0.6, 0.66), (0.6, 0.5)))
     lines = summary_table(found).splitlines()
@@ -165,6 +206,7 @@ def test_untrusted_text_is_escaped(write):
     evil = '</p><script>alert(1)</script><img src=x onerror=alert(1)> & "q"'
     found = metrics()
     found["task"] = found["versions"]["x"] = found["student"]["model"] = evil
+    found["notes"] = ["A note & <i>more</i>."]
     for role in ("teacher", "student"):
         found[role]["ood_subsets"]["hans"][evil + "\x00\x1b $x_1$"] = {"accuracy": 0.5}
     page = Page(write(found, view(text=evil), {"key": evil}))
@@ -238,7 +280,7 @@ def test_optional_keys_may_be_missing(write):
         for key in ("dev_easy", "dev_hard", "dev_subsets", "ood_subsets", "model"):
             del found[role][key]
     found["student"]["dev_subsets"] = found["teacher"]["dev_easy"] = None
-    found["notes"], found["reused"] = [], []
+    found["reused"] = []
     page = Page(write(found))
     assert "halves" not in page.named
     assert "This run scored no difficulty." in page.text

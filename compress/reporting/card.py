@@ -44,7 +44,7 @@ Its tokenizer lies beside it. Classify pairs from the command line:
 ```
 {% for note in notes %}
 
-{{ note }}
+* {{ note }}
 {% endfor %}
 {% endif %}"""
 

@@ -22,6 +22,8 @@ from compress.reporting import metrics
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 MIN_ABOVE_CHANCE = 3.0
 VANISHED = 0.1
+MOST_LOST = 0.02 + 1e-9
+"""Accuracy on dev that a model may lose before its F_bias is doubted: two points, and rounding."""
 
 
 def score(
@@ -111,12 +113,15 @@ def summary(
     ood: Mapping[str, Split],
     hard: NDArray[np.bool_] | None,
 ) -> dict[str, Any]:
-    """Accuracies of one model: dev, each OOD set, pooled, Delta, subsets; easy / hard half of dev."""
+    """Accuracies of one model: dev, each OOD set, pooled, Delta, subsets; easy / hard half of dev.
+
+    Sets of which only a part is scored are pooled as if all of each was.
+    """
     every = outcomes(scores, dev, ood)
     hits, ood_hits = every["dev"], {name: every[f"ood_{name}"] for name in ood}
     accuracies = {name: metrics.accuracy(h) for name, h in ood_hits.items()}
     out: dict[str, Any] = {"dev": metrics.accuracy(hits), "ood": accuracies}
-    out["ood_pooled"] = metrics.pooled(accuracies, {name: len(h) for name, h in ood_hits.items()})
+    out["ood_pooled"] = metrics.pooled(accuracies, {name: s.set_size for name, s in ood.items()})
     out["delta"] = metrics.delta(out["dev"], out["ood_pooled"]) if out["dev"] else None
     out["predicted"] = _shares(scores.dev.argmax(axis=1), dev)
     if hard is not None:
@@ -172,10 +177,10 @@ def notes(
     ]
     for name, chance in at_chance(teacher, ood).items():
         out.append(
-            f"The teacher is at chance on {name} ({teacher['ood'][name]:.1%} against "
-            f"{chance:.1%} for the majority class): there F_bias says nothing."
+            f"The teacher is not above the majority class on {name} ({teacher['ood'][name]:.1%} "
+            f"against {chance:.1%}): there F_bias says nothing."
         )
-    if teacher["dev"] - student["dev"] > 0.02:
+    if teacher["dev"] - student["dev"] > MOST_LOST:
         out.append(
             "The student lost more than 2 points of dev accuracy: "
             "F_bias rewards a model that forgets everything."

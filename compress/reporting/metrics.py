@@ -2,7 +2,8 @@
 
 Relative bias (Du et al. 2023, Sec. 3.4): `Delta = (acc_dev - acc_ood) / acc_dev` and
 `F_bias = Delta_compressed / Delta_teacher`; above 1 the compressed model is more biased than its
-teacher. With several OOD sets acc_ood is the accuracy over their pooled samples.
+teacher. With several OOD sets acc_ood is the accuracy over their pooled samples; a set
+that is scored in part counts as the whole one.
 """
 
 from collections.abc import Mapping

@@ -41,6 +41,7 @@ from compress.reporting.figures import (
 LONGEST_TEXT = 360
 _RUN_KEYS = (
     *("task", "seed", "compression", "mitigation", "teacher", "student", "notes", "samples"),
+    *("set_sizes", "at_chance", "vanished"),
     *("seconds", "reused", "versions", "world_size", "device"),
 )
 _RESULT_KEYS = ("params", "nonzero_params", "dev", "ood", "ood_pooled", "delta")
@@ -144,6 +145,8 @@ def write_report(
         student=metrics["student"],
         verdict=verdict(metrics),
         f_bias_reason=_f_bias_reason(metrics),
+        doubt=doubt(metrics),
+        pooled_size=sum(size for name, size in metrics["set_sizes"].items() if name.startswith("ood_")),
         points=_points,
         figures={name: Markup(svg) for name, svg in figures(metrics, difficulty).items()},
         subsets=most_different(subsets),
@@ -194,7 +197,8 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
 
     Returns:
         Three aligned lines (and one that says why where F_bias is n/a), no newline at the end.
-        Accuracies in percent; the pooled OOD column appears where there are several OOD sets.
+        Accuracies in percent; the pooled OOD column appears where there are several OOD sets; an F_bias
+        that a note speaks against ends with " *".
 
     Raises:
         ValueError: a required key of the metrics is missing.
@@ -211,7 +215,7 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
             + [percent(row["ood"].get(name)) for name in sets]
             + ([percent(row["ood_pooled"])] if pooled else [])
             + [_number(row["delta"])]
-            + ["-" if role == "teacher" else _number(metrics.get("f_bias"))]
+            + ["-" if role == "teacher" else _number(metrics.get("f_bias")) + doubt(metrics)]
         )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
@@ -263,12 +267,24 @@ def percent(fraction: float | None) -> str:
     return "n/a" if fraction is None else f"{100 * fraction:.1f}"
 
 
+def doubt(metrics: Mapping[str, Any]) -> str:
+    """Return the mark of an F_bias that a note of the run speaks against; empty without one."""
+    return " *" if metrics["notes"] and metrics.get("f_bias") is not None else ""
+
+
 def _bias_clause(metrics: Mapping[str, Any]) -> str:
     """Return the verdict's part on relative bias."""
     f_bias = metrics.get("f_bias")
     if f_bias is None:
         return f"F_bias is n/a, because {_f_bias_reason(metrics)}"
     shown = round(f_bias, 3)
+    if metrics["vanished"]:
+        return f"F_bias ({shown:.3f}) says nothing, because the student has collapsed"
+    if set(metrics["at_chance"]) >= set(metrics["teacher"]["ood"]):
+        why = "the teacher is not above the majority class on OOD"
+        return f"F_bias ({shown:.3f}) says nothing, because {why}"
+    if doubt(metrics):
+        return f"F_bias is {_number(f_bias)}, which the notes speak against"
     if shown == 1:
         return "its relative bias is the same as the teacher's"
     if shown > 1:

@@ -16,7 +16,6 @@ import numpy as np
 
 from compress import artefacts, uncertainty
 from compress.errors import UserError
-from compress.losses import NEED_DIFFICULTY
 from compress.reporting import evaluation
 from compress.stages import difficulty, student
 from compress.stages.context import Artefact, Context, found, publish, say, score_exported
@@ -54,10 +53,9 @@ def settle(
 
     train: whether students may be trained for it; otherwise only a finished choice counts.
     """
-    block, hook = context.config.robust.uncertainty, context.config.robust.loss.hook
+    block, uses = context.config.robust.uncertainty, context.config.robust.loss.uses("difficulty")
     if block.alpha != "auto":
         return context, None
-    uses = hook in NEED_DIFFICULTY or ":" in hook
     if uses and hardness is None and train:
         raise UserError(
             "robust_compression.uncertainty.alpha: 'auto' cuts dev by the variance of its losses; run "

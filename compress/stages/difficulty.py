@@ -40,17 +40,15 @@ UPDATES_PER_LEVEL = 10
 
 def inputs_of(context: Context, teacher: Artefact) -> dict[str, Any]:
     """What the loss matrix depends on (not alpha and the normalisation, which come later)."""
-    block = context.config.robust.uncertainty
+    robust = context.config.robust
     inputs = {
         **context.training_inputs(),
         "stage": "difficulty",
         "dev": context.data.fingerprint("dev"),
-        "protocol": block.protocol,
-        "sparsities": block.sparsities,
-        "init_from": block.init_from,
-        "epochs": block.epochs or context.config.robust.epochs,
+        **robust.sub_networks,
     }
-    return {**inputs, "teacher": teacher.key} if block.init_from == "teacher" else inputs
+    from_teacher = robust.uncertainty.init_from == "teacher"
+    return {**inputs, "teacher": teacher.key} if from_teacher else inputs
 
 
 def make(context: Context, teacher: Artefact) -> Artefact:
@@ -84,8 +82,7 @@ def make(context: Context, teacher: Artefact) -> Artefact:
 
 
 def _steps(config: Config, samples: int) -> int:
-    epochs = config.robust.uncertainty.epochs or config.robust.epochs
-    return training_steps(config, samples, epochs)
+    return training_steps(config, samples, config.robust.sub_networks["epochs"])
 
 
 def check(config: Config, samples: int) -> None:
@@ -101,7 +98,7 @@ def check(config: Config, samples: int) -> None:
 def _stops(context: Context, targets: list[float], teacher_model: Path) -> Iterator[Trainer]:
     """Train one pruning run and yield the trainer at each target sparsity, recovered."""
     block = context.config.robust.uncertainty
-    epochs = block.epochs or context.config.robust.epochs
+    epochs = context.config.robust.sub_networks["epochs"]
     model = start_model(context, block.init_from, teacher_model)
     total = _steps(context.config, len(context.data.train))
     ends = [round(total * (i + 1) / len(targets)) for i in range(len(targets))]

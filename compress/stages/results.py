@@ -50,7 +50,7 @@ def make(
     view = None
     if hardness is not None:
         view = difficulty_view(context, hardness, guess)
-        out["difficulty"] = _difficulty_metrics(context, view)
+        out["difficulty"] = _difficulty_metrics(context, view, guess)
         if choice is not None:
             candidates = artefacts.read_json(choice.path / "choice.json")["candidates"]
             out["difficulty"]["alpha_candidates"] = candidates
@@ -66,7 +66,7 @@ def make(
     card.write(student.path / "model", context.config, out["student"]["params"], out)
     report.write_report(context.output_dir / "report.html", out, context.config.merged, view)
     _events(context, out, view)
-    say(report.summary_table(out))
+    say("\n".join([report.summary_table(out), *(f"* {note}" for note in out["notes"])]))
     say(f"figures: {context.output_dir / 'metrics.json'}")
     say(f"report: {context.output_dir / 'report.html'}")
 
@@ -123,6 +123,7 @@ def collect(
             "dev": len(raw.dev),
             "ood": {name: len(split) for name, split in raw.ood.items()},
         },
+        "set_sizes": {name: split.set_size for name, split in raw.splits().items()},
     }
 
 
@@ -208,14 +209,15 @@ def difficulty_view(
     )
 
 
-def _difficulty_metrics(context: Context, view: report.DifficultyView) -> dict[str, Any]:
+def _difficulty_metrics(
+    context: Context, view: report.DifficultyView, guess: Artefact | None
+) -> dict[str, Any]:
     """Settings of the difficulty; AUROC for the conflicting samples where they are known."""
-    robust = context.config.robust
     keys = {"protocol", "sparsities", "normalisation", "alpha", "quantile"}
-    out = robust.uncertainty.model_dump(include=keys)
+    out = context.config.robust.uncertainty.model_dump(include=keys)
     out["auroc"] = uncertainty.agreement(view.variance, view.truth)
-    if robust.loss.shallow:
-        out["shallow_auroc"] = uncertainty.agreement(view.difficulty, view.truth)
+    if guess is not None:
+        out["shallow_auroc"] = uncertainty.agreement(shallow.load(guess), view.truth)
     return out
 
 

@@ -2,7 +2,7 @@
 
 A classifier that sees which words the two texts hold and how they overlap, trained on the other folds,
 gives each sample the probability of its gold label; difficulty grows with 1 minus that. What it solves
-a shortcut solves (Clark et al. 2019; Utama et al. 2020). It takes seconds and no sub-networks.
+a shortcut solves (Clark et al. 2019; Utama et al. 2020). It needs no sub-networks.
 """
 
 import time

@@ -85,12 +85,12 @@ def _needed(context: Context, hardness: Artefact | None) -> Artefact | None:
 
     Raises UserError if the hook cannot do without and there is none.
     """
-    hook = context.config.robust.loss.hook
-    if context.config.robust.loss.shallow:
+    loss = context.config.robust.loss
+    if loss.shallow or not loss.uses("difficulty"):
         return None
-    if hook in NEED_DIFFICULTY and hardness is None:
-        raise UserError(f"the loss '{hook}' needs the difficulty; run --stage difficulty first.")
-    return hardness if hook in NEED_DIFFICULTY or ":" in hook else None
+    if hardness is None and loss.hook in NEED_DIFFICULTY:
+        raise UserError(f"the loss '{loss.hook}' needs the difficulty; run --stage difficulty first.")
+    return hardness
 
 
 def make(

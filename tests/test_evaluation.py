@@ -1,0 +1,68 @@
+"""What a run says of its models: label maps, pooling, and when F_bias must not be believed."""
+
+import numpy as np
+import pytest
+
+from compress.data.splits import Split
+from compress.reporting import evaluation
+
+NLI = ("entailment", "neutral", "contradiction")
+HANS = ("entailment", "not_entailment")
+
+
+def split(labels, names=HANS, groups=(0, 1, 1), **more):
+    texts = [""] * len(labels)
+    return Split((texts, texts), np.array(labels), names, groups, **more)
+
+
+def scores(*classes, of=3):
+    """Log-probabilities in which these classes win."""
+    return np.log(np.eye(of)[list(classes)] + 0.1)
+
+
+def test_neutral_and_contradiction_both_count_as_not_entailment():
+    hits = evaluation.correct(scores(0, 1, 2, 0, 1, 2), split([1, 1, 1, 0, 0, 0]))
+    assert hits.tolist() == [False, True, True, True, False, False]
+
+
+def test_a_set_that_is_scored_in_part_pools_as_the_whole():
+    dev = split([0, 1, 2, 0], NLI, (0, 1, 2))
+    ood = {"a": split([0, 0]), "b": split([1, 1], whole=6)}
+    given = evaluation.Scores(scores(0, 1, 2, 1), {"a": scores(0, 0), "b": scores(0, 1)})
+    found = evaluation.summary(given, dev, ood, None)
+    assert found["ood"] == {"a": 1.0, "b": 0.5}
+    assert found["ood_pooled"] == pytest.approx((2 * 1.0 + 6 * 0.5) / 8)
+    assert (found["dev"], found["delta"]) == (0.75, pytest.approx((0.75 - 0.625) / 0.75))
+    assert found["predicted"] == {"entailment": 0.25, "neutral": 0.5, "contradiction": 0.25}
+
+
+@pytest.mark.parametrize(("share", "gone"), [(0.0, True), (0.029, True), (0.03, False), (0.3, False)])
+def test_a_class_has_vanished_below_a_tenth_of_its_gold_share(share, gone):
+    dev = split([0] * 30 + [1] * 70)
+    student = {"predicted": {"entailment": share, "not_entailment": 1 - share}, "dev": 0.7}
+    assert evaluation.vanished(student, dev) == ["entailment"] * gone
+    told = evaluation.notes({"dev": 0.7, "ood": {}}, student, dev, {})
+    assert any("almost stopped predicting 'entailment'" in note for note in told) == gone
+
+
+@pytest.mark.parametrize(
+    ("labels", "chance"), [([0, 1] * 450, 0.5), ([0] * 300 + [1] * 600, 2 / 3), ([1] * 900, 1.0)]
+)
+def test_at_chance_is_within_three_standard_errors_of_the_majority_class(labels, chance):
+    ood = {"hans": split(labels)}
+    bound = chance + 3 * np.sqrt(chance * (1 - chance) / 900)
+    for accuracy, found in ((0.1, True), (bound - 1e-6, True), (bound + 1e-6, False)):
+        assert ("hans" in evaluation.at_chance({"ood": {"hans": accuracy}}, ood)) == found
+    assert evaluation.at_chance({"ood": {"hans": 0}}, ood) == {"hans": pytest.approx(chance)}
+
+
+def test_what_a_reader_must_know_before_believing_f_bias():
+    dev, ood = split([0, 1]), {"hans": split([0, 1] * 50)}
+    usual = {"predicted": {"entailment": 0.5, "not_entailment": 0.5}, "ood": {"hans": 0.8}}
+    teacher, student = ({**usual, "dev": dev_accuracy} for dev_accuracy in (0.9, 0.89))
+    assert evaluation.notes(teacher, student, dev, ood) == []
+    assert evaluation.notes(teacher, {**student, "dev": 0.88}, dev, ood) == []
+    (lost,) = evaluation.notes(teacher, {**student, "dev": 0.879}, dev, ood)
+    assert "more than 2 points of dev" in lost
+    (chance,) = evaluation.notes({**teacher, "ood": {"hans": 0.55}}, student, dev, ood)
+    assert "not above the majority class on hans (55.0% against 50.0%" in chance
