@@ -45,8 +45,9 @@ def outcome(generator, size, accuracy):
     return generator.permutation(hits)
 
 
-def finish(run, student=None, teacher=None, sizes=SETS, **changes):
-    """Write what a finished run leaves; student, teacher: accuracy by set; sizes: samples by set."""
+def finish(run, student=None, teacher=None, sizes=SETS, wholes=None, **changes):
+    """Write what a finished run leaves; student, teacher: accuracy by set; sizes: samples by set;
+    wholes: of the whole sets if these are parts."""
     generator = np.random.default_rng([run.seed, len(run.name)])
     same = np.random.default_rng(run.seed)
     sparsity = {"imp20": 0.2, "imp40": 0.4, "imp60": 0.6, "imp85": 0.85}.get(run.compression)
@@ -70,6 +71,8 @@ def finish(run, student=None, teacher=None, sizes=SETS, **changes):
     metrics |= {
         "stamp": ownership.stamp(run.config),
         "keys": {"teacher": f"teacher of seed {run.seed}", "difficulty": f"of seed {run.seed}"},
+        "samples": {"train": 5000},
+        "set_sizes": {"train": 9000, **(wholes or sizes)},
         "easy_hard": {"agreement": 0.8},
         "difficulty": {"auroc": None, "alpha": 0.3},
         "seconds": {
@@ -134,12 +137,24 @@ def rows_of(models, task="fever"):
     rows = []
     for (compression, mitigation, seed), parts in models.items():
         for (name, subset), hits in parts.items():
-            about = {"task": task, "seed": seed, "compression": compression, "mitigation": mitigation}
+            about = {
+                "task": task,
+                "data": task,
+                "seed": seed,
+                "compression": compression,
+                "mitigation": mitigation,
+            }
             about |= {"role": "student" if compression else "teacher", "set": name, "subset": subset}
             about |= {
                 "samples": len(hits),
                 "accuracy": hits.mean(),
                 "hits": np.packbits(hits).tobytes(),
             }
-            rows.append({**nothing, **about, "vanished": False, "at_chance": False})
+            about |= {
+                "set_size": len(parts.get((name, ""), hits)),
+                "train_samples": 5000,
+                "vanished": False,
+                "at_chance": False,
+            }
+            rows.append({**nothing, **about})
     return rows

@@ -16,7 +16,7 @@ def test_list_says_what_is_to_do_and_starts_nothing(tmp_path, capsys):
     assert program.main([str(file), "--output_dir", str(tmp_path / "out"), "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["fever/imp40-vanilla-seed1: to do", "fever/imp40-rmc-seed1: finished"]
-    assert len(lines) == 8
+    assert len(lines) == 9 and lines[-1] == "8 runs, 1 finished"
 
 
 def test_an_ood_set_that_is_not_there_is_told_before_the_first_run(tmp_path, capsys):

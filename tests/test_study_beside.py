@@ -1,9 +1,12 @@
 """The paper's numbers stand beside ours, and where they cannot a line says why."""
 
+import json
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
 from studies import SETS, finish, finished_runs, halves, model, runs_of
+from test_launcher import ROOT
 
 from compress.study import analysis, beside, published, report, results
 
@@ -23,6 +26,29 @@ def task_of(folder, sizes, accuracies=None, **study):
 def cells(table):
     """Rows by label, bold and spread left out."""
     return {row[0]: [cell.replace("**", "").split(" ")[0] for cell in row[1:]] for row in table.rows}
+
+
+# Whose numbers
+
+
+def test_published_numbers_go_by_the_data_not_by_the_name_of_the_file(tmp_path):
+    file = tmp_path / "mnli_gpu.json"
+    file.write_text((ROOT / "ds_configs/tasks/mnli.json").read_text())
+    found, _ = task_of(tmp_path, MNLI, tasks=[str(file)], compressions=["imp40"])
+    assert found.name == "mnli_gpu"
+    assert beside.all_of(found, "table4")[0].caption.startswith("mnli_gpu: ours beside table4")
+
+
+def test_a_task_of_ones_own_in_a_file_named_as_the_papers_has_none(tmp_path):
+    (tmp_path / "tasks").mkdir()
+    file = tmp_path / "tasks/fever.json"
+    own = {"name": "claims", "definition": {"texts": ["a", "b"], "labels": ["x", "y"]}}
+    task = own | {"data_dir": str(tmp_path)}
+    file.write_text(json.dumps({"robust_compression": {"task": task, "model": "m"}}))
+    found, _ = task_of(tmp_path, SETS, tasks=[str(file)], compressions=["imp40"], set=[])
+    assert found.name == "fever"
+    (line,) = beside.all_of(found, "table4")
+    assert "no task of Du et al. 2023" in line.caption
 
 
 # The numbers of the paper
@@ -219,6 +245,8 @@ def test_no_average_without_all_tasks_sets_or_a_table_that_prints_it(tmp_path):
     assert all(row[3].endswith("†") for row in beside.averages(found, "table4").rows)
     assert beside.averages(found[:2], "table4") is None
     assert beside.averages(found, "table3") is None and beside.averages(found, None) is None
+    twice = [*found, replace(found[0], name="mnli_b")]
+    assert "two of them are of the same data" in beside.averages(twice, "table4").caption
     for run in made:
         if run.task == "qqp":
             finish(run, sizes={"dev": 400, "ood_paws_wiki": 300})

@@ -7,7 +7,7 @@ from studies import STUDY, names, runs_of, study_file
 from test_launcher import ROOT
 
 from compress.errors import UserError
-from compress.study import plan
+from compress.study import plan, published
 
 SHIPPED = sorted((ROOT / "ds_configs/studies").glob("*.json"))
 
@@ -62,6 +62,52 @@ def test_all_studies_of_the_paper_are_there_in_both_sizes():
     wanted = [f"table{n}" for n in range(1, 7)] + ["figure1", "figure3"]
     there = {file.stem for file in SHIPPED}
     assert {*wanted, *(f"{name}_small" for name in wanted)} <= there
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_a_full_size_study_makes_every_row_that_its_table_prints(number, tmp_path):
+    runs = plan.expand(ROOT / f"ds_configs/studies/table{number}.json", tmp_path)
+    made = {(run.compression, run.mitigation, run.task) for run in runs}
+    student = {4: "imp40", 5: "minilm_l6"}.get(number)
+    for table, row, task, *_ in published.ENTRIES:
+        if table == number:
+            how = (student, row) if student else (published.COMPRESSIONS[row], "vanilla")
+            assert (*how, task) in made
+    assert {run.config.robust.epochs for run in runs} == {5}
+    assert {run.config.robust.model for run in runs} == {"bert-base-uncased"}
+
+
+def test_what_studies_say_of_themselves():
+    everything = {file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json")}
+    for file in SHIPPED:
+        study, name = plan.load(file), file.stem.removesuffix("_small")
+        if name in ("table4_synthetic", "compressions"):
+            assert study.published is None
+        else:
+            assert study.published == name and study.seeds == [42, 43, 44]
+        if name in ("table4", "table5", "table4_synthetic"):
+            assert set(study.mitigations) == everything
+        if name in ("table6", "figure3"):
+            assert set(study.mitigations) == {"vanilla", "rmc"}
+        small = file.stem.endswith("_small")
+        assert (study.settings == ["minilm_cpu"]) == small
+        paper = "robust_compression.uncertainty.protocol=independent" in study.set
+        assert paper == (not small and len(study.mitigations) > 1 and study.published is not None)
+    synthetic = plan.load(ROOT / "ds_configs/studies/table4_synthetic.json")
+    assert len(synthetic.seeds) == 5 and {"imp60", "layers_first_half"} <= set(synthetic.compressions)
+
+
+def test_table_3_leaves_116_of_144_heads(tmp_path):
+    for run in plan.expand(ROOT / "ds_configs/studies/table3.json", tmp_path):
+        (group,) = run.config.compression.head_pruning.different_groups.values()
+        assert round(144 * group.params.dense_ratio) == 116
+
+
+def test_figures_ask_for_the_levels_that_they_draw(tmp_path):
+    for name, levels in (("figure1", {20, 40, 60, 70, 85}), ("figure3", {20, 40, 60, 70})):
+        for size in ("", "_small"):
+            runs = plan.expand(ROOT / f"ds_configs/studies/{name}{size}.json", tmp_path)
+            assert {run.compression for run in runs} == {f"imp{level}" for level in levels}
 
 
 def test_study_files_hold_nothing_but_a_study():

@@ -23,7 +23,7 @@ def task(runs):
 def test_the_tables_say_what_the_rows_say(task, runs):
     rows = results.collect(runs)
     table = tables.accuracies(task)
-    assert table.header[4:] == ["dev", "OOD pooled", "Delta", "F_bias"]
+    assert table.header[2:] == ["dev", "OOD pooled", "Delta", "F_bias"]
     draws = task.teacher.draws
     by_set = tables.by_set(task)
     assert by_set.header == ["model", "sym1", "sym2"]
@@ -33,7 +33,7 @@ def test_the_tables_say_what_the_rows_say(task, runs):
     deltas = {}
     for name, cells in found.items():
         compression, _, mitigation = name.rpartition(" ")
-        for cell, key in zip([cells[4], *sets[name]], SETS, strict=True):
+        for cell, key in zip([cells[2], *sets[name]], SETS, strict=True):
             own = [
                 row["accuracy"]
                 for row in rows
@@ -57,18 +57,43 @@ def test_the_tables_say_what_the_rows_say(task, runs):
         }
         pooled = (300 * parts["ood_sym1"] + 100 * parts["ood_sym2"]) / 400
         delta = (parts["dev"] - pooled) / parts["dev"]
-        assert cells[5].startswith(f"{100 * pooled:.1f} ±") and cells[6].startswith(f"{delta:.3f} ±")
+        assert cells[3].startswith(f"{100 * pooled:.1f} ±") and cells[4].startswith(f"{delta:.3f} ±")
         deltas[name] = delta
         hits = {
             n: results.hits_of(r)
             for n, r in enumerate(r for r in chosen if (r["set"], r["subset"]) == DEV)
         }
         interval = bootstrap.interval(bootstrap.accuracy(draws, DEV, hits))
-        assert cells[4].endswith("[{:.1f}, {:.1f}]".format(*(100 * bound for bound in interval)))
+        assert cells[2].endswith("[{:.1f}, {:.1f}]".format(*(100 * bound for bound in interval)))
     for name, cells in found.items():
         if name != "teacher":
-            assert cells[7].startswith(f"{deltas[name] / deltas['teacher']:.2f} ±")
-    assert found["imp40 rmc"][2:4] == ["1,000", "600"]
+            assert cells[5].startswith(f"{deltas[name] / deltas['teacher']:.2f} ±")
+
+
+def test_the_first_caption_says_how_many_samples(task):
+    sizes = "(5,000 training samples; dev 400, sym1 300, sym2 100)"
+    assert tables.accuracies(task).caption.startswith(f"fever {sizes}: accuracies in percent")
+
+
+def test_how_well_both_difficulties_find_the_known_truth(tmp_path):
+    made = runs_of(tmp_path)
+    for run in made:
+        found = {"auroc": 0.9 + 0.02 * run.seed, "alpha": 0.3}
+        shallow = {"shallow_auroc": 0.97 + 0.01 * run.seed} if run.mitigation == "rmc" else {}
+        finish(run, difficulty=found | shallow)
+    caption = tables.accuracies(analysis.tasks(results.collect(made))[0]).caption
+    assert "AUROC of the variance against the known truth: 93.0 ± 1.4 %." in caption
+    assert "Of the shallow classifier's error: 98.5 ± 0.7 %." in caption
+
+
+def test_a_set_scored_in_part_pools_as_the_whole_and_the_caption_says_so(tmp_path):
+    made = runs_of(tmp_path)
+    for run in made:
+        finish(run, {"dev": 0.88, "ood_sym1": 0.5, "ood_sym2": 0.8}, wholes={**SETS, "ood_sym2": 2700})
+    found = analysis.tasks(results.collect(made))[0]
+    assert "dev 400, sym1 300, sym2 100 of 2,700)" in tables.accuracies(found).caption
+    cells = next(row for row in tables.accuracies(found).rows if row[0] == "imp40 vanilla")
+    assert cells[3].startswith("77.0 ±"), "0.1 of sym1 and 0.9 of sym2"
 
 
 def test_bold_stands_where_the_interval_excludes_zero(task):
@@ -120,7 +145,8 @@ def test_teacher_at_chance_is_marked(tmp_path):
         finish(run, at_chance={"sym2": 0.5})
     found = analysis.tasks(results.collect(made))[0]
     table = tables.accuracies(found)
-    assert tables.by_set(found).header[2] == "sym2 †" and "at chance on sym2" in table.caption
+    assert tables.by_set(found).header[2] == "sym2 †"
+    assert "not above the majority class on sym2" in table.caption
     assert table.rows[1][-1].endswith("†")
     row = next(row for row in tables.differences(found).rows if row[0] == "imp40 rmc")
     assert row[5].endswith("†") and "**" not in row[5], "it says nothing, so it is not bold"
@@ -157,18 +183,19 @@ def test_no_such_table_where_all_or_none_are_above_chance(task, tmp_path):
         finish(run, at_chance={"sym1": 0.5, "sym2": 0.5})
     found = analysis.tasks(results.collect(made))[0]
     assert tables.above_chance(found) is None
-    assert "(teacher at chance)" in figures.all_of(found)["figure3"]
+    assert "(teacher not above the majority class)" in figures.all_of(found)["figure3"]
 
 
-def test_seconds_and_alpha_of_the_losses_that_have_one(task):
-    table = tables.seconds([task, task])
+def test_sizes_seconds_and_alpha_of_the_losses_that_have_one(task):
+    table = tables.costs([task, task])
     rows = {row[1]: row for row in table.rows}
-    assert table.header[2:] == ["training", "evaluation", "alpha", "device"]
-    assert rows["imp40 rmc"][2:] == ["6", "3", "0.3", "cpu"], (
+    assert table.header[2:4] == ["parameters", "non-zero"]
+    assert table.header[4:] == ["training", "evaluation", "alpha", "device"]
+    assert rows["imp40 rmc"][2:] == ["1,000", "600", "6", "3", "0.3", "cpu"], (
         "means of 5 and 6, rounded to even, 2 and 4"
     )
-    assert rows["teacher"][2:] == ["15", "-", "-", "cpu"] and rows["imp40 vanilla"][4] == "-"
-    assert rows["difficulty"][2:4] == ["100", "-"]
+    assert rows["teacher"][2:] == ["1,000", "1,000", "15", "-", "-", "cpu"]
+    assert rows["imp40 vanilla"][6] == "-" and rows["difficulty"][2:6] == ["-", "-", "100", "-"]
     once = 10 + 20 + 2 * 100 + 4 * (5 + 6) + 4 * (2 + 4)
     assert f"All 16 runs took {2 * once} seconds" in table.caption
 
@@ -242,6 +269,16 @@ def test_figures_hold_their_data(task):
     assert ">vanilla<" in drawn["figure3"] and ">rmc<" in drawn["figure3"]
 
 
+def test_a_collapsed_model_is_a_hollow_point_in_both_halves_of_figure_3(tmp_path):
+    made, white = runs_of(tmp_path), []
+    for lost in ([], ["REFUTES"]):
+        for run in made:
+            finish(run, vanished=lost if run.name.startswith("fever/imp60-rmc") else [])
+        found = analysis.tasks(results.collect(made))[0]
+        white.append(figures.all_of(found)["figure3"].count("#ffffff; stroke"))
+    assert white[1] - white[0] == 2
+
+
 def test_lines_of_figure_3_are_the_estimates(task, monkeypatch):
     lines = recorded(monkeypatch)
     figures._bias("x", task, figures.by_sparsity(task))
@@ -289,7 +326,7 @@ def test_the_report_is_the_tables(runs, tmp_path):
         for row in table.rows:
             for cell in row:
                 html = cell.replace("**", "").replace("&", "&amp;")
-                assert html in re.sub(r"</?strong>", "", page)
+                assert html in re.sub(r"</?(strong|span)>", "", page)
     assert (
         page.count("<svg") == 2
         and "src=" not in page

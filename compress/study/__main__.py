@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compress import versions
 from compress.errors import UserError, fail
-from compress.study import launch, plan, report, results
+from compress.study import launch, plan, report, results, schedule
 
 RUNNING = {f"--{key}": key for key in ("shard", "jobs", "processes", "launcher", "list")}
 RUNNING["--set"] = "overrides"
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         results.save(rows, out / "results.parquet")
     else:
         runs = plan.expand(options.study, out, options.overrides)
-        mine = launch.shard(runs, options.shard or "1/1")
+        mine = schedule.shard(runs, options.shard or "1/1")
         jobs = options.jobs or 1
         processes = options.processes or launch.default_processes(jobs)
         machine = launch.Machine(processes, jobs, options.launcher or "")
@@ -93,9 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
         machine.check()
         sys.stderr.write("".join(f"{line}\n" for line in plan.notes(mine)))
         if options.list:
-            for run in mine:
-                done = "finished" if launch.finished(run) else "to do"
-                sys.stdout.write(f"{run.name}: {done}\n")
+            done = [launch.finished(run) for run in mine]
+            for run, ready in zip(mine, done, strict=True):
+                sys.stdout.write(f"{run.name}: {'finished' if ready else 'to do'}\n")
+            sys.stdout.write(f"{len(mine)} runs, {sum(done)} finished\n")
             return 0
         _make(out / "logs")
         failed = launch.execute(mine, machine, out / "logs")

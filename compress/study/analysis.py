@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import UserError
-from compress.reporting import metrics
+from compress.reporting import evaluation, metrics
 from compress.study import bootstrap
 from compress.study.results import MODEL, Row, hits_of
 
 Array = NDArray[np.float64]
 Part = tuple[str, str]
 """A set and a subset of it, empty for all of it."""
+TRAIN: Part = ("train", "")
 BASELINE = "vanilla"
-MOST_LOST = 0.02 + 1e-9
-"""Accuracy on dev, two points and what rounding adds."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,8 @@ class Model:
         return sorted({name for name, _ in self.parts} - {"dev"})
 
     def pool(self, names: Sequence[str] | None = None) -> Figures:
-        """Accuracy over the pooled samples of some OOD sets (default: all)."""
-        sizes = {row["set"]: row["samples"] for row in self.rows if not row["subset"]}
+        """Accuracy over the pooled samples of some OOD sets (default: all), each as its whole set."""
+        sizes = {row["set"]: row["set_size"] for row in self.rows if not row["subset"]}
         chosen = self.ood_sets if names is None else names
         total = sum(sizes[name] for name in chosen)
         parts = [(self.parts[name, ""], sizes[name] / total) for name in chosen]
@@ -195,6 +194,17 @@ class Task:
         return ours, theirs
 
     @property
+    def data(self) -> str:
+        """The data's own name, which published numbers go by; `name` is that of the task's file."""
+        return str(self.teacher.rows[0]["data"])
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Of dev and each OOD set, how many samples were scored and how many the whole set has."""
+        rows = [row for row in self.teacher.rows if not row["subset"]]
+        return {row["set"]: (row["samples"], row["set_size"]) for row in rows}
+
+    @property
     def at_chance(self) -> list[str]:
         """OOD sets on which the teacher is at chance, with any seed."""
         return sorted({row["set"] for row in self.teacher.rows if row["at_chance"]})
@@ -222,8 +232,8 @@ class Task:
         teacher = {s: v for s, v in self.teacher.dev.by_seed.items() if s not in vanilla}
         for name, usual in (("vanilla", vanilla), ("the teacher", teacher)):
             lost = [usual[s] - dev for s, dev in model.dev.by_seed.items() if s in usual]
-            if lost and max(lost) > MOST_LOST:
-                every = len(lost) == len(model.seeds) and np.mean(lost) > MOST_LOST
+            if lost and max(lost) > evaluation.MOST_LOST:
+                every = len(lost) == len(model.seeds) and np.mean(lost) > evaluation.MOST_LOST
                 words.append(f"dev more than 2 points below {name}" + " with a seed" * (not every))
         return words
 
@@ -241,15 +251,21 @@ def _ratio(student: Figures, teacher: Figures) -> Figures | None:
 def _sizes(task: str, rows: Iterable[Row]) -> dict[Part, int]:
     """Samples of each set and subset; UserError if two models were evaluated on different data."""
     sizes: dict[Part, int] = {}
+    wholes: dict[Part, int] = {}
     models: dict[tuple[Any, ...], set[Part]] = {}
     for row in rows:
         part = (row["set"], row["subset"])
         models.setdefault(tuple(row[key] for key in MODEL), set()).add(part)
-        if sizes.setdefault(part, row["samples"]) != row["samples"]:
-            raise UserError(
-                f"{task}: {row['set']} has {sizes[part]} samples in one run and {row['samples']} in "
-                "another; results of different data cannot stand in one table."
-            )
+        for known, key, size in (
+            (wholes, TRAIN, row["train_samples"]),
+            (wholes, (f"all of {row['set']}", ""), row["set_size"]),
+            (sizes, part, row["samples"]),
+        ):
+            if (before := known.setdefault(key, size)) != size:
+                raise UserError(
+                    f"{task}: {key[0]} has {before} samples in one run and {size} in another; results "
+                    "of different data cannot stand in one table."
+                )
     for model, parts in models.items():
         if missing := sorted(set(sizes) - parts):
             raise UserError(

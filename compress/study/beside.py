@@ -24,7 +24,7 @@ def all_of(task: Task, table: str | None) -> list[Table]:
     """What stands beside ours; table: the name of a published one, None for nothing."""
     if table is None:
         return []
-    if task.name not in published.TEACHER:
+    if task.data not in published.TEACHER:
         return [_line(f"{task.name}: no task of {PAPER}, so no published numbers stand here.")]
     if table == "table6":
         return [halves(task)]
@@ -41,7 +41,7 @@ def _line(sentence: str) -> Table:
 
 def pooled(task: Task, table: str) -> Table:
     """Dev, pooled OOD, Delta and F_bias over the OOD sets of the paper, and what it prints."""
-    names, told = published.ood_sets(task.name), published.teacher(task.name)
+    names, told = published.ood_sets(task.data), published.teacher(task.data)
     assert told is not None
     if missing := _missing(task):
         return _line(
@@ -50,7 +50,7 @@ def pooled(task: Task, table: str) -> Table:
         )
     rows = []
     for model in task.students:
-        entry = published.entry(table, task.name, *model.name)
+        entry = published.entry(table, task.data, *model.name)
         if entry is not None and entry.f_bias is not None:
             bias = _bias(model.f_bias(task.teacher, names), [task])
             paper = [plain(100 * entry.dev, 1), plain(100 * entry.pooled, 1), plain(entry.f_bias, 3)]
@@ -70,11 +70,11 @@ def pooled(task: Task, table: str) -> Table:
 
 def by_set(task: Task, table: str) -> Table | None:
     """Dev and each OOD set that was evaluated, where the paper has several."""
-    names = [name for name in published.ood_sets(task.name) if name in task.teacher.ood_sets]
-    if len(published.ood_sets(task.name)) < 2 or not names:
+    names = [name for name in published.ood_sets(task.data) if name in task.teacher.ood_sets]
+    if len(published.ood_sets(task.data)) < 2 or not names:
         return None
-    entries = {model.name: published.entry(table, task.name, *model.name) for model in task.students}
-    entries[task.teacher.name] = published.teacher(task.name) if any(entries.values()) else None
+    entries = {model.name: published.entry(table, task.data, *model.name) for model in task.students}
+    entries[task.teacher.name] = published.teacher(task.data) if any(entries.values()) else None
     rows = []
     for model in (task.teacher, *task.students):
         if (entry := entries[model.name]) is not None:
@@ -95,9 +95,11 @@ def averages(tasks: Sequence[Task], table: str | None) -> Table | None:
 
     None without a table that does, or if the study lacks one of the tasks.
     """
-    found = {task.name: task for task in tasks}
+    found = {task.data: task for task in tasks}
     if table is None or not published.has_averages(table) or not set(published.TEACHER) <= set(found):
         return None
+    if len(found) < len(tasks):
+        return _line("No average over the tasks: two of them are of the same data.")
     chosen = [found[name] for name in published.TEACHER]
     if missing := [name for task in chosen for name in _missing(task)]:
         return _line(
@@ -111,14 +113,15 @@ def averages(tasks: Sequence[Task], table: str | None) -> Table | None:
             rows.append(_average(pairs, table))
     caption = (
         f"Mean over {', '.join(published.TEACHER)}, each over the OOD sets of the paper, beside "
-        f"{table} of {PAPER} (its mean as printed). † A teacher is at chance on one of the sets."
+        f"{table} of {PAPER} (its mean as printed). † A teacher is not above the majority class "
+        "on one of the sets."
     )
     return Table(caption, ["model", "dev", "Delta", "F_bias", "paper: F_bias"], rows)
 
 
 def _average(pairs: Sequence[tuple[Task, Model]], table: str) -> list[str]:
     """A row of `averages`: one model, with the task of each."""
-    names = [published.ood_sets(task.name) for task, _ in pairs]
+    names = [published.ood_sets(task.data) for task, _ in pairs]
     dev = mean_of([model.dev for _, model in pairs])
     delta = mean_of([m.delta(sets) for (_, m), sets in zip(pairs, names, strict=True)])
     biases = [m.f_bias(task.teacher, sets) for (task, m), sets in zip(pairs, names, strict=True)]
@@ -136,7 +139,7 @@ def halves(task: Task) -> Table:
     measured = "ood_hans" in task.teacher.ood_sets
     rows = []
     for model in task.students:
-        found = published.easy_hard(task.name, *model.name)
+        found = published.easy_hard(task.data, *model.name)
         if found is not None and model.gap is not None:
             hans = percent(model.parts["ood_hans", ""]) if measured else "-"
             both = [percent(model.parts["dev", half]) for half in ("easy", "hard")]
@@ -162,7 +165,7 @@ def gaps(task: Task) -> Table:
     for model in task.students:
         level = round(float(np.mean(model.each("sparsity") or [0])), 2)
         told = published.FIGURE1_GAPS.get(level) if model.name[1] == BASELINE else None
-        if task.name == "mnli" and told is not None and model.gap is not None:
+        if task.data == "mnli" and told is not None and model.gap is not None:
             rows.append([marked(task, model), number(model.gap.estimate(), 1, 100), plain(told, 1)])
     if not rows:
         return _line(
@@ -180,16 +183,16 @@ def _ours(model: Model, names: Sequence[str]) -> list[str]:
 
 
 def _bias(found: Figures | None, tasks: Sequence[Task]) -> str:
-    """F_bias over the OOD sets of the paper, marked where a teacher is at chance on one of them."""
+    """F_bias over the OOD sets of the paper, marked as `averages` says."""
     if found is None:
         return "-"
-    lost = any(set(published.ood_sets(task.name)) & set(task.at_chance) for task in tasks)
+    lost = any(set(published.ood_sets(task.data)) & set(task.at_chance) for task in tasks)
     return number(found.estimate(), 3) + " †" * lost
 
 
 def _missing(task: Task) -> list[str]:
     """OOD sets of the paper that the task was not evaluated on."""
-    return [name for name in published.ood_sets(task.name) if name not in task.teacher.ood_sets]
+    return [name for name in published.ood_sets(task.data) if name not in task.teacher.ood_sets]
 
 
 def _list(names: Sequence[str]) -> str:

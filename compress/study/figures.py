@@ -70,7 +70,7 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
     Over the paper's OOD sets where they are there, else over all; of these, over those on which the
     teacher is above chance, if there are any. Hollow points: a model that has collapsed.
     """
-    names = published.ood_sets(task.name)
+    names = published.ood_sets(task.data)
     if not names or not set(names) <= set(task.teacher.ood_sets):
         names = task.teacher.ood_sets
     judged = [one for one in names if one in task.above_chance]
@@ -93,7 +93,10 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
                 if len(points) > 1:
                     _line(axes, points, style)
         left.set(xlabel="sparsity, %", ylabel=f"accuracy on {printable(told)}, %")
-        right.set(xlabel="sparsity, %", ylabel="F_bias" + " (teacher at chance)" * (not judged))
+        right.set(
+            xlabel="sparsity, %",
+            ylabel="F_bias" + " (teacher not above the majority class)" * (not judged),
+        )
         for axes in (left, right):
             axes.grid()
         left.legend(loc="lower left", fontsize=8.5)

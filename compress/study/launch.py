@@ -1,7 +1,6 @@
 """Start the runs of a study through the `deepspeed` launcher: skip, go on after a failure, list it.
 
-Runs of one task and seed share a teacher and a difficulty, so they form a unit: a unit stays on one
-machine (`--shard`) and its runs follow one another; units may run side by side (`--jobs`).
+Which run may start when is for `compress.study.schedule` to say.
 """
 
 import argparse
@@ -14,12 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -27,6 +24,7 @@ import torch
 from compress import artefacts, ownership
 from compress.errors import UserError
 from compress.study.plan import Run
+from compress.study.schedule import Schedule, pioneers
 
 INTERRUPTED = (-2, -15, 130, 143)
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -154,43 +152,20 @@ def finished(run: Run) -> bool:
     return bool(old == run.config.merged and stamp == ownership.stamp(run.config))
 
 
-def units(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs by task and seed, in their order."""
-    return [list(group) for _, group in groupby(runs, key=lambda run: (run.task, run.seed))]
-
-
-def shard(runs: Sequence[Run], text: str) -> list[Run]:
-    """The runs of shard i of n ("i/n", counted from 1): every n-th unit.
-
-    Raises UserError if the text is not i/n, or if there are fewer units than shards.
-    """
-    try:
-        number, count = (int(part) for part in text.split("/"))
-    except ValueError:
-        raise UserError(f"--shard {text}: give it as i/n, such as 1/4.") from None
-    found = units(runs)
-    if not 1 <= number <= count:
-        raise UserError(f"--shard {text}: i goes from 1 to n.")
-    if count > len(found):
-        raise UserError(
-            f"--shard {text}: the study has {len(found)} teachers (task x seed), so at most as many "
-            "shards."
-        )
-    return [run for unit in found[number - 1 :: count] for run in unit]
-
-
 @dataclass
 class Progress:
     """Lines on the terminal, with the time left; safe for several threads.
 
-    total: all runs; waiting: those of them that are still to make.
+    total: all runs; ahead: names of those that go ahead of their neighbours and make a teacher first,
+    so that they take longer; behind: of the others that are still to make.
     """
 
     total: int
-    waiting: int
+    ahead: Collection[str]
+    behind: Collection[str]
     jobs: int
     done: int = 0
-    seconds: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def report(self, name: str, outcome: str, seconds: float | None = None) -> None:
@@ -199,13 +174,20 @@ class Progress:
             self.done += 1
             left = ""
             if seconds is not None:
-                self.waiting -= 1
-                self.seconds.append(seconds)
-            if self.seconds and self.waiting:
-                mean = sum(self.seconds) / len(self.seconds)
-                left = f"; about {_duration(mean * self.waiting / self.jobs)} left"
+                self.seconds[name] = seconds
+                left = self._left()
             sys.stdout.write(f"[{self.done:>3}/{self.total}] {name}: {outcome}{left}\n")
             sys.stdout.flush()
+
+    def _left(self) -> str:
+        """What to say of the time left: nothing at the end, or before a run of each kind has ended."""
+        expected = 0.0
+        for kind in (self.ahead, self.behind):
+            known = [self.seconds[name] for name in kind if name in self.seconds]
+            if not known and kind:
+                return ""
+            expected += sum(known) / max(1, len(known)) * (len(kind) - len(known))
+        return f"; about {_duration(expected / self.jobs)} left" if expected else ""
 
 
 def execute(runs: Sequence[Run], machine: Machine, logs: Path) -> dict[str, str]:
@@ -215,38 +197,39 @@ def execute(runs: Sequence[Run], machine: Machine, logs: Path) -> dict[str, str]
     UserError, before anything is started, if a place belongs to another configuration.
     """
     ready = {run.name for run in runs if finished(run)}
-    progress, stop = Progress(len(runs), len(runs) - len(ready), machine.jobs), threading.Event()
-    slots = SimpleQueue[int]()
-    for number in range(machine.jobs):
-        slots.put(number)
+    waiting = [run for run in runs if run.name not in ready]
+    order, ahead = Schedule(waiting), pioneers(waiting)
+    behind = {run.name for run in waiting} - ahead
+    progress = Progress(len(runs), ahead, behind, machine.jobs)
     failed: dict[str, str] = {}
+    for run in runs:
+        if run.name in ready:
+            progress.report(run.name, "finished before")
 
-    def follow(unit: Sequence[Run]) -> None:
-        slot = slots.get()
-        try:
-            for run in unit:
-                if run.name in ready:
-                    progress.report(run.name, "finished before")
-                elif not stop.is_set():
-                    why = _one(run, machine, slot, logs, progress, stop)
-                    if why is not None:
-                        failed[run.name] = why
-        finally:
-            slots.put(slot)
+    def work(slot: int) -> None:
+        while (run := order.take()) is not None:
+            try:
+                why = _one(run, machine, slot, logs, progress, order)
+            except Exception:
+                order.stop()
+                raise
+            if why is not None:
+                failed[run.name] = why
+            order.ended(run, why is None)
 
     with ThreadPoolExecutor(machine.jobs) as pool:
         try:
-            list(pool.map(follow, units(runs)))
+            list(pool.map(work, range(machine.jobs)))
         except KeyboardInterrupt:
-            stop.set()
+            order.stop()
             raise
-    if stop.is_set():
+    if order.stopped:
         raise KeyboardInterrupt
     return failed
 
 
 def _one(
-    run: Run, machine: Machine, slot: int, logs: Path, progress: Progress, stop: threading.Event
+    run: Run, machine: Machine, slot: int, logs: Path, progress: Progress, order: Schedule
 ) -> str | None:
     """Make one run; why it failed, if it did. A run that ends by an interrupt stops the study."""
     began, log = time.perf_counter(), logs / f"{run.name.replace('/', '_')}.log"
@@ -255,7 +238,7 @@ def _one(
         done = subprocess.run(words, stdout=target, stderr=target, env=environment, check=False)
     seconds = time.perf_counter() - began
     if done.returncode in INTERRUPTED:
-        stop.set()
+        order.stop()
         return None
     if done.returncode == 0 and finished(run):
         progress.report(run.name, f"done in {_duration(seconds)}", seconds)

@@ -159,7 +159,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
 
 def _shared(config: Config) -> dict[tuple[str, str], Any]:
     """The settings that a teacher and then a difficulty depend on, by (which, key)."""
-    robust, block = config.robust, config.robust.uncertainty
+    robust = config.robust
     teacher = {
         **{key: config.merged.get(key) for key in deepspeed_schema.TRAINING_KEYS},
         "robust_compression.task": robust.task,
@@ -167,18 +167,10 @@ def _shared(config: Config) -> dict[tuple[str, str], Any]:
         "robust_compression.teacher": robust.teacher.model,
         "robust_compression.epochs": robust.teacher.epochs or robust.epochs,
     }
-    difficulty = {
-        "protocol": block.protocol,
-        "sparsities": block.sparsities,
-        "epochs": block.epochs or robust.epochs,
-        "init_from": block.init_from,
-    }
+    prefix = "robust_compression.uncertainty"
     return {
         **{("teachers", key): value for key, value in teacher.items()},
-        **{
-            ("difficulties", f"robust_compression.uncertainty.{key}"): value
-            for key, value in difficulty.items()
-        },
+        **{("difficulties", f"{prefix}.{key}"): v for key, v in robust.sub_networks.items()},
     }
 
 

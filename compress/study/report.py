@@ -40,7 +40,7 @@ def write(
         (task, tables.all_of(task) + beside.all_of(task, published), figures.all_of(task))
         for task in found
     ]
-    times, average = tables.seconds(found), beside.averages(found, published)
+    costs, average = tables.costs(found), beside.averages(found, published)
     lines, pictures = [f"# {title}", "", f"`{command}`", ""], {}
     for task, some, drawn in sections:
         lines += [f"## {task.name}", ""]
@@ -51,7 +51,7 @@ def write(
             lines += [f"![{CAPTIONS[name]}](<{task.name}-{name}.svg>)", "", CAPTIONS[name], ""]
     if average is not None:
         lines += ["## All tasks", "", average.caption, "", average.markdown(), ""]
-    lines += ["## Seconds", "", times.caption, "", times.markdown(), ""]
+    lines += ["## Sizes and seconds", "", costs.caption, "", costs.markdown(), ""]
     if failed:
         lines += ["## Failed runs", "", *(f"* {name}: {why}" for name, why in failed.items()), ""]
     page = _template().render(
@@ -60,7 +60,7 @@ def write(
         sections=sections,
         captions=CAPTIONS,
         average=average,
-        times=times,
+        costs=costs,
         failed=failed,
     )
     texts = {folder / "report.html": page, folder / "report.md": "\n".join(lines)}
@@ -78,5 +78,6 @@ def _template() -> Template:
 
 
 def _cell(text: str) -> Markup:
-    """A cell's text as HTML: escaped, bold where Markdown says so."""
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))
+    """A cell's text as HTML: escaped, bold where Markdown says so, broken only before its interval."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text)))
+    return Markup(re.sub(r"^(.+?) (\[.+)$", r"<span>\1</span> <span>\2</span>", bold))

@@ -3,10 +3,12 @@
 What: `collect` reads the finished runs, `save` and `load` the file. Everything that the report shows is
 computed from these rows alone, so files of several machines can be put together.
 
-A row: task, seed, role (teacher or student), compression, mitigation, set (dev, ood_<name>), subset
-(empty: the whole set; of dev `easy` and `hard`), samples, accuracy (fraction), hits (bits, one a
-sample), and the figures of the model or run that it belongs to, repeated. seconds: of training;
-evaluation_seconds: of the run, on the rows of its student.
+A row: task (name of its file), data (`task.name`), seed, role (teacher or student), compression,
+mitigation, set (dev, ood_<name>), subset (empty: the whole set; of dev `easy` and `hard`), samples,
+accuracy (fraction), hits (bits, one a sample), and the figures of the model or run that it belongs to,
+repeated. set_size: samples that the whole set has, where only some were scored; train_samples: that it
+was trained on; auroc, shallow_auroc: of the variance and of the shallow classifier's error for the
+known truth; seconds: of training; evaluation_seconds: of the run, on the rows of its student.
 """
 
 import zipfile
@@ -19,20 +21,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from compress import artefacts, losses
+from compress import artefacts
 from compress.errors import UserError
 from compress.study.plan import Run
 
-VERSION = "2"
+VERSION = "4"
 MODEL = ("task", "seed", "role", "compression", "mitigation")
 SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("task", "role", "compression", "mitigation")),
+        *((name, pa.string()) for name in ("task", "data", "role", "compression", "mitigation")),
         *((name, pa.string()) for name in ("set", "subset", "device")),
-        *((name, pa.int64()) for name in ("seed", "samples", "params", "nonzero_params")),
+        *((name, pa.int64()) for name in ("seed", "samples", "set_size", "train_samples")),
+        *((name, pa.int64()) for name in ("params", "nonzero_params")),
         *((name, pa.float64()) for name in ("accuracy", "sparsity", "seconds")),
         *((name, pa.float64()) for name in ("difficulty_seconds", "evaluation_seconds")),
-        *((name, pa.float64()) for name in ("agreement", "auroc", "alpha")),
+        *((name, pa.float64()) for name in ("agreement", "auroc", "shallow_auroc", "alpha")),
         *((name, pa.bool_()) for name in ("vanished", "at_chance")),
         ("hits", pa.binary()),
     ],
@@ -77,30 +80,28 @@ def _files(run: Run) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         ) from None
 
 
-def _uses_difficulty(run: Run) -> bool:
-    """Whether the loss reads the difficulty; of a user's own it is not known, so it is taken to."""
-    hook = run.config.robust.loss.hook
-    return hook in losses.NEED_DIFFICULTY or hook not in losses.LOSSES
-
-
 def _model(
     run: Run, metrics: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], role: str
 ) -> list[Row]:
     """The rows of one model: its sets, and the subsets of each."""
     model, difficulty = metrics[role], metrics.get("difficulty") or {}
+    uses_alpha = role == "student" and run.config.robust.loss.uses("difficulty")
     about = {
         "task": run.task,
+        "data": run.config.robust.task.name,
         "seed": run.seed,
         "role": role,
         "compression": run.compression if role == "student" else "",
         "mitigation": run.mitigation if role == "student" else "",
         **{key: model.get(key) for key in ("params", "nonzero_params", "sparsity")},
+        "train_samples": metrics["samples"]["train"],
         "seconds": metrics["seconds"][role],
         "difficulty_seconds": metrics["seconds"].get("difficulty"),
         "evaluation_seconds": metrics["seconds"].get("evaluate") if role == "student" else None,
         "agreement": metrics["easy_hard"]["agreement"],
         "auroc": difficulty.get("auroc"),
-        "alpha": difficulty.get("alpha") if role == "student" and _uses_difficulty(run) else None,
+        "shallow_auroc": difficulty.get("shallow_auroc") if role == "student" else None,
+        "alpha": difficulty.get("alpha") if uses_alpha else None,
         "vanished": role == "student" and bool(metrics["vanished"]),
         "device": metrics["device"],
     }
@@ -113,6 +114,7 @@ def _model(
         keys = arrays.get(f"subset/{name}")
         if name == "dev":
             keys = np.where(arrays["hard"], "hard", "easy")
+        about["set_size"] = metrics["set_sizes"][name]
         rows.append({**about, "set": name, "subset": "", **_outcome(right)})
         for subset in [] if keys is None else np.unique(keys):
             found = {"set": name, "subset": str(subset), **_outcome(right[keys == subset])}

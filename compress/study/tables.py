@@ -1,7 +1,7 @@
 """The tables of a study's report, as text: the same for Markdown and HTML.
 
 A difference is bold only where its interval excludes zero and it says something (not F_bias where the
-teacher is at chance).
+teacher is not above the majority class).
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,24 +44,28 @@ def all_of(task: Task) -> list[Table]:
 
 def accuracies(task: Task) -> Table:
     """Dev, OOD (pooled), Delta and F_bias of every model."""
-    header = ["model", "seeds", "parameters", "non-zero", "dev", _pooled(task), "Delta", "F_bias"]
+    header = ["model", "seeds", "dev", _pooled(task), "Delta", "F_bias"]
     rows = []
     for model in (task.teacher, *task.students):
-        counts = [count(model.each(key)) for key in ("params", "nonzero_params")]
         *ood, bias = _out_of_distribution(task, model)
         bias += _chance(task) * (bias != "-")
         name, seeds = marked(task, model), str(len(model.seeds))
-        rows.append([name, seeds, *counts, percent(model.dev), *ood, bias])
+        rows.append([name, seeds, percent(model.dev), *ood, bias])
     caption = (
-        f"{task.name}: accuracies in percent, mean ± standard deviation over seeds [95 % bootstrap "
-        "interval over samples and seeds; over samples only with one seed]. F_bias is the ratio of the "
-        "mean Deltas."
+        f"{task.name} ({_sizes(task)}): accuracies in percent, mean ± standard deviation over seeds "
+        "[95 % bootstrap interval over samples and seeds; over samples only with one seed]. F_bias is "
+        "the ratio of the mean Deltas."
     )
     if truth := task.teacher.each("auroc"):
         caption += f" AUROC of the variance against the known truth: {spread(truth)} %."
+    shallow = [found for model in task.students if (found := model.each("shallow_auroc"))]
+    if shallow:
+        caption += f" Of the shallow classifier's error: {spread(shallow[0])} %."
     if task.at_chance:
         names = ", ".join(name.removeprefix("ood_") for name in task.at_chance)
-        caption += f" † The teacher is at chance on {names}: there F_bias says nothing."
+        caption += (
+            f" † The teacher is not above the majority class on {names}: there F_bias says nothing."
+        )
     return Table(caption + _guard(task), header, rows)
 
 
@@ -175,23 +179,24 @@ def subsets(task: Task) -> Table:
     return Table(caption, ["subset", *(marked(task, model) for model in models)], rows)
 
 
-def seconds(tasks: Sequence[Task]) -> Table:
-    """Seconds of training and evaluation of every model and of the difficulty, its alpha, and where."""
+def costs(tasks: Sequence[Task]) -> Table:
+    """Size, seconds of training and evaluation, alpha, device of every model; and of the difficulty."""
     rows = []
     for task in tasks:
         if scored := task.teacher.each("difficulty_seconds"):
-            rows.append([task.name, "difficulty", count(scored), "-", "-", "as the teacher"])
+            rows.append([task.name, "difficulty", "-", "-", count(scored), "-", "-", "as the teacher"])
         for model in (task.teacher, *task.students):
             devices = sorted({row["device"] for row in model.rows})
-            times = [count(model.each(key)) for key in ("seconds", "evaluation_seconds")]
+            keys = ("params", "nonzero_params", "seconds", "evaluation_seconds")
+            counts = [count(model.each(key)) for key in keys]
             alphas = sorted(set(model.each("alpha")))
             used = ", ".join(f"{alpha:g}" for alpha in alphas) or "-"
-            rows.append([task.name, label(model), *times, used, ", ".join(devices)])
-    header = ["task", "model", "training", "evaluation", "alpha", "device"]
+            rows.append([task.name, label(model), *counts, used, ", ".join(devices)])
+    header = ["task", "model", "parameters", "non-zero", "training", "evaluation", "alpha", "device"]
     caption = (
-        "Seconds to train each model (jtt's with its first model's) and to evaluate its run, mean over "
-        f"seeds, and its alpha. All {_runs(tasks)} runs took {_total(tasks):,.0f} seconds, with each "
-        "teacher and difficulty counted once."
+        "Parameters of each model, seconds to train it (jtt's with its first model's) and to evaluate "
+        f"its run, mean over seeds, and its alpha. All {_runs(tasks)} runs took {_total(tasks):,.0f} "
+        "seconds, with each teacher and difficulty counted once."
     )
     return Table(caption, header, rows)
 
@@ -224,6 +229,14 @@ def marked(task: Task, model: Model) -> str:
 
 def _chance(task: Task) -> str:
     return " †" if task.at_chance else ""
+
+
+def _sizes(task: Task) -> str:
+    told = [
+        f"{name.removeprefix('ood_')} {used:,}" + f" of {whole:,}" * (used < whole)
+        for name, (used, whole) in task.sizes.items()
+    ]
+    return f"{task.teacher.rows[0]['train_samples']:,} training samples; {', '.join(told)}"
 
 
 def _pooled(task: Task) -> str:

@@ -1,0 +1,89 @@
+"""Which run of a study starts when: one machine's share of the runs, and their order side by side.
+
+Runs of one task and seed share a teacher and a difficulty: they are a unit. A unit stays on one machine
+(`--shard`), and of its runs only one goes until one has ended well and left behind what the others
+reuse; then they go side by side (`--jobs`).
+"""
+
+import threading
+from collections.abc import Sequence
+from itertools import groupby
+
+from compress.errors import UserError
+from compress.study.plan import Run
+
+
+def unit(run: Run) -> tuple[str, int]:
+    """What runs that share a teacher have in common: task and seed."""
+    return run.task, run.seed
+
+
+def shard(runs: Sequence[Run], text: str) -> list[Run]:
+    """The runs of shard i of n ("i/n", counted from 1): every n-th unit.
+
+    Raises UserError if the text is not i/n, or if there are fewer units than shards.
+    """
+    try:
+        number, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise UserError(f"--shard {text}: give it as i/n, such as 1/4.") from None
+    found = [list(group) for _, group in groupby(runs, key=unit)]
+    if not 1 <= number <= count:
+        raise UserError(f"--shard {text}: i goes from 1 to n.")
+    if count > len(found):
+        raise UserError(
+            f"--shard {text}: the study has {len(found)} teachers (task x seed), so at most as many "
+            "shards."
+        )
+    return [run for group in found[number - 1 :: count] for run in group]
+
+
+def pioneers(runs: Sequence[Run]) -> set[str]:
+    """The names of the first run of every unit."""
+    return {run.name for run in {unit(run): run for run in reversed(runs)}.values()}
+
+
+class Schedule:
+    """Hands out runs to several threads: the first of every unit, then the others in their order."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        """Begin with the runs that are to be made."""
+        self._waiting = list(runs)
+        self._open: set[tuple[str, int]] = set()
+        self._pioneering: set[tuple[str, int]] = set()
+        self.stopped = False
+        self._changed = threading.Condition()
+
+    def take(self) -> Run | None:
+        """The next run, as soon as one may start; None if none is left."""
+        with self._changed:
+            while self._waiting:
+                run = self._next()
+                if run is not None:
+                    self._waiting.remove(run)
+                    if unit(run) not in self._open:
+                        self._pioneering.add(unit(run))
+                    return run
+                self._changed.wait()
+        return None
+
+    def ended(self, run: Run, well: bool) -> None:
+        """Say that a run that was taken has ended; a unit whose run failed sends another ahead."""
+        with self._changed:
+            self._pioneering.discard(unit(run))
+            if well:
+                self._open.add(unit(run))
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Hand out no more runs."""
+        with self._changed:
+            self.stopped = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def _next(self) -> Run | None:
+        closed = self._open | self._pioneering
+        ahead = (run for run in self._waiting if unit(run) not in closed)
+        behind = (run for run in self._waiting if unit(run) in self._open)
+        return next(ahead, None) or next(behind, None)
