@@ -66,6 +66,7 @@ def study(tmp_path_factory, tiny_model) -> tuple[Path, subprocess.CompletedProce
             *pairs(20, 200, ("same",), way="swap"),
             *pairs(20, 300, ("not same",), way="add"),
         ],
+        "ood_plain": pairs(21, 400, names),
     }
     for name, rows in tables.items():
         (data / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -96,16 +97,19 @@ def test_a_study_of_a_task_in_json_ends_in_a_report(study) -> None:
     assert "[  2/2] plays/imp40-rmc_plus-seed3: done in" in done.stdout
     rows = results.load([folder / "out/results.parquet"])
     whole = {(r["role"], r["mitigation"], r["set"]): r for r in rows if not r["subset"]}
-    assert len(whole) == 3 * 2
+    assert len(whole) == 3 * 3
     for loss in ("vanilla", "rmc_plus"):
         place = folder / f"out/plays/imp40-{loss}-seed3"
         metrics = json.loads((place / "metrics.json").read_text())
-        assert metrics["task"] == "plays" and metrics["student"]["ood"].keys() == {"swapped"}
+        assert metrics["task"] == "plays" and metrics["student"]["ood"].keys() == {"swapped", "plain"}
         assert whole["student", loss, "dev"]["accuracy"] == pytest.approx(metrics["student"]["dev"])
         saved = np.load(place / "hits.npz")["student/ood_swapped"]
         assert np.array_equal(results.hits_of(whole["student", loss, "ood_swapped"]), saved)
-    subsets = {r["subset"] for r in rows if r["set"] == "ood_swapped"} - {""}
-    assert subsets == {"swap, same", "add, not_same"}
+    parts = {(r["set"], r["subset"]): r["samples"] for r in rows if r["subset"] and r["set"] != "dev"}
+    assert parts == {
+        **dict.fromkeys([("ood_swapped", "swap, same"), ("ood_swapped", "add, not_same")], 20),
+        **{("ood_plain", label): 7 for label in ("same", "other", "unclear")},
+    }
     assert "imp40 rmc_plus" in (folder / "out/report.md").read_text()
     assert "imp40 rmc_plus" in (folder / "out/report.html").read_text()
 

@@ -159,8 +159,7 @@ def _keep_hits(context: Context, both: Mapping[str, evaluation.Scores], shortcut
     raw, file = context.data, context.output_dir / "hits.npz"
     arrays: dict[str, Any] = {"hard": partial_input.load(shortcut)}
     for name, split in raw.ood.items():
-        if split.subsets:
-            arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
+        arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
     for role, scores in both.items():
         for name, hits in evaluation.outcomes(scores, raw.dev, raw.ood).items():
             arrays[f"{role}/{name}"] = hits

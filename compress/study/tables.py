@@ -165,7 +165,7 @@ def easy_hard(task: Task) -> Table:
 
 
 def subsets(task: Task) -> Table:
-    """Accuracy on the subsets of the OOD sets, for HANS heuristic x gold label."""
+    """Accuracy on the OOD sets by gold label, and by their subsets (for HANS its heuristics)."""
     models = (task.teacher, *task.students)
     parts = sorted(part for part in task.teacher.parts if part[1] and part[0] != "dev")
     rows = [
@@ -175,7 +175,7 @@ def subsets(task: Task) -> Table:
         ]
         for name, subset in parts
     ]
-    caption = f"{task.name}: accuracy by subset and gold label, percent."
+    caption = f"{task.name}: accuracy by gold label, and by subset where a set has them, percent."
     return Table(caption, ["subset", *(marked(task, model) for model in models)], rows)
 
 
