@@ -19,6 +19,17 @@ def test_list_says_what_is_to_do_and_starts_nothing(tmp_path, capsys):
     assert len(lines) == 9 and lines[-1] == "8 runs, 1 finished"
 
 
+def test_shards_are_the_parts_of_a_study(tmp_path, capsys):
+    words = [str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out"), "--list"]
+    told = []
+    for shard in (["--shard", "1/2"], ["--shard", "2/2"], []):
+        assert program.main([*words, *shard]) == 0
+        told.append(capsys.readouterr().out.splitlines()[:-1])
+    first, second, every = told
+    assert len(first) == len(second) == 4 and sorted(first + second) == sorted(every)
+    assert all("seed1" in line for line in first) and all("seed2" in line for line in second)
+
+
 def test_an_ood_set_that_is_not_there_is_told_before_the_first_run(tmp_path, capsys):
     words = [str(study_file(tmp_path, set=[], tasks=["qqp", "mnli"])), "--output_dir", str(tmp_path)]
     assert program.main([*words, "--list"]) == 0

@@ -122,12 +122,16 @@ def test_again_it_finds_everything_finished(study) -> None:
 
 def test_a_failed_run_is_listed_and_the_others_count(study) -> None:
     folder, _ = study
-    (folder / "out/plays/imp40-rmc_plus-seed3/metrics.json").unlink()
-    model = folder / "out/plays/imp40-rmc_plus-seed3/student/model/config.json"
-    kept = model.read_text()
+    place = folder / "out/plays/imp40-rmc_plus-seed3"
+    metrics, model = place / "metrics.json", place / "student/model/config.json"
+    kept = {file: file.read_text() for file in (metrics, model)}
+    metrics.unlink()
     model.write_text("{broken")
-    done = start(folder)
-    model.write_text(kept)
+    try:
+        done = start(folder)
+    finally:
+        for file, text in kept.items():
+            file.write_text(text)
     assert done.returncode == 1
     assert "failed: plays/imp40-rmc_plus-seed3: " in done.stdout and "config.json" in done.stdout
     assert "imp40 vanilla" in (folder / "out/report.md").read_text()

@@ -91,16 +91,14 @@ def test_an_ood_set_that_shares_a_pair_with_train(qqp, write_table, case):
     assert f"is sample 3 of {qqp / 'train.tsv'} too" in sentence and "who is 2 ?" in sentence.lower()
 
 
-def test_only_pairs_that_are_trained_on_can_leak_and_have_their_row(qqp, write_table):
-    write_table(qqp / "train.tsv", questions(*([0, 1] * 20)))
-    used = read(qqp, "qqp", train_samples=8).train.texts[0]
-    for number in range(40):
+def test_pairs_of_train_that_are_not_drawn_are_refused_too(qqp, write_table):
+    write_table(qqp / "train.tsv", questions(*([0, 1] * 5)))
+    for number in range(10):
         write_table(qqp / "ood_mine.jsonl", questions(0, start=number))
-        if f"who is {number} ?" in used:
-            with pytest.raises(UserError, match=rf"is sample {number + 1} of .*train\.tsv too"):
-                read(qqp, "qqp", train_samples=8)
-        else:
-            assert len(read(qqp, "qqp", train_samples=8).ood["mine"]) == 1
+        with pytest.raises(UserError, match=rf"is sample {number + 1} of .*train\.tsv too"):
+            read(qqp, "qqp", train_samples=4)
+    write_table(qqp / "ood_mine.jsonl", questions(0, start=40))
+    assert len(read(qqp, "qqp", train_samples=4).ood["mine"]) == 1
 
 
 def test_texts_exchanged_are_another_pair(qqp, write_table):

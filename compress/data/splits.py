@@ -119,8 +119,9 @@ def read(config: RobustCompression) -> TaskData:
             f"robust_compression.task.train_samples is {limit}, "
             f"but train has {len(train_rows.labels)} samples."
         )
-    drawn = _drawn(len(train_rows.labels), limit)
-    train = _split(task, labels, train_rows, own).part(drawn)
+    every = _split(task, labels, train_rows, own)
+    known = {key: number for number, key in enumerate(every.pair_keys(), start=1)}
+    train = every.part(_drawn(len(every), limit))
     dev_rows = _check(task, labels, sources.find(block, task, "dev"), own)
     dev = _split(task, labels, dev_rows, own)
     dev = dev.part(_drawn(len(dev), block.eval_samples))
@@ -132,7 +133,7 @@ def read(config: RobustCompression) -> TaskData:
         entry = ood_set(task, name)
         rows = _check(task, entry.labels or labels, sources.find(block, task, f"ood_{name}"), entry)
         whole = _split(task, labels, rows, entry)
-        _check_apart(dict(zip(train.pair_keys(), drawn, strict=True)), whole, train_rows.source, rows)
+        _check_apart(known, whole, train_rows.source, rows)
         ood[name] = whole.part(_drawn(len(whole), block.eval_samples))
     return TaskData(task, labels, train, dev, ood)
 
@@ -210,13 +211,13 @@ def _unquoted(cell: str) -> str:
 def _check_apart(known: Mapping[bytes, int], ood: Split, train_source: str, rows: _Checked) -> None:
     """Raise UserError if an OOD set holds a pair of train, whatever the labels, case and blanks.
 
-    known: key of each pair that is trained on -> its place in train's file, from 0.
+    known: key of each pair of train's file, drawn or not -> its place, from 1.
     """
     for number, key in enumerate(ood.pair_keys(), start=1):
         if key in known:
             pair = " / ".join(texts[number - 1][:60] for texts in rows.texts)
             raise UserError(
-                f"{rows.source}: sample {number} ('{pair}') is sample {known[key] + 1} of "
+                f"{rows.source}: sample {number} ('{pair}') is sample {known[key]} of "
                 f"{train_source} too; an OOD set must share no sample with train."
             )
 

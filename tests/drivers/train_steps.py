@@ -4,7 +4,8 @@
 
 SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps", "set",
 "layerwise", "hook", "gamma", "dropout"}: one engine after another in this process. layerwise: the block
-of that name, with a random teacher of another shape. Every rank writes OUTPUT/<name>-rank<r>.json.
+of that name, with a random teacher of another shape. Every rank writes OUTPUT/<name>-rank<r>.json, with
+the `progress` that each call of the loss was given.
 """
 
 import json
@@ -80,7 +81,13 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     hook = spec.get("hook", "rmc_weighted")
     weights = LossWeights(0.9, float(difficulty.mean()), gamma=spec.get("gamma", 2.0))
     layers, whole = layers_of(spec, model, device), losses.BATCH_WEIGHTS.get(hook)
-    signals = Signals(losses.LOSSES[hook], weights, teacher, difficulty, layers, whole)
+    progress: list[float] = []
+
+    def loss(*arguments):
+        progress.append(arguments[-1].progress)
+        return losses.LOSSES[hook](*arguments)
+
+    signals = Signals(loss, weights, teacher, difficulty, layers, whole)
     projection = getattr(model, layerwise.PROJECTION).weight.tolist() if signals.layerwise else None
     training = context.new_trainer("t", here, model, masks, signals, settings.robust.epochs)
     training.run_until(spec["steps"], context.watch_dev(here) if signals.layerwise else None)
@@ -91,6 +98,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     state = training.state_dict()
     reports = [seen for seen in recorder.seen if "loss" in seen]
     result = {
+        "progress": progress,
         "losses": [seen["loss"] for seen in reports],
         "sparsity": [seen["sparsity"] for seen in reports],
         "layers": [[seen.get("hidden"), seen.get("attention")] for seen in reports],
