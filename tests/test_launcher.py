@@ -200,13 +200,7 @@ def test_golden_four_steps(one_rank: Path) -> None:
     golden = json.loads((ROOT / "tests/golden.json").read_text())
     np.testing.assert_allclose(result["losses"], golden["losses"], rtol=1e-4)
     np.testing.assert_allclose(result["sparsity"], golden["sparsity"], atol=1e-6)
-
-
-def test_the_loss_is_told_how_far_the_training_is(two_ranks: Path, one_rank: Path) -> None:
-    """What the warm-up of sample weights goes by: 60 pairs in batches of 16, two epochs."""
-    assert results(one_rank, "golden", 1)[0]["progress"] == [step / 8 for step in range(4)]
-    parts = results(two_ranks, "dropout_vanilla", 2)
-    assert [part["progress"] for part in parts] == [[step / 8 for step in range(6) for _ in "ab"]] * 2
+    assert result["progress"] == [step / 8 for step in range(4)], "what the warm-up goes by"
 
 
 def job(model: Path, output: Path, *overrides: str, stage: str = "all") -> list[str]:
