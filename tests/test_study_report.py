@@ -248,15 +248,15 @@ def recorded(monkeypatch):
 
 
 def test_subsets_by_heuristic(task):
-    table = tables.subsets(task)
-    assert table.header[:3] == ["subset", "teacher", "imp40 vanilla"]
-    assert [row[0] for row in table.rows] == [
-        "sym1: kind a, REFUTES",
-        "sym1: kind b, REFUTES",
-        "sym1: kind b, SUPPORTS",
-    ]
-    own = [r for r in task.teacher.rows if r["subset"] == "kind b, SUPPORTS"]
-    assert table.rows[2][1].startswith(f"{100 * np.mean([r['accuracy'] for r in own]):.1f} ±")
+    table = tables.by_subset(task, "ood_sym1")
+    assert table.header == ["model", "kind a, REFUTES", "kind b, REFUTES", "kind b, SUPPORTS"]
+    assert [row[0] for row in table.rows][:2] == ["teacher", "imp40 vanilla"]
+    assert len(table.rows) == 1 + len(task.students)
+    for row, who in zip(table.rows, (task.teacher, *task.students), strict=True):
+        own = [r["accuracy"] for r in who.rows if r["subset"] == "kind b, SUPPORTS"]
+        assert row[3].startswith(f"{100 * np.mean(own):.1f} ±")
+    assert table in tables.all_of(task)
+    assert not tables.by_subset(task, "ood_sym2").rows, "a set without any"
 
 
 def test_figures_hold_their_data(task):

@@ -38,7 +38,8 @@ def _escaped(cell: str) -> str:
 def all_of(task: Task) -> list[Table]:
     """The tables of a task."""
     found = [accuracies(task), differences(task), above_chance(task)]
-    found += [by_set(task), easy_hard(task), subsets(task)]
+    found += [by_set(task), easy_hard(task)]
+    found += [by_subset(task, name) for name in task.teacher.ood_sets]
     return [one for one in found if one is not None and one.rows]
 
 
@@ -164,19 +165,13 @@ def easy_hard(task: Task) -> Table:
     return Table(caption, ["model", "easy", "hard", "gap"], rows)
 
 
-def subsets(task: Task) -> Table:
-    """Accuracy on the OOD sets by gold label, and by their subsets (for HANS its heuristics)."""
+def by_subset(task: Task, name: str) -> Table:
+    """Accuracy on one OOD set by gold label, and by its subsets if it has any (HANS: heuristics)."""
     models = (task.teacher, *task.students)
-    parts = sorted(part for part in task.teacher.parts if part[1] and part[0] != "dev")
-    rows = [
-        [
-            f"{name.removeprefix('ood_')}: {subset}",
-            *(percent(model.parts[name, subset]) for model in models),
-        ]
-        for name, subset in parts
-    ]
-    caption = f"{task.name}: accuracy by gold label, and by subset where a set has them, percent."
-    return Table(caption, ["subset", *(marked(task, model) for model in models)], rows)
+    parts = sorted(part for part in task.teacher.parts if part[0] == name and part[1])
+    rows = [[marked(task, model), *(percent(model.parts[part]) for part in parts)] for model in models]
+    caption = f"{task.name}: accuracy on {name.removeprefix('ood_')} by gold label and subset, percent."
+    return Table(caption, ["model", *(subset for _, subset in parts)], rows if parts else [])
 
 
 def costs(tasks: Sequence[Task]) -> Table:
