@@ -166,12 +166,19 @@ def easy_hard(task: Task) -> Table:
 
 
 def by_subset(task: Task, name: str) -> Table:
-    """Accuracy on one OOD set by gold label, and by its subsets if it has any (HANS: heuristics)."""
+    """Accuracy on one OOD set by gold label, and by its subsets if it has any (HANS: heuristics).
+
+    Models stand in rows, as elsewhere, unless there are fewer of them than of subsets.
+    """
     models = (task.teacher, *task.students)
     parts = sorted(part for part in task.teacher.parts if part[0] == name and part[1])
-    rows = [[marked(task, model), *(percent(model.parts[part]) for part in parts)] for model in models]
     caption = f"{task.name}: accuracy on {name.removeprefix('ood_')} by gold label and subset, percent."
-    return Table(caption, ["model", *(subset for _, subset in parts)], rows if parts else [])
+    header = ["model", *(subset for _, subset in parts)]
+    rows = [[marked(task, model), *(percent(model.parts[part]) for part in parts)] for model in models]
+    if len(parts) > len(models):
+        (_, *names), *turned = zip(header, *rows, strict=True)
+        return Table(caption, ["subset", *names], [list(line) for line in turned])
+    return Table(caption, header, rows if parts else [])
 
 
 def costs(tasks: Sequence[Task]) -> Table:
