@@ -335,9 +335,9 @@ def test_given_teacher_independent_protocol_own_loss_and_accumulation(
 
 def test_alpha_is_chosen_on_the_halves_of_dev(whole_job: tuple[Path, str], tiny_model: Path) -> None:
     folder = whole_job[0].parent / "auto"
-    auto = ["alpha=auto", "alpha_candidates=[0.1, 0.9]"]
-    command = job(tiny_model, folder, *(f"robust_compression.uncertainty.{text}" for text in auto))
-    done = run([sys.executable, *command])
+    block = "robust_compression.uncertainty"
+    auto = [f"{block}.alpha=auto", f"{block}.alpha_candidates=[0.1, 0.9]"]
+    done = run([sys.executable, *job(tiny_model, folder, *auto)])
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((folder / "metrics.json").read_text())
     tried, alpha = found["difficulty"]["alpha_candidates"], found["difficulty"]["alpha"]
@@ -348,12 +348,7 @@ def test_alpha_is_chosen_on_the_halves_of_dev(whole_job: tuple[Path, str], tiny_
     )
     copied = folder / f"alpha/{alpha:g}/model/model.safetensors"
     assert copied.read_bytes() == (folder / "student/model/model.safetensors").read_bytes()
-    again = run(
-        [
-            sys.executable,
-            *job(tiny_model, folder, *command[command.index("--set") + 6 :], stage="evaluate"),
-        ]
-    )
+    again = run([sys.executable, *job(tiny_model, folder, *auto, stage="evaluate")])
     assert again.returncode == 0, again.stderr[-3000:]
     assert json.loads((folder / "metrics.json").read_text())["difficulty"]["alpha"] == alpha
 
