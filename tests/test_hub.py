@@ -80,7 +80,7 @@ def answering():
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            do_GET = do_HEAD  # noqa: N815
+            do_GET = do_HEAD  # noqa: N815  the name that http.server calls
 
             def log_message(self, *_args):
                 pass
