@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from compress import versions
+from compress import checks, versions
 from compress.configuration import config
 from compress.errors import UserError, fail
 
@@ -42,19 +42,21 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))  # for loss hooks given by dotted path
     versions.check()
     settings = config.load(options.deepspeed_config, options.overrides)
+    checks.check(settings, options.stage)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     config.batch_split(settings, world_size)
 
     from compress import losses, ownership, run
-    from compress.data import tasks
     from compress.training import trainer
 
-    tasks.of(settings.robust.task)
-    losses.resolve(settings.robust.loss.hook)
+    if settings.robust.loss.hook:
+        losses.resolve(settings.robust.loss.hook)
     run.check_export(options.stage, options.export)
     ownership.claim(options.output_dir, settings)
     device = trainer.start()
-    run.execute(run.prepare(settings, options.output_dir, device), options.stage, options.export)
+    context = run.prepare(settings, options.output_dir, device)
+    run.announce(context, options.stage)
+    run.execute(context, options.stage, options.export)
     trainer.stop()
 
 

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from compress import onnx_export
 from compress.errors import UserError, fail
-from compress.models import encoders
+from compress.models import directories, encoders
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Model, Timing
 
@@ -94,7 +94,7 @@ def check(paths: Sequence[Path], setting: Setting) -> None:
         onnx_export.provider(setting.device)
     longest = max(setting.lengths)
     for path in paths:
-        encoders.check_directory(path)
+        directories.check(path)
         positions = encoders.max_positions(path)
         if positions is not None and longest > positions:
             raise UserError(f"--length {longest}: {path} has {positions} positions.")

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from compress import artefacts, onnx_export, ranks, versions
+from compress import artefacts, onnx_export, overview, ranks, versions
 from compress.configuration.config import Config
 from compress.data import splits
 from compress.data.batches import Columns
@@ -104,6 +104,12 @@ def _encoded(
 
         publish(path, inputs, time.perf_counter(), fill)
     return Columns.open(str(path / "arrow"), tokenizer.pad_token_id)
+
+
+def announce(context: Context, stage: str) -> None:
+    """Say in one line what will be done."""
+    stages = STAGES if stage == "all" else (stage,)
+    say(overview.line(context.config, context.data, stages, str(context.device)))
 
 
 def execute(context: Context, stage: str, export: str | None = None) -> None:

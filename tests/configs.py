@@ -2,17 +2,23 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
 from compress.configuration.config import load
 from compress.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 BASE = {
     "train_batch_size": 8,
     "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
     "zero_optimization": {"stage": 2},
-    "robust_compression": {"task": {"name": "synthetic"}, "model": "some-encoder"},
+    "robust_compression": {
+        "task": {"name": "synthetic"},
+        "model": "some-encoder",
+        "loss": {"hook": "rmc"},
+    },
 }
 SPARSE = {
     "compression_training": {

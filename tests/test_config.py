@@ -40,7 +40,7 @@ def test_order_of_the_files_matters(files):
 def test_null_returns_to_the_default(files):
     assert files.load(at(f"{OURS}.epochs", 9), at(f"{OURS}.epochs", None)).robust.epochs == 3
     config = files.load(at(f"{OURS}.loss", {"hook": "distil"}), at(f"{OURS}.loss", None))
-    assert config.robust.loss.hook == "rmc"
+    assert config.robust.loss.hook == ""
     assert files.load(at("bf16.enabled", True), overrides=["bf16=null"]).deepspeed.bf16 is None
 
 

@@ -166,7 +166,18 @@ def test_a_mistake_mended_later_is_none(files):
 )
 def test_missing_key(files, path):
     sentence, file = files.refused(at(path, None))
-    assert sentence == f"{file}: the key '{path}' is missing."
+    assert sentence.startswith(f"{file}: the key '{path}' is missing")
+
+
+def test_a_key_that_no_file_gives_is_blamed_on_none(tmp_path):
+    files = Files(tmp_path)
+    parts = [{k: v for k, v in BASE.items() if k != OURS}, {OURS: {"task": {"name": "mnli"}}}]
+    parts.append(at(f"{OURS}.loss.hook", "rmc"))
+    written = [files.write(part) for part in parts]
+    with pytest.raises(UserError) as error:
+        load(written, [f"{OURS}.seed=1"])
+    places = f"{written[1]}, {written[2]}, --set {OURS}.seed=1"
+    assert str(error.value).startswith(f"none of {places} gives the key '{OURS}.model'; name a")
 
 
 def test_nothing_given_at_all():

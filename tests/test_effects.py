@@ -11,7 +11,11 @@ BASE = {
     "train_batch_size": 8,
     "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
     "zero_optimization": {"stage": 2},
-    "robust_compression": {"task": {"name": "mnli"}, "model": "some-encoder"},
+    "robust_compression": {
+        "task": {"name": "mnli"},
+        "model": "some-encoder",
+        "loss": {"hook": "rmc"},
+    },
 }
 SPARSE = (
     'compression_training={"sparse_pruning": {"shared_parameters": {"enabled": true}, '

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from compress.errors import UserError
-from compress.models import encoders
+from compress.models import directories, encoders
 
 SIZES = {
     "vocab_size": 20,
@@ -86,7 +86,7 @@ def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(name, monkeypatch):
 def test_other_names_are_asked_of_the_hub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     asked = []
-    monkeypatch.setattr(encoders, "check_directory", lambda path: None)
+    monkeypatch.setattr(encoders.directories, "check", lambda path, key: None)
     monkeypatch.setattr(
         "compress.data.hub.model_directory", lambda *words: asked.append(words) or f"/cache/{words[0]}"
     )
@@ -101,7 +101,7 @@ def test_a_folder_without_config(tmp_path):
 
 
 def test_the_encoder_that_comes_with_the_package():
-    folder = encoders.directory(encoders.SYNTHETIC_ENCODER)
+    folder = encoders.directory(directories.SYNTHETIC_ENCODER)
     assert folder == Path(encoders.__file__).parents[1] / "data/synthetic_encoder"
     if not folder.is_dir():
         pytest.skip("the encoder is not there yet; compress.data.pretrain_synthetic makes it")

@@ -264,7 +264,8 @@ def test_one_difficulty_may_be_used_in_different_ways(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": values}))
     plan.check(runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")]), 2)
     spelled = {"epochs": 5, "init_from": "pretrained"}
-    (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": {"uncertainty": spelled}}))
+    values = {"loss": {"hook": "rmc"}, "uncertainty": spelled}
+    (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": values}))
     plan.check(runs_of(tmp_path, mitigations=["rmc", str(tmp_path / "mine.json")]), 2)
 
 

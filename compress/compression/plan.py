@@ -141,6 +141,8 @@ def layers(config: Config, model: PreTrainedConfig) -> tuple[int, ...] | None:
         )
     if len(set(kept)) < len(kept) or not kept:
         raise UserError(f"{path}.teacher_layer: must list at least one layer, and each once.")
+    if kept == tuple(range(depth)):
+        raise UserError(f"{path}.teacher_layer: removes nothing, all {depth} layers stay.")
     if block.keep_number_layer is not None and block.keep_number_layer != len(kept):
         raise UserError(
             f"{path}.keep_number_layer is {block.keep_number_layer}, "

@@ -196,6 +196,16 @@ class CompressionTraining(Block):
         return "+".join(parts) or "none"
 
     @property
+    def removes(self) -> bool:
+        """Whether any enabled technique asks for less than the whole (layers are counted later)."""
+        heads = self.heads.different_groups.values() if self.heads else ()
+        others = [block.different_groups.values() for block in (self.rows, self.sparse) if block]
+        ratios = [group.params.dense_ratio for groups in others for group in groups]
+        listed = any(g.params.pruned_heads or g.params.target_heads for g in heads)
+        ratios += [g.params.dense_ratio for g in heads if g.params.dense_ratio is not None]
+        return self.layers is not None or listed or any(ratio < 1 for ratio in ratios)
+
+    @property
     def listed_heads(self) -> bool:
         """Whether every head that goes is listed, so that neither method chooses any."""
         groups = self.heads.different_groups.values() if self.heads else []

@@ -3,7 +3,7 @@
 What: `load(files, overrides)` returns a `Config`; every other module gets its blocks and never sees
 raw JSON. Why: DeepSpeed users tweak JSON, and nothing they set may be ignored in silence.
 
-What wins over what is written in the README, under Configuration.
+The order of precedence stands in the README, under Configuration.
 
 Any mistake is a `UserError` that names the file (or `--set`), the key and the nearest valid key.
 """
@@ -23,6 +23,15 @@ from compress.configuration.merge import Merge, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
 from compress.errors import UserError, nearest
 
+EXAMPLES = {
+    "robust_compression": "give a task file such as ds_configs/tasks/mnli.json",
+    "robust_compression.task": "give a task file such as ds_configs/tasks/mnli.json",
+    "robust_compression.model": "name a directory or a hub id such as bert-base-uncased",
+    "zero_optimization": "give a file such as ds_configs/zero2.json",
+    "optimizer": "give a file such as ds_configs/zero2.json",
+}
+"""Keys that must be given -> where a user finds them."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -38,6 +47,11 @@ class Config:
         return self.deepspeed.compression_training or CompressionTraining()
 
     @property
+    def compresses(self) -> bool:
+        """Whether the student is to be smaller or sparser than the run's model."""
+        return self.robust.student.model is not None or self.compression.removes
+
+    @property
     def compression_label(self) -> str:
         """Name of the compressed model in tables, such as `imp40` or `distilbert+imp40`."""
         name, model = self.compression.name, self.robust.student.model
@@ -50,7 +64,7 @@ class Config:
         """Name of the loss in tables: the hook, whose difficulty it gets, and layer-wise terms."""
         loss, terms = self.robust.loss, self.robust.layerwise
         parts = [loss.hook, "shallow" if loss.shallow else "", "layerwise" if terms.any else ""]
-        return "+".join(filter(None, parts))
+        return "+".join(filter(None, parts)) or "none"
 
     def with_alpha(self, alpha: float) -> "Config":
         """The same with a value in place of alpha "auto"."""
@@ -118,7 +132,8 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
         names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
         return f"{source}: '{key}' is not a key that takes effect here{names}"
     if problem["type"] == "missing":
-        return f"{source}: the key '{key}' is missing."
+        example = EXAMPLES.get(key, "")
+        return f"{merge.lacking(path)}{'; ' if example else ''}{example}."
     value = json.dumps(problem["input"], default=str)
     reason = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{source}: '{key}' is {value}, but: {reason}."

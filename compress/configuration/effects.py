@@ -60,6 +60,12 @@ def _together(root: Root, merge: Merge) -> None:
         (*prefix, "student", "init_from"),
         "has no effect: student.model names what the student starts from",
     )
+    compression = root.compression_training or CompressionTraining()
+    reject(
+        ours.student.uncompressed and (ours.student.model is not None or compression.removes),
+        (*prefix, "student", "uncompressed"),
+        "is true, but compression_training or student.model makes the student smaller",
+    )
 
 
 def _loss(root: Root, merge: Merge) -> None:
@@ -67,6 +73,11 @@ def _loss(root: Root, merge: Merge) -> None:
     loss, uncertainty = root.robust_compression.loss, root.robust_compression.uncertainty
     for key, hooks in LOSS_SCALARS.items():
         path = ("robust_compression", "loss", key)
+        if merge.given(*path) and not loss.hook:
+            raise UserError(
+                f"{merge.source(path)}: '{'.'.join(path)}' has no effect without loss.hook; choose a "
+                f"loss, such as {hooks[0]}."
+            )
         if merge.given(*path) and not loss.uses(key):
             raise UserError(
                 f"{merge.source(path)}: '{'.'.join(path)}' has no effect with the hook '{loss.hook}'; "

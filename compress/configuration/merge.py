@@ -11,13 +11,14 @@ from compress.errors import UserError
 
 @dataclass
 class Merge:
-    """The merged dictionary, and for each key path the source that set it last."""
+    """The merged dictionary, and for each key path the sources that set it, the last one last."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    sources: dict[tuple[str, ...], str] = field(default_factory=dict)
+    sources: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, Any], source: str) -> None:
         """Merge `values` over what is there; null returns a key to its default."""
+        self.sources.setdefault((), []).append(source)
         self._into(self.values, values, source, ())
 
     def _into(
@@ -25,7 +26,7 @@ class Merge:
     ) -> None:
         for key, value in values.items():
             here = (*path, key)
-            self.sources[here] = source
+            self.sources.setdefault(here, []).append(source)
             if value is None:
                 target.pop(key, None)
             elif isinstance(value, Mapping):
@@ -39,8 +40,20 @@ class Merge:
         """The source of the key, or of the nearest enclosing key that has one."""
         for end in range(len(path), 0, -1):
             if tuple(path[:end]) in self.sources:
-                return self.sources[tuple(path[:end])]
+                return self.sources[tuple(path[:end])][-1]
         return "configuration"
+
+    def lacking(self, path: Sequence[str]) -> str:
+        """The sentence for a key that is needed and given nowhere.
+
+        It names the source that removed the key, or every source that gave the object it belongs to.
+        """
+        key = ".".join(path)
+        removed = self.sources.get(tuple(path), [])
+        places = removed[-1:] or list(dict.fromkeys(self.sources.get(tuple(path[:-1]), [])))
+        if len(places) < 2:
+            return f"{places[0] if places else 'configuration'}: the key '{key}' is missing"
+        return f"none of {', '.join(places)} gives the key '{key}'"
 
     def given(self, *path: str) -> bool:
         """Whether the user set this key (to other than null)."""

@@ -27,12 +27,14 @@ class StudentBlock(Block):
     """The compressed model.
 
     model: a smaller pre-trained model to start from instead of the run's (hub id or directory, with its
-    own tokenizer); init_from: weights that the student starts from; epochs: default the run's.
+    own tokenizer); init_from: weights that the student starts from; epochs: default the run's;
+    uncompressed: nothing is compressed and that is meant, for a control of the same size.
     """
 
     model: str | None = None
     init_from: Literal["pretrained", "teacher"] = "pretrained"
     epochs: Count | None = None
+    uncompressed: bool = False
 
 
 class PruningBlock(Block):
@@ -99,20 +101,23 @@ LOSS_SCALARS: dict[str, tuple[str, ...]] = {
     "upweight": ("jtt",),
 }
 """Key of `loss` -> the hooks that use it."""
+HOOKS = frozenset({"vanilla", *(hook for hooks in LOSS_SCALARS.values() for hook in hooks)})
+"""Names of the losses in `compress.losses.LOSSES`, known without loading torch."""
 
 
 class LossBlock(Block):
     """The loss hook and its scalars; see `compress.losses`.
 
-    hook: a name in `compress.losses.LOSSES` or "module:function"; lambda: Eq. 3; smoothing: the one d
-    of `smooth`; gamma: of `focal`; floor: least share of lambda that a hard sample keeps in `rmc_plus`;
-    warmup: fraction of the student's training over which sample weights set in; max_weight: no sample
-    counts more than this many times the mean; first_epochs, upweight: length of the first model of
-    `jtt` and weight of its mistakes; difficulty: what v of Eq. 1 is, the variance of the loss over
-    pruned sub-networks or the error of a shallow classifier (`compress.stages.shallow`).
+    hook: a name in `compress.losses.LOSSES` or "module:function"; a student needs one, so there is no
+    default; lambda: Eq. 3; smoothing: the one d of `smooth`; gamma: of `focal`; floor: least share of
+    lambda that a hard sample keeps in `rmc_plus`; warmup: fraction of the student's training over which
+    sample weights set in; max_weight: no sample counts more than this many times the mean;
+    first_epochs, upweight: length of the first model of `jtt` and weight of its mistakes; difficulty:
+    what v of Eq. 1 is, the variance of the loss over pruned sub-networks or the error of a shallow
+    classifier (`compress.stages.shallow`).
     """
 
-    hook: str = "rmc"
+    hook: str = ""
     lambda_: Fraction = Field(default=0.9, alias="lambda")
     smoothing: Fraction = 0.9
     gamma: NonNegative = 2.0

@@ -15,12 +15,11 @@ import huggingface_hub
 from huggingface_hub.utils import disable_progress_bars
 
 from compress.errors import UserError
+from compress.models.directories import WEIGHTS
 
 TIMEOUT = 5.0
 DESCRIPTION = ("*.json", "*.txt", "*.model")
 """Files of a model beside its weights."""
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-"""Files of weights, the first that a model has."""
 WAY_OUT = (
     "work without it by setting robust_compression.task.data_dir to a folder with train, dev and "
     "ood_<name> files, and robust_compression.model to a local model directory"

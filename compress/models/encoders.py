@@ -1,8 +1,7 @@
 """Encoders: where they come from, their tokenizer, a classifier on top, and their size.
 
-`model` is "synthetic-encoder" (the small one that comes with the package), a local directory, or an
-id on the model hub. Weights are held in float32 whatever the file holds; DeepSpeed decides about lower
-precision.
+What a name means stands in `directories`. Weights are held in float32 whatever the file holds;
+DeepSpeed decides about lower precision.
 """
 
 import hashlib
@@ -26,9 +25,8 @@ from transformers.utils import WEIGHTS_NAME
 from compress.data import hub
 from compress.data.tasks import spelling
 from compress.errors import UserError
-from compress.models import compressed
+from compress.models import compressed, directories
 
-SYNTHETIC_ENCODER = "synthetic-encoder"
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 TRAINED_LENGTH = "trained_max_length"
 TRAINED_KEEP = "trained_keep_text"
@@ -42,23 +40,9 @@ def directory(name: str, key: str = "robust_compression.model") -> Path:
 
     Raises UserError if it is no directory and cannot be had from the hub.
     """
-    if name == SYNTHETIC_ENCODER:
-        return Path(__file__).parents[1] / "data/synthetic_encoder"
-    path = Path(name)
-    if not path.is_dir():
-        if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-            raise UserError(f"{key}: there is no directory '{name}'.")
-        path = Path(hub.model_directory(name, key))
-    check_directory(path)
+    path = directories.local(name, key) or Path(hub.model_directory(name, key))
+    directories.check(path, key)
     return path
-
-
-def check_directory(path: Path) -> None:
-    """Raise UserError if a directory holds no model, or no weights of one."""
-    if not (path / "config.json").is_file():
-        raise UserError(f"{path}: is no model directory (it has no config.json).")
-    if not any(any(path.glob(pattern)) for pattern in hub.WEIGHTS):
-        raise UserError(f"{path}: has no weights of a model ({', '.join(hub.WEIGHTS)}).")
 
 
 def check_weights(path: Path) -> None:
@@ -147,7 +131,7 @@ def load_compressed(path: str | Path) -> PreTrainedModel:
     Reads any plain model directory too. Raises UserError for a damaged or half-written one.
     """
     path = Path(path)
-    check_directory(path)
+    directories.check(path)
     names = load_config(path).id2label or {}
     return load_classifier(path, tuple(name for _, name in sorted(names.items())), trained=True).eval()
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from compress import losses
+from compress import checks, losses
 from compress.configuration import config, deepspeed_schema
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
@@ -137,6 +137,7 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
                 )
         try:
             sources.ood_names(run.config.robust, tasks.of(run.config.robust.task))
+            checks.check(run.config, "all")
             losses.resolve(run.config.robust.loss.hook)
             if processes is not None:
                 config.batch_split(run.config, processes)

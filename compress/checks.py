@@ -1,0 +1,74 @@
+"""What can be checked of a run before any library is loaded: its purpose, names and paths.
+
+A mistake is told within two seconds; reading data, loading models and joining the process group come
+later and check what they read.
+"""
+
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from compress.configuration.config import Config
+from compress.configuration.robust_schema import HOOKS
+from compress.data import tasks
+from compress.errors import UserError, nearest
+from compress.models import directories
+
+WITHOUT_STUDENT = ("teacher", "difficulty")
+"""Stages that train no student, so that neither compression nor loss needs to be chosen."""
+
+
+def check(config: Config, stage: str) -> None:
+    """Raise UserError for the first thing that the run at this stage lacks or that is not there."""
+    tasks.of(config.robust.task)
+    if stage not in WITHOUT_STUDENT:
+        _purpose(config)
+    _hook(config.robust.loss.hook)
+    robust = config.robust
+    named = {
+        "model": robust.model,
+        "teacher.model": robust.teacher.model,
+        "student.model": robust.student.model,
+    }
+    for name, given in named.items():
+        if given is not None:
+            key = f"robust_compression.{name}"
+            if (folder := directories.local(given, key)) is not None:
+                directories.check(folder, key)
+    for name, given in (("data_dir", robust.task.data_dir), ("ood_dir", robust.task.ood_dir)):
+        if given is not None and not Path(given).is_dir():
+            raise UserError(f"robust_compression.task.{name}: '{given}' is not a folder.")
+
+
+def _purpose(config: Config) -> None:
+    """A student needs a loss, and something that makes it smaller unless the user wants it whole."""
+    if not config.robust.loss.hook:
+        raise UserError(
+            "robust_compression.loss.hook: no loss is chosen; give a file such as "
+            "ds_configs/mitigation/rmc.json, or vanilla.json for the plain loss."
+        )
+    if not config.compresses and not config.robust.student.uncompressed:
+        raise UserError(
+            "compression_training: nothing is compressed; give a file such as "
+            "ds_configs/compression/imp40.json, or set robust_compression.student.uncompressed to true "
+            "if a student of the teacher's size is meant."
+        )
+
+
+def _hook(hook: str) -> None:
+    """Raise UserError for a loss that has no such name, or whose module is nowhere."""
+    if not hook:
+        return
+    if ":" not in hook:
+        if hook not in HOOKS:
+            raise UserError(
+                f"robust_compression.loss.hook: no loss is called '{hook}'"
+                f"{nearest(hook, HOOKS)} (or give 'package.module:function')."
+            )
+        return
+    top = hook.partition(":")[0].partition(".")[0]
+    if top not in sys.modules and PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
+        raise UserError(
+            f"robust_compression.loss.hook: '{hook}' cannot be imported (there is no module '{top}' in "
+            "the current folder or among the installed packages)."
+        )

@@ -1,0 +1,39 @@
+"""Model directories as files: what a name means and what must be there, without loading a library.
+
+A model is "synthetic-encoder" (the one that comes with the package), a local directory, or an id on the
+model hub. A wrong path is told within a second because nothing here imports torch or transformers.
+"""
+
+from pathlib import Path
+
+from compress.errors import UserError
+
+SYNTHETIC_ENCODER = "synthetic-encoder"
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""Files of weights, the first that a model has."""
+
+
+def local(name: str, key: str) -> Path | None:
+    """The directory of a model given as `key`, or None if the name can only be an id on the hub.
+
+    Raises UserError if the name is a path at which there is no directory.
+    """
+    if name == SYNTHETIC_ENCODER:
+        return Path(__file__).parents[1] / "data/synthetic_encoder"
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{key}: '{name}' is a file; name the model's directory.")
+    if not name.strip() or path.is_absolute() or name[:1] in ".~" or name.count("/") > 1:
+        raise UserError(f"{key}: there is no directory '{name}'.")
+    return None
+
+
+def check(path: Path, key: str | None = None) -> None:
+    """Raise UserError if a directory (given as `key`) holds no model, or no weights of one."""
+    where = str(path) if key is None else f"{key}: '{path}'"
+    if not (path / "config.json").is_file():
+        raise UserError(f"{where} is no model directory (it has no config.json).")
+    if not any(any(path.glob(pattern)) for pattern in WEIGHTS):
+        raise UserError(f"{where} has no weights of a model ({', '.join(WEIGHTS)}).")

@@ -1,0 +1,155 @@
+"""What is checked before any library is loaded: purpose, names, paths; and how fast."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from configs import BASE, OURS, ROOT, SPARSE, Files, at
+
+from compress import checks, losses, overview
+from compress.configuration.robust_schema import HOOKS
+from compress.data.splits import Split, TaskData
+from compress.data.tasks import TASKS
+from compress.errors import UserError
+
+ENCODER = at(f"{OURS}.model", "synthetic-encoder")
+LAYERS = {"layer_reduction": {"enabled": True, "teacher_layer": "first_half"}}
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Files(tmp_path)
+
+
+def refused(config, stage="all"):
+    with pytest.raises(UserError) as error:
+        checks.check(config, stage)
+    assert "\n" not in str(error.value) and str(error.value)[-1] in ".?"
+    return str(error.value)
+
+
+def test_names_of_losses_are_those_of_the_losses():
+    assert set(losses.LOSSES) == HOOKS
+
+
+def test_a_student_needs_a_loss(files):
+    config = files.load(ENCODER, SPARSE, at(f"{OURS}.loss", None))
+    for stage in ("all", "student", "evaluate"):
+        assert "loss.hook: no loss is chosen" in refused(config, stage)
+    for stage in ("teacher", "difficulty"):
+        checks.check(config, stage)
+
+
+def test_a_scalar_without_a_loss_has_no_effect(files):
+    sentence, file = files.refused(at(f"{OURS}.loss", None), at(f"{OURS}.loss", {"lambda": 0.5}))
+    assert sentence.startswith(f"{file}: ") and "has no effect without loss.hook" in sentence
+
+
+def dense(ratio):
+    return at("compression_training.sparse_pruning.different_groups.encoder.params.dense_ratio", ratio)
+
+
+NOTHING = [
+    (),
+    (at("compression_training", {}),),
+    (SPARSE, at("compression_training.sparse_pruning.shared_parameters.enabled", False)),
+    (SPARSE, dense(1.0)),
+]
+
+
+@pytest.mark.parametrize("given", NOTHING, ids=["none", "empty", "not enabled", "all stays"])
+def test_nothing_compressed_must_be_meant(files, given):
+    config = files.load(ENCODER, *given)
+    assert "nothing is compressed" in refused(config)
+    checks.check(config, "teacher")
+    meant = files.load(ENCODER, *given, at(f"{OURS}.student.uncompressed", True))
+    checks.check(meant, "all")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [SPARSE, {"compression_training": LAYERS}, at(f"{OURS}.student.model", "synthetic-encoder")],
+    ids=["sparse", "layers", "student.model"],
+)
+def test_something_compressed(files, given):
+    checks.check(files.load(ENCODER, given), "all")
+    sentence, _ = files.refused(given, at(f"{OURS}.student.uncompressed", True))
+    assert "student.uncompressed' is true, but" in sentence
+
+
+PATHS = ["model", "teacher.model", "student.model", "task.data_dir", "task.ood_dir"]
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize("path", ["/nope", "./nope", "~/nope", "a/b/c", "FILE", "EMPTY"])
+def test_the_key_at_fault_is_named(files, tmp_path, key, path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    path = {"FILE": str(tmp_path / "file"), "EMPTY": str(tmp_path / "empty")}.get(path, path)
+    if key.startswith("task.") and path == str(tmp_path / "empty"):
+        return  # a folder without data is found when it is read
+    config = files.load(ENCODER, SPARSE, at(f"{OURS}.task.name", "fever"), at(f"{OURS}.{key}", path))
+    assert refused(config).startswith(f"robust_compression.{key}: '{path}'") or (
+        f"robust_compression.{key}: there is no directory '{path}'" == refused(config)[:-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("hook", "hint"),
+    [
+        ("rcm", "no loss is called 'rcm'; did you mean 'rmc'?"),
+        ("nowhere_to_be_found:loss", "there is no module 'nowhere_to_be_found'"),
+        ("nowhere_to_be_found.sub:loss", "there is no module 'nowhere_to_be_found'"),
+    ],
+)
+def test_names_of_hooks(files, hook, hint):
+    config = files.load(ENCODER, SPARSE, at(f"{OURS}.loss.hook", hook))
+    assert hint in refused(config)
+
+
+def test_a_hook_in_the_current_folder(files, tmp_path, monkeypatch):
+    (tmp_path / "own_loss_of_mine.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    checks.check(files.load(ENCODER, SPARSE, at(f"{OURS}.loss.hook", "own_loss_of_mine:loss")), "all")
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [at(f"{OURS}.teacher.model", "/nope"), at(f"{OURS}.task.data_dir", "/nope"), at("optimizr", 1)],
+    ids=["teacher", "data", "key"],
+)
+def test_a_mistake_is_told_within_two_seconds(tmp_path, mistake):
+    """Also on a loaded machine: in seconds of this process, and without loading torch."""
+    task = at(f"{OURS}.task.name", "fever")
+    parts = [BASE, SPARSE, ENCODER, task, mistake]
+    for number, part in enumerate(parts):
+        (tmp_path / f"{number}.json").write_text(json.dumps(part))
+    names = [str(tmp_path / f"{number}.json") for number in range(len(parts))]
+    command = [sys.executable, "-X", "importtime", "train.py", "--deepspeed_config", *names]
+    began = time.perf_counter()
+    done = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "\nerror: " in done.stderr
+    assert not (tmp_path / "run").exists()
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "transformers", "datasets", "deepspeed"}
+    assert time.perf_counter() - began < 10
+
+
+def test_the_overview(files):
+    split = Split((["a"] * 1200, ["b"] * 1200), [0] * 1200, ("x", "y"), (0, 1))
+    data = TaskData(TASKS["mnli"], ("x", "y"), split, split, {"hans": split})
+    config = files.load(ENCODER, SPARSE)
+    text = overview.line(config, data, ("teacher", "student"), "cpu")
+    assert text == (
+        "task synthetic, seed 42: train 1,200 samples, dev 1,200, OOD hans 1,200; teacher "
+        "synthetic-encoder, 3 epochs; student imp40 with the loss rmc, 3 epochs; stages teacher, "
+        "student; 1 rank (cpu)"
+    )
+    given = files.load(at(f"{OURS}.teacher.model", "/m"), at(f"{OURS}.student.uncompressed", True))
+    text = overview.line(given, data, ("student",), "cpu")
+    assert "teacher /m as it is; student not compressed, as configured, with" in text
+    assert "student" not in overview.line(given, data, ("teacher",), "cpu").partition("seed")[2]
