@@ -46,10 +46,10 @@ def main() -> None:
     config.batch_split(settings, world_size)
 
     from compress import losses, ownership, run
-    from compress.data import tasks
+    from compress.data import sources, tasks
     from compress.training import trainer
 
-    tasks.of(settings.robust.task)
+    sources.every(settings.robust, tasks.of(settings.robust.task))
     losses.resolve(settings.robust.loss.hook)
     run.check_export(options.stage, options.export)
     ownership.claim(options.output_dir, settings)

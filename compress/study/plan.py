@@ -136,7 +136,7 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
                     f"({OWN[what]})."
                 )
         try:
-            sources.ood_names(run.config.robust, tasks.of(run.config.robust.task))
+            sources.every(run.config.robust, tasks.of(run.config.robust.task))
             losses.resolve(run.config.robust.loss.hook)
             if processes is not None:
                 config.batch_split(run.config, processes)
