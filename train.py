@@ -45,11 +45,13 @@ def main() -> None:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     config.batch_split(settings, world_size)
 
-    from compress import losses, ownership, run
     from compress.data import sources, tasks
-    from compress.training import trainer
 
     sources.every(settings.robust, tasks.of(settings.robust.task))
+
+    from compress import losses, ownership, run
+    from compress.training import trainer
+
     losses.resolve(settings.robust.loss.hook)
     run.check_export(options.stage, options.export)
     ownership.claim(options.output_dir, settings)

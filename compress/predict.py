@@ -191,7 +191,7 @@ def _check_output(output: Path, pairs: Path) -> None:
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: its folder does not exist.")
     if output.is_dir():
-        raise UserError(f"--output {output}: is a folder; name a file in it.")
+        raise UserError(f"--output {output}: cannot be written (it is a folder).")
     if output.exists() and pairs.exists() and output.samefile(pairs):
         raise UserError(f"--output {output}: is the file of pairs itself; choose another name.")
 

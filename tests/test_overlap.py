@@ -1,12 +1,17 @@
 """Pairs that stand in two splits: refused with a list, or dropped from train, and counted."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from folders import config, error_of, from_folder
+from reports import metrics
 
 from compress.data import splits
 from compress.errors import UserError
+from compress.reporting import evaluation, report
+from compress.stages import results
 
 KEY = "robust_compression.task.drop_overlap"
 
@@ -114,7 +119,7 @@ def test_a_dropped_pair_leaves_train_and_the_ood_set_stays_whole(folder, put, tm
     assert after.train.fingerprint() != before.train.fingerprint()
     (note,) = after.notes
     assert note.startswith("3 of 11 samples of train were dropped") and "(mine 2, third 1)" in note
-    assert str(tmp_path / "overlap.jsonl") in note and len(listed(tmp_path)) == 3
+    assert note.endswith("; overlap.jsonl lists them.") and len(listed(tmp_path)) == 3
     part = read(folder, drop_overlap=True, train_samples=8)
     assert part.train.texts == after.train.texts, "samples are drawn from what is left"
     error_of(
@@ -168,3 +173,19 @@ def test_a_list_that_cannot_be_written_is_a_sentence(folder, put, tmp_path):
 def test_the_settings_of_a_task_are_read_from_json(folder):
     assert from_folder(folder, "qqp").task.symmetric
     assert not config("mnli").task.drop_overlap
+
+
+def test_the_notes_stand_in_the_metrics_and_are_escaped_in_the_report(folder, put, tmp_path):
+    """Apart from `notes`, which mark F_bias as doubtful."""
+    put("dev", questions(0, 1, start=8))
+    data = read(folder)
+    scores = evaluation.Scores(np.log([[0.4, 0.6]] * 2), {"mine": np.log([[0.6, 0.4]] * 3)})
+    labels = {"compression_label": "imp40", "mitigation_label": "rmc"}
+    context = SimpleNamespace(data=data, config=SimpleNamespace(robust=config("qqp"), **labels))
+    found = results.collect(context, scores, scores, None)
+    assert found["data_notes"] == list(data.notes) and len(data.notes) == 1
+    assert not set(data.notes) & set(found["notes"])
+    shown = metrics() | {"data_notes": ["2 of <b>9</b> samples"]}
+    report.write_report(tmp_path / "report.html", shown, {}, None)
+    page = (tmp_path / "report.html").read_text()
+    assert "2 of &lt;b&gt;9&lt;/b&gt; samples" in page

@@ -1,7 +1,14 @@
 """Where the rows of a split come from: files of any OOD set, the hub, or the benchmark."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import datasets
 import pytest
+from configs import BASE
 from folders import NLI, config, error_of, from_folder, labelled, small
 
 from compress.data import sources, splits, tasks
@@ -235,6 +242,29 @@ def test_every_source_is_found_without_reading_or_asking_the_hub(folder, unread,
     for name, sets in (("mnli", ["ood_hans"]), ("synthetic", ["ood_synthetic"])):
         chosen = config(name)
         assert list(sources.every(chosen, tasks.of(chosen.task))) == ["train", "dev", *sets]
+
+
+def test_a_run_says_so_before_it_loads_the_libraries_that_take_seconds(folder, tmp_path):
+    (folder / "dev.jsonl").unlink()
+    task = {"name": "mnli", "data_dir": str(folder)}
+    ours = {**BASE["robust_compression"], "task": task}
+    (tmp_path / "all.json").write_text(json.dumps({**BASE, "robust_compression": ours}))
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-X", "importtime", str(root / "train.py"), "--output_dir", "out"]
+    done = subprocess.run(
+        [*command, "--deepspeed_config", "all.json"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {folder}: has no file dev")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "compress.data.sources" in loaded
+    assert not loaded & {"torch", "deepspeed", "transformers", "datasets"}
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_has_the_name_of_a_split_and_is_no_file(folder):

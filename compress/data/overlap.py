@@ -60,7 +60,7 @@ def apart(
     if not kept:
         raise UserError(f"{train.rows.source}: {KEY} leaves no sample, the OOD sets hold all of them.")
     each = ", ".join(f"{name} {len(places):,}" for name, places in shared.items())
-    where = f"; {listed} lists them" if listed else ""
+    where = f"; {listed.name} lists them" if listed else ""
     return kept, [
         f"{len(train) - len(kept):,} of {len(train):,} samples of train were dropped, because OOD sets "
         f"hold them too ({each}){where}."

@@ -11,11 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.task_schema import TaskBlock
-from compress.data import hub, reading, synthetic
+from compress.data import reading, synthetic
 from compress.data.reading import Row
 from compress.data.tasks import Hub, OodSet, Task, ood_set
 from compress.errors import UserError, nearest
@@ -190,6 +188,10 @@ def _from_hub(place: Hub) -> Source:
 
 def _hub_rows(place: Hub) -> Iterable[Row]:
     """Rows of a hub split with class ids turned into words, so that its own id order is respected."""
+    import datasets  # here, so that a wrong file name is known without the seconds that this takes
+
+    from compress.data import hub
+
     table = hub.load_split(place.path, place.config, place.split, place.revision)
     names = {k: f for k, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
     for row in table:
