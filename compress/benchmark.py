@@ -32,6 +32,8 @@ from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Model, Timing
 
 RUNTIMES = ("torch", "onnxruntime")
+MOST = {"batch": 2**31 - 1, "length": 2**31 - 1, "threads": 1024, "repeats": 2**31 - 1}
+"""What the libraries can take at all."""
 Call = Callable[[], object]
 Inputs = Mapping[str, Tensor]
 
@@ -112,20 +114,39 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
         for name, path, model in zip(names, paths, loaded, strict=True)
     ]
     shapes = [(batch, length) for length in setting.lengths for batch in setting.batches]
-    counts = {shape: [flops(m, _inputs(m, shape, setting.device)) for m in loaded] for shape in shapes}
+    counts = {}
+    for shape in shapes:
+        with _fitting(shape):
+            counts[shape] = [flops(m, _inputs(m, shape, setting.device)) for m in loaded]
     timings = []
     with tqdm(total=len(setting.runtimes) * len(shapes), desc="measuring", disable=None) as bar:
         for runtime in setting.runtimes:
             with _running(runtime, paths, loaded, setting) as prepare:
                 for shape in shapes:
-                    calls = prepare(shape)
-                    found = interleaved(calls, setting.repeats, setting.warmups, _wait(setting.device))
+                    with _fitting(shape):
+                        calls = prepare(shape)
+                        wait = _wait(setting.device)
+                        found = interleaved(calls, setting.repeats, setting.warmups, wait)
                     timings += [
                         Timing(name, runtime, *shape, count, tuple(seconds))
                         for name, count, seconds in zip(names, counts[shape], found, strict=True)
                     ]
                     bar.update()
     return sizes, timings
+
+
+@contextmanager
+def _fitting(shape: tuple[int, int]) -> Iterator[None]:
+    """Context: that the memory is too small for a shape (batch, length) becomes a UserError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "memory" not in str(error):
+            raise
+        raise UserError(
+            f"--batch {shape[0]} --length {shape[1]}: does not fit into memory; choose smaller ones."
+        ) from None
 
 
 def _load(path: Path, device: torch.device) -> PreTrainedModel:
@@ -197,11 +218,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     one.add_argument("--repeats", type=int, default=30, help="timings of each model, default 30")
     one.add_argument("--output", type=Path, default=Path("benchmark"), help="directory of the results")
     options = parser.parse_args(arguments)
-    for name in ("batch", "length", "threads", "repeats"):
+    for name, most in MOST.items():
         value = getattr(options, name)
-        smallest = min(value) if isinstance(value, list) else value
-        if smallest < 1:
-            raise UserError(f"--{name} {smallest}: must be at least 1.")
+        for number in value if isinstance(value, list) else [value]:
+            if number < 1:
+                raise UserError(f"--{name} {number}: must be at least 1.")
+            if number > most:
+                raise UserError(f"--{name} {number}: must be at most {most}.")
     return options
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import HOOKS
-from compress.data import tasks
+from compress.data import sources, tasks
 from compress.errors import UserError, nearest
 from compress.models import directories
 
@@ -20,7 +20,7 @@ WITHOUT_STUDENT = ("teacher", "difficulty")
 
 def check(config: Config, stage: str) -> None:
     """Raise UserError for the first thing that the run at this stage lacks or that is not there."""
-    tasks.of(config.robust.task)
+    task = tasks.of(config.robust.task)
     if stage not in WITHOUT_STUDENT:
         _purpose(config)
     _hook(config.robust.loss.hook)
@@ -35,9 +35,7 @@ def check(config: Config, stage: str) -> None:
             key = f"robust_compression.{name}"
             if (folder := directories.local(given, key)) is not None:
                 directories.check(folder, key)
-    for name, given in (("data_dir", robust.task.data_dir), ("ood_dir", robust.task.ood_dir)):
-        if given is not None and not Path(given).is_dir():
-            raise UserError(f"robust_compression.task.{name}: '{given}' is not a folder.")
+    sources.every(robust, task)
 
 
 def _purpose(config: Config) -> None:

@@ -148,6 +148,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("columns", "output"):
         if options.file is None and getattr(options, name) is not None:
             raise UserError(f"--{name}: takes effect with --file only.")
+    if options.columns is not None and options.columns[0] == options.columns[1]:
+        raise UserError(f"--columns: names '{options.columns[0]}' twice; a pair has two texts.")
     for name in ("batch_size", "max_length"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -184,6 +186,16 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
         yield json.dumps({"row": row, **answer(names, probability)}, ensure_ascii=False)
 
 
+def _check_output(output: Path, pairs: Path) -> None:
+    """Raise UserError for an output file that cannot be one, or that is the file of pairs itself."""
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"--output {output}: its folder does not exist.")
+    if output.is_dir():
+        raise UserError(f"--output {output}: cannot be written (it is a folder).")
+    if output.exists() and pairs.exists() and output.samefile(pairs):
+        raise UserError(f"--output {output}: is the file of pairs itself; choose another name.")
+
+
 def write(text: str, file: Path) -> None:
     """Write the file whole or not at all; UserError if it cannot be written."""
     try:
@@ -198,8 +210,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    if options.output is not None and not options.output.absolute().parent.is_dir():
-        raise UserError(f"--output {options.output}: its folder does not exist.")
+    if options.output is not None:
+        _check_output(options.output, options.file)
     text = "".join(f"{line}\n" for line in lines(options))
     if options.output is None:
         sys.stdout.write(text)

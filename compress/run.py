@@ -44,7 +44,9 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     cache = Path(robust.cache_dir) if robust.cache_dir else output_dir.parent / "shared"
     names = {"model": robust.model, "student.model": robust.student.model}
     folders = [_folder(name, key, config) for key, name in names.items() if name]
-    raw = splits.read(robust)
+    raw = splits.read(robust, output_dir)
+    for note in raw.notes:
+        say(f"data: {note}")
     student.check(config, folders[-1], raw)
     difficulty.check(config, len(raw.train))
     made = [_encoder(folder, raw, config, cache) for folder in folders]

@@ -181,11 +181,24 @@ def test_what_cannot_be_measured_is_known_before(folders, tmp_path, monkeypatch)
     assert "is no model directory" in refused(folders[0], tmp_path, "--length", 8, *output)
     assert "--batch 0" in refused(folders[0], "--batch", 1, 0, *output)
     assert "--repeats 0" in refused(folders[0], "--repeats", 0, *output)
+    assert "at most 1024" in refused(folders[0], "--threads", 1025, *output)
+    assert "at most" in refused(folders[0], "--batch", 10**20, "--length", 8, *output)
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
     assert "pip install" in refused(folders[0], "--length", 8, *output)
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("")
     assert "--output" in refused(folders[0], "--length", 8, "--runtime", "torch", *output)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("no memory")]
+)
+def test_a_shape_that_does_not_fit_into_memory_is_named(error):
+    sentence = "--batch 7 --length 9: does not fit into memory"
+    with pytest.raises(UserError, match=sentence), benchmark._fitting((7, 9)):
+        raise error
+    with pytest.raises(RuntimeError, match="shapes"), benchmark._fitting((7, 9)):
+        raise RuntimeError("shapes differ")
 
 
 def test_onnxruntime_without_the_asked_gpu_is_known_before(folders, monkeypatch):

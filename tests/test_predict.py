@@ -206,6 +206,22 @@ def test_no_file_an_unknown_kind_and_no_folder_for_the_output(uneven, write_tabl
     assert "cannot be written" in refused(uneven, "--file", file, "--output", tmp_path)
 
 
+def test_an_output_that_would_replace_the_pairs(uneven, write_table, tmp_path):
+    file = table(write_table, tmp_path / "pairs.csv")
+    before = file.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(file)
+    for output in (file, tmp_path / "link.jsonl", tmp_path / ".." / tmp_path.name / "pairs.csv"):
+        assert "is the file of pairs itself" in refused(uneven, "--file", file, "--output", output)
+    assert file.read_bytes() == before
+
+
+def test_one_column_for_both_texts_and_a_column_named_twice(uneven, tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text("premise,hypothesis,premise\nthe,king,cook\n")
+    assert "names 'premise' twice" in refused(uneven, "--file", file, "--columns", "premise", "premise")
+    assert "2 columns named 'premise'" in refused(uneven, "--file", file)
+
+
 def test_lengths_and_devices_that_cannot_be(uneven):
     pair = (uneven, "--premise", "the", "--hypothesis", "king")
     assert "has 64 positions" in refused(*pair, "--max_length", 65)

@@ -1,7 +1,14 @@
 """Where the rows of a split come from: files of any OOD set, the hub, or the benchmark."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import datasets
 import pytest
+from configs import BASE
 from folders import NLI, config, error_of, from_folder, labelled, small
 
 from compress.data import sources, splits, tasks
@@ -190,3 +197,126 @@ def test_the_benchmark():
 def test_a_benchmark_that_is_too_large():
     with pytest.raises(UserError, match=r"robust_compression\.task\.synthetic: .*at most"):
         splits.read(config("synthetic", synthetic={"train": 10_000_000}))
+
+
+# Before anything is read
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Fails the test if a file is read."""
+
+    def refuse(file):
+        raise AssertionError(f"{file} was read")
+        yield
+
+    monkeypatch.setattr("compress.data.reading.rows", refuse)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["dev.jsonl"], ("no file dev",)),
+        (["train.jsonl"], ("no file train",)),
+        (["ood_hans.jsonl"], ("no OOD set",)),
+    ],
+)
+def test_a_missing_file_is_known_before_train_is_read(folder, unread, names, words):
+    for name in names:
+        (folder / name).unlink()
+    error_of(folder, str(folder), *words)
+
+
+def test_an_asked_set_and_a_defined_file_are_known_before_train_is_read(folder, unread):
+    error_of(folder, "evaluation.ood", "'other'", ood=["other"])
+    definition = {"texts": ["premise", "hypothesis"], "labels": list(NLI), "dev": "checks.csv"}
+    error_of(folder, "no file checks", task="mine", definition=definition)
+    definition = {**definition, "dev": "dev", "ood": {"hard": {"file": "hard.tsv"}}}
+    error_of(folder, "no file hard", task="mine", definition=definition)
+
+
+def test_every_source_is_found_without_reading_or_asking_the_hub(folder, unread, monkeypatch):
+    monkeypatch.setattr("compress.data.hub.load_split", lambda *_: pytest.fail("the hub was asked"))
+    local = config(data_dir=str(folder))
+    assert list(sources.every(local, tasks.of(local.task))) == ["train", "dev", "ood_hans"]
+    for name, sets in (("mnli", ["ood_hans"]), ("synthetic", ["ood_synthetic"])):
+        chosen = config(name)
+        assert list(sources.every(chosen, tasks.of(chosen.task))) == ["train", "dev", *sets]
+
+
+def test_a_run_says_so_before_it_loads_the_libraries_that_take_seconds(folder, tmp_path):
+    (folder / "dev.jsonl").unlink()
+    task = {"name": "mnli", "data_dir": str(folder)}
+    ours = {**BASE["robust_compression"], "task": task}
+    (tmp_path / "all.json").write_text(json.dumps({**BASE, "robust_compression": ours}))
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-X", "importtime", str(root / "train.py"), "--output_dir", "out"]
+    done = subprocess.run(
+        [*command, "--deepspeed_config", "all.json"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {folder}: has no file dev")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "compress.data.sources" in loaded
+    assert not loaded & {"torch", "deepspeed", "transformers", "datasets"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_has_the_name_of_a_split_and_is_no_file(folder):
+    for name, made, why in (
+        ("train.jsonl", lambda path: path.mkdir(), "train.jsonl is a folder"),
+        ("dev.jsonl", lambda path: path.symlink_to(path.parent / "gone"), "is a link to"),
+        ("ood_hans.jsonl", lambda path: path.mkdir(), "ood_hans.jsonl is a folder"),
+        (
+            "train.jsonl",
+            lambda path: path.with_suffix(".json").touch(),
+            "train.json is of another kind",
+        ),
+    ):
+        path = folder / name
+        whole = path.read_bytes()
+        path.unlink()
+        made(path)
+        error_of(folder, name.partition(".")[0], why)
+        path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        path.write_bytes(whole)
+
+
+def test_a_published_file_that_is_a_link_to_nothing_is_not_passed_over(folder):
+    (folder / "ood_hans.jsonl").rename(folder / "ood_mine.jsonl")
+    (folder / "heuristics_evaluation_set.txt").symlink_to(folder / "gone")
+    error_of(folder, "heuristics_evaluation_set.txt", "is a link to")
+
+
+def test_a_set_in_both_folders(folder, tmp_path, write_table):
+    more = tmp_path / "more"
+    more.mkdir()
+    write_table(more / "ood_hans.csv", labelled("entailment", start=30))
+    error_of(folder, "ood_hans.jsonl and", str(more / "ood_hans.csv"), ood_dir=str(more))
+    assert len(from_folder(folder, ood_dir=str(folder)).ood["hans"]) == 6
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "/" + "long/" * 2000])
+def test_a_folder_whose_name_no_folder_can_have(name):
+    error_of(name, "robust_compression.task.data_dir", "is not a folder")
+    definition = {"texts": ["premise", "hypothesis"], "labels": list(NLI), "dev": name}
+    chosen = config("mine", definition=definition, data_dir="/")
+    assert sources.files(chosen.task, tasks.of(chosen.task)) == []
+
+
+@pytest.mark.parametrize("closed", ["nli", "nli/dev.jsonl"])
+def test_what_may_not_be_read(folder, unread, monkeypatch, closed):
+    """As root everything may be; so the answer is made up."""
+    refused = str(folder.parent / closed)
+    monkeypatch.setattr("os.access", lambda path, _mode: str(path) != refused)
+    error_of(folder, refused, "Permission denied")
+
+
+def test_an_ood_file_without_a_name(folder, write_table):
+    write_table(folder / "ood_.jsonl", labelled("entailment", start=30))
+    error_of(folder, "ood_.jsonl", "name of the OOD set is missing")

@@ -174,4 +174,6 @@ def test_a_pair_of_train_that_eval_samples_leave_out_is_refused_too(folder, put)
     put("train", [*labelled(*NLI), rows[7]])
     put("ood_hans", rows)
     for samples in (2, 3, 20):
-        error_of(folder, "ood_hans", "sample 8", "share no sample", eval_samples=samples)
+        error_of(
+            folder, "1 of 20 samples", "ood_hans", "row 8", "share no sample", eval_samples=samples
+        )

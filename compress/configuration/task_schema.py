@@ -57,8 +57,9 @@ class DefinitionBlock(Block):
 
     texts, label: names of the columns; labels: in id order; spellings: other words for a label; train,
     dev: names of files in task.data_dir (default `train` and `dev`) or splits on the hub; partial:
-    which of the texts a partial-input classifier sees; ood: sets that are more than a file ood_<name>
-    with the task's own columns and labels.
+    which of the texts a partial-input classifier sees; symmetric: exchanging the texts makes the same
+    pair (paraphrases), so that an OOD pair counts as one of train in either order; ood: sets that are
+    more than a file ood_<name> with the task's own columns and labels.
     """
 
     texts: Texts
@@ -69,6 +70,7 @@ class DefinitionBlock(Block):
     dev: Name | HubBlock = "dev"
     ood: dict[str, OodBlock] = Field(default={})
     partial: Literal[0, 1] = 1
+    symmetric: bool = False
 
 
 class TaskBlock(Block):
@@ -76,7 +78,9 @@ class TaskBlock(Block):
 
     ood_dir: a folder of more OOD sets, such as those that are not on the hub.
     train_samples: use n rows of train, drawn evenly over it, the same for all seeds; eval_samples: so
-    of dev and each OOD set that is larger; max_length: tokens of the pair, longest cut first;
+    of dev and each OOD set that is larger; drop_overlap: leave pairs out of train that an evaluated OOD
+    set holds too, instead of refusing them; the OOD sets stay whole, so that their accuracies remain
+    comparable with published ones; max_length: tokens of the pair, longest cut first;
     synthetic: seed and sizes of the embedded benchmark (`name` = "synthetic" only).
     """
 
@@ -87,4 +91,5 @@ class TaskBlock(Block):
     max_length: Annotated[int, Field(ge=8)] = 128
     train_samples: Count | None = None
     eval_samples: Count | None = None
+    drop_overlap: bool = False
     synthetic: SyntheticBlock | None = None

@@ -7,8 +7,10 @@ the data-frame readers do not guarantee.
 import csv
 import gzip
 import json
+import os
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
@@ -26,20 +28,48 @@ Row = dict[str, Any]
 def find(folder: Path, stems: tuple[str, ...]) -> Path | None:
     """The one file in `folder` with one of the names and a known suffix; None if there is none.
 
-    Raises UserError if there are two: which one is meant cannot be known.
+    Raises UserError if there are two, since which one is meant cannot be known, for a link to nothing,
+    and for a file that may not be read.
     """
-    found = [folder / (stem + suffix) for stem in stems for suffix in SUFFIXES]
-    found = [file for file in found if file.is_file()]
+    found = [path for path in named(folder, stems) if is_file(path) or path.is_symlink()]
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
         raise UserError(f"{folder}: holds {names}; keep the one that is meant.")
-    return found[0] if found else None
+    if not found:
+        return None
+    if not found[0].exists():
+        raise UserError(f"{found[0]}: is a link to '{found[0].readlink()}', which is not there.")
+    if not os.access(found[0], os.R_OK):
+        raise UserError(f"{found[0]}: cannot be read (Permission denied).")
+    return found[0] if is_file(found[0]) else None
+
+
+def is_file(path: Path) -> bool:
+    """Whether this is a file; unlike `Path.is_file`, False for a name that no file can have."""
+    with suppress(OSError):
+        return path.is_file()
+    return False
+
+
+def named(folder: Path, stems: tuple[str, ...]) -> list[Path]:
+    """What lies in `folder` under one of the names with a known suffix, be it a file or not."""
+    possible = [folder / (stem + suffix) for stem in stems for suffix in SUFFIXES]
+    return [path for path in possible if os.path.lexists(path)]
+
+
+def shown(value: object, longest: int = 60) -> str:
+    """A name or cell as an error message shows it: on one line, cut where it is long."""
+    text = str(value)
+    text = text if len(text) <= longest else f"{text[:longest]}..."
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def rows(file: Path) -> Iterator[tuple[int, Row]]:
     """Yield (row number, row); the number is the line of the file, or the record of a parquet file.
 
-    Raises UserError for a file that is corrupt, not UTF-8, or not a table.
+    A cell of CSV or TSV whose header is blank is left out: nothing can ask for it.
+    Raises UserError for a file that is corrupt, not UTF-8, or not a table, and for a column named
+    twice, of which any reader would silently take one.
     """
     name = file.name.removesuffix(".gz")
     reader = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(Path(name).suffix, _cell_rows)
@@ -77,18 +107,44 @@ def _open_text(file: Path, newline: str | None = None) -> IO[str]:
     return file.open(encoding="utf-8-sig", newline=newline)
 
 
+def _check_names(place: str, names: Sequence[str]) -> None:
+    """Raise UserError if two columns have one name; place: the file, with the row for JSON."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(
+                f"{place} has {count} columns named '{shown(name)}'; rename or remove all but one."
+            )
+
+
+class _Pairs:
+    """What `json.loads` calls for each object of a line; the outermost one comes last.
+
+    Names inside a value may repeat: only columns are ever read.
+    """
+
+    names: Sequence[str] = ()
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> Row:
+        """The object, of which the names are kept."""
+        self.names = [name for name, _ in pairs]
+        return dict(pairs)
+
+
 def _json_rows(file: Path) -> Iterator[tuple[int, Row]]:
+    pairs = _Pairs()
     with _open_text(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=pairs)
             except (ValueError, RecursionError) as error:
                 why = getattr(error, "msg", error)
                 raise UserError(f"{file}: row {number} is not valid JSON ({why}).") from None
             if not isinstance(row, dict):
                 raise UserError(f"{file}: row {number} is not a JSON object.")
+            if len(row) < len(pairs.names):
+                _check_names(f"{file}: row {number}", pairs.names)
             yield number, row
 
 
@@ -100,9 +156,11 @@ def _cell_rows(file: Path) -> Iterator[tuple[int, Row]]:
             reader = csv.reader(lines, strict=True)
         else:
             reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        header = next(reader, None)
+        header = next((cells for cells in reader if cells), None)
         if header is None:
             return
+        columns = [(place, name) for place, name in enumerate(header) if name.strip()]
+        _check_names(f"{file}: the header", [name for _, name in columns])
         for cells in reader:
             if not cells:
                 continue
@@ -110,13 +168,30 @@ def _cell_rows(file: Path) -> Iterator[tuple[int, Row]]:
                 raise UserError(
                     f"{file}: row {reader.line_num} has {len(cells)} cells, the header {len(header)}."
                 )
-            yield reader.line_num, dict(zip(header, cells, strict=True))
+            yield reader.line_num, {name: cells[place] for place, name in columns}
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, Row]]:
     try:
         with _open_bytes(file) as source:
-            table = pq.read_table(pa.BufferReader(source.read()))
-    except pa.ArrowException as error:
-        raise UserError(f"{file}: is not a parquet file ({error}).") from None
-    yield from enumerate(table.to_pylist(), start=1)
+            whole = pa.BufferReader(source.read())
+        _check_names(f"{file}: the table", pq.ParquetFile(whole).schema_arrow.names)
+        table = pq.read_table(whole)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: is not a parquet file ({_first_line(error)}).") from None
+    cells = [_parquet_cells(file, name, table.column(name)) for name in table.column_names]
+    for number, values in enumerate(zip(*cells, strict=True), start=1):
+        yield number, dict(zip(table.column_names, values, strict=True))
+
+
+def _parquet_cells(file: Path, name: str, column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{file}: column '{shown(name)}' holds a cell that cannot be read ({_first_line(error)})."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

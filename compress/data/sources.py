@@ -5,15 +5,15 @@ OOD sets in either case, so that sets which are not on the hub join those that a
 where each comes from; an OOD set with both `file` and `hub` follows the same rule.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.task_schema import TaskBlock
-from compress.data import hub, reading, synthetic
+from compress.data import reading, synthetic
 from compress.data.reading import Row
 from compress.data.tasks import Hub, OodSet, Task, ood_set
 from compress.errors import UserError, nearest
@@ -27,20 +27,33 @@ class Source:
     rows: Iterable[tuple[int, Row]]
 
 
+def every(config: RobustCompression, task: Task) -> dict[str, Source]:
+    """The sources of `train`, `dev` and each `ood_<name>` that is to be evaluated; none is opened.
+
+    It only asks the file system what is there, so that a name which is wrong is known at once.
+    Raises UserError for a folder, file or OOD set that is not there or is there twice.
+    """
+    block = config.task
+    found = {split: find(block, task, split) for split in ("train", "dev")}
+    names = ood_names(config, task)
+    return found | {f"ood_{name}": find(block, task, f"ood_{name}") for name in names}
+
+
 def find(block: TaskBlock, task: Task, split: str) -> Source:
     """The rows of `train`, `dev` or `ood_<name>`; UserError if they are nowhere."""
     ood = ood_set(task, split.removeprefix("ood_")) if split.startswith("ood_") else None
     if task.name == "synthetic":
-        rows = _benchmark(block)["ood" if ood else split]
-        return Source(f"synthetic {split}", enumerate(rows, start=1))
+        return Source(f"synthetic {split}", _benchmark_rows(block, "ood" if ood else split))
     place = ood.hub if ood else (task.train if split == "train" else task.dev)
     searched = [f for key, f in folders(block).items() if ood or key == "data_dir"]
     if place is not None and task.defined and not (ood and ood.files):
         return _from_hub(place)
     stems = _stems(task, split, ood)
-    for folder in searched:
-        if (file := reading.find(folder, stems)) is not None:
-            return Source(str(file), reading.rows(file))
+    found = [file for folder in searched if (file := reading.find(folder, stems)) is not None]
+    if len(found) > 1 and not found[0].samefile(found[1]):
+        raise UserError(f"{found[0]} and {found[1]}: both are {split}; keep the one that is meant.")
+    if found:
+        return Source(str(found[0]), reading.rows(found[0]))
     if place is not None and block.data_dir is None:
         return _from_hub(place)
     if not searched:
@@ -50,7 +63,23 @@ def find(block: TaskBlock, task: Task, split: str) -> Source:
         )
     where = " and ".join(map(str, searched))
     formats = ", ".join(reading.FORMATS)
-    raise UserError(f"{where}: has no file {stems[0]} ({formats}, or those with .gz).")
+    other = [place for folder in searched for place in _like(folder, stems)]
+    raise UserError(
+        f"{where}: has no file {stems[0]} ({formats}, or those with .gz)"
+        + (f"; {', '.join(other[:5])}." if other else ".")
+    )
+
+
+def _like(folder: Path, stems: tuple[str, ...]) -> list[str]:
+    """What has the name of a split and is no file that can be read, each with the reason."""
+    reasons = []
+    for stem in stems:
+        place = folder / stem
+        for path in sorted(place.parent.glob("*")):
+            if path.name.startswith(f"{place.name}."):
+                why = "is a folder" if path.is_dir() else "is of another kind"
+                reasons.append(f"{reading.shown(path.name)} {why}")
+    return reasons
 
 
 def ood_names(config: RobustCompression, task: Task) -> list[str]:
@@ -63,7 +92,7 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
     if block.data_dir is None:
         there |= {name for name, entry in task.ood.items() if entry.hub}
     for folder in folders(block).values():
-        there |= {n for n, e in task.ood.items() if reading.find(folder, _stems(task, f"ood_{n}", e))}
+        there |= {n for n, e in task.ood.items() if _there(folder, _stems(task, f"ood_{n}", e))}
         taken = {stem for entry in task.ood.values() for stem in entry.files}
         there |= {n for n in _plain(folder) if f"ood_{n}" not in taken}
     if asked is None:
@@ -94,16 +123,32 @@ def absent_ood(config: RobustCompression, task: Task) -> dict[str, tuple[str, ..
     return {n: _stems(task, f"ood_{n}", entry) for n, entry in known.items() if n not in there}
 
 
+def _there(folder: Path, stems: tuple[str, ...]) -> bool:
+    """Whether a set has a file, or what should be one: `find` says what is wrong with that."""
+    return reading.find(folder, stems) is not None or bool(reading.named(folder, stems))
+
+
 def folders(block: TaskBlock) -> dict[str, Path]:
-    """The folders that are given, data_dir first; UserError for one that is not there."""
+    """The folders that are given, data_dir first; UserError for one that is not there or closed."""
     found = {}
     for key in ("data_dir", "ood_dir"):
         name = getattr(block, key)
         if name is not None:
-            if not Path(name).is_dir():
+            if not _is_folder(Path(name)):
                 raise UserError(f"robust_compression.task.{key}: '{name}' is not a folder.")
+            if not os.access(name, os.R_OK | os.X_OK):
+                raise UserError(
+                    f"robust_compression.task.{key}: '{name}' cannot be read (Permission denied)."
+                )
             found[key] = Path(name)
     return found
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether this is a folder; unlike `Path.is_dir`, False for a name that none can have."""
+    with suppress(OSError):
+        return path.is_dir()
+    return False
 
 
 def files(block: TaskBlock, task: Task) -> list[Path]:
@@ -113,7 +158,7 @@ def files(block: TaskBlock, task: Task) -> list[Path]:
     stems = [stem for split, entry in entries.items() for stem in _stems(task, split, entry)]
     given = [Path(name) for name in (block.data_dir, block.ood_dir) if name is not None]
     named = [folder / (stem + s) for folder in given for stem in stems for s in reading.SUFFIXES]
-    return [file for file in named if file.is_file()]
+    return [file for file in named if reading.is_file(file)]
 
 
 def _stems(task: Task, split: str, ood: OodSet | None) -> tuple[str, ...]:
@@ -129,7 +174,10 @@ def _plain(folder: Path) -> set[str]:
     for file in folder.glob("ood_*"):
         for suffix in sorted(reading.SUFFIXES, key=len, reverse=True):
             if file.name.endswith(suffix):
-                names.add(file.name.removesuffix(suffix).removeprefix("ood_"))
+                name = file.name.removesuffix(suffix).removeprefix("ood_")
+                if not name:
+                    raise UserError(f"{file}: the name of the OOD set is missing after 'ood_'.")
+                names.add(name)
                 break
     return names
 
@@ -140,6 +188,10 @@ def _from_hub(place: Hub) -> Source:
 
 def _hub_rows(place: Hub) -> Iterable[Row]:
     """Rows of a hub split with class ids turned into words, so that its own id order is respected."""
+    import datasets  # here, so that a wrong file name is known without the seconds that this takes
+
+    from compress.data import hub
+
     table = hub.load_split(place.path, place.config, place.split, place.revision)
     names = {k: f for k, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
     for row in table:
@@ -147,10 +199,10 @@ def _hub_rows(place: Hub) -> Iterable[Row]:
         yield {**row, **{key: feature.int2str(row[key]) for key, feature in known.items()}}
 
 
-def _benchmark(block: TaskBlock) -> dict[str, list[dict[str, str]]]:
+def _benchmark_rows(block: TaskBlock, split: str) -> Iterator[tuple[int, Row]]:
     size = block.synthetic
     options = size.model_dump() if size is not None else {}
     try:
-        return synthetic.generate(**options)
+        yield from enumerate(synthetic.generate(**options)[split], start=1)
     except ValueError as error:
         raise UserError(f"robust_compression.task.synthetic: {error}") from None

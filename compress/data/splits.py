@@ -5,11 +5,9 @@ once into an Arrow folder of the cache, which every rank maps into memory. Trunc
 text first, so both keep tokens; a task may say which text is cut last.
 """
 
-import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +19,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.robust_schema import RobustCompression
-from compress.data import sources, tokens
-from compress.data.reading import Row
-from compress.data.tasks import OodSet, Task, columns, groups, label_ids, of, ood_set, spelling
-from compress.errors import UserError, nearest
+from compress.data import overlap, sources, tokens
+from compress.data.checking import Checked, check
+from compress.data.tasks import OodSet, Task, groups, of, ood_set
+from compress.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,17 @@ class Split:
         """SHA-256 of texts, labels and label names, in order."""
         return self._digest
 
-    def pair_keys(self) -> list[bytes]:
-        """A hash of each pair of texts [N], without regard to case and blanks."""
-        return [
-            hashlib.sha256(repr([" ".join(t.casefold().split()) for t in pair]).encode()).digest()
-            for pair in zip(*self.texts, strict=True)
-        ]
+    def pair_keys(self, symmetric: bool) -> list[bytes]:
+        """A hash of each pair of texts [N], without regard to case and blanks.
+
+        symmetric: nor to which of the texts is the first.
+        """
+        pairs = (
+            [" ".join(t.casefold().split()) for t in pair] for pair in zip(*self.texts, strict=True)
+        )
+        if symmetric:
+            pairs = (sorted(pair) for pair in pairs)
+        return [hashlib.sha256(repr(pair).encode()).digest() for pair in pairs]
 
     @cached_property
     def _digest(self) -> str:
@@ -80,13 +83,17 @@ class Split:
 
 @dataclass(frozen=True)
 class TaskData:
-    """The splits of a task: train, dev, and the OOD sets by name; class names of the model."""
+    """The splits of a task: train, dev, and the OOD sets by name; class names of the model.
+
+    notes: sentences on the data that a reader must know, such as how many dev pairs are in train.
+    """
 
     task: Task
     labels: tuple[str, ...]
     train: Split
     dev: Split
     ood: Mapping[str, Split]
+    notes: tuple[str, ...] = ()
 
     def splits(self) -> dict[str, Split]:
         """All splits by the name under which they are stored."""
@@ -103,126 +110,57 @@ class TaskData:
         return hashlib.sha256(repr((self.labels, parts)).encode()).hexdigest()
 
 
-def read(config: RobustCompression) -> TaskData:
+def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
     """Read and check all splits that the configuration names.
 
+    output_dir: where samples that an OOD set shares with train are listed.
     Raises UserError for a missing file or column, an unknown label, an empty or one-class split, an OOD
-    set that holds a pair of train.
+    set that holds a pair of train; that a file is missing is said before the first one is read.
     """
     block, task = config.task, of(config.task)
+    places = sources.every(config, task)
     own = OodSet(subsets=task.subsets)
-    train_rows = _check(task, task.labels, sources.find(block, task, "train"), own)
+    train_rows = check(task, task.labels, places.pop("train"), own)
     labels = _labels(task, train_rows)
-    limit = block.train_samples
-    if limit is not None and limit > len(train_rows.labels):
-        raise UserError(
-            f"robust_compression.task.train_samples is {limit}, "
-            f"but train has {len(train_rows.labels)} samples."
-        )
+    _check_enough(block.train_samples, len(train_rows.labels))
     every = _split(task, labels, train_rows, own)
-    known = {key: number for number, key in enumerate(every.pair_keys(), start=1)}
-    train = every.part(_drawn(len(every), limit))
-    dev_rows = _check(task, labels, sources.find(block, task, "dev"), own)
+    dev_rows = check(task, labels, places.pop("dev"), own)
     dev = _split(task, labels, dev_rows, own)
-    dev = dev.part(_drawn(len(dev), block.eval_samples))
-    for name, split in (("train", train), ("dev", dev)):
-        if len(np.unique(split.labels)) < 2:
-            raise UserError(f"{name}: all {len(split)} samples have the same label.")
-    ood = {}
-    for name in sources.ood_names(config, task):
+    ood, sides = {}, {}
+    for split, place in places.items():
+        name = split.removeprefix("ood_")
         entry = ood_set(task, name)
-        rows = _check(task, entry.labels or labels, sources.find(block, task, f"ood_{name}"), entry)
-        whole = _split(task, labels, rows, entry)
-        _check_apart(known, whole, train_rows.source, rows)
-        ood[name] = whole.part(_drawn(len(whole), block.eval_samples))
-    return TaskData(task, labels, train, dev, ood)
+        rows = check(task, entry.labels or labels, place, entry)
+        ood[name] = _split(task, labels, rows, entry)
+        sides[name] = overlap.Side(rows, ood[name].pair_keys(task.symmetric))
+    keys = every.pair_keys(task.symmetric)
+    whole = overlap.Side(train_rows, keys)
+    kept, told = overlap.apart(whole, sides, block.drop_overlap, output_dir)
+    after = f" after {overlap.KEY}"
+    _check_enough(block.train_samples, len(kept), after)
+    for number, label in enumerate(labels):
+        if number not in every.labels[kept]:
+            raise UserError(f"{train_rows.source}: has no sample with the label '{label}'{after}.")
+    used = [kept[place] for place in _drawn(len(kept), block.train_samples)]
+    train, dev = every.part(used), dev.part(_drawn(len(dev), block.eval_samples))
+    for name, used_part in (("train", train), ("dev", dev)):
+        if len(np.unique(used_part.labels)) < 2:
+            raise UserError(f"{name}: all {len(used_part)} samples have the same label.")
+    classes = train.labels.tolist()
+    told += overlap.notes([keys[i] for i in used], classes, dev.pair_keys(task.symmetric))
+    ood = {name: rows.part(_drawn(len(rows), block.eval_samples)) for name, rows in ood.items()}
+    return TaskData(task, labels, train, dev, ood, tuple(told))
 
 
-@dataclass(frozen=True)
-class _Checked:
-    source: str
-    texts: tuple[list[str], list[str]]
-    labels: list[int]
-    names: tuple[str, ...]
-    columns: dict[str, list[str]]
+def _check_enough(limit: int | None, samples: int, after: str = "") -> None:
+    """Raise UserError if more samples of train are asked for than there are."""
+    if limit is not None and limit > samples:
+        raise UserError(
+            f"robust_compression.task.train_samples is {limit}, but train has {samples} samples{after}."
+        )
 
 
-def _column(row: Row, names: tuple[str, ...], source: str) -> str:
-    """The first of the names under which the first row holds a column."""
-    for name in names:
-        if name in row:
-            return name
-    raise UserError(f"{source}: has no column '{names[0]}'{nearest(names[0], row)}")
-
-
-def _subsets(task: Task, row: Row, names: tuple[str, ...], source: str) -> dict[str, list[str]]:
-    """Empty columns for the subsets; a set of our own may lack them, one in JSON must have them."""
-    for name in names:
-        if task.defined and name not in row:
-            raise UserError(f"{source}: has no column '{name}' of the 'subsets'{nearest(name, row)}")
-    return {name: [] for name in names if name in row}
-
-
-def _check(task: Task, names: tuple[str, ...], source: sources.Source, entry: OodSet) -> _Checked:
-    """Take columns and label ids out of the rows; the sentence names source and row."""
-    ids = label_ids(task, names, entry.spellings)
-    texts: tuple[list[str], list[str]] = ([], [])
-    labels: list[int] = []
-    subsets: dict[str, list[str]] = {}
-    keys: tuple[str, str, str] | None = None
-    for number, row in source.rows:
-        if keys is None:
-            first, second, label = (
-                _column(row, possible, source.name) for possible in columns(task, entry)
-            )
-            keys = (first, second, label)
-            subsets = _subsets(task, row, entry.subsets, source.name)
-        for key in (*keys, *subsets):
-            if row.get(key) is None:
-                raise UserError(f"{source.name}: row {number} has no '{key}'.")
-        for cells, key in zip(texts, keys[:2], strict=True):
-            if not isinstance(row[key], str):
-                raise UserError(f"{source.name}: row {number}, '{key}' is not a text.")
-            if any("\ud800" <= c <= "\udfff" for c in row[key]):
-                raise UserError(f"{source.name}: row {number}, '{key}' is not valid Unicode.")
-            cells.append(_unquoted(row[key]) if entry.byte_strings else row[key])
-        word = spelling(row[keys[2]])
-        if word not in ids:
-            raise UserError(
-                f"{source.name}: row {number} has the unknown label '{row[keys[2]]}'; "
-                f"known are {', '.join(names)} and 0 to {len(names) - 1}."
-            )
-        labels.append(ids[word])
-        for name, values in subsets.items():
-            values.append(str(row[name]))
-    if not labels:
-        raise UserError(f"{source.name}: holds no sample.")
-    return _Checked(source.name, texts, labels, names, subsets)
-
-
-def _unquoted(cell: str) -> str:
-    """A cell that holds the literal of a byte string, as in the published PAWS-QQP, as plain text."""
-    with suppress(ValueError, SyntaxError):
-        value = ast.literal_eval(cell) if cell.startswith(("b'", 'b"')) else cell
-        return value.decode() if isinstance(value, bytes) else cell
-    return cell
-
-
-def _check_apart(known: Mapping[bytes, int], ood: Split, train_source: str, rows: _Checked) -> None:
-    """Raise UserError if an OOD set holds a pair of train, whatever the labels, case and blanks.
-
-    known: key of each pair of train's file, drawn or not -> its place, from 1.
-    """
-    for number, key in enumerate(ood.pair_keys(), start=1):
-        if key in known:
-            pair = " / ".join(texts[number - 1][:60] for texts in rows.texts)
-            raise UserError(
-                f"{rows.source}: sample {number} ('{pair}') is sample {known[key]} of "
-                f"{train_source} too; an OOD set must share no sample with train."
-            )
-
-
-def _labels(task: Task, train: _Checked) -> tuple[str, ...]:
+def _labels(task: Task, train: Checked) -> tuple[str, ...]:
     """Class names of the model: the task's, less optional ones of which train has no sample."""
     present = set(train.labels)
     kept = []
@@ -234,7 +172,7 @@ def _labels(task: Task, train: _Checked) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _split(task: Task, labels: tuple[str, ...], rows: _Checked, entry: OodSet) -> Split:
+def _split(task: Task, labels: tuple[str, ...], rows: Checked, entry: OodSet) -> Split:
     return Split(
         texts=rows.texts,
         labels=np.array(rows.labels, dtype=np.int64),

@@ -53,7 +53,8 @@ class Task:
     texts, label: names of the columns; labels: in id order; optional_labels: left out where train
     has none of them; aliases: other names for columns and labels that files use; partial: which of the
     texts a partial-input classifier sees (hypothesis, claim, first question); files: names of train
-    and dev in data_dir; keep: the text that truncation cuts last; defined: in the user's JSON.
+    and dev in data_dir; keep: the text that truncation cuts last; symmetric: exchanging the texts makes
+    the same pair; defined: in the user's JSON.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Task:
     partial: int = 1
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keep: int | None = None
+    symmetric: bool = False
     defined: bool = False
 
 
@@ -148,6 +150,7 @@ TASKS: dict[str, Task] = {
             "label": ("is_duplicate",),
         },
         partial=0,
+        symmetric=True,
     ),
 }
 
@@ -189,6 +192,7 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
         ood={n: _defined_ood(f"{key}.ood.{n}", n, entry, block) for n, entry in block.ood.items()},
         aliases=_spellings(block.spellings),
         partial=block.partial,
+        symmetric=block.symmetric,
         files={split: (_stem(p),) for split, p in places.items() if isinstance(p, str)},
         defined=True,
     )

@@ -67,6 +67,8 @@ def make(
     report.write_report(context.output_dir / "report.html", out, context.config.merged, view)
     _events(context, out, view)
     say("\n".join([report.summary_table(out), *(f"* {note}" for note in out["notes"])]))
+    for note in out["data_notes"]:
+        say(f"data: {note}")
     say(f"figures: {context.output_dir / 'metrics.json'}")
     say(f"report: {context.output_dir / 'report.html'}")
 
@@ -116,6 +118,7 @@ def collect(
         **both,
         "f_bias": metrics.relative_bias(pairs["student"], pairs["teacher"]),
         "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood),
+        "data_notes": list(raw.notes),
         "at_chance": evaluation.at_chance(both["teacher"], raw.ood),
         "vanished": evaluation.vanished(both["student"], raw.dev),
         "samples": {

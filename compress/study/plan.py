@@ -136,7 +136,6 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
                     f"({OWN[what]})."
                 )
         try:
-            sources.ood_names(run.config.robust, tasks.of(run.config.robust.task))
             checks.check(run.config, "all")
             losses.resolve(run.config.robust.loss.hook)
             if processes is not None:
