@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from compress import artefacts, onnx_export, ranks, versions
+from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.data import splits
 from compress.data.batches import Columns
@@ -45,6 +46,8 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     names = {"model": robust.model, "student.model": robust.student.model}
     folders = [_folder(name, key, config) for key, name in names.items() if name]
     raw = splits.read(robust)
+    if ranks.is_main():
+        schedule.record(config, len(raw.train), output_dir)
     student.check(config, folders[-1], raw)
     difficulty.check(config, len(raw.train))
     made = [_encoder(folder, raw, config, cache) for folder in folders]

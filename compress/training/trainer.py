@@ -110,9 +110,7 @@ class Trainer:
         self.best: dict[str, float] = {}
         micro, self.accumulation = batch_split(config, ranks.world_size())
         groups = parameter_groups(model, config)
-        settings = engine_settings(
-            config, self.total_steps, micro, self.accumulation, learned=len(groups) > 2
-        )
+        settings = engine_settings(config, self.total_steps, micro, self.accumulation, groups)
         self.engine = deepspeed.initialize(
             model=model,
             model_parameters=groups,
