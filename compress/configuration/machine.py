@@ -135,7 +135,7 @@ def _memory(config: Config, merge: Merge) -> None:
 def _nvme(merge: Merge, path: tuple[str, ...]) -> None:
     if not merge.given(*path):
         return
-    folder = Path(merge.values[path[0]][path[1]][path[2]])
+    folder = Path(merge.values[path[0]][path[1]][path[2]] or "/dev/null")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         problem = "cannot be written to" if folder.is_dir() else "is no folder"
         raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' is '{folder}', which {problem}.")
