@@ -7,12 +7,13 @@ How:  deepspeed train.py --deepspeed_config ds_configs/zero2.json ds_configs/tas
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
 
 from compress import checks, versions
-from compress.configuration import config
+from compress.configuration import config, machine
 from compress.errors import UserError, fail
 
 
@@ -45,6 +46,7 @@ def main() -> None:
     checks.check(settings, options.stage)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     config.batch_split(settings, world_size)
+    machine.check(settings)
 
     from compress import losses, ownership, run
     from compress.training import trainer
@@ -53,7 +55,8 @@ def main() -> None:
         losses.resolve(settings.robust.loss.hook)
     run.check_export(options.stage, options.export)
     ownership.claim(options.output_dir, settings)
-    device = trainer.start()
+    timers = settings.deepspeed.wall_clock_breakdown
+    device = trainer.start(logging.INFO if timers else logging.ERROR)
     context = run.prepare(settings, options.output_dir, device)
     run.announce(context, options.stage)
     run.execute(context, options.stage, options.export)

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from compress import artefacts, losses
+from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.data import sources, tasks
 from compress.errors import UserError
 
-FREE = {"tensorboard", "csv_monitor", "wandb", "steps_per_print", "wall_clock_breakdown"}
+FREE = {
+    schedule.RECORD,
+    "tensorboard",
+    "csv_monitor",
+    "wandb",
+    "steps_per_print",
+    "wall_clock_breakdown",
+}
 ROWS = "parts drawn evenly over a file"
 """Which rows a configuration means; other words whenever that changes, so that runs are made again."""
 

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from compress import artefacts, onnx_export, overview, ranks, versions
+from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.data import splits
 from compress.data.batches import Columns
@@ -47,6 +48,8 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     raw = splits.read(robust, output_dir)
     for note in raw.notes:
         say(f"data: {note}")
+    if ranks.is_main():
+        schedule.record(config, len(raw.train), output_dir)
     student.check(config, folders[-1], raw)
     difficulty.check(config, len(raw.train))
     made = [_encoder(folder, raw, config, cache) for folder in folders]

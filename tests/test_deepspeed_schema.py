@@ -31,6 +31,7 @@ BASE = {
     "zero_optimization": {"stage": 3},
     "robust_compression": {"task": {"name": "synthetic"}, "model": "some-encoder"},
 }
+NVME = {"device": "nvme", "nvme_path": "/fast"}
 # our block -> where it stands in a configuration, the other keys it needs, DeepSpeed's own model
 MIRRORS = [
     (schema.Zero, "zero_optimization", {"stage": 3}, DeepSpeedZeroConfig),
@@ -42,17 +43,18 @@ MIRRORS = [
     (
         schema.OffloadParam,
         "zero_optimization.offload_param",
-        {"device": "cpu"},
+        NVME,
         DeepSpeedZeroOffloadParamConfig,
     ),
     (
         schema.OffloadOptimizer,
         "zero_optimization.offload_optimizer",
-        {"device": "cpu"},
+        NVME,
         DeepSpeedZeroOffloadOptimizerConfig,
     ),
 ]
-PROBES = [-1, 0, 1, 2, 3, 4, 100, 0.5, 1.5, True, "cpu", "auto", [], {"device": "cpu"}]
+NUMBERS = [-1, 0, 1, 2, 3, 4, 100, 0.5, 1.5, 5e8]
+PROBES = [*NUMBERS, True, False, "cpu", "nvme", "auto", [], {"device": "cpu"}]
 MIRRORED_KEYS = [
     pytest.param(path, needed, theirs, key, id=f"{path}.{key}")
     for block, path, needed, theirs in MIRRORS

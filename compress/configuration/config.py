@@ -10,13 +10,13 @@ Any mistake is a `UserError` that names the file (or `--set`), the key and the n
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from compress.configuration import effects
+from compress.configuration import effects, whole_numbers
 from compress.configuration.compression_schema import CompressionTraining
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
 from compress.configuration.merge import Merge, override, read
@@ -35,11 +35,12 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Config:
-    """A checked configuration: our block, DeepSpeed's, and the merged JSON as the user gave it."""
+    """A checked configuration: our block, DeepSpeed's, the merged JSON, and who gave each key."""
 
     robust: RobustCompression
     deepspeed: DeepSpeedBlock
     merged: Mapping[str, Any]
+    sources: Mapping[tuple[str, ...], list[str]] = field(default_factory=dict)
 
     @property
     def compression(self) -> CompressionTraining:
@@ -88,13 +89,15 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
         merge.add(read(Path(file)), str(file))
     for text in overrides:
         merge.add(override(text), f"--set {text}")
+    merge.values = whole_numbers.settle(merge.values, Root)
     try:
         root = Root.model_validate(merge.values)
     except ValidationError as error:
         raise UserError(_sentence(error, merge)) from None
     effects.check(root, merge)
     blocks = {name: getattr(root, name) for name in DeepSpeedBlock.model_fields}
-    return Config(root.robust_compression, DeepSpeedBlock.model_construct(**blocks), dict(merge.values))
+    deepspeed = DeepSpeedBlock.model_construct(**blocks)
+    return Config(root.robust_compression, deepspeed, dict(merge.values), dict(merge.sources))
 
 
 def _keys_at(path: Sequence[str], values: Any) -> list[str]:  # noqa: ANN401  any JSON value

@@ -118,7 +118,7 @@ class Zero(Block):
     stage: Annotated[int, Field(ge=0, le=3)]
     contiguous_gradients: bool | None = None
     reduce_scatter: bool | None = None
-    reduce_bucket_size: Count | None = None
+    reduce_bucket_size: Annotated[int, Field(ge=2, le=10**11)] | None = None
     use_multi_rank_bucket_allreduce: bool | None = None
     allgather_partitions: bool | None = None
     allgather_bucket_size: Count | None = None
@@ -146,9 +146,9 @@ class FP16(Block):
 
     enabled: bool
     loss_scale: NonNegative | None = None
-    initial_scale_power: Natural | None = None
+    initial_scale_power: Annotated[int, Field(ge=0, le=127)] | None = None
     loss_scale_window: Count | None = None
-    hysteresis: Natural | None = None
+    hysteresis: Count | None = None
     min_loss_scale: Count | None = None
 
 

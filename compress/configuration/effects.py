@@ -2,7 +2,9 @@
 
 from itertools import pairwise
 
+from compress.configuration import engine_table
 from compress.configuration.compression_schema import CompressionTraining
+from compress.configuration.deepspeed_schema import WarmupParams
 from compress.configuration.merge import Merge
 from compress.configuration.robust_schema import LOSS_SCALARS, Root
 from compress.errors import UserError
@@ -15,7 +17,8 @@ def check(root: Root, merge: Merge) -> None:
     """
     _together(root, merge)
     _values(root, merge)
-    _engine(root, merge)
+    _schedule(root, merge)
+    engine_table.check(merge)
 
 
 def _together(root: Root, merge: Merge) -> None:
@@ -167,21 +170,17 @@ def _values(root: Root, merge: Merge) -> None:
     )
 
 
-def _engine(root: Root, merge: Merge) -> None:
-    """Keys of DeepSpeed's blocks that the ZeRO stage or a disabled block leaves without effect."""
-    stage = root.zero_optimization.stage
-
-    def reject(path: tuple[str, ...], why: str) -> None:
-        if merge.given(*path):
-            raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' has no effect {why}.")
-
-    for key in type(root.zero_optimization).model_fields:
-        if stage < 3 and (key.startswith("stage3_") or key in {"offload_param", "sub_group_size"}):
-            reject(("zero_optimization", key), f"under ZeRO stage {stage}")
-    if stage == 0:
-        reject(("zero_optimization", "offload_optimizer"), "under ZeRO stage 0")
-    for name in ("bf16", "fp16", "torch_autocast"):
-        block = getattr(root, name)
-        if block is not None and not block.enabled:
-            for key in set(type(block).model_fields) - {"enabled"}:
-                reject((name, key), f"while {name}.enabled is false")
+def _schedule(root: Root, merge: Merge) -> None:
+    """A warmup that starts above its peak."""
+    params = root.scheduler.params if root.scheduler else None
+    if not isinstance(params, WarmupParams) or not params.warmup_min_lr:
+        return
+    rate = root.optimizer.params.lr
+    peak = params.warmup_max_lr if isinstance(params.warmup_max_lr, float) else rate
+    peaks = {"its peak (scheduler.params.warmup_max_lr, else optimizer.params.lr)": peak}
+    if (root.compression_training or CompressionTraining()).any_learned:
+        peaks["robust_compression.score_lr"] = root.robust_compression.score_lr
+    for name, value in peaks.items():
+        if params.warmup_min_lr > value:
+            path = ("scheduler", "params", "warmup_min_lr")
+            raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' is above {name}, {value}.")

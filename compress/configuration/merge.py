@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compress.configuration.schedule import RECORD
 from compress.errors import UserError
+
+DEEPEST = 50
 
 
 @dataclass
@@ -73,11 +76,33 @@ def _parse(text: str, source: str) -> Any:  # noqa: ANN401  any JSON value
                 raise UserError(f"{source}: the key '{key}' stands twice in one object.")
         return dict(pairs)
 
-    return json.loads(text, object_pairs_hook=unique)
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except RecursionError:
+        raise UserError(_too_deep(source)) from None
+    if _depth(value) > DEEPEST:
+        raise UserError(_too_deep(source))
+    return value
+
+
+def _depth(value: object) -> int:
+    """Levels of objects and lists in a JSON value, counted without recursion."""
+    depth, level = 0, [value]
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        depth += 1
+        level = [v for inner in level for v in (inner.values() if isinstance(inner, dict) else inner)]
+    return depth
+
+
+def _too_deep(source: str) -> str:
+    return f"{source}: is nested more than {DEEPEST} levels deep; no configuration is."
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError if it cannot be read, or a key stands twice."""
+    """The object in a JSON file; UserError if it cannot be read, or a key stands twice.
+
+    The schedules that a run records in its config.json are no part of the configuration.
+    """
     try:
         values = _parse(file.read_text(encoding="utf-8"), str(file))
     except OSError as error:
@@ -92,6 +117,7 @@ def read(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: holds a value that cannot be read ({error}).") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: must hold a JSON object.")
+    values.pop(RECORD, None)  # what an earlier run wrote beside its configuration
     return values
 
 
@@ -100,10 +126,14 @@ def override(text: str) -> dict[str, Any]:
     path, separator, raw = text.partition("=")
     if not separator or not path or "" in path.split("."):
         raise UserError(f"--set {text}: give it as a.b.c=value.")
+    if path.count(".") >= DEEPEST:
+        raise UserError(_too_deep("--set"))
     try:
         value = _parse(raw, f"--set {text}")
     except json.JSONDecodeError:
         value = raw
+    except ValueError as error:
+        raise UserError(f"--set {path}: holds a value that cannot be read ({error}).") from None
     for key in reversed(path.split(".")):
         value = {key: value}
     return value

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from compress.configuration.blocks import Block, Count, Natural, NonNegative
+from compress.configuration.blocks import Block, Count, Epochs, Natural, NonNegative
 from compress.configuration.deepspeed_schema import DeepSpeedBlock
 from compress.configuration.task_schema import TaskBlock
 
@@ -20,7 +20,7 @@ class TeacherBlock(Block):
     """model: a fine-tuned classifier to use as it is (no training); epochs: default the run's."""
 
     model: str | None = None
-    epochs: Count | None = None
+    epochs: Epochs | None = None
 
 
 class StudentBlock(Block):
@@ -33,7 +33,7 @@ class StudentBlock(Block):
 
     model: str | None = None
     init_from: Literal["pretrained", "teacher"] = "pretrained"
-    epochs: Count | None = None
+    epochs: Epochs | None = None
     uncompressed: bool = False
 
 
@@ -85,7 +85,7 @@ class UncertaintyBlock(Block):
         default=[0.2, 0.3, 0.5, 0.7]
     )
     init_from: Literal["pretrained", "teacher"] = "pretrained"
-    epochs: Count | None = None
+    epochs: Epochs | None = None
 
 
 _WEIGHTING = ("rmc_weighted", "weighted", "rmc_plus", "jtt")
@@ -124,7 +124,7 @@ class LossBlock(Block):
     floor: Fraction = 0.0
     warmup: Fraction = 0.0
     max_weight: Annotated[float, Field(ge=1)] | None = None
-    first_epochs: Count = 2
+    first_epochs: Epochs = 2
     upweight: Annotated[float, Field(ge=1)] = 2.0
     difficulty: Literal["variance", "shallow"] = "variance"
 
@@ -176,8 +176,8 @@ class RobustCompression(Block):
 
     task: TaskBlock
     model: str
-    seed: Annotated[int, Field(ge=0)] = 42
-    epochs: Count = 3
+    seed: Natural = 42
+    epochs: Epochs = 3
     teacher: TeacherBlock = TeacherBlock()
     student: StudentBlock = StudentBlock()
     pruning: PruningBlock = PruningBlock()

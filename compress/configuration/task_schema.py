@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from compress.configuration.blocks import Block, Count
+from compress.configuration.blocks import Block, Count, Natural
 
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[list[str], Field(min_length=2)]
@@ -17,7 +17,7 @@ Texts = Annotated[list[Name], Field(min_length=2, max_length=2)]
 class SyntheticBlock(Block):
     """Size and seed of the embedded benchmark."""
 
-    seed: int = 0
+    seed: Natural = 0
     train: Count = 4000
     dev: Count = 1000
     ood: Count = 2000

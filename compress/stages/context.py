@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import artefacts, ranks
 from compress.compression.masks import Masks
-from compress.configuration import deepspeed_schema
+from compress.configuration import deepspeed_schema, schedule
 from compress.configuration.config import Config
 from compress.data.batches import Columns
 from compress.data.splits import TaskData
@@ -65,7 +65,7 @@ class Context:
 
     def training_inputs(self) -> dict[str, Any]:
         """Inputs that matter to any training: data, model, seed, and the engine keys that do."""
-        merged = self.config.merged
+        merged = schedule.settled(self.config.merged)
         return {
             "format": 1,
             "train": self.data.fingerprint("train"),

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from compress import artefacts, ownership
+from compress.configuration import schedule
 from compress.errors import UserError
 from compress.study.plan import Run
 from compress.study.schedule import Schedule, pioneers
@@ -143,6 +144,7 @@ def finished(run: Run) -> bool:
         stamp = artefacts.read_json(place / "metrics.json").get("stamp")
     except (OSError, ValueError) as error:
         raise UserError(f"{place}: its results cannot be read ({error}); delete it.") from None
+    old.pop(schedule.RECORD, None)
     key = ownership.difference(old, run.config.merged)
     if key is not None:
         raise UserError(

@@ -1,0 +1,117 @@
+"""The learning-rate schedule of each training, with no value left to a default of the library.
+
+What: `settled` says "auto" for an absent key whose default in DeepSpeed would override what the user
+set; `resolve` fills in every number for one training; `record` writes them into config.json. Why: of
+the pinned release `WarmupDecayLR` peaks at 0.001 whatever optimizer.params.lr says, and every warmup
+takes 1000 steps (deepspeed/runtime/lr_schedules.py; upstream issue #7303).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress import artefacts
+
+if TYPE_CHECKING:
+    from compress.configuration.config import Config
+
+RECORD = "resolved_schedule"
+"""Key of config.json under which a run records its schedules."""
+WARMUP_SHARE = 0.06
+REPLACED = {
+    "WarmupLR": ("warmup_num_steps",),
+    "WarmupDecayLR": ("warmup_max_lr", "warmup_num_steps"),
+    "WarmupCosineLR": ("warmup_num_steps",),
+}
+"""Type of schedule -> keys that are "auto" here when absent, because the library's default is fixed."""
+LIBRARY: dict[str, dict[str, Any]] = {
+    "WarmupLR": {"warmup_min_lr": 0.0, "warmup_max_lr": "auto", "warmup_type": "log"},
+    "WarmupDecayLR": {"warmup_min_lr": 0.0, "warmup_type": "log"},
+    "WarmupCosineLR": {"warmup_min_ratio": 0.0, "cos_min_ratio": 0.0001, "warmup_type": "log"},
+}
+"""The library's defaults that stay, said explicitly. WarmupLR's own peak is the optimiser's rate."""
+
+
+def settled(merged: Mapping[str, Any]) -> dict[str, Any]:
+    """The merged configuration, saying what happens where the user's words leave it to the device or
+    to the library: absent keys of the schedule, and the precision of torch_autocast.
+
+    Two configurations that train alike are the same here, so that they share their cache.
+    """
+    values = dict(merged)
+    if "scheduler" in values:
+        block = values["scheduler"]
+        params = dict(block["params"])
+        for key in REPLACED[block["type"]]:
+            params.setdefault(key, "auto")
+        values["scheduler"] = {**block, "params": params}
+    autocast = values.get("torch_autocast", {})
+    if autocast.get("enabled") and "dtype" not in autocast:
+        values["torch_autocast"] = {**autocast, "dtype": "bfloat16"}
+    return values
+
+
+def resolve(config: "Config", total_steps: int) -> dict[str, Any] | None:
+    """The `scheduler` block for a training of so many steps, every key given; None without one."""
+    values = settled(config.merged)
+    if "scheduler" not in values:
+        return None
+    block = values["scheduler"]
+    filled = {
+        "total_num_steps": total_steps,
+        "warmup_num_steps": max(1, round(WARMUP_SHARE * total_steps)),
+        "warmup_max_lr": config.deepspeed.optimizer.params.lr,
+    }
+    params = {**LIBRARY[block["type"]], **block["params"]}
+    params = {key: filled.get(key, v) if v == "auto" else v for key, v in params.items()}
+    return {**block, "params": params}
+
+
+def notes(scheduler: Mapping[str, Any] | None, total_steps: int) -> list[str]:
+    """What a schedule that the user gave in steps does to a training of another length, in words."""
+    params = scheduler["params"] if scheduler else {}
+    warmup, total = params.get("warmup_num_steps", 0), params.get("total_num_steps", total_steps)
+    found = []
+    if warmup > total_steps:
+        found.append(
+            "the learning rate does not reach its peak: scheduler.params.warmup_num_steps is "
+            f"{warmup}, the training has {total_steps} steps"
+        )
+    if total < total_steps:
+        found.append(
+            f"the schedule ends before the training: scheduler.params.total_num_steps is {total}, "
+            f"the training has {total_steps} steps"
+        )
+    return found
+
+
+def record(config: "Config", samples: int, folder: Path) -> None:
+    """Write config.json again, with the schedule of each training on so many samples."""
+    values = {**config.merged, RECORD: of_trainings(config, samples)}
+    artefacts.write_json(folder / "config.json", values)
+
+
+def of_trainings(config: "Config", samples: int) -> dict[str, dict[str, Any]]:
+    """Training -> its steps, learning rates, and schedule with every number.
+
+    sub_networks: with the protocol "independent" each of the runs has it.
+    """
+    robust, per_epoch = config.robust, -(-samples // config.deepspeed.train_batch_size)
+    epochs = {
+        "teacher": None if robust.teacher.model else robust.teacher.epochs or robust.epochs,
+        "sub_networks": robust.sub_networks["epochs"],
+        "student": robust.student.epochs or robust.epochs,
+        "first": robust.loss.first_epochs if robust.loss.hook == "jtt" else None,
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, count in epochs.items():
+        if count is None:
+            continue
+        steps = count * per_epoch
+        found[name] = {"steps": steps, "lr": config.deepspeed.optimizer.params.lr}
+        if name == "student" and config.compression.any_learned:
+            found[name]["score_lr"] = robust.score_lr
+        scheduler = resolve(config, steps)
+        if scheduler is not None:
+            found[name]["scheduler"] = scheduler
+    return found

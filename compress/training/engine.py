@@ -1,0 +1,83 @@
+"""What the engine is built from: DeepSpeed's configuration, filled in, and the parameters in groups."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from compress import ranks
+from compress.configuration import schedule
+from compress.configuration.config import Config
+from compress.configuration.deepspeed_schema import engine_keys
+from compress.errors import UserError
+
+NEVER = 1 << 40
+
+
+def parameter_groups(model: PreTrainedModel, config: Config) -> list[dict[str, Any]]:
+    """Parameters in groups: weight decay on matrices, none on biases and normalisation.
+
+    Learned pruning scores, if there are any, are a third group with a learning rate of their own.
+    Groups without parameters are left out, as the engine does.
+    """
+    decay = config.deepspeed.optimizer.params.weight_decay
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    scores = [p for name, p in named if name.endswith("_scores")]
+    others = [p for name, p in named if not name.endswith("_scores")]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+        {"params": scores, "weight_decay": 0.0, "lr": config.robust.score_lr},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def engine_settings(
+    config: Config,
+    total_steps: int,
+    micro: int,
+    accumulation: int,
+    groups: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """DeepSpeed's configuration with every value filled in and its own printing off.
+
+    groups: of `parameter_groups`; one with a rate of its own has its own peak in the schedule. Under
+    ZeRO 3 on the CPU no parameter persists, because the pinned release gathers persistent ones with
+    several gloo operations and waits for the last only: weights were NaN now and then (upstream PR
+    #8539). Raises UserError if the user wants them to persist there.
+    """
+    settings = engine_keys(schedule.settled(config.merged))
+    settings.update(
+        train_micro_batch_size_per_gpu=micro,
+        gradient_accumulation_steps=accumulation,
+        steps_per_print=NEVER,
+    )
+    if config.deepspeed.zero_optimization.stage == 3 and torch.distributed.get_backend() == "gloo":
+        if config.deepspeed.zero_optimization.stage3_param_persistence_threshold:
+            raise UserError(
+                "zero_optimization.stage3_param_persistence_threshold must be 0 or absent on the CPU: "
+                "this release of DeepSpeed races there (upstream PR #8539)."
+            )
+        zero = {**settings["zero_optimization"], "stage3_param_persistence_threshold": 0}
+        settings["zero_optimization"] = zero
+    scheduler = schedule.resolve(config, total_steps)
+    if scheduler is not None:
+        _say(schedule.notes(scheduler, total_steps))
+        settings["scheduler"] = _for_groups(scheduler, groups)
+    return settings
+
+
+def _for_groups(scheduler: dict[str, Any], groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The schedule with one peak a group, where a group has a rate of its own."""
+    params = scheduler["params"]
+    if "warmup_max_lr" not in params or not any("lr" in group for group in groups):
+        return scheduler
+    peaks = [group.get("lr", params["warmup_max_lr"]) for group in groups]
+    return {**scheduler, "params": {**params, "warmup_max_lr": peaks}}
+
+
+def _say(lines: Sequence[str]) -> None:
+    for line in lines if ranks.is_main() else ():
+        tqdm.write(f"note: {line}")
