@@ -99,9 +99,15 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{path}: has no tokenizer ({', '.join(VOCABULARIES)} or *.model).")
     loading.check_tokenizer_code(path)
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001  what its classes raise has no common base
         raise loading.tokenizer_error(path, error) from None
+    if set(tokenizer.get_vocab()) <= {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}:
+        raise UserError(
+            f"{path}: its tokenizer has special tokens only; the vocabulary file of "
+            f"{type(tokenizer).__name__} is not there under the name that it expects."
+        )
+    return tokenizer
 
 
 def load_config(path: Path) -> PreTrainedConfig:
