@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from compress import onnx_export
 from compress.errors import UserError, fail
-from compress.models import directories, encoders
+from compress.models import directories, encoders, probe
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Model, Timing
 
@@ -97,8 +97,8 @@ def check(paths: Sequence[Path], setting: Setting) -> None:
     longest = max(setting.lengths)
     for path in paths:
         directories.check(path)
-        positions = encoders.max_positions(path)
-        if positions is not None and longest > positions:
+        positions = probe.longest(path, longest)
+        if longest > positions:
             raise UserError(f"--length {longest}: {path} has {positions} positions.")
 
 
@@ -109,15 +109,16 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
     """
     names = benchmark_report.short_names(paths)
     loaded = [_load(path, setting.device) for path in paths]
+    models = [one.model for one in loaded]
     sizes = [
         Model(name, str(path), encoders.parameters(model), encoders.nonzero_parameters(model))
-        for name, path, model in zip(names, paths, loaded, strict=True)
+        for name, path, model in zip(names, paths, models, strict=True)
     ]
     shapes = [(batch, length) for length in setting.lengths for batch in setting.batches]
     counts = {}
     for shape in shapes:
         with _fitting(shape):
-            counts[shape] = [flops(m, _inputs(m, shape, setting.device)) for m in loaded]
+            counts[shape] = [flops(one.model, one.inputs(shape, setting.device)) for one in loaded]
     timings = []
     with tqdm(total=len(setting.runtimes) * len(shapes), desc="measuring", disable=None) as bar:
         for runtime in setting.runtimes:
@@ -149,18 +150,26 @@ def _fitting(shape: tuple[int, int]) -> Iterator[None]:
         ) from None
 
 
-def _load(path: Path, device: torch.device) -> PreTrainedModel:
+@dataclass(frozen=True)
+class _Loaded:
+    """A model on the device, and how pairs of texts reach it."""
+
+    model: PreTrainedModel
+    pairs: onnx_export.Pairs
+
+    def inputs(self, shape: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+        made = onnx_export.random_inputs(self.model.config, *shape, pairs=self.pairs)
+        return {name: tensor.to(device) for name, tensor in made.items()}
+
+
+def _load(path: Path, device: torch.device) -> _Loaded:
     """The model with its weights copied, so that all lie aligned: transformers maps a plain file."""
     model = encoders.load_compressed(path).requires_grad_(False)
+    pairs = onnx_export.Pairs.of(model.config, onnx_export.tokenizer_of(path, model))
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     nn.Module.to(model, device)
-    return model
-
-
-def _inputs(model: PreTrainedModel, shape: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
-    inputs = onnx_export.random_inputs(model.config, *shape)
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
+    return _Loaded(model, pairs)
 
 
 def _wait(device: torch.device) -> Call:
@@ -169,23 +178,25 @@ def _wait(device: torch.device) -> Call:
 
 @contextmanager
 def _running(
-    runtime: str, paths: Sequence[Path], loaded: Sequence[PreTrainedModel], setting: Setting
+    runtime: str, paths: Sequence[Path], loaded: Sequence[_Loaded], setting: Setting
 ) -> Iterator[Callable[[tuple[int, int]], list[Call]]]:
     """Context: yields what makes, for a shape (batch, length), one call for each model."""
     if runtime == "torch":
-        yield lambda shape: [_torch_call(m, _inputs(m, shape, setting.device)) for m in loaded]
+        yield lambda shape: [
+            _torch_call(one.model, one.inputs(shape, setting.device)) for one in loaded
+        ]
         return
     with tempfile.TemporaryDirectory() as folder:
         sessions = []
         for number, path in enumerate(paths):
-            file = Path(folder) / f"{number}.onnx"
+            file = Path(folder) / str(number) / "model.onnx"
             onnx_export.export(path, file)
             sessions.append(onnx_export.session(file, setting.threads, setting.device))
 
         def prepare(shape: tuple[int, int]) -> list[Call]:
             calls: list[Call] = []
-            for session, model in zip(sessions, loaded, strict=True):
-                inputs = onnx_export.random_inputs(model.config, *shape)
+            for session, one in zip(sessions, loaded, strict=True):
+                inputs = one.inputs(shape, torch.device("cpu"))
                 calls.append(_session_call(session.run, {n: t.numpy() for n, t in inputs.items()}))
             return calls
 

@@ -3,6 +3,8 @@
 What: `export` writes the file, `session` opens it with onnxruntime, `random_inputs` makes inputs.
 Why: the file runs where no Python model code is, and the layers may differ in width, which no
 converter knows beforehand; so every export is compared with PyTorch before it gets its name.
+Tokenizer and configuration lie beside the file; what the tokenizer returns for a batch of pairs is what
+the graph takes.
 How:  deepspeed train.py ... --export onnx      writes OUTPUT_DIR/onnx/model.onnx
 
 The exporter is torch's TorchScript one with eager attention: measured beside the newer one
@@ -11,6 +13,7 @@ The exporter is torch's TorchScript one with eager attention: measured beside th
 
 import tempfile
 import warnings
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.errors import UserError
-from compress.models import encoders
+from compress.models import asked, encoders, probe
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -46,50 +49,86 @@ def require() -> None:
 def export(model_dir: Path, file: Path) -> None:
     """Write the classifier of a directory as ONNX: whole and checked, or not at all.
 
-    Inputs `input_ids`, `attention_mask` and, for a model that tells segments apart, `token_type_ids`,
-    each int64 [B, L]; output `logits`, float32 [B, C]. An older `file` is replaced on success only.
+    Inputs are those of the directory's tokenizer as far as the model uses them, each int64 [B, L], in
+    the order `input_ids`, `attention_mask`, `token_type_ids`; output `logits`, float32 [B, C].
+    config.json and the tokenizer's files, which hand over just these inputs, are written beside it.
+    Older files are replaced on success only.
     Raises UserError for a missing package, a damaged directory, a model that cannot be written as ONNX,
     or logits that differ from PyTorch's by more than `TOLERANCE`.
     """
     require()
     model = encoders.load_compressed(model_dir)
-    longest = encoders.max_positions(model_dir) or CHECKED[-1][1]
-    samples = [random_inputs(model.config, b, min(n, longest), padded=True) for b, n in CHECKED]
+    tokenizer = tokenizer_of(model_dir, model)
+    pairs = Pairs.of(model.config, tokenizer)
+    longest = asked.usable(model, lambda n: random_inputs(model.config, 1, n), 1, CHECKED[-1][1])
+    samples = [random_inputs(model.config, b, min(n, longest), True, pairs) for b, n in CHECKED]
     with torch.inference_mode():
         expected = [model(**sample).logits for sample in samples]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-            temporary = Path(folder) / file.name
+            temporary, beside = Path(folder) / file.name, Path(folder) / "beside"
             _write(model, samples[CHECKED.index(TRACED)], temporary, model_dir)
             _check(temporary, samples, expected, model_dir)
-            temporary.replace(file)
+            model.config.save_pretrained(beside)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(beside)
+            for written in (*beside.iterdir(), temporary):
+                written.replace(file.parent / written.name)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error}).") from None
 
 
-def takes_segments(config: PreTrainedConfig) -> bool:
-    """Whether the model tells the two texts of a pair apart by `token_type_ids`."""
-    return getattr(config, "type_vocab_size", 0) > 1
+def tokenizer_of(model_dir: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
+    """The directory's tokenizer, used as the model takes it; None if it has none."""
+    if not encoders.has_tokenizer(model_dir):
+        return None
+    tokenizer = encoders.load_tokenizer(model_dir)
+    probe.fit(model, tokenizer, str(model_dir)).settle(tokenizer)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """How pairs of texts reach a model: whether with segment ids, the padding id, and its side."""
+
+    segments: bool
+    pad_id: int
+    side: str = "right"
+
+    @staticmethod
+    def of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> "Pairs":
+        """As the tokenizer makes them, else as far as the configuration tells."""
+        if tokenizer is None:
+            segments = (getattr(config, "type_vocab_size", None) or 0) > 1
+            return Pairs(segments, getattr(config, "pad_token_id", None) or 0)
+        segments = asked.SEGMENTS in tokenizer.model_input_names
+        return Pairs(segments, int(tokenizer.pad_token_id or 0), tokenizer.padding_side)
 
 
 def random_inputs(
-    config: PreTrainedConfig, batch: int, length: int, padded: bool = False, seed: int = 0
+    config: PreTrainedConfig,
+    batch: int,
+    length: int,
+    padded: bool = False,
+    pairs: Pairs | None = None,
 ) -> dict[str, Tensor]:
     """Inputs [B, L] of random token ids, the second half of each row as the second text.
 
-    padded: each row but the first ends in padding, one token more than the row before, as far as at
-    least one real token stays; without it all tokens are real. Torch's own random state stays as it is.
+    padded: each row but the first has padding, one token more than the row before, as far as at least
+    one real token stays; without it all tokens are real. Torch's own random state stays as it is.
     """
-    pad_id = getattr(config, "pad_token_id", None) or 0
-    generator = torch.Generator().manual_seed(seed)
+    pairs = pairs or Pairs.of(config)
+    generator = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size - 1, (batch, length), generator=generator)
-    ids += ids >= pad_id
+    ids += ids >= pairs.pad_id
     real = length - torch.arange(batch).clamp(max=length - 1) if padded else torch.tensor([length])
     mask = (torch.arange(length) < real[:, None]).long().expand(batch, length).contiguous()
-    inputs = {"input_ids": ids.where(mask > 0, pad_id), "attention_mask": mask}
-    if takes_segments(config):
-        inputs["token_type_ids"] = (torch.arange(length) >= length // 2).long() * mask
+    inputs = {"input_ids": ids.where(mask > 0, pairs.pad_id), "attention_mask": mask}
+    if pairs.segments:
+        inputs[asked.SEGMENTS] = (torch.arange(length) >= length // 2).long() * mask
+    if pairs.side == "left":
+        return {name: tensor.flip(1) for name, tensor in inputs.items()}
     return inputs
 
 

@@ -25,7 +25,7 @@ from compress import artefacts
 from compress.data import reading, tokens
 from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, fail, nearest
-from compress.models import encoders
+from compress.models import asked, encoders, probe
 
 MAX_LENGTH = 128
 COLUMNS = ("premise", "hypothesis")
@@ -73,22 +73,20 @@ def _text(cell: object, place: str, name: str) -> str:
 
 
 def length_limit(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, asked: int | None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, wished: int | None
 ) -> int:
     """Tokens after which a pair is cut: asked for, else as trained, else 128 or the model's positions.
 
     Raises UserError for a length that the model has no positions for or that leaves no text.
     """
-    positions = encoders.max_positions(path)
     least = tokenizer.num_special_tokens_to_add(pair=True) + 2
-    limit = asked or getattr(model.config, encoders.TRAINED_LENGTH, None) or MAX_LENGTH
-    if positions is not None and limit > positions:
-        if asked:
-            raise UserError(f"--max_length {asked}: {path} has {positions} positions.")
-        limit = positions
+    limit = wished or getattr(model.config, encoders.TRAINED_LENGTH, None) or MAX_LENGTH
     if limit < least:
         raise UserError(f"--max_length {limit}: a pair needs at least {least} tokens.")
-    return limit
+    positions = asked.Asked(model, tokenizer, str(path)).usable(limit)
+    if wished and limit > positions:
+        raise UserError(f"--max_length {wished}: {path} has {positions} positions.")
+    return positions
 
 
 def probabilities(
@@ -112,6 +110,7 @@ def probabilities(
             batch = pad(
                 {key: [values[i] for i in chosen] for key, values in encoded.items()},
                 tokenizer.pad_token_id,
+                tokenizer.padding_side,
             )
             logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
             out[chosen] = logits.double().softmax(dim=1).cpu().numpy()
@@ -164,6 +163,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
     """
     model = encoders.load_compressed(options.model_dir)
     tokenizer = encoders.load_tokenizer(options.model_dir)
+    probe.fit(model, tokenizer, str(options.model_dir)).settle(tokenizer)
     limit = length_limit(model, tokenizer, options.model_dir, options.max_length)
     if options.file is None:
         premise, hypothesis = (

@@ -17,12 +17,14 @@ from compress.configuration.config import Config
 from compress.data import splits
 from compress.data.batches import Columns
 from compress.errors import UserError
-from compress.models import encoders
+from compress.models import encoders, probe
 from compress.stages import alpha, difficulty, results, student, teacher
 from compress.stages.context import Artefact, Context, Encoder, found, publish, say
 from compress.training.trainer import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")
+OURS = "robust_compression"
+TEACHER = "teacher.model"
 
 
 def check_export(stage: str, export: str | None) -> None:
@@ -43,16 +45,30 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         artefacts.write_json(output_dir / "versions.json", versions.report())
     robust = config.robust
     cache = Path(robust.cache_dir) if robust.cache_dir else output_dir.parent / "shared"
-    names = {"model": robust.model, "student.model": robust.student.model}
-    folders = [_folder(name, key, config) for key, name in names.items() if name]
+    names = {
+        "model": robust.model,
+        "student.model": robust.student.model,
+        TEACHER: robust.teacher.model,
+    }
+    given = {key: name for key, name in names.items() if name}
+    folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in given.items()}
+    asked = {
+        key: probe.together(folders[key], key, name, robust.task.max_length)
+        for key, name in given.items()
+    }
+    for note in (note for fit in asked.values() for note in fit.notes):
+        say(f"note: {note}.")
+    used = {key: folder for key, folder in folders.items() if key != TEACHER}
+    if difficulty.required(config):
+        difficulty.check_model(config, folders["model"])
     raw = splits.read(robust, output_dir)
     for note in raw.notes:
         say(f"data: {note}")
     if ranks.is_main():
         schedule.record(config, len(raw.train), output_dir)
-    student.check(config, folders[-1], raw)
+    student.check(config, [*used.values()][-1], raw)
     difficulty.check(config, len(raw.train))
-    made = [_encoder(folder, raw, config, cache) for folder in folders]
+    made = [_encoder(folder, asked[key], raw, config, cache) for key, folder in used.items()]
     return Context(
         config=config,
         output_dir=output_dir,
@@ -65,21 +81,12 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     )
 
 
-def _folder(name: str, key: str, config: Config) -> Path:
-    """Directory of a pre-trained model, given as `key`, that has enough positions for the task."""
-    wanted = config.robust.task.max_length
-    folder = encoders.directory(name, f"robust_compression.{key}")
-    longest = encoders.max_positions(folder)
-    if longest is not None and wanted > longest:
-        raise UserError(
-            f"robust_compression.task.max_length is {wanted}, but {name} has {longest} positions."
-        )
-    return folder
-
-
-def _encoder(folder: Path, raw: splits.TaskData, config: Config, cache: Path) -> Encoder:
-    """The model's tokenizer and the splits in its tokens."""
+def _encoder(
+    folder: Path, fit: probe.Fit, raw: splits.TaskData, config: Config, cache: Path
+) -> Encoder:
+    """The model's tokenizer, used as the model takes it, and the splits in its tokens."""
     tokenizer, key = encoders.load_tokenizer(folder), encoders.fingerprint(folder)
+    fit.settle(tokenizer)
     columns = {name: _encoded(raw, name, tokenizer, key, config, cache) for name in raw.splits()}
     return Encoder(folder, key, tokenizer, columns)
 
@@ -98,6 +105,7 @@ def _encoded(
         "split": split.fingerprint(),
         "model": model_key,
         "max_length": length,
+        "names": list(tokenizer.model_input_names),
     }
     if raw.task.keep is not None:
         inputs["keep"] = raw.task.keep
@@ -108,7 +116,7 @@ def _encoded(
             splits.encode(split, tokenizer, length, folder / "arrow", raw.task.keep)
 
         publish(path, inputs, time.perf_counter(), fill)
-    return Columns.open(str(path / "arrow"), tokenizer.pad_token_id)
+    return Columns.open(str(path / "arrow"), tokenizer.pad_token_id, tokenizer.padding_side)
 
 
 def announce(context: Context, stage: str) -> None:
@@ -124,6 +132,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     Raises UserError if the stage needs one that has not been run.
     """
     chosen = STAGES if stage == "all" else (stage,)
+    if "difficulty" in chosen:
+        difficulty.check_model(context.config, context.encoder.model)
     made = _stage(teacher, "teacher", chosen, context)
     if made is None:
         raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")

@@ -4,7 +4,6 @@ import pytest
 import torch
 from test_encoders import SIZES
 from transformers import (
-    AutoConfig,
     BertConfig,
     BertForSequenceClassification,
     DebertaV2Config,
@@ -15,10 +14,13 @@ from transformers import (
     MPNetForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    T5Config,
+    XLNetConfig,
 )
+from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from compress.errors import UserError
-from compress.models import encoders
+from compress.models import encoders, probe
 
 DISTIL = {"vocab_size": 20, "dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64}
 
@@ -65,29 +67,58 @@ def test_a_model_without_a_list_of_blocks():
         (RobertaConfig(**SIZES, pad_token_id=0), 63),
         (DistilBertConfig(**DISTIL, max_position_embeddings=50), 50),
         (DebertaV2Config(**SIZES), 64),
+        (DebertaV2Config(**SIZES, position_biased_input=False, relative_attention=True), 100),
         (MPNetConfig(**SIZES, pad_token_id=1), 62),
+        (XLNetConfig(vocab_size=20, d_model=32, n_layer=2, n_head=2, d_inner=64), 100),
+        (T5Config(vocab_size=20, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2), 100),
     ],
-    ids=["bert", "roberta", "roberta pad 0", "distilbert", "deberta", "mpnet"],
+    ids=[
+        "bert",
+        "roberta",
+        "roberta pad 0",
+        "distilbert",
+        "deberta",
+        "deberta without a table",
+        "mpnet",
+        "xlnet",
+        "t5",
+    ],
 )
 def test_the_longest_input(tmp_path, config, longest):
+    """Of at most 100 tokens; models without a table of positions take all of them."""
     config.save_pretrained(tmp_path)
-    assert encoders.max_positions(tmp_path) == longest
+    assert probe.longest(tmp_path, 100) == longest
+    assert probe.longest(tmp_path, longest) == longest
+    assert probe.longest(tmp_path, 7) == 7
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "mpnet"])
 def test_the_longest_input_runs_and_one_more_does_not(tmp_path, kind):
     model = classifier(kind).eval()
     model.config.save_pretrained(tmp_path)
-    longest = encoders.max_positions(tmp_path)
+    longest = probe.longest(tmp_path, 1000)
     with torch.inference_mode():
         assert model(input_ids=torch.full((1, longest), 5)).logits.shape == (1, 2)
         with pytest.raises((IndexError, RuntimeError)):
             model(input_ids=torch.full((1, longest + 1), 5))
 
 
-def test_a_model_without_a_position_table(tmp_path):
-    AutoConfig.for_model("t5").save_pretrained(tmp_path)
-    assert encoders.max_positions(tmp_path) is None
+def test_a_row_of_many_tokens_is_not_run_through_all_blocks(tmp_path, monkeypatch):
+    """What comes after the tables would take memory with the square of the length."""
+    classifier("bert").config.save_pretrained(tmp_path)
+    lengths = []
+    forward = BertSelfAttention.forward
+
+    def noted(self, states, *others, **more):
+        lengths.append(states.shape[1])
+        return forward(self, states, *others, **more)
+
+    monkeypatch.setattr(BertSelfAttention, "forward", noted)
+    assert probe.longest(tmp_path, 50_000) == 64
+    big = BertConfig(**{**SIZES, "max_position_embeddings": 60_000})
+    big.save_pretrained(tmp_path)
+    assert probe.longest(tmp_path, 50_000) == 50_000
+    assert max(lengths) <= 1024
 
 
 def count(tensor):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from compress.errors import UserError
-from compress.models import directories, encoders
+from compress.models import directories, encoders, probe
 
 SIZES = {
     "vocab_size": 20,
@@ -274,11 +274,14 @@ BROKEN_CONFIGS = {
 @pytest.mark.parametrize("text", BROKEN_CONFIGS.values(), ids=BROKEN_CONFIGS)
 @pytest.mark.parametrize(
     "call",
-    [lambda f: encoders.load_classifier(f, LABELS), encoders.max_positions],
-    ids=["load_classifier", "max_positions"],
+    [
+        lambda f: encoders.load_classifier(f, LABELS),
+        lambda f: probe.check(f, "robust_compression.model: 'x'", 32),
+    ],
+    ids=["load_classifier", "probe"],
 )
 def test_an_unreadable_configuration(copied, text, call):
-    """`run.prepare` asks for max_positions first, `load_classifier` follows."""
+    """`run.prepare` asks `probe` first, `load_classifier` follows."""
     (copied / "config.json").write_text(text)
     told(copied, lambda: call(copied))
 

@@ -54,19 +54,20 @@ def share(batch: Indices, rank: int, parts: int) -> tuple[Indices, NDArray[np.fl
 
 @dataclass(frozen=True)
 class Columns:
-    """The memory-mapped columns of an encoded split and its padding id."""
+    """The memory-mapped columns of an encoded split, its padding id and the side of the padding."""
 
     table: datasets.Dataset
     pad_id: int
     lengths: Indices
     labels: Indices
+    side: str = "right"
 
     @staticmethod
-    def open(folder: str, pad_id: int) -> "Columns":
+    def open(folder: str, pad_id: int, side: str = "right") -> "Columns":
         """Map an Arrow folder written by `compress.data.splits.encode`."""
         table = datasets.load_from_disk(folder)
         flat = table.with_format("numpy")
-        return Columns(table, pad_id, flat["length"][:], flat["label"][:])
+        return Columns(table, pad_id, flat["length"][:], flat["label"][:], side)
 
     def __len__(self) -> int:
         """Number of samples N."""
@@ -75,22 +76,27 @@ class Columns:
     def head(self, count: int) -> "Columns":
         """The first `count` samples."""
         rows = self.table.select(range(min(count, len(self))))
-        return Columns(rows, self.pad_id, self.lengths[:count], self.labels[:count])
+        return Columns(rows, self.pad_id, self.lengths[:count], self.labels[:count], self.side)
 
     def batch(self, indices: Indices, device: str | torch.device) -> dict[str, Tensor]:
         """Model inputs of the samples [B]: input_ids, attention_mask (and token_type_ids) [B, L]."""
         rows = self.table[indices]
-        return {key: value.to(device) for key, value in pad(rows, self.pad_id).items()}
+        return {key: value.to(device) for key, value in pad(rows, self.pad_id, self.side).items()}
 
 
-def pad(rows: Mapping[str, Sequence[Sequence[int]]], pad_id: int) -> dict[str, Tensor]:
-    """Pad token lists to the longest: attention_mask is 1 on tokens, 0 on padding."""
+def pad(
+    rows: Mapping[str, Sequence[Sequence[int]]], pad_id: int, side: str = "right"
+) -> dict[str, Tensor]:
+    """Pad token lists to the longest on one side: attention_mask is 1 on tokens, 0 on padding."""
+
+    def padded(lists: Sequence[Tensor], value: int = 0) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(list(lists), True, value, side)
+
     ids = [torch.as_tensor(r) for r in rows["input_ids"]]
     inputs = {
-        "input_ids": torch.nn.utils.rnn.pad_sequence(ids, True, pad_id),
-        "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in ids], True),
+        "input_ids": padded(ids, pad_id),
+        "attention_mask": padded([torch.ones_like(r) for r in ids]),
     }
     if "token_type_ids" in rows:
-        types = [torch.as_tensor(r) for r in rows["token_type_ids"]]
-        inputs["token_type_ids"] = torch.nn.utils.rnn.pad_sequence(types, True)
+        inputs["token_type_ids"] = padded([torch.as_tensor(r) for r in rows["token_type_ids"]])
     return inputs

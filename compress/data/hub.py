@@ -83,7 +83,12 @@ def load_split(path: str, config: str | None, split: str, revision: str | None) 
     offline = datasets.DownloadConfig(local_files_only=not reachable(), max_retries=1)
     try:
         return datasets.load_dataset(
-            path, config, split=split, revision=revision, download_config=offline
+            path,
+            config,
+            split=split,
+            revision=revision,
+            download_config=offline,
+            trust_remote_code=False,
         )
     except Exception as error:  # noqa: BLE001  the client's errors have no common base
         raise UserError(_why("robust_compression.task.name", path, error)) from None

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from compress.configuration.robust_schema import LayerwiseBlock, RobustCompression
 from compress.errors import UserError
-from compress.models import architectures, encoders
+from compress.models import architectures, encoders, probe
 
 KEY = "robust_compression.layerwise"
 Pairs = list[tuple[int, int]]
@@ -94,4 +94,4 @@ def check_run(robust: RobustCompression, start: Path, student: PreTrainedConfig)
     )
     check(student, encoders.load_config(teacher), robust.layerwise)
     if start != teacher and robust.student.init_from != "teacher":
-        check_tokens(encoders.load_tokenizer(start), encoders.load_tokenizer(teacher))
+        check_tokens(probe.settled(start), probe.settled(teacher))

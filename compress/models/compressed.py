@@ -64,7 +64,7 @@ def sizes(config: PreTrainedConfig) -> list[Layer] | None:
 def build(config: PreTrainedConfig) -> PreTrainedModel:
     """A classifier with random weights in the dimensions of its configuration, layer by layer."""
     layers = sizes(config)
-    model = AutoModelForSequenceClassification.from_config(config)
+    model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     if layers is not None:
         resize(model, layers)
     return model

@@ -25,12 +25,11 @@ from transformers.utils import WEIGHTS_NAME
 from compress.data import hub
 from compress.data.tasks import spelling
 from compress.errors import UserError
-from compress.models import compressed, directories
+from compress.models import compressed, directories, loading
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 TRAINED_LENGTH = "trained_max_length"
 TRAINED_KEEP = "trained_keep_text"
-OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
 DAMAGED = (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError)
 
@@ -56,7 +55,7 @@ def check_weights(path: Path) -> None:
         elif (file := pickled).is_file():
             torch.load(file, map_location="meta", weights_only=True)
     except DAMAGED as error:
-        raise UserError(f"{file}: is damaged or incomplete ({_first(error)}).") from None
+        raise UserError(f"{file}: is damaged or incomplete ({loading.first_line(error)}).") from None
 
 
 def fingerprint(path: Path) -> str:
@@ -70,25 +69,38 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+def has_tokenizer(path: Path) -> bool:
+    """Whether the directory has a vocabulary file."""
+    return any((path / name).is_file() for name in VOCABULARIES) or any(path.glob("*.model"))
+
+
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """The model's own tokenizer; UserError if the directory has none that can be read.
 
     Without a vocabulary file transformers 5 makes up one of special tokens only, hence the look first.
     """
-    if not any((path / name).is_file() for name in VOCABULARIES) and not [*path.glob("*.model")]:
+    if not has_tokenizer(path):
         raise UserError(f"{path}: has no tokenizer ({', '.join(VOCABULARIES)} or *.model).")
+    loading.check_tokenizer_code(path)
     try:
-        return AutoTokenizer.from_pretrained(path)
-    except UNREADABLE as error:
-        raise UserError(f"{path}: its tokenizer cannot be read ({_first(error)}).") from None
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001  what its classes raise has no common base
+        raise loading.tokenizer_error(path, error) from None
+    if set(tokenizer.get_vocab()) <= {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}:
+        raise UserError(
+            f"{path}: its tokenizer has special tokens only; the vocabulary file of "
+            f"{type(tokenizer).__name__} is not there under the name that it expects."
+        )
+    return tokenizer
 
 
 def load_config(path: Path) -> PreTrainedConfig:
     """The model's configuration; UserError if it cannot be read."""
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except UNREADABLE as error:
-        raise UserError(f"{path}: its config.json cannot be read ({_first(error)}).") from None
+        why = loading.reason(path, error)
+        raise UserError(f"{path}: its config.json cannot be read ({why}).") from None
 
 
 def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) -> PreTrainedModel:
@@ -110,10 +122,16 @@ def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) 
         return model
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=torch.float32, output_loading_info=True
+            path,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except (*UNREADABLE, *DAMAGED) as error:
-        raise UserError(f"{path}: is no readable model directory ({_first(error)}).") from None
+        raise UserError(
+            f"{path}: is no readable model directory ({loading.first_line(error)})."
+        ) from None
     inner = f"{model.base_model_prefix}."
     lacking = [
         name
@@ -185,25 +203,13 @@ def fresh(model: PreTrainedModel) -> PreTrainedModel:
     return compressed.build(model.config)
 
 
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def fresh_from(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """A classifier of the directory's shape, or of a configuration derived from it; random weights."""
     try:
         return compressed.build(config or load_config(path))
     except UNREADABLE as error:
-        raise UserError(f"{path}: its config.json makes no model ({_first(error)}).") from None
-
-
-def max_positions(path: Path) -> int | None:
-    """The longest input in tokens that the model's position table allows, if it has one."""
-    config = load_config(path)
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest and config.model_type in OFFSET_POSITIONS:
-        return longest - config.pad_token_id - 1
-    return longest
+        why = loading.reason(path, error)
+        raise UserError(f"{path}: its config.json makes no model ({why}).") from None
 
 
 def block_prefix(model: PreTrainedModel) -> str:

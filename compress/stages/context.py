@@ -65,8 +65,9 @@ class Context:
 
     def training_inputs(self) -> dict[str, Any]:
         """Inputs that matter to any training: data, model, seed, and the engine keys that do."""
-        merged = schedule.settled(self.config.merged)
+        merged, side = schedule.settled(self.config.merged), self.encoder.tokenizer.padding_side
         return {
+            **({} if side == "right" else {"padding": side}),
             "format": 1,
             "train": self.data.fingerprint("train"),
             "max_length": self.config.robust.task.max_length,

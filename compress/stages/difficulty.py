@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -95,6 +96,40 @@ def check(config: Config, samples: int) -> None:
         )
 
 
+def required(config: Config) -> bool:
+    """Whether the loss cannot do without the sub-networks' variance, so that this stage must run."""
+    loss = config.robust.loss
+    return loss.hook in losses.NEED_DIFFICULTY and not loss.shallow
+
+
+def check_model(config: Config, model: Path) -> None:
+    """Raise UserError now if a model has no linear layers in blocks, which is what this stage prunes.
+
+    model: directory of the run's encoder. Builds the shape on the meta device: no weights.
+    """
+    robust, key = config.robust, "model"
+    name = robust.model
+    if robust.uncertainty.init_from == "teacher" and robust.teacher.model is not None:
+        name, key = robust.teacher.model, "teacher.model"
+        model = encoders.directory(name, f"robust_compression.{key}")
+    with torch.device("meta"):
+        shape = encoders.fresh_from(model)
+    try:
+        _linear_layers(shape)
+    except UserError:
+        raise UserError(
+            f"robust_compression.{key}: the stage difficulty prunes the linear layers of Transformer "
+            f"blocks, and '{name}' ({type(shape).__name__}) has none that can be found; take another "
+            "model, or a loss without it (such as distil, or robust_compression.loss.difficulty "
+            "'shallow') and the stages teacher, student and evaluate in turn."
+        ) from None
+
+
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    """Names of the linear layers in the Transformer blocks; UserError if there are none."""
+    return match(model, {"blocks": [block_pattern(model)]}, "sparse_pruning")["blocks"]
+
+
 def _stops(context: Context, targets: list[float], teacher_model: Path) -> Iterator[Trainer]:
     """Train one pruning run and yield the trainer at each target sparsity, recovered."""
     block = context.config.robust.uncertainty
@@ -108,7 +143,7 @@ def _stops(context: Context, targets: list[float], teacher_model: Path) -> Itera
         half = begin + max(1, (end - begin) // 2)
         stride = max(1, (half - begin) // UPDATES_PER_LEVEL)
         ramps.append(Ramp(start, target, begin, half, stride))
-    layers = match(model, {"blocks": [block_pattern(model)]}, "sparse_pruning")["blocks"]
+    layers = _linear_layers(model)
     masks = Masks(model, Plan({"blocks": Sparse(tuple(layers), tuple(ramps))}))
     name = "difficulty" if len(targets) > 1 else f"difficulty {targets[0]:.2f}"
     trainer = new_trainer(name, context, model, masks, Signals(losses.vanilla), epochs)

@@ -1,0 +1,135 @@
+"""A model that does not fit its tokenizer or the run is known before anything is trained."""
+
+import pytest
+import torch
+from tokenizer_models import CONFIGS, WORDS, made
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+
+from compress.data import batches, tokens
+from compress.errors import UserError
+from compress.models import probe, stand_in
+
+NAMES = ["input_ids", "attention_mask"]
+
+
+def check(folder, length=32):
+    return probe.check(folder, "robust_compression.student.model: 'x'", length)
+
+
+def refused(folder, length=32):
+    with pytest.raises(UserError) as error:
+        check(folder, length)
+    sentence = str(error.value)
+    assert sentence.startswith("robust_compression.student.model: 'x'") and "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokenizer", "words"),
+    [
+        ("roberta", {}, "segment ids (token_type_ids) up to 1"),
+        ("bert", {"words": (*WORDS, "one", "two")}, "token ids up to 32, but embeddings for 31 tokens"),
+        ("gpt2", {"pad": None}, "a tokenizer without a padding token"),
+        ("gpt2 without pad", {"model_input_names": NAMES}, "has no pad_token_id in its config.json"),
+        ("gpt2 other pad", {"model_input_names": NAMES}, "has pad_token_id 9 in its config.json"),
+    ],
+    ids=["segments", "ids", "no pad token", "no pad id", "other pad id"],
+)
+def test_what_does_not_fit_is_one_sentence(tmp_path, kind, tokenizer, words):
+    assert words in refused(made(tmp_path, kind, **tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest"),
+    [("bert", 66), ("roberta", 65), ("roberta pad 1", 64), ("gpt2", 66), ("albert", 66)],
+)
+def test_positions_are_counted_by_the_model(tmp_path, kind, longest):
+    folder = made(tmp_path, kind, model_input_names=NAMES)
+    assert check(folder, longest).names == tuple(NAMES)
+    for length in (longest + 1, 5000):
+        assert f"has {longest} positions, but" in refused(folder, length)
+
+
+def test_a_model_without_a_table_of_positions(tmp_path):
+    assert check(made(tmp_path, "xlnet", padding_side="left"), 300).side == "left"
+
+
+def logits(folder, side, rows):
+    """Of a classifier with real random weights: rows of tokens, padded on a side."""
+    torch.manual_seed(1)
+    config = CONFIGS["xlnet"].__class__.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    torch.nn.init.normal_(model.logits_proj.weight)
+    with torch.no_grad():
+        return model(**batches.pad({"input_ids": rows}, 0, side)).logits
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_side_of_the_padding_is_the_one_that_changes_no_scores(tmp_path, side):
+    """XLNet reads the last token: with padding on the right it reads padding."""
+    folder = made(tmp_path, "xlnet", padding_side=side)
+    fit = check(folder)
+    assert fit.side == "left"
+    assert [("misreads padding on the right" in note) for note in fit.notes] == [True] * (
+        side != "left"
+    )
+    rows = [[5, 6, 7, 8, 3, 2], [9, 3, 2]]
+    alone = logits(folder, "left", rows[1:])
+    torch.testing.assert_close(logits(folder, "left", rows)[1:], alone)
+    assert (logits(folder, "right", rows)[1:] - alone).abs().max() > 1e-3
+
+
+def test_a_padding_side_that_absolute_positions_misread(tmp_path):
+    assert check(made(tmp_path, "bert", padding_side="left")).side == "right"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "kept"),
+    [
+        ("bert", {}, True),
+        ("bert", {"model_input_names": NAMES}, False),
+        ("bert", {"model_input_names": ["input_ids", "token_type_ids"]}, True),
+        ("distilbert", {}, False),
+        ("roberta pad 1", {}, True),
+    ],
+    ids=["both", "tokenizer gives none", "tokenizer gives no mask", "model takes none", "two types"],
+)
+def test_a_tokenizer_hands_over_what_the_model_uses(tmp_path, kind, given, kept):
+    folder = made(tmp_path / "a", kind, **given)
+    tokenizer = probe.settled(folder)
+    tokenizer.save_pretrained(tmp_path / "b")
+    wanted = {*NAMES, *(["token_type_ids"] if kept else [])}
+    for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "b")):
+        assert set(each(["wa wb"], ["wc"])) == wanted
+    assert ("token_type_ids" in tokens.of_pairs(tokenizer, ["wa"], ["wb"], 16)) == kept
+
+
+def test_a_token_that_only_the_model_takes_for_padding_is_noted(tmp_path):
+    folder = made(tmp_path, "roberta pad 1")
+    assert ["'[UNK]'" in note for note in check(folder).notes] == [True]
+    assert check(made(tmp_path / "fits", "bert")).notes == ()
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "gpt2", "xlnet", "albert"])
+def test_one_block_says_the_same_as_all(tmp_path, monkeypatch, kind):
+    side = {"padding_side": "left"} if kind == "xlnet" else {}
+    folder = made(tmp_path, kind, model_input_names=NAMES, **side)
+    whole = check(folder), probe.longest(folder, 80)
+    monkeypatch.setattr(stand_in, "WHOLE", 0)
+    assert (check(folder), probe.longest(folder, 80)) == whole
+
+
+def test_a_large_model_is_asked_by_one_block():
+    config = BertConfig(num_hidden_layers=12, layer_types=["full_attention"] * 12)
+    small = stand_in.shallow(config)
+    assert (small.num_hidden_layers, small.layer_types) == (1, ["full_attention"])
+    assert config.num_hidden_layers == 12
+
+
+def test_asking_leaves_the_random_state_as_it_is(tmp_path):
+    folder = made(tmp_path)
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    check(folder)
+    assert torch.equal(torch.rand(3), wanted)
