@@ -54,7 +54,8 @@ def main() -> None:
     run.check_export(options.stage, options.export)
     ownership.claim(options.output_dir, settings)
     device = trainer.start()
-    run.execute(run.prepare(settings, options.output_dir, device), options.stage, options.export)
+    with ownership.held(options.output_dir, settings):
+        run.execute(run.prepare(settings, options.output_dir, device), options.stage, options.export)
     trainer.stop()
 
 

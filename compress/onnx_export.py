@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from compress import disk
 from compress.errors import UserError
 from compress.models import encoders
 
@@ -58,12 +59,13 @@ def export(model_dir: Path, file: Path) -> None:
     with torch.inference_mode():
         expected = [model(**sample).logits for sample in samples]
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-            temporary = Path(folder) / file.name
-            _write(model, samples[CHECKED.index(TRACED)], temporary, model_dir)
-            _check(temporary, samples, expected, model_dir)
-            temporary.replace(file)
+        with disk.writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+                temporary = Path(folder) / file.name
+                _write(model, samples[CHECKED.index(TRACED)], temporary, model_dir)
+                _check(temporary, samples, expected, model_dir)
+                temporary.replace(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error}).") from None
 

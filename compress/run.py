@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from compress import artefacts, onnx_export, ranks, versions
+from compress import artefacts, disk, onnx_export, ownership, ranks, versions
 from compress.configuration.config import Config
 from compress.data import splits
 from compress.data.batches import Columns
@@ -35,13 +35,15 @@ def check_export(stage: str, export: str | None) -> None:
 
 def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     """Own the output directory, read and encode the data, find the encoder."""
-    ranks.barrier()
-    if ranks.is_main():
-        output_dir.mkdir(parents=True, exist_ok=True)
+    robust, cache = config.robust, ownership.cache_dir(config, output_dir)
+
+    def note() -> None:
+        with disk.writing(output_dir):
+            output_dir.mkdir(parents=True, exist_ok=True)
         artefacts.write_json(output_dir / "config.json", config.merged)
         artefacts.write_json(output_dir / "versions.json", versions.report())
-    robust = config.robust
-    cache = Path(robust.cache_dir) if robust.cache_dir else output_dir.parent / "shared"
+
+    ranks.on_main(note)
     names = {"model": robust.model, "student.model": robust.student.model}
     folders = [_folder(name, key, config) for key, name in names.items() if name]
     raw = splits.read(robust)
@@ -126,7 +128,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     if compressed is None:
         raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
     if "evaluate" in chosen:
-        results.make(context, made, hardness, compressed, choice)
+        with ranks.heeding_main():
+            results.make(context, made, hardness, compressed, choice)
     if export is not None:
         _say("onnx", _onnx(context, compressed))
 
