@@ -4,7 +4,6 @@ The full disk is real, a tmpfs of a few hundred kB, where this machine lets the 
 on the size of files gives the same errors everywhere.
 """
 
-import ctypes
 import errno
 import os
 import resource
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import mount
 from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
@@ -28,24 +28,7 @@ from compress.errors import UserError
 from compress.training import monitor
 
 INPUTS = {"seed": 1}
-LIBC = ctypes.CDLL(None, use_errno=True)
 NOISE = np.random.default_rng(0).random(100_000)
-
-
-def mount(place, flags=0, options="size=300k"):
-    words = (b"tmpfs", os.fsencode(place), b"tmpfs", flags, options.encode())
-    if LIBC.mount(*words):
-        pytest.skip(f"cannot mount a tmpfs here ({os.strerror(ctypes.get_errno())})")
-
-
-@pytest.fixture
-def small(tmp_path):
-    """A directory on a disk of its own of 300 kB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount(place)
-    yield place
-    LIBC.umount2(os.fsencode(place), 2)
 
 
 @contextmanager

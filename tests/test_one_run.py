@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from test_disk import small  # noqa: F401  a fixture
 from test_launcher import ROOT, job, launch, run
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
@@ -52,10 +51,7 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing(
     assert hidden == []
 
 
-def test_a_full_disk_ends_all_ranks_with_one_sentence(
-    small: Path,
-    tiny_model: Path,  # noqa: F811
-) -> None:
+def test_a_full_disk_ends_all_ranks_with_one_sentence(small: Path, tiny_model: Path) -> None:
     with (small / "fill").open("wb") as target:
         target.write(b"\0" * 240_000)
     began = time.monotonic()
