@@ -8,6 +8,7 @@ files are on the disk and not only in memory.
 import errno
 import os
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -108,7 +109,11 @@ def _code(error: BaseException, place: Path) -> int | None:
             if os.strerror(code) in str(link):
                 return code
         link = link.__cause__ or link.__context__
-    return _probe(place)
+    found = _probe(place)
+    if found is None and " requested and " in str(error):  # how NumPy says that not all was written
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return errno.ENOSPC if limit == resource.RLIM_INFINITY else errno.EFBIG
+    return found
 
 
 def _probe(place: Path) -> int | None:

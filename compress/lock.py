@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from compress import artefacts, disk, processes
-from compress.errors import UserError, fail
+from compress.errors import PATIENCE, UserError, fail
 
 NAME = "run.lock"
 RENEWED = 20.0
@@ -34,6 +34,7 @@ class Lock:
         self._guard = folder / f".{NAME}.guard"
         self._text = ""
         self._done = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def claim(self) -> str | None:
         """Take the lock; the line to say if it was taken over from a run that has ended.
@@ -65,6 +66,8 @@ class Lock:
     def release(self) -> None:
         """Remove the lock if this process holds it."""
         self._done.set()
+        if self._thread is not None:
+            self._thread.join(PATIENCE)
         with suppress(OSError):
             if self._text and _read(self.path) == self._text:
                 self.path.unlink()
@@ -73,7 +76,8 @@ class Lock:
     def _hold(self, text: str, line: str | None) -> str | None:
         self._text = text
         self._done.clear()
-        threading.Thread(target=self._renew, name="lock", daemon=True).start()
+        self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
+        self._thread.start()
         return line
 
     def _renew(self) -> None:
@@ -82,11 +86,13 @@ class Lock:
         while not self._done.wait(RENEWED):
             with suppress(OSError):
                 holder = _read(self.path)
+                if self._done.is_set():
+                    return
                 if holder is None:
                     _create(self.path, mine)
                 elif holder == mine:
                     os.utime(self.path)
-                elif not self._done.is_set():
+                elif _owner(holder) is not None:
                     fail(UserError(f"{self.path}: was taken over by {_who(holder)}; this run ends."))
 
     def _replace(self, holder: str, text: str) -> bool:

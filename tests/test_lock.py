@@ -66,8 +66,10 @@ def left(folder, age=0.0, **changes):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     about = {**processes.this().as_json(), "pid": gone.pid, "started": 1, "token": "x", **changes}
-    (folder / NAME).write_text(json.dumps(about))
-    os.utime(folder / NAME, (time.time() - age,) * 2)
+    made = folder / "made"
+    made.write_text(json.dumps(about))
+    os.utime(made, (time.time() - age,) * 2)
+    made.rename(folder / NAME)
     return about
 
 
