@@ -57,9 +57,10 @@ def main() -> None:
     ownership.claim(options.output_dir, settings)
     timers = settings.deepspeed.wall_clock_breakdown
     device = trainer.start(logging.INFO if timers else logging.ERROR)
-    context = run.prepare(settings, options.output_dir, device)
-    run.announce(context, options.stage)
-    run.execute(context, options.stage, options.export)
+    with ownership.held(options.output_dir, settings):
+        context = run.prepare(settings, options.output_dir, device)
+        run.announce(context, options.stage)
+        run.execute(context, options.stage, options.export)
     trainer.stop()
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -34,7 +35,9 @@ def fail(error: UserError) -> NoReturn:
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(PATIENCE)
-    sys.stdout.flush()
-    sys.stderr.write(f"error: {error}\n")
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # a log on a full disk
+        sys.stdout.flush()
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
     os._exit(1)

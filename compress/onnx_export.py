@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from compress import disk
 from compress.errors import UserError
 from compress.models import asked, encoders, probe
 
@@ -65,16 +66,17 @@ def export(model_dir: Path, file: Path) -> None:
     with torch.inference_mode():
         expected = [model(**sample).logits for sample in samples]
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-            temporary, beside = Path(folder) / file.name, Path(folder) / "beside"
-            _write(model, samples[CHECKED.index(TRACED)], temporary, model_dir)
-            _check(temporary, samples, expected, model_dir)
-            model.config.save_pretrained(beside)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(beside)
-            for written in (*beside.iterdir(), temporary):
-                written.replace(file.parent / written.name)
+        with disk.writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+                temporary, beside = Path(folder) / file.name, Path(folder) / "beside"
+                _write(model, samples[CHECKED.index(TRACED)], temporary, model_dir)
+                _check(temporary, samples, expected, model_dir)
+                model.config.save_pretrained(beside)
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(beside)
+                for written in (*beside.iterdir(), temporary):
+                    written.replace(file.parent / written.name)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error}).") from None
 

@@ -1,17 +1,24 @@
-"""An output directory belongs to one configuration: what may change there, and what may not."""
+"""An output directory belongs to one configuration and, while a run lasts, to one run.
+
+`claim` looks, before anything is computed, whether the places that a run writes to can be used and hold
+nothing of another configuration; `held` keeps other runs out.
+"""
 
 import hashlib
 import inspect
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compress import artefacts, losses
+from tqdm import tqdm
+
+from compress import artefacts, disk, losses, ranks
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.data import sources, tasks
 from compress.errors import UserError
+from compress.lock import Lock
 
 FREE = {
     schedule.RECORD,
@@ -25,30 +32,108 @@ ROWS = "parts drawn evenly over a file"
 """Which rows a configuration means; other words whenever that changes, so that runs are made again."""
 
 
-def claim(output_dir: Path, config: Config) -> None:
-    """Check that the output directory holds no results of another configuration.
+KINDS = ("teacher", "difficulty", "first", "partial_input", "shallow", "tokens", "scores")
+"""Directories of the cache."""
+FOLDERS = ("student", "scores", "alpha", "onnx")
+FILES = ("config.json", "versions.json", "metrics.json", "hits.npz", "report.html")
+"""What a run leaves in its output directory."""
 
-    Raises UserError naming the first key that differs.
+
+def cache_dir(config: Config, output_dir: Path) -> Path:
+    """Where the artefacts lie that several runs share."""
+    given = config.robust.cache_dir
+    return Path(given) if given else output_dir.parent / "shared"
+
+
+def claim(output_dir: Path, config: Config) -> None:
+    """Check that a run can write its files and that there are no results of another configuration.
+
+    Reads no data and writes nothing. Raises UserError naming the path, or the first key that differs.
     """
+    _check_places(output_dir, config)
     owner = output_dir / "config.json"
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"--output_dir {output_dir}: is a file.")
-    there = next(p for p in (output_dir, *output_dir.absolute().parents) if p.exists())
-    if not os.access(there, os.W_OK):
-        raise UserError(f"--output_dir {output_dir}: '{there}' cannot be written to.")
     finished = any((output_dir / name).exists() for name in ("student", "metrics.json"))
-    if not owner.is_file() or not finished:
+    if not owner.is_file():
         return
     try:
         old = artefacts.read_json(owner)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{owner}: cannot be read ({error}).") from None
-    key = difference(old, config.merged)
+    except (OSError, ValueError, RecursionError) as error:
+        if not finished:
+            return
+        raise UserError(
+            f"{owner}: cannot be read ({error}), so it is not known of which configuration the "
+            "results beside it are; delete this output directory or choose another."
+        ) from None
+    if "robust_compression" not in old:
+        raise UserError(
+            f"--output_dir {output_dir}: its config.json is not one of this program and would be "
+            "overwritten; choose another directory."
+        )
+    key = difference(old, config.merged) if finished else None
     if key is not None:
         raise UserError(
             f"--output_dir {output_dir}: belongs to another configuration ({key} differs); "
             "choose another directory or delete this one."
         )
+
+
+def _check_places(output_dir: Path, config: Config) -> None:
+    """Raise UserError for the first directory or file that could not be written to."""
+    disk.check(output_dir, "--output_dir")
+    for name in FOLDERS:
+        disk.check(output_dir / name, "--output_dir: its entry")
+    for name in FILES:
+        if (output_dir / name).is_dir():
+            raise UserError(f"--output_dir {output_dir}: its '{name}' is a directory; choose another.")
+    cache = cache_dir(config, output_dir)
+    named = config.robust.cache_dir is not None
+    key = "robust_compression.cache_dir" if named else "--output_dir: the shared directory beside it"
+    disk.check(cache, key)
+    inside = [output_dir / name for name in FOLDERS if _within(cache, output_dir / name)]
+    if inside:
+        raise UserError(f"{key} {cache}: lies in '{inside[0]}', which is replaced; choose another.")
+    for entry in sorted(cache.iterdir()) if cache.is_dir() else ():
+        if entry.is_dir() or entry.name in KINDS:
+            disk.check(entry, key)
+    for name in ("tensorboard", "csv_monitor"):
+        block = config.merged.get(name) or {}
+        if block.get("enabled"):
+            place = Path(block.get("output_path") or output_dir) / (block.get("job_name") or name)
+            disk.check(place, f"{name}.output_path")
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+@contextmanager
+def held(output_dir: Path, config: Config) -> Iterator[None]:
+    """Context around all that a run writes: the main rank holds the lock of the output directory.
+
+    Removes what runs that have ended left unfinished. Raises UserError on every rank, before anything
+    is written, if another run is at work there or has left results of another configuration.
+    """
+    lock = Lock(output_dir)
+    try:
+        ranks.on_main(lambda: _hold(lock, output_dir, config))
+        with disk.writing(output_dir, codes=disk.EVERYWHERE):
+            yield
+    finally:
+        lock.release()
+
+
+def _hold(lock: Lock, output_dir: Path, config: Config) -> None:
+    with disk.writing(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+    line = lock.claim()
+    if line is not None:
+        tqdm.write(line)
+    claim(output_dir, config)
+    cache = cache_dir(config, output_dir)
+    shared = [entry for entry in cache.iterdir() if entry.is_dir()] if cache.is_dir() else []
+    own = [output_dir / name for name in ("", "alpha", "student", "student/model")]
+    if count := artefacts.sweep([*own, *shared]):
+        tqdm.write(f"removed {count} unfinished files or directories of runs that have ended")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

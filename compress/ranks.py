@@ -3,12 +3,16 @@
 Why here: only the trainer, the checkpoint and the compression seam know DeepSpeed.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+
+from compress.errors import UserError
 
 T = TypeVar("T")
 
@@ -50,6 +54,46 @@ def broadcast(value: T) -> T:
     box: list[Any] = [value]
     dist.broadcast_object_list(box, src=0, device=_device())
     return box[0]
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """Let the main rank do some work alone; every rank gets what it returns (any picklable object).
+
+    An error is raised on all ranks, on the others as a UserError of the same words, so that none waits
+    for a rank that has failed.
+    """
+    if world_size() == 1:
+        return work()
+    if is_main():
+        try:
+            made = work()
+        except Exception as error:
+            broadcast((None, str(error) or type(error).__name__))
+            raise
+        return broadcast((made, None))[0]
+    answer: tuple[T, str | None] = broadcast((None, ""))  # type: ignore[assignment]
+    if answer[1] is not None:
+        raise UserError(answer[1])
+    return answer[0]
+
+
+@contextmanager
+def heeding_main() -> Iterator[None]:
+    """Context around work of all ranks that the main rank may end alone: it writes, the others do not.
+
+    All wait at the end. A UserError of the main rank there is raised on all ranks.
+    """
+    if world_size() == 1:
+        yield
+        return
+    try:
+        yield
+    except UserError as error:
+        broadcast(str(error))
+        raise
+    why: str | None = broadcast(None)
+    if why is not None:
+        raise UserError(why)
 
 
 def all_sum(values: NDArray[np.floating]) -> NDArray[np.float64]:

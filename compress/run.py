@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from compress import artefacts, onnx_export, overview, ranks, versions
+from compress import artefacts, disk, onnx_export, overview, ownership, ranks, versions
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.data import splits
@@ -38,13 +38,15 @@ def check_export(stage: str, export: str | None) -> None:
 
 def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     """Own the output directory, read and encode the data, find the encoder."""
-    ranks.barrier()
-    if ranks.is_main():
-        output_dir.mkdir(parents=True, exist_ok=True)
+    robust, cache = config.robust, ownership.cache_dir(config, output_dir)
+
+    def open_folder() -> None:
+        with disk.writing(output_dir):
+            output_dir.mkdir(parents=True, exist_ok=True)
         artefacts.write_json(output_dir / "config.json", config.merged)
         artefacts.write_json(output_dir / "versions.json", versions.report())
-    robust = config.robust
-    cache = Path(robust.cache_dir) if robust.cache_dir else output_dir.parent / "shared"
+
+    ranks.on_main(open_folder)
     names = {
         "model": robust.model,
         "student.model": robust.student.model,
@@ -64,8 +66,7 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     raw = splits.read(robust, output_dir)
     for note in raw.notes:
         say(f"data: {note}")
-    if ranks.is_main():
-        schedule.record(config, len(raw.train), output_dir)
+    ranks.on_main(lambda: schedule.record(config, len(raw.train), output_dir))
     student.check(config, [*used.values()][-1], raw)
     difficulty.check(config, len(raw.train))
     made = [_encoder(folder, asked[key], raw, config, cache) for key, folder in used.items()]
@@ -147,7 +148,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     if compressed is None:
         raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
     if "evaluate" in chosen:
-        results.make(context, made, hardness, compressed, choice)
+        with ranks.heeding_main():
+            results.make(context, made, hardness, compressed, choice)
     if export is not None:
         _say("onnx", _onnx(context, compressed))
 

@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: a tiny random encoder and small data folders, made at test time."""
 
 import csv
+import ctypes
 import gzip
 import io
 import json
@@ -127,3 +128,23 @@ def tiny_model(tmp_path_factory):
         BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(place, flags=0, options="size=300k"):
+    """Mount a small tmpfs, or change one; skip the test where this machine does not allow it."""
+    words = (b"tmpfs", os.fsencode(place), b"tmpfs", flags, options.encode())
+    if LIBC.mount(*words):
+        pytest.skip(f"cannot mount a tmpfs here ({os.strerror(ctypes.get_errno())})")
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A directory on a disk of its own of 300 kB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount(place)
+    yield place
+    LIBC.umount2(os.fsencode(place), 2)

@@ -123,15 +123,14 @@ def test_again_it_finds_everything_finished(study) -> None:
 def test_a_failed_run_is_listed_and_the_others_count(study) -> None:
     folder, _ = study
     place = folder / "out/plays/imp40-rmc_plus-seed3"
-    metrics, model = place / "metrics.json", place / "student/model/config.json"
-    kept = {file: file.read_text() for file in (metrics, model)}
-    metrics.unlink()
-    model.write_text("{broken")
+    hits, kept = place / "hits.npz", place / "kept.npz"
+    hits.rename(kept)
+    hits.mkdir()
     try:
         done = start(folder)
     finally:
-        for file, text in kept.items():
-            file.write_text(text)
+        hits.rmdir()
+        kept.rename(hits)
     assert done.returncode == 1
-    assert "failed: plays/imp40-rmc_plus-seed3: " in done.stdout and "config.json" in done.stdout
+    assert "failed: plays/imp40-rmc_plus-seed3: " in done.stdout and "hits.npz" in done.stdout
     assert "imp40 vanilla" in (folder / "out/report.md").read_text()

@@ -230,8 +230,9 @@ def write(
     image = io.BytesIO()
     with matplotlib.rc_context({"text.parse_math": False}):
         picture(about, figures).savefig(image, format="png", dpi=150)
-    (folder / "inference.png").write_bytes(image.getvalue())
-    (folder / "inference.md").write_text(text, encoding="utf-8")
+    for name, content in (("inference.png", image.getvalue()), ("inference.md", text.encode())):
+        with artefacts.replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
     models = [vars(model) for model in sizes]
     artefacts.write_json(
         folder / "inference.json", {"machine": about, "models": models, "timings": details}

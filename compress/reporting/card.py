@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from compress import artefacts
 from compress.configuration.config import Config
 from compress.models import compressed, encoders
 from compress.reporting import report
@@ -65,4 +66,5 @@ def write(folder: Path, config: Config, params: int, metrics: Mapping[str, Any] 
         "notes": metrics["notes"] if metrics else [],
     }
     page = jinja2.Template(PAGE, trim_blocks=True, undefined=jinja2.StrictUndefined).render(values)
-    (folder / "README.md").write_text(page, encoding="utf-8")
+    with artefacts.replacing(folder / "README.md") as temporary:
+        temporary.write_text(page, encoding="utf-8")

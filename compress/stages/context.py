@@ -21,6 +21,7 @@ from compress.configuration import deepspeed_schema, schedule
 from compress.configuration.config import Config
 from compress.data.batches import Columns
 from compress.data.splits import TaskData
+from compress.errors import UserError
 from compress.models import encoders
 from compress.reporting import evaluation
 from compress.signals import Signals
@@ -93,21 +94,29 @@ class Artefact:
 
 
 def found(path: Path, inputs: Mapping[str, Any]) -> Artefact | None:
-    """The artefact at `path` if it is complete for these inputs; the same answer on all ranks."""
-    marker = ranks.broadcast(artefacts.completed(path, inputs))
+    """The artefact at `path` if it is complete for these inputs; the same answer on all ranks.
+
+    Only the main rank reads its files. A damaged one is put aside, with a line that says what is wrong.
+    """
+    marker, trouble = ranks.on_main(lambda: artefacts.checked(path, inputs))
+    if trouble is not None:
+        say(trouble)
     return Artefact(path, inputs, marker["seconds"], True) if marker else None
 
 
 def publish(
     path: Path, inputs: Mapping[str, Any], began: float, fill: Callable[[Path], None]
 ) -> Artefact:
-    """Let the main rank write the artefact; all ranks wait for it."""
-    if ranks.is_main():
+    """Let the main rank write the artefact; all ranks wait for it, and fail if it fails."""
+
+    def write() -> None:
         with artefacts.writing(path, inputs, began) as folder:
             fill(folder)
-    ranks.barrier()
+
+    ranks.on_main(write)
     made = found(path, inputs)
-    assert made is not None
+    if made is None:
+        raise UserError(f"{path}: is not there after it was written; is another program at work there?")
     return Artefact(made.path, made.inputs, made.seconds, False)
 
 

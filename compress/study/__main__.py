@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from compress import versions
+from compress import artefacts, versions
 from compress.errors import UserError, fail
 from compress.study import launch, plan, report, results, schedule
 
@@ -99,6 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(f"{len(mine)} runs, {sum(done)} finished\n")
             return 0
         _make(out / "logs")
+        artefacts.sweep([out])
         failed = launch.execute(mine, machine, out / "logs")
         for name, why in failed.items():
             sys.stdout.write(f"failed: {name}: {why}\n")

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 
-from compress import artefacts, ownership
+from compress import artefacts, disk, ownership
 from compress.configuration import schedule
 from compress.errors import UserError
 from compress.study.plan import Run
@@ -133,15 +135,14 @@ def finished(run: Run) -> bool:
     """Whether the run has its figures, of just this configuration and these files.
 
     If only evaluation differs, or a file that the configuration names has changed, the run is to do
-    again, and finds out itself what it can reuse. Raises UserError if the place belongs to a
-    configuration that differs in more.
+    again, and finds out itself what it can reuse; so it is, with a line, if its figures are damaged.
+    Raises UserError if the place belongs to a configuration that differs in more.
     """
     place = run.output_dir
     if not (place / "metrics.json").is_file() or not (place / "hits.npz").is_file():
         return False
     try:
         old = artefacts.read_json(place / "config.json")
-        stamp = artefacts.read_json(place / "metrics.json").get("stamp")
     except (OSError, ValueError) as error:
         raise UserError(f"{place}: its results cannot be read ({error}); delete it.") from None
     old.pop(schedule.RECORD, None)
@@ -151,6 +152,15 @@ def finished(run: Run) -> bool:
             f"{place}: holds a run of another configuration ({key} differs); choose another "
             "--output_dir or delete it."
         )
+    try:
+        stamp = artefacts.read_json(place / "metrics.json").get("stamp")
+        with zipfile.ZipFile(place / "hits.npz") as hits:
+            torn = hits.testzip()
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        torn = str(error)
+    if torn is not None:
+        sys.stderr.write(f"{place}: its figures are damaged ({torn}) and will be made again\n")
+        return False
     return bool(old == run.config.merged and stamp == ownership.stamp(run.config))
 
 
@@ -235,7 +245,7 @@ def _one(
 ) -> str | None:
     """Make one run; why it failed, if it did. A run that ends by an interrupt stops the study."""
     began, log = time.perf_counter(), logs / f"{run.name.replace('/', '_')}.log"
-    with log.open("w", encoding="utf-8") as target:
+    with disk.writing(log), log.open("w", encoding="utf-8") as target:
         words, environment = machine.command(run, slot), machine.environment()
         done = subprocess.run(words, stdout=target, stderr=target, env=environment, check=False)
     seconds = time.perf_counter() - began

@@ -4,8 +4,10 @@
 progress bar is silent when the output is no terminal.
 """
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from compress import ranks
+from compress import disk, ranks
 
 
 def quieten() -> None:
@@ -25,6 +27,13 @@ def quieten() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+    threading.excepthook = _thread_failed
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Leave the error of TensorBoard's writing thread to its next call, which raises it."""
+    if type(failure.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(failure)
 
 
 class Writer(Protocol):
@@ -37,20 +46,30 @@ class Writer(Protocol):
 class Monitor:
     """Events of a run; a no-op on ranks and in configurations without a writer."""
 
-    def __init__(self, writer: Writer | None = None, tensorboard: SummaryWriter | None = None) -> None:
-        """writer: DeepSpeed's monitor; tensorboard: its SummaryWriter, for text and histograms."""
-        self._writer, self._tensorboard = writer, tensorboard
+    def __init__(
+        self,
+        writer: Writer | None = None,
+        tensorboard: SummaryWriter | None = None,
+        place: Path = Path(),
+    ) -> None:
+        """writer: DeepSpeed's monitor; tensorboard: its SummaryWriter, for text and histograms.
+
+        place: where they write, for what is said when the disk is full: a UserError of each method.
+        """
+        self._writer, self._tensorboard, self._place = writer, tensorboard, place
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Write each value as `prefix/name` at a step."""
         if self._writer is not None:
-            self._writer.write_events([(f"{prefix}/{n}", v, step) for n, v in values.items()])
+            with disk.writing(self._place):
+                self._writer.write_events([(f"{prefix}/{n}", v, step) for n, v in values.items()])
 
     def histogram(self, name: str, values: NDArray[np.floating]) -> None:
         """Write a histogram (TensorBoard only)."""
         if self._tensorboard is not None:
-            self._tensorboard.add_histogram(name, values)
-            self._tensorboard.flush()
+            with disk.writing(self._place):
+                self._tensorboard.add_histogram(name, values)
+                self._tensorboard.flush()
 
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write a table as Markdown text (TensorBoard only)."""
@@ -58,8 +77,9 @@ class Monitor:
             return
         lines = [header, ["---"] * len(header), *rows]
         cells = [[str(c).replace("|", "\\|").replace("\n", " ") for c in line] for line in lines]
-        self._tensorboard.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in cells))
-        self._tensorboard.flush()
+        with disk.writing(self._place):
+            self._tensorboard.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in cells))
+            self._tensorboard.flush()
 
 
 class Progress:

@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -27,7 +28,7 @@ from deepspeed.monitor.monitor import MonitorMaster
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import losses, ranks
+from compress import disk, losses, ranks
 from compress.compression.masks import Masks
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
@@ -140,7 +141,8 @@ class Trainer:
                     self._measured(after_epoch(self))
 
     def _measured(self, values: dict[str, float]) -> None:
-        self.monitor.scalars(self.name, values, self.step)
+        with ranks.heeding_main():
+            self.monitor.scalars(self.name, values, self.step)
         self.best |= {name: max(value, self.best.get(name, value)) for name, value in values.items()}
         self.engine.train()
         self._window.restart()
@@ -224,7 +226,8 @@ class Trainer:
             )
         rate = (self.engine.get_lr() or [0.0])[0]
         values.update(lr=rate, sparsity=self.masks.sparsity())
-        self.monitor.scalars(self.name, values, self.step)
+        with ranks.heeding_main():
+            self.monitor.scalars(self.name, values, self.step)
         return values
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -294,8 +297,10 @@ def open_monitor(config: Config, folder: str) -> Monitor:
         if name != "wandb":
             block = {"output_path": folder, "job_name": name, **block}
         blocks[name] = block
-    if not blocks or not ranks.is_main():
-        return Monitor()
-    master = MonitorMaster(get_monitor_config(blocks))
-    summary = master.tb_monitor.summary_writer if "tensorboard" in blocks else None
-    return Monitor(master, summary)
+    place = Path(next((b["output_path"] for b in blocks.values() if "output_path" in b), folder))
+    with ranks.heeding_main(), disk.writing(place):
+        if not blocks or not ranks.is_main():
+            return Monitor()
+        master = MonitorMaster(get_monitor_config(blocks))
+        summary = master.tb_monitor.summary_writer if "tensorboard" in blocks else None
+        return Monitor(master, summary, place)

@@ -1,0 +1,127 @@
+"""Whether the files of a finished artefact are still those that were written.
+
+The marker of an artefact lists each file with its size and SHA-256. Sizes are compared whenever the
+artefact is looked for, checksums once a process and file: about 2 s a GB, as long as the fingerprint
+of the encoder's weights takes. A marker of an earlier version has no list: its files are taken for
+sound if they open, which finds torn ones but no changed bytes.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+
+MARKER = "complete.json"
+LOOSE = {MARKER, "README.md", "heads.json"}
+"""Files that may change afterwards: the evaluation rewrites the model card, a person may edit the list
+of heads; no later stage reads them."""
+ASIDE = ".damaged-"
+UNREADABLE = (OSError, ValueError, EOFError, RecursionError, SafetensorError, pa.ArrowException)
+
+_known: dict[tuple[int, int, int, int], str] = {}
+"""Checksums by device, inode, size and time of change, so that a file is read once a process."""
+
+
+def listing(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size in bytes and SHA-256 of each file below a directory, by its path there; less `LOOSE`."""
+    return {
+        name: {"size": file.stat().st_size, "sha256": _digest(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and (name := file.relative_to(folder).as_posix()) and _counts(name)
+    }
+
+
+def _counts(name: str) -> bool:
+    parts = Path(name).parts
+    return parts[-1] not in LOOSE and not any(part.endswith(".tmp") for part in parts)
+
+
+def _digest(file: Path) -> str:
+    about = file.stat()
+    place = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+    if place not in _known:
+        with file.open("rb") as source:
+            _known[place] = hashlib.file_digest(source, "sha256").hexdigest()
+    return _known[place]
+
+
+def damage(folder: Path, marker: Mapping[str, Any]) -> str | None:
+    """What is wrong with the files of an artefact: the first one's name and why; None if all are sound.
+
+    Files that the marker does not list are left out of account.
+    """
+    files = marker.get("files")
+    if files is None:
+        every = sorted(f for f in folder.rglob("*") if f.is_file())
+        broken = ((file, _torn(file)) for file in every if _counts(file.relative_to(folder).as_posix()))
+        return next((f"{file} ({why})" for file, why in broken if why is not None), None)
+    if not isinstance(files, dict):
+        return f"{folder / MARKER} (its list of files cannot be read)"
+    for compare in (_size_differs, _content_differs):
+        for name, about in files.items():
+            if not isinstance(about, dict):
+                return f"{folder / MARKER} (its list of files cannot be read)"
+            try:
+                why = compare(folder / name, about)
+            except FileNotFoundError:
+                why = "is missing"
+            except OSError as error:
+                why = f"cannot be read: {error.strerror}"
+            if why is not None:
+                return f"{folder / name} ({why})"
+    return None
+
+
+def _size_differs(file: Path, about: Mapping[str, Any]) -> str | None:
+    size, wanted = file.stat().st_size, about.get("size")
+    return None if size == wanted else f"has {size} bytes, {wanted} were written"
+
+
+def _content_differs(file: Path, about: Mapping[str, Any]) -> str | None:
+    same = _digest(file) == about.get("sha256")
+    return None if same else "its checksum is not that of what was written"
+
+
+def _torn(file: Path) -> str | None:
+    """Why a file cannot be opened as what its name says, None if it can."""
+    try:
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        elif file.suffix == ".npy":
+            np.load(file, mmap_mode="r")
+        elif file.suffix == ".parquet":
+            pq.read_metadata(file)
+        elif file.suffix == ".arrow":
+            with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
+                for _ in batches:
+                    pass
+        elif file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as weights:
+                weights.keys()
+    except UNREADABLE as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None
+
+
+def put_aside(path: Path, inode: int) -> Path | None:
+    """Rename a damaged artefact to `<name>.damaged-<time>`, in place of one put aside before.
+
+    inode: of the directory that was found damaged; None if another process has replaced it since.
+    """
+    aside = path.with_name(f"{path.name}{ASIDE}{time.strftime('%Y%m%d-%H%M%S')}")
+    for other in path.parent.iterdir():
+        if other.name.startswith(f"{path.name}{ASIDE}"):
+            shutil.rmtree(other, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino == inode:
+            return path.rename(aside)
+    return None

@@ -1,0 +1,188 @@
+"""One run at a time in an output directory: `run.lock` says which process writes there.
+
+The main rank holds the lock for its run; a thread renews its time of change every 20 s. A lock counts
+as left behind when its process has ended, which is known at once on the same machine (and container),
+and of another one when it has not been renewed for 3 minutes by the clock of the file system. Then it
+is taken over, by one run even if several try. The file system needs hard links or exclusive creation.
+"""
+
+import json
+import os
+import secrets
+import shlex
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from compress import artefacts, disk, processes
+from compress.errors import PATIENCE, UserError, fail
+
+NAME = "run.lock"
+RENEWED = 20.0
+LEFT = 180.0
+TRIES, PAUSE = 100, 0.05
+
+
+class Lock:
+    """The lock of a directory; free until `claim`."""
+
+    def __init__(self, folder: Path) -> None:
+        """folder: the output directory, which must be there when it is claimed."""
+        self.folder, self.path = folder, folder / NAME
+        self._guard = folder / f".{NAME}.guard"
+        self._text = ""
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def claim(self) -> str | None:
+        """Take the lock; the line to say if it was taken over from a run that has ended.
+
+        Raises UserError if another run holds it, or if the directory cannot be written to.
+        """
+        about = {
+            **processes.this().as_json(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "command": shlex.join(sys.argv),
+            "token": secrets.token_hex(8),
+        }
+        text = json.dumps(about, indent=2) + "\n"
+        with disk.writing(self.path):
+            for _ in range(TRIES):
+                if _create(self.path, text):
+                    return self._hold(text, None)
+                holder = _read(self.path)
+                if holder is None:
+                    continue
+                why = _left(self.path, holder)
+                if why is None:
+                    raise UserError(self._refusal(holder))
+                if self._replace(holder, text):
+                    return self._hold(text, f"took over the lock of {_who(holder)}, {why}")
+                time.sleep(PAUSE)
+        raise UserError(f"--output_dir {self.folder}: several runs are starting there; try again.")
+
+    def release(self) -> None:
+        """Remove the lock if this process holds it."""
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join(PATIENCE)
+        with suppress(OSError):
+            if self._text and _read(self.path) == self._text:
+                self.path.unlink()
+        self._text = ""
+
+    def _hold(self, text: str, line: str | None) -> str | None:
+        self._text = text
+        self._done.clear()
+        self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
+        self._thread.start()
+        return line
+
+    def _renew(self) -> None:
+        """Renew the lock until it is released; end the run if another one has taken it over."""
+        mine = self._text
+        while not self._done.wait(RENEWED):
+            with suppress(OSError):
+                holder = _read(self.path)
+                if self._done.is_set():
+                    return
+                if holder is None:
+                    _create(self.path, mine)
+                elif holder == mine:
+                    os.utime(self.path)
+                elif _owner(holder) is not None:
+                    fail(UserError(f"{self.path}: was taken over by {_who(holder)}; this run ends."))
+
+    def _replace(self, holder: str, text: str) -> bool:
+        """Put `text` in place of what `holder` left; False if another run was faster.
+
+        The guard lets one process at a time look and replace; one that died meanwhile leaves it behind.
+        """
+        if not _create(self._guard, text):
+            other = _read(self._guard)
+            if other is not None and _left(self._guard, other) is not None:
+                self._guard.unlink(missing_ok=True)
+            return False
+        try:
+            if _read(self.path) != holder:
+                return False
+            with artefacts.replacing(self.path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            return True
+        finally:
+            self._guard.unlink(missing_ok=True)
+
+    def _refusal(self, holder: str) -> str:
+        owner, since = _owner(holder), ""
+        if owner is None:
+            return f"{self.path}: cannot be read and is new; try again in {LEFT / 60:.0f} minutes."
+        with suppress(ValueError, KeyError):
+            since = f" since {json.loads(holder)['since']}"
+        ended = "" if owner.here else f" (if it has ended there, {LEFT / 60:.0f} minutes after that)"
+        return (
+            f"--output_dir {self.folder}: another run writes there ({_who(holder)}{since}); wait "
+            f"until it has ended{ended} or choose another directory."
+        )
+
+
+def _read(path: Path) -> str | None:
+    """What a lock says, None if there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
+def _owner(text: str) -> processes.Process | None:
+    try:
+        return processes.of_json(json.loads(text))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _who(text: str) -> str:
+    owner = _owner(text)
+    return f"pid {owner.pid} on host {owner.host}" if owner else "an unknown process"
+
+
+def _left(path: Path, text: str) -> str | None:
+    """Why a lock counts as left behind, None if it does not."""
+    owner = _owner(text)
+    ended = owner.ended if owner is not None else None
+    if ended is not None:
+        return "which has ended" if ended else None
+    age = _age(path)
+    return f"which has not renewed it for {age / 60:.0f} minutes" if age > LEFT else None
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was changed, by the clock of its file system; 0 if it is gone."""
+    probe = artefacts.temporary_name(path)
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _create(path: Path, text: str) -> bool:
+    """Make a file of this text if there is none, at once and by one process only."""
+    temporary = artefacts.temporary_name(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        with suppress(OSError):
+            os.link(temporary, path)
+        if temporary.stat().st_nlink == 2:
+            return True
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    with os.fdopen(handle, "w", encoding="utf-8") as target:
+        target.write(text)
+    return True

@@ -1,0 +1,121 @@
+"""Who made a file, and whether that process still runs: for locks and unfinished results.
+
+A process is named by the machine (host name, boot and process-id namespace), its id and the time it
+started, so that neither another process with the same id nor one in a container of the same name is
+taken for it.
+"""
+
+import os
+import re
+import socket
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+GONE = ("Z", "X")
+"""States in /proc of a process that has ended and waits for its parent to notice."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """host: name of the machine; machine: hash of its boot and namespace; started: ticks after boot."""
+
+    host: str
+    machine: str
+    pid: int
+    started: int
+
+    @property
+    def here(self) -> bool:
+        """Whether its id means something on this machine."""
+        mine = this()
+        return (self.host, self.machine) == (mine.host, mine.machine)
+
+    @property
+    def ended(self) -> bool | None:
+        """Whether it has ended; None if that cannot be told from this machine."""
+        if not self.here:
+            return None
+        started = _started(self.pid)
+        if started is not None:
+            return started != self.started
+        return not _answers(self.pid)
+
+    @property
+    def label(self) -> str:
+        """The same as part of a file name: letters, digits, hyphens and two dots."""
+        host = re.sub(r"[^A-Za-z0-9]", "-", self.host)[:40]
+        return f"{host}_{self.machine}.{self.pid}.{self.started}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields, for a JSON file."""
+        return asdict(self)
+
+
+def of_json(values: object) -> Process | None:
+    """The process that `as_json` described, None if the values describe none."""
+    if not isinstance(values, dict):
+        return None
+    kinds = {"host": str, "machine": str, "pid": int, "started": int}
+    if any(not isinstance(values.get(name), kind) for name, kind in kinds.items()):
+        return None
+    return Process(**{name: values[name] for name in kinds})
+
+
+LABEL = re.compile(r"([A-Za-z0-9-]*)_([0-9a-f]{8})\.(\d+)\.(\d+)")
+
+
+def of_label(text: str) -> Process | None:
+    """The process of a file name's `label`, None without one."""
+    match = LABEL.fullmatch(text)
+    if match is None:
+        return None
+    host, machine, pid, started = match.groups()
+    mine = this()
+    if f"{host}_{machine}" == mine.label.partition(".")[0]:
+        host = mine.host
+    return Process(host, machine, int(pid), int(started))
+
+
+def this() -> Process:
+    """This process."""
+    return _of(os.getpid())
+
+
+@cache
+def _of(pid: int) -> Process:
+    return Process(socket.gethostname(), _machine(), pid, _started(pid) or 0)
+
+
+@cache
+def _machine() -> str:
+    """Eight hexadecimal digits that change with the boot and the process-id namespace."""
+    facts = ""
+    with suppress(OSError):
+        facts = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        facts += str(Path("/proc/self/ns/pid").readlink())
+    return sha256(facts.encode()).hexdigest()[:8]
+
+
+def _started(pid: int) -> int | None:
+    """Start of a process in ticks after boot, -1 if it has ended; None on systems without /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return -1 if Path("/proc/self/stat").exists() else None
+    state, *fields = text.rpartition(")")[2].split()
+    return -1 if state in GONE else int(fields[18])
+
+
+def _answers(pid: int) -> bool:
+    """Whether a process of this id can be signalled; for systems without /proc."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

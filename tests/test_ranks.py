@@ -1,0 +1,82 @@
+"""What the main rank does alone: every rank gets its result, or fails with its words."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import compress
+from compress import ranks
+from compress.errors import UserError
+
+ROOT = Path(compress.__file__).parents[1]
+TWO = """
+import sys
+import torch.distributed as dist
+from compress import ranks
+from compress.errors import UserError
+
+dist.init_process_group("gloo")
+calls = []
+
+def work(error=None):
+    calls.append(1)
+    if error is not None:
+        raise error
+    return {"made": ranks.rank()}
+
+def heeded(error, everywhere=False):
+    with ranks.heeding_main():
+        if error is not None and (everywhere or ranks.is_main()):
+            raise error
+
+def tried(what, *arguments):
+    try:
+        return what(*arguments)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+told = UserError("the disk is full.")
+said = [
+    ranks.on_main(work),
+    tried(ranks.on_main, lambda: work(told)),
+    tried(ranks.on_main, lambda: work(RuntimeError("a defect"))),
+    tried(ranks.on_main, lambda: work(KeyError())),
+    tried(heeded, None),
+    tried(heeded, told),
+    tried(heeded, told, True),
+    ranks.on_main(work),
+    len(calls),
+]
+print(repr(said))
+"""
+
+
+def test_two_ranks_agree() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    about = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **about, "PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO], stdout=subprocess.PIPE, env={**environment, "RANK": str(rank)}
+        )
+        for rank in (0, 1)
+    ]
+    main, other = (eval(process.communicate(timeout=100)[0]) for process in started)
+    full = "UserError: the disk is full."
+    shared = [None, full, full, {"made": 0}]
+    assert main == [{"made": 0}, full, "RuntimeError: a defect", "KeyError: ", *shared, 5]
+    assert other == [{"made": 0}, full, "UserError: a defect", "UserError: KeyError", *shared, 0]
+
+
+def test_a_single_process_has_its_own_error() -> None:
+    assert ranks.on_main(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        ranks.on_main(lambda: 1 / 0)
+    with pytest.raises(UserError), ranks.heeding_main():
+        raise UserError("x")
