@@ -13,11 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from compress import artefacts, onnx_export, ranks, versions
 from compress.configuration.config import Config
+from compress.configuration.robust_schema import RobustCompression
 from compress.data import splits
 from compress.data.batches import Columns
 from compress.errors import UserError
 from compress.models import encoders
-from compress.stages import alpha, difficulty, results, student, teacher
+from compress.reporting import chance
+from compress.stages import alpha, brought, difficulty, results, student, teacher
 from compress.stages.context import Artefact, Context, Encoder, found, publish, say
 from compress.training.trainer import open_monitor
 
@@ -42,22 +44,30 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         artefacts.write_json(output_dir / "versions.json", versions.report())
     robust = config.robust
     cache = Path(robust.cache_dir) if robust.cache_dir else output_dir.parent / "shared"
-    names = {"model": robust.model, "student.model": robust.student.model}
-    folders = [_folder(name, key, config) for key, name in names.items() if name]
+    folders = {key: _folder(name, key, config) for key, name in brought.names(robust).items()}
     raw = splits.read(robust)
-    student.check(config, folders[-1], raw)
-    difficulty.check(config, len(raw.train))
-    made = [_encoder(folder, raw, config, cache) for folder in folders]
-    return Context(
+    brought.check(folders, raw)
+    student.check(config, folders.get("student.model", folders["model"]), raw)
+    if difficulty.needed(robust):
+        difficulty.check(config, len(raw.train))
+    teacher_folder = folders.get("teacher.model")
+    if teacher_folder and not brought.needs_own_tokens(folders["model"], teacher_folder):
+        del folders["teacher.model"]
+    made = {key: _encoder(folder, raw, config, cache) for key, folder in folders.items()}
+    context = Context(
         config=config,
         output_dir=output_dir,
         cache_dir=cache,
         data=raw,
-        encoder=made[0],
+        encoder=made["model"],
         device=device,
         monitor=open_monitor(config, str(output_dir)),
-        small=made[1] if robust.student.model else None,
+        small=made.get("student.model"),
+        given=made.get("teacher.model"),
     )
+    if robust.layerwise.any:
+        brought.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
+    return context
 
 
 def _folder(name: str, key: str, config: Config) -> Path:
@@ -106,19 +116,34 @@ def _encoded(
     return Columns.open(str(path / "arrow"), tokenizer.pad_token_id)
 
 
+def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
+    """The stages that `--stage` makes rather than only finds.
+
+    All are without a difficulty that the loss does not use; a teacher that is given is only scored, so
+    that each stage may do it.
+    """
+    if stage == "all":
+        return tuple(n for n in STAGES if n != "difficulty" or difficulty.needed(robust))
+    return (stage, "teacher") if robust.teacher.model is not None else (stage,)
+
+
 def execute(context: Context, stage: str, export: str | None = None) -> None:
     """Run one stage, or all in order; say what was made, what was reused, and where it is.
 
     export: `onnx` writes the student as `onnx/model.onnx` too.
     Raises UserError if the stage needs one that has not been run.
     """
-    chosen = STAGES if stage == "all" else (stage,)
+    chosen = stages_of(context.config.robust, stage)
     made = _stage(teacher, "teacher", chosen, context)
     if made is None:
         raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")
+    for note in chance.notes(teacher.train_accuracy(context, made), context.data.splits()):
+        say(f"WARNING: {note}")
     if stage == "teacher":
         return
     hardness = _stage(difficulty, "difficulty", chosen, context, made)
+    if stage == "all" and "difficulty" not in chosen and hardness is not None:
+        _say("difficulty", hardness)
     if stage == "difficulty":
         return
     context, choice = alpha.settle(context, made, hardness, train="student" in chosen)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.robust_schema import RobustCompression
-from compress.data import sources, tokens
+from compress.data import reading, sources, tokens
 from compress.data.reading import Row
 from compress.data.tasks import OodSet, Task, columns, groups, label_ids, of, ood_set, spelling
 from compress.errors import UserError, nearest
@@ -186,6 +186,7 @@ def _check(task: Task, names: tuple[str, ...], source: sources.Source, entry: Oo
             if any("\ud800" <= c <= "\udfff" for c in row[key]):
                 raise UserError(f"{source.name}: row {number}, '{key}' is not valid Unicode.")
             cells.append(_unquoted(row[key]) if entry.byte_strings else row[key])
+        reading.check_pair(texts[0][-1], texts[1][-1], f"{source.name}: row {number}")
         word = spelling(row[keys[2]])
         if word not in ids:
             raise UserError(
