@@ -89,7 +89,7 @@ def find(
     found, note = _labels(theirs, labels, task)
     if len(theirs) != len(labels) and (None in found or not set(labels) <= set(found)):
         raise UserError(
-            f"{path}: is a classifier of {len(theirs)} labels ({', '.join(theirs)}), "
+            f"{path}: is a classifier of {len(theirs)} labels, "
             f"but the task has {len(labels)} ({', '.join(labels)})."
         )
     if (wrong := _unmapped(theirs, found, labels)) is not None:
