@@ -43,7 +43,8 @@ class Pairs:
 def read(file: Path, columns: tuple[str, str]) -> Pairs:
     """The pairs of a table file.
 
-    Raises UserError for an unknown kind of file, a missing column, a row without text, an empty file.
+    As in training one text of a pair may be empty. Raises UserError for an unknown kind of file, a
+    missing column, a row without text, an empty file.
     """
     if not file.name.endswith(reading.SUFFIXES):
         raise UserError(
@@ -56,6 +57,7 @@ def read(file: Path, columns: tuple[str, str]) -> Pairs:
                 hint = nearest(name, row)
                 raise UserError(f"{file}: has no column '{name}' (choose with --columns){hint}")
             cells.append(_text(row.get(name), f"{file}: row {number}", name))
+        reading.check_pair(pairs.first[-1], pairs.second[-1], f"{file}: row {number}")
         pairs.rows.append(number)
     if not pairs.rows:
         raise UserError(f"{file}: holds no row.")
@@ -63,7 +65,7 @@ def read(file: Path, columns: tuple[str, str]) -> Pairs:
 
 
 def _text(cell: object, place: str, name: str) -> str:
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+    if cell is None:
         raise UserError(f"{place} has no text in '{name}'.")
     if not isinstance(cell, str):
         raise UserError(f"{place}, '{name}' is not a text.")
@@ -169,6 +171,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
         premise, hypothesis = (
             _text(getattr(options, name), "the command line", f"--{name}") for name in COLUMNS
         )
+        reading.check_pair(premise, hypothesis, "the command line")
         pairs = Pairs([premise], [hypothesis], [1])
     else:
         pairs = read(options.file, tuple(options.columns or COLUMNS))

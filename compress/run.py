@@ -14,17 +14,18 @@ from transformers import PreTrainedTokenizerBase
 from compress import artefacts, disk, onnx_export, overview, ownership, ranks, versions
 from compress.configuration import schedule
 from compress.configuration.config import Config
-from compress.data import splits
+from compress.configuration.robust_schema import RobustCompression
+from compress.data import splits, tokens
 from compress.data.batches import Columns
 from compress.errors import UserError
 from compress.models import encoders, probe
-from compress.stages import alpha, difficulty, results, student, teacher
+from compress.reporting import chance
+from compress.stages import alpha, brought, difficulty, results, student, teacher
 from compress.stages.context import Artefact, Context, Encoder, found, publish, say
 from compress.training.trainer import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")
 OURS = "robust_compression"
-TEACHER = "teacher.model"
 
 
 def check_export(stage: str, export: str | None) -> None:
@@ -47,47 +48,59 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         artefacts.write_json(output_dir / "versions.json", versions.report())
 
     ranks.on_main(open_folder)
-    names = {
-        "model": robust.model,
-        "student.model": robust.student.model,
-        TEACHER: robust.teacher.model,
-    }
-    given = {key: name for key, name in names.items() if name}
-    folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in given.items()}
-    asked = {
+    names = brought.names(robust)
+    folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in names.items()}
+    fits = {
         key: probe.together(folders[key], key, name, robust.task.max_length)
-        for key, name in given.items()
+        for key, name in names.items()
     }
-    for note in (note for fit in asked.values() for note in fit.notes):
+    for note in (note for fit in fits.values() for note in fit.notes):
         say(f"note: {note}.")
-    used = {key: folder for key, folder in folders.items() if key != TEACHER}
-    if difficulty.required(config):
-        difficulty.check_model(config, folders["model"])
     raw = splits.read(robust, output_dir)
     for note in raw.notes:
         say(f"data: {note}")
     ranks.on_main(lambda: schedule.record(config, len(raw.train), output_dir))
-    student.check(config, [*used.values()][-1], raw)
-    difficulty.check(config, len(raw.train))
-    made = [_encoder(folder, asked[key], raw, config, cache) for key, folder in used.items()]
-    return Context(
+    brought.check(folders, raw)
+    student.check(config, folders.get("student.model", folders["model"]), raw)
+    if difficulty.needed(robust):
+        difficulty.check_model(config, folders["model"])
+        difficulty.check(config, len(raw.train))
+    known = {key: _tokenizer(folder, fits[key]) for key, folder in folders.items()}
+    if "teacher.model" in known and tokens.equal(known["model"], known["teacher.model"]):
+        del known["teacher.model"]
+    made = {key: _encoder(folders[key], known[key], raw, config, cache) for key in known}
+    context = Context(
         config=config,
         output_dir=output_dir,
         cache_dir=cache,
         data=raw,
-        encoder=made[0],
+        encoder=made["model"],
         device=device,
         monitor=open_monitor(config, str(output_dir)),
-        small=made[1] if robust.student.model else None,
+        small=made.get("student.model"),
+        given=made.get("teacher.model"),
     )
+    if robust.layerwise.any:
+        brought.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
+    return context
+
+
+def _tokenizer(folder: Path, fit: probe.Fit) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, used as the model takes it."""
+    tokenizer = encoders.load_tokenizer(folder)
+    fit.settle(tokenizer)
+    return tokenizer
 
 
 def _encoder(
-    folder: Path, fit: probe.Fit, raw: splits.TaskData, config: Config, cache: Path
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    raw: splits.TaskData,
+    config: Config,
+    cache: Path,
 ) -> Encoder:
-    """The model's tokenizer, used as the model takes it, and the splits in its tokens."""
-    tokenizer, key = encoders.load_tokenizer(folder), encoders.fingerprint(folder)
-    fit.settle(tokenizer)
+    """The model's tokenizer and the splits in its tokens."""
+    key = encoders.fingerprint(folder)
     columns = {name: _encoded(raw, name, tokenizer, key, config, cache) for name in raw.splits()}
     return Encoder(folder, key, tokenizer, columns)
 
@@ -122,8 +135,19 @@ def _encoded(
 
 def announce(context: Context, stage: str) -> None:
     """Say in one line what will be done."""
-    stages = STAGES if stage == "all" else (stage,)
+    stages = stages_of(context.config.robust, stage)
     say(overview.line(context.config, context.data, stages, str(context.device)))
+
+
+def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
+    """The stages that `--stage` makes rather than only finds.
+
+    All are without a difficulty that the loss does not use; a teacher that is given is only scored, so
+    that each stage may do it.
+    """
+    if stage == "all":
+        return tuple(n for n in STAGES if n != "difficulty" or difficulty.needed(robust))
+    return (stage, "teacher") if robust.teacher.model is not None else (stage,)
 
 
 def execute(context: Context, stage: str, export: str | None = None) -> None:
@@ -132,15 +156,17 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     export: `onnx` writes the student as `onnx/model.onnx` too.
     Raises UserError if the stage needs one that has not been run.
     """
-    chosen = STAGES if stage == "all" else (stage,)
-    if "difficulty" in chosen:
-        difficulty.check_model(context.config, context.encoder.model)
+    chosen = stages_of(context.config.robust, stage)
     made = _stage(teacher, "teacher", chosen, context)
     if made is None:
         raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")
+    for note in chance.notes(teacher.train_accuracy(context, made), context.data.splits()):
+        say(f"WARNING: {note}")
     if stage == "teacher":
         return
     hardness = _stage(difficulty, "difficulty", chosen, context, made)
+    if stage == "all" and "difficulty" not in chosen and hardness is not None:
+        _say("difficulty", hardness)
     if stage == "difficulty":
         return
     context, choice = alpha.settle(context, made, hardness, train="student" in chosen)

@@ -200,16 +200,12 @@ def test_a_teacher_without_label_names_has_those_of_the_task(teacher):
 
 
 def test_a_teacher_with_the_labels_in_another_order(teacher):
-    """Either it is refused with a sentence that names the order, or its classes are put in ours."""
+    """Its classes are put in ours; another row of a matrix product may round otherwise."""
     folder = teacher({0: "no", 1: "yes"})
-    theirs = logits(BertForSequenceClassification.from_pretrained(folder))
-    try:
-        model = encoders.load_classifier(folder, LABELS, trained=True)
-    except UserError as error:
-        assert str(folder) in str(error)
-        assert "yes" in str(error)
-    else:
-        assert torch.equal(logits(model), theirs[:, [1, 0]])
+    theirs = BertForSequenceClassification.from_pretrained(folder)
+    model = encoders.load_classifier(folder, LABELS, trained=True)
+    assert torch.equal(model.classifier.weight, theirs.classifier.weight[[1, 0]])
+    assert torch.allclose(logits(model), logits(theirs)[:, [1, 0]], atol=1e-6)
 
 
 @pytest.mark.parametrize("trained", [True, False])

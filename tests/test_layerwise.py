@@ -1,11 +1,14 @@
 """Layer-wise distillation: distances against float64 numpy, models of other shapes, every mistake."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    BertTokenizer,
     DebertaV2Config,
     DistilBertConfig,
     MPNetConfig,
@@ -248,11 +251,18 @@ def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_mode
     np.testing.assert_allclose(again.eval()(**batch).logits.detach(), plain, atol=1e-5)
 
 
+DATA = SimpleNamespace(
+    train=SimpleNamespace(texts=[["the king slept ."] * 3, ["the queen", "a doctor", ""]]),
+    task=SimpleNamespace(keep=None),
+)
+
+
 class Robust:
     """What `check_run` and `build` read of the run's block."""
 
     def __init__(self, block, model="m", teacher=None, init_from="pretrained"):
         self.layerwise, self.model, self.seed = block, str(model), 0
+        self.task = SimpleNamespace(max_length=16)
         self.teacher = type("T", (), {"model": teacher and str(teacher)})
         self.student = type("S", (), {"init_from": init_from})
 
@@ -282,21 +292,30 @@ def test_a_run_is_checked_before_training(tmp_path, tiny_model):
     model(layers=4).save_pretrained(deep)
     encoders.load_tokenizer(tiny_model).save_pretrained(deep)
     block, shape = LayerwiseBlock(hidden=1.0, layer_map=[[1, 3]]), encoders.load_config(tiny_model)
-    layer_map.check_run(Robust(block, tiny_model, deep), tiny_model, shape)
-    layer_map.check_run(
-        Robust(block, tiny_model, deep, "teacher"), tiny_model, encoders.load_config(tiny_model)
-    )
+    layer_map.check_run(Robust(block, tiny_model, deep), tiny_model, shape, DATA)
+    layer_map.check_run(Robust(block, tiny_model, deep, "teacher"), tiny_model, shape, DATA)
     with pytest.raises(UserError, match="layer 3 of the teacher"):
-        layer_map.check_run(Robust(block, tiny_model), tiny_model, shape)
+        layer_map.check_run(Robust(block, tiny_model), tiny_model, shape, DATA)
     model().save_pretrained(foreign)
     (foreign / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
-    with pytest.raises(UserError, match="vocabulary or inputs are not the teacher's"):
-        layer_map.check_run(
-            Robust(BOTH, tiny_model, foreign), tiny_model, encoders.load_config(tiny_model)
-        )
-    layer_map.check_run(
-        Robust(LayerwiseBlock(), tiny_model, foreign), tiny_model, encoders.load_config(tiny_model)
-    )
+    with pytest.raises(UserError, match="does not produce the teacher's tokens"):
+        layer_map.check_run(Robust(BOTH, tiny_model, foreign), tiny_model, shape, DATA)
+    layer_map.check_run(Robust(LayerwiseBlock(), tiny_model, foreign), tiny_model, shape, DATA)
+
+
+def test_tokens_are_compared_not_vocabularies(tmp_path, tiny_model):
+    """One tokenizer lower-cases, the other has the same vocabulary and does not."""
+    cased = tmp_path / "cased"
+    model(layers=4).save_pretrained(cased)
+    vocabulary = encoders.load_tokenizer(tiny_model).get_vocab()
+    BertTokenizer(vocab=vocabulary, do_lower_case=False, model_max_length=64).save_pretrained(cased)
+    run, shape = Robust(BOTH, tiny_model, cased), encoders.load_config(tiny_model)
+    assert encoders.load_tokenizer(cased).get_vocab() == vocabulary
+    layer_map.check_run(run, tiny_model, shape, DATA)
+    capitals = [["the king slept ."] * 3, ["the queen", "The queen", "a queen"]]
+    other = SimpleNamespace(**vars(DATA) | {"train": SimpleNamespace(texts=capitals)})
+    with pytest.raises(UserError, match="does not produce the teacher's tokens"):
+        layer_map.check_run(run, tiny_model, shape, other)
 
 
 def test_inputs_of_a_run_without_the_term_stay_as_they_were():

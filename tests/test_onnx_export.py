@@ -159,12 +159,19 @@ def test_an_export_that_cannot_take_effect(stage):
 def test_the_run_writes_the_student_once_for_each_student(plain, tmp_path, monkeypatch):
     def finished(key):
         artefact = Artefact(plain.parent, {"student": key}, 0.0, True)
-        return SimpleNamespace(make=lambda *_: artefact, find=lambda *_: artefact)
+        stage = {"make": lambda *_: artefact, "find": lambda *_: artefact}
+        return SimpleNamespace(**stage, train_accuracy=lambda *_: {})
 
     for name in ("teacher", "difficulty", "student"):
         monkeypatch.setattr(run, name, finished("first"))
     monkeypatch.setattr(run.alpha, "settle", lambda context, *_, **__: (context, None))
-    context, file = SimpleNamespace(output_dir=tmp_path / "run"), tmp_path / "run/onnx/model.onnx"
+    robust = SimpleNamespace(teacher=SimpleNamespace(model=None))
+    context = SimpleNamespace(
+        output_dir=tmp_path / "run",
+        config=SimpleNamespace(robust=robust),
+        data=SimpleNamespace(splits=dict),
+    )
+    file = tmp_path / "run/onnx/model.onnx"
     run.execute(context, "student")
     assert not file.exists()
     run.execute(context, "student", "onnx")

@@ -157,15 +157,14 @@ def test_half_a_pair_and_options_without_effect(uneven, tmp_path):
     assert "--columns: takes effect with --file" in refused(uneven, *whole, "--columns", "a", "b")
     assert "--output: takes effect with --file" in refused(uneven, *whole, "--output", tmp_path / "o")
     assert "--batch_size 0" in refused(uneven, *whole, "--batch_size", 0)
-    assert "'--hypothesis'" in refused(uneven, *premise, "--hypothesis", " ")
+    assert "both are empty" in refused(uneven, "--premise", " ", "--hypothesis", "")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("premise\thypotesis\nthe\tking\n", "has no column 'hypothesis'.*did you mean 'hypotesis'"),
-        ("premise\thypothesis\nthe\tking\nthe\t\n", "row 3 has no text in 'hypothesis'"),
-        ("premise\thypothesis\nthe\tking\n \tking\n", "row 3 has no text in 'premise'"),
+        ("premise\thypothesis\nthe\tking\n \t\n", "row 3 has no text: both are empty"),
         ("premise\thypothesis\nthe\n", "row 2 has 1 cells"),
         ("premise\thypothesis\n", "holds no row"),
     ],
@@ -195,6 +194,27 @@ def test_a_bad_json_row(row, message, uneven, tmp_path):
 def assert_names(file, message, folder):
     with pytest.raises(UserError, match=f"{file.name}: .*{message}|{file.name}: {message}"):
         predict.main([str(folder), "--file", str(file)])
+
+
+def test_one_text_of_a_pair_may_be_empty_as_in_training(plain, tmp_path, capsys):
+    pairs = [("the king", ""), ("", "the king"), ("  ", "the queen"), ("the king", "the queen")]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(
+        "".join(json.dumps(dict(zip(predict.COLUMNS, p, strict=True))) + "\n" for p in pairs)
+    )
+    predict.main([str(plain), "--file", str(file), "--device", "cpu"])
+    told = [answer["probabilities"] for answer in answers(capsys.readouterr().out)]
+    model, tokenizer = compress.load_compressed(plain), AutoTokenizer.from_pretrained(plain)
+    for (first, second), found in zip(pairs, told, strict=True):
+        inputs = tokenizer([first], [second], return_tensors="pt")
+        assert (inputs["input_ids"] == tokenizer.sep_token_id).sum() == 2
+        with torch.no_grad():
+            wanted = model(**inputs).logits.softmax(1)[0]
+        assert list(found.values()) == pytest.approx(wanted.tolist(), abs=2e-6)
+    predict.main([str(plain), "--premise", "the king", "--hypothesis", "", "--device", "cpu"])
+    shown = capsys.readouterr().out.splitlines()[1:]
+    values = [float(line.split()[1]) for line in shown]
+    assert values == pytest.approx([100 * p for p in told[0].values()], abs=0.051)
 
 
 def test_no_file_an_unknown_kind_and_no_folder_for_the_output(uneven, write_table, tmp_path):

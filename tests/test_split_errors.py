@@ -177,3 +177,14 @@ def test_a_pair_of_train_that_eval_samples_leave_out_is_refused_too(folder, put)
         error_of(
             folder, "1 of 20 samples", "ood_hans", "row 8", "share no sample", eval_samples=samples
         )
+
+
+def test_one_text_of_a_pair_may_be_empty_not_both(nli_folder, write_table, tmp_path):
+    folder = small(nli_folder, tmp_path)
+    replace, train = replacing(folder, write_table), labelled(*NLI, *NLI)
+    train[1]["hypothesis"] = train[2]["premise"] = ""
+    replace("train", train)
+    assert from_folder(folder).train.texts[1][1] == ""
+    train[1]["premise"] = " "
+    replace("train", train)
+    error_of(folder, "train.jsonl: row 2 has no text", "both are empty")

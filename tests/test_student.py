@@ -7,6 +7,7 @@ import pytest
 
 from compress.compression import plan
 from compress.configuration.config import load
+from compress.data import tasks
 from compress.errors import UserError
 from compress.models import encoders
 from compress.stages import student
@@ -65,6 +66,7 @@ def test_disabled_pruning_has_no_groups(tmp_path, tiny_model):
 
 
 class Data:
+    task = tasks.TASKS["mnli"]
     train = range(100)
     labels = ("entailment", "neutral", "contradiction")
 

@@ -130,6 +130,19 @@ def test_a_run_with_another_difficulty_is_named(runs):
         results.collect(runs)
 
 
+def test_a_run_without_a_difficulty_stands_beside_those_with_one(runs):
+    """What the difficulty tells comes from a run that has it."""
+    nothing = {"easy_hard": {"agreement": None}, "difficulty": None, "seconds": {"teacher": 1.0}}
+    keys = {"teacher": "teacher of seed 1"}
+    finish(runs[0], keys=keys, **nothing | {"seconds": {"teacher": 10.0, "student": 5.0}})
+    rows = results.collect(runs)
+    teacher = [row for row in rows if row["role"] == "teacher" and row["seed"] == 1]
+    assert {row["agreement"] for row in teacher} == {0.8}
+    assert {row["difficulty_seconds"] for row in teacher} == {100.0}
+    first = next(row for row in rows if row["role"] == "student")
+    assert first["agreement"] is None and first["difficulty_seconds"] is None
+
+
 def test_seconds_of_a_run_stand_where_they_belong(runs):
     rows = [row for row in results.collect(runs) if (row["set"], row["subset"]) == ("dev", "")]
     for row in rows:

@@ -40,6 +40,12 @@ def test_a_shard_that_cannot_be(tmp_path, text, why):
 # Order
 
 
+def test_without_a_loss_that_uses_a_difficulty_the_first_goes_ahead(tmp_path):
+    runs = runs_of(tmp_path, mitigations=["vanilla", "distil"])
+    first = {run.seed: run.name for run in reversed(runs)}
+    assert schedule.pioneers(runs) == set(first.values())
+
+
 def test_the_first_of_every_unit_goes_before_the_others(tmp_path):
     runs = runs_of(tmp_path)
     order, taken = schedule.Schedule(runs), []
@@ -48,7 +54,7 @@ def test_the_first_of_every_unit_goes_before_the_others(tmp_path):
         order.ended(run, well=True)
     assert [run.seed for run in taken[:2]] == [1, 2]
     assert schedule.pioneers(runs) == set(names(taken[:2]))
-    assert names(taken[:1]) == names(runs[:1])
+    assert [(run.compression, run.mitigation) for run in taken[:2]] == [("imp40", "rmc")] * 2
     assert names(taken[2:]) == [name for name in names(runs) if name not in names(taken[:2])]
 
 
@@ -63,7 +69,8 @@ def test_of_a_unit_one_goes_ahead_until_one_has_ended_well(tmp_path):
                 waiting.result(timeout=0.2)
             order.ended(pioneer, well)
             pioneer = waiting.result(timeout=60)
-        assert pool.submit(order.take).result(timeout=60) is runs[3]
+        left = pool.submit(order.take).result(timeout=60)
+        assert {pioneer.mitigation, left.mitigation} == {"vanilla"}
 
 
 def test_who_waits_is_sent_home_when_the_study_stops(tmp_path):

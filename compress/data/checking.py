@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from compress.data import sources
-from compress.data.reading import Row, shown
+from compress.data.reading import Row, check_pair, shown
 from compress.data.tasks import OodSet, Task, columns, label_ids, spelling
 from compress.errors import UserError, nearest
 
@@ -52,6 +52,7 @@ def check(task: Task, names: tuple[str, ...], source: sources.Source, entry: Ood
         for cells, key in zip(out.texts, reader.texts, strict=True):
             text = _text(row[key], place, key)
             cells.append(_unquoted(text) if entry.byte_strings else text)
+        check_pair(out.texts[0][-1], out.texts[1][-1], place)
         label = label_id(row[reader.label], ids)
         if label is None:
             raise UserError(

@@ -25,6 +25,12 @@ SUFFIXES = tuple(f + zipped for f in FORMATS for zipped in ("", ".gz"))
 Row = dict[str, Any]
 
 
+def check_pair(first: str, second: str, place: str) -> None:
+    """Raise UserError if both texts of a pair are blank; one of them may be."""
+    if not first.strip() and not second.strip():
+        raise UserError(f"{place} has no text: both are empty.")
+
+
 def find(folder: Path, stems: tuple[str, ...]) -> Path | None:
     """The one file in `folder` with one of the names and a known suffix; None if there is none.
 

@@ -1,8 +1,12 @@
 """Pairs of texts become tokens, cut to a length: in training and in `compress.predict` alike."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+SAMPLE = 1000
 
 
 def of_pairs(
@@ -34,3 +38,38 @@ def of_pairs(
             for name, values in cut.items():
                 out[name][row] = values[0]
     return out
+
+
+def equal(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers are defined alike, so that they produce the same of any text."""
+    if set(one.model_input_names) != set(other.model_input_names):
+        return False
+    if one.pad_token_id != other.pad_token_id:
+        return False
+    definitions = [_definition(tokenizer) for tokenizer in (one, other)]
+    return definitions[0] is not None and definitions[0] == definitions[1]
+
+
+def _definition(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """What a fast tokenizer does, less the length that it was last used with; None for a slow one."""
+    if not tokenizer.is_fast:
+        return None
+    found: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in found.items() if key not in ("truncation", "padding")}
+
+
+def agree(
+    one: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase,
+    texts: tuple[Sequence[str], Sequence[str]],
+    max_length: int,
+    keep: int | None = None,
+) -> bool:
+    """Whether two tokenizers produce the same of pairs of texts, two lists [N].
+
+    At most `SAMPLE` pairs are compared, spread evenly; max_length, keep: as for `of_pairs`.
+    """
+    step = max(1, len(texts[0]) // SAMPLE)
+    first, second = (list(some[::step]) for some in texts)
+    found = [of_pairs(t, first, second, max_length, keep) for t in (one, other)]
+    return found[0] == found[1]

@@ -10,6 +10,8 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from compress.configuration.robust_schema import LayerwiseBlock, RobustCompression
+from compress.data import tokens
+from compress.data.splits import TaskData
 from compress.errors import UserError
 from compress.models import architectures, encoders, probe
 
@@ -71,18 +73,29 @@ def check(student: PreTrainedConfig, teacher: PreTrainedConfig, block: Layerwise
     pairs(student.num_hidden_layers, teacher.num_hidden_layers, block)
 
 
-def check_tokens(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Raise UserError unless both models read the same tokens: states are compared token by token."""
-    same = set(student.model_input_names) == set(teacher.model_input_names)
-    if not same or student.get_vocab() != teacher.get_vocab():
+def check_tokens(
+    student: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase,
+    data: TaskData,
+    max_length: int,
+) -> None:
+    """Raise UserError unless both models read the same tokens: states are compared token by token.
+
+    Told by what the two tokenizers produce on training pairs.
+    """
+    if tokens.equal(student, teacher):
+        return
+    if not tokens.agree(student, teacher, data.train.texts, max_length, data.task.keep):
         raise UserError(
-            f"{KEY}: the student's vocabulary or inputs are not the teacher's, so tokens cannot be "
-            "compared; set "
-            "hidden and attention to 0, or take a student with the teacher's tokenizer."
+            f"{KEY}: the student's tokenizer does not produce the teacher's tokens on the training "
+            "texts, so they cannot be compared; set hidden and attention to 0, or take a student with "
+            "the teacher's tokenizer."
         )
 
 
-def check_run(robust: RobustCompression, start: Path, student: PreTrainedConfig) -> None:
+def check_run(
+    robust: RobustCompression, start: Path, student: PreTrainedConfig, data: TaskData
+) -> None:
     """Raise UserError now if this run's student cannot be compared with its teacher.
 
     start: the directory that the student starts from; student: its configuration once layers are gone.
@@ -94,4 +107,5 @@ def check_run(robust: RobustCompression, start: Path, student: PreTrainedConfig)
     )
     check(student, encoders.load_config(teacher), robust.layerwise)
     if start != teacher and robust.student.init_from != "teacher":
-        check_tokens(probe.settled(start), probe.settled(teacher))
+        both = probe.settled(start), probe.settled(teacher)
+        check_tokens(*both, data, robust.task.max_length)

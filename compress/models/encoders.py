@@ -5,6 +5,7 @@ DeepSpeed decides about lower precision.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -23,9 +24,9 @@ from transformers import (
 from transformers.utils import WEIGHTS_NAME
 
 from compress.data import hub
-from compress.data.tasks import spelling
+from compress.data.tasks import Task
 from compress.errors import UserError
-from compress.models import compressed, directories, loading
+from compress.models import compressed, directories, label_order, loading
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 TRAINED_LENGTH = "trained_max_length"
@@ -103,23 +104,39 @@ def load_config(path: Path) -> PreTrainedConfig:
         raise UserError(f"{path}: its config.json cannot be read ({why}).") from None
 
 
-def load_classifier(path: Path, labels: tuple[str, ...], trained: bool = False) -> PreTrainedModel:
+def load_classifier(
+    path: Path, labels: tuple[str, ...], trained: bool = False, task: Task | None = None
+) -> PreTrainedModel:
     """Classifier with C = len(labels) classes, in float32, head as in the file or freshly drawn.
 
-    trained: the directory must hold a classification head of these labels (a teacher). The fresh head
-    depends on torch's random state: seed it before. Raises UserError for an unreadable directory,
-    weights that lack tensors, another number or order of labels.
+    trained: the directory must hold a classification head of these labels (a teacher); task: whose
+    labels they are, for a directory that names them otherwise. A head that has them in another order is
+    put in this one (`label_order`). The fresh head depends on torch's random state: seed it before.
+    Raises UserError for an unreadable directory, weights that lack tensors, labels that are others.
     """
     config = load_config(path)
-    _check_labels(path, config, labels, trained)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {name: number for number, name in enumerate(labels)}
-    config.problem_type = "single_label_classification"
+    order = label_order.find(path, config, labels, task, trained)
+    theirs = labels if order.plain else label_order.names(config)
+    _name_labels(config, theirs)
     if compressed.sizes(config) is not None:
         config.dtype = torch.float32
         model = fresh_from(path, config)
         compressed.load_weights(model, path)
-        return model
+    else:
+        model = _load_plain(path, config, trained)
+    label_order.arrange(model, order, path)
+    _name_labels(model.config, labels)
+    return model
+
+
+def _name_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: number for number, name in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+
+
+def _load_plain(path: Path, config: PreTrainedConfig, trained: bool) -> PreTrainedModel:
+    """The classifier as transformers loads it; UserError if tensors are missing."""
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path,
@@ -150,13 +167,15 @@ def load_compressed(path: str | Path) -> PreTrainedModel:
     """
     path = Path(path)
     directories.check(path)
-    names = load_config(path).id2label or {}
-    return load_classifier(path, tuple(name for _, name in sorted(names.items())), trained=True).eval()
+    names = label_order.names(load_config(path))
+    return load_classifier(path, tuple(names), trained=True).eval()
 
 
-def check_labels(path: Path, labels: tuple[str, ...]) -> None:
-    """Raise UserError if the directory is a classifier of other labels."""
-    _check_labels(path, load_config(path), labels, trained=False)
+def find_labels(
+    path: Path, labels: tuple[str, ...], task: Task | None = None, trained: bool = False
+) -> label_order.Order:
+    """Where these labels are among the directory's outputs; see `label_order.find`."""
+    return label_order.find(path, load_config(path), labels, task, trained)
 
 
 def find_device(name: str | None) -> torch.device:
@@ -176,26 +195,6 @@ def find_device(name: str | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= there:
         raise UserError(f"--device {name}: this machine has {there} GPUs that PyTorch can use.")
     return device
-
-
-def _check_labels(path: Path, config: PreTrainedConfig, labels: tuple[str, ...], trained: bool) -> None:
-    architecture = (config.architectures or [""])[0]
-    if not architecture.endswith("ForSequenceClassification"):
-        if trained:
-            raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
-        return
-    if config.num_labels != len(labels):
-        raise UserError(
-            f"{path}: is a classifier of {config.num_labels} labels, "
-            f"but the task has {len(labels)} ({', '.join(labels)})."
-        )
-    given = [spelling(name) for _, name in sorted((config.id2label or {}).items())]
-    wanted = [spelling(label) for label in labels]
-    if given != wanted and sorted(given) == sorted(wanted):
-        raise UserError(
-            f"{path}: has its labels in the order {', '.join(given)}, the task {', '.join(wanted)}; "
-            "reorder the rows of its classification head and its id2label."
-        )
 
 
 def fresh(model: PreTrainedModel) -> PreTrainedModel:

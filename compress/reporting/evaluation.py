@@ -17,10 +17,9 @@ from compress import ranks
 from compress.data.batches import Columns, scoring_batches, share
 from compress.data.splits import Split
 from compress.errors import UserError
-from compress.reporting import metrics
+from compress.reporting import chance, metrics
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
-MIN_ABOVE_CHANCE = 3.0
 VANISHED = 0.1
 MOST_LOST = 0.02 + 1e-9
 """Accuracy on dev that a model may lose before its F_bias is doubted: two points, and rounding."""
@@ -154,15 +153,13 @@ def vanished(student: Mapping[str, Any], dev: Split) -> list[str]:
 def at_chance(teacher: Mapping[str, Any], ood: Mapping[str, Split]) -> dict[str, float]:
     """OOD sets on which the teacher is not above the majority class, with that class's share.
 
-    Above means by more than `MIN_ABOVE_CHANCE` standard errors.
+    Above means by more than three standard errors.
     """
     out = {}
     for name, split in ood.items():
-        counts = np.bincount(split.labels, minlength=len(split.names))
-        chance = float(max(1 / len(split.names), counts.max() / len(split)))
-        error = np.sqrt(chance * (1 - chance) / len(split))
-        if teacher["ood"][name] < chance + MIN_ABOVE_CHANCE * error:
-            out[name] = chance
+        share = chance.majority(split)
+        if teacher["ood"][name] < share + chance.STANDARD_ERRORS * chance.error(share, split):
+            out[name] = share
     return out
 
 
@@ -175,10 +172,10 @@ def notes(
         f"({student['predicted'][name]:.1%} of the samples): it has collapsed."
         for name in vanished(student, dev)
     ]
-    for name, chance in at_chance(teacher, ood).items():
+    for name, most in at_chance(teacher, ood).items():
         out.append(
             f"The teacher is not above the majority class on {name} ({teacher['ood'][name]:.1%} "
-            f"against {chance:.1%}): there F_bias says nothing."
+            f"against {most:.1%}): there F_bias says nothing."
         )
     if teacher["dev"] - student["dev"] > MOST_LOST:
         out.append(

@@ -53,7 +53,7 @@ def settle(
 
     train: whether students may be trained for it; otherwise only a finished choice counts.
     """
-    block, uses = context.config.robust.uncertainty, context.config.robust.loss.uses("difficulty")
+    block, uses = context.config.robust.uncertainty, difficulty.used(context.config.robust)
     if block.alpha != "auto":
         return context, None
     if uses and hardness is None and train:

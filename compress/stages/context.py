@@ -22,7 +22,7 @@ from compress.configuration.config import Config
 from compress.data.batches import Columns
 from compress.data.splits import TaskData
 from compress.errors import UserError
-from compress.models import encoders
+from compress.models import encoders, label_order
 from compress.reporting import evaluation
 from compress.signals import Signals
 from compress.training.monitor import Monitor
@@ -43,7 +43,8 @@ class Encoder:
 class Context:
     """What every stage needs.
 
-    encoder: the run's; small: the student's own one if `student.model` names it.
+    encoder: the run's; small: the student's own one if `student.model` names it; given: that of
+    `teacher.model` if its tokenizer is not the run's.
     """
 
     config: Config
@@ -54,6 +55,7 @@ class Context:
     device: torch.device
     monitor: Monitor
     small: Encoder | None = None
+    given: Encoder | None = None
 
     @property
     def columns(self) -> Mapping[str, Columns]:
@@ -62,7 +64,17 @@ class Context:
 
     def for_student(self) -> "Context":
         """The same with the student's encoder: samples are the same, their tokens are its own."""
-        return replace(self, encoder=self.small or self.encoder)
+        if self.small is not None:
+            return replace(self, encoder=self.small)
+        return self.starting_from(self.config.robust.student.init_from)
+
+    def for_teacher(self) -> "Context":
+        """The same with the teacher's encoder."""
+        return replace(self, encoder=self.given or self.encoder)
+
+    def starting_from(self, init_from: str) -> "Context":
+        """The same with the tokens of the model that a training starts from."""
+        return self.for_teacher() if init_from == "teacher" else self
 
     def training_inputs(self) -> dict[str, Any]:
         """Inputs that matter to any training: data, model, seed, and the engine keys that do."""
@@ -75,7 +87,12 @@ class Context:
             "model": self.encoder.key,
             "seed": self.config.robust.seed,
             "engine": {key: merged[key] for key in deepspeed_schema.TRAINING_KEYS if key in merged},
+            **label_order.inputs_of(self.head_order()),
         }
+
+    def head_order(self) -> label_order.Order:
+        """Where the task's labels are among the outputs of the encoder, if it is a classifier."""
+        return encoders.find_labels(self.encoder.model, self.data.labels, self.data.task)
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,7 @@ def start_model(context: Context, init_from: str, teacher_model: Path) -> PreTra
     """The classifier that a training starts from, drawn from the run's seed."""
     torch.manual_seed(context.config.robust.seed)
     source = teacher_model if init_from == "teacher" else context.encoder.model
-    return encoders.load_classifier(source, context.data.labels)
+    return encoders.load_classifier(source, context.data.labels, task=context.data.task)
 
 
 def new_trainer(

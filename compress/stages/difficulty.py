@@ -4,6 +4,7 @@ The loss matrix is the artefact; alpha and the normalisation of Eq. 1 (Du et al.
 later, so that changing them costs nothing. The arithmetic is in `compress.uncertainty`.
 """
 
+import inspect
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from compress.compression.masks import Masks
 from compress.compression.plan import Plan, Sparse, match
 from compress.compression.pruning import Ramp
 from compress.configuration.config import Config, training_steps
+from compress.configuration.robust_schema import RobustCompression
 from compress.errors import UserError
 from compress.models import encoders
 from compress.reporting import evaluation
@@ -37,13 +39,16 @@ from compress.stages.context import (
 from compress.training.trainer import Trainer
 
 UPDATES_PER_LEVEL = 10
+DIFFICULTY = 3
+"""Which argument of a loss the difficulty is."""
 
 
 def inputs_of(context: Context, teacher: Artefact) -> dict[str, Any]:
     """What the loss matrix depends on (not alpha and the normalisation, which come later)."""
     robust = context.config.robust
+    here = context.starting_from(robust.uncertainty.init_from)
     inputs = {
-        **context.training_inputs(),
+        **here.training_inputs(),
         "stage": "difficulty",
         "dev": context.data.fingerprint("dev"),
         **robust.sub_networks,
@@ -62,8 +67,10 @@ def make(context: Context, teacher: Artefact) -> Artefact:
     path = artefacts.place(context.cache_dir, "difficulty", inputs)
     if (old := found(path, inputs)) is not None:
         return old
+    check(context.config, len(context.data.train))
     began = time.perf_counter()
     block = context.config.robust.uncertainty
+    context = context.starting_from(block.init_from)
     levels = [float(level) for level in block.sparsities]
     train: list[NDArray[np.float64]] = []
     dev: list[NDArray[np.float64]] = []
@@ -82,6 +89,20 @@ def make(context: Context, teacher: Artefact) -> Artefact:
     return publish(path, inputs, began, fill)
 
 
+def used(robust: RobustCompression) -> bool:
+    """Whether the loss gets a difficulty; a function of one's own does unless it names it `_...`."""
+    loss = robust.loss
+    if ":" not in loss.hook:
+        return loss.uses("difficulty")
+    arguments = list(inspect.signature(losses.resolve(loss.hook)).parameters)
+    return not arguments[DIFFICULTY : DIFFICULTY + 1] or not arguments[DIFFICULTY].startswith("_")
+
+
+def needed(robust: RobustCompression) -> bool:
+    """Whether the run needs the loss matrix: for the loss itself, or to choose alpha for it."""
+    return used(robust) and (not robust.loss.shallow or robust.uncertainty.alpha == "auto")
+
+
 def _steps(config: Config, samples: int) -> int:
     return training_steps(config, samples, config.robust.sub_networks["epochs"])
 
@@ -94,12 +115,6 @@ def check(config: Config, samples: int) -> None:
             f"robust_compression.uncertainty: {levels} sparsities do not fit into {steps} "
             "training steps; raise uncertainty.epochs or lower train_batch_size."
         )
-
-
-def required(config: Config) -> bool:
-    """Whether the loss cannot do without the sub-networks' variance, so that this stage must run."""
-    loss = config.robust.loss
-    return loss.hook in losses.NEED_DIFFICULTY and not loss.shallow
 
 
 def check_model(config: Config, model: Path) -> None:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from compress import artefacts, ownership, ranks, uncertainty, versions
 from compress.models import encoders
-from compress.reporting import card, evaluation, metrics, report
+from compress.reporting import card, chance, evaluation, metrics, report
 from compress.stages import difficulty, partial_input, shallow
 from compress.stages.context import Artefact, Context, found, publish, say, score_exported
+from compress.stages.teacher import train_accuracy
 
 
 def make(
@@ -27,7 +28,7 @@ def make(
     choice: how alpha was chosen. `hits.npz` keeps for each model and set which samples it got right.
     """
     began = time.perf_counter()
-    teacher_scores = model_scores(context, teacher, shared=True)
+    teacher_scores = model_scores(context.for_teacher(), teacher, shared=True)
     student_scores = model_scores(context.for_student(), student, shared=False)
     hard = v = None
     if hardness is not None:
@@ -44,6 +45,10 @@ def make(
     both = {"teacher": teacher_scores, "student": student_scores}
     out["student"] |= artefacts.read_json(student.path / "student.json")
     out["easy_hard"] = easy_hard(context, shortcut, both, v)
+    known = train_accuracy(context, teacher)
+    out["teacher"] |= known
+    known["dev"] = out["teacher"]["dev"]
+    out["notes"] = chance.notes(known, context.data.splits()) + out["notes"]
     for name, artefact in (("teacher", teacher), ("student", student)):
         out[name] |= _size(context, artefact)
     out["student"]["model"] = context.config.robust.student.model or out["student"]["model"]

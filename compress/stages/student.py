@@ -86,7 +86,7 @@ def _needed(context: Context, hardness: Artefact | None) -> Artefact | None:
     Raises UserError if the hook cannot do without and there is none.
     """
     loss = context.config.robust.loss
-    if loss.shallow or not loss.uses("difficulty"):
+    if loss.shallow or not difficulty.used(context.config.robust):
         return None
     if hardness is None and loss.hook in NEED_DIFFICULTY:
         raise UserError(f"the loss '{loss.hook}' needs the difficulty; run --stage difficulty first.")
@@ -202,7 +202,7 @@ def check(config: Config, model: Path, data: TaskData) -> None:
     """
     robust = config.robust
     if robust.student.model is not None:
-        encoders.check_labels(model, data.labels)
+        encoders.find_labels(model, data.labels, data.task)
     if robust.student.init_from == "teacher" and robust.teacher.model is not None:
         model = encoders.directory(robust.teacher.model, "robust_compression.teacher.model")
     encoders.check_weights(model)
@@ -212,7 +212,7 @@ def check(config: Config, model: Path, data: TaskData) -> None:
     with torch.device("meta"):
         small = encoders.fresh_from(model, reduced)
         plan.resolve(config, small, len(data.train))
-    layer_map.check_run(config.robust, model, reduced)
+    layer_map.check_run(config.robust, model, reduced, data)
     block = config.compression.layers
     for name in (block.other_module_name or []) if block else []:
         plan.check_outside(small, name)

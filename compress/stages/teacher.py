@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 from compress import artefacts, checkpoint, export, losses
 from compress.compression.masks import Masks
 from compress.compression.plan import Plan
-from compress.errors import UserError
-from compress.models import encoders
+from compress.models import encoders, label_order
 from compress.reporting import evaluation
 from compress.signals import Signals
 from compress.stages.context import (
@@ -30,6 +29,7 @@ from compress.stages.context import (
     watch_dev,
 )
 
+KEY = "robust_compression.teacher.model"
 Teacher = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
 
 
@@ -37,10 +37,13 @@ def inputs_of(context: Context) -> dict[str, Any]:
     """What the teacher depends on."""
     block = context.config.robust.teacher
     if block.model is not None:
+        source = encoders.directory(block.model, KEY)
+        order = encoders.find_labels(source, context.data.labels, context.data.task, trained=True)
         return {
-            **context.training_inputs(),
+            **context.for_teacher().training_inputs(),
             "stage": "teacher",
-            "teacher": encoders.fingerprint(encoders.directory(block.model)),
+            "teacher": encoders.fingerprint(source),
+            **label_order.inputs_of(order),
         }
     epochs = block.epochs or context.config.robust.epochs
     return {**context.training_inputs(), "stage": "teacher", "epochs": epochs}
@@ -62,9 +65,16 @@ def make(context: Context) -> Artefact:
         shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
         length = context.config.robust.task.max_length
         keep = context.data.task.keep
-        export.save(shape, context.encoder.tokenizer, length, keep, folder / "model")
+        tokenizer = context.for_teacher().encoder.tokenizer
+        export.save(shape, tokenizer, length, keep, folder / "model")
 
     return publish(path, inputs, began, fill)
+
+
+def train_accuracy(context: Context, made: Artefact) -> dict[str, float]:
+    """Accuracy of a finished teacher on its training samples, as `{"train": accuracy}`."""
+    probabilities = np.load(made.path / "probabilities.npy", mmap_mode="r")
+    return {"train": float(evaluation.correct(probabilities, context.data.train).mean())}
 
 
 def fine_tune(context: Context, name: str, epochs: int) -> Teacher:
@@ -73,7 +83,7 @@ def fine_tune(context: Context, name: str, epochs: int) -> Teacher:
     Returns its weights, log-probabilities [N, C] of train, and an empty model of its shape.
     """
     torch.manual_seed(context.config.robust.seed)
-    model = encoders.load_classifier(context.encoder.model, context.data.labels)
+    model = encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
     shape, vanilla = encoders.fresh(model), Signals(losses.vanilla)
     trainer = new_trainer(name, context, model, Masks(model, Plan()), vanilla, epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
@@ -84,22 +94,16 @@ def fine_tune(context: Context, name: str, epochs: int) -> Teacher:
 
 
 def _given(context: Context) -> Teacher:
-    """Score a teacher that the user has fine-tuned; its vocabulary must be the encoder's."""
-    robust = context.config.robust
-    name = robust.teacher.model or ""
-    source = encoders.directory(name)
-    if encoders.load_tokenizer(source).get_vocab() != context.encoder.tokenizer.get_vocab():
-        raise UserError(
-            f"robust_compression.teacher.model: '{name}' has another vocabulary than "
-            f"'{robust.model}'; name an encoder with the teacher's vocabulary as model."
-        )
-    model = encoders.load_classifier(source, context.data.labels, trained=True)
+    """Score a teacher that the user has fine-tuned, in its own tokens, its outputs in our order."""
+    robust, data = context.config.robust, context.data
+    source = encoders.directory(robust.teacher.model or "", KEY)
+    model = encoders.load_classifier(source, data.labels, trained=True, task=data.task)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     scores = evaluation.score(
         evaluation.model_forward(model, context.device),
-        context.columns["train"],
+        context.for_teacher().columns["train"],
         robust.evaluation.batch_size,
-        len(context.data.labels),
+        len(data.labels),
         context.device,
     )
     return weights, scores, encoders.fresh(model)

@@ -53,17 +53,22 @@ def collect(runs: Iterable[Run]) -> list[Row]:
     its neighbours.
     """
     rows: list[Row] = []
-    first: dict[tuple[str, int], tuple[Mapping[str, str], str]] = {}
-    for run in runs:
-        metrics, arrays = _files(run)
-        shared, name = first.setdefault((run.task, run.seed), (metrics["keys"], run.name))
-        for what in ("teacher", "difficulty"):
-            if shared.get(what) != metrics["keys"].get(what):
+    read = [(run, *_files(run)) for run in runs]
+    first: dict[tuple[str, int, str], tuple[str, str]] = {}
+    for run, metrics, _ in read:
+        for what in [name for name in ("teacher", "difficulty") if name in metrics["keys"]]:
+            ours = metrics["keys"][what]
+            theirs, name = first.setdefault((run.task, run.seed, what), (ours, run.name))
+            if ours != theirs:
                 raise UserError(
                     f"{run.output_dir}: has another {what} than {name} (its data, model or settings "
                     "have changed); delete one of them and run the study again."
                 )
-        if name == run.name:
+    teachers: dict[tuple[str, int], str] = {}
+    for what in ("teacher", "difficulty"):
+        teachers |= {(task, seed): name for (task, seed, of), (_, name) in first.items() if of == what}
+    for run, metrics, arrays in read:
+        if teachers[run.task, run.seed] == run.name:
             rows += _model(run, metrics, arrays, "teacher")
         rows += _model(run, metrics, arrays, "student")
     return rows

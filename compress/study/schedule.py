@@ -2,7 +2,8 @@
 
 Runs of one task and seed share a teacher and a difficulty: they are a unit. A unit stays on one machine
 (`--shard`), and of its runs only one goes until one has ended well and left behind what the others
-reuse; then they go side by side (`--jobs`).
+reuse; then they go side by side (`--jobs`). The one that goes ahead is the first that needs a
+difficulty, so that the others find it; a loss that uses none does not make it.
 """
 
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from compress.errors import UserError
+from compress.stages import difficulty
 from compress.study.plan import Run
 
 
@@ -38,13 +40,18 @@ def shard(runs: Sequence[Run], text: str) -> list[Run]:
     return [run for group in found[number - 1 :: count] for run in group]
 
 
+def ahead_first(runs: Sequence[Run]) -> list[Run]:
+    """The runs in their order, those that make a difficulty before those that only find it."""
+    return sorted(runs, key=lambda run: not difficulty.needed(run.config.robust))
+
+
 def pioneers(runs: Sequence[Run]) -> set[str]:
-    """The names of the first run of every unit."""
-    return {run.name for run in {unit(run): run for run in reversed(runs)}.values()}
+    """The names of the run of every unit that goes ahead."""
+    return {run.name for run in {unit(run): run for run in reversed(ahead_first(runs))}.values()}
 
 
 class Schedule:
-    """Hands out runs to several threads: the first of every unit, then the others in their order."""
+    """Hands out runs to several threads: one of every unit, then the others in their order."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         """Begin with the runs that are to be made."""
@@ -84,6 +91,6 @@ class Schedule:
 
     def _next(self) -> Run | None:
         closed = self._open | self._pioneering
-        ahead = (run for run in self._waiting if unit(run) not in closed)
+        ahead = (run for run in ahead_first(self._waiting) if unit(run) not in closed)
         behind = (run for run in self._waiting if unit(run) in self._open)
         return next(ahead, None) or next(behind, None)

@@ -1,0 +1,34 @@
+"""Started by test_brought.py: whole runs one after another in one process, to spare the starts.
+
+    python tests/drivers/brought.py SPECS
+
+SPECS is a JSON list of {"files", "set", "output", "stage"}.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from compress import run
+from compress.configuration import config
+from compress.errors import UserError
+from compress.training import trainer
+
+
+def main() -> None:
+    device = trainer.start()
+    for spec in json.loads(sys.argv[1]):
+        sys.stdout.write(f"-- {spec['output']}\n")
+        settings = config.load(spec["files"], spec["set"])
+        try:
+            run.execute(run.prepare(settings, Path(spec["output"]), device), spec["stage"])
+        except UserError as error:
+            sys.stdout.write(f"error: {error}\n")
+        sys.stdout.flush()
+    trainer.stop()
+
+
+if __name__ == "__main__":
+    main()

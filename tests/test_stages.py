@@ -1,0 +1,93 @@
+"""Which stages a run makes, and what is said of a teacher that knows little."""
+
+import numpy as np
+import pytest
+from configs import BASE, Files
+
+from compress import run
+from compress.data.splits import Split
+from compress.errors import UserError
+from compress.reporting import chance
+from compress.stages import brought, difficulty
+from compress.stages.teacher import inputs_of
+
+OWN = """
+def uses(logits, labels, teacher, difficulty, weights):
+    return logits[:, 0]
+def ignores(logits, labels, teacher, _difficulty, weights):
+    return logits[:, 0]
+"""
+ALL = ("teacher", "difficulty", "student", "evaluate")
+
+
+@pytest.fixture
+def robust(tmp_path, monkeypatch):
+    """Function (overrides) -> our block of a configuration."""
+    (tmp_path / "own_hooks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    files = Files(tmp_path)
+    return lambda *texts: (
+        files.load(BASE, overrides=[f"robust_compression.{text}" for text in texts]).robust
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "needed"),
+    [
+        *((["loss.hook=" + hook], True) for hook in ("rmc", "rmc_weighted", "weighted", "rmc_plus")),
+        *((["loss.hook=" + hook], False) for hook in ("vanilla", "distil", "smooth", "focal", "jtt")),
+        (["loss.hook=rmc", "loss.difficulty=shallow"], False),
+        (["loss.hook=rmc", "loss.difficulty=shallow", "uncertainty.alpha=auto"], True),
+        (["loss.hook=vanilla", "uncertainty.alpha=auto"], False),
+        (["loss.hook=own_hooks:uses"], True),
+        (["loss.hook=own_hooks:ignores"], False),
+    ],
+)
+def test_all_stages_are_without_a_difficulty_that_the_loss_does_not_use(robust, texts, needed):
+    block = robust(*texts)
+    assert difficulty.needed(block) == needed
+    expected = ALL if needed else tuple(name for name in ALL if name != "difficulty")
+    assert run.stages_of(block, "all") == expected
+    assert run.stages_of(block, "difficulty") == ("difficulty",), "asked for, it is made all the same"
+
+
+@pytest.mark.parametrize("stage", ALL)
+def test_a_given_teacher_is_scored_at_any_stage(robust, stage):
+    assert set(run.stages_of(robust("loss.hook=rmc", "teacher.model=/t"), stage)) == {stage, "teacher"}
+    assert run.stages_of(robust("loss.hook=rmc"), stage) == (stage,)
+
+
+def split(*counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    texts = ([""] * len(labels), [""] * len(labels))
+    names = tuple(f"class {number}" for number in range(len(counts)))
+    return Split(texts, labels, names, tuple(range(len(counts))))
+
+
+@pytest.mark.parametrize(
+    ("counts", "accuracy", "share"),
+    [
+        ((100, 100, 100), 0.33, 1 / 3),
+        ((100, 100, 100), 0.0, 1 / 3),
+        ((100, 100, 100), 0.41, 1 / 3),  # 3 standard errors are 8.2 points
+        ((100, 100, 100), 0.42, None),
+        ((60000, 40000), 0.63, 0.6),  # far above by its standard error, a tenth of the way is 0.64
+        ((60000, 40000), 0.65, None),
+        ((5, 5), 1.0, None),
+    ],
+)
+def test_hardly_above_the_majority_class(counts, accuracy, share):
+    found = chance.hardly_above(accuracy, split(*counts))
+    assert found == (share if share is None else pytest.approx(share))
+    notes = chance.notes({"dev": accuracy}, {"dev": split(*counts)})
+    assert len(notes) == (share is not None)
+    assert all("on dev (" in note and "hardly above" in note for note in notes)
+
+
+def test_the_key_of_a_missing_teacher_is_named(robust):
+    class Context:
+        config = type("C", (), {"robust": robust("loss.hook=rmc", "teacher.model=/nope")})
+
+    assert brought.names(Context.config.robust) == {"model": "some-encoder", "teacher.model": "/nope"}
+    with pytest.raises(UserError, match=r"robust_compression\.teacher\.model: there is no directory"):
+        inputs_of(Context)
