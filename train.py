@@ -7,12 +7,12 @@ How:  deepspeed train.py --deepspeed_config ds_configs/zero2.json ds_configs/tas
 """
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
 
-from compress import versions
-from compress.configuration import config
+from compress import interrupts
 from compress.errors import UserError, fail
 
 
@@ -39,13 +39,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run what the command line asks for."""
     options = parse()
+    from compress import versions
+    from compress.configuration import config
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once
     sys.path.insert(0, str(Path.cwd()))  # for loss hooks given by dotted path
     versions.check()
     settings = config.load(options.deepspeed_config, options.overrides)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     config.batch_split(settings, world_size)
 
-    from compress import losses, ownership, run
+    from compress import losses, memory, ownership, run
     from compress.data import tasks
     from compress.training import trainer
 
@@ -54,11 +59,16 @@ def main() -> None:
     run.check_export(options.stage, options.export)
     ownership.claim(options.output_dir, settings)
     device = trainer.start()
-    run.execute(run.prepare(settings, options.output_dir, device), options.stage, options.export)
+    context = run.prepare(settings, options.output_dir, device)
+    progress = context.monitor.progress
+    interrupts.words(progress.interrupted)
+    with memory.anywhere(progress.where, settings):
+        run.execute(context, options.stage, options.export)
     trainer.stop()
 
 
 if __name__ == "__main__":
+    interrupts.watch()
     try:
         main()
     except UserError as error:

@@ -1,13 +1,12 @@
 """An output directory belongs to one configuration: what may change there, and what may not."""
 
 import hashlib
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress import artefacts, losses
+from compress import artefacts, losses, own_loss
 from compress.configuration.config import Config
 from compress.data import sources, tasks
 from compress.errors import UserError
@@ -48,6 +47,11 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     return _difference(_lasting(old), _lasting(new))
 
 
+def identity(merged: Mapping[str, Any]) -> str:
+    """A hash that changes with whatever `difference` looks at."""
+    return artefacts.key(_lasting(merged))
+
+
 def stamp(config: Config) -> str:
     """A hash that changes when a file changes which the configuration names: data, models, own loss.
 
@@ -65,7 +69,7 @@ def stamp(config: Config) -> str:
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
     if ":" in robust.loss.hook:
-        files.append(Path(inspect.getfile(losses.resolve(robust.loss.hook))))
+        files.append(own_loss.source(losses.resolve(robust.loss.hook)))
     facts = [ROWS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from compress import artefacts, onnx_export, ranks, versions
 from compress.configuration.config import Config
-from compress.data import splits
+from compress.data import splits, tasks
 from compress.data.batches import Columns
 from compress.errors import UserError
 from compress.models import encoders
-from compress.stages import alpha, difficulty, results, student, teacher
+from compress.stages import ahead, alpha, difficulty, results, student, teacher
 from compress.stages.context import Artefact, Context, Encoder, found, publish, say
-from compress.training.trainer import open_monitor
+from compress.training.monitor import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")
 
@@ -35,6 +35,7 @@ def check_export(stage: str, export: str | None) -> None:
 
 def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     """Own the output directory, read and encode the data, find the encoder."""
+    student.try_hook(config, len(tasks.of(config.robust.task).labels), device)
     ranks.barrier()
     if ranks.is_main():
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,7 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         data=raw,
         encoder=made[0],
         device=device,
-        monitor=open_monitor(config, str(output_dir)),
+        monitor=open_monitor(config, output_dir),
         small=made[1] if robust.student.model else None,
     )
 
@@ -113,6 +114,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     Raises UserError if the stage needs one that has not been run.
     """
     chosen = STAGES if stage == "all" else (stage,)
+    progress = context.monitor.progress
+    progress.plan(ahead.job(context, chosen))
     made = _stage(teacher, "teacher", chosen, context)
     if made is None:
         raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")
@@ -126,7 +129,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     if compressed is None:
         raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
     if "evaluate" in chosen:
-        results.make(context, made, hardness, compressed, choice)
+        with progress.stage("evaluate"):
+            results.make(context, made, hardness, compressed, choice)
     if export is not None:
         _say("onnx", _onnx(context, compressed))
 
@@ -137,7 +141,8 @@ def _stage(
     """The artefact of a stage: made if it is asked for, else the finished one, else None."""
     if name not in chosen:
         return room.find(context, *before)
-    artefact: Artefact = room.make(context, *before)
+    with context.monitor.progress.stage(name):
+        artefact: Artefact = room.make(context, *before)
     _say(name, artefact)
     return artefact
 

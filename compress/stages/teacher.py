@@ -28,6 +28,7 @@ from compress.stages.context import (
     publish,
     score_split,
     watch_dev,
+    watched,
 )
 
 Teacher = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
@@ -96,7 +97,7 @@ def _given(context: Context) -> Teacher:
     model = encoders.load_classifier(source, context.data.labels, trained=True)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     scores = evaluation.score(
-        evaluation.model_forward(model, context.device),
+        watched(context, "train", evaluation.model_forward(model, context.device)),
         context.columns["train"],
         robust.evaluation.batch_size,
         len(context.data.labels),
