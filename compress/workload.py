@@ -80,6 +80,7 @@ class Job:
     def __init__(self, plan: Iterable[Work] = (), batch_size: int = 1) -> None:
         """Nothing is done yet."""
         self.work = {work.stage: work for work in plan}
+        self.planned = bool(self.work)
         self._batch_size = batch_size
         self._tallies: dict[str, _Tally] = {}
         self._finished: set[str] = set()
@@ -122,9 +123,9 @@ class Job:
 
     def stage_left(self, stage: str) -> float | None:
         """Seconds left of a stage, None as long as nothing is measured."""
+        work, (steps, rows) = self.work[stage], self.done(stage)
         if stage in self._finished:
             return 0.0
-        work, (steps, rows) = self.work[stage], self.done(stage)
         return self._seconds(stage, max(0, work.steps - steps), max(0, work.rows - rows))
 
     def left(self) -> float | None:

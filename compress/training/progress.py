@@ -201,8 +201,10 @@ class Progress:
 
     def _left(self) -> list[str]:
         """The time left for the stage and for the job in words."""
-        stage, job = self.job.stage_left(self._stage), self.job.left()
-        out = [] if stage is None else [f"stage {workload.duration(stage)} left"]
+        work, stage = self.job.work[self._stage], self.job.stage_left(self._stage)
+        job = self.job.left() if self.job.planned else None
+        known = stage is not None and (work.steps or work.rows)
+        out = [f"stage {workload.duration(stage or 0.0)} left"] if known else []
         return out if job is None else [*out, f"job {workload.duration(job)} left"]
 
     def _say(self, now: float) -> None:
