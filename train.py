@@ -7,13 +7,13 @@ How:  deepspeed train.py --deepspeed_config ds_configs/zero2.json ds_configs/tas
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
 from pathlib import Path
 
-from compress import checks, versions
-from compress.configuration import config, machine
+from compress import interrupts
 from compress.errors import UserError, fail
 
 
@@ -40,6 +40,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run what the command line asks for."""
     options = parse()
+    from compress import checks, versions
+    from compress.configuration import config, machine
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once
     sys.path.insert(0, str(Path.cwd()))  # for loss hooks given by dotted path
     versions.check()
     settings = config.load(options.deepspeed_config, options.overrides)
@@ -48,7 +53,7 @@ def main() -> None:
     config.batch_split(settings, world_size)
     machine.check(settings)
 
-    from compress import losses, ownership, run
+    from compress import losses, memory, ownership, run
     from compress.training import trainer
 
     if settings.robust.loss.hook:
@@ -59,12 +64,16 @@ def main() -> None:
     device = trainer.start(logging.INFO if timers else logging.ERROR)
     with ownership.held(options.output_dir, settings):
         context = run.prepare(settings, options.output_dir, device)
+        progress = context.monitor.progress
+        interrupts.words(progress.interrupted)
         run.announce(context, options.stage)
-        run.execute(context, options.stage, options.export)
+        with memory.anywhere(progress.where, settings):
+            run.execute(context, options.stage, options.export)
     trainer.stop()
 
 
 if __name__ == "__main__":
+    interrupts.watch()
     try:
         main()
     except UserError as error:

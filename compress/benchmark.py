@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from compress import onnx_export
+from compress import interrupts, onnx_export
 from compress.errors import UserError, fail
 from compress.models import directories, encoders, probe
 from compress.reporting import benchmark_report
@@ -264,6 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    interrupts.watch()
     try:
         main()
     except UserError as error:

@@ -9,8 +9,6 @@ Add one without touching the package: `"loss": {"hook": "my_module:my_loss"}` wi
 signature. Source: Du et al. 2023, Sec. 5.2 and 6.2, Eq. 2 and 3; `weighted` and `rmc_plus` are ours.
 """
 
-import importlib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compress import own_loss
 from compress.errors import UserError, nearest
 
 
@@ -251,7 +250,7 @@ def parts(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> dict[str, T
 def resolve(hook: str) -> Loss:
     """Return the loss named in `LOSSES`, or the function at the dotted path `module:function`.
 
-    Raises UserError if there is no such name, module or function.
+    Raises UserError if there is no such name, module or function, or if its module cannot be imported.
     """
     if ":" not in hook:
         if hook not in LOSSES:
@@ -260,13 +259,4 @@ def resolve(hook: str) -> Loss:
                 f"{nearest(hook, LOSSES)} (or give 'package.module:function')."
             )
         return LOSSES[hook]
-    module, _, name = hook.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"robust_compression.loss.hook: '{hook}' cannot be imported ({error})."
-        ) from None
-    if not inspect.isfunction(function):
-        raise UserError(f"robust_compression.loss.hook: '{hook}' is not a function.")
-    return function
+    return own_loss.load(hook)

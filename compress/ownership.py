@@ -5,7 +5,6 @@ nothing of another configuration; `held` keeps other runs out.
 """
 
 import hashlib
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from compress import artefacts, disk, losses, ranks
+from compress import artefacts, disk, interrupts, losses, own_loss, ranks
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.data import sources, tasks
@@ -114,6 +113,7 @@ def held(output_dir: Path, config: Config) -> Iterator[None]:
     is written, if another run is at work there or has left results of another configuration.
     """
     lock = Lock(output_dir)
+    interrupts.before_end(lock.release)
     try:
         ranks.on_main(lambda: _hold(lock, output_dir, config))
         with disk.writing(output_dir, codes=disk.EVERYWHERE):
@@ -141,6 +141,11 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     return _difference(_lasting(old), _lasting(new))
 
 
+def identity(merged: Mapping[str, Any]) -> str:
+    """A hash that changes with whatever `difference` looks at."""
+    return artefacts.key(_lasting(merged))
+
+
 def stamp(config: Config) -> str:
     """A hash that changes when a file changes which the configuration names: data, models, own loss.
 
@@ -158,7 +163,7 @@ def stamp(config: Config) -> str:
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
     if ":" in robust.loss.hook:
-        files.append(Path(inspect.getfile(losses.resolve(robust.loss.hook))))
+        files.append(own_loss.source(losses.resolve(robust.loss.hook)))
     facts = [ROWS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

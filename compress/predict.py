@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress import artefacts
+from compress import artefacts, interrupts
 from compress.data import reading, tokens
 from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, fail, nearest
@@ -223,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    interrupts.watch()
     try:
         main()
     except UserError as error:

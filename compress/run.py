@@ -15,14 +15,14 @@ from compress import artefacts, disk, onnx_export, overview, ownership, ranks, v
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import RobustCompression
-from compress.data import splits, tokens
+from compress.data import splits, tasks, tokens
 from compress.data.batches import Columns
 from compress.errors import UserError
 from compress.models import encoders, probe
 from compress.reporting import chance
-from compress.stages import alpha, brought, difficulty, results, student, teacher
+from compress.stages import ahead, alpha, brought, difficulty, results, student, teacher
 from compress.stages.context import Artefact, Context, Encoder, found, publish, say
-from compress.training.trainer import open_monitor
+from compress.training.monitor import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")
 OURS = "robust_compression"
@@ -40,6 +40,7 @@ def check_export(stage: str, export: str | None) -> None:
 def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     """Own the output directory, read and encode the data, find the encoder."""
     robust, cache = config.robust, ownership.cache_dir(config, output_dir)
+    student.try_hook(config, len(tasks.of(robust.task).labels), device)
 
     def open_folder() -> None:
         with disk.writing(output_dir):
@@ -76,7 +77,7 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         data=raw,
         encoder=made["model"],
         device=device,
-        monitor=open_monitor(config, str(output_dir)),
+        monitor=open_monitor(config, output_dir),
         small=made.get("student.model"),
         given=made.get("teacher.model"),
     )
@@ -157,6 +158,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     Raises UserError if the stage needs one that has not been run.
     """
     chosen = stages_of(context.config.robust, stage)
+    progress = context.monitor.progress
+    progress.plan(ahead.job(context, chosen))
     made = _stage(teacher, "teacher", chosen, context)
     if made is None:
         raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")
@@ -174,7 +177,7 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     if compressed is None:
         raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
     if "evaluate" in chosen:
-        with ranks.heeding_main():
+        with ranks.heeding_main(), progress.stage("evaluate"):
             results.make(context, made, hardness, compressed, choice)
     if export is not None:
         _say("onnx", _onnx(context, compressed))
@@ -186,7 +189,8 @@ def _stage(
     """The artefact of a stage: made if it is asked for, else the finished one, else None."""
     if name not in chosen:
         return room.find(context, *before)
-    artefact: Artefact = room.make(context, *before)
+    with context.monitor.progress.stage(name):
+        artefact: Artefact = room.make(context, *before)
     _say(name, artefact)
     return artefact
 

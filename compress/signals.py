@@ -17,7 +17,8 @@ class Signals:
     """What the loss hook may use beside the gold label, keyed by sample.
 
     teacher: probabilities [N, C] or None; difficulty: d [N] or None; layerwise: the additional term;
-    batch_weight: what the trainer takes the mean of over the whole batch, for `weights.batch_mean`.
+    batch_weight: what the trainer takes the mean of over the whole batch, for `weights.batch_mean`;
+    hook: the name of the loss if it is the user's own.
     """
 
     loss: Loss
@@ -26,6 +27,7 @@ class Signals:
     difficulty: NDArray[np.float64] | None = None
     layerwise: Layerwise | None = None
     batch_weight: BatchWeight | None = None
+    hook: str | None = None
 
     def take(self, indices: Indices, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Teacher [B, C] and difficulty [B] of the samples, float32, None where there is none."""

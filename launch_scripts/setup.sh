@@ -1,7 +1,8 @@
 # Sourced by the other scripts: a virtual environment with the given requirement files, and `launch`.
 #
 #   source launch_scripts/setup.sh requirements.txt [requirements-test.txt]
-#   launch train.py ...        starts `deepspeed` on all GPUs, or on RANKS (2) CPU processes, on a free port
+#   launch train.py ...        starts `deepspeed` on all GPUs, or on RANKS (2) CPU processes, on a free port;
+#                              at Ctrl-C its ranks say one line, and the launcher nothing
 #
 # PYTHON: interpreter of the environment (python3); VENV: its folder (.venv).
 set -euo pipefail
@@ -29,16 +30,18 @@ if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$wanted" ]; then
   echo "$wanted" > "$VENV/installed"
 fi
 
+quietly() { ( trap '' INT; exec deepspeed --log_level warning "$@" ) }  # the launcher passes Ctrl-C on itself
+
 launch() {
   local gpus threads port ranks=1
   port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
   gpus=$(nvidia-smi -L 2>/dev/null | grep -c ^GPU || true)
   if [ "$gpus" -gt 0 ]; then
     while [ $((ranks * 2)) -le "$gpus" ]; do ranks=$((ranks * 2)); done  # a power of 2 divides the batch
-    deepspeed --num_accelerators "$ranks" --master_port "$port" "$@"
+    quietly --num_accelerators "$ranks" --master_port "$port" "$@"
   else
     threads=$(( $(nproc) / RANKS ))
     DS_ACCELERATOR=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( threads > 0 ? threads : 1 ))} \
-      deepspeed --num_accelerators "$RANKS" --master_port "$port" "$@"
+      quietly --num_accelerators "$RANKS" --master_port "$port" "$@"
   fi
 }

@@ -249,7 +249,8 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
         assert sum(metrics[role]["predicted"].values()) == pytest.approx(1)
         assert hits[f"{role}/dev"][hits["hard"]].mean() == pytest.approx(parts[role]["hard"])
     assert "<svg" in (folder / "report.html").read_text()
-    assert list((folder / "tensorboard").glob("events*"))
+    assert list((folder / "tensorboard/run").glob("events*"))
+    assert "expected: teacher" in output and " in all" in output
     assert (folder / "onnx/model.onnx").is_file() and "onnx: done" in output
     assert "teacher" in output and str(folder / "report.html") in output
 

@@ -71,7 +71,8 @@ def settle(
     if choice is None and not train:
         return _with(context, UNUSED), None
     if choice is None:
-        choice = _try(tried, teacher, hardness, path, inputs)
+        with context.monitor.progress.stage("alpha"):
+            choice = _try(tried, teacher, hardness, path, inputs)
     alpha = float(artefacts.read_json(choice.path / "choice.json")["alpha"])
     return tried[alpha], choice
 

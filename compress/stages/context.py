@@ -187,7 +187,13 @@ def score_exported(
     model = encoders.load_classifier(made.path / "model", classes, trained=True)
     forward = evaluation.model_forward(model, context.device)
     return {
-        name: evaluation.score(forward, context.columns[name], size, len(classes), context.device)
+        name: evaluation.score(
+            watched(context, name, forward),
+            context.columns[name],
+            size,
+            len(classes),
+            context.device,
+        )
         for name in names
     }
 
@@ -196,12 +202,19 @@ def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.fl
     """Log-probabilities [N, C] of a split under the model in training, in evaluation mode."""
     trainer.engine.eval()
     return evaluation.score(
-        trainer.forward,
+        watched(context, split, trainer.forward),
         context.columns[split],
         context.config.robust.evaluation.batch_size,
         len(context.data.labels),
         context.device,
     )
+
+
+def watched(context: Context, split: str, forward: evaluation.Forward) -> evaluation.Forward:
+    """`forward` for one pass over a split, which a person sees going on."""
+    rows, size = len(context.columns[split]), context.config.robust.evaluation.batch_size
+    progress, batches = context.monitor.progress, -(-rows // size)
+    return progress.scoring(split, batches, rows, forward, context.config)
 
 
 def say(text: str) -> None:

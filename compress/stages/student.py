@@ -4,7 +4,6 @@ Order within a run: layer reduction, then heads and rows, then single weights.
 """
 
 import hashlib
-import inspect
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, export, losses, ranks, uncertainty
+from compress import artefacts, checkpoint, export, hook_trial, losses, own_loss, ranks, uncertainty
 from compress.compression import importance, plan
 from compress.compression.masks import Masks, Scorer, reduce_layers
 from compress.configuration.config import Config
@@ -67,7 +66,7 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
     if scalars:
         inputs["loss"] = scalars
     if hook not in losses.LOSSES.values():
-        source = Path(inspect.getfile(hook)).read_bytes()
+        source = own_loss.source(hook).read_bytes()
         inputs["hook_source"] = hashlib.sha256(source).hexdigest()
     of = hardness.key if hardness else None
     if robust.loss.shallow:
@@ -236,7 +235,8 @@ def _difficulty(
     """
     loss = context.config.robust.loss
     if loss.hook in NEED_MISTAKES:
-        made = first.make(context)
+        with context.monitor.progress.stage("first"):
+            made = first.make(context)
         probabilities = np.load(made.path / "probabilities.npy")
         labels = context.columns["train"].labels
         return uncertainty.mistakes(probabilities, labels, loss.upweight), made.seconds
@@ -252,7 +252,21 @@ def _difficulty(
 def _signals(robust: RobustCompression, teacher: Artefact, d: NDArray[np.float64] | None) -> Signals:
     hook, probabilities = robust.loss.hook, np.load(teacher.path / "probabilities.npy", mmap_mode="r")
     weights, batch_weight = loss_weights(robust, d), BATCH_WEIGHTS.get(hook)
+    if ":" in hook:
+        loss = own_loss.guarded(hook, losses.resolve(hook))
+        return Signals(loss, weights, probabilities, d, hook=hook)
     return Signals(losses.resolve(hook), weights, probabilities, d, batch_weight=batch_weight)
+
+
+def try_hook(config: Config, classes: int, device: torch.device) -> None:
+    """Try the user's own loss on random batches; UserError for what a training would trip over."""
+    robust = config.robust
+    if ":" in (robust.loss.hook or ""):
+        weights = loss_weights(robust, np.linspace(0.5, 1.0, 64))
+        engine = config.deepspeed
+        dtype = torch.bfloat16 if engine.bf16 and engine.bf16.enabled else torch.float32
+        dtype = torch.float16 if engine.fp16 and engine.fp16.enabled else dtype
+        hook_trial.run(robust.loss.hook, weights, (classes, dtype, device), robust.layerwise.any)
 
 
 def loss_weights(robust: RobustCompression, d: NDArray[np.float64] | None) -> LossWeights:

@@ -27,6 +27,7 @@ from compress.stages.context import (
     publish,
     score_split,
     watch_dev,
+    watched,
 )
 
 KEY = "robust_compression.teacher.model"
@@ -100,7 +101,7 @@ def _given(context: Context) -> Teacher:
     model = encoders.load_classifier(source, data.labels, trained=True, task=data.task)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     scores = evaluation.score(
-        evaluation.model_forward(model, context.device),
+        watched(context, "train", evaluation.model_forward(model, context.device)),
         context.for_teacher().columns["train"],
         robust.evaluation.batch_size,
         len(data.labels),

@@ -1,24 +1,27 @@
-"""What a person watches: a progress bar on the main rank, events through DeepSpeed's monitors.
+"""What a person watches: progress on the main rank, events through DeepSpeed's monitors.
 
-`Monitor` wraps the writers that the JSON switches on (`tensorboard`, `csv_monitor`, `wandb`); the
-progress bar is silent when the output is no terminal.
+`Monitor` wraps the writers that the JSON switches on (`tensorboard`, `csv_monitor`, `wandb`).
 """
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
 import transformers
+from deepspeed.monitor.config import get_monitor_config
+from deepspeed.monitor.monitor import MonitorMaster
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from compress import disk, ranks
+from compress import disk, ownership, ranks
+from compress.configuration.config import Config
+from compress.training import event_files
+from compress.training.progress import Progress
 
 
 def quieten() -> None:
@@ -49,14 +52,19 @@ class Monitor:
     def __init__(
         self,
         writer: Writer | None = None,
-        tensorboard: SummaryWriter | None = None,
+        tensorboard: Callable[[], SummaryWriter] | None = None,
         place: Path = Path(),
     ) -> None:
-        """writer: DeepSpeed's monitor; tensorboard: its SummaryWriter, for text and histograms.
+        """writer: DeepSpeed's monitor; tensorboard: gives the writer for text and histograms.
 
         place: where they write, for what is said when the disk is full: a UserError of each method.
         """
-        self._writer, self._tensorboard, self._place = writer, tensorboard, place
+        self._writer, self._figures, self._place = writer, tensorboard, place
+        self.progress = Progress()
+
+    @property
+    def _tensorboard(self) -> SummaryWriter | None:
+        return None if self._figures is None else self._figures()
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Write each value as `prefix/name` at a step."""
@@ -82,31 +90,29 @@ class Monitor:
             self._tensorboard.flush()
 
 
-class Progress:
-    """Progress bar of a training run with loss, sparsity, samples/s and time left."""
+def open_monitor(config: Config, output_dir: Path) -> Monitor:
+    """Monitor with the writers that the JSON switches on; see `event_files` for where they write."""
+    blocks = {name: config.merged.get(name) or {} for name in ("tensorboard", "csv_monitor", "wandb")}
+    blocks = {name: block for name, block in blocks.items() if block.get("enabled")}
+    named = [b["output_path"] for b in blocks.values() if b.get("output_path")]
+    place = Path(named[0]) if named else output_dir
+    with ranks.heeding_main(), disk.writing(place):
+        if not blocks or not ranks.is_main():
+            return Monitor()
+        return _writers(config, blocks, output_dir, place)
 
-    def __init__(self, name: str, start: int, stop: int, total: int) -> None:
-        """From optimiser step `start` to `stop`, of `total` in the whole run."""
-        hidden = True if not ranks.is_main() else None
-        self._bar = tqdm(desc=name, total=total, initial=start, disable=hidden, leave=stop >= total)
 
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the bar."""
-        self._bar.close()
-
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Move to a step and show its values."""
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, sparsity {values['sparsity']:.2f}, "
-            f"{values['samples_per_second']:.0f} samples/s"
-        )
-        self._bar.update(step - self._bar.n)
+def _writers(
+    config: Config, blocks: Mapping[str, Mapping[str, Any]], output_dir: Path, place: Path
+) -> Monitor:
+    identity = ownership.identity(config.merged)
+    master = MonitorMaster(get_monitor_config({k: v for k, v in blocks.items() if k == "wandb"}))
+    figures = None
+    if "tensorboard" in blocks:
+        folder = event_files.claim(blocks["tensorboard"], "tensorboard", output_dir, identity)
+        master.tb_monitor = files = event_files.TensorBoardFiles(folder)
+        figures = partial(files.writer, "figures")
+    if "csv_monitor" in blocks:
+        folder = event_files.claim(blocks["csv_monitor"], "csv_monitor", output_dir, identity)
+        master.csv_monitor = event_files.CsvFiles(folder)
+    return Monitor(master, figures, place)

@@ -14,29 +14,29 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import deepspeed
 import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
-from deepspeed.monitor.config import get_monitor_config
-from deepspeed.monitor.monitor import MonitorMaster
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import disk, losses, ranks
+from compress import losses, memory, ranks
 from compress.compression.masks import Masks
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
 from compress.errors import UserError
 from compress.signals import Signals
 from compress.training.engine import engine_settings, parameter_groups
-from compress.training.monitor import Monitor, Progress, quieten
+from compress.training.monitor import Monitor, quieten
 
+KEPT = 200
+"""Of so many steps the losses are kept, to say at which one they were not finite."""
 STARTED_BY = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"}
 
 
@@ -101,7 +101,7 @@ class Trainer:
         Raises UserError if the batch sizes do not fit the number of ranks.
         """
         self.name, self.data, self.signals = name, data, signals
-        self.masks, self.device, self.monitor = masks, device, monitor
+        self.masks, self.device, self.monitor, self._config = masks, device, monitor, config
         self.seed = config.robust.seed
         self.batch_size = config.deepspeed.train_batch_size
         self.steps_per_epoch = training_steps(config, len(data), epochs=1)
@@ -110,16 +110,18 @@ class Trainer:
         self.step = 0
         self.best: dict[str, float] = {}
         micro, self.accumulation = batch_split(config, ranks.world_size())
+        self._micro, self._shape = micro, list[int]()
         groups = parameter_groups(model, config)
         settings = engine_settings(config, self.total_steps, micro, self.accumulation, groups)
-        self.engine = deepspeed.initialize(
-            model=model,
-            model_parameters=groups,
-            config={**settings, **masks.engine_block()},
-        )[0]
+        with memory.building(name, config):
+            self.engine = deepspeed.initialize(
+                model=model,
+                model_parameters=groups,
+                config={**settings, **masks.engine_block()},
+            )[0]
         masks.attach(self.engine)
         torch.manual_seed(self.seed + 1 + ranks.rank())
-        self._window = _Window()
+        self._window = _Window(KEPT * self.accumulation)
         self._batches: tuple[int, list[Indices]] = (-1, [])
 
     def run_until(self, step: int, after_epoch: AfterEpoch | None = None) -> None:
@@ -129,14 +131,14 @@ class Trainer:
         """
         self.engine.train()
         self._window.restart()
-        with Progress(self.name, self.step, step, self.total_steps) as progress:
+        with self.monitor.progress.training(self.name, self.step, self.total_steps):
             self.masks.refresh(self.step)
             while self.step < step:
-                self._train_step(self._batch(self.step))
+                self._checked_step(self._batch(self.step))
                 self.step += 1
                 self.masks.refresh(self.step)
-                if self.step % self.log_every == 0 or self.step == step:
-                    progress.update(self.step, self._report())
+                due = self.step % self.log_every == 0 or self.step == step
+                self.monitor.progress.step(self._report() if due else None)
                 if after_epoch is not None and self.step % self.steps_per_epoch == 0:
                     self._measured(after_epoch(self))
 
@@ -154,6 +156,13 @@ class Trainer:
             self._batches = (epoch, epoch_batches(lengths, self.batch_size, self.seed, epoch))
         return self._batches[1][position]
 
+    def _checked_step(self, batch: Indices) -> None:
+        """`_train_step`; UserError if memory does not suffice."""
+        where, shape = f"{self.name}: step {self.step + 1}", self._shape
+        shape.clear()
+        with memory.training(where, shape, (self._micro, self.accumulation), self._config):
+            self._train_step(batch)
+
     def _train_step(self, batch: Indices) -> None:
         weights = replace(self.signals.weights, progress=self.step / self.total_steps)
         if self.signals.batch_weight is not None and self.accumulation > 1:
@@ -162,6 +171,7 @@ class Trainer:
             indices, counted, labels = self._part(batch, turn)
             teacher, hardness = self.signals.take(indices, self.device)
             inputs, extra = self.data.batch(indices, self.device), self.signals.layerwise
+            self._shape[:] = inputs["input_ids"].shape
             outputs = self.engine(**inputs, **(extra.arguments if extra else {}))
             logits = outputs.logits
             if self.signals.batch_weight is not None and self.accumulation == 1:
@@ -217,18 +227,34 @@ class Trainer:
 
     def _report(self) -> dict[str, float]:
         """Means over the steps since the last report, over all ranks; written to the monitor."""
+        history = list(self._window.history)
         values = self._window.means()
         if not np.isfinite(values["loss"]):
-            epoch = (self.step - 1) // self.steps_per_epoch + 1
-            raise UserError(
-                f"{self.name}: the loss is not finite at step {self.step} (epoch {epoch}); lower "
-                "optimizer.params.lr, set gradient_clipping, or use bf16 instead of fp16."
-            )
+            raise UserError(self._astray(history))
         rate = (self.engine.get_lr() or [0.0])[0]
         values.update(lr=rate, sparsity=self.masks.sparsity())
         with ranks.heeding_main():
             self.monitor.scalars(self.name, values, self.step)
         return values
+
+    def _astray(self, history: Sequence[tuple[Tensor, Tensor]]) -> str:
+        """What to say of a loss that is not finite: the first such step, whether the hook made it."""
+        local = np.array([[float(loss), float(gold)] for loss, gold in history])
+        steps = ranks.all_sum(local).reshape(-1, self.accumulation, 2).sum(axis=1)
+        first = int(np.argmin(np.isfinite(steps[:, 0])))
+        step = self.step - len(steps) + first + 1
+        epoch = (step - 1) // self.steps_per_epoch + 1
+        where, hook = f"at step {step} (epoch {epoch})", self.signals.hook
+        if hook is not None and np.isfinite(steps[first, 1]):
+            return (
+                f"robust_compression.loss.hook: '{hook}' makes {self.name} go astray, the loss is not "
+                f"finite {where} though the model's outputs are; mend the function."
+            )
+        also = f", look at robust_compression.loss.hook ('{hook}')" if hook else ""
+        return (
+            f"{self.name}: the loss is not finite {where}; lower optimizer.params.lr, set "
+            f"gradient_clipping, use bf16 instead of fp16{also}."
+        )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits [B, C] of model inputs, through the engine (collective under ZeRO 3)."""
@@ -259,10 +285,11 @@ class Trainer:
 
 
 class _Window:
-    """Sums of per-sample values since the last report."""
+    """Sums of per-sample values since the last report, and (loss, cross-entropy) by micro-batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int) -> None:
         self.sums: dict[str, Tensor] = {}
+        self.history: deque[tuple[Tensor, Tensor]] = deque(maxlen=kept)
         self.began = time.perf_counter()
 
     def restart(self) -> None:
@@ -273,6 +300,7 @@ class _Window:
     def add(self, counted: Tensor, **values: Tensor) -> None:
         rows = {"samples": counted.sum()}
         rows |= {name: (value.detach().float() * counted).sum() for name, value in values.items()}
+        self.history.append((rows["loss"], rows["cross_entropy"]))
         for name, value in rows.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
 
@@ -283,24 +311,6 @@ class _Window:
         samples = totals.pop("samples")
         seconds = time.perf_counter() - self.began
         self.sums, self.began = {}, time.perf_counter()
+        self.history.clear()
         means = {name: float(total / samples) for name, total in totals.items()}
         return {**means, "samples_per_second": float(samples / seconds)}
-
-
-def open_monitor(config: Config, folder: str) -> Monitor:
-    """Monitor with the writers that the JSON switches on; their files go to `folder` by default."""
-    blocks: dict[str, Any] = {}
-    for name in ("tensorboard", "csv_monitor", "wandb"):
-        block = dict(config.merged.get(name, {}))
-        if not block.get("enabled"):
-            continue
-        if name != "wandb":
-            block = {"output_path": folder, "job_name": name, **block}
-        blocks[name] = block
-    place = Path(next((b["output_path"] for b in blocks.values() if "output_path" in b), folder))
-    with ranks.heeding_main(), disk.writing(place):
-        if not blocks or not ranks.is_main():
-            return Monitor()
-        master = MonitorMaster(get_monitor_config(blocks))
-        summary = master.tb_monitor.summary_writer if "tensorboard" in blocks else None
-        return Monitor(master, summary, place)

@@ -1,0 +1,146 @@
+"""A loss of the user's, `module:function`: imported, called, checked; each mistake is one sentence.
+
+A sentence names `robust_compression.loss.hook`, the function, and the line of the user's code: a
+traceback through this program would help nobody.
+"""
+
+import importlib
+import inspect
+import sysconfig
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress import memory
+from compress.errors import UserError, nearest
+
+KEY = "robust_compression.loss.hook"
+ARGUMENTS = ("logits", "labels", "teacher", "difficulty", "weights")
+HERE = Path(__file__).parent
+LIBRARIES = tuple(
+    str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib")
+)
+Function = Callable[..., Any]
+
+
+def load(hook: str) -> Function:
+    """The function at the dotted path `module:function`.
+
+    Raises UserError if its module cannot be imported, for whatever reason, if there is no such function
+    in it, or if that does not take the five arguments of a loss.
+    """
+    path, _, name = hook.partition(":")
+    try:
+        module = importlib.import_module(path)
+    except (KeyboardInterrupt, torch.OutOfMemoryError):
+        raise
+    except BaseException as error:  # noqa: BLE001  a module may also call sys.exit
+        raise refusal(hook, f"cannot be imported ({_said(error)})") from None
+    if not hasattr(module, name):
+        raise refusal(hook, f"cannot be imported ({_missing(module, name)})")
+    function = getattr(module, name)
+    if not inspect.isfunction(function):
+        raise refusal(hook, "is not a function")
+    _check_arguments(hook, function)
+    return function
+
+
+def guarded(hook: str, function: Function) -> Function:
+    """The function with UserError for what it raises, and for what it should not return."""
+
+    def loss(logits: Tensor, labels: Tensor, *signals: object) -> Tensor:
+        returned = call(hook, function, logits, labels, *signals)
+        return checked(hook, function, returned, labels)
+
+    return loss
+
+
+def call(hook: str, function: Function, *arguments: object) -> object:
+    """What the function returns; UserError if it raises, except for memory."""
+    try:
+        return function(*arguments)
+    except (KeyboardInterrupt, UserError):
+        raise
+    except BaseException as error:  # it may call sys.exit
+        if memory.exhausted(error):
+            raise
+        raise refusal(hook, f"raises {_said(error)}") from None
+
+
+def checked(hook: str, function: Function, returned: object, labels: Tensor) -> Tensor:
+    """The losses [B] that a function returned for labels [B]; UserError if they are nothing such."""
+    wanted = f"one loss per sample is a tensor of shape {list(labels.shape)}"
+    if not isinstance(returned, Tensor):
+        what = "None" if returned is None else f"a {type(returned).__name__}"
+        wrong = f"returned {what}, but {wanted}"
+    elif returned.shape != labels.shape:
+        mean = "; leave the mean to the training" if returned.ndim == 0 else ""
+        wrong = f"returned a tensor of shape {list(returned.shape)}, but {wanted}{mean}"
+    elif not returned.is_floating_point():
+        kind = str(returned.dtype).removeprefix("torch.")
+        wrong = f"returned values of type {kind}, but a loss is of a float type"
+    elif returned.device != labels.device:
+        wrong = f"returned a tensor on {returned.device}, but the batch is on {labels.device}"
+    else:
+        return returned
+    raise refusal(hook, f"{wrong} ({place(function)})")
+
+
+def source(function: Function) -> Path:
+    """The file in which a loss was written, behind its decorators."""
+    return Path(inspect.getfile(inspect.unwrap(function)))
+
+
+def place(function: Function) -> str:
+    """`file.py:12`, where a function is defined."""
+    code = inspect.unwrap(function).__code__
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+
+def refusal(hook: str, why: str) -> UserError:
+    """The error of a loss, naming it."""
+    return UserError(f"{KEY}: '{hook}' {why}.")
+
+
+def _check_arguments(hook: str, function: Function) -> None:
+    """UserError unless the function can be called with the arguments of a loss, by position."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*ARGUMENTS)
+    except TypeError:
+        called = f"is called with ({', '.join(ARGUMENTS)}) by position"
+        raise refusal(hook, f"takes {signature}, but {called} ({place(function)})") from None
+
+
+def _missing(module: ModuleType, name: str) -> str:
+    """What to say of a name that a module has not."""
+    own = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+    hint = nearest(name, own).rstrip(".") if own and name else ""
+    return f"'{module.__name__}' ({getattr(module, '__file__', None)}) has no '{name}'{hint}"
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line: its type, its words, the last line of the user's code on the way to it."""
+    words = " ".join(str(error).split())
+    place = _place(error)
+    if isinstance(error, SyntaxError):
+        words, place = error.msg, f"{Path(error.filename or '?').name}:{error.lineno}"
+    elif isinstance(error, SystemExit):
+        words = f"sys.exit({error.code!r})"
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return f"{text}, {place}" if place else text
+
+
+def _place(error: BaseException) -> str | None:
+    """`file.py:12`, the innermost line that is neither a library's nor this package's, or None."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        inside = HERE in file.resolve().parents or str(file.resolve()).startswith(LIBRARIES)
+        if file.suffix == ".py" and not inside and "<" not in frame.filename:
+            return f"{file.name}:{frame.lineno}"
+    return None

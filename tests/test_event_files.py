@@ -1,0 +1,147 @@
+"""Events of a run: each curve has each step once, whatever was started before in the same place."""
+
+import csv
+import json
+
+import deepspeed.comm
+import pytest
+from configs import Files, at
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from compress.errors import UserError
+from compress.training.monitor import open_monitor
+
+STEPS = (10, 20, 30)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.setattr(deepspeed.comm, "get_rank", lambda: 0)  # its writers ask for the process group
+    return Files(tmp_path)
+
+
+def start(files, output, *settings, stages=("teacher", "student"), steps=STEPS, figures=True):
+    """One start of a run that trains these stages and reuses the others."""
+    both = {"tensorboard": {"enabled": True}, "csv_monitor": {"enabled": True}}
+    monitor = open_monitor(files.load(both, *settings), output)
+    for stage in stages:
+        for step in steps:
+            monitor.scalars(stage, {"loss": 1 / step}, step)
+    if figures:
+        monitor.scalars("accuracy/student", {"dev": 0.5}, 0)
+        monitor.table("difficulty/hardest", ["text", "d"], [["a", "1"]])
+
+
+def curves(folder):
+    """Tag -> steps, read as TensorBoard does: the whole folder is one run."""
+    found = EventAccumulator(str(folder)).Reload()
+    return {tag: [e.step for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def rows(file):
+    with file.open() as source:
+        return [row for row in csv.reader(source) if row]
+
+
+def whole(steps=STEPS):
+    return {"teacher/loss": list(steps), "student/loss": list(steps), "accuracy/student/dev": [0]}
+
+
+def test_a_run_has_its_name_and_one_curve_a_stage(files, tmp_path):
+    output = tmp_path / "runs/careful"
+    start(files, output)
+    assert curves(output / "tensorboard/careful") == whole()
+    assert rows(output / "csv_monitor/teacher_loss.csv") == [
+        ["step", "loss"],
+        ["10", "0.1"],
+        ["20", "0.05"],
+        ["30", str(1 / 30)],
+    ]
+
+
+@pytest.mark.parametrize("stages", [(), ("student",), ("teacher", "student")])
+def test_a_restart_writes_no_step_twice(files, tmp_path, stages):
+    output = tmp_path / "run"
+    start(files, output, figures=False, steps=(10, 20, 30, 40))
+    start(files, output, at("steps_per_print", 5), stages=stages)
+    expected = whole() | {f"{s}/loss": [*STEPS, 40] for s in {"teacher", "student"} - set(stages)}
+    assert curves(output / "tensorboard/run") == expected
+    for stage in ("teacher", "student"):
+        table = rows(output / f"csv_monitor/{stage}_loss.csv")
+        assert [row[0] for row in table] == ["step", *map(str, expected[f"{stage}/loss"])]
+    assert len(rows(output / "csv_monitor/accuracy_student_dev.csv")) == 2
+
+
+def test_other_settings_begin_an_empty_log(files, tmp_path):
+    output = tmp_path / "run"
+    start(files, output, stages=("teacher", "difficulty 0.30", "student"))
+    (output / "csv_monitor/notes.csv").write_text("mine\n1\n")
+    start(files, output, at("robust_compression.seed", 7), stages=("student",))
+    found = whole()
+    del found["teacher/loss"]
+    assert curves(output / "tensorboard/run") == found
+    names = {file.name for file in (output / "csv_monitor").glob("*.csv")}
+    assert names == {"student_loss.csv", "accuracy_student_dev.csv", "notes.csv"}
+
+
+def test_stages_of_like_names_keep_their_own(files, tmp_path):
+    output = tmp_path / "run"
+    start(
+        files,
+        output,
+        stages=("difficulty 0.30", "difficulty 0.60", "difficulty", "alpha 0.2", "alpha 0.25"),
+    )
+    start(files, output, stages=("difficulty", "alpha 0.2"))
+    found = curves(output / "tensorboard/run")
+    assert len(found) == 6 and all(steps in ([0], list(STEPS)) for steps in found.values())
+    assert len(rows(output / "csv_monitor/difficulty_0.30_loss.csv")) == 1 + len(STEPS)
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "csv_monitor"])
+@pytest.mark.parametrize("job", [{}, {"job_name": "ours"}])
+def test_a_place_that_several_runs_share_keeps_them_apart(files, tmp_path, kind, job):
+    place = {kind: {"output_path": str(tmp_path / "logs"), **job}}
+    for name, stages in (
+        ("one/run", ("teacher",)),
+        ("two/run", ("student",)),
+        ("one/run", ("teacher",)),
+    ):
+        start(files, tmp_path / name, place, stages=stages, figures=False)
+    owners = sorted((tmp_path / "logs").rglob("run.json"), key=lambda p: len(p.parts))
+    first = tmp_path / "logs" / job.get("job_name", "run")
+    assert owners == [first / "run.json", first / "run" / "run.json"]
+    for owner, stage in zip(owners, ("teacher", "student"), strict=True):
+        if kind == "tensorboard":
+            assert curves(owner.parent) == {f"{stage}/loss": list(STEPS)}
+        else:
+            assert len(rows(owner.parent / f"{stage}_loss.csv")) == 1 + len(STEPS)
+
+
+def test_files_of_others_are_left_alone(files, tmp_path):
+    (tmp_path / "logs/ours").mkdir(parents=True)
+    other = tmp_path / "logs/ours/student_loss.csv"
+    other.write_text("step,loss\n1,2\n")
+    place = {"csv_monitor": {"output_path": str(tmp_path / "logs"), "job_name": "ours"}}
+    start(files, tmp_path / "run", place, figures=False)
+    assert other.read_text() == "step,loss\n1,2\n"
+    assert (tmp_path / "logs/ours/run/student_loss.csv").is_file()
+
+
+def test_a_place_under_a_file_is_an_error(files, tmp_path):
+    (tmp_path / "file").write_text("")
+    place = {"csv_monitor": {"output_path": str(tmp_path / "file")}}
+    with pytest.raises(UserError, match=r"csv_monitor: events cannot be written to '.*file"):
+        start(files, tmp_path / "run", place)
+
+
+def test_a_damaged_mark_is_no_obstacle(files, tmp_path):
+    start(files, tmp_path / "run")
+    (tmp_path / "run/csv_monitor/run.json").write_text("{")
+    start(files, tmp_path / "run")
+    assert json.loads((tmp_path / "run/csv_monitor/run.json").read_text())["configuration"]
+    assert len(rows(tmp_path / "run/csv_monitor/teacher_loss.csv")) == 1 + len(STEPS)
+
+
+def test_nothing_is_written_without_a_writer(files, tmp_path):
+    open_monitor(files.load(), tmp_path / "run").scalars("a", {"b": 1}, 0)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,45 @@
+"""Faults that come while a run trains: each is one sentence with what to set."""
+
+import json
+import sys
+
+import pytest
+from test_launcher import ROOT, run
+
+pytestmark = [pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("faults")
+    done = run([sys.executable, str(ROOT / "tests/drivers/faults.py"), str(folder), str(tiny_model)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "errors.json").read_text())
+
+
+def test_out_of_memory_in_a_training_step(errors):
+    assert errors["training"].startswith(
+        "teacher: step 1: out of memory with a micro-batch of 4 samples"
+    )
+    assert (
+        "train_micro_batch_size_per_gpu to 2 and gradient_accumulation_steps to 4" in errors["training"]
+    )
+
+
+def test_out_of_memory_while_scoring(errors):
+    assert errors["scoring"].startswith(
+        "teacher: dev: out of memory while scoring 24 samples, padded to "
+    )
+    assert "robust_compression.evaluation.batch_size to 64" in errors["scoring"]
+
+
+def test_a_loss_that_stops_being_finite_names_its_function_and_the_step(errors):
+    """8 steps: progress is above 0.3 from the fourth on; reported at the last."""
+    assert errors["late"].startswith("robust_compression.loss.hook: 'late_hooks:late'")
+    assert "the loss is not finite at step 4 (epoch 1)" in errors["late"]
+
+
+def test_a_function_that_fails_later_is_named_with_its_line(errors):
+    assert errors["fails"] == (
+        "robust_compression.loss.hook: 'late_hooks:fails' raises KeyError: 'late', late_hooks.py:10."
+    )

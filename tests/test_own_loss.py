@@ -1,0 +1,149 @@
+"""A loss of the user's: whatever is wrong with it is one sentence, before anything is trained."""
+
+import sys
+
+import pytest
+import torch
+
+from compress import hook_trial, own_loss
+from compress.errors import UserError
+from compress.losses import LossWeights, resolve
+
+KIND = (3, torch.float32, torch.device("cpu"))
+HEAD = "import torch, torch.nn.functional as F\n"
+SIGNATURE = "def loss(logits, labels, teacher, difficulty, weights):\n"
+GOLD = "F.cross_entropy(logits.float(), labels, reduction='none')"
+BODIES = {
+    "raise KeyError('weight')": ("raises KeyError: 'weight'", "own_hook.py:3"),
+    "assert len(labels) > 4": ("raises AssertionError", "own_hook.py:3"),
+    "return 1 / weights.progress * logits[:, 0]": ("raises ZeroDivisionError", "own_hook.py:3"),
+    "return logits[:, 5]": ("raises IndexError", "own_hook.py:3"),
+    "raise SystemExit(3)": ("raises SystemExit: sys.exit(3)", "own_hook.py:3"),
+    "return teacher + labels": ("raises RuntimeError", "own_hook.py:3"),
+    "pass": ("returned None", "own_hook.py:2"),
+    "return 1.0": ("returned a float", "own_hook.py:2"),
+    "return [0.5] * len(labels)": ("returned a list", "own_hook.py:2"),
+    f"return {GOLD}.detach().numpy()": ("returned a ndarray", "own_hook.py:2"),
+    "yield logits": ("returned a generator", "own_hook.py:2"),
+    f"return {GOLD}.mean()": (
+        "shape [], but one loss per sample is",
+        "leave the mean",
+        "own_hook.py:2",
+    ),
+    "return logits": ("shape [4, 3], but one loss per sample is a tensor of shape [4]",),
+    f"return {GOLD}.squeeze() if len(labels) > 1 else {GOLD}.squeeze()": ("shape []", "shape [1]"),
+    f"return {GOLD}[:, None]": ("shape [4, 1]",),
+    "return (logits.argmax(1) != labels).long()": ("values of type int64",),
+    "return (logits.argmax(1) != labels).float()": ("without a gradient",),
+    f"return {GOLD}.detach()": ("without a gradient", "own_hook.py:2"),
+    f"with torch.no_grad(): return {GOLD}": ("without a gradient",),
+    f"return {GOLD} * float('nan')": ("returned nan, nan", "the loss is not finite at step 0"),
+    f"return {GOLD} / 0": ("the loss is not finite at step 0",),
+    "return torch.ones(len(labels), requires_grad=True)": ("does not depend on the logits",),
+    f"return (logits[:, 0] * 0).sqrt() + {GOLD}": ("a gradient that is not finite",),
+}
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Function (text): writes own_hook.py, which a run would import."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(text):
+        sys.modules.pop("own_hook", None)
+        (tmp_path / "own_hook.py").write_text(text)
+        return "own_hook:loss"
+
+    yield write
+    sys.modules.pop("own_hook", None)
+
+
+def refused(call, *words):
+    with pytest.raises(UserError) as caught:
+        call()
+    sentence = str(caught.value)
+    assert sentence.startswith("robust_compression.loss.hook: 'own_hook:loss'")
+    assert "\n" not in sentence and sentence[-1] == "."
+    for word in words:
+        assert word in sentence
+    return sentence
+
+
+def tried(hook, kind=KIND, layerwise=False):
+    hook_trial.run(hook, LossWeights(), kind, layerwise)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SIGNATURE + "    return (logits\n", ("SyntaxError", "own_hook.py:2")),
+        (HEAD + "1 / 0\n" + SIGNATURE + "    return 0\n", ("ZeroDivisionError", "own_hook.py:2")),
+        (HEAD + "import no_such_thing\n", ("No module named 'no_such_thing'", "own_hook.py:2")),
+        ("raise SystemExit\n", ("SystemExit", "own_hook.py:1")),
+        ("import sys\nsys.exit('bye')\n", ("sys.exit('bye')", "own_hook.py:2")),
+        ("def lose(*signals):\n    return 0\n", ("has no 'loss'; did you mean 'lose'?",)),
+        ("class loss:\n    pass\n", ("is not a function",)),
+        ("def loss(logits, labels):\n    return 0\n", ("takes (logits, labels)", "own_hook.py:1")),
+        ("def loss(*, logits, **rest):\n    return 0\n", ("takes (*, logits, **rest)",)),
+        ("\tdef loss(a):\n", ("IndentationError", "own_hook.py:1")),
+        ("x = '\0'\n", ("SyntaxError",)),
+    ],
+)
+def test_a_module_that_cannot_be_used(written, text, words):
+    hook = written(text)
+    refused(lambda: resolve(hook), *words)
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_function_is_tried_before_the_training(written, body):
+    hook = written(f"{HEAD}{SIGNATURE.strip()}\n    {body}\n")
+    refused(lambda: tried(hook), *BODIES[body])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_good_function_passes_and_draws_nothing(written, classes, dtype):
+    noise = "logits + torch.rand_like(logits)"
+    hook = written(f"{HEAD}{SIGNATURE}    return {GOLD.replace('logits', f'({noise})')} * difficulty\n")
+    before = torch.get_rng_state()
+    tried(hook, (classes, dtype, torch.device("cpu")))
+    assert torch.equal(torch.get_rng_state(), before)
+    tried("compress.losses:rmc_plus", (classes, dtype, torch.device("cpu")))
+
+
+def test_a_constant_zero_is_a_loss_beside_layerwise_terms_only(written):
+    hook = written(f"{HEAD}{SIGNATURE}    return torch.zeros(len(labels))\n")
+    refused(lambda: tried(hook), "without a gradient")
+    tried(hook, layerwise=True)
+
+
+def test_mistakes_that_come_later_name_the_function_too(written):
+    hook = written(
+        f"{HEAD}{SIGNATURE}    if len(labels) == 9:\n        return None\n"
+        f"    if difficulty is None:\n        return {GOLD} * difficulty\n    return {GOLD}\n"
+    )
+    tried(hook)
+    loss = own_loss.guarded(hook, resolve(hook))
+    logits, labels = torch.randn(9, 3), torch.arange(9) % 3
+    refused(lambda: loss(logits, labels, logits, labels, LossWeights()), "returned None")
+    refused(
+        lambda: loss(logits[:4], labels[:4], None, None, LossWeights()), "TypeError", "own_hook.py:6"
+    )
+
+
+def test_out_of_memory_and_an_interrupt_are_no_mistake_of_the_function(written):
+    for error in ("torch.OutOfMemoryError('CUDA out of memory')", "KeyboardInterrupt()"):
+        hook = written(f"{HEAD}{SIGNATURE}    raise {error}\n")
+        with pytest.raises((torch.OutOfMemoryError, KeyboardInterrupt)):
+            tried(hook)
+
+
+def test_the_source_of_a_decorated_function_is_its_own_file(written, tmp_path):
+    (tmp_path / "own_decorator.py").write_text(
+        "import functools\ndef twice(f):\n    @functools.wraps(f)\n"
+        "    def inner(*a):\n        return 2 * f(*a)\n    return inner\n"
+    )
+    hook = written(f"{HEAD}from own_decorator import twice\n@twice\n{SIGNATURE}    return {GOLD}\n")
+    assert own_loss.source(resolve(hook)) == tmp_path / "own_hook.py"
+    tried(hook)
