@@ -12,7 +12,6 @@ Inputs are random tokens of exactly the asked length, without padding. It leaves
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,19 +19,19 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from compress import onnx_export
+from compress import onnx_export, timing
 from compress.errors import UserError, fail
 from compress.models import encoders
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Model, Timing
+from compress.timing import Call, forward_call, random_tokens
 
 RUNTIMES = ("torch", "onnxruntime")
-Call = Callable[[], object]
 Inputs = Mapping[str, Tensor]
 
 
@@ -67,26 +66,6 @@ def flops(model: PreTrainedModel, inputs: Inputs) -> int:
     return counter.get_total_flops()
 
 
-def interleaved(calls: Sequence[Call], repeats: int, warmups: int, wait: Call) -> list[list[float]]:
-    """Seconds of each call [len(calls)][repeats], taken in turns; each round starts with the next one.
-
-    wait: returns when the device has finished what was started; it is part of each timing.
-    """
-    for _ in range(warmups):
-        for call in calls:
-            call()
-    wait()
-    seconds: list[list[float]] = [[] for _ in calls]
-    for turn in range(repeats):
-        for place in range(len(calls)):
-            chosen = (turn + place) % len(calls)
-            began = time.perf_counter()
-            calls[chosen]()
-            wait()
-            seconds[chosen].append(time.perf_counter() - began)
-    return seconds
-
-
 def check(paths: Sequence[Path], setting: Setting) -> None:
     """Raise UserError for a missing runtime or directory, or a length beyond a model's positions."""
     if "onnxruntime" in setting.runtimes:
@@ -106,20 +85,23 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
     Raises UserError for a damaged directory.
     """
     names = benchmark_report.short_names(paths)
-    loaded = [_load(path, setting.device) for path in paths]
+    loaded = [timing.ready(encoders.load_compressed(path), setting.device) for path in paths]
     sizes = [
         Model(name, str(path), encoders.parameters(model), encoders.nonzero_parameters(model))
         for name, path, model in zip(names, paths, loaded, strict=True)
     ]
     shapes = [(batch, length) for length in setting.lengths for batch in setting.batches]
-    counts = {shape: [flops(m, _inputs(m, shape, setting.device)) for m in loaded] for shape in shapes}
+    counts = {
+        shape: [flops(m, random_tokens(m, shape, setting.device)) for m in loaded] for shape in shapes
+    }
     timings = []
     with tqdm(total=len(setting.runtimes) * len(shapes), desc="measuring", disable=None) as bar:
         for runtime in setting.runtimes:
             with _running(runtime, paths, loaded, setting) as prepare:
                 for shape in shapes:
                     calls = prepare(shape)
-                    found = interleaved(calls, setting.repeats, setting.warmups, _wait(setting.device))
+                    wait = timing.waiter(setting.device)
+                    found = timing.interleaved(calls, setting.repeats, setting.warmups, wait)
                     timings += [
                         Timing(name, runtime, *shape, count, tuple(seconds))
                         for name, count, seconds in zip(names, counts[shape], found, strict=True)
@@ -128,31 +110,13 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
     return sizes, timings
 
 
-def _load(path: Path, device: torch.device) -> PreTrainedModel:
-    """The model with its weights copied, so that all lie aligned: transformers maps a plain file."""
-    model = encoders.load_compressed(path).requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-    nn.Module.to(model, device)
-    return model
-
-
-def _inputs(model: PreTrainedModel, shape: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
-    inputs = onnx_export.random_inputs(model.config, *shape)
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
-
-
-def _wait(device: torch.device) -> Call:
-    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
-
-
 @contextmanager
 def _running(
     runtime: str, paths: Sequence[Path], loaded: Sequence[PreTrainedModel], setting: Setting
 ) -> Iterator[Callable[[tuple[int, int]], list[Call]]]:
     """Context: yields what makes, for a shape (batch, length), one call for each model."""
     if runtime == "torch":
-        yield lambda shape: [_torch_call(m, _inputs(m, shape, setting.device)) for m in loaded]
+        yield lambda shape: [forward_call(m, random_tokens(m, shape, setting.device)) for m in loaded]
         return
     with tempfile.TemporaryDirectory() as folder:
         sessions = []
@@ -169,14 +133,6 @@ def _running(
             return calls
 
         yield prepare
-
-
-def _torch_call(model: PreTrainedModel, inputs: Inputs) -> Call:
-    @torch.inference_mode()
-    def call() -> object:
-        return model(**inputs).logits
-
-    return call
 
 
 def _session_call(run: Callable[..., object], inputs: Mapping[str, object]) -> Call:

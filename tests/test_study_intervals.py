@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from studies import DEV, model, rows_of
 
-from compress.study import analysis, bootstrap, tables
+from compress.reporting import bootstrap
+from compress.study import analysis, tables
 
 EASY, HARD, SYM1, SYM2 = ("dev", "easy"), ("dev", "hard"), ("ood_sym1", ""), ("ood_sym2", "")
 SIZES = {DEV: 200, EASY: 150, HARD: 50, SYM1: 150, SYM2: 80}

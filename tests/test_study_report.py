@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from studies import DEV, SETS, finish, finished_runs, halves, model, runs_of
 
-from compress.study import analysis, beside, bootstrap, figures, report, results, tables
+from compress.reporting import bootstrap
+from compress.study import analysis, beside, figures, report, results, tables
 
 
 @pytest.fixture

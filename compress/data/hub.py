@@ -17,8 +17,8 @@ from huggingface_hub.utils import disable_progress_bars
 from compress.errors import UserError
 
 TIMEOUT = 5.0
-DESCRIPTION = ("*.json", "*.txt", "*.model")
-"""Files of a model beside its weights."""
+DESCRIPTION = ("*.json", "*.txt", "*.model", "README.md")
+"""Files of a model beside its weights; its card tells the licence."""
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """Files of weights, the first that a model has."""
 WAY_OUT = (

@@ -61,6 +61,28 @@ class Monitor:
         self._tensorboard.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in cells))
         self._tensorboard.flush()
 
+    def text(self, name: str, markdown: str) -> None:
+        """Write a text (TensorBoard only)."""
+        if self._tensorboard is not None:
+            self._tensorboard.add_text(name, markdown)
+            self._tensorboard.flush()
+
+    def results(
+        self, name: str, settings: Mapping[str, str | float], figures: Mapping[str, float]
+    ) -> None:
+        """Write the settings of the run of this name and what it came to, all as hparams.
+
+        TensorBoard gets no scalars of the figures: single points would stand among the curves. Other
+        writers, which have no hparams, get them as last values.
+        """
+        for kind in ("csv_monitor", "wandb_monitor"):
+            writer = getattr(self._writer, kind, None)
+            if writer is not None and writer.enabled:
+                writer.write_events([(f"results/{n}", value, 0) for n, value in figures.items()])
+        if self._tensorboard is not None:
+            self._tensorboard.add_hparams({**settings, **figures}, {}, run_name=name)
+            self._tensorboard.flush()
+
 
 class Progress:
     """Progress bar of a training run with loss, sparsity, samples/s and time left."""
