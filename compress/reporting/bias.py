@@ -91,7 +91,8 @@ def reason(delta: float | None, interval: list[float] | None) -> str | None:
         return "the teacher gets nothing right on dev, so it has no Delta"
     told = f"Delta {numbers.number(delta)}"
     if interval is not None:
-        told += f", 95 % interval over the samples {numbers.number(interval[0])} to {numbers.number(interval[1])}"
+        low, high = map(numbers.number, interval)
+        told += f", 95 % interval over the samples {low} to {high}"
     if delta <= 0:
         return (
             f"the teacher is no worse on OOD than on dev ({told}), so there is no bias to compare with"
