@@ -21,7 +21,7 @@ from compress.reporting.numbers import (
 )
 
 Metrics = Mapping[str, Any]
-PARTS = (("layers", "layers"), ("heads", "heads"), ("ffn_neurons", "ffn neurons"))
+PARTS = (("layers", "layers"), ("heads", "attention heads"), ("ffn_neurons", "ffn neurons"))
 ZEROS = "zeros are stored and multiplied like other numbers, so they save neither space nor time"
 _RESULT_KEYS = ("params", "nonzero_params", "dev", "ood", "ood_pooled", "delta")
 

@@ -11,7 +11,10 @@ SETTINGS = ("task", "compression", "mitigation", "seed")
 
 
 def write(context: Context, out: Mapping[str, Any], view: DifficultyView | None) -> None:
-    """Write the figures of metrics.json, and the difficulty of the training samples if there is one."""
+    """Write the figures of metrics.json, and the difficulty of the training samples if there is one.
+
+    The names sort behind those of the curves, which TensorBoard therefore shows first.
+    """
     monitor, robust = context.monitor, context.config.robust
     settings = {name: out[name] for name in SETTINGS}
     settings |= {
@@ -19,17 +22,17 @@ def write(context: Context, out: Mapping[str, Any], view: DifficultyView | None)
         "alpha": robust.uncertainty.alpha,
         "lambda": robust.loss.lambda_,
     }
-    monitor.results(context.output_dir.resolve().name, settings, figures(out))
+    monitor.results(settings, figures(out))
     lines = [markdown.text(line) for line in (summary.verdict(out), *summary.size(out), *out["notes"])]
     monitor.text("results", "\n\n".join([markdown.table(summary.cells(out)), *lines]))
     if view is None:
         return
-    monitor.histogram("difficulty/d", view.difficulty)
-    monitor.histogram("difficulty/variance", view.variance)
+    monitor.histogram("uncertainty/d", view.difficulty)
+    monitor.histogram("uncertainty/variance", view.variance)
     header = [*context.data.task.texts, "label", "variance", "d"]
     for name, sentences in (("hardest", view.hardest), ("easiest", view.easiest)):
         rows = [[*s.texts, s.label, f"{s.variance:.4f}", f"{s.difficulty:.3f}"] for s in sentences]
-        monitor.table(f"difficulty/{name}", header, rows)
+        monitor.table(f"uncertainty/{name}", header, rows)
 
 
 def figures(out: Mapping[str, Any]) -> dict[str, float]:

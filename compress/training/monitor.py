@@ -14,6 +14,7 @@ import numpy as np
 import transformers
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from compress import ranks
@@ -67,10 +68,8 @@ class Monitor:
             self._tensorboard.add_text(name, markdown)
             self._tensorboard.flush()
 
-    def results(
-        self, name: str, settings: Mapping[str, str | float], figures: Mapping[str, float]
-    ) -> None:
-        """Write the settings of the run of this name and what it came to, all as hparams.
+    def results(self, settings: Mapping[str, str | float], figures: Mapping[str, float]) -> None:
+        """Write the settings of the run and what it came to, all as hparams of the run itself.
 
         TensorBoard gets no scalars of the figures: single points would stand among the curves. Other
         writers, which have no hparams, get them as last values.
@@ -79,9 +78,10 @@ class Monitor:
             writer = getattr(self._writer, kind, None)
             if writer is not None and writer.enabled:
                 writer.write_events([(f"results/{n}", value, 0) for n, value in figures.items()])
-        if self._tensorboard is not None:
-            self._tensorboard.add_hparams({**settings, **figures}, {}, run_name=name)
-            self._tensorboard.flush()
+        if (tensorboard := self._tensorboard) is not None:
+            for part in hparams({**settings, **figures}, {}):
+                tensorboard._get_file_writer().add_summary(part)
+            tensorboard.flush()
 
 
 class Progress:
