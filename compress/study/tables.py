@@ -33,7 +33,12 @@ class Table:
 
 def _escaped(cell: str) -> str:
     """A cell's text in Markdown, on one line."""
-    return " ".join(cell.replace("\\", r"\\").replace("|", r"\|").split("\n"))
+    return inert(" ".join(cell.replace("\\", r"\\").replace("|", r"\|").split("\n")))
+
+
+def inert(text: str) -> str:
+    """A text for Markdown without HTML in it."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def all_of(task: Task) -> list[Table]:
@@ -77,7 +82,7 @@ def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
     reasons: dict[str, list[str]] = {}
     for model in task.students:
         if (why := model.f_bias_reason(task.teacher, names)) is not None:
-            reasons.setdefault(why, []).append(label(model))
+            reasons.setdefault(why.replace("−", "-"), []).append(label(model))
     if sum(map(len, reasons.values())) == len(task.students) and len(reasons) == 1:
         return f" F_bias is n/a: {next(iter(reasons))}."
     told = [f" F_bias of {', '.join(models)} is n/a: {why}." for why, models in reasons.items()]
@@ -144,6 +149,7 @@ def above_chance(task: Task) -> Table | None:
     for model in (task.teacher, *task.students):
         found = task.versus(model, names)
         change = [signed(found.get(key), *DIGITS[key]) for key in ("dev", "ood", "delta", "f_bias")]
+        change[-1] = NONE if found and "f_bias" not in found else change[-1]
         ours = [percent(model.dev), *_out_of_distribution(task, model, names)]
         rows.append([marked(task, model), *ours, *change])
     header = ["model", *COMPARED[:-1], TEACHERS, COMPARED[-1]]
