@@ -12,7 +12,7 @@ the figures are inline SVG from `figures`; the file is written beside its target
 over it, and equal input gives equal bytes. This module needs neither torch nor DeepSpeed.
 
 Definitions (Du et al. 2023, Sec. 3.4): Delta = (acc_dev - acc_ood) / acc_dev, F_bias =
-Delta_student / Delta_teacher.
+Delta_student / Delta_teacher, where the 95 % interval of Delta_teacher lies above 0.
 """
 
 import json
