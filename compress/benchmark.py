@@ -12,7 +12,6 @@ Inputs are random tokens of exactly the asked length, without padding. It leaves
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,21 +19,21 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from compress import interrupts, onnx_export
+from compress import interrupts, onnx_export, timing
 from compress.errors import UserError, fail
 from compress.models import directories, encoders, probe
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Model, Timing
+from compress.timing import Call, forward_call
 
 RUNTIMES = ("torch", "onnxruntime")
 MOST = {"batch": 2**31 - 1, "length": 2**31 - 1, "threads": 1024, "repeats": 2**31 - 1}
 """What the libraries can take at all."""
-Call = Callable[[], object]
 Inputs = Mapping[str, Tensor]
 
 
@@ -67,26 +66,6 @@ def flops(model: PreTrainedModel, inputs: Inputs) -> int:
         if before != "eager":
             model.set_attn_implementation(before)
     return counter.get_total_flops()
-
-
-def interleaved(calls: Sequence[Call], repeats: int, warmups: int, wait: Call) -> list[list[float]]:
-    """Seconds of each call [len(calls)][repeats], taken in turns; each round starts with the next one.
-
-    wait: returns when the device has finished what was started; it is part of each timing.
-    """
-    for _ in range(warmups):
-        for call in calls:
-            call()
-    wait()
-    seconds: list[list[float]] = [[] for _ in calls]
-    for turn in range(repeats):
-        for place in range(len(calls)):
-            chosen = (turn + place) % len(calls)
-            began = time.perf_counter()
-            calls[chosen]()
-            wait()
-            seconds[chosen].append(time.perf_counter() - began)
-    return seconds
 
 
 def check(paths: Sequence[Path], setting: Setting) -> None:
@@ -126,8 +105,8 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
                 for shape in shapes:
                     with _fitting(shape):
                         calls = prepare(shape)
-                        wait = _wait(setting.device)
-                        found = interleaved(calls, setting.repeats, setting.warmups, wait)
+                        wait = timing.waiter(setting.device)
+                        found = timing.interleaved(calls, setting.repeats, setting.warmups, wait)
                     timings += [
                         Timing(name, runtime, *shape, count, tuple(seconds))
                         for name, count, seconds in zip(names, counts[shape], found, strict=True)
@@ -158,22 +137,12 @@ class _Loaded:
     pairs: onnx_export.Pairs
 
     def inputs(self, shape: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
-        made = onnx_export.random_inputs(self.model.config, *shape, pairs=self.pairs)
-        return {name: tensor.to(device) for name, tensor in made.items()}
+        return timing.random_tokens(self.model, shape, device, self.pairs)
 
 
 def _load(path: Path, device: torch.device) -> _Loaded:
-    """The model with its weights copied, so that all lie aligned: transformers maps a plain file."""
-    model = encoders.load_compressed(path).requires_grad_(False)
-    pairs = onnx_export.Pairs.of(model.config, onnx_export.tokenizer_of(path, model))
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-    nn.Module.to(model, device)
-    return _Loaded(model, pairs)
-
-
-def _wait(device: torch.device) -> Call:
-    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+    model = timing.ready(encoders.load_compressed(path), device)
+    return _Loaded(model, onnx_export.Pairs.of(model.config, onnx_export.tokenizer_of(path, model)))
 
 
 @contextmanager
@@ -183,7 +152,7 @@ def _running(
     """Context: yields what makes, for a shape (batch, length), one call for each model."""
     if runtime == "torch":
         yield lambda shape: [
-            _torch_call(one.model, one.inputs(shape, setting.device)) for one in loaded
+            forward_call(one.model, one.inputs(shape, setting.device)) for one in loaded
         ]
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -201,14 +170,6 @@ def _running(
             return calls
 
         yield prepare
-
-
-def _torch_call(model: PreTrainedModel, inputs: Inputs) -> Call:
-    @torch.inference_mode()
-    def call() -> object:
-        return model(**inputs).logits
-
-    return call
 
 
 def _session_call(run: Callable[..., object], inputs: Mapping[str, object]) -> Call:

@@ -42,7 +42,7 @@ def words(line: Callable[[], str]) -> None:
 
 
 def before_end(act: Callable[[], None]) -> None:
-    """Add what is done before the process ends, such as giving back a lock; called in another thread."""
+    """Add what is done before the process ends, such as giving back a lock, in another thread."""
     _last.append(act)
 
 

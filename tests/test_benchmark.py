@@ -10,7 +10,7 @@ import torch
 from test_compressed import CONFIGS, KEPT, exported, masked
 
 import compress
-from compress import benchmark, onnx_export
+from compress import benchmark, onnx_export, timing
 from compress.errors import UserError
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Timing, short_names
@@ -57,7 +57,7 @@ def test_operations_are_those_of_the_closed_formula(shape, folders):
 def test_calls_take_turns_and_each_gets_its_own_time(monkeypatch):
     """A clock that the calls move by hand: warm-ups are not timed, waiting is."""
     clock, order = [0.0], []
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
     def call(number):
         order.append(number)
@@ -67,7 +67,7 @@ def test_calls_take_turns_and_each_gets_its_own_time(monkeypatch):
         clock[0] += 0.5
 
     calls = [lambda n=n: call(n) for n in range(3)]
-    assert benchmark.interleaved(calls, 4, 2, wait) == [[1.5] * 4, [10.5] * 4, [100.5] * 4]
+    assert timing.interleaved(calls, 4, 2, wait) == [[1.5] * 4, [10.5] * 4, [100.5] * 4]
     assert order[:6] == [0, 1, 2, 0, 1, 2]
     assert order[6:] == [0, 1, 2, 1, 2, 0, 2, 0, 1, 0, 1, 2]
 

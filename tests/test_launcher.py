@@ -239,6 +239,7 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
     assert set(metrics["seconds"]) == {"teacher", "difficulty", "student", "evaluate"}
     assert 0 <= metrics["difficulty"]["auroc"] <= 1
     assert metrics["world_size"] == 2
+    assert metrics["latency"]["timings"] or metrics["latency"]["left_out"]
     parts = metrics["easy_hard"]
     assert parts["text"] == "hypothesis" and parts["easy"] + parts["hard"] == 40
     assert 0 <= parts["agreement"] <= 1
@@ -325,6 +326,7 @@ def test_given_teacher_independent_protocol_own_loss_and_accumulation(
     first = json.loads((whole_job[0] / "metrics.json").read_text())
     assert metrics["teacher"]["dev"] == first["teacher"]["dev"]
     assert metrics["mitigation"] == "own_loss:halves+layerwise"
+    assert metrics["teacher"]["model"] == metrics["student"]["model"] == str(teacher)
     matrix = next((tmp_path / "shared/difficulty").iterdir()) / "train.parquet"
     columns = pq.read_table(matrix).column_names
     assert columns == ["index", "label", "loss_0.3", "loss_0.801", "loss_0.802", "variance"]

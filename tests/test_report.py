@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from reports import HANS, Page, metrics, two_sets, view, writing
 
-from compress.reporting.report import DifficultyView, summary_table, verdict, write_report
+from compress.reporting.report import DifficultyView, write_report
+from compress.reporting.summary import table as summary_table
+from compress.reporting.summary import verdict
 
 
 @pytest.fixture
@@ -170,13 +172,17 @@ def test_missing_bias_is_na_with_its_reason(write):
 
 
 def test_summary_table_is_aligned_and_right():
-    lines = summary_table(metrics()).splitlines()
+    apart = {"value": 0.0523, "interval": [0.0401, 0.0645]}
+    lines = summary_table(metrics() | {"delta_difference": apart}).splitlines()
     assert len({len(line) for line in lines}) == 1
     cells = [re.split(r"  +", line.strip()) for line in lines]
     assert cells == [
-        ["parameters", "non-zero", "dev %", "hans %", "Delta", "F_bias"],
-        ["teacher", "109,484,547", "109,484,547", "84.2", "59.8", "0.290", "-"],
-        ["student", "109,484,547", "75,500,123", "83.8", "55.1", "0.342", "1.182"],
+        ["parameters", "non-zero", "dev %", "hans %", "Delta", "Delta diff [95 %]", "F_bias"],
+        ["teacher", "109,484,547", "109,484,547", "84.2", "59.8", "0.290", "-", "-"],
+        [
+            *("student", "109,484,547", "75,500,123", "83.8", "55.1", "0.342"),
+            *("+0.052 [0.040, 0.065]", "1.182"),
+        ],
     ]
 
 
@@ -196,7 +202,7 @@ def test_summary_table_pools_several_sets_and_gives_the_reason_for_na():
     found = two_sets(metrics((0.6, 0.66), (0.6, 0.5)))
     lines = summary_table(found).splitlines()
     assert re.split(r"  +", lines[0].strip())[3:6] == ["v1 %", "v2 %", "pooled OOD %"]
-    assert lines[1].split()[3:] == ["60.0", "70.0", "60.0", "66.0", "-0.100", "-"]
+    assert lines[1].split()[3:] == ["60.0", "70.0", "60.0", "66.0", "-0.100", "-", "-"]
     assert lines[2].endswith("n/a")
     assert lines[3].startswith("F_bias n/a: the teacher")
     assert "\n".join(lines).isascii()

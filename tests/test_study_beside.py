@@ -99,15 +99,17 @@ def test_printed_averages_follow_from_the_entries():
 def test_table_4_beside_ours(tmp_path):
     found = analysis.tasks(results.collect(finished_runs(tmp_path)))[0]
     table, rows = beside.pooled(found, "table4"), cells(beside.pooled(found, "table4"))
-    assert table.header[5:] == ["paper: dev", "paper: OOD", "paper: F_bias"]
-    assert rows["teacher"][4:] == ["86.2", "61.7", "-"]
-    assert rows["imp40 rmc"][4:] == ["86.1", "64.2", "0.897"]
-    assert rows["imp40 vanilla"][6] == "1.051"
+    assert table.header[6:] == ["paper: dev", "paper: OOD", "paper: F_bias"]
+    assert rows["teacher"][5:] == ["86.2", "61.7", "-"]
+    assert rows["imp40 rmc"][5:] == ["86.1", "64.2", "0.897"]
+    assert rows["imp40 vanilla"][7] == "1.051"
     assert not any(name.startswith("imp60") for name in rows), "the table is about 40 %"
     ours = model(found, "imp40", "rmc")
     assert rows["imp40 rmc"][:2] == [f"{100 * f.value:.1f}" for f in (ours.dev, ours.pool())]
     assert rows["imp40 rmc"][2] == f"{ours.delta().value:.3f}"
-    assert rows["imp40 rmc"][3] == f"{ours.f_bias(found.teacher).value:.3f}"
+    apart = ours.delta().value - found.teacher.delta().value
+    assert rows["imp40 rmc"][3].strip("*") == f"{apart:+.3f}"
+    assert rows["imp40 rmc"][4] == f"{ours.f_bias(found.teacher).value:.3f}"
 
 
 def test_ours_is_over_the_papers_sets_alone(tmp_path):
@@ -121,8 +123,8 @@ def test_ours_is_over_the_papers_sets_alone(tmp_path):
         (table,) = beside.all_of(analysis.tasks(results.collect(made))[0], "table4")
         row = next(row for row in table.rows if row[0] == "imp40 rmc")
         bias = (0.88 - 0.56) / 0.88 / ((0.9 - 0.6) / 0.9)
-        assert row[2].startswith("56.0 ±") and row[4].startswith(f"{bias:.3f} ±")
-        assert row[4].endswith(f"]{mark}") and "OOD: hans." in table.caption
+        assert row[2].startswith("56.0 ±") and row[5].startswith(f"{bias:.3f} ±")
+        assert row[5].endswith(f"]{mark}") and "OOD: hans." in table.caption
 
 
 def test_each_ood_set_beside_the_papers(tmp_path):
@@ -180,14 +182,14 @@ def test_table_3_says_that_the_papers_draws_are_averaged(tmp_path):
     found, _ = task_of(tmp_path, MNLI, tasks=["mnli"], compressions=["heads20"])
     (table,) = beside.all_of(found, "table3")
     assert "mean of its three draws" in table.caption
-    assert cells(table)["heads20 vanilla"][4:] == ["84.1", "54.8", "1.199"]
+    assert cells(table)["heads20 vanilla"][5:] == ["84.1", "54.8", "1.199"]
 
 
 def test_figure_3_beside_tables_1_and_4(tmp_path):
     found, _ = task_of(tmp_path, MNLI, tasks=["mnli"], compressions=["imp20", "imp40"])
     (table,) = beside.all_of(found, "figure3")
     assert "Table 1 (vanilla) and Table 4" in table.caption
-    paper = {name: row[4:] for name, row in cells(table).items()}
+    paper = {name: row[5:] for name, row in cells(table).items()}
     assert paper == {
         "teacher": ["84.2", "59.8", "-"],
         "imp20 vanilla": ["84.4", "55.5", "1.182"],
@@ -217,16 +219,17 @@ def test_f_bias_averaged_over_the_tasks(tmp_path):
     rows = results.collect(three_tasks(tmp_path))
     found = analysis.tasks(rows)
     table = beside.averages(found, "table4")
-    assert table.header == ["model", "dev", "Delta", "F_bias", "paper: F_bias"]
+    assert table.header == ["model", "dev", "Delta", "Delta - teacher", "F_bias", "paper: F_bias"]
     deltas = {
         "imp40 vanilla": [(0.88 - ood) / 0.88 for ood in (0.5, 0.4, 0.3)],
         "imp40 rmc": [(0.88 - ood) / 0.88 for ood in (0.6, 0.5, 0.4)],
     }
     printed = {"imp40 vanilla": "1.101", "imp40 rmc": "0.990"}
-    assert cells(table) == {
+    assert {name: [cell.strip("*") for cell in row] for name, row in cells(table).items()} == {
         name: [
             "88.0",
             f"{fmean(values):.3f}",
+            f"{fmean(values) - (0.9 - 0.6) / 0.9:+.3f}",
             f"{fmean(values) / ((0.9 - 0.6) / 0.9):.3f}",
             printed[name],
         ]
@@ -242,7 +245,7 @@ def test_f_bias_averaged_over_the_tasks(tmp_path):
 def test_no_average_without_all_tasks_sets_or_a_table_that_prints_it(tmp_path):
     made = three_tasks(tmp_path, fever={"at_chance": {"sym1": 0.5}})
     found = analysis.tasks(results.collect(made))
-    assert all(row[3].endswith("†") for row in beside.averages(found, "table4").rows)
+    assert all(row[4].endswith("†") for row in beside.averages(found, "table4").rows)
     assert beside.averages(found[:2], "table4") is None
     assert beside.averages(found, "table3") is None and beside.averages(found, None) is None
     twice = [*found, replace(found[0], name="mnli_b")]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from studies import DEV, model, rows_of
 
-from compress.study import analysis, bootstrap, tables
+from compress.reporting import bootstrap
+from compress.study import analysis, tables
 
 EASY, HARD, SYM1, SYM2 = ("dev", "easy"), ("dev", "hard"), ("ood_sym1", ""), ("ood_sym2", "")
 SIZES = {DEV: 200, EASY: 150, HARD: 50, SYM1: 150, SYM2: 80}
@@ -212,3 +213,57 @@ def test_a_mean_over_tasks_varies_with_the_samples_of_each():
     found = mean_dev(hits)
     assert found.value == pytest.approx(np.mean(list(p.values())))
     assert found.replicates.std() == pytest.approx(error, rel=0.05)
+
+
+# Where the teacher's Delta may be nothing
+
+
+def small_delta(sizes, seeds, rates):
+    """Hits of teacher (Delta by seed) and of a student that is worse, on one OOD set."""
+    hits = {}
+    for seed, (dev, ood) in zip(seeds, rates, strict=True):
+        for name, lost in ((TEACHER, 0), (VANILLA, 0.1)):
+            hits[*name, seed] = {
+                DEV: np.arange(sizes) < sizes * dev,
+                SYM1: np.arange(sizes) < sizes * (ood - lost),
+            }
+    return analysis.tasks(rows_of(hits), 2000)[0]
+
+
+@pytest.mark.parametrize(("size", "there"), [(100, False), (4000, True)])
+def test_a_delta_that_may_be_nothing_has_no_ratio_with_any_number_of_seeds(size, there):
+    for rates in ([(0.9, 0.87)], [(0.9, 0.87), (0.91, 0.88), (0.9, 0.86)]):
+        task = small_delta(size, range(len(rates)), rates)
+        student, teacher = task.students[0], task.teacher
+        assert (student.f_bias(teacher) is not None) == there
+        means = np.mean(rates, axis=0)
+        apart = student.delta_difference(teacher)
+        assert apart.value == pytest.approx(0.1 / means[0], abs=0.002)
+        row = tables.accuracies(task).rows[1]
+        assert row[5].startswith("**+0.11") and (row[6] == "n/a") == (not there)
+        told = "beyond chance (Delta 0.03" in tables.accuracies(task).caption
+        assert told == (not there)
+
+
+def test_the_interval_over_the_samples_leaves_the_seeds_as_they_are():
+    """A plain bootstrap of the mean of three seeds, drawn sample by sample."""
+    rates = [(0.9, 0.8), (0.85, 0.8), (0.95, 0.75)]
+    task = small_delta(200, range(3), rates)
+    by_seed, told = task.teacher.delta_over_samples()
+    generator, values = np.random.default_rng(1), []
+    for _ in range(4000):
+        dev, ood = (np.sort(generator.integers(200, size=200)) for _ in range(2))
+        accuracies = [((dev < 200 * a).mean(), (ood < 200 * b).mean()) for a, b in rates]
+        first, second = np.mean(accuracies, axis=0)
+        values.append([1 - b / a for a, b in accuracies] + [1 - second / first])
+    low, high = np.quantile(values, [0.025, 0.975], axis=0)
+    assert told == pytest.approx((low[-1], high[-1]), abs=0.01)
+    for seed in range(3):
+        assert by_seed[seed] == pytest.approx((low[seed], high[seed]), abs=0.012)
+
+
+def test_a_seed_whose_teacher_lost_nothing_is_left_out_of_the_spread():
+    task = small_delta(1000, range(3), [(0.9, 0.8), (0.9, 0.897), (0.9, 0.7)])
+    found = task.students[0].f_bias(task.teacher)
+    assert set(found.by_seed) == {0, 2}
+    assert found.by_seed[0] == pytest.approx(2, abs=0.02)

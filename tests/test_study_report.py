@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from studies import DEV, SETS, finish, finished_runs, halves, model, runs_of
 
-from compress.study import analysis, beside, bootstrap, figures, report, results, tables
+from compress.reporting import bootstrap
+from compress.study import analysis, beside, figures, report, results, tables
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def task(runs):
 def test_the_tables_say_what_the_rows_say(task, runs):
     rows = results.collect(runs)
     table = tables.accuracies(task)
-    assert table.header[2:] == ["dev", "OOD pooled", "Delta", "F_bias"]
+    assert table.header[2:] == ["dev", "OOD pooled", "Delta", "Delta - teacher", "F_bias"]
     draws = task.teacher.draws
     by_set = tables.by_set(task)
     assert by_set.header == ["model", "sym1", "sym2"]
@@ -68,7 +69,9 @@ def test_the_tables_say_what_the_rows_say(task, runs):
         assert cells[2].endswith("[{:.1f}, {:.1f}]".format(*(100 * bound for bound in interval)))
     for name, cells in found.items():
         if name != "teacher":
-            assert cells[5].startswith(f"{deltas[name] / deltas['teacher']:.2f} ±")
+            apart = cells[5].replace("**", "")
+            assert apart.startswith(f"{deltas[name] - deltas['teacher']:+.3f} ±")
+            assert cells[6].startswith(f"{deltas[name] / deltas['teacher']:.2f} ±")
 
 
 def test_the_first_caption_says_how_many_samples(task):
@@ -161,17 +164,18 @@ def test_sets_above_chance_are_judged_by_themselves(tmp_path):
     found = analysis.tasks(results.collect(made))[0]
     table = tables.above_chance(found)
     assert "above chance (sym1)" in table.caption
-    assert table.header[1:5] == ["dev", "OOD", "Delta", "F_bias"]
-    assert table.header[5:] == [f"{name} - vanilla" for name in table.header[1:5]]
+    assert table.header[1:6] == ["dev", "OOD", "Delta", "Delta - teacher", "F_bias"]
+    assert table.header[6:] == [f"{name} - vanilla" for name in ("dev", "OOD", "Delta", "F_bias")]
     rows = {row[0]: [cell.replace("**", "").split(" ")[0] for cell in row[1:]] for row in table.rows}
     base = (0.9 - 0.6) / 0.9
     vanilla, rmc = (0.88 - 0.5) / 0.88, (0.89 - 0.58) / 0.89
-    assert rows["teacher"] == ["90.0", "60.0", f"{base:.3f}", *"-----"]
+    assert rows["teacher"] == ["90.0", "60.0", f"{base:.3f}", *"------"]
     assert rows["imp40 vanilla"] == [
-        *("88.0", "50.0", f"{vanilla:.3f}", f"{vanilla / base:.2f}", *"----"),
+        *("88.0", "50.0", f"{vanilla:.3f}", f"{vanilla - base:+.3f}", f"{vanilla / base:.2f}"),
+        *"----",
     ]
     assert rows["imp40 rmc"] == [
-        *("89.0", "58.0", f"{rmc:.3f}", f"{rmc / base:.2f}"),
+        *("89.0", "58.0", f"{rmc:.3f}", f"{rmc - base:+.3f}", f"{rmc / base:.2f}"),
         *("+1.0", "+8.0", f"{rmc - vanilla:+.3f}", f"{(rmc - vanilla) / base:+.2f}"),
     ]
     assert tables.accuracies(found) in tables.all_of(found) and table in tables.all_of(found)

@@ -200,7 +200,9 @@ def test_a_teacher_that_loses_nothing_gives_no_bias(tmp_path):
     found = analysis.tasks(results.collect(made))[0]
     assert found.students[0].f_bias(found.teacher) is None
     assert "f_bias" not in found.versus(model(found, "imp40", "rmc"))
-    assert tables.accuracies(found).rows[1][-1] == "-"
+    assert tables.accuracies(found).rows[1][-1] == "n/a"
+    assert tables.differences(found).rows[0][5] == "n/a"
+    assert "F_bias is n/a: the teacher is no worse on OOD" in tables.accuracies(found).caption
 
 
 def test_collapse_is_marked(tmp_path):

@@ -18,8 +18,8 @@ from compress.errors import UserError
 from compress.models.directories import WEIGHTS
 
 TIMEOUT = 5.0
-DESCRIPTION = ("*.json", "*.txt", "*.model")
-"""Files of a model beside its weights."""
+DESCRIPTION = ("*.json", "*.txt", "*.model", "README.md")
+"""Files of a model beside its weights; its card tells the licence."""
 WAY_OUT = (
     "work without it by setting robust_compression.task.data_dir to a folder with train, dev and "
     "ood_<name> files, and robust_compression.model to a local model directory"

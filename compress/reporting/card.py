@@ -1,70 +1,177 @@
-"""The model card: what the compressed model is, how to load it, what was measured."""
+"""The model card: what the compressed model is, how to load it, what was measured, what is not known.
 
+Names (of labels, columns, tasks, models) are untrusted text: the front matter is written by YAML's own
+writer, Markdown is escaped. Nothing of the user's data stands in it, and no path of this machine.
+"""
+
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import jinja2
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedConfig
 
 from compress import artefacts
-from compress.configuration.config import Config
-from compress.models import compressed, encoders
-from compress.reporting import report
+from compress.models import architectures, compressed, directories, encoders
+from compress.reporting import markdown, summary
 
-PAGE = """\
----
-library_name: transformers
-pipeline_tag: text-classification
-tags: [robust-compression]
----
-# {{ task }}: {{ base }}, compressed ({{ compression }}, {{ mitigation }})
-
-{{ "{:,}".format(params) }} parameters. Trained with robust compression on DeepSpeed (Du et al. 2023).
-
-## Load
-
-```python
-from compress import load_compressed
-model = load_compressed("path/to/this/directory")
-```
-
-{% if plain %}
-Plain `AutoModelForSequenceClassification.from_pretrained` loads it too.
-{% else %}
-It has lost attention heads, which `from_pretrained` does not know of; `load_compressed` does.
-{% endif %}
-
-Its tokenizer lies beside it. Classify pairs from the command line:
-`python -m compress.predict DIRECTORY --help`.
-{% if table %}
-
-## Measured
-
-```text
-{{ table }}
-```
-{% for note in notes %}
-
-* {{ note }}
-{% endfor %}
-{% endif %}"""
+SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)$|models--([^/]+)$")
+"""How the hub's cache names the directory of a model."""
+LICENCE_KEYS = ("license", "license_name", "license_link")
 
 
-def write(folder: Path, config: Config, params: int, metrics: Mapping[str, Any] | None = None) -> None:
-    """Write README.md of a model directory.
+@dataclass(frozen=True)
+class About:
+    """What the card says that is not in the model's directory.
 
-    params: parameters of the exported model; metrics: the run's, once it has been evaluated.
+    base, teacher: a hub id or a directory that the student and the teacher come from; source: the local
+    directory of the base; trained: whether the teacher was fine-tuned by this program; texts: the two
+    columns; compression, mitigation: as in the tables.
     """
+
+    task: str
+    base: str
+    source: Path
+    teacher: str
+    trained: bool
+    texts: tuple[str, str]
+    compression: str
+    mitigation: str
+    seed: int
+    max_length: int
+
+
+def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) -> None:
+    """Write README.md of a model directory; metrics: the run's, once it has been evaluated."""
+    config = encoders.load_config(folder)
+    names = [name for _, name in sorted((config.id2label or {}).items())]
+    licence = licence_of(about.source)
+    rows = [["id", "label"], *([str(number), name] for number, name in enumerate(names))]
     values = {
-        "task": config.robust.task.name,
-        "base": Path(config.robust.student.model or config.robust.model).name,
-        "compression": config.compression_label,
-        "mitigation": config.mitigation_label,
-        "params": params,
-        "plain": compressed.sizes(encoders.load_config(folder)) is None,
-        "table": report.summary_table(metrics) if metrics else "",
-        "notes": metrics["notes"] if metrics else [],
+        **vars(about),
+        "front": _front_matter(about, names, licence),
+        "base": public_name(about.base),
+        "base_told": _told(about.base),
+        "teacher_told": _told(about.teacher)
+        + (", fine-tuned on the task by the same program" if about.trained else ", fine-tuned before"),
+        "kept": markdown.text(_dimensions(config)),
+        "labels": markdown.table(rows),
+        "plain": compressed.sizes(config) is None,
+        "obstacle": _obstacle(config),
+        "licensed": bool(licence),
+        "size": [],
+        "table": "",
+        "reason": "",
+        "ood": "",
+        "notes": [],
     }
-    page = jinja2.Template(PAGE, trim_blocks=True, undefined=jinja2.StrictUndefined).render(values)
+    if metrics is not None:
+        sets = metrics["student"]["ood"].items()
+        values["table"] = markdown.table(summary.cells(metrics))
+        values["reason"] = summary.f_bias_reason(metrics)
+        values["notes"] = metrics["notes"]
+        values["size"] = summary.size(metrics)
+        dev = summary.percent(metrics["student"]["dev"])
+        told = ", ".join(f"{summary.percent(accuracy)} % on {name}" for name, accuracy in sets)
+        values["ood"] = f"{told or 'not measured'}, against {dev} % on dev"
+    environment = jinja2.Environment(
+        trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters["md"] = markdown.text
+    source = resources.files("compress.reporting").joinpath("card.md.j2").read_text(encoding="utf-8")
+    page = environment.from_string(source).render(values)
     with artefacts.replacing(folder / "README.md") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+
+
+def public_name(name: str) -> str:
+    """A hub id as it is; of a directory its own name, or the hub id that the hub's cache keeps."""
+    if not is_directory(name):
+        return name
+    path = Path(name).resolve()
+    for part in (path, *path.parents):
+        if found := SNAPSHOT.match(part.name):
+            owner, model, alone = found.groups()
+            return alone or f"{owner}/{model}"
+    return path.name
+
+
+def is_directory(name: str) -> bool:
+    """Whether a model's name is a directory rather than a hub id."""
+    return (
+        Path(name).is_dir() or Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1
+    )
+
+
+def licence_of(source: Path) -> dict[str, Any]:
+    """The licence that a model's own card or config.json tells; empty where they do not."""
+    found, file = {}, source / "README.md"
+    try:
+        if file.is_file():
+            found = huggingface_hub.ModelCard.load(file, ignore_metadata_errors=True).data.to_dict()
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        found = {}
+    if not found.get("license"):
+        found = {"license": getattr(encoders.load_config(source), "license", None)}
+    if not isinstance(found.get("license"), str | list):
+        return {}
+    return {key: found[key] for key in LICENCE_KEYS if found.get(key)}
+
+
+def _front_matter(about: About, labels: list[str], licence: Mapping[str, Any]) -> str:
+    """The YAML between the dashes."""
+    base = public_name(about.base)
+    try:
+        validate_repo_id(base)
+    except HFValidationError:
+        base = ""
+    values = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["robust-compression"],
+        **({"base_model": base} if base else {}),
+        **licence,
+        "labels": labels,
+        "text_columns": list(about.texts),
+    }
+    return huggingface_hub.ModelCardData(**values).to_yaml()
+
+
+def _told(name: str) -> str:
+    """A model in a sentence, as Markdown: whether it is on the hub or was a directory."""
+    told = markdown.text(public_name(name))
+    if name == directories.SYNTHETIC_ENCODER:
+        return f"{told} (it comes with the program)"
+    return f"{told} (a local directory)" if is_directory(name) else f"{told} (on the model hub)"
+
+
+def _dimensions(config: PreTrainedConfig) -> str:
+    """Layers, heads and ffn neurons as config.json tells."""
+    hidden = f"hidden size {config.hidden_size}"
+    if config.model_type not in architectures.ARCHITECTURES:
+        return f"It has {config.num_hidden_layers} layers, {hidden}."
+    architecture, layers = architectures.find(config), compressed.sizes(config)
+    depth = getattr(config, architecture.depth)
+    if layers is None:
+        heads, rows = (getattr(config, key) for key in (architecture.heads, architecture.rows))
+        return f"It has {depth} layers of {heads} heads and {rows:,} ffn neurons each, {hidden}."
+    each = "; ".join(f"{layer.heads} and {layer.rows:,}" for layer in layers)
+    return f"It has {depth} layers, {hidden}; heads and ffn neurons by layer: {each}."
+
+
+def _obstacle(config: PreTrainedConfig) -> str:
+    """Why plain `from_pretrained` cannot build the model; empty where it can."""
+    layers = compressed.sizes(config)
+    if layers is None:
+        return ""
+    heads = getattr(config, architectures.find(config).heads)
+    if any(layer.heads != heads for layer in layers):
+        return "its layers have lost heads, and it derives the size of a head from their number"
+    return "its layers differ in the number of ffn neurons"

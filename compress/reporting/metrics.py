@@ -31,7 +31,8 @@ def delta(acc_dev: float, acc_ood: float) -> float:
 def relative_bias(student: tuple[float, float], teacher: tuple[float, float]) -> float | None:
     """F_bias of a student: both arguments are (acc_dev, acc_ood).
 
-    None where the teacher loses nothing out of distribution (Delta <= 0): the ratio says nothing.
+    None where the teacher loses nothing out of distribution (Delta <= 0): the ratio says nothing. Nor
+    does it where that Delta is not above 0 beyond chance, which `bias` tells from the samples.
     """
     if min(student[0], teacher[0]) <= 0 or delta(*teacher) <= 0:
         return None

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress import artefacts, ownership, ranks, uncertainty, versions
-from compress.models import encoders
-from compress.reporting import card, chance, evaluation, metrics, report
-from compress.stages import difficulty, partial_input, shallow
+from compress.reporting import bias, card, chance, evaluation, report, summary
+from compress.stages import difficulty, events, model_figures, partial_input, shallow
 from compress.stages.context import Artefact, Context, found, publish, say, score_exported
 from compress.stages.teacher import train_accuracy
 
@@ -49,9 +48,7 @@ def make(
     out["teacher"] |= known
     known["dev"] = out["teacher"]["dev"]
     out["notes"] = chance.notes(known, context.data.splits()) + out["notes"]
-    for name, artefact in (("teacher", teacher), ("student", student)):
-        out[name] |= _size(context, artefact)
-    out["student"]["model"] = context.config.robust.student.model or out["student"]["model"]
+    model_figures.add(out, context, teacher, student)
     view = None
     if hardness is not None:
         view = difficulty_view(context, hardness, guess)
@@ -68,12 +65,10 @@ def make(
     out["device"] = str(context.device)
     _keep_hits(context, both, shortcut)
     artefacts.write_json(context.output_dir / "metrics.json", out)
-    card.write(student.path / "model", context.config, out["student"]["params"], out)
+    card.write(student.path / "model", model_figures.about(context), out)
     report.write_report(context.output_dir / "report.html", out, context.config.merged, view)
-    _events(context, out, view)
-    say("\n".join([report.summary_table(out), *(f"* {note}" for note in out["notes"])]))
-    for note in out["data_notes"]:
-        say(f"data: {note}")
+    events.write(context, out, view)
+    say(summary.terminal(out))
     say(f"figures: {context.output_dir / 'metrics.json'}")
     say(f"report: {context.output_dir / 'report.html'}")
 
@@ -115,13 +110,17 @@ def collect(
         for name, scores in (("teacher", teacher), ("student", student))
     }
     pairs = {name: (m["dev"], m["ood_pooled"]) for name, m in both.items()}
+    ours, theirs = (evaluation.outcomes(s, raw.dev, raw.ood) for s in (student, teacher))
+    sizes = {f"ood_{name}": split.set_size for name, split in raw.ood.items()}
+    found = bias.figures(pairs["teacher"], pairs["student"], bias.draw(theirs, ours, sizes))
+    both = {name: model | found.pop(name) for name, model in both.items()}
     return {
         "task": robust.task.name,
         "seed": robust.seed,
         "compression": context.config.compression_label,
         "mitigation": context.config.mitigation_label,
         **both,
-        "f_bias": metrics.relative_bias(pairs["student"], pairs["teacher"]),
+        **found,
         "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood),
         "data_notes": list(raw.notes),
         "at_chance": evaluation.at_chance(both["teacher"], raw.ood),
@@ -175,15 +174,6 @@ def _keep_hits(context: Context, both: Mapping[str, evaluation.Scores], shortcut
         np.savez_compressed(target, **arrays)
 
 
-def _size(context: Context, artefact: Artefact) -> dict[str, Any]:
-    model = encoders.load_classifier(artefact.path / "model", context.data.labels, trained=True)
-    return {
-        "model": context.config.robust.model,
-        "params": encoders.parameters(model),
-        "nonzero_params": encoders.nonzero_parameters(model),
-    }
-
-
 def difficulty_view(
     context: Context, hardness: Artefact, guess: Artefact | None
 ) -> report.DifficultyView:
@@ -226,20 +216,3 @@ def _difficulty_metrics(
     if guess is not None:
         out["shallow_auroc"] = uncertainty.agreement(shallow.load(guess), view.truth)
     return out
-
-
-def _events(context: Context, out: Mapping[str, Any], view: report.DifficultyView | None) -> None:
-    monitor = context.monitor
-    for name in ("teacher", "student"):
-        values = {"dev": out[name]["dev"], **{f"ood_{n}": a for n, a in out[name]["ood"].items()}}
-        monitor.scalars(f"accuracy/{name}", values, 0)
-    if out["f_bias"] is not None:
-        monitor.scalars("bias", {"f_bias": out["f_bias"]}, 0)
-    if view is None:
-        return
-    monitor.histogram("difficulty/d", view.difficulty)
-    monitor.histogram("difficulty/variance", view.variance)
-    header = [*context.data.task.texts, "label", "variance", "d"]
-    for name, sentences in (("hardest", view.hardest), ("easiest", view.easiest)):
-        rows = [[*s.texts, s.label, f"{s.variance:.4f}", f"{s.difficulty:.3f}"] for s in sentences]
-        monitor.table(f"difficulty/{name}", header, rows)

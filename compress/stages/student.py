@@ -27,7 +27,7 @@ from compress.losses import BATCH_WEIGHTS, NEED_DIFFICULTY, NEED_MISTAKES, LossW
 from compress.models import compressed, encoders
 from compress.reporting import card, evaluation
 from compress.signals import Signals
-from compress.stages import difficulty, first, shallow
+from compress.stages import difficulty, first, model_figures, shallow
 from compress.stages.context import (
     Artefact,
     Context,
@@ -133,7 +133,7 @@ def make(
         export.save(small, here.encoder.tokenizer, length, here.data.task.keep, folder / "model")
         dev = here.columns["dev"].head(export.SAMPLES)
         parity = export.difference(folder / "model", wanted, dev, here.device)
-        card.write(folder / "model", context.config, encoders.parameters(small))
+        card.write(folder / "model", model_figures.about(context))
         layers = [{"heads": len(k.heads), "rows": len(k.rows)} for k in masks.kept() or []]
         values = {"sparsity": sparsity, "parity": parity, "layers": layers}
         artefacts.write_json(folder / "student.json", values)

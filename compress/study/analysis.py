@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import UserError
-from compress.reporting import evaluation, metrics
-from compress.study import bootstrap
+from compress.reporting import bias, bootstrap, evaluation, metrics
 from compress.study.results import MODEL, Row, hits_of
 
 Array = NDArray[np.float64]
+Interval = tuple[float, float]
 Part = tuple[str, str]
 """A set and a subset of it, empty for all of it."""
 TRAIN: Part = ("train", "")
@@ -134,12 +134,54 @@ class Model:
         return Figures(by_seed, metrics.delta(dev.value, ood.value), replicates)
 
     def f_bias(self, teacher: "Model", names: Sequence[str] | None = None) -> Figures | None:
-        """Delta over the teacher's, of the same seeds; None where the teacher loses nothing.
+        """Delta over the teacher's, of the same seeds; None where `f_bias_reason` says why.
 
-        names: OOD sets to pool (default: all).
+        A seed whose own teacher has no Delta above 0 beyond chance has none either. names: OOD sets to
+        pool (default: all).
         """
-        base = teacher if self.seeds == teacher.seeds else teacher.only(self.seeds)
-        return _ratio(self.delta(names), base.delta(names))
+        base = self._peer(teacher)
+        if self.f_bias_reason(teacher, names) is not None:
+            return None
+        return _ratio(self.delta(names), base.delta(names), base.delta_over_samples(names)[0])
+
+    def f_bias_reason(self, teacher: "Model", names: Sequence[str] | None = None) -> str | None:
+        """Why the ratio to this teacher says nothing, by the rule of a single run; None if it does."""
+        base = self._peer(teacher)
+        return bias.reason(base.delta(names).value, bias.known(base.delta_over_samples(names)[1]))
+
+    def delta_difference(self, teacher: "Model", names: Sequence[str] | None = None) -> Figures:
+        """Delta less that of the teacher, of the same seeds."""
+        return self.delta(names).minus(self._peer(teacher).delta(names))
+
+    def delta_over_samples(
+        self, names: Sequence[str] | None = None
+    ) -> tuple[dict[int, Interval], Interval]:
+        """95 % interval of Delta over the samples alone: of each seed, and of the mean accuracies."""
+        sizes = {row["set"]: row["set_size"] for row in self.rows if not row["subset"]}
+        chosen = self.ood_sets if names is None else names
+        total = sum(sizes[name] for name in chosen)
+        dev = self._over_samples["dev"]
+        ood = np.sum([self._over_samples[name] * (sizes[name] / total) for name in chosen], axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each, mean = (dev - ood) / dev, 1 - ood.mean(axis=1) / dev.mean(axis=1)
+        of_seeds = sorted(self.seeds, key=self.order.index)
+        by_seed = {seed: bootstrap.interval(each[:, n]) for n, seed in enumerate(of_seeds)}
+        return by_seed, bootstrap.interval(mean)
+
+    @cached_property
+    def _over_samples(self) -> dict[str, Array]:
+        """Accuracy [R, S] on each whole set, with drawn samples and the seeds as they are."""
+        hits: dict[str, dict[int, NDArray[np.bool_]]] = {}
+        for row in self.rows:
+            if not row["subset"]:
+                hits.setdefault(row["set"], {})[self.order.index(row["seed"])] = hits_of(row)
+        return {
+            name: bootstrap.over_samples(self.draws, (name, ""), right) for name, right in hits.items()
+        }
+
+    def _peer(self, teacher: "Model") -> "Model":
+        """The teacher with the seeds of this model."""
+        return teacher if self.seeds == teacher.seeds else teacher.only(self.seeds)
 
     def only(self, seeds: Sequence[int]) -> "Model":
         """The same model with these seeds."""
@@ -238,11 +280,13 @@ class Task:
         return words
 
 
-def _ratio(student: Figures, teacher: Figures) -> Figures | None:
-    """F_bias from two Deltas; replicates in which the teacher loses nothing are unknown."""
-    if teacher.value <= 0:
-        return None
-    by_seed = {s: student.by_seed[s] / d for s, d in teacher.by_seed.items() if d > 0}
+def _ratio(student: Figures, teacher: Figures, intervals: Mapping[int, Interval]) -> Figures:
+    """F_bias from two Deltas; replicates in which the teacher loses nothing are unknown.
+
+    intervals: of the teacher's Delta over the samples, by seed.
+    """
+    kept = {s: d for s, d in teacher.by_seed.items() if bias.says_something(intervals[s])}
+    by_seed = {s: student.by_seed[s] / d for s, d in kept.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
         replicates = np.where(teacher.replicates > 0, student.replicates / teacher.replicates, np.nan)
     return Figures(by_seed, student.value / teacher.value, replicates)

@@ -9,8 +9,8 @@ import numpy as np
 
 from compress.study import published
 from compress.study.analysis import BASELINE, Figures, Model, Task, mean_of
-from compress.study.cells import number, percent, plain
-from compress.study.tables import Table, label, marked
+from compress.study.cells import NONE, number, percent, plain, signed
+from compress.study.tables import TEACHERS, Table, label, marked, without_bias
 
 PAPER = "Du et al. 2023"
 NOTES = {
@@ -52,20 +52,21 @@ def pooled(task: Task, table: str) -> Table:
     for model in task.students:
         entry = published.entry(table, task.data, *model.name)
         if entry is not None and entry.f_bias is not None:
+            apart = signed(model.delta_difference(task.teacher, names).estimate(), 3)
             bias = _bias(model.f_bias(task.teacher, names), [task])
             paper = [plain(100 * entry.dev, 1), plain(100 * entry.pooled, 1), plain(entry.f_bias, 3)]
-            rows.append([marked(task, model), *_ours(model, names), bias, *paper])
+            rows.append([marked(task, model), *_ours(model, names), apart, bias, *paper])
     if not rows:
         return _line(f"{task.name}: {table} of {PAPER} has none of these models on this task.")
     paper = [plain(100 * told.dev, 1), plain(100 * told.pooled, 1), "-"]
-    rows.insert(0, ["teacher", *_ours(task.teacher, names), "-", *paper])
+    rows.insert(0, ["teacher", *_ours(task.teacher, names), "-", "-", *paper])
     whose = published.MODELS.get(table, "BERT-base")
     caption = (
         f"{task.name}: ours beside {table} of {PAPER} ({whose}, full data, three runs; F_bias as "
-        f"printed); OOD: {_list(names)}.{NOTES.get(table, '')}"
+        f"printed); OOD: {_list(names)}.{NOTES.get(table, '')}{without_bias(task, names)}"
     )
-    header = ["model", "dev", "OOD", "Delta", "F_bias", "paper: dev", "paper: OOD", "paper: F_bias"]
-    return Table(caption, header, rows)
+    header = ["model", "dev", "OOD", "Delta", TEACHERS, "F_bias"]
+    return Table(caption, [*header, "paper: dev", "paper: OOD", "paper: F_bias"], rows)
 
 
 def by_set(task: Task, table: str) -> Table | None:
@@ -116,7 +117,9 @@ def averages(tasks: Sequence[Task], table: str | None) -> Table | None:
         f"{table} of {PAPER} (its mean as printed). † A teacher is not above the majority class "
         "on one of the sets."
     )
-    return Table(caption, ["model", "dev", "Delta", "F_bias", "paper: F_bias"], rows)
+    without = [without_bias(task, published.ood_sets(task.data)) for task in chosen]
+    caption += "".join(f" {task.name}:{why}" for task, why in zip(chosen, without, strict=True) if why)
+    return Table(caption, ["model", "dev", "Delta", TEACHERS, "F_bias", "paper: F_bias"], rows)
 
 
 def _average(pairs: Sequence[tuple[Task, Model]], table: str) -> list[str]:
@@ -124,13 +127,17 @@ def _average(pairs: Sequence[tuple[Task, Model]], table: str) -> list[str]:
     names = [published.ood_sets(task.data) for task, _ in pairs]
     dev = mean_of([model.dev for _, model in pairs])
     delta = mean_of([m.delta(sets) for (_, m), sets in zip(pairs, names, strict=True)])
+    apart = mean_of(
+        [m.delta_difference(task.teacher, sets) for (task, m), sets in zip(pairs, names, strict=True)]
+    )
     biases = [m.f_bias(task.teacher, sets) for (task, m), sets in zip(pairs, names, strict=True)]
     known = [bias for bias in biases if bias is not None]
     mean = mean_of(known) if len(known) == len(biases) else None
     name = label(pairs[0][1]) + " ‡" * any(task.collapsed(model) for task, model in pairs)
     paper = published.average(table, *pairs[0][1].name)
     told = "-" if paper is None else plain(paper, 3)
-    cells = [percent(dev), number(delta.estimate(), 3), _bias(mean, [task for task, _ in pairs])]
+    cells = [percent(dev), number(delta.estimate(), 3), signed(apart.estimate(), 3)]
+    cells.append(_bias(mean, [task for task, _ in pairs]))
     return [name, *cells, told]
 
 
@@ -185,7 +192,7 @@ def _ours(model: Model, names: Sequence[str]) -> list[str]:
 def _bias(found: Figures | None, tasks: Sequence[Task]) -> str:
     """F_bias over the OOD sets of the paper, marked as `averages` says."""
     if found is None:
-        return "-"
+        return NONE
     lost = any(set(published.ood_sets(task.data)) & set(task.at_chance) for task in tasks)
     return number(found.estimate(), 3) + " †" * lost
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from compress.study.analysis import Estimate, Figures
 
+NONE = "n/a"
+"""A figure that says nothing here; `-` is one that cannot be."""
 DIGITS = {"dev": (1, 100), "ood": (1, 100), "delta": (3, 1), "f_bias": (2, 1), "gap": (1, 100)}
 """Key of a difference -> its digits and factor."""
 

@@ -75,6 +75,7 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
         names = task.teacher.ood_sets
     judged = [one for one in names if one in task.above_chance]
     names = judged or names
+    drawn = 0
     told = ", ".join(set_name.removeprefix("ood_") for set_name in names)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 3.4), layout="tight")
@@ -89,14 +90,13 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
                 ood.append((100 * sparsity, 100 * model.pool(names).value, lost))
                 if found is not None:
                     bias.append((100 * sparsity, found.value, lost))
+            drawn += len(bias) - 1
             for axes, points in ((left, ood), (right, bias)):
                 if len(points) > 1:
                     _line(axes, points, style)
         left.set(xlabel="sparsity, %", ylabel=f"accuracy on {printable(told)}, %")
-        right.set(
-            xlabel="sparsity, %",
-            ylabel="F_bias" + " (teacher not above the majority class)" * (not judged),
-        )
+        doubt = " (teacher not above the majority class)" * (not judged)
+        right.set(xlabel="sparsity, %", ylabel="F_bias" + (doubt if drawn else " n/a: see the tables"))
         for axes in (left, right):
             axes.grid()
         left.legend(loc="lower left", fontsize=8.5)

@@ -45,7 +45,7 @@ def write(
     for task, some, drawn in sections:
         lines += [f"## {task.name}", ""]
         for table in some:
-            lines += [table.caption, "", table.markdown(), ""]
+            lines += [tables.inert(table.caption), "", table.markdown(), ""]
         for name, picture in drawn.items():
             pictures[f"{task.name}-{name}.svg"] = picture.replace("<svg ", f"<svg {SVG} ", 1)
             lines += [f"![{CAPTIONS[name]}](<{task.name}-{name}.svg>)", "", CAPTIONS[name], ""]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from compress.study import published
 from compress.study.analysis import Model, Task
-from compress.study.cells import DIGITS, count, number, percent, signed, spread
+from compress.study.cells import DIGITS, NONE, count, number, percent, signed, spread
 
+TEACHERS = "Delta - teacher"
 COMPARED = ("dev", "OOD", "Delta", "F_bias")
 
 
@@ -32,7 +33,12 @@ class Table:
 
 def _escaped(cell: str) -> str:
     """A cell's text in Markdown, on one line."""
-    return " ".join(cell.replace("\\", r"\\").replace("|", r"\|").split("\n"))
+    return inert(" ".join(cell.replace("\\", r"\\").replace("|", r"\|").split("\n")))
+
+
+def inert(text: str) -> str:
+    """A text for Markdown without HTML in it."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def all_of(task: Task) -> list[Table]:
@@ -45,17 +51,18 @@ def all_of(task: Task) -> list[Table]:
 
 def accuracies(task: Task) -> Table:
     """Dev, OOD (pooled), Delta and F_bias of every model."""
-    header = ["model", "seeds", "dev", _pooled(task), "Delta", "F_bias"]
+    header = ["model", "seeds", "dev", _pooled(task), "Delta", TEACHERS, "F_bias"]
     rows = []
     for model in (task.teacher, *task.students):
         *ood, bias = _out_of_distribution(task, model)
-        bias += _chance(task) * (bias != "-")
+        bias += _chance(task) * (bias not in ("-", NONE))
         name, seeds = marked(task, model), str(len(model.seeds))
         rows.append([name, seeds, percent(model.dev), *ood, bias])
     caption = (
         f"{task.name} ({_sizes(task)}): accuracies in percent, mean ± standard deviation over seeds "
         "[95 % bootstrap interval over samples and seeds; over samples only with one seed]. F_bias is "
-        "the ratio of the mean Deltas."
+        "the ratio of the mean Deltas, beside it their difference, bold where its interval excludes "
+        "zero."
     )
     if truth := task.teacher.each("auroc"):
         caption += f" AUROC of the variance against the known truth: {spread(truth)} %."
@@ -67,7 +74,19 @@ def accuracies(task: Task) -> Table:
         caption += (
             f" † The teacher is not above the majority class on {names}: there F_bias says nothing."
         )
-    return Table(caption + _guard(task), header, rows)
+    return Table(caption + without_bias(task) + _guard(task), header, rows)
+
+
+def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
+    """Why students have no F_bias over some OOD sets (default: all); empty if all have one."""
+    reasons: dict[str, list[str]] = {}
+    for model in task.students:
+        if (why := model.f_bias_reason(task.teacher, names)) is not None:
+            reasons.setdefault(why.replace("−", "-"), []).append(label(model))
+    if sum(map(len, reasons.values())) == len(task.students) and len(reasons) == 1:
+        return f" F_bias is n/a: {next(iter(reasons))}."
+    told = [f" F_bias of {', '.join(models)} is n/a: {why}." for why, models in reasons.items()]
+    return "".join(told)
 
 
 def _guard(task: Task) -> str:
@@ -90,11 +109,13 @@ def _guard(task: Task) -> str:
 
 def _out_of_distribution(
     task: Task, model: Model, names: Sequence[str] | None = None
-) -> tuple[str, str, str]:
-    """Accuracy, Delta and F_bias over some OOD sets, pooled (default: all)."""
-    bias = None if model is task.teacher else model.f_bias(task.teacher, names)
-    told = number(bias.estimate(), 2) if bias else "-"
-    return percent(model.pool(names)), number(model.delta(names).estimate(), 3), told
+) -> tuple[str, str, str, str]:
+    """Accuracy, Delta, its difference to the teacher's, F_bias over some OOD sets (default: all)."""
+    own = percent(model.pool(names)), number(model.delta(names).estimate(), 3)
+    if model is task.teacher:
+        return *own, "-", "-"
+    apart, bias = model.delta_difference(task.teacher, names), model.f_bias(task.teacher, names)
+    return *own, signed(apart.estimate(), 3), number(bias.estimate(), 2) if bias else NONE
 
 
 def differences(task: Task) -> Table:
@@ -105,8 +126,9 @@ def differences(task: Task) -> Table:
         found, pair = task.versus(model), task.pair(model)
         if pair is not None:
             cells = [signed(found.get(key), *how) for key, how in DIGITS.items()]
+            cells[-2] = cells[-2] if "f_bias" in found else NONE
             if task.at_chance:
-                cells[-2] = cells[-2].replace("**", "") + _chance(task)
+                cells[-2] = cells[-2].replace("**", "") + _chance(task) * ("f_bias" in found)
             each = [signed(found.get(name), 1, 100) for name in sets]
             rows.append([marked(task, model), str(len(pair[0].seeds)), *cells, *each])
     caption = (
@@ -127,11 +149,14 @@ def above_chance(task: Task) -> Table | None:
     for model in (task.teacher, *task.students):
         found = task.versus(model, names)
         change = [signed(found.get(key), *DIGITS[key]) for key in ("dev", "ood", "delta", "f_bias")]
+        change[-1] = NONE if found and "f_bias" not in found else change[-1]
         ours = [percent(model.dev), *_out_of_distribution(task, model, names)]
         rows.append([marked(task, model), *ours, *change])
-    header = ["model", *COMPARED, *(f"{name} - vanilla" for name in COMPARED)]
+    header = ["model", *COMPARED[:-1], TEACHERS, COMPARED[-1]]
+    header += [f"{name} - vanilla" for name in COMPARED]
     told = ", ".join(name.removeprefix("ood_") for name in names)
-    return Table(f"{task.name}: where the teacher is above chance ({told}), pooled.", header, rows)
+    caption = f"{task.name}: where the teacher is above chance ({told}), pooled."
+    return Table(caption + without_bias(task, names), header, rows)
 
 
 def by_set(task: Task) -> Table | None:

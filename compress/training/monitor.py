@@ -17,6 +17,7 @@ from deepspeed.monitor.config import get_monitor_config
 from deepspeed.monitor.monitor import MonitorMaster
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from compress import disk, ownership, ranks
 from compress.configuration.config import Config
@@ -88,6 +89,29 @@ class Monitor:
         with disk.writing(self._place):
             self._tensorboard.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in cells))
             self._tensorboard.flush()
+
+    def text(self, name: str, markdown: str) -> None:
+        """Write a text (TensorBoard only)."""
+        if self._tensorboard is not None:
+            with disk.writing(self._place):
+                self._tensorboard.add_text(name, markdown)
+                self._tensorboard.flush()
+
+    def results(self, settings: Mapping[str, str | float], figures: Mapping[str, float]) -> None:
+        """Write the settings of the run and what it came to, all as hparams of the run itself.
+
+        TensorBoard gets no scalars of the figures: single points would stand among the curves. Other
+        writers, which have no hparams, get them as last values.
+        """
+        with disk.writing(self._place):
+            for kind in ("csv_monitor", "wandb_monitor"):
+                writer = getattr(self._writer, kind, None)
+                if writer is not None and writer.enabled:
+                    writer.write_events([(f"results/{n}", value, 0) for n, value in figures.items()])
+            if (tensorboard := self._tensorboard) is not None:
+                for part in hparams({**settings, **figures}, {}):
+                    tensorboard._get_file_writer().add_summary(part)
+                tensorboard.flush()
 
 
 def open_monitor(config: Config, output_dir: Path) -> Monitor:

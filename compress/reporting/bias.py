@@ -1,0 +1,105 @@
+"""Relative bias of one run with its uncertainty: Delta of both models, their difference, F_bias.
+
+The intervals are those of a paired bootstrap over the samples of dev and of each OOD set (Efron and
+Tibshirani 1993, Ch. 10); models and seed stay as they are. F_bias is a ratio to the teacher's Delta:
+where the interval of that includes 0, the ratio says nothing and is not given (Fieller 1954).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.reporting import bootstrap, metrics, numbers
+
+Hits = Mapping[str, NDArray[np.bool_]]
+Interval = tuple[float, float]
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Delta of teacher and student in R draws of samples, [R] each; NaN where dev accuracy is 0."""
+
+    teacher: NDArray[np.float64]
+    student: NDArray[np.float64]
+
+
+def draw(
+    teacher: Hits,
+    student: Hits,
+    sizes: Mapping[str, int],
+    replicates: int = bootstrap.PAIRED_REPLICATES,
+) -> Replicates:
+    """Delta of both models in each replicate.
+
+    teacher, student: whether each sample was right, `dev` [N] and one entry for each OOD set; sizes: of
+    the whole OOD sets, by which their accuracies are pooled.
+    """
+    generator = np.random.default_rng(SEED)
+    dev = bootstrap.paired(teacher["dev"], student["dev"], generator, replicates)
+    total = sum(sizes.values())
+    pooled = [np.zeros(replicates), np.zeros(replicates)]
+    for name, size in sizes.items():
+        drawn = bootstrap.paired(teacher[name], student[name], generator, replicates)
+        pooled = [sum_ + acc * size / total for sum_, acc in zip(pooled, drawn, strict=True)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Replicates(*((d - o) / d for d, o in zip(dev, pooled, strict=True)))
+
+
+def figures(
+    teacher: tuple[float, float], student: tuple[float, float], drawn: Replicates
+) -> dict[str, Any]:
+    """What metrics.json says of the bias; teacher, student: (acc_dev, acc_ood); intervals of 95 %.
+
+    `delta_interval` of each model, `delta_difference` (student less teacher), `f_bias` and its
+    interval, and why where it is None.
+    """
+    out: dict[str, Any] = {"teacher": {}, "student": {}, "delta_difference": None}
+    out |= {"f_bias": None, "f_bias_interval": None}
+    for role in ("teacher", "student"):
+        out[role]["delta_interval"] = known(bootstrap.interval(getattr(drawn, role)))
+    deltas = [metrics.delta(*pair) if pair[0] > 0 else None for pair in (student, teacher)]
+    if deltas[0] is not None and deltas[1] is not None:
+        apart = known(bootstrap.interval(drawn.student - drawn.teacher))
+        out["delta_difference"] = {"value": deltas[0] - deltas[1], "interval": apart}
+    out["f_bias_reason"] = reason(deltas[1], out["teacher"]["delta_interval"])
+    if out["f_bias_reason"] is None and deltas[0] is None:
+        out["f_bias_reason"] = "the student gets nothing right on dev"
+    if out["f_bias_reason"] is None:
+        out["f_bias"] = metrics.relative_bias(student, teacher)
+        ratio = np.where(drawn.teacher > 0, drawn.student / drawn.teacher, np.nan)
+        out["f_bias_interval"] = known(bootstrap.interval(ratio))
+    return out
+
+
+def known(interval: Interval) -> list[float] | None:
+    """The two bounds for JSON, None where they are unknown."""
+    return list(interval) if np.isfinite(interval).all() else None
+
+
+def says_something(interval: tuple[float, float] | list[float] | None) -> bool:
+    """Whether the interval of a teacher's Delta lies above 0, so that a ratio to it has a meaning."""
+    return interval is not None and interval[0] > 0
+
+
+def reason(delta: float | None, interval: list[float] | None) -> str | None:
+    """Why there is no F_bias beside a teacher's Delta with its interval; None where there is one."""
+    if delta is None:
+        return "the teacher gets nothing right on dev, so it has no Delta"
+    told = f"Delta {numbers.number(delta)}"
+    if interval is not None:
+        low, high = map(numbers.number, interval)
+        told += f", 95 % interval over the samples {low} to {high}"
+    if delta <= 0:
+        return (
+            f"the teacher is no worse on OOD than on dev ({told}), so there is no bias to compare with"
+        )
+    if not says_something(interval):
+        return (
+            f"the teacher is not worse on OOD than on dev beyond chance ({told}), so a ratio to its "
+            "Delta says nothing"
+        )
+    return None

@@ -1,0 +1,212 @@
+"""A run in a few lines: the table for the terminal, the verdict in words, size and speed.
+
+Every function takes the run's metrics as in metrics.json. `table` and `verdict` raise a ValueError that
+names a required key that is missing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compress.reporting import bias
+from compress.reporting.figures import printable
+from compress.reporting.numbers import (
+    amount,
+    interval,
+    megabytes,
+    number,
+    percent,
+    plus,
+    points,
+    significant,
+)
+
+Metrics = Mapping[str, Any]
+PARTS = (("layers", "layers"), ("heads", "attention heads"), ("ffn_neurons", "ffn neurons"))
+ZEROS = "zeros are stored and multiplied like other numbers, so they save neither space nor time"
+_RESULT_KEYS = ("params", "nonzero_params", "dev", "ood", "ood_pooled", "delta")
+
+
+def cells(metrics: Metrics) -> list[list[str]]:
+    """The table as rows of cells: a header, teacher, student.
+
+    Accuracies in percent; the pooled OOD column appears where there are several OOD sets; an F_bias
+    that a note speaks against ends with " *".
+    """
+    check(metrics)
+    sets = list(metrics["teacher"]["ood"])
+    pooled = len(sets) > 1
+    header = ["", "parameters", "non-zero", "dev %", *(f"{printable(name)} %" for name in sets)]
+    header += ["pooled OOD %"] if pooled else []
+    out = [[*header, "Delta", "Delta diff [95 %]", "F_bias"]]
+    for role in ("teacher", "student"):
+        row = metrics[role]
+        line = [role, f"{row['params']:,}", f"{row['nonzero_params']:,}", percent(row["dev"])]
+        line += [percent(row["ood"].get(name)) for name in sets]
+        line += [percent(row["ood_pooled"])] if pooled else []
+        bias_cells = [difference(metrics), number(metrics.get("f_bias")) + doubt(metrics)]
+        out.append([*line, number(row["delta"]), *(["-", "-"] if role == "teacher" else bias_cells)])
+    return out
+
+
+def table(metrics: Metrics) -> str:
+    """Return the plain-text table for the end of a run: one row for teacher, one for student.
+
+    Three aligned lines (and one that says why where F_bias is n/a), no newline at the end.
+    """
+    rows = cells(metrics)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
+    if metrics.get("f_bias") is None:
+        lines.append(f"F_bias n/a: {f_bias_reason(metrics)}")
+    return "\n".join(lines).replace("−", "-")
+
+
+def terminal(metrics: Metrics) -> str:
+    """The table, then size and speed, the notes about the data, and those that doubt F_bias (`*`)."""
+    lines = [*size(metrics), *not_timed(metrics), *(metrics.get("data_notes") or [])]
+    told = [printable(line).replace("−", "-") for line in lines]
+    return "\n".join([table(metrics), *told, *(f"* {printable(note)}" for note in metrics["notes"])])
+
+
+def verdict(metrics: Metrics) -> str:
+    """Say what compression cost on dev, on OOD, and in relative bias: a sentence, two with intervals.
+
+    Differences are those between the percentages as shown, and F_bias counts as equal to 1 where it
+    shows as 1.000.
+    """
+    check(metrics)
+    teacher, student = metrics["teacher"], metrics["student"]
+    kept, had = percent(student["dev"]), percent(teacher["dev"])
+    change = points(student["dev"], teacher["dev"])
+    if not change:
+        sentence = f"The student keeps all of the teacher's {had} % on dev"
+    elif change < 0:
+        sentence = f"The student keeps {kept} of the teacher's {had} % on dev"
+    else:
+        sentence = f"The student gains {amount(change)} on dev ({kept} % against {had} %)"
+    change = points(student["ood_pooled"], teacher["ood_pooled"])
+    if change is None:
+        return f"{sentence}; OOD accuracy was not measured, so its relative bias is not known."
+    shown = f"{percent(student['ood_pooled'])} % against {percent(teacher['ood_pooled'])} %"
+    sets = list(teacher["ood"])
+    where = f"on OOD ({sets[0]}" if len(sets) == 1 else f"on OOD ({len(sets)} sets pooled"
+    if not change:
+        sentence += f", and stays level {where}, {percent(student['ood_pooled'])} %)"
+    else:
+        sentence += f", and {'loses' if change < 0 else 'gains'} {amount(change)} {where}, {shown})"
+    return " ".join([f"{sentence}: {_bias_clause(metrics)}.", *_difference_sentence(metrics)])
+
+
+def doubt(metrics: Metrics) -> str:
+    """Return the mark of an F_bias that a note of the run speaks against; empty without one."""
+    return " *" if metrics["notes"] and metrics.get("f_bias") is not None else ""
+
+
+def difference(metrics: Metrics) -> str:
+    """Delta of the student less that of the teacher, with its 95 % interval; "n/a" if unknown."""
+    found = metrics.get("delta_difference")
+    if found is None:
+        return "n/a"
+    return f"{plus(found['value'])} {interval(found['interval'])}"
+
+
+def f_bias_reason(metrics: Metrics) -> str:
+    """Say why F_bias is n/a; empty where it is not."""
+    delta = metrics["teacher"]["delta"]
+    if metrics.get("f_bias") is not None:
+        return ""
+    if told := metrics.get("f_bias_reason"):
+        return str(told)
+    if delta is None:
+        return "no OOD accuracy of the teacher was measured"
+    return (bias.reason(delta, None) if delta <= 0 else None) or "the run recorded none"
+
+
+def size(metrics: Metrics) -> list[str]:
+    """Sentences about what the student keeps, its weights on disk, and how fast both models are."""
+    teacher, student = metrics["teacher"], metrics["student"]
+    ours, theirs = ((model.get("shape") or {}) for model in (student, teacher))
+    if ours and ours == theirs:
+        parts = ["the teacher's dimensions"]
+    else:
+        both = [(key, name) for key, name in PARTS if key in ours and key in theirs]
+        parts = [f"{ours[key]:,} {name} (teacher {theirs[key]:,})" for key, name in both]
+    sizes = [model.get("weights_bytes") for model in (student, teacher)]
+    if None not in sizes:
+        parts.append(f"{megabytes(sizes[0])} MB of weights on disk (teacher {megabytes(sizes[1])})")
+    lines = [f"Student: {', '.join(parts)}."] if parts else []
+    if lines and (sparsity := student.get("sparsity")):
+        lines.append(f"Sparsity {percent(sparsity)} %: {ZEROS}.")
+    latency = metrics.get("latency") or {"timings": []}
+    told = [
+        f"{significant(one['student_ms'])} ms for a batch of {one['batch']} "
+        f"(teacher {significant(one['teacher_ms'])})"
+        for one in latency["timings"]
+    ]
+    return [*lines, f"Latency: {', '.join(told)}; {latency_setting(latency)}."] if told else lines
+
+
+def not_timed(metrics: Metrics) -> list[str]:
+    """Sentences that say why a latency was not measured."""
+    reasons = (metrics.get("latency") or {"left_out": []})["left_out"]
+    return [f"Latency not measured: {why}." for why in reasons]
+
+
+def latency_setting(latency: Mapping[str, Any]) -> str:
+    """How the latency was measured: tokens, device, threads, precision, repeats."""
+    ours, theirs = latency["tokens"]["student"], latency["tokens"]["teacher"]
+    tokens = f"{ours} tokens" if ours == theirs else f"{ours} tokens (teacher {theirs})"
+    threads = latency["threads"]
+    used = "" if threads is None else f", {threads} thread{'s' * (threads != 1)}"
+    repeats = " and ".join(dict.fromkeys(str(one["repeats"]) for one in latency["timings"]))
+    median = f", median of {repeats}" if repeats else ""
+    return f"{tokens}, {latency['device']}{used}, {latency['precision']}{median}"
+
+
+def check(metrics: Metrics) -> None:
+    """Raise a ValueError unless teacher and student have all results."""
+    require(metrics, ("teacher", "student"), "")
+    for role in ("teacher", "student"):
+        require(metrics[role], _RESULT_KEYS, f"{role}.")
+
+
+def require(mapping: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    """Raise a ValueError that names the first missing key."""
+    for key in keys:
+        if key not in mapping:
+            raise ValueError(f"the metrics lack the required key {where + key!r}")
+
+
+def _bias_clause(metrics: Metrics) -> str:
+    """Return the verdict's part on relative bias."""
+    f_bias = metrics.get("f_bias")
+    if f_bias is None:
+        return f"F_bias is n/a, because {f_bias_reason(metrics)}"
+    shown = round(f_bias, 3)
+    if metrics["vanished"]:
+        return f"F_bias ({shown:.3f}) says nothing, because the student has collapsed"
+    if set(metrics["at_chance"]) >= set(metrics["teacher"]["ood"]):
+        why = "the teacher is not above the majority class on OOD"
+        return f"F_bias ({shown:.3f}) says nothing, because {why}"
+    if doubt(metrics):
+        return f"F_bias is {number(f_bias)}, which the notes speak against"
+    if shown == 1:
+        return "its relative bias is the same as the teacher's"
+    if shown > 1:
+        return f"its relative bias is {shown:.3f} times the teacher's"
+    if shown > 0:
+        return f"its relative bias is only {shown:.3f} times the teacher's"
+    return f"it is no worse on OOD than on dev, so no relative bias is left ({number(f_bias)})"
+
+
+def _difference_sentence(metrics: Metrics) -> list[str]:
+    """The difference of the Deltas with its interval, where it is known."""
+    found = metrics.get("delta_difference")
+    if found is None or found["interval"] is None:
+        return []
+    low, high = found["interval"]
+    chance = ", which chance can explain" if low <= 0 <= high else ""
+    return [
+        f"Its Delta differs from the teacher's by {plus(found['value'])} (95 % interval "
+        f"{number(low)} to {number(high)}){chance}."
+    ]

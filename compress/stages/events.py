@@ -1,0 +1,49 @@
+"""What the monitors show of a finished run: hparams and texts, and histograms of the difficulty."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.reporting import markdown, summary
+from compress.reporting.report import DifficultyView
+from compress.stages.context import Context
+
+SETTINGS = ("task", "compression", "mitigation", "seed")
+
+
+def write(context: Context, out: Mapping[str, Any], view: DifficultyView | None) -> None:
+    """Write the figures of metrics.json, and the difficulty of the training samples if there is one.
+
+    The names sort behind those of the curves, which TensorBoard therefore shows first.
+    """
+    monitor, robust = context.monitor, context.config.robust
+    settings = {name: out[name] for name in SETTINGS}
+    settings |= {
+        "model": robust.model,
+        "alpha": robust.uncertainty.alpha,
+        "lambda": robust.loss.lambda_,
+    }
+    monitor.results(settings, figures(out))
+    lines = [markdown.text(line) for line in (summary.verdict(out), *summary.size(out), *out["notes"])]
+    monitor.text("results", "\n\n".join([markdown.table(summary.cells(out)), *lines]))
+    if view is None:
+        return
+    monitor.histogram("uncertainty/d", view.difficulty)
+    monitor.histogram("uncertainty/variance", view.variance)
+    header = [*context.data.task.texts, "label", "variance", "d"]
+    for name, sentences in (("hardest", view.hardest), ("easiest", view.easiest)):
+        rows = [[*s.texts, s.label, f"{s.variance:.4f}", f"{s.difficulty:.3f}"] for s in sentences]
+        monitor.table(f"uncertainty/{name}", header, rows)
+
+
+def figures(out: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracy of both models on every set, difference of the Deltas, F_bias, sizes; by name."""
+    found: dict[str, float | None] = {}
+    for role in ("teacher", "student"):
+        model = out[role]
+        found |= {f"{role} dev": model["dev"], f"{role} delta": model["delta"]}
+        found |= {f"{role} ood {name}": accuracy for name, accuracy in model["ood"].items()}
+    found["delta difference"] = (out["delta_difference"] or {}).get("value")
+    found["f_bias"] = out["f_bias"]
+    found["student parameters"] = out["student"]["params"]
+    found["student sparsity"] = out["student"]["sparsity"]
+    return {name: float(value) for name, value in found.items() if value is not None}

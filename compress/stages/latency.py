@@ -1,0 +1,98 @@
+"""How fast teacher and student are on this device, measured in about two seconds at the end of a run.
+
+Both models take turns on random tokens, as many as the median dev sample has, in batches of 1 and 32;
+the median counts. `python -m compress.benchmark inference` measures at leisure, in more shapes.
+
+Left out, and said so: models whose one pass over both takes more than `MOST_OPERATIONS`, a batch of
+which fewer than `FEWEST` turns fit into the time, and what does not fit into the memory of the GPU.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from compress import timing
+from compress.models import encoders
+from compress.reporting import benchmark_report
+
+BATCHES = (1, 32)
+SECONDS = 2.0
+SLACK = 2
+FEWEST, MOST = 3, 50
+MOST_OPERATIONS = {"cpu": 3e10, "cuda": 3e13}
+ELSEWHERE = "python -m compress.benchmark inference does it"
+Models = Mapping[str, PreTrainedModel]
+
+
+def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> dict[str, Any]:
+    """Median milliseconds of teacher and student for each batch size, and how they were measured.
+
+    models, tokens: `teacher` and `student`, in evaluation mode, and the length of their inputs. Moves
+    the models to the device. Runs on the calling rank alone.
+    """
+    gpu = device.type == "cuda"
+    threads = torch.get_num_threads()
+    machine = benchmark_report.machine(device, threads)
+    out: dict[str, Any] = {
+        "device": machine["device"] if gpu else machine["processor"],
+        "threads": None if gpu else threads,
+        "load_before": machine["load before"],
+        "precision": "float32",
+        "tokens": dict(tokens),
+        "timings": [],
+        "left_out": [],
+    }
+    work = sum(2 * encoders.parameters(model) * tokens[name] for name, model in models.items())
+    if work > MOST_OPERATIONS.get(device.type, MOST_OPERATIONS["cpu"]):
+        out["left_out"].append(f"models of this size take too long here; {ELSEWHERE}")
+        return out
+    try:
+        _fill(out, {name: timing.ready(model, device) for name, model in models.items()}, device)
+    except torch.OutOfMemoryError:
+        out["left_out"].append(f"the GPU's memory does not hold both models; {ELSEWHERE}")
+    return out
+
+
+def _fill(out: dict[str, Any], models: Models, device: torch.device) -> None:
+    """Time each batch size that fits into what is left of the time.
+
+    A first pass of a quarter of the batch tells how long the whole one may take: at most four times
+    that, and less, because a first pass is slow.
+    """
+    end, wait = time.perf_counter() + SECONDS, timing.waiter(device)
+    for number, batch in enumerate(BATCHES):
+        left = (end - time.perf_counter()) / (len(BATCHES) - number)
+        part = max(1, batch // 4)
+        turn = _turn(models, out["tokens"], part, device, wait) * batch / part
+        if FEWEST * turn <= SLACK * left:
+            turn = _turn(models, out["tokens"], batch, device, wait)
+        repeats = min(MOST, int(left / turn))
+        if repeats < FEWEST:
+            out["left_out"].append(f"a batch of {batch} takes too long here; {ELSEWHERE}")
+            return
+        calls = _calls(models, out["tokens"], batch, device)
+        medians = [statistics.median(one) for one in timing.interleaved(calls, repeats, 0, wait)]
+        told = {f"{name}_ms": 1000 * one for name, one in zip(models, medians, strict=True)}
+        out["timings"].append({"batch": batch, **told, "repeats": repeats})
+
+
+def _calls(
+    models: Models, tokens: Mapping[str, int], batch: int, device: torch.device
+) -> list[timing.Call]:
+    """A forward pass of each model on a batch of random tokens."""
+    shapes = {name: (batch, tokens[name]) for name in models}
+    return [
+        timing.forward_call(model, timing.random_tokens(model, shapes[name], device))
+        for name, model in models.items()
+    ]
+
+
+def _turn(
+    models: Models, tokens: Mapping[str, int], batch: int, device: torch.device, wait: timing.Call
+) -> float:
+    """Seconds of one pass of both models on a batch; the first of a shape is slower than the others."""
+    return sum(map(sum, timing.interleaved(_calls(models, tokens, batch, device), 1, 0, wait)))

@@ -1,0 +1,82 @@
+"""What metrics.json says of the two models beside accuracy: names, dimensions, bytes, latency."""
+
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from compress.configuration.robust_schema import RobustCompression
+from compress.models import architectures, encoders
+from compress.reporting import card
+from compress.stages import latency
+from compress.stages.context import Artefact, Context
+
+
+def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artefact) -> None:
+    """Write into metrics.json's `teacher` and `student` what they are, and how fast into `latency`."""
+    models = {}
+    for role, artefact in (("teacher", teacher), ("student", student)):
+        folder = artefact.path / "model"
+        model = encoders.load_classifier(folder, context.data.labels, trained=True).eval()
+        models[role] = model
+        out[role] |= {
+            "params": encoders.parameters(model),
+            "nonzero_params": encoders.nonzero_parameters(model),
+            "weights_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+            "shape": shape(model),
+        }
+    out["teacher"] |= teacher_name(context.config.robust)
+    out["student"] |= student_name(context.config.robust)
+    places = {"teacher": context.for_teacher(), "student": context.for_student()}
+    tokens = {name: int(np.median(one.columns["dev"].lengths)) for name, one in places.items()}
+    out["latency"] = latency.measure(models, tokens, context.device)
+
+
+def about(context: Context) -> card.About:
+    """What the model card says beside the figures."""
+    robust = context.config.robust
+    ours, theirs = student_name(robust)["model"], teacher_name(robust)["model"]
+    from_teacher = robust.student.init_from == "teacher"
+    source = context.for_student().encoder.model
+    if from_teacher and robust.teacher.model is not None:
+        source = encoders.directory(robust.teacher.model, "robust_compression.teacher.model")
+    return card.About(
+        task=robust.task.name,
+        base=ours,
+        source=source,
+        teacher=theirs,
+        trained=robust.teacher.model is None,
+        texts=context.data.task.texts,
+        compression=context.config.compression_label,
+        mitigation=context.config.mitigation_label,
+        seed=robust.seed,
+        max_length=robust.task.max_length,
+    )
+
+
+def teacher_name(robust: RobustCompression) -> dict[str, str]:
+    """`model` and `origin` of the teacher: the given one, or the encoder that was fine-tuned."""
+    if robust.teacher.model is not None:
+        return {"model": robust.teacher.model, "origin": "given as teacher.model"}
+    return {"model": robust.model, "origin": "fine-tuned here"}
+
+
+def student_name(robust: RobustCompression) -> dict[str, str]:
+    """`model` and `origin` of the student: where its weights come from."""
+    if robust.student.init_from == "teacher":
+        return {"model": teacher_name(robust)["model"], "origin": "started from the teacher"}
+    return {"model": robust.student.model or robust.model, "origin": "started from its weights"}
+
+
+def shape(model: PreTrainedModel) -> dict[str, int]:
+    """Layers, hidden size, and heads and ffn neurons of all layers where the architecture is known."""
+    sizes = {"layers": "num_hidden_layers", "hidden_size": "hidden_size"}
+    out = {key: getattr(model.config, name, None) for key, name in sizes.items()}
+    known = {key: int(value) for key, value in out.items() if value is not None}
+    if model.config.model_type not in architectures.ARCHITECTURES:
+        return known
+    blocks = architectures.blocks(model)
+    return known | {
+        "heads": sum(block.heads for block in blocks),
+        "ffn_neurons": sum(block.rows for block in blocks),
+    }

@@ -1,0 +1,73 @@
+"""Time models side by side in one process: in turns, so that a busy moment of the machine hits all."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compress import onnx_export
+
+Call = Callable[[], object]
+
+
+def interleaved(calls: Sequence[Call], repeats: int, warmups: int, wait: Call) -> list[list[float]]:
+    """Seconds of each call [len(calls)][repeats], taken in turns; each round starts with the next one.
+
+    wait: returns when the device has finished what was started; it is part of each timing.
+    """
+    for _ in range(warmups):
+        for call in calls:
+            call()
+    wait()
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeats):
+        for place in range(len(calls)):
+            chosen = (turn + place) % len(calls)
+            began = time.perf_counter()
+            calls[chosen]()
+            wait()
+            seconds[chosen].append(time.perf_counter() - began)
+    return seconds
+
+
+def waiter(device: torch.device) -> Call:
+    """What returns when the device has finished what was started."""
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
+
+def ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """The model in evaluation mode on the device, its weights copied so that all lie aligned.
+
+    transformers maps a plain file into memory as it lies.
+    """
+    model.eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    nn.Module.to(model, device)
+    return model
+
+
+def random_tokens(
+    model: PreTrainedModel,
+    shape: tuple[int, int],
+    device: torch.device,
+    pairs: onnx_export.Pairs | None = None,
+) -> dict[str, Tensor]:
+    """Inputs (batch, length) of random tokens, without padding, on the device.
+
+    pairs: how pairs of texts reach the model, if it is known of its tokenizer.
+    """
+    inputs = onnx_export.random_inputs(model.config, *shape, pairs=pairs)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def forward_call(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Call:
+    """A call that computes the logits of these inputs."""
+
+    @torch.inference_mode()
+    def call() -> object:
+        return model(**inputs).logits
+
+    return call

@@ -1,0 +1,78 @@
+"""The short measurement at the end of a run: honest about what it did, and it ends in time."""
+
+import time
+
+import pytest
+import torch
+from test_compressed import CONFIGS
+from transformers import AutoModelForSequenceClassification
+
+from compress.models import architectures
+from compress.stages import latency, model_figures
+
+CPU = torch.device("cpu")
+TOKENS = {"teacher": 12, "student": 7}
+
+
+def models(name="bert"):
+    config = CONFIGS[name].__class__.from_dict(CONFIGS[name].to_dict())
+    made = [AutoModelForSequenceClassification.from_config(config).eval() for _ in range(2)]
+    return dict(zip(("teacher", "student"), made, strict=True))
+
+
+def test_both_models_are_timed_with_their_own_tokens(monkeypatch):
+    shapes, seen = [], latency.timing.random_tokens
+
+    def random_tokens(model, shape, device):
+        shapes.append(shape)
+        return seen(model, shape, device)
+
+    monkeypatch.setattr(latency.timing, "random_tokens", random_tokens)
+    found = latency.measure(models(), TOKENS, CPU)
+    assert [one["batch"] for one in found["timings"]] == [1, 32] and found["left_out"] == []
+    for one in found["timings"]:
+        assert one["teacher_ms"] > 0 and one["student_ms"] > 0
+        assert latency.FEWEST <= one["repeats"] <= latency.MOST
+    assert set(shapes) == {(batch, length) for batch in (1, 8, 32) for length in (7, 12)}
+    assert found["threads"] == torch.get_num_threads() and found["precision"] == "float32"
+    assert found["tokens"] == TOKENS and found["device"]
+
+
+def test_a_slow_student_is_told_to_be_slower():
+    both = models()
+    forward = both["student"].forward
+
+    def slow(*arguments, **named):
+        time.sleep(0.01)
+        return forward(*arguments, **named)
+
+    both["student"].forward = slow
+    (first, *_) = latency.measure(both, TOKENS, CPU)["timings"]
+    assert first["student_ms"] > 10 and first["student_ms"] > first["teacher_ms"]
+
+
+def test_what_takes_too_long_is_left_out_and_said(monkeypatch):
+    monkeypatch.setattr(latency, "MOST_OPERATIONS", {"cpu": 1})
+    found = latency.measure(models(), TOKENS, CPU)
+    assert found["timings"] == [] and "models of this size" in found["left_out"][0]
+    monkeypatch.undo()
+    monkeypatch.setattr(latency, "SECONDS", 1e-6)
+    found = latency.measure(models(), TOKENS, CPU)
+    assert found["timings"] == [] and found["left_out"][0].startswith("a batch of 1 takes too long")
+
+
+def test_a_gpu_that_is_full_does_not_end_the_run(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(latency.timing, "ready", full)
+    found = latency.measure(models(), TOKENS, CPU)
+    assert found["timings"] == [] and "memory" in found["left_out"][0]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_shape_is_that_of_the_layers(name):
+    model = models(name)["teacher"]
+    blocks = architectures.blocks(model)
+    expected = {"layers": len(blocks), "hidden_size": 24, "heads": 8, "ffn_neurons": 64}
+    assert model_figures.shape(model) == expected
