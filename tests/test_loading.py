@@ -111,5 +111,5 @@ def test_a_tokenizer_names_the_package_that_it_needs(tmp_path, monkeypatch, name
 def test_a_vocabulary_under_another_name_is_not_replaced_by_special_tokens(tmp_path):
     DebertaV2Config().save_pretrained(tmp_path)
     (tmp_path / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>")
-    with pytest.raises(UserError, match="special tokens only.*DebertaV2Tokenizer"):
+    with pytest.raises(UserError, match=r"special tokens only.*DebertaV2Tokenizer"):
         encoders.load_tokenizer(tmp_path)
