@@ -74,7 +74,7 @@ def test_calls_take_turns_and_each_gets_its_own_time(monkeypatch):
 
 def test_both_runtimes_run_the_same_models_on_the_same_tokens(folders):
     setting = benchmark.Setting((2,), (6,), benchmark.RUNTIMES, 1, torch.device("cpu"), 1)
-    loaded = [compress.load_compressed(folder) for folder in folders]
+    loaded = [benchmark._load(folder, setting.device) for folder in folders]
     outputs = []
     for runtime in benchmark.RUNTIMES:
         with benchmark._running(runtime, folders, loaded, setting) as prepare:

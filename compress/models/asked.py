@@ -162,12 +162,16 @@ class Asked:
 
         max_length: tokens that the model is known to take.
         """
+        side, note = self.side(min(SHORT, max_length))
+        notes = tuple(text for text in (note, self.other_padding()) if text)
+        return Fit(self.names(), side, notes)
+
+    def names(self) -> tuple[str, ...]:
+        """What the tokenizer must hand over, in its order: the mask, and segment ids that matter."""
         given = tuple(self.tokenizer.model_input_names)
         names = given if "attention_mask" in given else (*given, "attention_mask")
         kept = {"input_ids", "attention_mask", *([SEGMENTS] if self.uses_segments else [])}
-        side, note = self.side(min(SHORT, max_length))
-        notes = tuple(text for text in (note, self.other_padding()) if text)
-        return Fit(tuple(name for name in names if name in kept), side, notes)
+        return tuple(name for name in names if name in kept)
 
     @cached_property
     def least(self) -> int:

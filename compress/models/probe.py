@@ -62,9 +62,11 @@ def check(path: Path, subject: str, max_length: int) -> Fit:
 
 
 def settled(path: Path) -> PreTrainedTokenizerBase:
-    """The directory's tokenizer, used as its model takes it; UserError as `check`."""
+    """The directory's tokenizer, handing over what its model uses; whether they fit is not asked."""
     tokenizer = encoders.load_tokenizer(path)
-    check(path, str(path), SHORT).settle(tokenizer)
+    for build in stand_in.builders(path, encoders.load_config(path))[:1]:
+        names = Asked(build(), tokenizer, str(path)).names()
+        Fit(names, tokenizer.padding_side).settle(tokenizer)
     return tokenizer
 
 
