@@ -57,6 +57,8 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     }
     for note in (note for fit in fits.values() for note in fit.notes):
         say(f"note: {note}.")
+    if difficulty.needed(robust):
+        difficulty.check_model(config, folders["model"])
     raw = splits.read(robust, output_dir)
     for note in raw.notes:
         say(f"data: {note}")
@@ -64,7 +66,6 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     brought.check(folders, raw)
     student.check(config, folders.get("student.model", folders["model"]), raw)
     if difficulty.needed(robust):
-        difficulty.check_model(config, folders["model"])
         difficulty.check(config, len(raw.train))
     known = {key: _tokenizer(folder, fits[key]) for key, folder in folders.items()}
     if "teacher.model" in known and tokens.equal(known["model"], known["teacher.model"]):

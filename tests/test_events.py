@@ -44,7 +44,7 @@ def read(tmp_path):
         with SummaryWriter(str(tmp_path)) as writer:
             for step in (1, 2):
                 writer.add_scalar("student/loss", 1 / step, step)
-            events.write(context(Monitor(None, writer)), found, view())
+            events.write(context(Monitor(None, lambda: writer)), found, view())
         assert [path.is_file() for path in tmp_path.iterdir()] == [True], "no run beside the run"
         return EventAccumulator(str(tmp_path)).Reload()
 

@@ -28,7 +28,7 @@ BOTH = LayerwiseBlock(hidden=2.0, attention=3.0)
 SIZES = {"vocab_size": 30, "intermediate_size": 64, "max_position_embeddings": 32}
 
 
-def config(kind=BertConfig, width=32, layers=2, heads=2, dropout=0.1):
+def config(kind=BertConfig, width=32, layers=2, heads=2, dropout=0.1, words=30):
     shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": dropout}
     if kind is DistilBertConfig:
@@ -37,7 +37,7 @@ def config(kind=BertConfig, width=32, layers=2, heads=2, dropout=0.1):
         return kind(vocab_size=30, max_position_embeddings=32, **shape, **rates)
     if kind is DebertaV2Config:
         rates |= {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
-    return kind(**SIZES, **shape, **rates)
+    return kind(**SIZES | {"vocab_size": words}, **shape, **rates)
 
 
 def model(kind=BertConfig, seed=0, **shape):
@@ -289,8 +289,9 @@ def test_what_cannot_be_compared_is_one_sentence(student, teacher, layers, sente
 
 def test_a_run_is_checked_before_training(tmp_path, tiny_model):
     deep, foreign = tmp_path / "deep", tmp_path / "foreign"
-    model(layers=4).save_pretrained(deep)
-    encoders.load_tokenizer(tiny_model).save_pretrained(deep)
+    words = encoders.load_tokenizer(tiny_model)
+    model(layers=4, words=len(words)).save_pretrained(deep)
+    words.save_pretrained(deep)
     block, shape = LayerwiseBlock(hidden=1.0, layer_map=[[1, 3]]), encoders.load_config(tiny_model)
     layer_map.check_run(Robust(block, tiny_model, deep), tiny_model, shape, DATA)
     layer_map.check_run(Robust(block, tiny_model, deep, "teacher"), tiny_model, shape, DATA)
@@ -306,8 +307,8 @@ def test_a_run_is_checked_before_training(tmp_path, tiny_model):
 def test_tokens_are_compared_not_vocabularies(tmp_path, tiny_model):
     """One tokenizer lower-cases, the other has the same vocabulary and does not."""
     cased = tmp_path / "cased"
-    model(layers=4).save_pretrained(cased)
     vocabulary = encoders.load_tokenizer(tiny_model).get_vocab()
+    model(layers=4, words=len(vocabulary)).save_pretrained(cased)
     BertTokenizer(vocab=vocabulary, do_lower_case=False, model_max_length=64).save_pretrained(cased)
     run, shape = Robust(BOTH, tiny_model, cased), encoders.load_config(tiny_model)
     assert encoders.load_tokenizer(cased).get_vocab() == vocabulary

@@ -18,6 +18,8 @@ from compress import onnx_export, run
 from compress.errors import UserError
 from compress.models import architectures
 from compress.stages.context import Artefact
+from compress.training.progress import Progress
+from compress.workload import Job
 
 ROOT = Path(__file__).parent.parent
 SHAPES = ((1, 1), (2, 9), (7, 38))
@@ -165,11 +167,13 @@ def test_the_run_writes_the_student_once_for_each_student(plain, tmp_path, monke
     for name in ("teacher", "difficulty", "student"):
         monkeypatch.setattr(run, name, finished("first"))
     monkeypatch.setattr(run.alpha, "settle", lambda context, *_, **__: (context, None))
+    monkeypatch.setattr(run.ahead, "job", lambda *_: Job())
     robust = SimpleNamespace(teacher=SimpleNamespace(model=None))
     context = SimpleNamespace(
         output_dir=tmp_path / "run",
         config=SimpleNamespace(robust=robust),
         data=SimpleNamespace(splits=dict),
+        monitor=SimpleNamespace(progress=Progress()),
     )
     file = tmp_path / "run/onnx/model.onnx"
     run.execute(context, "student")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from reports import HANS, Page, metrics, two_sets, view, writing
 
+from compress.errors import UserError
 from compress.reporting.report import DifficultyView, write_report
 from compress.reporting.summary import table as summary_table
 from compress.reporting.summary import verdict
@@ -315,7 +316,7 @@ def test_a_missing_required_key_is_named_and_no_file_is_left(key, tmp_path):
 def test_a_failed_write_leaves_the_old_report(tmp_path):
     path = tmp_path / "report.html"
     path.mkdir()
-    with pytest.raises(OSError, match="report"):
+    with pytest.raises(UserError, match="report"):
         write_report(path, metrics(), {}, None)
     assert list(tmp_path.iterdir()) == [path]
 

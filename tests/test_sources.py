@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from configs import BASE
+from configs import BASE, SPARSE
 from folders import NLI, config, error_of, from_folder, labelled, small
 
 from compress.data import sources, splits, tasks
@@ -248,7 +248,7 @@ def test_a_run_says_so_before_it_loads_the_libraries_that_take_seconds(folder, t
     (folder / "dev.jsonl").unlink()
     task = {"name": "mnli", "data_dir": str(folder)}
     ours = {**BASE["robust_compression"], "task": task}
-    (tmp_path / "all.json").write_text(json.dumps({**BASE, "robust_compression": ours}))
+    (tmp_path / "all.json").write_text(json.dumps({**BASE, **SPARSE, "robust_compression": ours}))
     root = Path(__file__).parents[1]
     command = [sys.executable, "-X", "importtime", str(root / "train.py"), "--output_dir", "out"]
     done = subprocess.run(

@@ -38,7 +38,8 @@ def forward_that_fails(kind: str):
     plain = BertForSequenceClassification.forward
 
     def forward(self, *args, **inputs):
-        if kind == ("training" if self.training else "scoring"):
+        scored = not self.training and len(inputs["input_ids"]) > 8  # not the probe before the run
+        if kind == ("training" if self.training else "scoring" if scored else ""):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return plain(self, *args, **inputs)
 
