@@ -35,12 +35,12 @@ def check_export(stage: str, export: str | None) -> None:
 
 def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     """Own the output directory, read and encode the data, find the encoder."""
-    student.try_hook(config, len(tasks.of(config.robust.task).labels), device)
     ranks.barrier()
     if ranks.is_main():
         output_dir.mkdir(parents=True, exist_ok=True)
         artefacts.write_json(output_dir / "config.json", config.merged)
         artefacts.write_json(output_dir / "versions.json", versions.report())
+    student.try_hook(config, len(tasks.of(config.robust.task).labels), device)
     robust = config.robust
     cache = Path(robust.cache_dir) if robust.cache_dir else output_dir.parent / "shared"
     names = {"model": robust.model, "student.model": robust.student.model}
