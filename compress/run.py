@@ -40,7 +40,6 @@ def check_export(stage: str, export: str | None) -> None:
 def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     """Own the output directory, read and encode the data, find the encoder."""
     robust, cache = config.robust, ownership.cache_dir(config, output_dir)
-    student.try_hook(config, len(tasks.of(robust.task).labels), device)
 
     def open_folder() -> None:
         with disk.writing(output_dir):
@@ -49,6 +48,7 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         artefacts.write_json(output_dir / "versions.json", versions.report())
 
     ranks.on_main(open_folder)
+    student.try_hook(config, len(tasks.of(robust.task).labels), device)
     names = brought.names(robust)
     folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in names.items()}
     fits = {
