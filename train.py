@@ -78,3 +78,9 @@ if __name__ == "__main__":
         main()
     except UserError as error:
         fail(error)
+    except RuntimeError as error:
+        from compress import ranks
+
+        if not ranks.lost(error):
+            raise
+        fail(UserError("another rank has ended, and said why if it could; so this one ends too."))

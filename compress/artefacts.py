@@ -44,11 +44,9 @@ def checked(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | Non
     A damaged one is put aside. Raises UserError if the disk does not allow that.
     """
     marker = _marker(path, inputs)
-    if marker is None:
-        return None, None
     with suppress(FileNotFoundError):
         inode = path.stat().st_ino
-        wrong = integrity.damage(path, marker)
+        wrong = _marker_damage(path) if marker is None else integrity.damage(path, marker)
         if wrong is None:
             return marker, None
         with disk.writing(path):
@@ -66,6 +64,19 @@ def _marker(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     timed = isinstance(marker.get("seconds"), (int, float))
     return marker if timed and marker.get("key") == key(inputs) else None
+
+
+def _marker_damage(path: Path) -> str | None:
+    """What is wrong with the marker of an artefact, None if it is one, if only of other inputs."""
+    try:
+        marker = read_json(path / MARKER)
+    except NotADirectoryError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        return f"{path / MARKER} ({why})"
+    sound = isinstance(marker.get("seconds"), (int, float)) and isinstance(marker.get("key"), str)
+    return None if sound else f"{path / MARKER} (it says nothing of its inputs)"
 
 
 def temporary_name(path: Path) -> Path:

@@ -78,6 +78,8 @@ def checked(hook: str, function: Function, returned: object, labels: Tensor) -> 
     if not isinstance(returned, Tensor):
         what = "None" if returned is None else f"a {type(returned).__name__}"
         wrong = f"returned {what}, but {wanted}"
+    elif returned.layout != torch.strided:
+        wrong = f"returned a sparse tensor, but {wanted}"
     elif returned.shape != labels.shape:
         mean = "; leave the mean to the training" if returned.ndim == 0 else ""
         wrong = f"returned a tensor of shape {list(returned.shape)}, but {wanted}{mean}"

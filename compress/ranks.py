@@ -96,6 +96,15 @@ def heeding_main() -> Iterator[None]:
         raise UserError(why)
 
 
+LOST = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "socket closed")
+
+
+def lost(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank has ended."""
+    text = str(error).lower()
+    return world_size() > 1 and any(sign in text for sign in LOST)
+
+
 def all_sum(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Sum of an array over the ranks, on every rank, in float64."""
     local = np.asarray(values, dtype=np.float64)

@@ -149,7 +149,8 @@ def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
     """
     if stage == "all":
         return tuple(n for n in STAGES if n != "difficulty" or difficulty.needed(robust))
-    return (stage, "teacher") if robust.teacher.model is not None else (stage,)
+    scored = robust.teacher.model is not None and stage != "teacher"
+    return ("teacher", stage) if scored else (stage,)
 
 
 def execute(context: Context, stage: str, export: str | None = None) -> None:

@@ -112,7 +112,7 @@ def record(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.rglob("*")):
         parts = [p for p in file.relative_to(folder).parts if len(p) != 16 or not _hexadecimal(p)]
         name = "/".join(parts)
-        if file.suffix == ".csv":
+        if file.suffix == ".csv" and not file.stem.endswith("samples_per_second"):
             found[name] = file.read_text()
         elif file.suffix == ".safetensors":
             found |= {f"{name}:{key}": digest(value) for key, value in load_file(file).items()}
@@ -142,11 +142,10 @@ def _lasting(values: Any) -> Any:
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """One line for each thing that is not the same in both records."""
-    lines = [f"only before: {name}" for name in sorted(before.keys() - after.keys())]
+    both = sorted(before.keys() & after.keys())
+    lines = [f"differs: {name}" for name in both if before[name] != after[name]]
+    lines += [f"only before: {name}" for name in sorted(before.keys() - after.keys())]
     lines += [f"only after: {name}" for name in sorted(after.keys() - before.keys())]
-    for name in sorted(before.keys() & after.keys()):
-        if before[name] != after[name]:
-            lines.append(f"differs: {name}")
     return lines
 
 

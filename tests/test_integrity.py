@@ -142,11 +142,27 @@ def test_a_list_of_files_that_makes_no_sense(tmp_path, files):
 
 
 @pytest.mark.parametrize("change", [{"seconds": None}, {"seconds": "1"}])
-def test_a_marker_without_seconds_is_none(tmp_path, change):
+def test_a_marker_without_seconds_is_damaged(tmp_path, change):
     path = make(tmp_path / "a")
     marker = json.loads((path / MARKER).read_text())
     (path / MARKER).write_text(json.dumps({**marker, **change}))
-    assert checked(path, INPUTS) == (None, None)
+    marker, line = checked(path, INPUTS)
+    assert marker is None and "complete.json (it says nothing of its inputs)" in line
+
+
+@pytest.mark.parametrize("spoil", [cut, empty, gone])
+def test_a_damaged_marker_is_said_and_its_artefact_put_aside(tmp_path, spoil):
+    path = make(tmp_path / "a")
+    spoil(path / MARKER)
+    marker, line = checked(path, INPUTS)
+    assert marker is None and f"damaged: {path / MARKER} (" in line
+    assert not path.exists() and len(names(tmp_path)) == 1
+
+
+def test_a_marker_of_other_inputs_is_no_damage(tmp_path):
+    path = make(tmp_path / "a")
+    assert checked(path, {"seed": 2}) == (None, None) and path.is_dir()
+    assert checked(tmp_path / "nowhere", INPUTS) == (None, None)
 
 
 # What dead processes left

@@ -1,5 +1,7 @@
 """A classifier's labels become the task's, by name: outputs compared with those of transformers."""
 
+import json
+
 import pytest
 import torch
 from transformers import (
@@ -154,6 +156,50 @@ def test_what_cannot_be_mapped_is_one_sentence(tmp_path, names, labels, words):
         loaded(folder, labels)
     sentence = str(caught.value)
     assert words in sentence and str(folder) in sentence and "\n" not in sentence
+
+
+def written(folder, **keys):
+    """The directory of a classifier with these keys in its config.json, without those that are None."""
+    file = folder / "config.json"
+    values = json.loads(file.read_text()) | keys
+    file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    return folder
+
+
+NUMBERED = {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+TURNED = {"contradiction": 0, "neutral": 1, "entailment": 2}
+
+
+@pytest.mark.parametrize(
+    ("id2label", "label2id"),
+    [
+        (None, TURNED),
+        (NUMBERED, {name: str(number) for name, number in TURNED.items()}),
+        ({"0": "contradiction", "1": "neutral", "2": "entailment"}, None),
+    ],
+    ids=["label2id alone", "ids as strings", "id2label alone"],
+)
+def test_names_are_read_as_config_json_has_them(tmp_path, id2label, label2id):
+    """transformers drops a label2id that stands alone, and takes the model for one of two labels."""
+    folder = written(classifier(tmp_path, NLI), id2label=id2label, label2id=label2id)
+    assert encoders.find_labels(folder, NLI, trained=True).outputs == (2, 1, 0)
+    model = encoders.load_classifier(folder, NLI, trained=True).eval()
+    plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
+    assert torch.allclose(model(IDS).logits, plain(IDS).logits[:, [2, 1, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("id2label", "label2id", "words"),
+    [
+        (NUMBERED, {"contradiction": 0, "entailment": 2}, "names some of the 3 outputs only"),
+        (NUMBERED, {"LABEL_2": 0, "LABEL_1": 1, "LABEL_0": 2}, "contradict each other"),
+        (["a", "b"], None, "cannot be read"),
+    ],
+)
+def test_names_that_leave_the_order_open_are_refused(tmp_path, id2label, label2id, words):
+    folder = written(classifier(tmp_path, NLI), id2label=id2label, label2id=label2id)
+    with pytest.raises(UserError, match=words):
+        encoders.find_labels(folder, NLI, trained=True)
 
 
 def test_two_orders_in_one_configuration_are_refused(tmp_path):

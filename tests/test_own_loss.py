@@ -30,6 +30,7 @@ BODIES = {
         "leave the mean",
         "own_hook.py:2",
     ),
+    f"return {GOLD}.to_sparse()": ("returned a sparse tensor, but one loss per sample",),
     "return logits": ("shape [4, 3], but one loss per sample is a tensor of shape [4]",),
     f"return {GOLD}.squeeze() if len(labels) > 1 else {GOLD}.squeeze()": ("shape []", "shape [1]"),
     f"return {GOLD}[:, None]": ("shape [4, 1]",),

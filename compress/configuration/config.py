@@ -175,6 +175,11 @@ def batch_split(config: Config, world_size: int) -> tuple[int, int]:
         micro = total // (world_size * accumulation)
     elif accumulation is None:
         accumulation = total // (world_size * micro)
+    if not micro or not accumulation:
+        raise UserError(
+            f"train_batch_size is {total}, too small for {world_size} ranks x micro batch {micro or 1} "
+            f"x gradient_accumulation_steps {accumulation or 1}; raise it, or start fewer ranks."
+        )
     if micro * accumulation * world_size != total:
         raise UserError(
             f"train_batch_size is {total}, but {world_size} ranks x micro batch {micro} x "

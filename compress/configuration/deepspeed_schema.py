@@ -46,7 +46,7 @@ class WarmupParams(Block):
     """`WarmupLR`: up to a constant. "auto" is filled in from the task's number of steps."""
 
     warmup_min_lr: NonNegative | None = None
-    warmup_max_lr: NonNegative | Auto | None = None
+    warmup_max_lr: Annotated[float, Field(gt=0)] | Auto | None = None
     warmup_num_steps: Count | Auto | None = None
     warmup_type: Literal["linear", "log"] | None = None
 
@@ -61,9 +61,9 @@ class WarmupCosineParams(Block):
     """`WarmupCosineLR`: up, then down along a cosine, as ratios of the optimiser's rate."""
 
     total_num_steps: Count | Auto
-    warmup_min_ratio: NonNegative | None = None
+    warmup_min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
     warmup_num_steps: Count | Auto | None = None
-    cos_min_ratio: NonNegative | None = None
+    cos_min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
     warmup_type: Literal["linear", "log"] | None = None
 
 

@@ -44,8 +44,9 @@ def equal(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers are defined alike, so that they produce the same of any text."""
     if set(one.model_input_names) != set(other.model_input_names):
         return False
-    if one.pad_token_id != other.pad_token_id:
-        return False
+    for trait in ("pad_token_id", "truncation_side"):
+        if getattr(one, trait) != getattr(other, trait):
+            return False
     definitions = [_definition(tokenizer) for tokenizer in (one, other)]
     return definitions[0] is not None and definitions[0] == definitions[1]
 

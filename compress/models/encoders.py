@@ -116,7 +116,7 @@ def load_classifier(
     """
     config = load_config(path)
     order = label_order.find(path, config, labels, task, trained)
-    theirs = labels if order.plain else label_order.names(config)
+    theirs = labels if order.plain else label_order.names(path, config)
     _name_labels(config, theirs)
     if compressed.sizes(config) is not None:
         config.dtype = torch.float32
@@ -167,7 +167,7 @@ def load_compressed(path: str | Path) -> PreTrainedModel:
     """
     path = Path(path)
     directories.check(path)
-    names = label_order.names(load_config(path))
+    names = label_order.names(path, load_config(path))
     return load_classifier(path, tuple(names), trained=True).eval()
 
 

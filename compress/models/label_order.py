@@ -5,6 +5,7 @@ puts its outputs in the task's order. Why: a model that a user brings may have i
 name or in another order, and outputs that are taken by their place would be the wrong classes.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,22 +42,44 @@ class Order:
         return self.outputs == tuple(range(self.size))
 
 
-def names(config: PreTrainedConfig) -> list[str]:
-    """The model's labels in the order of its outputs; `LABEL_<id>` for one without a name."""
-    given = {int(number): str(name) for number, name in (config.id2label or {}).items()}
-    out = [given.get(number, f"LABEL_{number}") for number in range(config.num_labels or 0)]
-    other = _backwards(config)
-    return other if other and all(map(_number_of, out)) else out
+def names(path: Path, config: PreTrainedConfig) -> list[str]:
+    """The labels of a directory's model in the order of its outputs, `LABEL_<id>` without a name.
+
+    As config.json itself has them: transformers drops a `label2id` that stands alone. Raises UserError
+    if `label2id` contradicts `id2label`, or names some outputs only that have no name there.
+    """
+    forwards, backwards = _written(path)
+    size = len(forwards or backwards) or config.num_labels or 0
+    given = forwards or {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    out = [given.get(number, f"LABEL_{number}") for number in range(size)]
+    words = {number: name for number, name in backwards.items() if not _number_of(name)}
+    places = {spelling(name): number for number, name in forwards.items()}
+    turned = [name for n, name in backwards.items() if places.get(spelling(name), n) != n]
+    if turned:
+        theirs, other = (", ".join(f"{k} {v}" for k, v in m.items()) for m in (forwards, backwards))
+        raise UserError(
+            f"{path}: id2label and label2id of its config.json contradict each other ({theirs} and "
+            f"{other}); correct the wrong one."
+        )
+    if not words or not all(map(_number_of, out)):
+        return out
+    if set(words) != set(range(size)):
+        raise UserError(
+            f"{path}: label2id of its config.json names some of the {size} outputs only "
+            f"({', '.join(words.values())}); name them all in id2label."
+        )
+    return [words[number] for number in range(size)]
 
 
-def _backwards(config: PreTrainedConfig) -> list[str] | None:
-    """The labels as `label2id` has them, None unless it names every output once."""
-    found = {number: str(name) for name, number in (config.label2id or {}).items()}
-    places = range(config.num_labels or 0)
-    if set(found) != set(places):
-        return None
-    out = [found[number] for number in places]
-    return None if any(map(_number_of, out)) else out
+def _written(path: Path) -> tuple[dict[int, str], dict[int, str]]:
+    """Output -> name, as `id2label` and as `label2id` of config.json have it; ids may be strings."""
+    try:
+        raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        forwards = {int(number): str(name) for number, name in (raw.get("id2label") or {}).items()}
+        backwards = {int(number): str(name) for name, number in (raw.get("label2id") or {}).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: the labels of its config.json cannot be read ({error}).") from None
+    return forwards, backwards
 
 
 def _number_of(name: str) -> re.Match[str] | None:
@@ -82,10 +105,9 @@ def find(
         if trained:
             raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
         return Order(tuple(range(len(labels))), len(labels))
-    theirs = names(config)
+    theirs = names(path, config)
     if tuple(theirs) == labels:
         return Order(tuple(range(len(labels))), len(labels))
-    _check_words(path, config, theirs)
     found, note = _labels(theirs, labels, task)
     if len(theirs) != len(labels) and (None in found or not set(labels) <= set(found)):
         raise UserError(
@@ -98,17 +120,6 @@ def find(
         return Order(None, len(theirs), f"{wrong}, so its classification head is drawn afresh")
     outputs = tuple(found.index(label) for label in labels)
     return Order(outputs, len(theirs), note or _change(theirs, found, labels))
-
-
-def _check_words(path: Path, config: PreTrainedConfig, theirs: Sequence[str]) -> None:
-    """Raise UserError if id2label and label2id order the same words differently."""
-    other = _backwards(config)
-    words = [[spelling(name) for name in found] for found in (theirs, other or theirs)]
-    if words[0] != words[1] and sorted(words[0]) == sorted(words[1]):
-        raise UserError(
-            f"{path}: id2label and label2id of its config.json contradict each other "
-            f"({', '.join(theirs)} and {', '.join(other or ())}); correct the wrong one."
-        )
 
 
 def _labels(
