@@ -81,15 +81,17 @@ def on_main(work: Callable[[], T]) -> T:
 def heeding_main() -> Iterator[None]:
     """Context around work of all ranks that the main rank may end alone: it writes, the others do not.
 
-    All wait at the end. A UserError of the main rank there is raised on all ranks.
+    All wait at the end. An error of the main rank there is raised on all ranks, as by `on_main`. There
+    must be no other collective inside: a rank that fails alone would wait in another one than the rest.
     """
     if world_size() == 1:
         yield
         return
     try:
         yield
-    except UserError as error:
-        broadcast(str(error))
+    except Exception as error:
+        if is_main() or isinstance(error, UserError):
+            broadcast(str(error) or type(error).__name__)
         raise
     why: str | None = broadcast(None)
     if why is not None:

@@ -120,8 +120,17 @@ def _listed(
     if output_dir is None:
         return None
     file = output_dir / FILE
-    if not ranks.is_main():
-        return file if shared else None
+    ranks.on_main(lambda: _write(file, train, ood, shared))
+    return file if shared else None
+
+
+def _write(
+    file: Path,
+    train: Side,
+    ood: Mapping[str, Side],
+    shared: Mapping[str, list[tuple[int, int]]],
+) -> None:
+    """One line of JSON for each shared sample; without any there is no file."""
     lines = []
     for name, places in shared.items():
         rows = ood[name].rows
@@ -143,4 +152,3 @@ def _listed(
                 temporary.write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error}).") from None
-    return file if lines else None

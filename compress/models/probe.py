@@ -22,16 +22,7 @@ def together(path: Path, key: str, name: str, max_length: int) -> Fit:
 
     key, name: of the model in `robust_compression`; otherwise as `check`.
     """
-    answer: Fit | str | None = None
-    if ranks.is_main():
-        try:
-            answer = check(path, f"robust_compression.{key}: '{name}'", max_length)
-        except UserError as error:
-            answer = str(error)
-    answer = ranks.broadcast(answer)
-    if not isinstance(answer, Fit):
-        raise UserError(str(answer))
-    return answer
+    return ranks.on_main(lambda: check(path, f"robust_compression.{key}: '{name}'", max_length))
 
 
 def check(path: Path, subject: str, max_length: int) -> Fit:

@@ -185,13 +185,15 @@ def _logits(
     if not context.config.deepspeed.low_precision:
         trainer.engine.eval()
         return evaluation.logits(trainer.forward, dev, export.SAMPLES, classes, context.device)
-    if not ranks.is_main():
-        return np.zeros((len(dev), classes))
-    model = encoders.fresh(shape)
-    Masks(model, todo).load_state_dict(masks.state_dict())
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
-    forward = evaluation.model_forward(model, context.device)
-    return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
+
+    def alone() -> NDArray[np.float64]:
+        model = encoders.fresh(shape)
+        Masks(model, todo).load_state_dict(masks.state_dict())
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        forward = evaluation.model_forward(model, context.device)
+        return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
+
+    return ranks.on_main(alone)
 
 
 def check(config: Config, model: Path, data: TaskData) -> None:

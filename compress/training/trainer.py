@@ -43,12 +43,14 @@ STARTED_BY = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_R
 def start(log_level: int = logging.ERROR) -> torch.device:
     """Join the process group and return this rank's device.
 
+    log_level: of DeepSpeed's own lines, which come from the main rank only.
+
     Without a launcher this process is alone; under mpirun or srun DeepSpeed finds the ranks. Its
     shared-memory all-reduce is left out: it serves inference only, needs a compiler, and leaves 66 MiB
     a rank and run in /dev/shm, where a container has 64 MB in all (see upstream issue #4002).
     """
     quieten()
-    deepspeed.utils.logger.setLevel(log_level)
+    deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if "RANK" not in os.environ and not STARTED_BY.intersection(os.environ):
         with socket.socket() as free:
@@ -65,6 +67,8 @@ def start(log_level: int = logging.ERROR) -> torch.device:
             f"the ranks cannot meet at {where} ({str(error).splitlines()[0]}); if another run has the "
             "port, start with `deepspeed --master_port N`."
         ) from None
+    if ranks.is_main():
+        deepspeed.utils.logger.setLevel(log_level)
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         return torch.device("cpu")
