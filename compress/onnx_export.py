@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import disk
-from compress.errors import UserError
+from compress.errors import UserError, first_line
 from compress.models import asked, encoders, probe
 
 if TYPE_CHECKING:
@@ -188,8 +188,7 @@ def _write(model: PreTrainedModel, sample: dict[str, Tensor], file: Path, model_
                 dynamic_axes=dict.fromkeys(names, AXES) | {"logits": {0: "batch"}},
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{model_dir}: cannot be written as ONNX ({reason}).") from None
+        raise UserError(f"{model_dir}: cannot be written as ONNX ({first_line(error)}).") from None
     if any(other != file for other in file.parent.iterdir()):
         raise UserError(f"{model_dir}: is too large for one ONNX file (2 GiB).")
 
@@ -212,5 +211,6 @@ def _check(
                     "nothing was written."
                 )
     except broken as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{model_dir}: onnxruntime cannot run its ONNX file ({reason}).") from None
+        raise UserError(
+            f"{model_dir}: onnxruntime cannot run its ONNX file ({first_line(error)})."
+        ) from None

@@ -152,10 +152,10 @@ def stamp(config: Config) -> str:
     Of names, sizes and times only, so that it costs nothing; contents are compared by the run itself.
     """
     robust = config.robust
-    names = [robust.task.data_dir, robust.task.ood_dir, robust.model, robust.teacher.model]
+    names = [robust.task.data_dir, robust.task.ood_dir, *robust.models.values()]
     files = [
         file
-        for name in (*names, robust.student.model)
+        for name in names
         if name is not None and Path(name).is_dir()
         for file in sorted(Path(name).iterdir())
         if file.is_file()

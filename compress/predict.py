@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import artefacts, interrupts
-from compress.data import reading, tokens
+from compress.data import checking, reading, tokens
 from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, fail, nearest
 from compress.models import asked, encoders, probe
@@ -67,11 +67,7 @@ def read(file: Path, columns: tuple[str, str]) -> Pairs:
 def _text(cell: object, place: str, name: str) -> str:
     if cell is None:
         raise UserError(f"{place} has no text in '{name}'.")
-    if not isinstance(cell, str):
-        raise UserError(f"{place}, '{name}' is not a text.")
-    if any("\ud800" <= c <= "\udfff" for c in cell):
-        raise UserError(f"{place}, '{name}' is not valid Unicode.")
-    return cell
+    return checking.text_of(cell, place, name)
 
 
 def length_limit(

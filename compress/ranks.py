@@ -3,6 +3,7 @@
 Why here: only the trainer, the checkpoint and the compression seam know DeepSpeed.
 """
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -96,6 +97,14 @@ def heeding_main() -> Iterator[None]:
     why: str | None = broadcast(None)
     if why is not None:
         raise UserError(why)
+
+
+def free_port() -> int:
+    """A port of this machine on which nothing listens now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def all_sum(values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.data import batches, tokens
-from compress.errors import UserError
-from compress.models.loading import first_line
+from compress.errors import UserError, first_line
 
 SEGMENTS = "token_type_ids"
 SHORT = 24

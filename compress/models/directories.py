@@ -25,9 +25,14 @@ def local(name: str, key: str) -> Path | None:
         return path
     if path.exists():
         raise UserError(f"{key}: '{name}' is a file; name the model's directory.")
-    if not name.strip() or path.is_absolute() or name[:1] in ".~" or name.count("/") > 1:
+    if is_path(name):
         raise UserError(f"{key}: there is no directory '{name}'.")
     return None
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name can only be a path, not an id on the hub."""
+    return not name.strip() or Path(name).is_absolute() or name[0] in ".~" or name.count("/") > 1
 
 
 def check(path: Path, key: str | None = None) -> None:

@@ -3,7 +3,6 @@
 Order within a run: layer reduction, then heads and rows, then single weights.
 """
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +14,17 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, export, hook_trial, losses, own_loss, ranks, uncertainty
+from compress import (
+    artefacts,
+    checkpoint,
+    export,
+    hook_trial,
+    integrity,
+    losses,
+    own_loss,
+    ranks,
+    uncertainty,
+)
 from compress.compression import importance, plan
 from compress.compression.masks import Masks, Scorer, reduce_layers
 from compress.configuration.config import Config
@@ -66,8 +75,7 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
     if scalars:
         inputs["loss"] = scalars
     if hook not in losses.LOSSES.values():
-        source = own_loss.source(hook).read_bytes()
-        inputs["hook_source"] = hashlib.sha256(source).hexdigest()
+        inputs["hook_source"] = integrity.digest(own_loss.source(hook))
     of = hardness.key if hardness else None
     if robust.loss.shallow:
         of = artefacts.key(shallow.inputs_of(context))
