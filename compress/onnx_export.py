@@ -25,7 +25,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from compress import disk
 from compress.errors import UserError, first_line
-from compress.models import asked, encoders, probe
+from compress.models import encoders, model_questions, probe
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -61,7 +61,9 @@ def export(model_dir: Path, file: Path) -> None:
     model = encoders.load_compressed(model_dir)
     tokenizer = tokenizer_of(model_dir, model)
     pairs = Pairs.of(model.config, tokenizer)
-    longest = asked.usable(model, lambda n: random_inputs(model.config, 1, n), 1, CHECKED[-1][1])
+    longest = model_questions.usable(
+        model, lambda n: random_inputs(model.config, 1, n), 1, CHECKED[-1][1]
+    )
     samples = [random_inputs(model.config, b, min(n, longest), True, pairs) for b, n in CHECKED]
     with torch.inference_mode():
         expected = [model(**sample).logits for sample in samples]
@@ -104,7 +106,7 @@ class Pairs:
         if tokenizer is None:
             segments = (getattr(config, "type_vocab_size", None) or 0) > 1
             return Pairs(segments, getattr(config, "pad_token_id", None) or 0)
-        segments = asked.SEGMENTS in tokenizer.model_input_names
+        segments = model_questions.SEGMENTS in tokenizer.model_input_names
         return Pairs(segments, int(tokenizer.pad_token_id or 0), tokenizer.padding_side)
 
 
@@ -128,7 +130,7 @@ def random_inputs(
     mask = (torch.arange(length) < real[:, None]).long().expand(batch, length).contiguous()
     inputs = {"input_ids": ids.where(mask > 0, pairs.pad_id), "attention_mask": mask}
     if pairs.segments:
-        inputs[asked.SEGMENTS] = (torch.arange(length) >= length // 2).long() * mask
+        inputs[model_questions.SEGMENTS] = (torch.arange(length) >= length // 2).long() * mask
     if pairs.side == "left":
         return {name: tensor.flip(1) for name, tensor in inputs.items()}
     return inputs

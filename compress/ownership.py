@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from compress import artefacts, disk, interrupts, losses, own_loss, ranks
+from compress import artefacts, disk, interrupts, losses, ranks, user_loss
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.data import sources, tasks
@@ -163,7 +163,7 @@ def stamp(config: Config) -> str:
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
     if ":" in robust.loss.hook:
-        files.append(own_loss.source(losses.resolve(robust.loss.hook)))
+        files.append(user_loss.source(losses.resolve(robust.loss.hook)))
     facts = [ROWS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

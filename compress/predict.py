@@ -25,7 +25,7 @@ from compress import artefacts, interrupts
 from compress.data import checking, reading, tokens
 from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, fail, nearest
-from compress.models import asked, encoders, probe
+from compress.models import encoders, model_questions, probe
 
 MAX_LENGTH = 128
 COLUMNS = ("premise", "hypothesis")
@@ -81,7 +81,7 @@ def length_limit(
     limit = wished or getattr(model.config, encoders.TRAINED_LENGTH, None) or MAX_LENGTH
     if limit < least:
         raise UserError(f"--max_length {limit}: a pair needs at least {least} tokens.")
-    positions = asked.Asked(model, tokenizer, str(path)).usable(limit)
+    positions = model_questions.Questions(model, tokenizer, str(path)).usable(limit)
     if wished and limit > positions:
         raise UserError(f"--max_length {wished}: {path} has {positions} positions.")
     return positions

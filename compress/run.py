@@ -22,7 +22,7 @@ from compress.data.batches import Columns
 from compress.errors import UserError
 from compress.models import encoders, probe
 from compress.reporting import chance
-from compress.stages import ahead, alpha, brought, difficulty, results, student, teacher
+from compress.stages import alpha, difficulty, given_models, remaining_work, results, student, teacher
 from compress.stages.context import Artefact, Context, Encoder, found, publish, say
 from compress.training.monitor import open_monitor
 
@@ -70,7 +70,7 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
         given=encoded.get("teacher.model"),
     )
     if robust.layerwise.any:
-        brought.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
+        given_models.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
     return context
 
 
@@ -109,7 +109,7 @@ def _read_data(config: Config, output_dir: Path) -> splits.TaskData:
 def _check_plan(config: Config, models: Mapping[str, Model], data: splits.TaskData) -> None:
     """Raise UserError now for labels, compression or schedules that a later stage would reject."""
     folders = {key: model.folder for key, model in models.items()}
-    brought.check(folders, data)
+    given_models.check(folders, data)
     student.check(config, folders.get("student.model", folders["model"]), data)
     if difficulty.needed(config.robust):
         difficulty.check(config, len(data.train))
@@ -202,7 +202,7 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     """
     chosen = stages_of(context.config.robust, stage)
     progress = context.monitor.progress
-    progress.plan(ahead.job(context, chosen))
+    progress.plan(remaining_work.job(context, chosen))
     made = _stage(teacher, "teacher", chosen, context)
     if made is None:
         raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")

@@ -21,9 +21,9 @@ from compress import (
     hook_trial,
     integrity,
     losses,
-    own_loss,
     ranks,
     uncertainty,
+    user_loss,
 )
 from compress.compression import importance, plan
 from compress.compression.masks import Masks, Scorer, reduce_layers
@@ -75,7 +75,7 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
     if scalars:
         inputs["loss"] = scalars
     if hook not in losses.LOSSES.values():
-        inputs["hook_source"] = integrity.digest(own_loss.source(hook))
+        inputs["hook_source"] = integrity.digest(user_loss.source(hook))
     of = hardness.key if hardness else None
     if robust.loss.shallow:
         of = artefacts.key(shallow.inputs_of(context))
@@ -263,7 +263,7 @@ def _signals(robust: RobustCompression, teacher: Artefact, d: NDArray[np.float64
     hook, probabilities = robust.loss.hook, np.load(teacher.path / "probabilities.npy", mmap_mode="r")
     weights, batch_weight = loss_weights(robust, d), BATCH_WEIGHTS.get(hook)
     if ":" in hook:
-        loss = own_loss.guarded(hook, losses.resolve(hook))
+        loss = user_loss.guarded(hook, losses.resolve(hook))
         return Signals(loss, weights, probabilities, d, hook=hook)
     return Signals(losses.resolve(hook), weights, probabilities, d, batch_weight=batch_weight)
 

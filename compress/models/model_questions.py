@@ -1,6 +1,6 @@
 """What a model answers to rows of its own tokenizer: which it takes, and how padding must lie.
 
-What: `Asked` puts the questions of `probe` to one model; `answer` is one forward pass or an exception.
+What: `Questions` puts those of `probe` to one model; `answer` is one forward pass or an exception.
 """
 
 import math
@@ -109,7 +109,7 @@ def _first_block(model: nn.Module) -> nn.Module | None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Questions:
     """A model in evaluation mode, the tokenizer that is to fit it, and how messages name it."""
 
     model: PreTrainedModel
