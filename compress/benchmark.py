@@ -117,7 +117,7 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
 
 def _fitting(shape: tuple[int, int]) -> AbstractContextManager[None]:
     """Context: that the memory is too small for a shape (batch, length) becomes a UserError."""
-    return memory.instead(
+    return memory.explained(
         lambda: (
             f"--batch {shape[0]} --length {shape[1]}: does not fit into memory; choose smaller ones."
         )

@@ -31,7 +31,7 @@ def exhausted(error: BaseException) -> bool:
 
 
 @contextmanager
-def instead(sentence: Callable[[], str]) -> Iterator[None]:
+def explained(sentence: Callable[[], str]) -> Iterator[None]:
     """Context: an error that says that memory does not suffice becomes a UserError of the sentence."""
     try:
         yield
@@ -50,7 +50,7 @@ def training(where: str, shape: list[int], split: tuple[int, int], config: Confi
 
     Raises UserError in place of an error that says that memory does not suffice.
     """
-    with instead(lambda: _training(where, shape, split, config)):
+    with explained(lambda: _training(where, shape, split, config)):
         yield
 
 
@@ -81,7 +81,7 @@ def building(name: str, config: Config) -> Iterator[None]:
             f"step; {_or(advice)}."
         )
 
-    with instead(sentence):
+    with explained(sentence):
         yield
 
 
@@ -100,7 +100,7 @@ def scoring(where: str, inputs: Mapping[str, Tensor], config: Config) -> Iterato
             f"{_or(advice)}."
         )
 
-    with instead(sentence):
+    with explained(sentence):
         yield
 
 
@@ -108,7 +108,7 @@ def scoring(where: str, inputs: Mapping[str, Tensor], config: Config) -> Iterato
 def anywhere(where: Callable[[], str]) -> Iterator[None]:
     """Context: a whole run; UserError that names the place `where` if memory does not suffice."""
     keys = ("train_micro_batch_size_per_gpu", "robust_compression.evaluation.batch_size", LENGTH)
-    with instead(lambda: f"{where() or 'the start'}: out of memory; lower {_or(keys)}."):
+    with explained(lambda: f"{where() or 'the start'}: out of memory; lower {_or(keys)}."):
         yield
 
 

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from compress import artefacts, disk, interrupts, losses, ranks, user_loss
 from compress.configuration import schedule
 from compress.configuration.config import Config
@@ -127,13 +125,13 @@ def _hold(lock: Lock, output_dir: Path, config: Config) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
     line = lock.claim()
     if line is not None:
-        tqdm.write(line)
+        ranks.say(line)
     claim(output_dir, config)
     cache = cache_dir(config, output_dir)
     shared = [entry for entry in cache.iterdir() if entry.is_dir()] if cache.is_dir() else []
     own = [output_dir / name for name in ("", "alpha", "student", "student/model")]
     if count := artefacts.sweep([*own, *shared]):
-        tqdm.write(f"removed {count} unfinished files or directories of runs that have ended")
+        ranks.say(f"removed {count} unfinished files or directories of runs that have ended")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

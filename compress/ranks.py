@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from compress.errors import UserError
 
@@ -97,6 +98,12 @@ def heeding_main() -> Iterator[None]:
     why: str | None = broadcast(None)
     if why is not None:
         raise UserError(why)
+
+
+def say(text: str) -> None:
+    """One line on the terminal, from the main rank only."""
+    if is_main():
+        tqdm.write(text)
 
 
 def free_port() -> int:

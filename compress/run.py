@@ -23,7 +23,7 @@ from compress.errors import UserError
 from compress.models import encoders, probe
 from compress.reporting import chance
 from compress.stages import alpha, difficulty, given_models, remaining_work, results, student, teacher
-from compress.stages.context import Artefact, Context, Encoder, found, publish, say
+from compress.stages.context import Artefact, Context, Encoder, found, publish
 from compress.training.monitor import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")
@@ -92,7 +92,7 @@ def _check_models(config: Config) -> dict[str, Model]:
     }
     for model in models.values():
         for note in model.fit.notes:
-            say(f"note: {note}.")
+            ranks.say(f"note: {note}.")
     if difficulty.needed(config.robust):
         difficulty.check_model(config, folders["model"])
     return models
@@ -102,7 +102,7 @@ def _read_data(config: Config, output_dir: Path) -> splits.TaskData:
     """The splits, with a line for each note on them."""
     data = splits.read(config.robust, output_dir)
     for note in data.notes:
-        say(f"data: {note}")
+        ranks.say(f"data: {note}")
     return data
 
 
@@ -180,7 +180,7 @@ def _encoded(
 def announce(context: Context, stage: str) -> None:
     """Say in one line what will be done."""
     stages = stages_of(context.config.robust, stage)
-    say(overview.line(context.config, context.data, stages, str(context.device)))
+    ranks.say(overview.line(context.config, context.data, stages, str(context.device)))
 
 
 def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
@@ -207,7 +207,7 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     if made is None:
         raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")
     for note in chance.notes(teacher.train_accuracy(context, made), context.data.splits()):
-        say(f"WARNING: {note}")
+        ranks.say(f"WARNING: {note}")
     if stage == "teacher":
         return
     hardness = _stage(difficulty, "difficulty", chosen, context, made)
@@ -240,7 +240,7 @@ def _stage(
 
 def _say(name: str, artefact: Artefact) -> None:
     how = "reused" if artefact.reused else f"done in {artefact.seconds:.1f} s"
-    say(f"{name}: {how} ({artefact.path})")
+    ranks.say(f"{name}: {how} ({artefact.path})")
 
 
 def _onnx(context: Context, compressed: Artefact) -> Artefact:

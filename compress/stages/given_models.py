@@ -7,11 +7,12 @@ two models that cannot be compared token by token.
 from collections.abc import Mapping
 from pathlib import Path
 
+from compress import ranks
 from compress.data import tokens
 from compress.data.splits import TaskData
 from compress.distillation import layer_map
 from compress.models import encoders
-from compress.stages.context import Encoder, say
+from compress.stages.context import Encoder
 
 
 def check(folders: Mapping[str, Path], data: TaskData) -> None:
@@ -25,7 +26,7 @@ def check(folders: Mapping[str, Path], data: TaskData) -> None:
         if trained:
             encoders.check_weights(folder)
         if order.note is not None:
-            say(f"WARNING: robust_compression.{key} {folder}: {order.note}.")
+            ranks.say(f"WARNING: robust_compression.{key} {folder}: {order.note}.")
 
 
 def check_equal_tokens(one: Encoder, other: Encoder) -> None:

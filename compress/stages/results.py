@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress import artefacts, ownership, ranks, uncertainty, versions
 from compress.reporting import bias, card, chance, evaluation, report, summary
 from compress.stages import difficulty, events, model_figures, partial_input, shallow
-from compress.stages.context import Artefact, Context, found, publish, say, score_exported
+from compress.stages.context import Artefact, Context, found, publish, score_exported
 from compress.stages.teacher import train_accuracy
 
 
@@ -74,9 +74,9 @@ def _report(context: Context, made: Finished, began: float) -> None:
     card.write(made.student.path / "model", model_figures.about(context), out)
     report.write_report(folder / "report.html", out, context.config.merged, view)
     events.write(context, out, view)
-    say(summary.terminal(out))
-    say(f"figures: {folder / 'metrics.json'}")
-    say(f"report: {folder / 'report.html'}")
+    ranks.say(summary.terminal(out))
+    ranks.say(f"figures: {folder / 'metrics.json'}")
+    ranks.say(f"report: {folder / 'report.html'}")
 
 
 def _metrics(context: Context, made: Finished, view: report.DifficultyView | None) -> dict[str, Any]:
