@@ -67,7 +67,7 @@ def main() -> None:
         progress = context.monitor.progress
         interrupts.words(progress.interrupted)
         run.announce(context, options.stage)
-        with memory.anywhere(progress.where, settings):
+        with memory.anywhere(progress.where):
             run.execute(context, options.stage, options.export)
     trainer.stop()
 

@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from compress import interrupts, onnx_export, timing
+from compress import interrupts, memory, onnx_export, timing
 from compress.errors import UserError, fail
 from compress.models import directories, encoders, probe
 from compress.reporting import benchmark_report
@@ -115,18 +115,13 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
     return sizes, timings
 
 
-@contextmanager
-def _fitting(shape: tuple[int, int]) -> Iterator[None]:
+def _fitting(shape: tuple[int, int]) -> AbstractContextManager[None]:
     """Context: that the memory is too small for a shape (batch, length) becomes a UserError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and "memory" not in str(error):
-            raise
-        raise UserError(
+    return memory.explained(
+        lambda: (
             f"--batch {shape[0]} --length {shape[1]}: does not fit into memory; choose smaller ones."
-        ) from None
+        )
+    )
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,11 @@ def check(config: Config, stage: str) -> None:
     if stage not in WITHOUT_STUDENT:
         _purpose(config)
     _hook(config.robust.loss.hook)
-    robust = config.robust
-    named = {
-        "model": robust.model,
-        "teacher.model": robust.teacher.model,
-        "student.model": robust.student.model,
-    }
-    for name, given in named.items():
-        if given is not None:
-            key = f"robust_compression.{name}"
-            if (folder := directories.local(given, key)) is not None:
-                directories.check(folder, key)
-    sources.every(robust, task)
+    for name, given in config.robust.models.items():
+        key = f"robust_compression.{name}"
+        if (folder := directories.local(given, key)) is not None:
+            directories.check(folder, key)
+    sources.every(config.robust, task)
 
 
 def _purpose(config: Config) -> None:

@@ -27,6 +27,12 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     return f"; valid here: {', '.join(words)}." if len(words) <= 20 else "."
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, else its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
 def fail(error: UserError) -> NoReturn:
     """Print the sentence once for all ranks of a node and end this process with exit code 1.
 

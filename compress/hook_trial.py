@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from compress import losses, own_loss
+from compress import losses, user_loss
 
 SIZES = (4, 1, 7)
 PROGRESS = (0.0, 0.5, 0.99)
@@ -31,12 +31,12 @@ def run(hook: str, weights: losses.LossWeights, kind: Kind, layerwise: bool) -> 
             for progress in PROGRESS:
                 now = replace(weights, progress=progress)
                 leaf, arguments = _batch(size, kind)
-                returned = own_loss.call(hook, function, *arguments, now)
-                loss = own_loss.checked(hook, function, returned, arguments[1])
+                returned = user_loss.call(hook, function, *arguments, now)
+                loss = user_loss.checked(hook, function, returned, arguments[1])
                 wrong = _wrong(hook, loss, leaf, layerwise)
                 if wrong is not None:
-                    where = f"({own_loss.place(function)}, tried on a random batch)"
-                    raise own_loss.refusal(hook, f"{wrong} {where}")
+                    where = f"({user_loss.place(function)}, tried on a random batch)"
+                    raise user_loss.refusal(hook, f"{wrong} {where}")
 
 
 def _batch(size: int, kind: Kind) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -61,7 +61,7 @@ def _wrong(hook: str, loss: Tensor, leaf: Tensor, layerwise: bool) -> str | None
     if not torch.isfinite(loss).all():
         values = [f"{value:g}" for value in loss.detach().float().tolist()[:4]]
         return f"returned {', '.join(values)}: the loss is not finite at step 0"
-    gradient = own_loss.call(hook, _gradient, loss, leaf)
+    gradient = user_loss.call(hook, _gradient, loss, leaf)
     if not isinstance(gradient, Tensor):
         return "returned a loss that does not depend on the logits"
     return None if torch.isfinite(gradient).all() else "has a gradient that is not finite"

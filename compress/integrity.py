@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
+from compress.errors import first_line
+
 MARKER = "complete.json"
 LOOSE = {MARKER, "README.md", "heads.json"}
 """Files that may change afterwards: the evaluation rewrites the model card, a person may edit the list
@@ -34,7 +36,7 @@ _known: dict[tuple[int, int, int, int], str] = {}
 def listing(folder: Path) -> dict[str, dict[str, Any]]:
     """Size in bytes and SHA-256 of each file below a directory, by its path there; less `LOOSE`."""
     return {
-        name: {"size": file.stat().st_size, "sha256": _digest(file)}
+        name: {"size": file.stat().st_size, "sha256": digest(file)}
         for file in sorted(folder.rglob("*"))
         if file.is_file() and (name := file.relative_to(folder).as_posix()) and _counts(name)
     }
@@ -45,7 +47,8 @@ def _counts(name: str) -> bool:
     return parts[-1] not in LOOSE and not any(part.endswith(".tmp") for part in parts)
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits; read once a process while it does not change."""
     about = file.stat()
     place = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
     if place not in _known:
@@ -87,7 +90,7 @@ def _size_differs(file: Path, about: Mapping[str, Any]) -> str | None:
 
 
 def _content_differs(file: Path, about: Mapping[str, Any]) -> str | None:
-    same = _digest(file) == about.get("sha256")
+    same = digest(file) == about.get("sha256")
     return None if same else "its checksum is not that of what was written"
 
 
@@ -108,7 +111,7 @@ def _torn(file: Path) -> str | None:
             with safe_open(file, framework="pt") as weights:
                 weights.keys()
     except UNREADABLE as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     return None
 
 

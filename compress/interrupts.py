@@ -13,7 +13,15 @@ import sys
 import threading
 from collections.abc import Callable
 
-RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
+RANK_VARIABLES = (
+    "RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "PMIX_RANK",
+    "MV2_COMM_WORLD_RANK",
+    "SLURM_PROCID",
+)
+"""Where launchers write the rank of a process: deepspeed's, mpirun's, srun's."""
 PATIENCE = 1.0
 _words: list[Callable[[], str]] = [lambda: "interrupted"]
 _last: list[Callable[[], None]] = []
@@ -66,7 +74,7 @@ def _end(code: int, line: str) -> None:
     late.start()
     for act in _last:
         act()
-    if line and all(os.environ.get(name, "0") == "0" for name in RANKS):
+    if line and all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES):
         sys.stdout.flush()
         sys.stderr.write(line)
     sys.stderr.flush()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress import own_loss
+from compress import user_loss
 from compress.errors import UserError, nearest
 
 
@@ -259,4 +259,4 @@ def resolve(hook: str) -> Loss:
                 f"{nearest(hook, LOSSES)} (or give 'package.module:function')."
             )
         return LOSSES[hook]
-    return own_loss.load(hook)
+    return user_loss.load(hook)

@@ -16,6 +16,8 @@ SIGNS = (
     "not enough memory",
     "ALLOC_FAILED",
     "unable to allocate",
+    "failed to allocate",
+    "no memory",
 )
 LENGTH = "robust_compression.task.max_length"
 
@@ -29,6 +31,17 @@ def exhausted(error: BaseException) -> bool:
 
 
 @contextmanager
+def explained(sentence: Callable[[], str]) -> Iterator[None]:
+    """Context: an error that says that memory does not suffice becomes a UserError of the sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not exhausted(error):
+            raise
+        raise UserError(sentence()) from None
+
+
+@contextmanager
 def training(where: str, shape: list[int], split: tuple[int, int], config: Config) -> Iterator[None]:
     """Context: one optimiser step.
 
@@ -37,12 +50,8 @@ def training(where: str, shape: list[int], split: tuple[int, int], config: Confi
 
     Raises UserError in place of an error that says that memory does not suffice.
     """
-    try:
+    with explained(lambda: _training(where, shape, split, config)):
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not exhausted(error):
-            raise
-        raise UserError(_training(where, shape, split, config)) from None
 
 
 def _training(where: str, shape: list[int], split: tuple[int, int], config: Config) -> str:
@@ -64,47 +73,43 @@ def _training(where: str, shape: list[int], split: tuple[int, int], config: Conf
 @contextmanager
 def building(name: str, config: Config) -> Iterator[None]:
     """Context: the engine of a model is made; UserError if memory does not suffice."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not exhausted(error):
-            raise
+
+    def sentence() -> str:
         advice = [*_partition(config), "take a smaller robust_compression.model"]
-        raise UserError(
+        return (
             f"{name}: out of memory already for the weights and the optimiser, before the first "
             f"step; {_or(advice)}."
-        ) from None
+        )
+
+    with explained(sentence):
+        yield
 
 
 @contextmanager
 def scoring(where: str, inputs: Mapping[str, Tensor], config: Config) -> Iterator[None]:
     """Context: a forward pass without training over `inputs` [B, L]; UserError as in `training`."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not exhausted(error):
-            raise
+
+    def sentence() -> str:
         samples, tokens = inputs["input_ids"].shape
         size = config.robust.evaluation.batch_size
         advice = [f"lower {LENGTH} ({config.robust.task.max_length})"]
         if samples > 1:
             advice.insert(0, f"set robust_compression.evaluation.batch_size to {size // 2}, now {size}")
-        raise UserError(
+        return (
             f"{where}: out of memory while scoring {samples} samples, padded to {tokens} tokens; "
             f"{_or(advice)}."
-        ) from None
+        )
+
+    with explained(sentence):
+        yield
 
 
 @contextmanager
-def anywhere(where: Callable[[], str], config: Config) -> Iterator[None]:
+def anywhere(where: Callable[[], str]) -> Iterator[None]:
     """Context: a whole run; UserError that names the place `where` if memory does not suffice."""
-    try:
+    keys = ("train_micro_batch_size_per_gpu", "robust_compression.evaluation.batch_size", LENGTH)
+    with explained(lambda: f"{where() or 'the start'}: out of memory; lower {_or(keys)}."):
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not exhausted(error):
-            raise
-        keys = ("train_micro_batch_size_per_gpu", "robust_compression.evaluation.batch_size", LENGTH)
-        raise UserError(f"{where() or 'the start'}: out of memory; lower {_or(keys)}.") from None
 
 
 def _partition(config: Config) -> list[str]:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import disk
-from compress.errors import UserError
-from compress.models import asked, encoders, probe
+from compress.errors import UserError, first_line
+from compress.models import encoders, model_questions, probe
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -61,7 +61,9 @@ def export(model_dir: Path, file: Path) -> None:
     model = encoders.load_compressed(model_dir)
     tokenizer = tokenizer_of(model_dir, model)
     pairs = Pairs.of(model.config, tokenizer)
-    longest = asked.usable(model, lambda n: random_inputs(model.config, 1, n), 1, CHECKED[-1][1])
+    longest = model_questions.usable(
+        model, lambda n: random_inputs(model.config, 1, n), 1, CHECKED[-1][1]
+    )
     samples = [random_inputs(model.config, b, min(n, longest), True, pairs) for b, n in CHECKED]
     with torch.inference_mode():
         expected = [model(**sample).logits for sample in samples]
@@ -104,7 +106,7 @@ class Pairs:
         if tokenizer is None:
             segments = (getattr(config, "type_vocab_size", None) or 0) > 1
             return Pairs(segments, getattr(config, "pad_token_id", None) or 0)
-        segments = asked.SEGMENTS in tokenizer.model_input_names
+        segments = model_questions.SEGMENTS in tokenizer.model_input_names
         return Pairs(segments, int(tokenizer.pad_token_id or 0), tokenizer.padding_side)
 
 
@@ -128,7 +130,7 @@ def random_inputs(
     mask = (torch.arange(length) < real[:, None]).long().expand(batch, length).contiguous()
     inputs = {"input_ids": ids.where(mask > 0, pairs.pad_id), "attention_mask": mask}
     if pairs.segments:
-        inputs[asked.SEGMENTS] = (torch.arange(length) >= length // 2).long() * mask
+        inputs[model_questions.SEGMENTS] = (torch.arange(length) >= length // 2).long() * mask
     if pairs.side == "left":
         return {name: tensor.flip(1) for name, tensor in inputs.items()}
     return inputs
@@ -188,8 +190,7 @@ def _write(model: PreTrainedModel, sample: dict[str, Tensor], file: Path, model_
                 dynamic_axes=dict.fromkeys(names, AXES) | {"logits": {0: "batch"}},
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{model_dir}: cannot be written as ONNX ({reason}).") from None
+        raise UserError(f"{model_dir}: cannot be written as ONNX ({first_line(error)}).") from None
     if any(other != file for other in file.parent.iterdir()):
         raise UserError(f"{model_dir}: is too large for one ONNX file (2 GiB).")
 
@@ -212,5 +213,6 @@ def _check(
                     "nothing was written."
                 )
     except broken as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{model_dir}: onnxruntime cannot run its ONNX file ({reason}).") from None
+        raise UserError(
+            f"{model_dir}: onnxruntime cannot run its ONNX file ({first_line(error)})."
+        ) from None

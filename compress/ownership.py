@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from compress import artefacts, disk, interrupts, losses, own_loss, ranks
+from compress import artefacts, disk, interrupts, losses, ranks, user_loss
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.data import sources, tasks
@@ -127,13 +125,13 @@ def _hold(lock: Lock, output_dir: Path, config: Config) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
     line = lock.claim()
     if line is not None:
-        tqdm.write(line)
+        ranks.say(line)
     claim(output_dir, config)
     cache = cache_dir(config, output_dir)
     shared = [entry for entry in cache.iterdir() if entry.is_dir()] if cache.is_dir() else []
     own = [output_dir / name for name in ("", "alpha", "student", "student/model")]
     if count := artefacts.sweep([*own, *shared]):
-        tqdm.write(f"removed {count} unfinished files or directories of runs that have ended")
+        ranks.say(f"removed {count} unfinished files or directories of runs that have ended")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
@@ -152,10 +150,10 @@ def stamp(config: Config) -> str:
     Of names, sizes and times only, so that it costs nothing; contents are compared by the run itself.
     """
     robust = config.robust
-    names = [robust.task.data_dir, robust.task.ood_dir, robust.model, robust.teacher.model]
+    names = [robust.task.data_dir, robust.task.ood_dir, *robust.models.values()]
     files = [
         file
-        for name in (*names, robust.student.model)
+        for name in names
         if name is not None and Path(name).is_dir()
         for file in sorted(Path(name).iterdir())
         if file.is_file()
@@ -163,7 +161,7 @@ def stamp(config: Config) -> str:
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
     if ":" in robust.loss.hook:
-        files.append(own_loss.source(losses.resolve(robust.loss.hook)))
+        files.append(user_loss.source(losses.resolve(robust.loss.hook)))
     facts = [ROWS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

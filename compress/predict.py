@@ -22,10 +22,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import artefacts, interrupts
-from compress.data import reading, tokens
+from compress.data import checking, reading, tokens
 from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, fail, nearest
-from compress.models import asked, encoders, probe
+from compress.models import encoders, model_questions, probe
 
 MAX_LENGTH = 128
 COLUMNS = ("premise", "hypothesis")
@@ -67,11 +67,7 @@ def read(file: Path, columns: tuple[str, str]) -> Pairs:
 def _text(cell: object, place: str, name: str) -> str:
     if cell is None:
         raise UserError(f"{place} has no text in '{name}'.")
-    if not isinstance(cell, str):
-        raise UserError(f"{place}, '{name}' is not a text.")
-    if any("\ud800" <= c <= "\udfff" for c in cell):
-        raise UserError(f"{place}, '{name}' is not valid Unicode.")
-    return cell
+    return checking.text_of(cell, place, name)
 
 
 def length_limit(
@@ -85,7 +81,7 @@ def length_limit(
     limit = wished or getattr(model.config, encoders.TRAINED_LENGTH, None) or MAX_LENGTH
     if limit < least:
         raise UserError(f"--max_length {limit}: a pair needs at least {least} tokens.")
-    positions = asked.Asked(model, tokenizer, str(path)).usable(limit)
+    positions = model_questions.Questions(model, tokenizer, str(path)).usable(limit)
     if wished and limit > positions:
         raise UserError(f"--max_length {wished}: {path} has {positions} positions.")
     return positions

@@ -3,6 +3,7 @@
 Why here: only the trainer, the checkpoint and the compression seam know DeepSpeed.
 """
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from compress.errors import UserError
 
@@ -81,15 +83,17 @@ def on_main(work: Callable[[], T]) -> T:
 def heeding_main() -> Iterator[None]:
     """Context around work of all ranks that the main rank may end alone: it writes, the others do not.
 
-    All wait at the end. A UserError of the main rank there is raised on all ranks.
+    All wait at the end. An error of the main rank there is raised on all ranks, as by `on_main`. There
+    must be no other collective inside: a rank that fails alone would wait in another one than the rest.
     """
     if world_size() == 1:
         yield
         return
     try:
         yield
-    except UserError as error:
-        broadcast(str(error))
+    except Exception as error:
+        if is_main() or isinstance(error, UserError):
+            broadcast(str(error) or type(error).__name__)
         raise
     why: str | None = broadcast(None)
     if why is not None:
@@ -103,6 +107,20 @@ def lost(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank has ended."""
     text = str(error).lower()
     return world_size() > 1 and any(sign in text for sign in LOST)
+
+
+def say(text: str) -> None:
+    """One line on the terminal, from the main rank only."""
+    if is_main():
+        tqdm.write(text)
+
+
+def free_port() -> int:
+    """A port of this machine on which nothing listens now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def all_sum(values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -5,6 +5,8 @@ asked stages and writes metrics.json and report.html. `train.py` calls both.
 """
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -20,8 +22,8 @@ from compress.data.batches import Columns
 from compress.errors import UserError
 from compress.models import encoders, probe
 from compress.reporting import chance
-from compress.stages import ahead, alpha, brought, difficulty, results, student, teacher
-from compress.stages.context import Artefact, Context, Encoder, found, publish, say
+from compress.stages import alpha, difficulty, given_models, remaining_work, results, student, teacher
+from compress.stages.context import Artefact, Context, Encoder, found, publish
 from compress.training.monitor import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")
@@ -37,60 +39,103 @@ def check_export(stage: str, export: str | None) -> None:
     onnx_export.require()
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model that the configuration names: its directory, and how its tokenizer must be used."""
+
+    folder: Path
+    fit: probe.Fit
+
+
 def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
-    """Own the output directory, read and encode the data, find the encoder."""
-    robust, cache = config.robust, ownership.cache_dir(config, output_dir)
-
-    def open_folder() -> None:
-        with disk.writing(output_dir):
-            output_dir.mkdir(parents=True, exist_ok=True)
-        artefacts.write_json(output_dir / "config.json", config.merged)
-        artefacts.write_json(output_dir / "versions.json", versions.report())
-
-    ranks.on_main(open_folder)
+    """Check the run, what costs least first; read and encode the data; open the monitor."""
+    robust = config.robust
+    ranks.on_main(lambda: _open_folder(config, output_dir))
     student.try_hook(config, len(tasks.of(robust.task).labels), device)
-    names = brought.names(robust)
-    folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in names.items()}
-    fits = {
-        key: probe.together(folders[key], key, name, robust.task.max_length)
-        for key, name in names.items()
-    }
-    for note in (note for fit in fits.values() for note in fit.notes):
-        say(f"note: {note}.")
-    if difficulty.needed(robust):
-        difficulty.check_model(config, folders["model"])
-    raw = splits.read(robust, output_dir)
-    for note in raw.notes:
-        say(f"data: {note}")
-    ranks.on_main(lambda: schedule.record(config, len(raw.train), output_dir))
-    brought.check(folders, raw)
-    student.check(config, folders.get("student.model", folders["model"]), raw)
-    if difficulty.needed(robust):
-        difficulty.check(config, len(raw.train))
-    known = {key: _tokenizer(folder, fits[key]) for key, folder in folders.items()}
-    if "teacher.model" in known and tokens.equal(known["model"], known["teacher.model"]):
-        del known["teacher.model"]
-    made = {key: _encoder(folders[key], known[key], raw, config, cache) for key in known}
+    models = _check_models(config)
+    data = _read_data(config, output_dir)
+    ranks.on_main(lambda: schedule.record(config, len(data.train), output_dir))
+    _check_plan(config, models, data)
+    cache = ownership.cache_dir(config, output_dir)
+    encoded = _encode(config, models, data, cache)
     context = Context(
         config=config,
         output_dir=output_dir,
         cache_dir=cache,
-        data=raw,
-        encoder=made["model"],
+        data=data,
+        encoder=encoded["model"],
         device=device,
         monitor=open_monitor(config, output_dir),
-        small=made.get("student.model"),
-        given=made.get("teacher.model"),
+        small=encoded.get("student.model"),
+        given=encoded.get("teacher.model"),
     )
     if robust.layerwise.any:
-        brought.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
+        given_models.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
     return context
 
 
-def _tokenizer(folder: Path, fit: probe.Fit) -> PreTrainedTokenizerBase:
+def _open_folder(config: Config, output_dir: Path) -> None:
+    """Make the output directory; the configuration in it says whose it is."""
+    with disk.writing(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+    artefacts.write_json(output_dir / "config.json", config.merged)
+    artefacts.write_json(output_dir / "versions.json", versions.report())
+
+
+def _check_models(config: Config) -> dict[str, Model]:
+    """The models that the configuration names, by key; UserError for one that cannot serve."""
+    names, length = config.robust.models, config.robust.task.max_length
+    folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in names.items()}
+    models = {
+        key: Model(folder, probe.together(folder, key, names[key], length))
+        for key, folder in folders.items()
+    }
+    for model in models.values():
+        for note in model.fit.notes:
+            ranks.say(f"note: {note}.")
+    if difficulty.needed(config.robust):
+        difficulty.check_model(config, folders["model"])
+    return models
+
+
+def _read_data(config: Config, output_dir: Path) -> splits.TaskData:
+    """The splits, with a line for each note on them."""
+    data = splits.read(config.robust, output_dir)
+    for note in data.notes:
+        ranks.say(f"data: {note}")
+    return data
+
+
+def _check_plan(config: Config, models: Mapping[str, Model], data: splits.TaskData) -> None:
+    """Raise UserError now for labels, compression or schedules that a later stage would reject."""
+    folders = {key: model.folder for key, model in models.items()}
+    given_models.check(folders, data)
+    student.check(config, folders.get("student.model", folders["model"]), data)
+    if difficulty.needed(config.robust):
+        difficulty.check(config, len(data.train))
+
+
+def _encode(
+    config: Config, models: Mapping[str, Model], data: splits.TaskData, cache: Path
+) -> dict[str, Encoder]:
+    """The splits in the tokens of each model, by key; no `teacher.model` that has the run's tokens."""
+    tokenizers = {key: _tokenizer(model) for key, model in models.items()}
+    given = tokenizers.get("teacher.model")
+    if given is not None and tokens.equal(tokenizers["model"], given):
+        del tokenizers["teacher.model"]
+    out = {
+        key: _encoder(models[key].folder, tokenizer, data, config, cache)
+        for key, tokenizer in tokenizers.items()
+    }
+    for key, encoder in out.items():
+        given_models.check_vocabulary(key, encoder)
+    return out
+
+
+def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
     """The model's tokenizer, used as the model takes it."""
-    tokenizer = encoders.load_tokenizer(folder)
-    fit.settle(tokenizer)
+    tokenizer = encoders.load_tokenizer(model.folder)
+    model.fit.settle(tokenizer)
     return tokenizer
 
 
@@ -138,7 +183,7 @@ def _encoded(
 def announce(context: Context, stage: str) -> None:
     """Say in one line what will be done."""
     stages = stages_of(context.config.robust, stage)
-    say(overview.line(context.config, context.data, stages, str(context.device)))
+    ranks.say(overview.line(context.config, context.data, stages, str(context.device)))
 
 
 def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
@@ -161,12 +206,12 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     """
     chosen = stages_of(context.config.robust, stage)
     progress = context.monitor.progress
-    progress.plan(ahead.job(context, chosen))
+    progress.plan(remaining_work.job(context, chosen))
     made = _stage(teacher, "teacher", chosen, context)
     if made is None:
         raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")
     for note in chance.notes(teacher.train_accuracy(context, made), context.data.splits()):
-        say(f"WARNING: {note}")
+        ranks.say(f"WARNING: {note}")
     if stage == "teacher":
         return
     hardness = _stage(difficulty, "difficulty", chosen, context, made)
@@ -179,27 +224,27 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     if compressed is None:
         raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
     if "evaluate" in chosen:
-        with ranks.heeding_main(), progress.stage("evaluate"):
+        with progress.stage("evaluate"):
             results.make(context, made, hardness, compressed, choice)
     if export is not None:
         _say("onnx", _onnx(context, compressed))
 
 
 def _stage(
-    room: ModuleType, name: str, chosen: tuple[str, ...], context: Context, *before: Artefact | None
+    module: ModuleType, name: str, chosen: tuple[str, ...], context: Context, *before: Artefact | None
 ) -> Artefact | None:
     """The artefact of a stage: made if it is asked for, else the finished one, else None."""
     if name not in chosen:
-        return room.find(context, *before)
+        return module.find(context, *before)
     with context.monitor.progress.stage(name):
-        artefact: Artefact = room.make(context, *before)
+        artefact: Artefact = module.make(context, *before)
     _say(name, artefact)
     return artefact
 
 
 def _say(name: str, artefact: Artefact) -> None:
     how = "reused" if artefact.reused else f"done in {artefact.seconds:.1f} s"
-    say(f"{name}: {how} ({artefact.path})")
+    ranks.say(f"{name}: {how} ({artefact.path})")
 
 
 def _onnx(context: Context, compressed: Artefact) -> Artefact:

@@ -9,6 +9,7 @@ import pytest
 from configs import BASE, OURS, ROOT, SPARSE, Files, at
 
 from compress import checks, losses, overview
+from compress.configuration.config import load
 from compress.configuration.robust_schema import HOOKS
 from compress.data.splits import Split, TaskData
 from compress.data.tasks import TASKS
@@ -94,6 +95,19 @@ def test_the_key_at_fault_is_named(files, tmp_path, key, path):
     assert refused(config).startswith(f"robust_compression.{key}: '{path}'") or (
         f"robust_compression.{key}: there is no directory '{path}'" == refused(config)[:-1]
     )
+
+
+def test_names_that_are_nearly_right(files, tmp_path):
+    assert "did you mean 'synthetic-encoder'?" in refused(
+        files.load(at(f"{OURS}.model", "synthetic-encoders"), SPARSE)
+    )
+    sentence, _ = files.refused(overrides=["epochs=1"])
+    assert "did you mean 'robust_compression.epochs'?" in sentence
+    (tmp_path / "heads20.json").write_text("{}")
+    for name, hint in (("head20.json", "did you mean 'heads20.json'?"), ("rmc", "path of a JSON file")):
+        with pytest.raises(UserError, match="there is no such file") as error:
+            load([tmp_path / name])
+        assert hint in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_the_run_writes_the_student_once_for_each_student(plain, tmp_path, monke
     for name in ("teacher", "difficulty", "student"):
         monkeypatch.setattr(run, name, finished("first"))
     monkeypatch.setattr(run.alpha, "settle", lambda context, *_, **__: (context, None))
-    monkeypatch.setattr(run.ahead, "job", lambda *_: Job())
+    monkeypatch.setattr(run.remaining_work, "job", lambda *_: Job())
     robust = SimpleNamespace(teacher=SimpleNamespace(model=None))
     context = SimpleNamespace(
         output_dir=tmp_path / "run",

@@ -169,7 +169,7 @@ def test_out_of_memory_is_one_sentence_with_sizes_and_keys(config, error):
         scored({"input_ids": torch.zeros(6, 33)})
     assert "dev: out of memory while scoring 6 samples, padded to 33 tokens" in str(caught.value)
     assert "evaluation.batch_size to 64, now 128" in str(caught.value)
-    for place in (memory.building("a", config), memory.anywhere(lambda: "here", config)):
+    for place in (memory.building("a", config), memory.anywhere(lambda: "here")):
         with pytest.raises(UserError, match="out of memory"), place:
             raise error
 

@@ -48,6 +48,7 @@ said = [
     tried(heeded, None),
     tried(heeded, told),
     tried(heeded, told, True),
+    tried(heeded, RuntimeError("a defect")),
     ranks.on_main(work),
     len(calls),
 ]
@@ -68,10 +69,11 @@ def test_two_ranks_agree() -> None:
         for rank in (0, 1)
     ]
     main, other = (eval(process.communicate(timeout=100)[0]) for process in started)
-    full = "UserError: the disk is full."
-    shared = [None, full, full, {"made": 0}]
-    assert main == [{"made": 0}, full, "RuntimeError: a defect", "KeyError: ", *shared, 5]
-    assert other == [{"made": 0}, full, "UserError: a defect", "UserError: KeyError", *shared, 0]
+    full, defect = "UserError: the disk is full.", "UserError: a defect"
+    own = defect.replace("User", "Runtime")
+    assert main == [{"made": 0}, full, own, "KeyError: ", None, full, full, own, {"made": 0}, 5]
+    assert other[:4] == [{"made": 0}, full, defect, "UserError: KeyError"]
+    assert other[4:] == [None, full, full, defect, {"made": 0}, 0]
 
 
 def test_a_single_process_has_its_own_error() -> None:

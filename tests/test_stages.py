@@ -8,7 +8,7 @@ from compress import run
 from compress.data.splits import Split
 from compress.errors import UserError
 from compress.reporting import chance
-from compress.stages import brought, difficulty
+from compress.stages import difficulty
 from compress.stages.teacher import inputs_of
 
 OWN = """
@@ -89,6 +89,6 @@ def test_the_key_of_a_missing_teacher_is_named(robust):
     class Context:
         config = type("C", (), {"robust": robust("loss.hook=rmc", "teacher.model=/nope")})
 
-    assert brought.names(Context.config.robust) == {"model": "some-encoder", "teacher.model": "/nope"}
+    assert Context.config.robust.models == {"model": "some-encoder", "teacher.model": "/nope"}
     with pytest.raises(UserError, match=r"robust_compression\.teacher\.model: there is no directory"):
         inputs_of(Context)

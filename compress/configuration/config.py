@@ -133,6 +133,8 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     key, source = ".".join(path), merge.source(path)
     if problem["type"] == "extra_forbidden":
         names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
+        if len(path) == 1 and path[0] in RobustCompression.model_fields:
+            names = f"; did you mean 'robust_compression.{path[0]}'?"
         return f"{source}: '{key}' is not a key that takes effect here{names}"
     if problem["type"] == "missing":
         example = EXAMPLES.get(key, "")

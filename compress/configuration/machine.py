@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from compress import disk
 from compress.configuration import engine_table
 from compress.configuration.config import Config
 from compress.configuration.merge import Merge
@@ -146,10 +147,5 @@ def _output(merge: Merge, monitor: str) -> None:
     path = (monitor, "output_path")
     if not merge.given(*path):
         return
-    folder = Path(merge.values[monitor]["output_path"])
-    there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
-    problem = None if there.is_dir() else f"'{there}' is a file"
-    if there.is_dir() and not os.access(there, os.W_OK):
-        problem = f"'{there}' cannot be written to"
-    if problem:
-        raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' is '{folder}', but {problem}.")
+    name = f"{merge.source(path)}: '{'.'.join(path)}' is"
+    disk.check(Path(merge.values[monitor]["output_path"]), name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.configuration.schedule import RECORD
-from compress.errors import UserError
+from compress.errors import UserError, nearest
 
 DEEPEST = 50
 
@@ -98,6 +98,15 @@ def _too_deep(source: str) -> str:
     return f"{source}: is nested more than {DEEPEST} levels deep; no configuration is."
 
 
+def _similar(file: Path) -> str:
+    """The hint for a file that is not there: the nearest name in its folder, or what a name needs."""
+    if not file.suffix:
+        return "; give the path of a JSON file, such as ds_configs/mitigation/rmc.json."
+    there = [other.name for other in file.parent.glob("*.json")] if file.parent.is_dir() else []
+    hint = nearest(file.name, there) if there else "."
+    return hint if "did you mean" in hint else "."
+
+
 def read(file: Path) -> dict[str, Any]:
     """The object in a JSON file; UserError if it cannot be read, or a key stands twice.
 
@@ -105,6 +114,8 @@ def read(file: Path) -> dict[str, Any]:
     """
     try:
         values = _parse(file.read_text(encoding="utf-8"), str(file))
+    except FileNotFoundError:
+        raise UserError(f"{file}: cannot be read (there is no such file){_similar(file)}") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:

@@ -190,6 +190,16 @@ class RobustCompression(Block):
     cache_dir: str | None = None
 
     @property
+    def models(self) -> dict[str, str]:
+        """The models that the configuration names, by key: the run's encoder first."""
+        given = {
+            "model": self.model,
+            "student.model": self.student.model,
+            "teacher.model": self.teacher.model,
+        }
+        return {key: name for key, name in given.items() if name is not None}
+
+    @property
     def sub_networks(self) -> dict[str, Any]:
         """Settings that the losses under the sub-networks depend on, by their keys."""
         keys = {"protocol", "sparsities", "init_from", "epochs"}

@@ -6,6 +6,7 @@ error: nothing tells which is right.
 """
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from compress.data import sources
 from compress.data.reading import Row, check_pair, shown
 from compress.data.tasks import OodSet, Task, columns, label_ids, spelling
 from compress.errors import UserError, nearest
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def check(task: Task, names: tuple[str, ...], source: sources.Source, entry: Ood
             if row.get(key) is None:
                 raise UserError(f"{place} has no '{key}'.")
         for cells, key in zip(out.texts, reader.texts, strict=True):
-            text = _text(row[key], place, key)
+            text = text_of(row[key], place, key)
             cells.append(_unquoted(text) if entry.byte_strings else text)
         check_pair(out.texts[0][-1], out.texts[1][-1], place)
         label = label_id(row[reader.label], ids)
@@ -147,10 +150,11 @@ def _subsets(task: Task, row: Row, names: tuple[str, ...], source: str) -> dict[
     return {name: [] for name in names if name in row}
 
 
-def _text(cell: object, place: str, key: str) -> str:
+def text_of(cell: object, place: str, key: str) -> str:
+    """The cell as a text; UserError if it is none, or holds half of a surrogate pair."""
     if not isinstance(cell, str):
         raise UserError(f"{place}, '{key}' is not a text.")
-    if any("\ud800" <= c <= "\udfff" for c in cell):
+    if not cell.isascii() and SURROGATE.search(cell):
         raise UserError(f"{place}, '{key}' is not valid Unicode.")
     return cell
 

@@ -14,7 +14,7 @@ import datasets
 import huggingface_hub
 from huggingface_hub.utils import disable_progress_bars
 
-from compress.errors import UserError
+from compress.errors import UserError, first_line
 from compress.models.directories import WEIGHTS
 
 TIMEOUT = 5.0
@@ -72,8 +72,7 @@ def _why(key: str, name: str, error: Exception) -> str:
             f"{key}: '{name}' is no local directory, is not in the local cache, and the hub "
             f"({endpoint}) cannot be reached; {WAY_OUT}."
         )
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"{key}: '{name}' cannot be had from the hub ({reason}); {WAY_OUT}."
+    return f"{key}: '{name}' cannot be had from the hub ({first_line(error)}); {WAY_OUT}."
 
 
 def load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:

@@ -41,9 +41,11 @@ def apart(
     output directory, if that is given, by the main rank.
     Raises UserError if there are any and they are not to be dropped, or if none would be left.
     """
+    wanted = {key for side in ood.values() for key in side.keys}
     known: dict[bytes, int] = {}
     for place, key in enumerate(train.keys):
-        known.setdefault(key, place)
+        if key in wanted:
+            known.setdefault(key, place)
     shared = {
         name: [(place, known[key]) for place, key in enumerate(side.keys) if key in known]
         for name, side in ood.items()
@@ -72,9 +74,10 @@ def notes(train: Sequence[bytes], classes: Sequence[int], dev: Sequence[bytes]) 
 
     train, dev: keys of the samples that the run uses, after drawing; classes: labels of train.
     """
-    labels: dict[bytes, set[int]] = {}
-    for key, label in zip(train, classes, strict=True):
-        labels.setdefault(key, set()).add(label)
+    labels: dict[bytes, int] = {}
+    contrary = {
+        key for key, label in zip(train, classes, strict=True) if labels.setdefault(key, label) != label
+    }
     told = []
     if both := sum(key in labels for key in dev):
         told.append(
@@ -82,8 +85,10 @@ def notes(train: Sequence[bytes], classes: Sequence[int], dev: Sequence[bytes]) 
         )
     if again := len(train) - len(labels):
         told.append(f"{again:,} of {len(train):,} samples of train repeat the pair of another one.")
-    if contrary := sum(len(found) > 1 for found in labels.values()):
-        told.append(f"{contrary:,} pairs of train stand there with labels that contradict each other.")
+    if contrary:
+        told.append(
+            f"{len(contrary):,} pairs of train stand there with labels that contradict each other."
+        )
     return told
 
 
@@ -120,8 +125,17 @@ def _listed(
     if output_dir is None:
         return None
     file = output_dir / FILE
-    if not ranks.is_main():
-        return file if shared else None
+    ranks.on_main(lambda: _write(file, train, ood, shared))
+    return file if shared else None
+
+
+def _write(
+    file: Path,
+    train: Side,
+    ood: Mapping[str, Side],
+    shared: Mapping[str, list[tuple[int, int]]],
+) -> None:
+    """One line of JSON for each shared sample; without any there is no file."""
     lines = []
     for name, places in shared.items():
         rows = ood[name].rows
@@ -143,4 +157,3 @@ def _listed(
                 temporary.write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error}).") from None
-    return file if lines else None

@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from compress.errors import UserError
+from compress.errors import UserError, first_line
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 SUFFIXES = tuple(f + zipped for f in FORMATS for zipped in ("", ".gz"))
@@ -184,7 +184,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Row]]:
         _check_names(f"{file}: the table", pq.ParquetFile(whole).schema_arrow.names)
         table = pq.read_table(whole)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: is not a parquet file ({_first_line(error)}).") from None
+        raise UserError(f"{file}: is not a parquet file ({first_line(error)}).") from None
     cells = [_parquet_cells(file, name, table.column(name)) for name in table.column_names]
     for number, values in enumerate(zip(*cells, strict=True), start=1):
         yield number, dict(zip(table.column_names, values, strict=True))
@@ -195,9 +195,5 @@ def _parquet_cells(file: Path, name: str, column: pa.ChunkedArray) -> list[Any]:
         return column.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise UserError(
-            f"{file}: column '{shown(name)}' holds a cell that cannot be read ({_first_line(error)})."
+            f"{file}: column '{shown(name)}' holds a cell that cannot be read ({first_line(error)})."
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

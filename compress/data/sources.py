@@ -87,7 +87,7 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
 
     Of a task in JSON those that it defines must all be there.
     """
-    block, asked = config.task, config.evaluation.ood
+    block, wanted = config.task, config.evaluation.ood
     there = set(task.ood) if task.defined or task.name == "synthetic" else set()
     if block.data_dir is None:
         there |= {name for name, entry in task.ood.items() if entry.hub}
@@ -95,7 +95,7 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
         there |= {n for n, e in task.ood.items() if _there(folder, _stems(task, f"ood_{n}", e))}
         taken = {stem for entry in task.ood.values() for stem in entry.files}
         there |= {n for n in _plain(folder) if f"ood_{n}" not in taken}
-    if asked is None:
+    if wanted is None:
         if not there:
             where = " and ".join(map(str, folders(block).values())) or "the hub"
             raise UserError(
@@ -103,12 +103,12 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
                 "name that in task.data_dir or task.ood_dir."
             )
         return sorted(there)
-    for name in asked:
+    for name in wanted:
         if name not in there:
             raise UserError(
                 f"robust_compression.evaluation.ood: there is no set '{name}'{nearest(name, there)}"
             )
-    return list(asked)
+    return list(wanted)
 
 
 def absent_ood(config: RobustCompression, task: Task) -> dict[str, tuple[str, ...]]:

@@ -138,8 +138,9 @@ def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
     kept, told = overlap.apart(whole, sides, block.drop_overlap, output_dir)
     after = f" after {overlap.KEY}"
     _check_enough(block.train_samples, len(kept), after)
+    left = np.bincount(every.labels[kept], minlength=len(labels))
     for number, label in enumerate(labels):
-        if number not in every.labels[kept]:
+        if not left[number]:
             raise UserError(f"{train_rows.source}: has no sample with the label '{label}'{after}.")
     used = [kept[place] for place in _drawn(len(kept), block.train_samples)]
     train, dev = every.part(used), dev.part(_drawn(len(dev), block.eval_samples))

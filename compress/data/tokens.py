@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from compress.data.batches import Columns
+
 SAMPLE = 1000
 
 
@@ -38,6 +40,22 @@ def of_pairs(
             for name, values in cut.items():
                 out[name][row] = values[0]
     return out
+
+
+def unknown_share(tokenizer: PreTrainedTokenizerBase, columns: Columns) -> float:
+    """Share of the tokenizer's unknown token among the tokens of at most `SAMPLE` samples.
+
+    Special tokens are not counted; 0 for a tokenizer that spells out what it does not know.
+    """
+    unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
+    others = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    if unknown is None or unknown in others:
+        return 0.0
+    step = max(1, len(columns) // SAMPLE)
+    rows = columns.table[range(0, len(columns), step)]["input_ids"]
+    counts = [sum(i == unknown for i in ids) for ids in rows]
+    total = sum(sum(i == unknown or i not in special for i in ids) for ids in rows)
+    return sum(counts) / total if total else 0.0
 
 
 def equal(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

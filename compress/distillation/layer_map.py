@@ -86,11 +86,16 @@ def check_tokens(
     if tokens.equal(student, teacher):
         return
     if not tokens.agree(student, teacher, data.train.texts, max_length, data.task.keep):
-        raise UserError(
-            f"{KEY}: the student's tokenizer does not produce the teacher's tokens on the training "
-            "texts, so they cannot be compared; set hidden and attention to 0, or take a student with "
-            "the teacher's tokenizer."
-        )
+        raise tokens_differ()
+
+
+def tokens_differ() -> UserError:
+    """The error of two models that do not read the same tokens."""
+    return UserError(
+        f"{KEY}: the student's tokenizer does not produce the teacher's tokens on the training texts, "
+        "so they cannot be compared; set hidden and attention to 0, or take a student with the "
+        "teacher's tokenizer."
+    )
 
 
 def check_run(

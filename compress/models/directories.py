@@ -4,6 +4,7 @@ A model is "synthetic-encoder" (the one that comes with the package), a local di
 model hub. A wrong path is told within a second because nothing here imports torch or transformers.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from compress.errors import UserError
@@ -25,9 +26,16 @@ def local(name: str, key: str) -> Path | None:
         return path
     if path.exists():
         raise UserError(f"{key}: '{name}' is a file; name the model's directory.")
-    if not name.strip() or path.is_absolute() or name[:1] in ".~" or name.count("/") > 1:
+    if is_path(name):
         raise UserError(f"{key}: there is no directory '{name}'.")
+    if get_close_matches(name, [SYNTHETIC_ENCODER], cutoff=0.9):
+        raise UserError(f"{key}: there is no model '{name}'; did you mean '{SYNTHETIC_ENCODER}'?")
     return None
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name can only be a path, not an id on the hub."""
+    return not name.strip() or Path(name).is_absolute() or name[0] in ".~" or name.count("/") > 1
 
 
 def check(path: Path, key: str | None = None) -> None:

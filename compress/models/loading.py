@@ -11,17 +11,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-from compress.errors import UserError
+from compress.errors import UserError, first_line
 
 SENTENCEPIECE = b"\n"
 """First byte of a SentencePiece model: the tag of its first field."""
 PACKAGES = {"sentencepiece": "sentencepiece", "tiktoken": "tiktoken", "protobuf": "google.protobuf"}
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an exception says, else its type."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def reason(path: Path, error: Exception) -> str:

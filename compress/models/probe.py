@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from compress import ranks
 from compress.errors import UserError
 from compress.models import encoders, stand_in
-from compress.models.asked import SHORT, Asked, Fit, made_up, runs, usable
+from compress.models.model_questions import SHORT, Fit, Questions, made_up, runs, usable
 
 
 def together(path: Path, key: str, name: str, max_length: int) -> Fit:
@@ -22,16 +22,7 @@ def together(path: Path, key: str, name: str, max_length: int) -> Fit:
 
     key, name: of the model in `robust_compression`; otherwise as `check`.
     """
-    answer: Fit | str | None = None
-    if ranks.is_main():
-        try:
-            answer = check(path, f"robust_compression.{key}: '{name}'", max_length)
-        except UserError as error:
-            answer = str(error)
-    answer = ranks.broadcast(answer)
-    if not isinstance(answer, Fit):
-        raise UserError(str(answer))
-    return answer
+    return ranks.on_main(lambda: check(path, f"robust_compression.{key}: '{name}'", max_length))
 
 
 def check(path: Path, subject: str, max_length: int) -> Fit:
@@ -43,19 +34,19 @@ def check(path: Path, subject: str, max_length: int) -> Fit:
     reason: UserError | None = None
     for build in stand_in.builders(path, config):
         try:
-            asked = Asked(build(), tokenizer, subject)
-            asked.check_ids()
-            asked.check_start()
+            questions = Questions(build(), tokenizer, subject)
+            questions.check_ids()
+            questions.check_start()
         except UserError as error:
             reason = error
             continue
-        longest = asked.usable(max_length)
+        longest = questions.usable(max_length)
         if longest < max_length:
             raise UserError(
                 f"{subject} has {longest} positions, but robust_compression.task.max_length is "
                 f"{max_length}; lower max_length, or take a model that reads more."
             )
-        return asked.fit(max_length)
+        return questions.fit(max_length)
     if reason is not None:
         raise reason
     return Fit(tuple(tokenizer.model_input_names), tokenizer.padding_side)
@@ -65,17 +56,17 @@ def settled(path: Path) -> PreTrainedTokenizerBase:
     """The directory's tokenizer, handing over what its model uses; whether they fit is not asked."""
     tokenizer = encoders.load_tokenizer(path)
     for build in stand_in.builders(path, encoders.load_config(path))[:1]:
-        names = Asked(build(), tokenizer, str(path)).names()
+        names = Questions(build(), tokenizer, str(path)).names()
         Fit(names, tokenizer.padding_side).settle(tokenizer)
     return tokenizer
 
 
 def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, subject: str) -> Fit:
     """The same of a loaded model on the CPU, in evaluation mode; UserError as `check`."""
-    asked = Asked(model, tokenizer, subject)
-    asked.check_ids()
-    asked.check_start()
-    return asked.fit(asked.usable(SHORT))
+    questions = Questions(model, tokenizer, subject)
+    questions.check_ids()
+    questions.check_start()
+    return questions.fit(questions.usable(SHORT))
 
 
 def longest(path: Path, wanted: int) -> int:

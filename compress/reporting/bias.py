@@ -45,8 +45,8 @@ def draw(
     for name, size in sizes.items():
         drawn = bootstrap.paired(teacher[name], student[name], generator, replicates)
         pooled = [sum_ + acc * size / total for sum_, acc in zip(pooled, drawn, strict=True)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return Replicates(*((d - o) / d for d, o in zip(dev, pooled, strict=True)))
+    known_dev = [np.where(d > 0, d, np.nan) for d in dev]
+    return Replicates(*((d - o) / d for d, o in zip(known_dev, pooled, strict=True)))
 
 
 def figures(

@@ -104,10 +104,8 @@ def public_name(name: str) -> str:
 
 
 def is_directory(name: str) -> bool:
-    """Whether a model's name is a directory rather than a hub id."""
-    return (
-        Path(name).is_dir() or Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1
-    )
+    """Whether a model's name is a directory, there or not, rather than a hub id."""
+    return Path(name).is_dir() or directories.is_path(name)
 
 
 def licence_of(source: Path) -> dict[str, Any]:

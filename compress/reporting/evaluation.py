@@ -167,11 +167,15 @@ def notes(
     teacher: Mapping[str, Any], student: Mapping[str, Any], dev: Split, ood: Mapping[str, Split]
 ) -> list[str]:
     """Sentences a reader must know before believing F_bias."""
-    out = [
-        f"The student has almost stopped predicting '{name}' on dev "
-        f"({student['predicted'][name]:.1%} of the samples): it has collapsed."
-        for name in vanished(student, dev)
-    ]
+    missed = set(vanished(teacher, dev))
+    out = []
+    for name in vanished(student, dev):
+        share = f"'{name}' on dev ({student['predicted'][name]:.1%} of the samples)"
+        out.append(
+            f"The student hardly predicts {share}, nor did its teacher: the class was not learnt."
+            if name in missed
+            else f"The student has almost stopped predicting {share}: it has collapsed."
+        )
     for name, most in at_chance(teacher, ood).items():
         out.append(
             f"The teacher is not above the majority class on {name} ({teacher['ood'][name]:.1%} "

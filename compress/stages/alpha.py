@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from compress import artefacts, uncertainty
+from compress import artefacts, ranks, uncertainty
 from compress.errors import UserError
 from compress.reporting import evaluation
 from compress.stages import difficulty, student
-from compress.stages.context import Artefact, Context, found, publish, say, score_exported
+from compress.stages.context import Artefact, Context, found, publish, score_exported
 
 WITHIN = 0.01
 UNUSED = 0.5
@@ -96,7 +96,7 @@ def _try(
         f"{a:g}": {"dev": c.dev, "dev_easy": c.easy, "dev_hard": c.hard, "gap": c.gap}
         for a, c in halves.items()
     }
-    say(f"alpha: {alpha:g} of {', '.join(table)} (smallest gap between the halves of dev)")
+    ranks.say(f"alpha: {alpha:g} of {', '.join(table)} (smallest gap between the halves of dev)")
 
     def copy(target: Path) -> None:
         shutil.copytree(students[alpha].path, target, dirs_exist_ok=True)

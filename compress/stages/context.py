@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import artefacts, ranks
@@ -117,7 +116,7 @@ def found(path: Path, inputs: Mapping[str, Any]) -> Artefact | None:
     """
     marker, trouble = ranks.on_main(lambda: artefacts.checked(path, inputs))
     if trouble is not None:
-        say(trouble)
+        ranks.say(trouble)
     return Artefact(path, inputs, marker["seconds"], True) if marker else None
 
 
@@ -165,7 +164,7 @@ def new_trainer(
         context.monitor,
     )
     samples, size = len(trainer.data), trainer.batch_size
-    say(f"{name}: {trainer.total_steps} steps of {size} ({samples} samples, {epochs} epochs)")
+    ranks.say(f"{name}: {trainer.total_steps} steps of {size} ({samples} samples, {epochs} epochs)")
     return trainer
 
 
@@ -215,9 +214,3 @@ def watched(context: Context, split: str, forward: evaluation.Forward) -> evalua
     rows, size = len(context.columns[split]), context.config.robust.evaluation.batch_size
     progress, batches = context.monitor.progress, -(-rows // size)
     return progress.scoring(split, batches, rows, forward, context.config)
-
-
-def say(text: str) -> None:
-    """One line on the terminal, from the main rank only."""
-    if ranks.is_main():
-        tqdm.write(text)

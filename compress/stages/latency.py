@@ -31,8 +31,8 @@ Models = Mapping[str, PreTrainedModel]
 def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> dict[str, Any]:
     """Median milliseconds of teacher and student for each batch size, and how they were measured.
 
-    models, tokens: `teacher` and `student`, in evaluation mode, and the length of their inputs. Moves
-    the models to the device. Runs on the calling rank alone.
+    models, tokens: `teacher` and `student`, in evaluation mode, and the length of their inputs; no
+    models where they are `too_large`. Moves the models to the device. Runs on the calling rank alone.
     """
     gpu = device.type == "cuda"
     threads = torch.get_num_threads()
@@ -46,8 +46,8 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
         "timings": [],
         "left_out": [],
     }
-    work = sum(2 * encoders.parameters(model) * tokens[name] for name, model in models.items())
-    if work > MOST_OPERATIONS.get(device.type, MOST_OPERATIONS["cpu"]):
+    sizes = {name: encoders.parameters(model) for name, model in models.items()}
+    if not models or too_large(sizes, tokens, device):
         out["left_out"].append(f"models of this size take too long here; {ELSEWHERE}")
         return out
     try:
@@ -55,6 +55,12 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
     except torch.OutOfMemoryError:
         out["left_out"].append(f"the GPU's memory does not hold both models; {ELSEWHERE}")
     return out
+
+
+def too_large(sizes: Mapping[str, int], tokens: Mapping[str, int], device: torch.device) -> bool:
+    """Whether one pass over models of so many parameters takes more than `MOST_OPERATIONS`."""
+    most = MOST_OPERATIONS.get(device.type, MOST_OPERATIONS["cpu"])
+    return sum(2 * size * tokens[name] for name, size in sizes.items()) > most
 
 
 def _fill(out: dict[str, Any], models: Models, device: torch.device) -> None:

@@ -13,22 +13,30 @@ from compress.stages.context import Artefact, Context
 
 
 def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artefact) -> None:
-    """Write into metrics.json's `teacher` and `student` what they are, and how fast into `latency`."""
-    models = {}
+    """Write into metrics.json's `teacher` and `student` what they are, and how fast into `latency`.
+
+    Both models are in memory together only if they are small enough to be timed.
+    """
+    places = {"teacher": context.for_teacher(), "student": context.for_student()}
+    tokens = {name: int(np.median(one.columns["dev"].lengths)) for name, one in places.items()}
+    models: dict[str, PreTrainedModel] = {}
+    sizes: dict[str, int] = {}
     for role, artefact in (("teacher", teacher), ("student", student)):
         folder = artefact.path / "model"
         model = encoders.load_classifier(folder, context.data.labels, trained=True).eval()
-        models[role] = model
+        sizes[role] = encoders.parameters(model)
         out[role] |= {
-            "params": encoders.parameters(model),
+            "params": sizes[role],
             "nonzero_params": encoders.nonzero_parameters(model),
             "weights_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
             "shape": shape(model),
         }
+        models[role] = model
+        if latency.too_large(sizes, tokens, context.device):
+            models.clear()
+        del model
     out["teacher"] |= teacher_name(context.config.robust)
     out["student"] |= student_name(context.config.robust)
-    places = {"teacher": context.for_teacher(), "student": context.for_student()}
-    tokens = {name: int(np.median(one.columns["dev"].lengths)) for name, one in places.items()}
     out["latency"] = latency.measure(models, tokens, context.device)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,31 @@ from numpy.typing import NDArray
 from compress import artefacts, ownership, ranks, uncertainty, versions
 from compress.reporting import bias, card, chance, evaluation, report, summary
 from compress.stages import difficulty, events, model_figures, partial_input, shallow
-from compress.stages.context import Artefact, Context, found, publish, say, score_exported
+from compress.stages.context import Artefact, Context, found, publish, score_exported
 from compress.stages.teacher import train_accuracy
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is reported of a run: its artefacts, and the scores of `teacher` and `student`.
+
+    hardness: the loss matrix; shortcut: the partial-input classifier; guess: the shallow one if that
+    gave the loss its difficulty; choice: how alpha was chosen.
+    """
+
+    teacher: Artefact
+    hardness: Artefact | None
+    student: Artefact
+    shortcut: Artefact
+    guess: Artefact | None
+    choice: Artefact | None
+    scores: Mapping[str, evaluation.Scores]
+
+    @property
+    def stages(self) -> dict[str, Artefact]:
+        """The artefacts of the stages, by name."""
+        made = {"teacher": self.teacher, "difficulty": self.hardness, "student": self.student}
+        return {name: artefact for name, artefact in made.items() if artefact is not None}
 
 
 def make(
@@ -25,52 +49,60 @@ def make(
     """Accuracies of both models on dev and OOD, F_bias; metrics.json, events, report.html.
 
     choice: how alpha was chosen. `hits.npz` keeps for each model and set which samples it got right.
+    All ranks score; the main rank reports alone.
     """
     began = time.perf_counter()
-    teacher_scores = model_scores(context.for_teacher(), teacher, shared=True)
-    student_scores = model_scores(context.for_student(), student, shared=False)
-    hard = v = None
-    if hardness is not None:
-        v = uncertainty.variance(difficulty.load_losses(hardness.path, "dev"))
-        hard = uncertainty.hard_half(v)
+    scores = {
+        "teacher": model_scores(context.for_teacher(), teacher, shared=True),
+        "student": model_scores(context.for_student(), student, shared=False),
+    }
     shortcut = partial_input.make(context)
     guess = shallow.make(context) if context.config.robust.loss.shallow else None
-    seconds = {"teacher": teacher.seconds, "student": student.seconds}
-    if hardness is not None:
-        seconds["difficulty"] = hardness.seconds
-    if not ranks.is_main():
-        return
-    out = collect(context, teacher_scores, student_scores, hard)
-    both = {"teacher": teacher_scores, "student": student_scores}
-    out["student"] |= artefacts.read_json(student.path / "student.json")
-    out["easy_hard"] = easy_hard(context, shortcut, both, v)
-    known = train_accuracy(context, teacher)
+    made = Finished(teacher, hardness, student, shortcut, guess, choice, scores)
+    ranks.on_main(lambda: _report(context, made, began))
+
+
+def _report(context: Context, made: Finished, began: float) -> None:
+    """Write metrics.json, hits.npz, the model card, the report and the events; print the table."""
+    folder = context.output_dir
+    view = None if made.hardness is None else difficulty_view(context, made.hardness, made.guess)
+    out = _metrics(context, made, view)
+    seconds = {name: artefact.seconds for name, artefact in made.stages.items()}
+    out["seconds"] = {**seconds, "evaluate": time.perf_counter() - began}
+    _keep_hits(context, made.scores, made.shortcut)
+    artefacts.write_json(folder / "metrics.json", out)
+    card.write(made.student.path / "model", model_figures.about(context), out)
+    report.write_report(folder / "report.html", out, context.config.merged, view)
+    events.write(context, out, view)
+    ranks.say(summary.terminal(out))
+    ranks.say(f"figures: {folder / 'metrics.json'}")
+    ranks.say(f"report: {folder / 'report.html'}")
+
+
+def _metrics(context: Context, made: Finished, view: report.DifficultyView | None) -> dict[str, Any]:
+    """metrics.json without the seconds."""
+    v = hard = None
+    if made.hardness is not None:
+        v = uncertainty.variance(difficulty.load_losses(made.hardness.path, "dev"))
+        hard = uncertainty.hard_half(v)
+    out = collect(context, made.scores["teacher"], made.scores["student"], hard)
+    out["student"] |= artefacts.read_json(made.student.path / "student.json")
+    out["easy_hard"] = easy_hard(context, made.shortcut, made.scores, v)
+    known = train_accuracy(context, made.teacher)
     out["teacher"] |= known
     known["dev"] = out["teacher"]["dev"]
     out["notes"] = chance.notes(known, context.data.splits()) + out["notes"]
-    model_figures.add(out, context, teacher, student)
-    view = None
-    if hardness is not None:
-        view = difficulty_view(context, hardness, guess)
-        out["difficulty"] = _difficulty_metrics(context, view, guess)
-        if choice is not None:
-            candidates = artefacts.read_json(choice.path / "choice.json")["candidates"]
+    model_figures.add(out, context, made.teacher, made.student)
+    if view is not None:
+        out["difficulty"] = _difficulty_metrics(context, view, made.guess)
+        if made.choice is not None:
+            candidates = artefacts.read_json(made.choice.path / "choice.json")["candidates"]
             out["difficulty"]["alpha_candidates"] = candidates
-    out["seconds"] = {**seconds, "evaluate": time.perf_counter() - began}
-    reused = (("teacher", teacher), ("difficulty", hardness), ("student", student))
-    out["reused"] = [name for name, artefact in reused if artefact is not None and artefact.reused]
-    out["keys"] = {name: artefact.key for name, artefact in reused if artefact is not None}
+    out["reused"] = [name for name, artefact in made.stages.items() if artefact.reused]
+    out["keys"] = {name: artefact.key for name, artefact in made.stages.items()}
     out["stamp"] = ownership.stamp(context.config)
     out |= {"versions": versions.report(), "world_size": ranks.world_size()}
-    out["device"] = str(context.device)
-    _keep_hits(context, both, shortcut)
-    artefacts.write_json(context.output_dir / "metrics.json", out)
-    card.write(student.path / "model", model_figures.about(context), out)
-    report.write_report(context.output_dir / "report.html", out, context.config.merged, view)
-    events.write(context, out, view)
-    say(summary.terminal(out))
-    say(f"figures: {context.output_dir / 'metrics.json'}")
-    say(f"report: {context.output_dir / 'report.html'}")
+    return out | {"device": str(context.device)}
 
 
 def model_scores(context: Context, artefact: Artefact, shared: bool) -> evaluation.Scores:

@@ -3,7 +3,6 @@
 Order within a run: layer reduction, then heads and rows, then single weights.
 """
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +14,17 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, export, hook_trial, losses, own_loss, ranks, uncertainty
+from compress import (
+    artefacts,
+    checkpoint,
+    export,
+    hook_trial,
+    integrity,
+    losses,
+    ranks,
+    uncertainty,
+    user_loss,
+)
 from compress.compression import importance, plan
 from compress.compression.masks import Masks, Scorer, reduce_layers
 from compress.configuration.config import Config
@@ -66,8 +75,7 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
     if scalars:
         inputs["loss"] = scalars
     if hook not in losses.LOSSES.values():
-        source = own_loss.source(hook).read_bytes()
-        inputs["hook_source"] = hashlib.sha256(source).hexdigest()
+        inputs["hook_source"] = integrity.digest(user_loss.source(hook))
     of = hardness.key if hardness else None
     if robust.loss.shallow:
         of = artefacts.key(shallow.inputs_of(context))
@@ -185,13 +193,15 @@ def _logits(
     if not context.config.deepspeed.low_precision:
         trainer.engine.eval()
         return evaluation.logits(trainer.forward, dev, export.SAMPLES, classes, context.device)
-    if not ranks.is_main():
-        return np.zeros((len(dev), classes))
-    model = encoders.fresh(shape)
-    Masks(model, todo).load_state_dict(masks.state_dict())
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
-    forward = evaluation.model_forward(model, context.device)
-    return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
+
+    def alone() -> NDArray[np.float64]:
+        model = encoders.fresh(shape)
+        Masks(model, todo).load_state_dict(masks.state_dict())
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        forward = evaluation.model_forward(model, context.device)
+        return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
+
+    return ranks.on_main(alone)
 
 
 def check(config: Config, model: Path, data: TaskData) -> None:
@@ -253,7 +263,7 @@ def _signals(robust: RobustCompression, teacher: Artefact, d: NDArray[np.float64
     hook, probabilities = robust.loss.hook, np.load(teacher.path / "probabilities.npy", mmap_mode="r")
     weights, batch_weight = loss_weights(robust, d), BATCH_WEIGHTS.get(hook)
     if ":" in hook:
-        loss = own_loss.guarded(hook, losses.resolve(hook))
+        loss = user_loss.guarded(hook, losses.resolve(hook))
         return Signals(loss, weights, probabilities, d, hook=hook)
     return Signals(losses.resolve(hook), weights, probabilities, d, batch_weight=batch_weight)
 

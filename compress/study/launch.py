@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 
-from compress import artefacts, disk, ownership
+from compress import artefacts, disk, ownership, ranks
 from compress.configuration import schedule
 from compress.errors import UserError
 from compress.study.plan import Run
@@ -78,14 +77,11 @@ class Machine:
 
     def command(self, run: Run, slot: int = 0) -> list[str]:
         """The command line of a run, on a port of its own; slot: which of the runs side by side."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         return [
             *(
                 _launcher(),
                 "--master_port",
-                str(port),
+                str(ranks.free_port()),
                 *self._places(slot),
                 *shlex.split(self.launcher),
             ),

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from compress import ranks
@@ -64,7 +63,8 @@ def engine_settings(
         settings["zero_optimization"] = zero
     scheduler = schedule.resolve(config, total_steps)
     if scheduler is not None:
-        _say(schedule.notes(scheduler, total_steps))
+        for note in schedule.notes(scheduler, total_steps):
+            ranks.say(f"note: {note}")
         settings["scheduler"] = _for_groups(scheduler, groups)
     return settings
 
@@ -76,8 +76,3 @@ def _for_groups(scheduler: dict[str, Any], groups: Sequence[dict[str, Any]]) -> 
         return scheduler
     peaks = [group.get("lr", params["warmup_max_lr"]) for group in groups]
     return {**scheduler, "params": {**params, "warmup_max_lr": peaks}}
-
-
-def _say(lines: Sequence[str]) -> None:
-    for line in lines if ranks.is_main() else ():
-        tqdm.write(f"note: {line}")

@@ -21,6 +21,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from compress import disk, ownership, ranks
 from compress.configuration.config import Config
+from compress.reporting import markdown
 from compress.training import event_files
 from compress.training.progress import Progress
 
@@ -82,13 +83,7 @@ class Monitor:
 
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write a table as Markdown text (TensorBoard only)."""
-        if self._tensorboard is None:
-            return
-        lines = [header, ["---"] * len(header), *rows]
-        cells = [[str(c).replace("|", "\\|").replace("\n", " ") for c in line] for line in lines]
-        with disk.writing(self._place):
-            self._tensorboard.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in cells))
-            self._tensorboard.flush()
+        self.text(name, markdown.table([header, *rows]))
 
     def text(self, name: str, markdown: str) -> None:
         """Write a text (TensorBoard only)."""

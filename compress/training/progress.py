@@ -19,7 +19,7 @@ from compress.workload import Job
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 STEPS, SECONDS = 50, 60.0
-AHEAD = 6.0
+EARLIEST = 6.0
 """How many seconds before a line is due the thread that looks for it may write it: its own period."""
 FIRST_STEPS, FIRST_SECONDS = 20, 20.0
 """After so many timed steps, or so long, the time of the whole job is told."""
@@ -120,11 +120,11 @@ class Progress:
 
         return counted
 
-    def beat(self, ahead: float = 0.0) -> None:
+    def beat(self, early: float = 0.0) -> None:
         """Write a line if none has come for `SECONDS` seconds, or will before the next look."""
         with self._lock:
             now = self._clock()
-            if self._stage and now >= self._said + SECONDS - ahead:
+            if self._stage and now >= self._said + SECONDS - early:
                 self._say(now)
 
     def where(self) -> str:
@@ -159,8 +159,8 @@ class Progress:
     def _tick(self) -> None:
         """Look for a line that is due while the main thread does something that counts nothing."""
         while True:
-            time.sleep(AHEAD)
-            self.beat(AHEAD)
+            time.sleep(EARLIEST)
+            self.beat(EARLIEST)
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -12,7 +12,6 @@ import contextlib
 import io
 import logging
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -30,41 +29,42 @@ from compress import losses, memory, ranks
 from compress.compression.masks import Masks
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
-from compress.errors import UserError
+from compress.errors import UserError, first_line
+from compress.interrupts import RANK_VARIABLES
 from compress.signals import Signals
 from compress.training.engine import engine_settings, parameter_groups
 from compress.training.monitor import Monitor, quieten
 
 KEPT = 200
 """Of so many steps the losses are kept, to say at which one they were not finite."""
-STARTED_BY = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"}
 
 
 def start(log_level: int = logging.ERROR) -> torch.device:
     """Join the process group and return this rank's device.
+
+    log_level: of DeepSpeed's own lines, which come from the main rank only.
 
     Without a launcher this process is alone; under mpirun or srun DeepSpeed finds the ranks. Its
     shared-memory all-reduce is left out: it serves inference only, needs a compiler, and leaves 66 MiB
     a rank and run in /dev/shm, where a container has 64 MB in all (see upstream issue #4002).
     """
     quieten()
-    deepspeed.utils.logger.setLevel(log_level)
+    deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if "RANK" not in os.environ and not STARTED_BY.intersection(os.environ):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
+    if not os.environ.keys() & set(RANK_VARIABLES):
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(alone, MASTER_PORT=port)
+        os.environ.update(alone, MASTER_PORT=str(ranks.free_port()))
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             deepspeed.init_distributed(verbose=False)
     except torch.distributed.DistNetworkError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
-            f"the ranks cannot meet at {where} ({str(error).splitlines()[0]}); if another run has the "
+            f"the ranks cannot meet at {where} ({first_line(error)}); if another run has the "
             "port, start with `deepspeed --master_port N`."
         ) from None
+    if ranks.is_main():
+        deepspeed.utils.logger.setLevel(log_level)
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         return torch.device("cpu")
@@ -178,11 +178,6 @@ class Trainer:
                 raw = self.signals.batch_weight(logits, labels, weights)
                 weights = replace(weights, batch_mean=self._mean([raw * counted], len(batch)))
             per_sample = self.signals.loss(logits, labels, teacher, hardness, weights)
-            if per_sample.shape != labels.shape:
-                raise UserError(
-                    f"robust_compression.loss.hook: returned a tensor of shape "
-                    f"{list(per_sample.shape)}, but one loss per sample is {list(labels.shape)}."
-                )
             layers = extra.per_sample(inputs, outputs) if extra else {}
             if extra:
                 per_sample = per_sample + extra.total(layers)

@@ -1,4 +1,4 @@
-"""What lies ahead of a run: the work of its stages, less what is finished, for the time left."""
+"""The work of the stages of a run, less what is finished, for the time left."""
 
 from collections.abc import Collection
 from pathlib import Path

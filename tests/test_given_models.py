@@ -112,7 +112,7 @@ def outcome(tmp_path_factory, write_table):
         }
         for name, (loss, stage, overrides) in specs.items()
     ]
-    done = run([sys.executable, str(ROOT / "tests/drivers/brought.py"), json.dumps(listed)])
+    done = run([sys.executable, str(ROOT / "tests/drivers/given_models.py"), json.dumps(listed)])
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout.split("-- ")[1:]
     return folder, dict(zip(specs, said, strict=True))

@@ -1,6 +1,6 @@
 """What a model answers to rows of its own tokenizer: which it takes, and how padding must lie.
 
-What: `Asked` puts the questions of `probe` to one model; `answer` is one forward pass or an exception.
+What: `Questions` puts those of `probe` to one model; `answer` is one forward pass or an exception.
 """
 
 import math
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.data import batches, tokens
-from compress.errors import UserError
-from compress.models.loading import first_line
+from compress.errors import UserError, first_line
 
 SEGMENTS = "token_type_ids"
 SHORT = 24
@@ -110,7 +109,7 @@ def _first_block(model: nn.Module) -> nn.Module | None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Questions:
     """A model in evaluation mode, the tokenizer that is to fit it, and how messages name it."""
 
     model: PreTrainedModel

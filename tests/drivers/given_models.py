@@ -1,6 +1,6 @@
-"""Started by test_brought.py: whole runs one after another in one process, to spare the starts.
+"""Started by test_given_models.py: whole runs one after another in one process, to spare the starts.
 
-    python tests/drivers/brought.py SPECS
+    python tests/drivers/given_models.py SPECS
 
 SPECS is a JSON list of {"files", "set", "output", "stage"}.
 """

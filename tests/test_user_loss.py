@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from compress import hook_trial, own_loss
+from compress import hook_trial, user_loss
 from compress.errors import UserError
 from compress.losses import LossWeights, resolve
 
@@ -125,7 +125,7 @@ def test_mistakes_that_come_later_name_the_function_too(written):
         f"    if difficulty is None:\n        return {GOLD} * difficulty\n    return {GOLD}\n"
     )
     tried(hook)
-    loss = own_loss.guarded(hook, resolve(hook))
+    loss = user_loss.guarded(hook, resolve(hook))
     logits, labels = torch.randn(9, 3), torch.arange(9) % 3
     refused(lambda: loss(logits, labels, logits, labels, LossWeights()), "returned None")
     refused(
@@ -146,5 +146,5 @@ def test_the_source_of_a_decorated_function_is_its_own_file(written, tmp_path):
         "    def inner(*a):\n        return 2 * f(*a)\n    return inner\n"
     )
     hook = written(f"{HEAD}from own_decorator import twice\n@twice\n{SIGNATURE}    return {GOLD}\n")
-    assert own_loss.source(resolve(hook)) == tmp_path / "own_hook.py"
+    assert user_loss.source(resolve(hook)) == tmp_path / "own_hook.py"
     tried(hook)
