@@ -1,6 +1,7 @@
 """Pairs that stand in two splits: refused with a list, or dropped from train, and counted."""
 
 import json
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +61,18 @@ def test_a_pair_of_train_whatever_its_case_and_blanks(folder, put, case):
         f"1 of 2 samples of {file} is in {folder / 'train.tsv'} too, such as row 2 ("
     )
     assert "who is 2 ?" in sentence.lower()
+
+
+def test_a_pair_of_train_in_another_form_of_unicode(folder, put):
+    """Accents as characters of their own, marks without width, a blank that does not break."""
+    texts = {"question1": "où est le café ?", "question2": "where is the coffee ?"}
+    train = [*questions(0, 1, 0, 1), {**questions(0)[0], **texts}]
+    (folder / "train.tsv").unlink()
+    put("train", train)
+    written = {key: unicodedata.normalize("NFD", text) for key, text in texts.items()}
+    written["question2"] = "where\u00a0is \u200bthe cof\u00adfee ?"
+    put("ood_mine", [*questions(1, start=30), {**questions(0, start=31)[0], **written}])
+    assert "1 of 2 samples" in error_of(folder, "share no sample", task="qqp")
 
 
 def test_all_sets_are_counted_and_every_sample_is_listed(folder, put, tmp_path):

@@ -7,6 +7,7 @@ text first, so both keep tokens; a task may say which text is cut last.
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +24,9 @@ from compress.data import overlap, sources, tokens
 from compress.data.checking import Checked, check
 from compress.data.tasks import OodSet, Task, groups, of, ood_set
 from compress.errors import UserError
+
+UNSEEN = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
+"""Characters without width, which two copies of a text may differ in."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,11 @@ class Split:
         return self._digest
 
     def pair_keys(self, symmetric: bool) -> list[bytes]:
-        """A hash of each pair of texts [N], without regard to case and blanks.
+        """A hash of each pair of texts [N], whatever the case, blanks, and form of Unicode.
 
         symmetric: nor to which of the texts is the first.
         """
-        pairs = (
-            [" ".join(t.casefold().split()) for t in pair] for pair in zip(*self.texts, strict=True)
-        )
+        pairs = ([_comparable(text) for text in pair] for pair in zip(*self.texts, strict=True))
         if symmetric:
             pairs = (sorted(pair) for pair in pairs)
         return [hashlib.sha256(repr(pair).encode()).digest() for pair in pairs]
@@ -79,6 +81,13 @@ class Split:
         for first, second, label in zip(*self.texts, self.labels, strict=True):
             digest.update(json.dumps([first, second, int(label)]).encode())
         return digest.hexdigest()
+
+
+def _comparable(text: str) -> str:
+    """A text without case, repeated blanks and characters that are not seen, in one form of Unicode."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(UNSEEN)
+    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)
