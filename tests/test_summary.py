@@ -71,6 +71,7 @@ def test_the_terminal_says_the_same():
 def test_zeros_are_not_sold_as_size_or_speed():
     found = cut()
     found["student"] |= {"sparsity": 0.4, "shape": found["teacher"]["shape"]}
+    assert "same shape, so a difference is noise." in "\n".join(summary.size(found))
     first, second, *_ = summary.size(found)
     assert first.startswith("Student: the teacher's dimensions, 180 MB")
     assert second == f"Sparsity 40.0 %: {summary.ZEROS}."

@@ -143,7 +143,10 @@ def size(metrics: Metrics) -> list[str]:
         f"(teacher {significant(one['teacher_ms'])})"
         for one in latency["timings"]
     ]
-    return [*lines, f"Latency: {', '.join(told)}; {latency_setting(latency)}."] if told else lines
+    if not told:
+        return lines
+    noise = "; models of the same shape, so a difference is noise" if ours and ours == theirs else ""
+    return [*lines, f"Latency: {', '.join(told)}; {latency_setting(latency)}{noise}."]
 
 
 def not_timed(metrics: Metrics) -> list[str]:
