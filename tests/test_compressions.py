@@ -24,12 +24,15 @@ HUB = {
     "pretrained_l6",
 }  # students from the hub: tested with a directory below
 NAMES = [n for n in NAMES if n not in {"imp20", "imp60", "imp70", "imp80", "imp85", *HUB}]
+FASTER = ["robust_compression.score_lr=0.1"]
+SETTINGS = {name: FASTER for name in NAMES if "learned" in name or "movement" in name}
+SETTINGS["layers_0_1_2"] = ["compression_training.layer_reduction.teacher_layer=[0, 2]"]  # 3 are all
 SPECS = [
     {
         "name": f"{name}-zero{stage}",
         "files": [str(ROOT / f"ds_configs/compression/{name}.json")],
         "stage": stage,
-        "set": ["robust_compression.score_lr=0.1"] if "learned" in name or "movement" in name else [],
+        "set": SETTINGS.get(name, []),
     }
     for name in NAMES
     for stage in range(4)
