@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from compress import artefacts, disk, interrupts, losses, ranks, user_loss
-from compress.configuration import schedule
+from compress.configuration import merge
 from compress.configuration.config import Config
 from compress.data import sources, tasks
 from compress.errors import UserError
 from compress.lock import Lock
 
 FREE = {
-    schedule.RECORD,
+    merge.RECORD,
     "tensorboard",
     "csv_monitor",
     "wandb",

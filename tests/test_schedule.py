@@ -11,6 +11,7 @@ import pytest
 from compress import ownership
 from compress.configuration import schedule
 from compress.configuration.config import load
+from compress.configuration.merge import RECORD
 from compress.errors import UserError
 
 HERE = Path(__file__).parent
@@ -124,7 +125,7 @@ def test_the_schedules_stand_in_config_json(base, tmp_path):
     config = load([base], [*scheduler("WarmupDecayLR"), *LEARNED, "robust_compression.epochs=2"])
     schedule.record(config, 101, tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
-    record = written[schedule.RECORD]
+    record = written[RECORD]
     assert set(record) == {"teacher", "sub_networks", "student"}
     assert record["student"]["score_lr"] == SCORE_LR and "score_lr" not in record["teacher"]
     for training in record.values():
@@ -134,7 +135,7 @@ def test_the_schedules_stand_in_config_json(base, tmp_path):
     ownership.claim(tmp_path, config)
     again = load([tmp_path / "config.json"])
     assert again.merged == config.merged
-    del written[schedule.RECORD]
+    del written[RECORD]
     (tmp_path / "config.json").write_text(json.dumps(written))
     ownership.claim(tmp_path, config)
 

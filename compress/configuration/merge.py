@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compress.configuration.schedule import RECORD
 from compress.errors import UserError, nearest
 
 DEEPEST = 50
+RECORD = "resolved_schedule"
+"""Key of config.json under which a run records its schedules."""
 
 
 @dataclass

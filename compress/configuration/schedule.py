@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress import artefacts
+from compress.configuration.merge import RECORD
 
 if TYPE_CHECKING:
     from compress.configuration.config import Config
 
-RECORD = "resolved_schedule"
-"""Key of config.json under which a run records its schedules."""
 WARMUP_SHARE = 0.06
 REPLACED = {
     "WarmupLR": ("warmup_num_steps",),

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from compress import artefacts, disk, ownership, ranks
-from compress.configuration import schedule
+from compress.configuration import merge
 from compress.errors import UserError
 from compress.study.plan import Run
 from compress.study.schedule import Schedule, pioneers
@@ -141,7 +141,7 @@ def finished(run: Run) -> bool:
         old = artefacts.read_json(place / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{place}: its results cannot be read ({error}); delete it.") from None
-    old.pop(schedule.RECORD, None)
+    old.pop(merge.RECORD, None)
     key = ownership.difference(old, run.config.merged)
     if key is not None:
         raise UserError(
