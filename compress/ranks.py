@@ -101,6 +101,7 @@ def heeding_main() -> Iterator[None]:
 
 
 LOST = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "socket closed")
+"""What gloo and NCCL say when another rank has ended."""
 
 
 def lost(error: RuntimeError) -> bool:

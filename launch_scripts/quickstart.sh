@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole job on the embedded benchmark, on a bare machine: teacher, difficulty, a student of 60 %
-# sparsity trained with rmc, evaluation, report. 2 to 4 minutes on 2 CPU cores after installing.
+# sparsity trained with rmc, evaluation, report. about 4 minutes on 2 free CPU cores after installing.
 # Run it again: finished stages are reused.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt
 launch train.py \
