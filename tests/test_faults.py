@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from test_launcher import ROOT, run
+from launcher import ROOT, run
 
 pytestmark = [pytest.mark.timeout(600)]
 

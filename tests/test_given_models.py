@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_launcher import ROOT, run
+from launcher import ROOT, run
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
 
 from compress import predict

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_launcher import ROOT, job, launch, run
+from launcher import ROOT, job, launch, run
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 

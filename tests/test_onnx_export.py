@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from test_compressed import CONFIGS, KEPT, SIZES, exported, masked
+from small_models import CONFIGS, KEPT, SIZES, exported, fresh, masked
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 import compress
@@ -27,8 +27,7 @@ SHAPES = ((1, 1), (2, 9), (7, 38))
 
 def directory(name, cut, folder):
     """Write a random model, plain or with uneven layers."""
-    config = CONFIGS[name].__class__.from_dict(CONFIGS[name].to_dict())
-    model = masked(config)
+    model = masked(fresh(name))
     if cut:
         exported(model, folder)
     else:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_compressed import exported, masked
+from small_models import exported, masked
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 import compress
