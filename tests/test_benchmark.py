@@ -190,8 +190,7 @@ def test_what_cannot_be_measured_is_known_before(folders, tmp_path, monkeypatch)
     "error", [MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("no memory")]
 )
 def test_a_shape_that_does_not_fit_into_memory_is_named(error):
-    sentence = "--batch 7 --length 9: does not fit into memory"
-    with pytest.raises(UserError, match=sentence), benchmark._fitting((7, 9)):
+    with pytest.raises(UserError, match=r"--batch 7 --length 9: .*memory"), benchmark._fitting((7, 9)):
         raise error
     with pytest.raises(RuntimeError, match="shapes"), benchmark._fitting((7, 9)):
         raise RuntimeError("shapes differ")
