@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,28 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 pytest.register_assert_rewrite("configs", "folders", "reports")
+
+SLOWEST = 5.0
+"""Seconds that a test of the fast tier may take; the smaller of processor time and wall-clock time."""
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as `fast` whatever is marked neither slow nor launcher nor gpu."""
+    for item in items:
+        if not {"slow", "launcher", "gpu"} & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("fast")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fail a fast test that takes long: the tier has to stay fast, on a loaded machine too."""
+    processor, clock = sum(os.times()[:4]), time.perf_counter()
+    result = yield
+    spent = min(sum(os.times()[:4]) - processor, time.perf_counter() - clock)
+    if spent > SLOWEST and item.get_closest_marker("fast"):
+        pytest.fail(f"takes {spent:.1f} s; mark it with pytest.mark.slow or make it faster")
+    return result
+
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NLI_LABELS = ("entailment", "neutral", "contradiction")
