@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from compress.data import synthetic
+from compress.synthetic import generator
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 transformers.logging.set_verbosity_error()
@@ -81,7 +81,7 @@ def write_table():
 
 def nli_rows(size, two_classes=False, seed=0):
     """Give NLI pairs that a tiny model can learn; with two_classes, HANS' labels and heuristics."""
-    nouns, verbs = synthetic.NOUNS, synthetic.VERBS
+    nouns, verbs = generator.NOUNS, generator.VERBS
     rows = []
     for number in range(size):
         turn = seed * 7919 + number
@@ -94,7 +94,7 @@ def nli_rows(size, two_classes=False, seed=0):
             "neutral": f"the {agent} {other} the {patient} .",
             "contradiction": f"the {patient} {verb} the {agent} .",
         }
-        place = synthetic.PLACES[turn % len(synthetic.PLACES)]
+        place = generator.PLACES[turn % len(generator.PLACES)]
         row = {
             "premise": f"in the {place} , {told['entailment']}",
             "hypothesis": told[label],
@@ -148,7 +148,7 @@ def put_split(small_task, write_table):
 def tiny_model(tmp_path_factory):
     """Directory of a random BERT encoder without head and its tokenizer; treat it as read-only."""
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    words = tuple(dict.fromkeys((*SPECIAL, *synthetic.vocabulary(), ",", ".", "not")))
+    words = tuple(dict.fromkeys((*SPECIAL, *generator.vocabulary(), ",", ".", "not")))
     tokenizer = BertTokenizer(
         vocab={word: number for number, word in enumerate(words)},
         do_lower_case=True,
