@@ -64,11 +64,14 @@ class Tree(Block):
 
 def test_unions_lists_and_objects_of_blocks():
     *sections, _ = re.split(r"^## ", reference.page(Tree), flags=re.MULTILINE)[1:]
-    titles = [section.splitlines()[0] for section in sections]
-    red, blue = "`colour`, with kind `red`", "`colour`, with kind `blue`"
-    assert titles == ["Top level", red, "`colour.leaf`, with kind `red`", blue]
-    assert "Also at `leaves.<name>[]`." in sections[2]
-    assert rows(sections[2]) == [
-        ["`size`", 'whole number from 1 or `"auto"`', '`"auto"`', "How large."]
-    ]
-    assert rows(sections[1])[1] == ["`leaf`", "block", "", "A leaf."]
+    named = {section.splitlines()[0]: section for section in sections}
+    leaf = named["`colour.leaf`, for `red`"]
+    assert set(named) == {
+        "Top level",
+        "`colour`, for `red`",
+        "`colour`, for `blue`",
+        leaf.splitlines()[0],
+    }
+    assert "Also at `leaves.<name>[]`." in leaf
+    assert rows(leaf) == [["`size`", 'whole number from 1 or `"auto"`', '`"auto"`', "How large."]]
+    assert rows(named["`colour`, for `red`"])[1] == ["`leaf`", "block", "", "A leaf."]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core.core_schema import TaggedUnionSchema
 
 from compress.configuration import engine_table
 from compress.configuration.robust_schema import Root
@@ -54,46 +56,57 @@ LARGE = 10**15
 
 @dataclass
 class Section:
-    """A block, and the keys at which it may stand, each with what it depends on (such as a type)."""
+    """A block, and the keys at which it may stand, each with the choice that it belongs to (or "")."""
 
     block: Schema
     places: list[tuple[str, str]] = field(default_factory=list)
 
 
+class _WithChoices(GenerateJsonSchema):
+    """The JSON schema, with the value that chooses each block of a union (`x-choices`)."""
+
+    def tagged_union_schema(self, schema: TaggedUnionSchema) -> Schema:
+        choices = {str(name): self.generate_inner(block) for name, block in schema["choices"].items()}
+        return {**super().tagged_union_schema(schema), "x-choices": choices}
+
+
 def page(root: type[BaseModel] = Root) -> str:
     """The whole page, in Markdown."""
-    schema = root.model_json_schema()
+    schema = root.model_json_schema(schema_generator=_WithChoices)
     blocks = {**schema["$defs"], "": schema}
     sections: dict[str, Section] = {}
-    _collect("", blocks, ("", ""), sections)
+    _collect(("", "", ""), "", blocks, sections)
     parts = [HEAD, *(_section(section, blocks) for section in sections.values())]
     return "\n".join(parts) + "\n" + REFUSALS + "".join(_refusals())
 
 
 def _collect(
-    name: str, blocks: Mapping[str, Schema], place: tuple[str, str], sections: dict[str, Section]
+    found: tuple[str, str, str], path: str, blocks: Mapping[str, Schema], sections: dict[str, Section]
 ) -> None:
-    """Put a block and the blocks in it into `sections`, in the order in which they stand."""
-    path, case = place
-    properties = blocks[name]["properties"]
-    fixed = [f"{key} `{value['const']}`" for key, value in properties.items() if "const" in value]
-    case = fixed[0] if fixed else case
-    sections.setdefault(name, Section(blocks[name])).places.append((path, case))
-    for key, value in properties.items():
-        for inner, suffix in dict.fromkeys(_references(value)):
-            _collect(inner, blocks, (f"{path}.{key}{suffix}".lstrip("."), case), sections)
+    """Put a block and the blocks in it into `sections`, in the order in which they stand.
+
+    found: name of the block, what its key adds to `path`, and the choice that it belongs to.
+    """
+    name, suffix, choice = found
+    path = f"{path}{suffix}".lstrip(".")
+    sections.setdefault(name, Section(blocks[name])).places.append((path, choice))
+    for key, value in blocks[name]["properties"].items():
+        for inner in dict.fromkeys(_references(value, f".{key}", choice)):
+            _collect(inner, path, blocks, sections)
 
 
-def _references(value: Schema, suffix: str = "") -> Iterator[tuple[str, str]]:
-    """(name of a block, what its key has more than this one's) for each block in a schema."""
+def _references(value: Schema, suffix: str, choice: str) -> Iterator[tuple[str, str, str]]:
+    """(name, suffix of the key, choice) of each block in a schema; see `_collect`."""
     if "$ref" in value:
-        yield value["$ref"].rsplit("/", 1)[1], suffix
-    for choice in (*value.get("anyOf", ()), *value.get("oneOf", ()), *value.get("allOf", ())):
-        yield from _references(choice, suffix)
+        yield value["$ref"].rsplit("/", 1)[1], suffix, choice
+    for name, inner in value.get("x-choices", {}).items():
+        yield from _references(inner, suffix, name)
+    for inner in value.get("anyOf", ()):
+        yield from _references(inner, suffix, choice)
     if isinstance(value.get("additionalProperties"), dict):
-        yield from _references(value["additionalProperties"], f"{suffix}.<name>")
+        yield from _references(value["additionalProperties"], f"{suffix}.<name>", choice)
     if isinstance(value.get("items"), dict):
-        yield from _references(value["items"], f"{suffix}[]")
+        yield from _references(value["items"], f"{suffix}[]", choice)
 
 
 def _section(section: Section, blocks: Mapping[str, Schema]) -> str:
@@ -110,13 +123,13 @@ def _section(section: Section, blocks: Mapping[str, Schema]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _place(path: str, case: str) -> str:
-    return f"`{path}`" + (f", with {case}" if case else "")
+def _place(path: str, choice: str) -> str:
+    return f"`{path}`" + (f", for `{choice}`" if choice else "")
 
 
 def _meaning(value: Schema, blocks: Mapping[str, Schema]) -> str:
     """The description of a key; of one that holds a block, the first paragraph of the block's."""
-    inner = (blocks[name]["description"].split("\n\n")[0] for name, _ in _references(value))
+    inner = (blocks[name]["description"].split("\n\n")[0] for name, *_ in _references(value, "", ""))
     return value.get("description") or next(inner, "")
 
 
