@@ -22,7 +22,7 @@ from compress.data.batches import Columns
 from compress.data.splits import TaskData
 from compress.errors import UserError
 from compress.models import encoders, label_order
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.signals import Signals
 from compress.training.monitor import Monitor
 from compress.training.trainer import Trainer

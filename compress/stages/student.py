@@ -34,7 +34,8 @@ from compress.distillation import layer_map, layerwise
 from compress.errors import UserError
 from compress.losses import BATCH_WEIGHTS, NEED_DIFFICULTY, NEED_MISTAKES, LossWeights
 from compress.models import compressed, encoders
-from compress.reporting import card, evaluation
+from compress.reporting import card
+from compress.scoring import evaluation
 from compress.signals import Signals
 from compress.stages import difficulty, first, model_figures, shallow
 from compress.stages.context import (

@@ -17,7 +17,7 @@ from compress import artefacts, checkpoint, export, losses
 from compress.compression.masks import Masks
 from compress.compression.plan import Plan
 from compress.models import encoders, label_order
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.signals import Signals
 from compress.stages.context import (
     Artefact,
