@@ -41,7 +41,7 @@ def test_the_classifier_from_csv_files(folder):
     names = "zero2", "compression/heads20", "compression/rows50", "mitigation/vanilla"
     robust = config.load([*shipped(*names), "mine.json"]).robust
     assert robust.teacher.model == robust.model and robust.student.init_from == "teacher"
-    assert tasks.of(robust.task).labels == ("entailment", "not_entailment")
+    assert list(tasks.of(robust.task).labels) == ["entailment", "not_entailment"]
 
 
 def test_the_task_and_the_teacher_of_ones_own(folder):
@@ -51,8 +51,8 @@ def test_the_task_and_the_teacher_of_ones_own(folder):
     task = tasks.of(
         config.load([*shipped("zero2"), "answers.json"], ["robust_compression.model=x"]).robust.task
     )
-    assert task.labels == ("good", "bad", "unclear")
-    assert task.ood["swapped"].labels == ("fine", "not_fine")
+    assert list(task.labels) == ["good", "bad", "unclear"]
+    assert list(task.ood["swapped"].labels) == ["fine", "not_fine"]
     names = "zero2", "tasks/mnli", "compression/heads40", "mitigation/rmc_plus"
     robust = config.load([*shipped(*names), "own.json"]).robust
     assert robust.teacher.model and robust.student.init_from == "teacher"
