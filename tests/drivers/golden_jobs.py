@@ -3,10 +3,10 @@
     python tests/drivers/golden_jobs.py FILE
 
 Jobs are those of side_by_side.py that need one rank; the first is evaluated too. Kept of each: how
-often a scalar was logged, the highest learning rate, the sparsity of each step, first losses of every
+often a scalar was logged, the highest learning rate, the sparsity of each step, the first loss of each
 training, numbers of parameters and zeros, a digest of the shapes and zeros of the exported tensors (not
-where heads are chosen by importance: a near tie may fall otherwise), heads and ffn neurons that are left
-in all layers, the names in metrics.json. Run it to renew tests/golden_runs.json after a change that is
+where heads are chosen by importance: a near tie may fall otherwise), heads and ffn neurons left in all
+layers, the names in metrics.json. Run it to renew tests/golden_runs.json after a change that is
 meant to alter results.
 """
 
