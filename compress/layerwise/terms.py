@@ -33,6 +33,13 @@ class FrozenTeacher:
         self.pairs: layer_map.Pairs = []
         self.model: PreTrainedModel | None = None
         self.seed = 0
+        self._checked: Shapes | None = None
+
+    def check(self, shapes: Shapes) -> None:
+        """Raise UserError now if this run's student cannot be compared with it; once for all terms."""
+        if self._checked is not shapes:
+            layer_map.check_run(shapes, self.block)
+            self._checked = shapes
 
     def attach(self, student: PreTrainedModel, run: Run) -> PreTrainedModel:
         """The frozen teacher on the device of the training; UserError if the two cannot be compared."""
@@ -84,7 +91,7 @@ class Term(Method, ABC):
 
     def check(self, shapes: Shapes) -> None:
         """Raise UserError now if this run's student cannot be compared with its teacher."""
-        layer_map.check_run(shapes, self.teacher.block)
+        self.teacher.check(shapes)
 
     def attach(self, model: PreTrainedModel, run: Run) -> None:
         """Prepare both models in place, and leave the mapped layers in the student's outputs."""

@@ -202,8 +202,9 @@ def check(config: Config, model: Path, data: TaskData) -> None:
     with torch.device("meta"):
         small = encoders.fresh_from(model, reduced)
         plan.resolve(config, small, len(data.train))
+    shapes = Shapes(config, model, reduced, small, data)
     for term in terms_of(robust.layerwise):
-        term.check(Shapes(config, model, reduced, small, data))
+        term.check(shapes)
     block = config.compression.layers
     for name in (block.other_module_name or []) if block else []:
         plan.check_outside(small, name)
