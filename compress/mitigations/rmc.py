@@ -1,15 +1,6 @@
 """Robust model compression (Du et al. 2023, Sec. 5.2): the teacher is smoothed by difficulty."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from compress.mitigations._shared import FromDifficulty, Lambda
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress.microbatch import Batch
+from compress.mitigations._shared import Batch, FromDifficulty, Lambda, Tensor
 
 
 class Rmc(FromDifficulty, Lambda):
