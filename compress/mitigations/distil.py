@@ -4,7 +4,7 @@ from compress.mitigations._shared import Batch, Lambda, Tensor
 
 
 class Distil(Lambda):
-    """Plain distillation."""
+    """Distillation from the teacher as it is."""
 
     needs = frozenset({"teacher"})
 

@@ -11,7 +11,7 @@ SMALLEST = 2.0**-126
 
 
 class Focal(Gamma):
-    """The focal loss."""
+    """Batch-normalised focal loss: samples that the student solves weigh less."""
 
     needs = frozenset({"batch_mean"})
 

@@ -13,7 +13,7 @@ from compress.mitigations._shared import Array, Batch, Tensor, Weighting
 
 
 class JustTrainTwice(Weighting):
-    """Cross-entropy weighted by a first model's mistakes."""
+    """Just train twice: the mistakes of a first model weigh more."""
 
     needs = frozenset({"mistakes"})
     first_epochs: Epochs = 2

@@ -4,7 +4,7 @@ from compress.mitigations._shared import Batch, FromDifficulty, Lambda, Tensor
 
 
 class Rmc(FromDifficulty, Lambda):
-    """Distillation with a d of each sample."""
+    """Robust model compression: distillation from a teacher that is smoothed by difficulty."""
 
     needs = frozenset({"teacher", "difficulty"})
 

@@ -8,7 +8,7 @@ from compress.mitigations._shared import Batch, Floor, FromDifficulty, Lambda, T
 
 
 class RmcPlus(FromDifficulty, Lambda, Floor, Weighting):
-    """Weighted distillation with d and lambda of each sample."""
+    """`rmc_weighted` with a lambda of each sample: the hard follow the gold label."""
 
     needs = frozenset({"teacher", "difficulty"})
 

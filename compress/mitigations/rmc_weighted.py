@@ -4,7 +4,7 @@ from compress.mitigations._shared import Batch, FromDifficulty, Lambda, Tensor, 
 
 
 class RmcWeighted(FromDifficulty, Lambda, Weighting):
-    """Weighted distillation with a d of each sample."""
+    """`rmc` with every sample weighted by its difficulty."""
 
     needs = frozenset({"teacher", "difficulty"})
 

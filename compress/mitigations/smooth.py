@@ -4,7 +4,7 @@ from compress.mitigations._shared import Batch, Lambda, Smoothing, Tensor
 
 
 class Smooth(Lambda, Smoothing):
-    """Distillation with one d for all samples."""
+    """Distillation from a teacher that is smoothed alike for all samples."""
 
     needs = frozenset({"teacher"})
 

@@ -41,7 +41,7 @@ PARAMETERS = ("logits", "labels", "teacher", "difficulty", "weights")
 
 
 class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
-    """A function of the user's; it may use every scalar but those of `jtt`."""
+    """A function of your own, `package.module:function`; see docs/mitigations.md."""
 
     needs = frozenset({"teacher", "difficulty"})
 

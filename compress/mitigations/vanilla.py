@@ -4,7 +4,7 @@ from compress.mitigations._shared import Batch, Mitigation, Tensor
 
 
 class Vanilla(Mitigation):
-    """The plain loss."""
+    """Cross-entropy with the gold label."""
 
     def loss(self, batch: Batch) -> Tensor:
         """-log q_y, [B]."""

@@ -4,7 +4,7 @@ from compress.mitigations._shared import Batch, FromDifficulty, Tensor, Weightin
 
 
 class Weighted(FromDifficulty, Weighting):
-    """Re-weighting alone."""
+    """Cross-entropy weighted by difficulty, without a teacher."""
 
     needs = frozenset({"difficulty"})
 
