@@ -43,10 +43,8 @@ def written(tmp_path, monkeypatch):
 def test_the_task_in_json(written):
     files = [CONFIGS / "zero2.json", "my/answers.json"]
     task = tasks.of(config.load(files, ["robust_compression.model=x"]).robust.task)
-    assert task.labels == ("good", "bad", "unclear") and task.ood["swapped"].labels == (
-        "fine",
-        "not_fine",
-    )
+    assert task.labels == ["good", "bad", "unclear"]
+    assert task.ood["swapped"].labels == ["fine", "not_fine"]
 
 
 def test_the_classifier_of_ones_own(written):
