@@ -1,15 +1,18 @@
 """What README and docs tell a user to write is taken by the program, and what they name is there."""
 
 import re
+import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from equations import an_ordinary_batch
 from launcher import ROOT
 
 from compress.configuration import config
 from compress.data import tasks
-from compress.losses import LossWeights, resolve
+from compress.mitigations import USER
 from compress.study import plan
 
 CONFIGS = ROOT / "ds_configs"
@@ -59,20 +62,32 @@ def test_the_task_and_the_teacher_of_ones_own(folder):
 
 
 def test_the_study_and_the_loss_of_ones_own(folder):
-    import torch
-
     Path("my").mkdir()
     Path("my/answers.json").write_text(blocks("docs/data.md", "json")[0])
-    (loss,) = blocks("docs/mitigations.md", "python")
-    Path("my_losses.py").write_text(loss)
+    loss, of_batch = blocks("docs/mitigations.md", "python")
+    Path("my_losses.py").write_text(loss + of_batch)
     Path("my/careful.json").write_text(re.search(r'\{"robust_compression".*\}', loss).group())
     Path("study.json").write_text(*blocks("docs/studies.md", "json"))
     runs = plan.expand(Path("study.json"), Path("out"))
     hooks = {run.config.robust.loss.hook for run in runs}
     assert hooks == {"vanilla", "rmc_plus", "my_losses:careful"}
-    loss = resolve("my_losses:careful")
-    logits, labels, d = torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), torch.rand(4)
-    assert loss(logits, labels, None, d, LossWeights()).shape == (4,)
+    batch = an_ordinary_batch(4)
+    assert all(USER(hook=f"my_losses:{f}").loss(batch).shape == (4,) for f in ("careful", "gentle"))
+
+
+def test_the_mitigation_of_the_extension_page():
+    text = WRITTEN[ROOT / "docs/extending.md"]
+    example = textwrap.dedent(
+        re.search(r"^   ```python\n(.*?)^   ```$", text, re.DOTALL | re.M).group(1)
+    )
+    made = {"__name__": "entropy"}
+    exec(example, made)
+    batch = an_ordinary_batch()
+    q = batch.logits.double().softmax(1)
+    expected = (1 - 2 * (q * q.log()).sum(1)) * batch.cross_entropy()
+    torch.testing.assert_close(
+        made["Entropy"](hook="entropy", strength=2.0).loss(batch), expected.float()
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -4,7 +4,6 @@ The loss matrix is the artefact; alpha and the normalisation of Eq. 1 (Du et al.
 later, so that changing them costs nothing. The arithmetic is in `compress.uncertainty`.
 """
 
-import inspect
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, losses, uncertainty
+from compress import artefacts, uncertainty
 from compress.compression.masks import Masks
 from compress.compression.plan import Plan, Sparse, match
 from compress.compression.pruning import Ramp
 from compress.configuration.config import Config, training_steps
 from compress.configuration.robust_schema import RobustCompression
 from compress.errors import UserError
+from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders
 from compress.scoring import evaluation
-from compress.signals import Signals
 from compress.stages.context import (
     Artefact,
     Context,
@@ -39,8 +38,6 @@ from compress.stages.context import (
 from compress.training.trainer import Trainer
 
 UPDATES_PER_LEVEL = 10
-DIFFICULTY = 3
-"""Which argument of a loss the difficulty is."""
 
 
 def inputs_of(context: Context, teacher: Artefact) -> dict[str, Any]:
@@ -90,12 +87,8 @@ def make(context: Context, teacher: Artefact) -> Artefact:
 
 
 def used(robust: RobustCompression) -> bool:
-    """Whether the loss gets a difficulty; a function of one's own does unless it names it `_...`."""
-    loss = robust.loss
-    if ":" not in loss.hook:
-        return loss.uses("difficulty")
-    arguments = list(inspect.signature(losses.resolve(loss.hook)).parameters)
-    return not arguments[DIFFICULTY : DIFFICULTY + 1] or not arguments[DIFFICULTY].startswith("_")
+    """Whether the loss gets a difficulty."""
+    return robust.loss.uses("difficulty")
 
 
 def needed(robust: RobustCompression) -> bool:
@@ -161,7 +154,7 @@ def _stops(context: Context, targets: list[float], teacher_model: Path) -> Itera
     layers = _linear_layers(model)
     masks = Masks(model, Plan({"blocks": Sparse(tuple(layers), tuple(ramps))}))
     name = "difficulty" if len(targets) > 1 else f"difficulty {targets[0]:.2f}"
-    trainer = new_trainer(name, context, model, masks, Signals(losses.vanilla), epochs)
+    trainer = new_trainer(name, context, model, [masks, Vanilla()], epochs)
     for end in ends:
         trainer.run_until(end)
         yield trainer

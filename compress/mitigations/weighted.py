@@ -1,0 +1,13 @@
+"""Cross-entropy weighted by difficulty, without a teacher: how much is re-weighting alone? Ours."""
+
+from compress.mitigations._shared import Batch, FromDifficulty, Tensor, Weighting
+
+
+class Weighted(FromDifficulty, Weighting):
+    """Cross-entropy weighted by difficulty, without a teacher."""
+
+    needs = frozenset({"difficulty"})
+
+    def loss(self, batch: Batch) -> Tensor:
+        """w_i CE(y, q), [B]."""
+        return batch.cross_entropy() * batch.sample_weight(self.warmup)
