@@ -56,8 +56,8 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
         **vars(about),
         "front": _front_matter(about, names, licence, metrics),
         "base": public_name(about.base),
-        "base_told": _told(about.base),
-        "teacher_told": _told(about.teacher)
+        "base_described": _described(about.base),
+        "teacher_described": _described(about.teacher)
         + (", fine-tuned on the task by the same program" if about.trained else ", fine-tuned before"),
         "kept": markdown.text(_dimensions(config)),
         "labels": markdown.table(rows),
@@ -77,8 +77,8 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
         values["notes"] = metrics["notes"]
         values["size"] = summary.size(metrics)
         dev = summary.percent(metrics["student"]["dev"])
-        told = ", ".join(f"{summary.percent(accuracy)} % on {name}" for name, accuracy in sets)
-        values["ood"] = f"{told or 'not measured'}, against {dev} % on dev"
+        accuracies = ", ".join(f"{summary.percent(accuracy)} % on {name}" for name, accuracy in sets)
+        values["ood"] = f"{accuracies or 'not measured'}, against {dev} % on dev"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
@@ -166,12 +166,12 @@ def _results(task: str, metrics: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _told(name: str) -> str:
+def _described(name: str) -> str:
     """A model in a sentence, as Markdown: whether it is on the hub or was a directory."""
-    told = markdown.text(public_name(name))
+    text = markdown.text(public_name(name))
     if name == directories.SYNTHETIC_ENCODER:
-        return f"{told} (it comes with the program)"
-    return f"{told} (a local directory)" if is_directory(name) else f"{told} (on the model hub)"
+        return f"{text} (it comes with the program)"
+    return f"{text} (a local directory)" if is_directory(name) else f"{text} (on the model hub)"
 
 
 def _dimensions(config: PreTrainedConfig) -> str:
