@@ -145,6 +145,22 @@ def test_measured_figures_and_why_there_is_no_f_bias(tmp_path):
     assert "has not been evaluated yet" in plain and "Measured" not in plain
 
 
+def test_results_stand_in_the_front_matter_as_a_model_index(tmp_path):
+    student(tmp_path)
+    found = metrics()
+    written(tmp_path, found, task=NASTY[2])
+    card_data = huggingface_hub.ModelCard.load(tmp_path / "README.md").data
+    values = {(r.dataset_split, r.metric_type): r.metric_value for r in card_data.eval_results}
+    assert values == {
+        ("dev", "accuracy"): found["student"]["dev"],
+        ("hans", "accuracy"): found["student"]["ood"]["hans"],
+        ("ood", "f_bias"): found["f_bias"],
+    }
+    assert {r.dataset_name for r in card_data.eval_results} == {NASTY[2]}
+    written(tmp_path, found | {"f_bias": None})
+    assert len(huggingface_hub.ModelCard.load(tmp_path / "README.md").data.eval_results) == 2
+
+
 def test_the_teacher_that_was_used_is_named_without_its_path(tmp_path):
     student(tmp_path / "m")
     teacher = tmp_path / "secret/my-roberta"

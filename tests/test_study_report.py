@@ -262,7 +262,7 @@ def test_subsets_by_heuristic(task):
     assert [row[0] for row in table.rows][:2] == ["teacher", "imp40 vanilla"]
     assert len(table.rows) == 1 + len(task.students)
     for row, who in zip(table.rows, (task.teacher, *task.students), strict=True):
-        own = [r["accuracy"] for r in who.rows if r["subset"] == "kind b, SUPPORTS"]
+        own = who.rows.loc[who.rows["subset"] == "kind b, SUPPORTS", "accuracy"]
         assert row[3].startswith(f"{100 * np.mean(own):.1f} ±")
     assert table in study_tables.all_of(task)
     assert not study_tables.by_subset(task, "ood_sym2").rows, "a set without any"

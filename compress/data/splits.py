@@ -145,7 +145,7 @@ def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
         sides[name] = overlap.Side(rows, ood[name].pair_keys(task.symmetric))
     keys = every.pair_keys(task.symmetric)
     whole = overlap.Side(train_rows, keys)
-    kept, told = overlap.apart(whole, sides, block.drop_overlap, output_dir)
+    kept, notes = overlap.apart(whole, sides, block.drop_overlap, output_dir)
     after = f" after {overlap.KEY}"
     _check_enough(block.train_samples, len(kept), after)
     left = np.bincount(every.labels[kept], minlength=len(labels))
@@ -158,9 +158,9 @@ def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
         if len(np.unique(used_part.labels)) < 2:
             raise UserError(f"{name}: all {len(used_part)} samples have the same label.")
     classes = train.labels.tolist()
-    told += overlap.notes([keys[i] for i in used], classes, dev.pair_keys(task.symmetric))
+    notes += overlap.notes([keys[i] for i in used], classes, dev.pair_keys(task.symmetric))
     ood = {name: rows.part(_drawn(len(rows), block.eval_samples)) for name, rows in ood.items()}
-    return TaskData(task, labels, train, dev, ood, tuple(told))
+    return TaskData(task, labels, train, dev, ood, tuple(notes))
 
 
 def _check_enough(limit: int | None, samples: int, after: str = "") -> None:

@@ -7,20 +7,18 @@ writer, Markdown is escaped. Nothing of the user's data stands in it, and no pat
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import jinja2
 import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
-from compress import artefacts
 from compress.models import architectures, compressed, directories, encoders
-from compress.reporting import markdown, summary
+from compress.reporting import markdown, page, summary
 
 SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)$|models--([^/]+)$")
 """How the hub's cache names the directory of a model."""
@@ -56,10 +54,10 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
     rows = [["id", "label"], *([str(number), name] for number, name in enumerate(names))]
     values = {
         **vars(about),
-        "front": _front_matter(about, names, licence),
+        "front": _front_matter(about, names, licence, metrics),
         "base": public_name(about.base),
-        "base_told": _told(about.base),
-        "teacher_told": _told(about.teacher)
+        "base_described": _described(about.base),
+        "teacher_described": _described(about.teacher)
         + (", fine-tuned on the task by the same program" if about.trained else ", fine-tuned before"),
         "kept": markdown.text(_dimensions(config)),
         "labels": markdown.table(rows),
@@ -79,16 +77,16 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
         values["notes"] = metrics["notes"]
         values["size"] = summary.size(metrics)
         dev = summary.percent(metrics["student"]["dev"])
-        told = ", ".join(f"{summary.percent(accuracy)} % on {name}" for name, accuracy in sets)
-        values["ood"] = f"{told or 'not measured'}, against {dev} % on dev"
+        accuracies = ", ".join(f"{summary.percent(accuracy)} % on {name}" for name, accuracy in sets)
+        values["ood"] = f"{accuracies or 'not measured'}, against {dev} % on dev"
     environment = jinja2.Environment(
-        trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
     )
     environment.filters["md"] = markdown.text
-    source = resources.files("compress.reporting").joinpath("card.md.j2").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(values)
-    with artefacts.replacing(folder / "README.md") as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
+    page.write(folder / "README.md", environment.get_template("card.md.j2").render(values))
 
 
 def public_name(name: str) -> str:
@@ -113,7 +111,7 @@ def licence_of(source: Path) -> dict[str, Any]:
     found, file = {}, source / "README.md"
     try:
         if file.is_file():
-            found = huggingface_hub.ModelCard.load(file, ignore_metadata_errors=True).data.to_dict()
+            found = ModelCard.load(file, ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
         found = {}
     if not found.get("license"):
@@ -123,8 +121,10 @@ def licence_of(source: Path) -> dict[str, Any]:
     return {key: found[key] for key in LICENCE_KEYS if found.get(key)}
 
 
-def _front_matter(about: About, labels: list[str], licence: Mapping[str, Any]) -> str:
-    """The YAML between the dashes."""
+def _front_matter(
+    about: About, labels: list[str], licence: Mapping[str, Any], metrics: Mapping[str, Any] | None
+) -> str:
+    """The YAML between the dashes: base model, licence, labels, and the results as a model index."""
     base = public_name(about.base)
     try:
         validate_repo_id(base)
@@ -139,15 +139,39 @@ def _front_matter(about: About, labels: list[str], licence: Mapping[str, Any]) -
         "labels": labels,
         "text_columns": list(about.texts),
     }
-    return huggingface_hub.ModelCardData(**values).to_yaml()
+    if metrics is not None:
+        values["model_name"] = f"{about.task} {about.compression} {about.mitigation}"
+        values["eval_results"] = _results(about.task, metrics)
+    return ModelCardData(**values).to_yaml()
 
 
-def _told(name: str) -> str:
+def _results(task: str, metrics: Mapping[str, Any]) -> list[EvalResult]:
+    """Accuracy on dev and on each OOD set as a fraction, and F_bias where there is one."""
+    student = metrics["student"]
+    found = [("dev", "accuracy", "Accuracy", student["dev"])]
+    found += [(name, "accuracy", "Accuracy", value) for name, value in student["ood"].items()]
+    found.append(("ood", "f_bias", "F_bias (Du et al. 2023)", metrics.get("f_bias")))
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=task,
+            dataset_name=task,
+            dataset_split=split,
+            metric_type=kind,
+            metric_name=name,
+            metric_value=value,
+        )
+        for split, kind, name, value in found
+        if value is not None
+    ]
+
+
+def _described(name: str) -> str:
     """A model in a sentence, as Markdown: whether it is on the hub or was a directory."""
-    told = markdown.text(public_name(name))
+    text = markdown.text(public_name(name))
     if name == directories.SYNTHETIC_ENCODER:
-        return f"{told} (it comes with the program)"
-    return f"{told} (a local directory)" if is_directory(name) else f"{told} (on the model hub)"
+        return f"{text} (it comes with the program)"
+    return f"{text} (a local directory)" if is_directory(name) else f"{text} (on the model hub)"
 
 
 def _dimensions(config: PreTrainedConfig) -> str:

@@ -1,17 +1,9 @@
-"""The report's drawings, as SVG text that can stand inside an HTML page.
+"""The report's drawings, as SVG text that can stand inside an HTML page; and the rows that they show.
 
-What: grouped horizontal bars (teacher against student by subset), a histogram on a log-count axis,
-and a line of mean loss against sparsity, each returned as one `<svg>`; and the rows that the bars
-and the tables beside them show.
-
-Why: the report is one file that works offline, in print and on a phone, so its figures are vector
-graphics inside the page, and a file that is compared byte by byte must not change from run to run.
-
-How: matplotlib `Figure` objects without pyplot, so that nothing global is left behind; the SVG is
-then parsed and cleaned: no header, metadata, style sheet or fixed size, and every id is prefixed
-with the figure's name, because several drawings share one page. Text stays text (it can be searched
-and read aloud). The colours are from the palette of Okabe and Ito (2008), safe for colour-blind
-readers.
+Matplotlib `Figure` objects without pyplot, so that nothing global is left behind; the SVG is cleaned:
+no metadata, style sheet or fixed size, and every id is prefixed with the figure's name, because several
+drawings share one page. Equal data give equal bytes. Text stays text, which can be searched and read
+aloud. Colours: Okabe and Ito (2008), safe for colour-blind readers.
 """
 
 import io
@@ -60,14 +52,8 @@ def histogram_counts(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Count the values in equal bins, one histogram per group of `truth`.
 
-    Args:
-        values: numbers, shape [N]; non-finite ones are left out.
-        truth: group name of each value, shape [N], or None for one group named "samples".
-        bins: how many bins cover the range from the smallest to the largest value.
-
-    Returns:
-        Bin edges [bins + 1], and counts [bins] by group name in alphabetical order.
-        Over all groups the counts add up to the number of finite values.
+    values: [N], non-finite ones are left out; truth: group names [N], or None for one group "samples".
+    Returns bin edges [bins + 1] and counts [bins] by group in alphabetical order.
     """
     finite = np.isfinite(values)
     kept = np.asarray(values, dtype=float)[finite]
@@ -126,13 +112,6 @@ def bar_chart(name: str, rows: Sequence[Subset]) -> str:
 
     Bars carry the ids `NAME-bar-teacher-ROW` and `NAME-bar-student-ROW`; a missing accuracy has
     no bar. The height follows the number of rows.
-
-    Args:
-        name: the figure's name, the prefix of all its ids.
-        rows: the subsets in the order from top to bottom.
-
-    Returns:
-        One `<svg>` element.
     """
     wrapped = ["\n".join(textwrap.wrap(printable(row.name), 26)) or "-" for row in rows]
     lines = sum(max(2, text.count("\n") + 1) for text in wrapped)
@@ -162,14 +141,7 @@ def histogram_chart(name: str, values: np.ndarray, truth: np.ndarray | None, xla
     The groups are not stacked: on a log axis the parts of a stack cannot be compared. Each drawn
     bar carries the id `NAME-bar-GROUP-BIN`; empty bins have none.
 
-    Args:
-        name: the figure's name, the prefix of all its ids.
-        values: numbers, shape [N], at least one of them finite.
-        truth: group names, shape [N], or None.
-        xlabel: the label of the x axis, with its unit.
-
-    Returns:
-        One `<svg>` element.
+    values: [N], at least one of them finite; truth: group names [N] or None.
     """
     edges, groups = histogram_counts(values, truth)
     step = (edges[1] - edges[0]) / len(groups)
@@ -198,16 +170,7 @@ def histogram_chart(name: str, values: np.ndarray, truth: np.ndarray | None, xla
 
 
 def line_chart(name: str, sparsities: Sequence[float], mean_loss: np.ndarray) -> str:
-    """Draw the mean training loss of the sub-networks against their sparsity.
-
-    Args:
-        name: the figure's name, the prefix of all its ids.
-        sparsities: share of pruned weights as fractions, length T.
-        mean_loss: mean cross-entropy in nats, shape [T].
-
-    Returns:
-        One `<svg>` element.
-    """
+    """Draw the mean training loss of the sub-networks [T], nats, against their sparsity [T]."""
     order = np.argsort(np.asarray(sparsities, dtype=float), kind="stable")
     x, y = 100 * np.asarray(sparsities, dtype=float)[order], np.asarray(mean_loss)[order]
     with matplotlib.rc_context(STYLE):

@@ -26,8 +26,8 @@ def number(value: float | None) -> str:
 
 def plus(value: float) -> str:
     """Return a difference of ratios with three decimals and its sign, zero without one."""
-    told = number(value)
-    return told if told[0] == "−" or float(told) == 0 else f"+{told}"
+    text = number(value)
+    return text if text[0] == "−" or float(text) == 0 else f"+{text}"
 
 
 def interval(bounds: Sequence[float] | None) -> str:

@@ -1,4 +1,4 @@
-"""Tables of a study's report that hold the numbers of Du et al. 2023 beside ours.
+"""Tables of a study's report that hold the numbers of Du et al. 2023 beside the measured ones.
 
 Where nothing published can stand, a table without rows says why.
 """
@@ -23,7 +23,7 @@ NOTES = {
 
 
 def all_of(task: Task, table: str | None) -> list[Table]:
-    """What stands beside ours; table: the name of a published one, None for nothing."""
+    """What stands beside the measured numbers; table: the name of a published one, None for nothing."""
     if table is None:
         return []
     if task.data not in published.TEACHER:
@@ -43,8 +43,8 @@ def _line(sentence: str) -> Table:
 
 def pooled(task: Task, table: str) -> Table:
     """Dev, pooled OOD, Delta and F_bias over the OOD sets of the paper, and what it prints."""
-    names, told = published.ood_sets(task.data), published.teacher(task.data)
-    assert told is not None
+    names, teacher = published.ood_sets(task.data), published.teacher(task.data)
+    assert teacher is not None
     if missing := _missing(task):
         return _line(
             f"{task.name}: {table} of {PAPER} does not stand here: its OOD accuracy and F_bias are "
@@ -60,7 +60,7 @@ def pooled(task: Task, table: str) -> Table:
             rows.append([marked(task, model), *_ours(model, names), apart, bias, *paper])
     if not rows:
         return _line(f"{task.name}: {table} of {PAPER} has none of these models on this task.")
-    paper = [fixed(100 * told.dev, 1), fixed(100 * told.pooled, 1), "-"]
+    paper = [fixed(100 * teacher.dev, 1), fixed(100 * teacher.pooled, 1), "-"]
     rows.insert(0, ["teacher", *_ours(task.teacher, names), "-", "-", *paper])
     whose = published.MODELS.get(table, "BERT-base")
     caption = (
@@ -87,8 +87,8 @@ def by_set(task: Task, table: str) -> Table | None:
             rows.append([marked(task, model), *cells])
     header = ["model", "dev", "paper: dev"]
     for name in names:
-        told = name.removeprefix("ood_")
-        header += [told + " †" * (name in task.at_chance), f"paper: {told}"]
+        short = name.removeprefix("ood_")
+        header += [short + " †" * (name in task.at_chance), f"paper: {short}"]
     caption = f"{task.name}: each OOD set beside {table} of {PAPER}.{NOTES.get(table, '')}"
     return Table(caption, header, rows) if rows else None
 
@@ -137,14 +137,14 @@ def _average(pairs: Sequence[tuple[Task, Model]], table: str) -> list[str]:
     mean = mean_of(known) if len(known) == len(biases) else None
     name = label(pairs[0][1]) + " ‡" * any(task.collapsed(model) for task, model in pairs)
     paper = published.average(table, *pairs[0][1].name)
-    told = "-" if paper is None else fixed(paper, 3)
+    printed = "-" if paper is None else fixed(paper, 3)
     cells = [percent(dev), number(delta.estimate(), 3), signed(apart.estimate(), 3)]
     cells.append(_bias(mean, [task for task, _ in pairs]))
-    return [name, *cells, told]
+    return [name, *cells, printed]
 
 
 def halves(task: Task) -> Table:
-    """Table 6 and ours: dev, HANS, easy, hard, gap."""
+    """Table 6 and the measured rows: dev, HANS, easy, hard, gap."""
     measured = "ood_hans" in task.teacher.ood_sets
     rows = []
     for model in task.students:
@@ -152,9 +152,9 @@ def halves(task: Task) -> Table:
         if found is not None and model.gap is not None:
             hans = percent(model.parts["ood_hans", ""]) if measured else "-"
             both = [percent(model.parts["dev", half]) for half in ("easy", "hard")]
-            ours = [percent(model.dev), hans, *both, number(model.gap.estimate(), 1, 100)]
+            own = [percent(model.dev), hans, *both, number(model.gap.estimate(), 1, 100)]
             paper = (found.dev, found.hans, found.easy, found.hard, found.gap)
-            rows.append([marked(task, model), *ours, *(fixed(value, 1) for value in paper)])
+            rows.append([marked(task, model), *own, *(fixed(value, 1) for value in paper)])
     if not rows:
         return _line(
             f"{task.name}: table6 of {PAPER} has none of these models; it is about MNLI, vanilla and "
@@ -169,13 +169,13 @@ def halves(task: Task) -> Table:
 
 
 def gaps(task: Task) -> Table:
-    """The gaps that the text gives for Figure 1 (vanilla at 40 and 85 %), and ours."""
+    """The gaps that the text gives for Figure 1 (vanilla at 40 and 85 %), and the measured ones."""
     rows = []
     for model in task.students:
         level = round(float(np.mean(model.each("sparsity") or [0])), 2)
-        told = published.FIGURE1_GAPS.get(level) if model.name[1] == BASELINE else None
-        if task.data == "mnli" and told is not None and model.gap is not None:
-            rows.append([marked(task, model), number(model.gap.estimate(), 1, 100), fixed(told, 1)])
+        printed = published.FIGURE1_GAPS.get(level) if model.name[1] == BASELINE else None
+        if task.data == "mnli" and printed is not None and model.gap is not None:
+            rows.append([marked(task, model), number(model.gap.estimate(), 1, 100), fixed(printed, 1)])
     if not rows:
         return _line(
             f"{task.name}: the text of {PAPER} gives no gap of Figure 1 for these models; it does for "

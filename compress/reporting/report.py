@@ -1,18 +1,11 @@
-"""The report a person opens after a run: one HTML file that needs nothing else.
+"""The report of a run: one HTML file that needs nothing else.
 
-What: `write_report` turns the run's metrics, its configuration and the difficulty of its training
-samples into a page. The terminal's table and the verdict in words are in `summary`.
+It shows dev and OOD accuracy of teacher and student and the relative bias between them, and what they
+rest on: accuracy by subset, difficulty scores, sample sentences, settings. Equal input gives equal
+bytes. Needs neither torch nor DeepSpeed. The terminal's table and the verdict are in `summary`.
 
-Why: whether a compressed model kept its robustness shows in few numbers, dev and OOD accuracy of
-teacher and student and the relative bias between them, but they are only believed beside what they
-rest on: accuracy by subset, difficulty scores, sample sentences, settings.
-
-How: the page is a Jinja2 template with autoescaping on (sentences and names are untrusted text);
-the figures are inline SVG from `figures`; the file is written beside its target and then renamed
-over it, and equal input gives equal bytes. This module needs neither torch nor DeepSpeed.
-
-Definitions (Du et al. 2023, Sec. 3.4): Delta = (acc_dev - acc_ood) / acc_dev, F_bias =
-Delta_student / Delta_teacher, where the 95 % interval of Delta_teacher lies above 0.
+Delta = (acc_dev - acc_ood) / acc_dev, F_bias = Delta_student / Delta_teacher, where the 95 % interval
+of Delta_teacher lies above 0 (Du et al. 2023, Sec. 3.4).
 """
 
 import json
@@ -45,12 +38,9 @@ _RUN_KEYS = (
 class Sentence:
     """One training sample as the report shows it.
 
-    Attributes:
-        texts: the sample's texts in order, e.g. (premise, hypothesis).
-        label: name of the true class.
-        difficulty: d_i in [alpha, 1] (Du et al. 2023, Eq. 1); 1 is the hardest.
-        variance: v_i, variance of the loss over the sub-networks (Sec. 4.1), nats squared.
-        truth: "aligned" or "conflicting" with the shortcut where that is known.
+    difficulty: d_i in [alpha, 1] (Du et al. 2023, Eq. 1), 1 is the hardest; variance: v_i of the loss
+    over the sub-networks (Sec. 4.1), nats squared; truth: "aligned" or "conflicting" with the shortcut
+    where that is known.
     """
 
     texts: tuple[str, ...]
@@ -64,17 +54,9 @@ class Sentence:
 class DifficultyView:
     """What the report shows of the difficulty stage, for N samples and T sub-networks.
 
-    Attributes:
-        variance: v_i, shape [N], nats squared.
-        difficulty: d_i, shape [N].
-        sparsities: share of pruned weights of each sub-network, length T.
-        mean_loss: mean training loss under each sub-network, shape [T], nats.
-        truth: "aligned" or "conflicting" for each sample, shape [N], or None.
-        hardest: samples with the highest difficulty, the hardest first.
-        easiest: samples with the lowest difficulty, the easiest first.
-
-    Raises:
-        ValueError: the shapes do not fit together.
+    variance: v_i [N], nats squared; difficulty: d_i [N]; sparsities: share of pruned weights [T];
+    mean_loss: mean training loss [T], nats; truth: "aligned" or "conflicting" [N], or None; hardest,
+    easiest: samples of extreme difficulty, the most extreme first. ValueError if shapes do not fit.
     """
 
     variance: np.ndarray
@@ -105,15 +87,8 @@ def write_report(
 ) -> None:
     """Write the report as one self-contained HTML file, whole or not at all.
 
-    Args:
-        path: the file to write; its folder exists.
-        metrics: the run's metrics as in metrics.json, accuracies as fractions.
-        config: the run's configuration, shown as JSON.
-        difficulty: the difficulty stage, or None where the run had none.
-
-    Raises:
-        ValueError: a required key of the metrics is missing.
-        OSError: the file cannot be written.
+    metrics: as in metrics.json, accuracies as fractions; config: shown as JSON. Raises ValueError if a
+    required key of the metrics is missing.
     """
     summary.require(metrics, _RUN_KEYS, "")
     summary.check(metrics)
@@ -146,15 +121,9 @@ def write_report(
 
 
 def figures(metrics: Mapping[str, Any], difficulty: DifficultyView | None) -> dict[str, str]:
-    """Draw the report's figures.
+    """Inline SVG by name: "ood_subsets"; "variance", "difficulty" and "sparsity" of a scored run.
 
-    Args:
-        metrics: the run's metrics.
-        difficulty: the difficulty stage, or None.
-
-    Returns:
-        Inline SVG by name: "ood_subsets" where there are any; "variance", "difficulty" and
-        "sparsity" where the run scored difficulty. A figure without finite data is left out.
+    A figure without finite data is left out.
     """
     drawn: dict[str, str] = {}
     rows = most_different(ood_subsets(metrics))

@@ -77,7 +77,7 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
     judged = [one for one in names if one in task.above_chance]
     names = judged or names
     drawn = 0
-    told = ", ".join(set_name.removeprefix("ood_") for set_name in names)
+    listed = ", ".join(set_name.removeprefix("ood_") for set_name in names)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 3.4), layout="tight")
         left, right = figure.subplots(1, 2)
@@ -95,7 +95,7 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
             for axes, points in ((left, ood), (right, bias)):
                 if len(points) > 1:
                     _line(axes, points, style)
-        left.set(xlabel="sparsity, %", ylabel=f"accuracy on {printable(told)}, %")
+        left.set(xlabel="sparsity, %", ylabel=f"accuracy on {printable(listed)}, %")
         doubt = " (teacher not above the majority class)" * (not judged)
         right.set(xlabel="sparsity, %", ylabel="F_bias" + (doubt if drawn else " n/a: see the tables"))
         for axes in (left, right):

@@ -59,8 +59,8 @@ def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
             reasons.setdefault(why.replace("−", "-"), []).append(label(model))
     if sum(map(len, reasons.values())) == len(task.students) and len(reasons) == 1:
         return f" F_bias is n/a: {next(iter(reasons))}."
-    told = [f" F_bias of {', '.join(models)} is n/a: {why}." for why, models in reasons.items()]
-    return "".join(told)
+    sentences = [f" F_bias of {', '.join(models)} is n/a: {why}." for why, models in reasons.items()]
+    return "".join(sentences)
 
 
 def _guard(task: Task) -> str:
@@ -73,11 +73,11 @@ def _guard(task: Task) -> str:
     ]
     if not reasons and not alone:
         return ""
-    told = f" ({', '.join(alone)})" if alone else ""
+    unpaired = f" ({', '.join(alone)})" if alone else ""
     return (
         f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons) or 'none'}. "
         "Dev is held against vanilla of the same compression and seed; vanilla itself, and what has no "
-        f"such vanilla{told}, against the teacher."
+        f"such vanilla{unpaired}, against the teacher."
     )
 
 
@@ -124,12 +124,12 @@ def above_chance(task: Task) -> Table | None:
         found = task.versus(model, names)
         change = [signed(found.get(key), *DIGITS[key]) for key in ("dev", "ood", "delta", "f_bias")]
         change[-1] = NONE if found and "f_bias" not in found else change[-1]
-        ours = [percent(model.dev), *_out_of_distribution(task, model, names)]
-        rows.append([marked(task, model), *ours, *change])
+        measured = [percent(model.dev), *_out_of_distribution(task, model, names)]
+        rows.append([marked(task, model), *measured, *change])
     header = ["model", *COMPARED[:-1], TEACHERS, COMPARED[-1]]
     header += [f"{name} - vanilla" for name in COMPARED]
-    told = ", ".join(name.removeprefix("ood_") for name in names)
-    caption = f"{task.name}: where the teacher is above chance ({told}), pooled."
+    listed = ", ".join(name.removeprefix("ood_") for name in names)
+    caption = f"{task.name}: where the teacher is above chance ({listed}), pooled."
     return Table(caption + without_bias(task, names), header, rows)
 
 
@@ -187,7 +187,7 @@ def costs(tasks: Sequence[Task]) -> Table:
         if scored := task.teacher.each("difficulty_seconds"):
             rows.append([task.name, "difficulty", "-", "-", count(scored), "-", "-", "as the teacher"])
         for model in (task.teacher, *task.students):
-            devices = sorted({row["device"] for row in model.rows})
+            devices = sorted(model.rows["device"].unique())
             keys = ("params", "nonzero_params", "seconds", "evaluation_seconds")
             counts = [count(model.each(key)) for key in keys]
             alphas = sorted(set(model.each("alpha")))
@@ -233,11 +233,11 @@ def _chance(task: Task) -> str:
 
 
 def _sizes(task: Task) -> str:
-    told = [
+    counts = [
         f"{name.removeprefix('ood_')} {used:,}" + f" of {whole:,}" * (used < whole)
         for name, (used, whole) in task.sizes.items()
     ]
-    return f"{task.teacher.rows[0]['train_samples']:,} training samples; {', '.join(told)}"
+    return f"{task.teacher.rows['train_samples'].iloc[0]:,} training samples; {', '.join(counts)}"
 
 
 def _pooled(task: Task) -> str:

@@ -63,8 +63,8 @@ def table(metrics: Metrics) -> str:
 def terminal(metrics: Metrics) -> str:
     """The table, then size and speed, the notes about the data, and those that doubt F_bias (`*`)."""
     lines = [*size(metrics), *not_timed(metrics), *(metrics.get("data_notes") or [])]
-    told = [printable(line).replace("−", "-") for line in lines]
-    return "\n".join([table(metrics), *told, *(f"* {printable(note)}" for note in metrics["notes"])])
+    shown = [printable(line).replace("−", "-") for line in lines]
+    return "\n".join([table(metrics), *shown, *(f"* {printable(note)}" for note in metrics["notes"])])
 
 
 def verdict(metrics: Metrics) -> str:
@@ -114,8 +114,8 @@ def f_bias_reason(metrics: Metrics) -> str:
     delta = metrics["teacher"]["delta"]
     if metrics.get("f_bias") is not None:
         return ""
-    if told := metrics.get("f_bias_reason"):
-        return str(told)
+    if why := metrics.get("f_bias_reason"):
+        return str(why)
     if delta is None:
         return "no OOD accuracy of the teacher was measured"
     return (bias.reason(delta, None) if delta <= 0 else None) or "the run recorded none"
@@ -124,12 +124,12 @@ def f_bias_reason(metrics: Metrics) -> str:
 def size(metrics: Metrics) -> list[str]:
     """Sentences about what the student keeps, its weights on disk, and how fast both models are."""
     teacher, student = metrics["teacher"], metrics["student"]
-    ours, theirs = ((model.get("shape") or {}) for model in (student, teacher))
-    if ours and ours == theirs:
+    small, large = ((model.get("shape") or {}) for model in (student, teacher))
+    if small and small == large:
         parts = ["the teacher's dimensions"]
     else:
-        both = [(key, name) for key, name in PARTS if key in ours and key in theirs]
-        parts = [f"{ours[key]:,} {name} (teacher {theirs[key]:,})" for key, name in both]
+        both = [(key, name) for key, name in PARTS if key in small and key in large]
+        parts = [f"{small[key]:,} {name} (teacher {large[key]:,})" for key, name in both]
     sizes = [model.get("weights_bytes") for model in (student, teacher)]
     if None not in sizes:
         parts.append(f"{megabytes(sizes[0])} MB of weights on disk (teacher {megabytes(sizes[1])})")
@@ -137,15 +137,15 @@ def size(metrics: Metrics) -> list[str]:
     if lines and (sparsity := student.get("sparsity")):
         lines.append(f"Sparsity {percent(sparsity)} %: {ZEROS}.")
     latency = metrics.get("latency") or {"timings": []}
-    told = [
+    timed = [
         f"{significant(one['student_ms'])} ms for a batch of {one['batch']} "
         f"(teacher {significant(one['teacher_ms'])})"
         for one in latency["timings"]
     ]
-    if not told:
+    if not timed:
         return lines
-    noise = "; models of the same shape, so a difference is noise" if ours and ours == theirs else ""
-    return [*lines, f"Latency: {', '.join(told)}; {latency_setting(latency)}{noise}."]
+    noise = "; models of the same shape, so a difference is noise" if small and small == large else ""
+    return [*lines, f"Latency: {', '.join(timed)}; {latency_setting(latency)}{noise}."]
 
 
 def not_timed(metrics: Metrics) -> list[str]:
@@ -156,8 +156,8 @@ def not_timed(metrics: Metrics) -> list[str]:
 
 def latency_setting(latency: Mapping[str, Any]) -> str:
     """How the latency was measured: tokens, device, threads, precision, repeats."""
-    ours, theirs = latency["tokens"]["student"], latency["tokens"]["teacher"]
-    tokens = f"{ours} tokens" if ours == theirs else f"{ours} tokens (teacher {theirs})"
+    own, teachers = latency["tokens"]["student"], latency["tokens"]["teacher"]
+    tokens = f"{own} tokens" if own == teachers else f"{own} tokens (teacher {teachers})"
     threads = latency["threads"]
     used = "" if threads is None else f", {threads} thread{'s' * (threads != 1)}"
     repeats = " and ".join(dict.fromkeys(str(one["repeats"]) for one in latency["timings"]))

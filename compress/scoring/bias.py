@@ -90,17 +90,17 @@ def reason(delta: float | None, interval: list[float] | None) -> str | None:
     """Why there is no F_bias beside a teacher's Delta with its interval; None where there is one."""
     if delta is None:
         return "the teacher gets nothing right on dev, so it has no Delta"
-    told = f"Delta {numbers.number(delta)}"
+    text = f"Delta {numbers.number(delta)}"
     if interval is not None:
         low, high = map(numbers.number, interval)
-        told += f", 95 % interval over the samples {low} to {high}"
+        text += f", 95 % interval over the samples {low} to {high}"
     if delta <= 0:
         return (
-            f"the teacher is no worse on OOD than on dev ({told}), so there is no bias to compare with"
+            f"the teacher is no worse on OOD than on dev ({text}), so there is no bias to compare with"
         )
     if not says_something(interval):
         return (
-            f"the teacher is not worse on OOD than on dev beyond chance ({told}), so a ratio to its "
+            f"the teacher is not worse on OOD than on dev beyond chance ({text}), so a ratio to its "
             "Delta says nothing"
         )
     return None

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from compress.errors import UserError
@@ -71,32 +72,36 @@ def mean_of(several: Sequence[Figures]) -> Figures:
 class Model:
     """One model of a task over its seeds: the teacher, or a compression x mitigation."""
 
-    def __init__(self, rows: Sequence[Row], draws: bootstrap.Draws, seeds: Sequence[int]) -> None:
+    def __init__(self, rows: pd.DataFrame, draws: bootstrap.Draws, seeds: Sequence[int]) -> None:
         """rows: of this model only; seeds: all of the task, by their position in the draws."""
-        self.rows, self.draws, self.order = list(rows), draws, list(seeds)
-        self.name = (rows[0]["compression"], rows[0]["mitigation"])
+        self.rows, self.draws, self.order = rows, draws, list(seeds)
+        self.name = (rows["compression"].iloc[0], rows["mitigation"].iloc[0])
 
     @property
     def seeds(self) -> list[int]:
         """Seeds of which there is a run."""
-        return sorted({row["seed"] for row in self.rows})
+        return sorted(self.rows["seed"].unique().tolist())
 
     def each(self, key: str) -> list[float]:
         """A figure of the model, one for each seed that has it."""
-        found = {row["seed"]: row[key] for row in self.rows}
-        return [float(value) for value in found.values() if value is not None]
+        found = self.rows.groupby("seed", sort=False)[key].last().dropna()
+        return [float(value) for value in found]
+
+    @cached_property
+    def hits(self) -> dict[Part, dict[int, NDArray[np.bool_]]]:
+        """For each set and subset by the seed's position whether each sample was right, [N]."""
+        return {
+            part: {self.order.index(row["seed"]): hits_of(row) for row in rows.to_dict("records")}
+            for part, rows in self.rows.groupby(["set", "subset"], sort=False)
+        }
 
     @cached_property
     def parts(self) -> dict[Part, Figures]:
         """Accuracy on each set and subset."""
-        groups: dict[Part, list[Row]] = {}
-        for row in self.rows:
-            groups.setdefault((row["set"], row["subset"]), []).append(row)
         out = {}
-        for part, rows in groups.items():
-            by_seed = {row["seed"]: row["accuracy"] for row in rows}
-            hits = {self.order.index(row["seed"]): hits_of(row) for row in rows}
-            replicates = bootstrap.accuracy(self.draws, part, hits)
+        for part, rows in self.rows.groupby(["set", "subset"], sort=False):
+            by_seed = dict(zip(rows["seed"].tolist(), rows["accuracy"].tolist(), strict=True))
+            replicates = bootstrap.accuracy(self.draws, part, self.hits[part])
             out[part] = Figures(by_seed, float(np.mean(list(by_seed.values()))), replicates)
         return out
 
@@ -112,13 +117,19 @@ class Model:
 
     def pool(self, names: Sequence[str] | None = None) -> Figures:
         """Accuracy over the pooled samples of some OOD sets (default: all), each as its whole set."""
-        sizes = {row["set"]: row["set_size"] for row in self.rows if not row["subset"]}
-        chosen = self.ood_sets if names is None else names
-        total = sum(sizes[name] for name in chosen)
-        parts = [(self.parts[name, ""], sizes[name] / total) for name in chosen]
+        shares = self._shares(names)
+        parts = [(self.parts[name, ""], share) for name, share in shares.items()]
         by_seed = {s: sum(f.by_seed[s] * w for f, w in parts) for s in self.seeds}
         replicates = np.sum([figures.replicates * w for figures, w in parts], axis=0)
         return Figures(by_seed, sum(figures.value * w for figures, w in parts), replicates)
+
+    def _shares(self, names: Sequence[str] | None) -> dict[str, float]:
+        """The weight of each of some OOD sets (default: all) in their pool: its whole size."""
+        whole = self.rows[self.rows["subset"] == ""]
+        sizes = dict(zip(whole["set"], whole["set_size"].tolist(), strict=True))
+        chosen = self.ood_sets if names is None else names
+        total = sum(sizes[name] for name in chosen)
+        return {name: sizes[name] / total for name in chosen}
 
     @cached_property
     def gap(self) -> Figures | None:
@@ -157,27 +168,17 @@ class Model:
         self, names: Sequence[str] | None = None
     ) -> tuple[dict[int, Interval], Interval]:
         """95 % interval of Delta over the samples alone: of each seed, and of the mean accuracies."""
-        sizes = {row["set"]: row["set_size"] for row in self.rows if not row["subset"]}
-        chosen = self.ood_sets if names is None else names
-        total = sum(sizes[name] for name in chosen)
-        dev = self._over_samples["dev"]
-        ood = np.sum([self._over_samples[name] * (sizes[name] / total) for name in chosen], axis=0)
+        over = {
+            name: bootstrap.over_samples(self.draws, (name, ""), self.hits[name, ""])
+            for name in ("dev", *self._shares(names))
+        }
+        dev = over["dev"]
+        ood = np.sum([over[name] * share for name, share in self._shares(names).items()], axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             each, mean = (dev - ood) / dev, 1 - ood.mean(axis=1) / dev.mean(axis=1)
         of_seeds = sorted(self.seeds, key=self.order.index)
         by_seed = {seed: bootstrap.interval(each[:, n]) for n, seed in enumerate(of_seeds)}
         return by_seed, bootstrap.interval(mean)
-
-    @cached_property
-    def _over_samples(self) -> dict[str, Array]:
-        """Accuracy [R, S] on each whole set, with drawn samples and the seeds as they are."""
-        hits: dict[str, dict[int, NDArray[np.bool_]]] = {}
-        for row in self.rows:
-            if not row["subset"]:
-                hits.setdefault(row["set"], {})[self.order.index(row["seed"])] = hits_of(row)
-        return {
-            name: bootstrap.over_samples(self.draws, (name, ""), right) for name, right in hits.items()
-        }
 
     def _peer(self, teacher: "Model") -> "Model":
         """The teacher with the seeds of this model."""
@@ -185,13 +186,12 @@ class Model:
 
     def only(self, seeds: Sequence[int]) -> "Model":
         """The same model with these seeds."""
-        rows = [row for row in self.rows if row["seed"] in seeds]
-        return Model(rows, self.draws, self.order)
+        return Model(self.rows[self.rows["seed"].isin(seeds)], self.draws, self.order)
 
     @property
     def vanished(self) -> bool:
         """Whether with any seed it has stopped predicting a class."""
-        return any(row["vanished"] for row in self.rows)
+        return bool(self.rows["vanished"].any())
 
 
 @dataclass(frozen=True)
@@ -215,14 +215,14 @@ class Task:
         pair = self.pair(model)
         if pair is None:
             return {}
-        ours, theirs = pair
+        own, vanilla = pair
         pairs = {
-            "dev": (ours.dev, theirs.dev),
-            "ood": (ours.pool(names), theirs.pool(names)),
-            "delta": (ours.delta(names), theirs.delta(names)),
-            "f_bias": (ours.f_bias(self.teacher, names), theirs.f_bias(self.teacher, names)),
-            "gap": (ours.gap, theirs.gap),
-            **{name: (ours.parts[name, ""], theirs.parts[name, ""]) for name in ours.ood_sets},
+            "dev": (own.dev, vanilla.dev),
+            "ood": (own.pool(names), vanilla.pool(names)),
+            "delta": (own.delta(names), vanilla.delta(names)),
+            "f_bias": (own.f_bias(self.teacher, names), vanilla.f_bias(self.teacher, names)),
+            "gap": (own.gap, vanilla.gap),
+            **{name: (own.parts[name, ""], vanilla.parts[name, ""]) for name in own.ood_sets},
         }
         return {k: a.minus(b).estimate() for k, (a, b) in pairs.items() if a and b}
 
@@ -232,24 +232,26 @@ class Task:
         shared = [s for s in model.seeds if other is not None and s in other.seeds]
         if other is None or not shared:
             return None
-        ours, theirs = (m if m.seeds == shared else m.only(shared) for m in (model, other))
-        return ours, theirs
+        own, vanilla = (m if m.seeds == shared else m.only(shared) for m in (model, other))
+        return own, vanilla
 
     @property
     def data(self) -> str:
         """The data's own name, which published numbers go by; `name` is that of the task's file."""
-        return str(self.teacher.rows[0]["data"])
+        return str(self.teacher.rows["data"].iloc[0])
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Of dev and each OOD set, how many samples were scored and how many the whole set has."""
-        rows = [row for row in self.teacher.rows if not row["subset"]]
-        return {row["set"]: (row["samples"], row["set_size"]) for row in rows}
+        rows = self.teacher.rows[self.teacher.rows["subset"] == ""]
+        return {
+            name: (used, whole) for name, used, whole in _columns(rows, "set", "samples", "set_size")
+        }
 
     @property
     def at_chance(self) -> list[str]:
         """OOD sets on which the teacher is at chance, with any seed."""
-        return sorted({row["set"] for row in self.teacher.rows if row["at_chance"]})
+        return sorted(self.teacher.rows.loc[self.teacher.rows["at_chance"], "set"].unique())
 
     @property
     def above_chance(self) -> list[str]:
@@ -292,26 +294,25 @@ def _ratio(student: Figures, teacher: Figures, intervals: Mapping[int, Interval]
     return Figures(by_seed, student.value / teacher.value, replicates)
 
 
-def _sizes(task: str, rows: Iterable[Row]) -> dict[Part, int]:
+def _columns(rows: pd.DataFrame, *names: str) -> Iterable[tuple[Any, ...]]:
+    """Some columns row by row."""
+    return zip(*(rows[name].tolist() for name in names), strict=True)
+
+
+def _sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
     """Samples of each set and subset; UserError if two models were evaluated on different data."""
     sizes: dict[Part, int] = {}
     wholes: dict[Part, int] = {}
-    models: dict[tuple[Any, ...], set[Part]] = {}
-    for row in rows:
-        part = (row["set"], row["subset"])
-        models.setdefault(tuple(row[key] for key in MODEL), set()).add(part)
-        for known, key, size in (
-            (wholes, TRAIN, row["train_samples"]),
-            (wholes, (f"all of {row['set']}", ""), row["set_size"]),
-            (sizes, part, row["samples"]),
-        ):
+    for name, subset, *found in _columns(rows, "set", "subset", "train_samples", "set_size", "samples"):
+        parts = ((wholes, TRAIN), (wholes, (f"all of {name}", "")), (sizes, (name, subset)))
+        for (known, key), size in zip(parts, found, strict=True):
             if (before := known.setdefault(key, size)) != size:
                 raise UserError(
                     f"{task}: {key[0]} has {before} samples in one run and {size} in another; results "
                     "of different data cannot stand in one table."
                 )
-    for model, parts in models.items():
-        if missing := sorted(set(sizes) - parts):
+    for model, own in rows.groupby(list(MODEL), sort=False):
+        if missing := sorted(set(sizes) - set(_columns(own, "set", "subset"))):
             raise UserError(
                 f"{'-'.join(filter(None, map(str, model)))} was not evaluated on {missing[0][0]}, "
                 "others were; delete its metrics.json and run the study again."
@@ -324,18 +325,14 @@ def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[T
 
     Tasks with as many seeds draw the same ones, so a mean over tasks is that of whole seeds.
     """
-    every: dict[str, list[Row]] = {}
-    for row in rows:
-        every.setdefault(row["task"], []).append(row)
     out = []
-    for name, found in every.items():
-        seeds = sorted({row["seed"] for row in found})
-        sizes = _sizes(name, found)
-        draws = bootstrap.draw(sizes, len(seeds), replicates)
-        groups: dict[tuple[Any, ...], list[Row]] = {}
-        for row in found:
-            groups.setdefault((row["role"], row["compression"], row["mitigation"]), []).append(row)
-        models = {key: Model(group, draws, seeds) for key, group in groups.items()}
-        teacher = next(model for key, model in models.items() if key[0] == "teacher")
-        out.append(Task(name, teacher, [m for key, m in models.items() if key[0] == "student"]))
+    for name, found in pd.DataFrame(list(rows)).groupby("task", sort=False):
+        seeds = sorted(found["seed"].unique().tolist())
+        draws = bootstrap.draw(_sizes(name, found), len(seeds), replicates)
+        models = [
+            (role, Model(group, draws, seeds))
+            for (role, *_), group in found.groupby(["role", "compression", "mitigation"], sort=False)
+        ]
+        teacher = next(model for role, model in models if role == "teacher")
+        out.append(Task(name, teacher, [model for role, model in models if role == "student"]))
     return out

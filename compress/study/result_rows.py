@@ -57,9 +57,9 @@ def collect(runs: Iterable[Run]) -> list[Row]:
     first: dict[tuple[str, int, str], tuple[str, str]] = {}
     for run, metrics, _ in read:
         for what in [name for name in ("teacher", "difficulty") if name in metrics["keys"]]:
-            ours = metrics["keys"][what]
-            theirs, name = first.setdefault((run.task, run.seed, what), (ours, run.name))
-            if ours != theirs:
+            key = metrics["keys"][what]
+            expected, name = first.setdefault((run.task, run.seed, what), (key, run.name))
+            if key != expected:
                 raise UserError(
                     f"{run.output_dir}: has another {what} than {name} (its data, model or settings "
                     "have changed); delete one of them and run the study again."
@@ -141,8 +141,8 @@ def save(rows: Sequence[Row], file: Path) -> None:
 def load(files: Iterable[Path]) -> list[Row]:
     """The rows of one or more files.
 
-    Raises UserError for a file that is none of ours, is of another version, repeats a student, or has
-    another teacher than the one before it for a task and seed: told by the outcome of every sample.
+    Raises UserError for a file that holds no results of a study, is of another version, repeats a
+    student, or has another teacher for a task and seed than a file before it, by the samples it got right.
     """
     rows: list[Row] = []
     owners: dict[tuple[Any, ...], Path] = {}
