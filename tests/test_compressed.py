@@ -59,7 +59,7 @@ def masked(config: PreTrainedConfig):
         for head in gone:
             start = head * block.head_size
             modules[block.attention_output].weight.data[:, start : start + block.head_size] = 0
-        rows = sorted(set(range(block.rows)) - set(keep.rows))
+        rows = sorted(set(range(block.neurons)) - set(keep.neurons))
         modules[block.output].weight.data[:, rows] = 0
     return model
 
@@ -67,7 +67,7 @@ def masked(config: PreTrainedConfig):
 def exported(model, folder):
     """Write what the run writes: cut weights, and the sizes in config.json."""
     small = compressed.cut(model.state_dict(), model, KEPT)
-    compressed.describe(model.config, [Layer(len(k.heads), len(k.rows)) for k in KEPT])
+    compressed.describe(model.config, [Layer(len(k.heads), len(k.neurons)) for k in KEPT])
     new = compressed.build(model.config)
     new.load_state_dict(small)
     new.save_pretrained(folder)
@@ -83,7 +83,7 @@ def test_the_small_model_says_what_the_masked_one_says(config, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded(IDS).logits, wanted, atol=1e-5, rtol=1e-5)
     assert not loaded.training
-    shapes = [Layer(block.heads, block.rows) for block in architectures.blocks(loaded)]
+    shapes = [Layer(block.heads, block.neurons) for block in architectures.blocks(loaded)]
     assert shapes == [Layer(3, 16), Layer(1, 27)]
 
 

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 
 from compress import artefacts, checkpoint, export, losses
 from compress.compression.masks import Masks
-from compress.compression.plan import Plan
 from compress.models import encoders, label_order
 from compress.reporting import evaluation
 from compress.signals import Signals
@@ -86,7 +85,7 @@ def fine_tune(context: Context, name: str, epochs: int) -> Teacher:
     torch.manual_seed(context.config.robust.seed)
     model = encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
     shape, vanilla = encoders.fresh(model), Signals(losses.vanilla)
-    trainer = new_trainer(name, context, model, Masks(model, Plan()), vanilla, epochs)
+    trainer = new_trainer(name, context, model, Masks(), vanilla, epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
     weights = checkpoint.gather(trainer.engine)

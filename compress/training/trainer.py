@@ -119,7 +119,7 @@ class Trainer:
                 model_parameters=groups,
                 config={**settings, **masks.engine_block()},
             )[0]
-        masks.attach(self.engine)
+        masks.bind(self.engine)
         torch.manual_seed(self.seed + 1 + ranks.rank())
         self._window = _Window(KEPT * self.accumulation)
         self._batches: tuple[int, list[Indices]] = (-1, [])
@@ -132,11 +132,11 @@ class Trainer:
         self.engine.train()
         self._window.restart()
         with self.monitor.progress.training(self.name, self.step, self.total_steps):
-            self.masks.refresh(self.step)
+            self.masks.after_step(self.step)
             while self.step < step:
                 self._checked_step(self._batch(self.step))
                 self.step += 1
-                self.masks.refresh(self.step)
+                self.masks.after_step(self.step)
                 due = self.step % self.log_every == 0 or self.step == step
                 self.monitor.progress.step(self._report() if due else None)
                 if after_epoch is not None and self.step % self.steps_per_epoch == 0:
