@@ -15,16 +15,13 @@ from transformers import AutoModelForSequenceClassification
 from compress.compression.importance import Importance
 from compress.compression.library import ratio_of
 from compress.compression.masks import Masks
-from compress.compression.pruners.heads import Heads
+from compress.compression.pruners.heads import Heads, LearnedHeads
 from compress.compression.pruners.layers import LayerReduction, outside
-from compress.compression.pruners.learned_heads import LearnedHeads
-from compress.compression.pruners.learned_neurons import LearnedNeurons
-from compress.compression.pruners.magnitude import Magnitude
+from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruners.movement import Movement
-from compress.compression.pruners.neurons import Neurons
+from compress.compression.pruners.neurons import LearnedNeurons, Neurons
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.units import Units
-from compress.compression.weights import Weights
 from compress.models import architectures, compressed
 
 END = (PruningSchedule(0.0, 1.0, 0, 4),)

@@ -8,9 +8,8 @@ import torch
 from test_compressed import CONFIGS
 from transformers import AutoModelForSequenceClassification, BertConfig, MPNetConfig
 
-from compress.compression.pruners.heads import Heads
+from compress.compression.pruners.heads import Heads, LearnedHeads
 from compress.compression.pruners.layers import LayerReduction
-from compress.compression.pruners.learned_heads import LearnedHeads
 from compress.compression.resolved import pruners
 from compress.configuration.config import load
 from compress.errors import UserError

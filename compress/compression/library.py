@@ -31,9 +31,14 @@ FIXED = {"sparse": "sparse_pruning_mask", "row": "row_pruning_mask", "head": "he
 class LayerMask:
     """The mask of one prepared layer: set as a whole, or learned scores of which the highest stay."""
 
-    def __init__(self, layer: LinearLayer_Compress, pruner: Pruner[Any], shape: Sequence[int]) -> None:
-        """Put a mask of ones, or scores of 0, in the place of what the library made; all stays."""
+    def __init__(self, layer: LinearLayer_Compress, pruner: Pruner, entries: int | None) -> None:
+        """Put a mask of ones, or scores of 0, in the place of what the library made; all stays.
+
+        entries: heads or neurons; None: one for each weight.
+        """
         self.layer, self.kind, self.learned = layer, pruner.kind, pruner.learned
+        shapes = {"head": (1, entries), "row": (entries, 1)}
+        shape = shapes.get(self.kind, layer.weight.shape)
         self.name = (SCORES if self.learned else FIXED)[self.kind]
         for name in {SCORES[self.kind], FIXED[self.kind]} & {*layer._parameters, *layer._buffers}:
             delattr(layer, name)
@@ -105,12 +110,12 @@ def ratio_of(keep: int, size: int) -> float:
     return (keep - 0.5) / size if keep else 0.0
 
 
-def engine_block(pruners: Iterable[Pruner[Any]]) -> dict[str, Any]:
+def engine_block(pruners: Iterable[Pruner]) -> dict[str, Any]:
     """`compression_training` in DeepSpeed's schema, pruning nothing yet; empty without a pruner."""
     blocks: dict[str, Any] = {}
     for pruner in pruners:
         head = pruner.kind == "head"
-        shared = {"num_heads": (pruner.shape(pruner.carriers[0]) or (1,))[-1]} if head else {}
+        shared = {"num_heads": next(iter(pruner.carriers.values()))} if head else {}
         method = "topk" if pruner.learned or head else "l1"
         group = {"params": {"dense_ratio": 1.0}, "modules": [exactly(n) for n in pruner.carriers]}
         blocks[f"{pruner.kind}_pruning"] = {
@@ -120,22 +125,18 @@ def engine_block(pruners: Iterable[Pruner[Any]]) -> dict[str, Any]:
     return {"compression_training": blocks} if blocks else {}
 
 
-def prepare(model: PreTrainedModel, pruners: Sequence[Pruner[Any]]) -> None:
+def prepare(model: PreTrainedModel, pruners: Sequence[Pruner]) -> None:
     """Turn the layers that carry masks into the library's own, in place; nothing is pruned yet."""
     if pruners:
         init_compression(model, engine_block(pruners))
     modules = dict(model.named_modules())
     for pruner in pruners:
-        layers = {name: modules[name] for name in pruner.carriers}
-        pruner.start(
-            {
-                name: LayerMask(layer, pruner, pruner.shape(name) or layer.weight.shape)
-                for name, layer in layers.items()
-            }
-        )
+        pruner.masks = {
+            name: LayerMask(modules[name], pruner, n) for name, n in pruner.carriers.items()
+        }
 
 
-def ready(engine: Any, pruners: Iterable[Pruner[Any]]) -> None:  # noqa: ANN401  untyped
+def ready(engine: Any, pruners: Iterable[Pruner]) -> None:  # noqa: ANN401  untyped
     """Meet the initialised engine: its scheduler's missing key, its dtype and device."""
     methods = engine.compression_scheduler.different_compression_methods
     methods["sparse_pruning"]["shared_parameters"].setdefault("schedule_offset_end", 0)

@@ -21,8 +21,8 @@ from compress import checkpoint
 from compress.compression import library
 from compress.compression.importance import Importance
 from compress.compression.pruner import Living, Now, Pruner
+from compress.compression.pruners.magnitude import Magnitude
 from compress.compression.units import UnitPruner
-from compress.compression.weights import WeightPruner
 from compress.methods import Method, Run
 from compress.models import architectures, compressed
 from compress.models.compressed import Kept, Layer
@@ -35,7 +35,7 @@ class Masks(Method):
 
     name = "masks"
 
-    def __init__(self, pruners: Iterable[Pruner[Any]] = (), scorer: Scorer | None = None) -> None:
+    def __init__(self, pruners: Iterable[Pruner] = (), scorer: Scorer | None = None) -> None:
         """pruners: as resolved, in the order of their work.
 
         scorer: measures importance on plain weights, called where a pruner asks for it.
@@ -53,9 +53,9 @@ class Masks(Method):
         return [pruner for pruner in self.pruners if isinstance(pruner, UnitPruner)]
 
     @property
-    def sparse(self) -> list[WeightPruner]:
+    def sparse(self) -> list[Magnitude]:
         """The pruners that remove single weights."""
-        return [pruner for pruner in self.pruners if isinstance(pruner, WeightPruner)]
+        return [pruner for pruner in self.pruners if isinstance(pruner, Magnitude)]
 
     def attach(self, model: PreTrainedModel, run: Run | None = None) -> None:
         """Give the layers that carry masks their masks, in place."""

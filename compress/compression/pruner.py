@@ -1,7 +1,7 @@
 """A pruner at work: what all masks on a model in training share.
 
 `compress.compression.masks` drives the pruners of a run in a written order: each names the layers that
-carry its masks, moves them along its schedule, and applies them to the gathered weights in the end.
+carry its masks, moves them along its schedules, and applies them to the gathered weights in the end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.methods import Method
@@ -36,9 +36,6 @@ class Planned:
         return next((s for s in self.schedules if step <= s.end), self.schedules[-1])
 
 
-P = TypeVar("P", bound=Planned)
-
-
 @dataclass(frozen=True)
 class Now:
     """What a refresh may look at, equal on all ranks.
@@ -52,20 +49,20 @@ class Now:
     importance: Importance | None = None
 
 
-class Pruner(Method, Generic[P]):
-    """Masks of one technique.
+class Pruner(Method):
+    """Masks of one technique on one model; what `resolve` gives has none yet, see `fresh`.
 
-    kind: what the masked layer calls them; learned: scores by gradient; cuts: makes layers narrower.
-
-    An instance is what `resolve` found, until it is attached; `fresh` gives another one like it.
+    kind: what the masked layer calls them; learned: scores by gradient; cuts: makes layers narrower;
+    groups: what is pruned together, by name; blocks: of the model; masks: by layer.
     """
 
     kind: ClassVar[str]
     learned: ClassVar[bool] = False
     cuts: ClassVar[bool] = False
+    groups: Mapping[str, Planned]
 
-    def __init__(self, groups: Mapping[str, P]) -> None:
-        """groups: what is pruned together, by name."""
+    def __init__(self, groups: Mapping[str, Any]) -> None:
+        """Nothing is pruned yet."""
         self.groups = groups
         self.blocks: Sequence[Block] = ()
         self.masks: dict[str, LayerMask] = {}
@@ -80,17 +77,9 @@ class Pruner(Method, Generic[P]):
         return max(group.schedules[-1].end for group in self.groups.values())
 
     @property
-    def carriers(self) -> list[str]:
-        """Names of the layers that carry the masks."""
+    def carriers(self) -> dict[str, int | None]:
+        """Names of the layers that carry masks, and their entries; None: one a weight."""
         raise NotImplementedError
-
-    def shape(self, layer: str) -> tuple[int, ...] | None:
-        """Shape of a layer's mask; None: that of its weight."""
-        return None
-
-    def start(self, masks: Mapping[str, LayerMask]) -> None:
-        """Take the masks of the layers, nothing is pruned yet."""
-        self.masks = dict(masks)
 
     def needs_importance(self, step: int) -> bool:
         """Whether heads or neurons are chosen by importance at this step."""

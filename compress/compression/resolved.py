@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,7 +26,7 @@ class Resolved:
 
     model: PreTrainedModel
     layers: tuple[int, ...] | None
-    pruners: tuple[Pruner[Any], ...]
+    pruners: tuple[Pruner, ...]
 
 
 def resolve(config: Config, start: Path, samples: int) -> Resolved:
@@ -45,7 +45,7 @@ def resolve(config: Config, start: Path, samples: int) -> Resolved:
     return Resolved(model, layers, found)
 
 
-def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Pruner[Any], ...]:
+def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Pruner, ...]:
     """The pruners of a model's training on `samples` samples, in the order of their work."""
     epochs = config.robust.student.epochs or config.robust.epochs
     total = training_steps(config, samples, epochs)
@@ -54,7 +54,7 @@ def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Prune
     return found
 
 
-def _check_order(found: tuple[Pruner[Any], ...]) -> None:
+def _check_order(found: tuple[Pruner, ...]) -> None:
     """Sparsity is counted on what heads and neurons leave, so it must be completed last."""
     cutting = max((pruner.last for pruner in found if pruner.cuts), default=None)
     for pruner in found:

@@ -9,17 +9,14 @@ one key differ by shared_parameters.method.
 from __future__ import annotations
 
 import importlib
-import inspect
-import operator
 import pkgutil
-from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Field, Tag, create_model
 
 from compress.compression import pruners
 from compress.compression.pruners.layers import LayerReduction
-from compress.compression.technique import PruningTechnique, Technique, tag
+from compress.compression.technique import PruningTechnique, Technique
 from compress.configuration.blocks import Block
 
 if TYPE_CHECKING:
@@ -43,7 +40,7 @@ class _CompressionTraining(Block):
         return [block for block in self.given if block.active]
 
     @property
-    def pruning(self) -> list[PruningTechnique[Any, Any]]:
+    def pruning(self) -> list[PruningTechnique]:
         """Those of `active` that work with masks."""
         return [block for block in self.active if isinstance(block, PruningTechnique)]
 
@@ -77,45 +74,42 @@ def techniques() -> list[type[Technique]]:
     found: list[type[Technique]] = []
     for info in pkgutil.iter_modules(pruners.__path__):
         module = importlib.import_module(f"{pruners.__name__}.{info.name}")
-        found += [
-            block
-            for block in vars(module).values()
-            if inspect.isclass(block) and issubclass(block, Technique)
-            if block.__module__ == module.__name__ and hasattr(block, "method")
+        own = [
+            v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__
         ]
+        found += [block for block in own if issubclass(block, Technique)]
     return sorted(found, key=lambda block: (block.key, block.method))
 
 
-def _fields() -> dict[str, Any]:
-    """Key -> type and default of the field of `compression_training`."""
-    by_key: dict[str, list[type[Technique]]] = {}
-    for block in techniques():
-        by_key.setdefault(block.key, []).append(block)
-    return {key: (_union(blocks), Field(None)) for key, blocks in by_key.items()}
-
-
 def _union(blocks: list[type[Technique]]) -> Any:  # noqa: ANN401  an annotation
-    """The type of a key: its block, or one of several by their method."""
+    """The type of a key: its block, or one of several by shared_parameters.method, first by default."""
     if len(blocks) == 1:
         return blocks[0]
+
+    def method(values: Any) -> str:  # noqa: ANN401  any JSON value
+        shared = values.get("shared_parameters") if isinstance(values, dict) else None
+        given = shared.get("method") if isinstance(shared, dict) else None
+        return given if isinstance(given, str) else blocks[0].method
+
+    members = tuple(Annotated[block, Tag(block.method)] for block in blocks)
     names = " or ".join(f"'{block.method}'" for block in blocks)
-    default = next(block.method for block in blocks if block.default)
-    members = [Annotated[block, Tag(block.method)] for block in blocks]
-    return Annotated[
-        reduce(operator.or_, members),
-        Discriminator(
-            lambda values: tag(values, default),
-            custom_error_type="method",
-            custom_error_message=f"input should be {names}",
-            custom_error_context={"below": "shared_parameters.method"},
-        ),
-    ]
+    chooser = Discriminator(
+        method,
+        custom_error_type="method",
+        custom_error_message=f"input should be {names}",
+        custom_error_context={"below": "shared_parameters.method"},
+    )
+    return Annotated[Union[members], chooser]  # noqa: UP007  a union of a tuple
 
 
 if TYPE_CHECKING:
     CompressionTraining = _CompressionTraining
 else:
+    _by_key: dict[str, list[type[Technique]]] = {}
+    for _block in techniques():
+        _by_key.setdefault(_block.key, []).append(_block)
+    _fields = {key: (_union(blocks), Field(None)) for key, blocks in _by_key.items()}
     _about = _CompressionTraining.__doc__
     CompressionTraining = create_model(
-        "CompressionTraining", __base__=_CompressionTraining, __doc__=_about, **_fields()
+        "CompressionTraining", __base__=_CompressionTraining, __doc__=_about, **_fields
     )

@@ -1,17 +1,17 @@
-"""What the blocks of `compression_training` share: keys, schedules, labels, matching of layers.
+"""What the blocks of `compression_training` share: keys, schedules, labels, the matching of layers.
 
-A block is a frozen settings block that says its own part of everything: `label` in tables, whether it
-`removes` anything, which keys of `robust_compression` it `takes` up, and `resolve`, which turns it into
-a pruner for a model's layers. DeepSpeed takes a keyword that matches nothing, two groups that share a
-layer and a wrong number of heads in silence; all of it is found here, before training, on shapes alone.
-Torch is imported inside functions, so that a mistake in a configuration is found without loading it.
+A block says its own part of everything: `label` in tables, whether it `removes` anything, which keys of
+`robust_compression` it `takes` up, and `resolve`, which turns it into a pruner for a model's layers.
+DeepSpeed takes a keyword that matches nothing, two groups that share a layer and a wrong number of
+heads in silence; all of it is found here, before training, on shapes alone. Torch is imported inside
+functions, so that a mistake in a configuration is found without loading it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -43,14 +43,12 @@ class Technique(Block):
     """A block of `compression_training`.
 
     key: its name there; order: its place within a training, lowest first; method: the value of
-    shared_parameters.method that chooses it among the blocks of one key (only blocks that can be
-    used have one); default: whether it is the one without a method.
+    shared_parameters.method that chooses it, if its key has several blocks.
     """
 
     key: ClassVar[str]
     order: ClassVar[int]
-    method: ClassVar[str]
-    default: ClassVar[bool] = False
+    method: ClassVar[str] = ""
 
     @property
     def active(self) -> bool:
@@ -65,11 +63,16 @@ class Technique(Block):
     @property
     def removes(self) -> bool:
         """Whether it asks for less than the whole model."""
-        raise NotImplementedError
+        return True
 
     @property
     def learned(self) -> bool:
         """Whether it learns scores by gradient."""
+        return False
+
+    @property
+    def by_importance(self) -> bool:
+        """Whether the importance of heads or ffn neurons is measured for it."""
         return False
 
     def takes(self, robust: RobustCompression) -> set[str]:
@@ -88,18 +91,6 @@ class Schedule(Block):
     """Optimiser step at which everything is removed; an addition to DeepSpeed's schema."""
 
 
-class Group(Block):
-    """A group of layers that are pruned together."""
-
-    modules: Patterns
-    """Regular expressions for the names of the linear layers of the group."""
-
-    @property
-    def dense(self) -> float | None:
-        """Share that stays, if it is given as a share."""
-        raise NotImplementedError
-
-
 class Share(Block):
     """How much of a group stays."""
 
@@ -107,11 +98,16 @@ class Share(Block):
     """Share of the weights or ffn neurons that stays."""
 
 
-S = TypeVar("S", bound=Schedule)
-G = TypeVar("G", bound=Group)
+class Group(Block):
+    """Layers that are pruned together."""
+
+    params: Any
+    """How much stays."""
+    modules: Patterns
+    """Regular expressions for the names of the linear layers of the group."""
 
 
-class PruningTechnique(Technique, Generic[S, G]):
+class PruningTechnique(Technique):
     """A block that prunes groups of layers.
 
     fractions: the block of `robust_compression` that has the schedule where no steps are given.
@@ -119,9 +115,9 @@ class PruningTechnique(Technique, Generic[S, G]):
 
     fractions: ClassVar[str]
 
-    shared_parameters: S
+    shared_parameters: Schedule
     """What holds for all groups."""
-    different_groups: Annotated[dict[str, G], Field(min_length=1)]
+    different_groups: Mapping[str, Group]
     """Groups of layers, each under a name of your choice."""
 
     @property
@@ -130,39 +126,38 @@ class PruningTechnique(Technique, Generic[S, G]):
         return self.shared_parameters.enabled
 
     @property
-    def removes(self) -> bool:
-        """Whether any group keeps less than the whole."""
-        return any((group.dense or 1) < 1 for group in self.different_groups.values())
+    def dense(self) -> list[float]:
+        """The shares that stay, of the groups that give one."""
+        given = (group.params.dense_ratio for group in self.different_groups.values())
+        return [ratio for ratio in given if ratio is not None]
 
     @property
-    def by_importance(self) -> bool:
-        """Whether the importance of heads or ffn neurons is measured for it."""
-        return False
+    def removes(self) -> bool:
+        """Whether any group keeps less than the whole."""
+        return any(ratio < 1 for ratio in self.dense)
 
+    @property
     def percent(self) -> str:
         """Percent that goes, each once: `40`, or `20-60` for groups that differ."""
-        dense = [group.dense for group in self.different_groups.values() if group.dense is not None]
-        return "-".join(f"{level:g}" for level in sorted({round(100 * (1 - r), 2) for r in dense}))
+        return "-".join(f"{level:g}" for level in sorted({round(100 * (1 - r), 2) for r in self.dense}))
 
-    def path(self, group: str | None = None) -> str:
-        """Its dotted key in the configuration, or that of one of its groups."""
-        below = "" if group is None else f".different_groups.{group}"
-        return f"compression_training.{self.key}{below}"
+    def path(self, group: str) -> str:
+        """The dotted key of a group."""
+        return f"compression_training.{self.key}.different_groups.{group}"
 
-    def steps(self, total: int, begin: float, end: float, moment: bool = False) -> tuple[int, int]:
+    def steps(self, total: int, begin: float, end: float, at_once: bool = False) -> tuple[int, int]:
         """First and last step of the schedule in a training of `total` steps.
 
-        begin, end: fractions that hold where no step is given; moment: all goes at once, at the offset
-        if it alone is given. Raises UserError if the schedule ends after the training.
+        begin, end: fractions that hold where no step is given; at_once: the offset, if it alone is
+        given, is both. Raises UserError if the schedule ends after the training.
         """
-        shared = self.shared_parameters
-        first = round(begin * total) if shared.schedule_offset is None else shared.schedule_offset
-        last = shared.schedule_offset if moment else None
+        first, last = self.shared_parameters.schedule_offset, self.shared_parameters.schedule_offset_end
+        last = first if at_once and last is None else last
+        first = round(begin * total) if first is None else first
         last = round(end * total) if last is None else last
-        last = last if shared.schedule_offset_end is None else shared.schedule_offset_end
         if not first <= last <= total:
             raise UserError(
-                f"{self.path()}: the schedule goes from step {first} to {last}, "
+                f"compression_training.{self.key}: the schedule goes from step {first} to {last}, "
                 f"but the student trains {total} steps; the offsets must rise and end before that."
             )
         return first, last
@@ -213,16 +208,7 @@ def exactly(name: str) -> str:
     return f"^{re.escape(name)}$"
 
 
-def tag(values: Any, default: str) -> str:  # noqa: ANN401  any JSON value
-    """The method that a block names, which chooses among the blocks of one key."""
-    if isinstance(values, PruningTechnique):
-        return values.method
-    shared = values.get("shared_parameters") if isinstance(values, dict) else None
-    method = shared.get("method", default) if isinstance(shared, dict) else default
-    return method if isinstance(method, str) else default
-
-
-def something(path: str, ratio: float, keep: int, full: int, what: str) -> None:
+def something(path: str, ratio: float | None, keep: int, full: int, what: str) -> None:
     """UserError for a ratio below 1 that rounds to everything."""
-    if keep == full and ratio < 1:
-        raise UserError(f"{path}: removes nothing, all {full} {what} stay.")
+    if keep == full and (ratio or 0) < 1:
+        raise UserError(f"{path}.dense_ratio: removes nothing, all {full} {what} stay.")

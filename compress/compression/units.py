@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.compression.pruner import Living, Now, Planned, Pruner
 from compress.compression.pruning_schedule import PruningSchedule
-from compress.compression.technique import Group, Patterns, PruningTechnique, Schedule, match
+from compress.compression.technique import Group, Patterns, PruningTechnique, match
 from compress.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,28 +38,32 @@ class Units(Planned):
     pruned: tuple[int, ...] | None = None
 
 
-class UnitPruner(Pruner[Units]):
-    """Units that are chosen by importance or listed.
+class UnitPruner(Pruner):
+    """Units that go by importance or from a list, or, in a subclass, by learned scores of each block.
 
-    unit: the field of `compressed.Kept` that says which stay; kept: units of each block that stay.
+    unit: their name in `Block`, `Importance` and `Kept`; carrier: the field of `Block` with the layer
+    that carries the mask; kept: units of each block that stay.
     """
 
     cuts = True
     unit: ClassVar[str]
-    kept: dict[int, tuple[int, ...]]
+    carrier: ClassVar[str]
+    groups: Mapping[str, Units]
 
-    def full(self, block: Block) -> int:
-        """Units of a block before pruning."""
-        raise NotImplementedError
+    def __init__(self, groups: Mapping[str, Units]) -> None:
+        """All units stay."""
+        super().__init__(groups)
+        self.kept: dict[int, tuple[int, ...]] = {}
 
-    def carrier(self, block: Block) -> str:
-        """Name of the layer that carries the mask of a block."""
+    @staticmethod
+    def related(block: Block) -> tuple[str, ...]:
+        """Names of the layers that shrink with the one that carries the mask."""
         raise NotImplementedError
 
     def pick(
-        self, group: Units, importance: Importance, gone: float
+        self, group: Units, importance: Importance, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
-        """Block numbers and the units that stay there; gone: done part of the removal, 0 to 1."""
+        """Block numbers, and units that stay there when `done` (0 to 1) of the removal is done."""
         raise NotImplementedError
 
     def remove(self, weights: dict[str, Tensor], block: Block, mask: Tensor) -> None:
@@ -76,22 +80,23 @@ class UnitPruner(Pruner[Units]):
         return sorted(number for group in self.groups.values() for number in group.blocks)
 
     @property
-    def carriers(self) -> list[str]:
-        """Names of the layers that carry the masks, in the order of the blocks."""
-        return [self.carrier(self.blocks[number]) for number in self.numbers]
+    def carriers(self) -> dict[str, int | None]:
+        """Names of the layers that carry masks, in the order of the blocks, and their units."""
+        return {getattr(self.blocks[n], self.carrier): self.full(n) for n in self.numbers}
 
-    def start(self, masks: Mapping[str, LayerMask]) -> None:
-        """Take the masks of the layers; all units stay."""
-        super().start(masks)
-        self.kept = {n: tuple(range(self.full(self.blocks[n]))) for n in self.numbers}
+    def full(self, number: int) -> int:
+        """Units of a block before pruning."""
+        units: int = getattr(self.blocks[number], self.unit)
+        return units
 
     def mask(self, number: int) -> LayerMask:
         """The mask of a block."""
-        return self.masks[self.carrier(self.blocks[number])]
+        return self.masks[getattr(self.blocks[number], self.carrier)]
 
     def gone(self, number: int) -> set[int]:
         """Units of a block that are removed."""
-        return set(range(self.full(self.blocks[number]))) - set(self.kept[number])
+        everything = range(self.full(number))
+        return set(everything) - set(self.kept.get(number, everything))
 
     def due(self, step: int) -> list[Units]:
         """Groups of which something goes at this step: not where the schedule begins with nothing."""
@@ -100,41 +105,42 @@ class UnitPruner(Pruner[Units]):
 
     def needs_importance(self, step: int) -> bool:
         """Whether units are chosen by importance at this step."""
-        return any(group.pruned is None for group in self.due(step))
+        return not self.learned and any(group.pruned is None for group in self.due(step))
 
     def refresh(self, step: int, now: Now) -> bool:
         """Remove units where the schedule of `step` says so; whether it did."""
         due = self.due(step)
         for group in due:
-            for number, units in self._chosen(group, now, group.schedule(step).sparsity(step)):
-                self._choose(number, units)
+            done = group.schedule(step).sparsity(step)
+            if self.learned:
+                for number in group.blocks:
+                    self.mask(number).keep(remaining(self.full(number), group.keep, done))
+                continue
+            for number, units in self._chosen(group, now.importance, done):
+                self.kept[number] = tuple(sorted(units))
+                self.mask(number).choose(self.kept[number])
         return bool(due)
 
-    def _chosen(self, group: Units, now: Now, gone: float) -> Iterator[tuple[int, Collection[int]]]:
-        if group.pruned is None:
-            assert now.importance is not None
-            yield from self.pick(group, now.importance, gone)
-        else:
-            for number in group.blocks:
-                yield number, set(range(self.full(self.blocks[number]))) - set(group.pruned)
-
-    def _choose(self, number: int, units: Collection[int]) -> None:
-        self.kept[number] = tuple(sorted(units))
-        self.mask(number).choose(self.kept[number])
+    def _chosen(
+        self, group: Units, importance: Importance | None, done: float
+    ) -> Iterator[tuple[int, Collection[int]]]:
+        if group.pruned is not None:
+            return ((n, set(range(self.full(n))) - set(group.pruned)) for n in group.blocks)
+        assert importance is not None
+        return self.pick(group, importance, done)
 
     def living(self) -> Living:
-        """What the kept units leave of the layers, for pruners that come after this one."""
+        """What the kept units leave of the layers; nothing is known of learned scores."""
         import torch
 
-        out: dict[str, tuple[Tensor | None, Tensor | None]] = {}
-        for number in self.numbers:
-            out |= self.left(self.blocks[number], torch.tensor(self.kept[number]))
-        return out
+        kept = {} if self.learned else self.kept
+        blocks = [self.left(self.blocks[n], torch.tensor(kept[n])) for n in sorted(kept)]
+        return {name: left for block in blocks for name, left in block.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         super().load_state_dict(state)
-        for number in self.numbers:
+        for number in () if self.learned else self.numbers:
             mask = self.mask(number).value.flatten()
             self.kept[number] = tuple(mask.nonzero().flatten().tolist())
 
@@ -142,42 +148,15 @@ class UnitPruner(Pruner[Units]):
         """Zero what belongs to removed units, in place; `kept` says what is left."""
         for number in self.numbers:
             block = self.blocks[number]
-            mask = self.mask(number).take(weights, self.carrier(block)).view(-1)
+            mask = self.mask(number).take(weights, getattr(block, self.carrier)).view(-1)
             self.kept[number] = tuple(mask.nonzero().flatten().tolist())
             self.remove(weights, block, mask)
         return weights
 
 
-class LearnedUnits(UnitPruner):
-    """Units with learned scores that start at 0; the highest `keep` of each block stay in the end."""
-
-    learned = True
-
-    def needs_importance(self, step: int) -> bool:
-        """Scores need none."""
-        return False
-
-    def refresh(self, step: int, now: Now) -> bool:
-        """Let fewer units stay where the schedule of `step` says so; whether it did."""
-        due = self.due(step)
-        for group in due:
-            for number in group.blocks:
-                full = self.full(self.blocks[number])
-                self.mask(number).keep(remaining(full, group.keep, group.schedule(step).sparsity(step)))
-        return bool(due)
-
-    def living(self) -> Living:
-        """Which units stay changes at every step."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
-        Pruner.load_state_dict(self, state)
-
-
-def remaining(full: int, keep: int, gone: float) -> int:
-    """What is left of `full` on the way to `keep`, when `gone` (0 to 1) of the removal is done."""
-    return full - round((full - keep) * gone)
+def remaining(full: int, keep: int, done: float) -> int:
+    """What is left of `full` on the way to `keep`, when `done` (0 to 1) of the removal is done."""
+    return full - round((full - keep) * done)
 
 
 class UnitGroup(Group):
@@ -188,46 +167,39 @@ class UnitGroup(Group):
     those of the architecture."""
 
 
-S = TypeVar("S", bound=Schedule)
-G = TypeVar("G", bound=UnitGroup)
-
-
-class UnitTechnique(PruningTechnique[S, G], Generic[S, G]):
+class UnitPruning(PruningTechnique):
     """A block that removes units; layer_kind: what `modules` must match, for messages."""
 
     fractions = "structured"
     layer_kind: ClassVar[str]
+
+    different_groups: Mapping[str, UnitGroup]
 
     @property
     def pruner(self) -> type[UnitPruner]:
         """What does it to a model in training."""
         raise NotImplementedError
 
-    def carrier(self, block: Block) -> str:
-        """Name of the layer of a block that `modules` must match."""
-        raise NotImplementedError
+    @property
+    def every_step(self) -> bool:
+        """Whether units go at every step of the schedule, not in rounds."""
+        return self.learned
 
-    def related(self, block: Block) -> tuple[str, ...]:
-        """Names of the layers of a block that shrink with it."""
-        raise NotImplementedError
+    def check(self, blocks: Sequence[Block]) -> None:
+        """UserError for a number in shared_parameters that is not the model's."""
 
-    def planned(
-        self,
-        name: str,
-        group: G,
-        members: tuple[int, ...],
-        blocks: Sequence[Block],
-        schedule: PruningSchedule,
-        robust: RobustCompression,
-    ) -> Units:
-        """The numbers of a group; UserError for what leaves nothing or removes nothing."""
+    def count(
+        self, name: str, blocks: Sequence[Block], robust: RobustCompression
+    ) -> tuple[int, tuple[int, ...] | None]:
+        """How many units of a group's blocks stay, and which go if they are listed; see `Units`.
+
+        Raises UserError for what leaves nothing or removes nothing.
+        """
         raise NotImplementedError
 
     def takes(self, robust: RobustCompression) -> set[str]:
         """The schedule of heads and neurons; rounds and samples where something is chosen."""
-        keys = {"structured"}
-        if self.learned:
-            return keys | {"structured.begin", "score_lr"}
+        keys = {"structured"} | ({"score_lr"} if self.learned else set())
         if self.by_importance:
             keys |= {"structured.rounds", "structured.samples"}
         at_once = self.by_importance and robust.structured.rounds == 1
@@ -238,42 +210,35 @@ class UnitTechnique(PruningTechnique[S, G], Generic[S, G]):
         from compress.models import architectures
 
         blocks = architectures.blocks(model)
-        self.fits(blocks)
-        members, schedule = self._members(model, blocks), self._schedule(robust, total)
-        return self.pruner(
-            {
-                name: self.planned(name, group, members[name], blocks, schedule, robust)
-                for name, group in self.different_groups.items()
-            }
-        )
-
-    def fits(self, blocks: Sequence[Block]) -> None:
-        """UserError for a number in shared_parameters that is not the model's."""
+        self.check(blocks)
+        groups, schedules = {}, (self._schedule(robust, total),)
+        for name, numbers in self._members(model, blocks).items():
+            own = [blocks[number] for number in numbers]
+            self._check_related(name, model, own, blocks)
+            groups[name] = Units(schedules, numbers, *self.count(name, own, robust))
+        return self.pruner(groups)
 
     def _schedule(self, robust: RobustCompression, total: int) -> PruningSchedule:
         """In rounds, the last at the end, or at every step along a cubic curve."""
-        block, every_step = robust.structured, self.method == "topk"
-        at_once = not every_step and block.rounds == 1
-        begin, end = self.steps(total, block.begin, block.end, moment=at_once)
-        if every_step:
+        block = robust.structured
+        at_once = not self.every_step and block.rounds == 1
+        begin, end = self.steps(total, block.begin, block.end, at_once)
+        if self.every_step:
             return PruningSchedule(0.0, 1.0, begin, end)
         stride = max(1, -(-(end - begin) // block.rounds))
         return PruningSchedule(0.0, 1.0, begin, end, stride, "linear")
 
     def _members(self, model: PreTrainedModel, blocks: Sequence[Block]) -> dict[str, tuple[int, ...]]:
         """Block numbers of each group; UserError for a layer that is not of the technique's kind."""
-        owners = {self.carrier(block): number for number, block in enumerate(blocks)}
-        out = {}
-        for name, layers in self.matched(model).items():
-            for layer in layers:
-                if layer not in owners:
-                    raise UserError(
-                        f"{self.path(name)}.modules: '{layer}' is no {self.layer_kind}; "
-                        f"in this model these are layers such as '{next(iter(owners))}'."
-                    )
-            out[name] = tuple(owners[layer] for layer in layers)
-            self._check_related(name, model, [blocks[number] for number in out[name]], blocks)
-        return out
+        owners = {getattr(block, self.pruner.carrier): n for n, block in enumerate(blocks)}
+        matched = self.matched(model)
+        for name, layers in matched.items():
+            if wrong := next((layer for layer in layers if layer not in owners), None):
+                raise UserError(
+                    f"{self.path(name)}.modules: '{wrong}' is no {self.layer_kind}; "
+                    f"in this model these are layers such as '{next(iter(owners))}'."
+                )
+        return {name: tuple(owners[layer] for layer in layers) for name, layers in matched.items()}
 
     def _check_related(
         self, name: str, model: PreTrainedModel, own: Sequence[Block], blocks: Sequence[Block]
@@ -288,7 +253,8 @@ class UnitTechnique(PruningTechnique[S, G], Generic[S, G]):
             )
         keywords = [keyword for keywords in group.related_modules for keyword in keywords]
         found = set(match(model, {name: keywords}, self.key, "related_modules")[name])
-        if lacking := sorted({layer for block in own for layer in self.related(block)} - found):
+        wanted, known = ({r for b in bs for r in self.pruner.related(b)} for bs in (own, blocks))
+        if lacking := sorted(wanted - found):
             raise UserError(f"{path}: '{lacking[0]}' must shrink too and is not matched.")
-        if wrong := sorted(found - {layer for block in blocks for layer in self.related(block)}):
+        if wrong := sorted(found - known):
             raise UserError(f"{path}: '{wrong[0]}' does not belong to these modules.")

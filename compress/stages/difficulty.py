@@ -19,10 +19,9 @@ from transformers import PreTrainedModel
 
 from compress import artefacts, losses, uncertainty
 from compress.compression.masks import Masks
-from compress.compression.pruners.magnitude import Magnitude
+from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import match
-from compress.compression.weights import Weights
 from compress.configuration.config import Config, training_steps
 from compress.configuration.robust_schema import RobustCompression
 from compress.errors import UserError

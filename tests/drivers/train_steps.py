@@ -21,10 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compress import checkpoint, losses, ranks, run
 from compress.compression.masks import Masks
-from compress.compression.pruners.magnitude import Magnitude
+from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import match
-from compress.compression.weights import Weights
 from compress.configuration import config
 from compress.configuration.robust_schema import LayerwiseBlock
 from compress.distillation import layerwise

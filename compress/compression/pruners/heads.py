@@ -1,22 +1,21 @@
-"""Attention heads: `head_pruning` with method "importance", or heads that are listed.
+"""Attention heads: `head_pruning`, by importance, from a list, or by learned scores.
 
-The heads of lowest importance over the layers of a group go (Michel et al. 2019; Du et al. 2023,
-App. A), at least one stays in each layer. A head is switched off at the attention output layer.
+By importance the lowest heads over the layers of a group go (Michel et al. 2019; Du et al. 2023, App.
+A), at least one stays in each layer; learned scores choose within each layer. Both are in one file, because
+learned scores add nothing to the layers, keys and checks of heads but another count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from compress.compression.pruner import Living
-from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import Ratio, Schedule, exactly, something
-from compress.compression.units import UnitGroup, UnitPruner, Units, UnitTechnique, remaining
-from compress.configuration.blocks import Block as SettingsBlock
-from compress.configuration.blocks import Count, Natural
+from compress.compression.units import UnitGroup, UnitPruner, UnitPruning, Units, remaining
+from compress.configuration import blocks as settings
 from compress.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,86 +26,33 @@ if TYPE_CHECKING:
     from compress.models.architectures import Block
 
 
-class HeadParams(SettingsBlock):
-    """How many heads of a group stay: one of the three."""
-
-    dense_ratio: Ratio | None = None
-    """Share of the heads that stays, over all layers of the group; of each layer with method "topk"."""
-    target_heads: Count | None = None
-    """Number of heads that stay over all layers of the group."""
-    pruned_heads: list[Natural] | None = None
-    """Numbers of the heads that go in every layer of the group, counted from 0."""
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        given = [self.dense_ratio is not None, self.target_heads is not None]
-        if sum(given) + (self.pruned_heads is not None and not given[0]) != 1:
-            raise ValueError("give one of dense_ratio, target_heads and pruned_heads")
-        return self
-
-
-class HeadGroup(UnitGroup):
-    """Attention output layers that lose heads; related_modules: their query, key and value layers."""
-
-    params: HeadParams
-    """How many heads stay."""
-
-    @property
-    def dense(self) -> float | None:
-        """Share of the heads that stays, if it is given as a share."""
-        return self.params.dense_ratio
-
-
-class HeadSchedule(Schedule):
-    """What holds for all groups of heads."""
-
-    num_heads: Count | None = None
-    """Heads of each layer of the model, checked; follows from the model."""
-
-
-class ImportanceSchedule(HeadSchedule):
-    """What holds for all groups of heads."""
-
-    method: Literal["importance"] = "importance"
-    """importance: the heads of lowest |dL/dxi| over the group go."""
-
-
 class Heads(UnitPruner):
     """Attention heads, switched off at the inputs of the attention output layer."""
 
     name = unit = "heads"
     kind = "head"
+    carrier = "attention_output"
 
-    def full(self, block: Block) -> int:
-        """Heads of a block before pruning."""
-        return block.heads
-
-    def carrier(self, block: Block) -> str:
-        """Name of the attention output layer."""
-        return block.attention_output
-
-    def shape(self, layer: str) -> tuple[int, ...]:
-        """[1, heads]."""
-        return 1, next(block.heads for block in self.blocks if block.attention_output == layer)
+    @staticmethod
+    def related(block: Block) -> tuple[str, ...]:
+        """Names of the query, key, value (and position) layers."""
+        return block.projections
 
     def pick(
-        self, group: Units, importance: Importance, gone: float
+        self, group: Units, importance: Importance, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
         """The most important heads over all blocks of the group."""
-        keep = remaining(sum(self.blocks[n].heads for n in group.blocks), group.keep, gone)
+        keep = remaining(sum(self.full(n) for n in group.blocks), group.keep, done)
         scores = [importance.heads[n] for n in group.blocks]
         chosen = kept_heads(scores, keep, [self.gone(n) for n in group.blocks])
-        yield from zip(group.blocks, chosen, strict=True)
+        return zip(group.blocks, chosen, strict=True)
 
     def left(self, block: Block, kept: Tensor) -> Living:
         """Outputs of the projections and inputs of the attention output layer."""
-        columns = (
-            kept[:, None] * block.head_size + kept.new_tensor(list(range(block.head_size)))
-        ).flatten()
-        return {
-            **dict.fromkeys(block.projections, (columns, None)),
-            block.attention_output: (None, columns),
-        }
+        each = kept.new_tensor(list(range(block.head_size)))
+        columns = (kept[:, None] * block.head_size + each).flatten()
+        inputs: Living = {block.attention_output: (None, columns)}
+        return {**dict.fromkeys(block.projections, (columns, None)), **inputs}
 
     def remove(self, weights: dict[str, Tensor], block: Block, mask: Tensor) -> None:
         """Zero the inputs of removed heads in place."""
@@ -130,15 +76,59 @@ class Heads(UnitPruner):
         return {"head_pruning": {"shared_parameters": shared, "different_groups": groups}}
 
 
-S = TypeVar("S", bound=HeadSchedule)
+class LearnedHeads(Heads):
+    """Learned scores on attention heads."""
+
+    name = "learned_heads"
+    learned = True
 
 
-class HeadTechnique(UnitTechnique[S, HeadGroup]):
-    """`compression_training.head_pruning`, whatever its method."""
+class HeadParams(settings.Block):
+    """How many heads of a group stay: one of the three."""
+
+    dense_ratio: Ratio | None = None
+    """Share of the heads that stays, over all layers of the group; of each layer with method topk."""
+    target_heads: settings.Count | None = None
+    """Number of heads that stay over all layers of the group."""
+    pruned_heads: list[settings.Natural] | None = None
+    """Numbers of the heads that go in every layer of the group, counted from 0."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [self.dense_ratio is not None, self.target_heads is not None]
+        if sum(given) + (self.pruned_heads is not None and not given[0]) != 1:
+            raise ValueError("give one of dense_ratio, target_heads and pruned_heads")
+        return self
+
+
+class HeadGroup(UnitGroup):
+    """Attention output layers that lose heads; related_modules: their query, key and value layers."""
+
+    params: HeadParams
+    """How many heads stay."""
+
+
+class HeadShared(Schedule):
+    """What holds for all groups of heads."""
+
+    method: Literal["topk", "importance"] = "importance"
+    """importance: the heads of lowest |dL/dxi| over the group go; topk: those of each layer with the
+    lowest learned scores."""
+    num_heads: settings.Count | None = None
+    """Heads of each layer of the model, checked; follows from the model."""
+
+
+class HeadPruning(UnitPruning):
+    """Attention heads of the lowest importance or learned scores go, or heads that are listed."""
 
     key = "head_pruning"
     order = 20
     layer_kind = "attention output"
+
+    shared_parameters: HeadShared
+    """What holds for all groups."""
+    different_groups: Annotated[dict[str, HeadGroup], Field(min_length=1)]
+    """Groups of layers, each under a name of your choice."""
 
     @property
     def listed(self) -> bool:
@@ -146,103 +136,104 @@ class HeadTechnique(UnitTechnique[S, HeadGroup]):
         return all(group.params.pruned_heads is not None for group in self.different_groups.values())
 
     @property
+    def learned(self) -> bool:
+        """With method topk, unless all heads are listed."""
+        return self.every_step and not self.listed
+
+    @property
+    def by_importance(self) -> bool:
+        """With method importance, unless all heads are listed."""
+        return not self.every_step and not self.listed
+
+    @property
+    def every_step(self) -> bool:
+        """With method topk."""
+        return self.shared_parameters.method == "topk"
+
+    @property
+    def pruner(self) -> type[UnitPruner]:
+        """Learned scores, unless nothing is left to learn."""
+        return LearnedHeads if self.learned else Heads
+
+    @property
     def label(self) -> str:
-        """Such as `heads40`, `heads_keep9` or `heads_listed`."""
-        params = [group.params for group in self.different_groups.values()]
+        """Such as `heads40`, `heads_keep9`, `heads20_learned` or `heads_listed`."""
         if self.listed:
             return "heads_listed"
-        if all(p.dense_ratio is not None for p in params):
-            return f"heads{self.percent()}{'_learned' if self.learned else ''}"
-        return (
-            f"heads_keep{sum(p.target_heads or 0 for p in params)}{'_learned' if self.learned else ''}"
-        )
+        targets = [group.params.target_heads or 0 for group in self.different_groups.values()]
+        shares = len(self.dense) == len(targets)
+        amount = self.percent if shares else f"_keep{sum(targets)}"
+        return f"heads{amount}{'_learned' if self.learned else ''}"
 
     @property
     def removes(self) -> bool:
         """Whether heads are listed or counted, or a share goes."""
-        groups = [group.params for group in self.different_groups.values()]
-        return super().removes or any(p.pruned_heads or p.target_heads for p in groups)
+        params = [group.params for group in self.different_groups.values()]
+        return super().removes or any(p.pruned_heads or p.target_heads for p in params)
 
-    def carrier(self, block: Block) -> str:
-        """Name of the attention output layer."""
-        return block.attention_output
-
-    def related(self, block: Block) -> tuple[str, ...]:
-        """Names of the query, key, value (and position) layers."""
-        return block.projections
-
-    def fits(self, blocks: Sequence[Block]) -> None:
+    def check(self, blocks: Sequence[Block]) -> None:
         """UserError for a wrong num_heads."""
         given, counts = self.shared_parameters.num_heads, {block.heads for block in blocks}
         if given is not None and counts != {given}:
             has = " or ".join(str(count) for count in sorted(counts))
             raise UserError(
-                f"{self.path()}.shared_parameters.num_heads is {given}, "
+                f"compression_training.{self.key}.shared_parameters.num_heads is {given}, "
                 f"but the model has {has} heads a layer."
             )
 
-    def planned(
-        self,
-        name: str,
-        group: HeadGroup,
-        members: tuple[int, ...],
-        blocks: Sequence[Block],
-        schedule: PruningSchedule,
-        robust: RobustCompression,
-    ) -> Units:
-        """Heads that are listed, else `chosen`."""
-        path, sizes = f"{self.path(name)}.params", [blocks[number].heads for number in members]
-        if group.params.pruned_heads is None:
-            return Units((schedule,), members, self.chosen(path, group.params, sizes))
+    def count(
+        self, name: str, blocks: Sequence[Block], robust: RobustCompression
+    ) -> tuple[int, tuple[int, ...] | None]:
+        """Heads that stay over all blocks, or in each block with learned scores; heads that go."""
+        path, sizes = f"{self.path(name)}.params", [block.heads for block in blocks]
+        params = self.different_groups[name].params
+        if params.pruned_heads is not None:
+            return self._listed(path, params, sizes)
+        if self.learned:
+            return self._of_each(path, params, sizes), None
+        total = sum(sizes)
+        keep = params.target_heads or round((params.dense_ratio or 0) * total)
+        if keep > total:
+            raise UserError(f"{path}.target_heads is {keep}, but the group has {total} heads.")
+        _enough(path, keep, len(sizes))
+        something(path, params.dense_ratio, keep, total, "heads")
+        return keep, None
+
+    def _listed(
+        self, path: str, params: HeadParams, sizes: Sequence[int]
+    ) -> tuple[int, tuple[int, ...]]:
+        pruned = tuple(sorted(set(params.pruned_heads or ())))
         if self.learned:
             raise UserError(
                 f"{path}.pruned_heads: has no effect beside groups of learned scores (method 'topk'); "
                 "list the heads of every group, or use method 'importance'."
             )
-        pruned = tuple(sorted(set(group.params.pruned_heads)))
         if pruned and pruned[-1] >= min(sizes):
             raise UserError(
                 f"{path}.pruned_heads: there is no head {pruned[-1]}; a layer has {min(sizes)}."
             )
-        keep, ratio = sum(sizes) - len(pruned) * len(members), group.params.dense_ratio
+        keep, ratio = sum(sizes) - len(pruned) * len(sizes), params.dense_ratio
         if ratio is not None and abs(ratio * sum(sizes) - keep) > 0.5:
             raise UserError(f"{path}: dense_ratio and pruned_heads contradict each other.")
-        enough(f"{path}.pruned_heads", min(sizes) - len(pruned), 1)
-        return Units((schedule,), members, keep, pruned)
+        _enough(f"{path}.pruned_heads", min(sizes) - len(pruned), 1)
+        return keep, pruned
 
-    def chosen(self, path: str, params: HeadParams, sizes: Sequence[int]) -> int:
-        """How many heads stay, of layers of these numbers of heads; path: of params, for messages."""
-        raise NotImplementedError
-
-
-class HeadImportance(HeadTechnique[ImportanceSchedule]):
-    """Attention heads of the lowest importance go, or heads that are listed."""
-
-    method = "importance"
-    default = True
-
-    @property
-    def pruner(self) -> type[UnitPruner]:
-        """Heads that are switched off."""
-        return Heads
-
-    @property
-    def by_importance(self) -> bool:
-        """Unless all heads are listed."""
-        return not self.listed
-
-    def chosen(self, path: str, params: HeadParams, sizes: Sequence[int]) -> int:
-        """How many heads stay over all layers."""
-        total = sum(sizes)
-        keep = params.target_heads or round((params.dense_ratio or 0) * total)
-        if keep > total:
-            raise UserError(f"{path}.target_heads is {keep}, but the group has {total} heads.")
-        enough(path, keep, len(sizes))
-        something(f"{path}.dense_ratio", params.dense_ratio or 0.0, keep, total, "heads")
+    def _of_each(self, path: str, params: HeadParams, sizes: Sequence[int]) -> int:
+        """How many heads of each layer stay."""
+        if params.target_heads is not None:
+            raise UserError(f"{path}.target_heads: has no effect with method 'topk'; give dense_ratio.")
+        if len(set(sizes)) > 1:
+            group = path.removesuffix(".params")
+            raise UserError(
+                f"{group}: its layers have different numbers of heads; make one group each."
+            )
+        keep = round((params.dense_ratio or 0) * sizes[0])
+        _enough(path, keep, 1)
+        something(path, params.dense_ratio, keep, sizes[0], "heads of a layer")
         return keep
 
 
-def enough(path: str, keep: int, least: int) -> None:
+def _enough(path: str, keep: int, least: int) -> None:
     """UserError if fewer heads stay than one in each layer."""
     if keep < least:
         raise UserError(f"{path}: leaves {keep} heads; each layer must keep one, that is {least}.")

@@ -9,33 +9,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from compress.compression.pruner import Living, Now
-from compress.compression.weights import WeightPruner, WeightSchedule, WeightTechnique
+from compress.compression.pruners.magnitude import Magnitude, MagnitudePruning, MagnitudeShared
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from compress.configuration.robust_schema import RobustCompression
 
 
-class MovementSchedule(WeightSchedule):
-    """What holds for all groups."""
-
-    method: Literal["topk"]
-    """topk: the weights of the highest learned scores stay (movement pruning)."""
-
-
-class Movement(WeightPruner):
+class Movement(Magnitude):
     """Learned scores on single weights."""
 
     name = "movement"
     learned = True
 
-    def refresh(self, step: int, now: Now) -> bool:
-        """Let fewer weights stay where the schedule of `step` says so."""
-        due = [g for g in self.groups.values() if g.schedule(step).refresh_at(step)]
-        for group in due:
-            dense = 1 - group.schedule(step).sparsity(step)
-            for name in group.layers:
-                self.masks[name].keep(round(dense * self.masks[name].size))
-        return bool(due)
+    def prune(self, name: str, sparsity: float, now: Now) -> None:
+        """Let fewer weights of a layer stay."""
+        self.masks[name].keep(round((1 - sparsity) * self.masks[name].size))
 
     def counts(self, living: Living) -> tuple[float, float]:
         """Pruned weights and all weights of the layers."""
@@ -43,15 +33,18 @@ class Movement(WeightPruner):
         return total - sum(mask.count for mask in self.masks.values()), total
 
 
-class MovementPruning(WeightTechnique[MovementSchedule]):
+class MovementShared(MagnitudeShared):
+    """What holds for all groups of weights."""
+
+    method: Literal["topk"]  # type: ignore[assignment]
+
+
+class MovementPruning(MagnitudePruning):
     """Single weights of the lowest learned scores go, step by step."""
 
     method = "topk"
 
-    @property
-    def pruner(self) -> type[WeightPruner]:
-        """See `Movement`."""
-        return Movement
+    shared_parameters: MovementShared
 
     @property
     def learned(self) -> bool:
@@ -61,7 +54,7 @@ class MovementPruning(WeightTechnique[MovementSchedule]):
     @property
     def label(self) -> str:
         """Such as `movement40`."""
-        return f"movement{self.percent()}"
+        return f"movement{self.percent}"
 
     def takes(self, robust: RobustCompression) -> set[str]:
         """The schedule of single weights without its refreshes, and the rate of the scores."""
@@ -70,3 +63,7 @@ class MovementPruning(WeightTechnique[MovementSchedule]):
     def stride(self, begin: int, end: int, updates: int) -> int:
         """Learned scores are refreshed at every step."""
         return 1
+
+    def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> Movement:
+        """See `PruningTechnique.resolve`."""
+        return Movement(self.planned(model, robust, total))

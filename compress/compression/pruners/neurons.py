@@ -1,18 +1,19 @@
-"""Feed-forward neurons (DeepSpeed calls them rows): `row_pruning` with method "importance".
+"""Feed-forward neurons (DeepSpeed calls them rows): `row_pruning`, by importance or learned scores.
 
-The ffn neurons of lowest importance go in each layer, by the first-order Taylor expansion of removing
-them (Molchanov et al. 2017). A neuron is switched off at the first feed-forward layer.
+By importance the lowest ffn neurons of each layer go, which is the first-order Taylor expansion of
+removing them (Molchanov et al. 2017).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from compress.compression.pruner import Living
-from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import Schedule, Share, something
-from compress.compression.units import UnitGroup, UnitPruner, Units, UnitTechnique, remaining
+from compress.compression.units import UnitGroup, UnitPruner, UnitPruning, Units, remaining
 from compress.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,49 +24,24 @@ if TYPE_CHECKING:
     from compress.models.architectures import Block
 
 
-class NeuronGroup(UnitGroup):
-    """First feed-forward layers that lose neurons; related_modules: the second ones."""
-
-    params: Share
-    """How much stays."""
-
-    @property
-    def dense(self) -> float:
-        """Share of the neurons that stays."""
-        return self.params.dense_ratio
-
-
-class NeuronImportanceSchedule(Schedule):
-    """What holds for all groups of ffn neurons."""
-
-    method: Literal["importance"] = "importance"
-    """importance: the neurons of lowest |activation x gradient| go."""
-
-
 class Neurons(UnitPruner):
     """Ffn neurons, switched off at the outputs of the first feed-forward layer."""
 
     name = unit = "neurons"
     kind = "row"
+    carrier = "intermediate"
 
-    def full(self, block: Block) -> int:
-        """Neurons of a block before pruning."""
-        return block.neurons
-
-    def carrier(self, block: Block) -> str:
-        """Name of the first feed-forward layer."""
-        return block.intermediate
-
-    def shape(self, layer: str) -> tuple[int, ...]:
-        """[neurons, 1]."""
-        return next(block.neurons for block in self.blocks if block.intermediate == layer), 1
+    @staticmethod
+    def related(block: Block) -> tuple[str, ...]:
+        """Name of the second feed-forward layer."""
+        return (block.output,)
 
     def pick(
-        self, group: Units, importance: Importance, gone: float
+        self, group: Units, importance: Importance, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
         """The most important neurons of each block."""
         for number in group.blocks:
-            keep = remaining(self.blocks[number].neurons, group.keep, gone)
+            keep = remaining(self.full(number), group.keep, done)
             yield number, kept_neurons(importance.neurons[number], keep, self.gone(number))
 
     def left(self, block: Block, kept: Tensor) -> Living:
@@ -81,81 +57,82 @@ class Neurons(UnitPruner):
         weights[f"{block.output}.weight"] = weights[f"{block.output}.weight"] * mask
 
 
-S = TypeVar("S", bound=Schedule)
+class LearnedNeurons(Neurons):
+    """Learned scores on ffn neurons."""
+
+    name = "learned_neurons"
+    learned = True
 
 
-class NeuronTechnique(UnitTechnique[S, NeuronGroup]):
-    """`compression_training.row_pruning`, whatever its method."""
+class NeuronGroup(UnitGroup):
+    """First feed-forward layers that lose neurons; related_modules: the second ones."""
+
+    params: Share
+    """How much stays."""
+
+
+class NeuronShared(Schedule):
+    """What holds for all groups of ffn neurons."""
+
+    method: Literal["topk", "importance"] = "importance"
+    """importance: the neurons of lowest |activation x gradient| go; topk: of lowest learned scores."""
+
+
+class NeuronPruning(UnitPruning):
+    """Ffn neurons of each layer go, those of the lowest importance or learned scores."""
 
     key = "row_pruning"
     order = 30
     layer_kind = "first feed-forward layer"
 
+    shared_parameters: NeuronShared
+    """What holds for all groups."""
+    different_groups: Annotated[dict[str, NeuronGroup], Field(min_length=1)]
+    """Groups of layers, each under a name of your choice."""
+
+    @property
+    def learned(self) -> bool:
+        """With method topk."""
+        return self.shared_parameters.method == "topk"
+
+    @property
+    def by_importance(self) -> bool:
+        """With method importance."""
+        return not self.learned
+
+    @property
+    def pruner(self) -> type[UnitPruner]:
+        """What does it to a model in training."""
+        return LearnedNeurons if self.learned else Neurons
+
     @property
     def label(self) -> str:
         """Such as `rows50` or `rows50_learned`."""
-        return f"rows{self.percent()}{'_learned' if self.learned else ''}"
+        return f"rows{self.percent}{'_learned' if self.learned else ''}"
 
     def takes(self, robust: RobustCompression) -> set[str]:
         """What heads take, and the rounding of the width."""
         return super().takes(robust) | {"structured.multiple_of"}
 
-    def carrier(self, block: Block) -> str:
-        """Name of the first feed-forward layer."""
-        return block.intermediate
-
-    def related(self, block: Block) -> tuple[str, ...]:
-        """Name of the second feed-forward layer."""
-        return (block.output,)
-
-    def planned(
-        self,
-        name: str,
-        group: NeuronGroup,
-        members: tuple[int, ...],
-        blocks: Sequence[Block],
-        schedule: PruningSchedule,
-        robust: RobustCompression,
-    ) -> Units:
-        """The width that is left, rounded."""
-        widths = {blocks[number].neurons for number in members}
+    def count(self, name: str, blocks: Sequence[Block], robust: RobustCompression) -> tuple[int, None]:
+        """The width that is left of each block, rounded."""
+        widths, path = {block.neurons for block in blocks}, self.path(name)
         if len(widths) > 1:
-            raise UserError(
-                f"{self.path(name)}: its layers have different widths; make one group for each."
-            )
-        full, path = widths.pop(), f"{self.path(name)}.params.dense_ratio"
-        width = round(group.dense * full)
+            raise UserError(f"{path}: its layers have different widths; make one group for each.")
+        full, ratio = widths.pop(), self.different_groups[name].params.dense_ratio
+        width = round(ratio * full)
         if width < 1:
-            raise UserError(f"{path}: leaves no ffn neuron of {full}.")
+            raise UserError(f"{path}.params.dense_ratio: leaves no ffn neuron of {full}.")
         keep = rounded_width(width, robust.structured.multiple_of, full)
-        something(path, group.dense, keep, full, "ffn neurons")
-        return Units((schedule,), members, keep)
-
-
-class NeuronImportance(NeuronTechnique[NeuronImportanceSchedule]):
-    """Ffn neurons of the lowest importance go."""
-
-    method = "importance"
-    default = True
-
-    @property
-    def pruner(self) -> type[UnitPruner]:
-        """See `Neurons`."""
-        return Neurons
-
-    @property
-    def by_importance(self) -> bool:
-        """Always."""
-        return True
+        something(f"{path}.params", ratio, keep, full, "ffn neurons")
+        return keep, None
 
 
 def kept_neurons(importance: Tensor, keep: int, gone: Collection[int]) -> tuple[int, ...]:
     """The `keep` most important neurons [I] of one layer, ascending; `gone` stay removed."""
-    import torch
-
     scores = importance.double().clone()
-    scores[list(gone)] = -torch.inf
-    order = torch.sort(scores, descending=True, stable=True).indices
+    scores[list(gone)] = -float("inf")
+    order = scores.sort(descending=True, stable=True).indices
     return tuple(sorted(order[: min(keep, len(scores) - len(gone))].tolist()))
 
 
