@@ -22,19 +22,19 @@ class Batch:
     """A micro-batch of B samples and C classes after the forward pass.
 
     logits: [B, C]; labels: [B]; teacher: probabilities [B, C]; difficulty: d [B], 1 is the hardest;
-    valid: [B], 1, or 0 for padding; inputs, outputs: of the student's forward call; progress: fraction
-    of the training that is done. Of the training set: mean_difficulty: mean of min(d, ceiling), so that
-    sample weights have mean 1; ceiling: a harder sample weighs as if it had this difficulty; alpha: of
-    Eq. 1, the lowest d. batch_mean: mean of `Method.batch_weight` over the whole batch of all ranks, []
-    (None: over these samples); settings: those of the loss, for a function of the user's; watched: see
-    `watch`.
+    valid: 1, or 0 for padding, [B] or []; inputs, outputs: of the student's forward call; progress:
+    fraction of the training that is done. Of the whole training set: mean_difficulty: mean of
+    min(d, ceiling), so that sample weights have mean 1; ceiling: a harder sample weighs as if it had
+    this difficulty; alpha: of Eq. 1, the lowest d. batch_mean: mean of `Method.batch_weight` over the
+    whole batch of all ranks, [] (None: over these samples); settings: those of the loss, for a function
+    of the user's; watched: see `watch`; shared: what several methods compute once.
     """
 
     logits: Tensor
     labels: Tensor
     teacher: Tensor | None = None
     difficulty: Tensor | None = None
-    valid: Tensor | None = None
+    valid: Tensor = field(default_factory=lambda: torch.ones(()))
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: Any = None
     progress: float = 1.0
@@ -44,6 +44,7 @@ class Batch:
     batch_mean: Tensor | None = None
     settings: Any = None
     watched: dict[str, Tensor] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
 
     def watch(self, name: str, values: Tensor) -> None:
         """Log the mean of values [B] under this name; every batch must give the same names."""

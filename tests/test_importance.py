@@ -10,9 +10,9 @@ from transformers import AutoModelForSequenceClassification
 from compress.compression import importance
 from compress.compression.pruners.heads import kept_heads
 from compress.compression.pruners.neurons import kept_neurons, rounded_width
-from compress.losses import vanilla
+from compress.microbatch import SampleData
+from compress.mitigations.vanilla import Vanilla
 from compress.models import architectures
-from compress.signals import Signals
 
 LABELS = np.array([0, 1, 1, 0, 1])
 EPSILON = 1e-5
@@ -68,7 +68,9 @@ def test_importance_is_the_derivative_in_the_mask(model, monkeypatch):
         (numerical(model, b.attention_output, b.heads), numerical(model, b.output, b.neurons))
         for b in blocks
     ]
-    found = importance.measure(model, data, np.arange(5), Signals(vanilla), device)
+    found = importance.measure(
+        model, data, np.arange(5), importance.Objective(Vanilla(), SampleData()), device
+    )
     for (heads, rows), got_heads, got_rows in zip(wanted, found.heads, found.neurons, strict=True):
         np.testing.assert_allclose(got_heads.numpy(), heads.mean(0), rtol=2e-3, atol=1e-6)
         np.testing.assert_allclose(got_rows.numpy(), rows.mean(0), rtol=2e-3, atol=1e-6)

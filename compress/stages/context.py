@@ -4,7 +4,7 @@ Teacher and difficulty live in the cache directory, shared by all runs beside ea
 lives in the run's own directory.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import artefacts, ranks
-from compress.compression.masks import Masks
 from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema, schedule
 from compress.configuration.config import Config
 from compress.data.batches import Columns
 from compress.data.splits import TaskData
 from compress.errors import UserError
+from compress.methods import Method
+from compress.microbatch import SampleData
 from compress.models import encoders, label_order
 from compress.reporting import evaluation
-from compress.signals import Signals
 from compress.training.monitor import Monitor
-from compress.training.trainer import Trainer
+from compress.training.trainer import Trainer, Training
 
 
 @dataclass(frozen=True)
@@ -149,22 +149,16 @@ def new_trainer(
     name: str,
     context: Context,
     model: PreTrainedModel,
-    masks: Masks,
-    signals: Signals,
+    methods: Sequence[Method],
     epochs: int,
+    known: SampleData | None = None,
 ) -> Trainer:
-    """A trainer on the train split of the context; see `Trainer`."""
-    trainer = Trainer(
-        name,
-        context.config,
-        model,
-        masks,
-        context.columns["train"],
-        signals,
-        epochs,
-        context.device,
-        context.monitor,
+    """A trainer on the train split of the context; see `Training`."""
+    data, known = context.columns["train"], known or SampleData()
+    training = Training(
+        name, context.config, model, methods, data, known, epochs, context.device, context.monitor
     )
+    trainer = Trainer(training)
     samples, size = len(trainer.data), trainer.batch_size
     ranks.say(f"{name}: {trainer.total_steps} steps of {size} ({samples} samples, {epochs} epochs)")
     return trainer

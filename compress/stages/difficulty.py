@@ -4,7 +4,6 @@ The loss matrix is the artefact; alpha and the normalisation of Eq. 1 (Du et al.
 later, so that changing them costs nothing. The arithmetic is in `compress.uncertainty`.
 """
 
-import inspect
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, losses, uncertainty
+from compress import artefacts, uncertainty
 from compress.compression.masks import Masks
 from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
@@ -25,9 +24,9 @@ from compress.compression.technique import match
 from compress.configuration.config import Config, training_steps
 from compress.configuration.robust_schema import RobustCompression
 from compress.errors import UserError
+from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders
 from compress.reporting import evaluation
-from compress.signals import Signals
 from compress.stages.context import (
     Artefact,
     Context,
@@ -40,8 +39,6 @@ from compress.stages.context import (
 from compress.training.trainer import Trainer
 
 UPDATES_PER_LEVEL = 10
-DIFFICULTY = 3
-"""Which argument of a loss the difficulty is."""
 
 
 def inputs_of(context: Context, teacher: Artefact) -> dict[str, Any]:
@@ -91,12 +88,8 @@ def make(context: Context, teacher: Artefact) -> Artefact:
 
 
 def used(robust: RobustCompression) -> bool:
-    """Whether the loss gets a difficulty; a function of one's own does unless it names it `_...`."""
-    loss = robust.loss
-    if ":" not in loss.hook:
-        return loss.uses("difficulty")
-    arguments = list(inspect.signature(losses.resolve(loss.hook)).parameters)
-    return not arguments[DIFFICULTY : DIFFICULTY + 1] or not arguments[DIFFICULTY].startswith("_")
+    """Whether the loss gets a difficulty."""
+    return robust.loss.uses("difficulty")
 
 
 def needed(robust: RobustCompression) -> bool:
@@ -163,7 +156,7 @@ def _stops(context: Context, targets: list[float], teacher_model: Path) -> Itera
     masks = Masks([Magnitude({"blocks": Weights(tuple(schedules), tuple(layers))})])
     masks.attach(model)
     name = "difficulty" if len(targets) > 1 else f"difficulty {targets[0]:.2f}"
-    trainer = new_trainer(name, context, model, masks, Signals(losses.vanilla), epochs)
+    trainer = new_trainer(name, context, model, [masks, Vanilla()], epochs)
     for end in ends:
         trainer.run_until(end)
         yield trainer

@@ -18,7 +18,7 @@ from compress.stages.context import Artefact, Context, found, publish
 
 def inputs_of(context: Context) -> dict[str, Any]:
     """What the first model depends on."""
-    epochs = context.config.robust.loss.first_epochs
+    epochs = context.config.robust.loss.first_model_epochs
     return {**context.training_inputs(), "stage": "first", "epochs": epochs}
 
 
@@ -35,7 +35,7 @@ def make(context: Context) -> Artefact:
         probabilities = np.load(twin.path / "probabilities.npy")
         began -= twin.seconds
     else:
-        _, scores, _ = teacher.fine_tune(context, "first", context.config.robust.loss.first_epochs)
+        _, scores, _ = teacher.fine_tune(context, "first", inputs["epochs"])
         probabilities = np.exp(scores).astype(np.float32)
 
     def fill(folder: Path) -> None:

@@ -5,7 +5,6 @@ Order within a run: layer reduction, then heads and ffn neurons, then single wei
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,18 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import (
-    artefacts,
-    checkpoint,
-    export,
-    hook_trial,
-    integrity,
-    losses,
-    ranks,
-    uncertainty,
-    user_loss,
-)
+from compress import artefacts, checkpoint, export, ranks, uncertainty
 from compress.compression import importance, resolved
 from compress.compression.masks import Masks, Scorer
 from compress.compression.resolved import Resolved
 from compress.configuration.config import Config
-from compress.configuration.robust_schema import RobustCompression
 from compress.data.splits import TaskData
-from compress.distillation import layer_map, layerwise
 from compress.errors import UserError
-from compress.losses import BATCH_WEIGHTS, NEED_DIFFICULTY, NEED_MISTAKES, LossWeights
+from compress.layerwise.terms import terms_of
+from compress.methods import Run, Shapes
+from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card, evaluation
-from compress.signals import Signals
 from compress.stages import difficulty, first, model_figures, shallow
 from compress.stages.context import (
     Artefact,
@@ -54,7 +42,6 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
     """What the student depends on."""
     robust, merged = context.config.robust, context.config.merged
     block, compression = robust.uncertainty, context.config.compression
-    hook = losses.resolve(robust.loss.hook)
     inputs = {
         **context.for_student().training_inputs(),
         "stage": "student",
@@ -62,28 +49,20 @@ def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) ->
         "init_from": robust.student.init_from,
         "compression_training": merged.get("compression_training", {}),
         "pruning": robust.pruning.model_dump(),
-        "hook": robust.loss.hook,
-        "lambda": robust.loss.lambda_,
         "teacher": teacher.key,
-        **layer_map.inputs_of(robust.layerwise),
+        **{method.name: method.inputs() for method in (robust.loss, *terms_of(robust.layerwise))},
     }
     if "structured" in compression.takes(robust):
         inputs["structured"] = robust.structured.model_dump()
     if compression.learned:
         inputs["score_lr"] = robust.score_lr
-    apart = ("lambda", "difficulty")
-    scalars = {key: value for key, value in robust.loss.used().items() if key not in apart}
-    if scalars:
-        inputs["loss"] = scalars
-    if hook not in losses.LOSSES.values():
-        inputs["hook_source"] = integrity.digest(user_loss.source(hook))
     of = hardness.key if hardness else None
     if robust.loss.shallow:
         of = artefacts.key(shallow.inputs_of(context))
     if of is not None:
         inputs["difficulty"] = of
         inputs["uncertainty"] = [block.alpha, block.normalisation, block.quantile]
-    if robust.loss.hook in NEED_MISTAKES:
+    if robust.loss.uses("mistakes"):
         inputs["first"] = artefacts.key(first.inputs_of(context))
     return inputs
 
@@ -96,7 +75,7 @@ def _needed(context: Context, hardness: Artefact | None) -> Artefact | None:
     loss = context.config.robust.loss
     if loss.shallow or not difficulty.used(context.config.robust):
         return None
-    if hardness is None and loss.hook in NEED_DIFFICULTY:
+    if hardness is None and loss.user_code is None:
         raise UserError(f"the loss '{loss.hook}' needs the difficulty; run --stage difficulty first.")
     return hardness
 
@@ -119,17 +98,20 @@ def make(
     path = path or context.output_dir / "student"
     if (old := found(path, inputs)) is not None:
         return old
-    d, before = _difficulty(context, hardness)
+    known, before = _known(context, teacher, hardness)
     began = time.perf_counter() - before
     here = context.for_student()
     model = _start(here, teacher.path / "model")
     shape = encoders.fresh(model)
-    signals = _signals(robust, teacher, d)
-    masks = Masks(context.resolved.pruners, _scorer(here, shape, signals))
-    masks.attach(model)
-    signals = replace(signals, layerwise=_layerwise(here, teacher, model))
+    masks, terms = (
+        Masks(context.resolved.pruners, _scorer(here, shape, known)),
+        terms_of(robust.layerwise),
+    )
+    methods = [masks, robust.loss, *terms]
+    for method in methods:
+        method.attach(model, Run(here.config, teacher.path / "model", here.data.labels, here.device))
     epochs = robust.student.epochs or robust.epochs
-    trainer = new_trainer(name, here, model, masks, signals, epochs)
+    trainer = new_trainer(name, here, model, methods, epochs, known)
     trainer.run_until(trainer.total_steps, watch_dev(here))
     weights = checkpoint.gather(trainer.engine)
     wanted = _logits(here, trainer, masks, shape, weights)
@@ -159,16 +141,17 @@ def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
     return model if reduction is None or layers is None else reduction.reduced(model, layers)
 
 
-def _scorer(context: Context, shape: PreTrainedModel, signals: Signals) -> Scorer:
+def _scorer(context: Context, shape: PreTrainedModel, known: SampleData) -> Scorer:
     """Importance of heads and neurons on a plain copy of the model as it is now, on every rank."""
     block, data = context.config.robust.structured, context.columns["train"]
+    objective = importance.Objective(context.config.robust.loss, known)
 
     def score(plain: Mapping[str, torch.Tensor]) -> importance.Importance:
         with torch.random.fork_rng(devices=[]):  # dropout after a round must not depend on the round
             model = encoders.fresh(shape)
         model.load_state_dict({name: plain[name] for name in model.state_dict()})
         indices = importance.sample(len(data), block.samples, context.config.robust.seed)
-        return importance.measure(model, data, indices, signals, context.device)
+        return importance.measure(model, data, indices, objective, context.device)
 
     return score
 
@@ -215,88 +198,35 @@ def check(config: Config, model: Path, data: TaskData) -> Resolved:
         model = encoders.directory(robust.teacher.model, "robust_compression.teacher.model")
     encoders.check_weights(model)
     found = resolved.resolve(config, model, len(data.train))
-    layer_map.check_run(config.robust, model, found.model.config, data)
+    shapes = Shapes(config, model, found.model.config, found.model, data)
+    for term in terms_of(robust.layerwise):
+        term.check(shapes)
     return found
 
 
-def _layerwise(
-    context: Context, teacher: Artefact, model: PreTrainedModel
-) -> layerwise.Layerwise | None:
-    """The term beside the loss hook; it must see the model after the masks and before the engine."""
-    names, robust = context.data.labels, context.config.robust
-    return layerwise.build(robust, model, teacher.path / "model", names, context.device)
+def _known(context: Context, teacher: Artefact, hardness: Artefact | None) -> tuple[SampleData, float]:
+    """What the mitigation needs of each training sample, and the seconds that belong to the student.
 
-
-def _difficulty(
-    context: Context, hardness: Artefact | None
-) -> tuple[NDArray[np.float64] | None, float]:
-    """What the hook gets as difficulty, [N]: of Eq. 1, or from the first model's mistakes, or none.
-
-    And the seconds that belong to the student: those of the first model or the shallow one, reused or
-    not.
+    The difficulty is that of Eq. 1, of the first model's mistakes, or none; the seconds are those of
+    the first model or the shallow classifier, reused or not.
     """
-    loss = context.config.robust.loss
-    if loss.hook in NEED_MISTAKES:
+    robust, d, seconds = context.config.robust, None, 0.0
+    if robust.loss.uses("mistakes"):
         with context.monitor.progress.stage("first"):
             made = first.make(context)
-        probabilities = np.load(made.path / "probabilities.npy")
-        labels = context.columns["train"].labels
-        return uncertainty.mistakes(probabilities, labels, loss.upweight), made.seconds
-    if loss.shallow:
+        rows, labels = np.load(made.path / "probabilities.npy"), context.columns["train"].labels
+        d, seconds = robust.loss.difficulty_of_mistakes(rows, labels), made.seconds
+    elif robust.loss.shallow:
         made = shallow.make(context)
-        return difficulty.sample_difficulty(context, shallow.load(made)), made.seconds
-    if hardness is None:
-        return None, 0.0
-    v = uncertainty.variance(difficulty.load_losses(hardness.path, "train"))
-    return difficulty.sample_difficulty(context, v), 0.0
-
-
-def _signals(robust: RobustCompression, teacher: Artefact, d: NDArray[np.float64] | None) -> Signals:
-    hook, probabilities = robust.loss.hook, np.load(teacher.path / "probabilities.npy", mmap_mode="r")
-    weights, batch_weight = loss_weights(robust, d), BATCH_WEIGHTS.get(hook)
-    if ":" in hook:
-        loss = user_loss.guarded(hook, losses.resolve(hook))
-        return Signals(loss, weights, probabilities, d, hook=hook)
-    return Signals(losses.resolve(hook), weights, probabilities, d, batch_weight=batch_weight)
-
-
-def try_hook(config: Config, classes: int, device: torch.device) -> None:
-    """Try the user's own loss on random batches; UserError for what a training would trip over."""
-    robust = config.robust
-    if ":" in (robust.loss.hook or ""):
-        weights = loss_weights(robust, np.linspace(0.5, 1.0, 64))
-        engine = config.deepspeed
-        dtype = torch.bfloat16 if engine.bf16 and engine.bf16.enabled else torch.float32
-        dtype = torch.float16 if engine.fp16 and engine.fp16.enabled else dtype
-        hook_trial.run(robust.loss.hook, weights, (classes, dtype, device), robust.layerwise.any)
-
-
-def loss_weights(robust: RobustCompression, d: NDArray[np.float64] | None) -> LossWeights:
-    """The scalars of the loss for a training set of difficulty d [N].
-
-    Raises UserError if no weights of mean 1 stay within `loss.max_weight`.
-    """
-    loss, alpha = robust.loss, robust.uncertainty.alpha
-    ceiling = mean = 1.0
-    if d is not None and d.any():
-        ceiling = uncertainty.ceiling(d, loss.max_weight) if loss.max_weight else 1.0
-        mean = float(np.minimum(d, ceiling).mean())
-        if not mean:
-            raise UserError(
-                f"robust_compression.loss.max_weight: {loss.max_weight:g} cannot be kept, because most "
-                "samples have difficulty 0; raise uncertainty.alpha."
-            )
-    return LossWeights(
-        distillation=loss.lambda_,
-        mean_difficulty=mean,
-        ceiling=ceiling,
-        alpha=alpha if isinstance(alpha, float) else 0.0,
-        smoothing=loss.smoothing,
-        gamma=loss.gamma,
-        floor=loss.floor,
-        warmup=loss.warmup,
-        batch_mean=torch.ones(()) if loss.hook in BATCH_WEIGHTS else None,
-    )
+        d, seconds = difficulty.sample_difficulty(context, shallow.load(made)), made.seconds
+    elif hardness is not None:
+        v = uncertainty.variance(difficulty.load_losses(hardness.path, "train"))
+        d = difficulty.sample_difficulty(context, v)
+    probabilities = np.load(teacher.path / "probabilities.npy", mmap_mode="r")
+    alpha = robust.uncertainty.alpha
+    return robust.loss.sample_data(
+        probabilities, d, alpha if isinstance(alpha, float) else 0.0
+    ), seconds
 
 
 def find(context: Context, teacher: Artefact, hardness: Artefact | None) -> Artefact | None:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, export, losses
+from compress import artefacts, checkpoint, export
 from compress.compression.masks import Masks
+from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.reporting import evaluation
-from compress.signals import Signals
 from compress.stages.context import (
     Artefact,
     Context,
@@ -84,8 +84,8 @@ def fine_tune(context: Context, name: str, epochs: int) -> Teacher:
     """
     torch.manual_seed(context.config.robust.seed)
     model = encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
-    shape, vanilla = encoders.fresh(model), Signals(losses.vanilla)
-    trainer = new_trainer(name, context, model, Masks(), vanilla, epochs)
+    shape = encoders.fresh(model)
+    trainer = new_trainer(name, context, model, [Masks(), Vanilla()], epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
     weights = checkpoint.gather(trainer.engine)

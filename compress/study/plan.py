@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from compress import checks, losses
+from compress import checks
 from compress.configuration import config, deepspeed_schema
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
@@ -137,7 +137,7 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
                 )
         try:
             checks.check(run.config, "all")
-            losses.resolve(run.config.robust.loss.hook)
+            run.config.robust.loss.load()
             if processes is not None:
                 config.batch_split(run.config, processes)
         except UserError as error:
