@@ -60,7 +60,7 @@ def planned(config: Config, rows: Mapping[str, int], stages: Collection[str]) ->
 def _importance(config: Config, train: int) -> int:
     """The backward passes for the importance of heads and ffn neurons, as so many scored samples."""
     block = config.robust.structured
-    if not any(technique.by_importance for technique in config.compression.pruning):
+    if not any(technique.chooses == "importance" for technique in config.compression.pruning):
         return 0
     return round(block.rounds * min(block.samples, train) / FORWARD_SHARE)
 

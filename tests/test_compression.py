@@ -15,11 +15,11 @@ from transformers import AutoModelForSequenceClassification
 from compress.compression.importance import Importance
 from compress.compression.library import ratio_of
 from compress.compression.masks import Masks
-from compress.compression.pruners.heads import Heads, LearnedHeads
+from compress.compression.pruners.heads import Heads
 from compress.compression.pruners.layers import LayerReduction, outside
 from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruners.movement import Movement
-from compress.compression.pruners.neurons import LearnedNeurons, Neurons
+from compress.compression.pruners.neurons import Neurons
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.units import Units
 from compress.models import architectures, compressed
@@ -60,8 +60,11 @@ def everything(model, learned):
     ]
     heads, neurons = Units(END, (0, 1), keep=3 if learned else 5), Units(END, (0, 1), keep=11)
     weights = Weights(HALF, tuple(names))
-    kinds = (LearnedHeads, LearnedNeurons, Movement) if learned else (Heads, Neurons, Magnitude)
-    return [kind({"g": group}) for kind, group in zip(kinds, (heads, neurons, weights), strict=True)]
+    sparse = Movement if learned else Magnitude
+    pruners = [Heads({"g": heads}), Neurons({"g": neurons}), sparse({"g": weights})]
+    for pruner in pruners:
+        pruner.learned = learned
+    return pruners
 
 
 def masked(model, pruners, scorer=scorer):

@@ -8,7 +8,7 @@ import torch
 from test_compressed import CONFIGS
 from transformers import AutoModelForSequenceClassification, BertConfig, MPNetConfig
 
-from compress.compression.pruners.heads import Heads, LearnedHeads
+from compress.compression.pruners.heads import Heads
 from compress.compression.pruners.layers import LayerReduction
 from compress.compression.resolved import pruners
 from compress.configuration.config import load
@@ -79,7 +79,7 @@ def test_one_round_is_one_shot_at_the_end(config):
 def test_learned_scores_move_at_every_step(config):
     heads = technique(HEADS, method="topk", schedule_offset=4, schedule_offset_end=8)
     [found] = pruners(config({"head_pruning": heads}), shape(), 95)
-    assert isinstance(found, LearnedHeads) and found.groups["g"].keep == 2  # of each layer
+    assert found.learned and found.groups["g"].keep == 2  # of each layer
     schedule = found.groups["g"].schedules[0]
     assert [step for step in range(21) if schedule.refresh_at(step)] == [4, 5, 6, 7, 8]
 
@@ -225,7 +225,7 @@ def test_listed_heads_go_whatever_the_method(method, config):
         changed(HEADS, params={"pruned_heads": [2, 0], "dense_ratio": 0.5}), method=method
     )
     [found] = pruners(config({"head_pruning": listed}), shape(), 95)
-    assert type(found) is Heads
+    assert isinstance(found, Heads) and not found.learned
     assert (found.groups["g"].blocks, found.groups["g"].pruned) == ((0, 1), (0, 2))
 
 

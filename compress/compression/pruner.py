@@ -57,7 +57,7 @@ class Pruner(Method):
     """
 
     kind: ClassVar[str]
-    learned: ClassVar[bool] = False
+    learned: bool = False
     cuts: ClassVar[bool] = False
     groups: Mapping[str, Planned]
 
@@ -69,7 +69,9 @@ class Pruner(Method):
 
     def fresh(self) -> Self:
         """The same pruner for another model."""
-        return type(self)(self.groups)
+        new = type(self)(self.groups)
+        new.learned = self.learned
+        return new
 
     @property
     def last(self) -> int:

@@ -66,14 +66,14 @@ class Technique(Block):
         return True
 
     @property
-    def learned(self) -> bool:
-        """Whether it learns scores by gradient."""
-        return False
+    def chooses(self) -> str:
+        """How it chooses what goes: "importance" and "learned" (scores by gradient) cost steps."""
+        return ""
 
     @property
-    def by_importance(self) -> bool:
-        """Whether the importance of heads or ffn neurons is measured for it."""
-        return False
+    def learned(self) -> bool:
+        """Whether it learns scores by gradient."""
+        return self.chooses == "learned"
 
     def takes(self, robust: RobustCompression) -> set[str]:
         """The keys of `robust_compression` that have an effect on it, dotted."""

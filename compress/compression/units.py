@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from compress.compression.pruner import Living, Now, Planned, Pruner
 from compress.compression.pruning_schedule import PruningSchedule
-from compress.compression.technique import Group, Patterns, PruningTechnique, match
+from compress.compression.technique import Group, Patterns, PruningTechnique, Schedule, match
 from compress.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Units(Planned):
 
 
 class UnitPruner(Pruner):
-    """Units that go by importance or from a list, or, in a subclass, by learned scores of each block.
+    """Units that go by importance, from a list, or by learned scores of each block (`learned`).
 
     unit: their name in `Block`, `Importance` and `Kept`; carrier: the field of `Block` with the layer
     that carries the mask; kept: units of each block that stay.
@@ -167,23 +167,44 @@ class UnitGroup(Group):
     those of the architecture."""
 
 
+class UnitShared(Schedule):
+    """What holds for all groups of units."""
+
+    method: Literal["topk", "importance"] = "importance"
+    """importance: the units go on which the loss depends least, to first order; topk: those of each
+    layer with the lowest learned scores."""
+
+
 class UnitPruning(PruningTechnique):
-    """A block that removes units; layer_kind: what `modules` must match, for messages."""
+    """A block that removes units.
+
+    word: their name in `label`; pruner: what removes them; layer_kind: what `modules` must match.
+    """
 
     fractions = "structured"
+    word: ClassVar[str]
+    pruner: ClassVar[type[UnitPruner]]
     layer_kind: ClassVar[str]
 
+    shared_parameters: UnitShared
+    """What holds for all groups."""
     different_groups: Mapping[str, UnitGroup]
+    """Groups of layers, each under a name of your choice."""
 
     @property
-    def pruner(self) -> type[UnitPruner]:
-        """What does it to a model in training."""
-        raise NotImplementedError
+    def chooses(self) -> str:
+        """By importance or learned scores."""
+        return "learned" if self.shared_parameters.method == "topk" else "importance"
 
     @property
-    def every_step(self) -> bool:
-        """Whether units go at every step of the schedule, not in rounds."""
-        return self.learned
+    def amount(self) -> str:
+        """What stands behind the word in `label`."""
+        return self.percent + ("_learned" if self.learned else "")
+
+    @property
+    def label(self) -> str:
+        """Such as `rows50` or `rows50_learned`."""
+        return self.word + self.amount
 
     def check(self, blocks: Sequence[Block]) -> None:
         """UserError for a number in shared_parameters that is not the model's."""
@@ -200,10 +221,10 @@ class UnitPruning(PruningTechnique):
     def takes(self, robust: RobustCompression) -> set[str]:
         """The schedule of heads and neurons; rounds and samples where something is chosen."""
         keys = {"structured"} | ({"score_lr"} if self.learned else set())
-        if self.by_importance:
-            keys |= {"structured.rounds", "structured.samples"}
-        at_once = self.by_importance and robust.structured.rounds == 1
-        return keys if at_once else keys | {"structured.begin"}
+        if self.chooses != "importance":
+            return keys | {"structured.begin"}
+        keys |= {"structured.rounds", "structured.samples"}
+        return keys if robust.structured.rounds == 1 else keys | {"structured.begin"}
 
     def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> UnitPruner:
         """See `PruningTechnique.resolve`."""
@@ -216,14 +237,16 @@ class UnitPruning(PruningTechnique):
             own = [blocks[number] for number in numbers]
             self._check_related(name, model, own, blocks)
             groups[name] = Units(schedules, numbers, *self.count(name, own, robust))
-        return self.pruner(groups)
+        pruner = self.pruner(groups)
+        pruner.learned = self.learned
+        return pruner
 
     def _schedule(self, robust: RobustCompression, total: int) -> PruningSchedule:
         """In rounds, the last at the end, or at every step along a cubic curve."""
-        block = robust.structured
-        at_once = not self.every_step and block.rounds == 1
+        block, every_step = robust.structured, self.shared_parameters.method == "topk"
+        at_once = not every_step and block.rounds == 1
         begin, end = self.steps(total, block.begin, block.end, at_once)
-        if self.every_step:
+        if every_step:
             return PruningSchedule(0.0, 1.0, begin, end)
         stride = max(1, -(-(end - begin) // block.rounds))
         return PruningSchedule(0.0, 1.0, begin, end, stride, "linear")

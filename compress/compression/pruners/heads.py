@@ -8,13 +8,20 @@ because learned scores add nothing to the layers, keys and checks of heads but a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from compress.compression.pruner import Living
-from compress.compression.technique import Ratio, Schedule, exactly, something
-from compress.compression.units import UnitGroup, UnitPruner, UnitPruning, Units, remaining
+from compress.compression.technique import Ratio, exactly, something
+from compress.compression.units import (
+    UnitGroup,
+    UnitPruner,
+    UnitPruning,
+    Units,
+    UnitShared,
+    remaining,
+)
 from compress.configuration import blocks as settings
 from compress.errors import UserError
 
@@ -76,13 +83,6 @@ class Heads(UnitPruner):
         return {"head_pruning": {"shared_parameters": shared, "different_groups": groups}}
 
 
-class LearnedHeads(Heads):
-    """Learned scores on attention heads."""
-
-    name = "learned_heads"
-    learned = True
-
-
 class HeadParams(settings.Block):
     """How many heads of a group stay: one of the three."""
 
@@ -108,12 +108,9 @@ class HeadGroup(UnitGroup):
     """How many heads stay."""
 
 
-class HeadShared(Schedule):
+class HeadShared(UnitShared):
     """What holds for all groups of heads."""
 
-    method: Literal["topk", "importance"] = "importance"
-    """importance: the heads of lowest |dL/dxi| over the group go; topk: those of each layer with the
-    lowest learned scores."""
     num_heads: settings.Count | None = None
     """Heads of each layer of the model, checked; follows from the model."""
 
@@ -123,6 +120,8 @@ class HeadPruning(UnitPruning):
 
     key = "head_pruning"
     order = 20
+    word = "heads"
+    pruner = Heads
     layer_kind = "attention output"
 
     shared_parameters: HeadShared
@@ -136,34 +135,17 @@ class HeadPruning(UnitPruning):
         return all(group.params.pruned_heads is not None for group in self.different_groups.values())
 
     @property
-    def learned(self) -> bool:
-        """With method topk, unless all heads are listed."""
-        return self.every_step and not self.listed
+    def chooses(self) -> str:
+        """By importance or learned scores, unless all heads are listed."""
+        return "listed" if self.listed else super().chooses
 
     @property
-    def by_importance(self) -> bool:
-        """With method importance, unless all heads are listed."""
-        return not self.every_step and not self.listed
-
-    @property
-    def every_step(self) -> bool:
-        """With method topk."""
-        return self.shared_parameters.method == "topk"
-
-    @property
-    def pruner(self) -> type[UnitPruner]:
-        """Learned scores, unless nothing is left to learn."""
-        return LearnedHeads if self.learned else Heads
-
-    @property
-    def label(self) -> str:
-        """Such as `heads40`, `heads_keep9`, `heads20_learned` or `heads_listed`."""
+    def amount(self) -> str:
+        """Such as `40`, `20_learned`, `_keep9` or `_listed`."""
         if self.listed:
-            return "heads_listed"
+            return "_listed"
         targets = [group.params.target_heads or 0 for group in self.different_groups.values()]
-        shares = len(self.dense) == len(targets)
-        amount = self.percent if shares else f"_keep{sum(targets)}"
-        return f"heads{amount}{'_learned' if self.learned else ''}"
+        return super().amount if len(self.dense) == len(targets) else f"_keep{sum(targets)}"
 
     @property
     def removes(self) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LayerReduction(Technique):
-    """`compression_training.layer_reduction`: the student's layers are copies of these."""
+    """Whole layers go: the student's layers are copies of those that are named."""
 
     key = "layer_reduction"
     order = 10

@@ -85,8 +85,7 @@ class MagnitudeShared(Schedule):
     """What holds for all groups of weights."""
 
     method: Literal["l1"] = "l1"
-    """l1: the weights of lowest magnitude go (IMP); topk: those of lowest learned scores (movement
-    pruning)."""
+    """l1: the weights of lowest magnitude go (IMP)."""
     schedule_offset_stride: Count | None = None
     """Optimiser steps between two refreshes of the masks."""
 

@@ -37,6 +37,7 @@ class MovementShared(MagnitudeShared):
     """What holds for all groups of weights."""
 
     method: Literal["topk"]  # type: ignore[assignment]
+    """topk: the weights of lowest learned scores go (movement pruning)."""
 
 
 class MovementPruning(MagnitudePruning):
@@ -47,9 +48,9 @@ class MovementPruning(MagnitudePruning):
     shared_parameters: MovementShared
 
     @property
-    def learned(self) -> bool:
-        """Always."""
-        return True
+    def chooses(self) -> str:
+        """By learned scores."""
+        return "learned"
 
     @property
     def label(self) -> str:

@@ -7,12 +7,12 @@ removing them (Molchanov et al. 2017).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from compress.compression.pruner import Living
-from compress.compression.technique import Schedule, Share, something
+from compress.compression.technique import Share, something
 from compress.compression.units import UnitGroup, UnitPruner, UnitPruning, Units, remaining
 from compress.errors import UserError
 
@@ -57,13 +57,6 @@ class Neurons(UnitPruner):
         weights[f"{block.output}.weight"] = weights[f"{block.output}.weight"] * mask
 
 
-class LearnedNeurons(Neurons):
-    """Learned scores on ffn neurons."""
-
-    name = "learned_neurons"
-    learned = True
-
-
 class NeuronGroup(UnitGroup):
     """First feed-forward layers that lose neurons; related_modules: the second ones."""
 
@@ -71,44 +64,17 @@ class NeuronGroup(UnitGroup):
     """How much stays."""
 
 
-class NeuronShared(Schedule):
-    """What holds for all groups of ffn neurons."""
-
-    method: Literal["topk", "importance"] = "importance"
-    """importance: the neurons of lowest |activation x gradient| go; topk: of lowest learned scores."""
-
-
 class NeuronPruning(UnitPruning):
     """Ffn neurons of each layer go, those of the lowest importance or learned scores."""
 
     key = "row_pruning"
     order = 30
+    word = "rows"
+    pruner = Neurons
     layer_kind = "first feed-forward layer"
 
-    shared_parameters: NeuronShared
-    """What holds for all groups."""
     different_groups: Annotated[dict[str, NeuronGroup], Field(min_length=1)]
     """Groups of layers, each under a name of your choice."""
-
-    @property
-    def learned(self) -> bool:
-        """With method topk."""
-        return self.shared_parameters.method == "topk"
-
-    @property
-    def by_importance(self) -> bool:
-        """With method importance."""
-        return not self.learned
-
-    @property
-    def pruner(self) -> type[UnitPruner]:
-        """What does it to a model in training."""
-        return LearnedNeurons if self.learned else Neurons
-
-    @property
-    def label(self) -> str:
-        """Such as `rows50` or `rows50_learned`."""
-        return f"rows{self.percent}{'_learned' if self.learned else ''}"
 
     def takes(self, robust: RobustCompression) -> set[str]:
         """What heads take, and the rounding of the width."""
