@@ -1,12 +1,15 @@
 """Our `compression_training` held against the installed library: same keys, and what is added."""
 
 import json
+import runpy
+import sys
 from typing import get_args
 
 import pytest
 from deepspeed.compression import constants as c
 from deepspeed.compression.config import get_compression_config
 
+from compress.compression import pruners
 from compress.compression.pruners.layers import LayerReduction
 from compress.compression.settings import CompressionTraining, techniques
 from compress.compression.technique import PruningTechnique
@@ -111,6 +114,36 @@ def test_an_unknown_method_is_named_with_those_that_there_are(tmp_path):
 def test_techniques_are_the_librarys():
     names = {c.LAYER_REDUCTION, c.SPARSE_PRUNING, c.ROW_PRUNING, c.HEAD_PRUNING}
     assert set(CompressionTraining.model_fields) == names
+
+
+NEW = """
+from typing import ClassVar
+from compress.compression.pruners.magnitude import Magnitude, MagnitudePruning
+
+class Signed(Magnitude):
+    name = "signed"
+
+class SignedPruning(MagnitudePruning):
+    "Largest negative weights go."
+    key: ClassVar[str] = "signed_pruning"
+    order: ClassVar[int] = 50
+"""
+
+
+def test_a_new_file_is_a_new_pruner(tmp_path, monkeypatch):
+    before = set(techniques())
+    (tmp_path / "signed.py").write_text(NEW)
+    monkeypatch.setattr(pruners, "__path__", [*pruners.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "compress.compression.pruners.signed", raising=False)
+    [new] = set(techniques()) - before
+    assert new.key == "signed_pruning"
+    values = {
+        "shared_parameters": {"enabled": True},
+        "different_groups": {"g": BLOCKS["sparse_pruning"]},
+    }
+    again = runpy.run_module("compress.compression.settings")["CompressionTraining"]
+    both = again.model_validate({"signed_pruning": values, **block("row_pruning")})
+    assert [type(part).__name__ for part in both.active] == ["NeuronPruning", "SignedPruning"]
 
 
 @pytest.mark.parametrize(

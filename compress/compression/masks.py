@@ -21,7 +21,6 @@ from compress import checkpoint
 from compress.compression import library
 from compress.compression.importance import Importance
 from compress.compression.pruner import Living, Now, Pruner
-from compress.compression.pruners.magnitude import Magnitude
 from compress.compression.units import UnitPruner
 from compress.methods import Method, Run
 from compress.models import architectures, compressed
@@ -53,9 +52,9 @@ class Masks(Method):
         return [pruner for pruner in self.pruners if isinstance(pruner, UnitPruner)]
 
     @property
-    def sparse(self) -> list[Magnitude]:
+    def sparse(self) -> list[Pruner]:
         """The pruners that remove single weights."""
-        return [pruner for pruner in self.pruners if isinstance(pruner, Magnitude)]
+        return [pruner for pruner in self.pruners if not pruner.cuts]
 
     def attach(self, model: PreTrainedModel, run: Run | None = None) -> None:
         """Give the layers that carry masks their masks, in place."""

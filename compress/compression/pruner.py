@@ -91,6 +91,10 @@ class Pruner(Method):
         """Prune where the schedule of `step` says so; whether it did."""
         raise NotImplementedError
 
+    def counts(self, living: Living) -> tuple[float, float]:
+        """Pruned single weights and all weights of its layers, among those that are living."""
+        return 0.0, 0.0
+
     def living(self) -> Living:
         """What it leaves of the layers, for pruners that come after it."""
         return {}
