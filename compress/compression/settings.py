@@ -81,15 +81,24 @@ def techniques() -> list[type[Technique]]:
     return sorted(found, key=lambda block: (block.key, block.method))
 
 
+def _is_default(block: type[Technique]) -> bool:
+    shared: Any = block.model_fields["shared_parameters"].annotation
+    return not shared.model_fields["method"].is_required()
+
+
 def _union(blocks: list[type[Technique]]) -> Any:  # noqa: ANN401  an annotation
-    """The type of a key: its block, or one of several by shared_parameters.method, first by default."""
+    """The type of a key: its block, or one of several by shared_parameters.method.
+
+    Without a method it is the block whose method has a default.
+    """
     if len(blocks) == 1:
         return blocks[0]
+    default = next(block.method for block in blocks if _is_default(block))
 
     def method(values: Any) -> str:  # noqa: ANN401  any JSON value
         shared = values.get("shared_parameters") if isinstance(values, dict) else None
         given = shared.get("method") if isinstance(shared, dict) else None
-        return given if isinstance(given, str) else blocks[0].method
+        return given if isinstance(given, str) else default
 
     members = tuple(Annotated[block, Tag(block.method)] for block in blocks)
     names = " or ".join(f"'{block.method}'" for block in blocks)
