@@ -22,7 +22,7 @@ from compress.data import splits, tasks, tokens
 from compress.data.batches import Columns
 from compress.errors import UserError
 from compress.models import encoders, probe
-from compress.reporting import chance
+from compress.scoring import chance
 from compress.stages import alpha, difficulty, given_models, remaining_work, results, student, teacher
 from compress.stages.context import Artefact, Context, Encoder, found, publish
 from compress.training.monitor import open_monitor

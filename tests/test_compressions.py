@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from launcher import launch
 from safetensors.torch import load_file
-from test_launcher import launch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 import compress
@@ -38,7 +38,7 @@ SPECS = [
     for stage in range(4)
 ]
 SMALL = ["layers_first_half", "heads20_rows50_imp40"]
-OWN = ROOT / "compress/data/synthetic_encoder"  # another width and vocabulary than the run's encoder
+OWN = ROOT / "compress/synthetic/encoder"  # another width and vocabulary than the run's encoder
 SPECS += [
     {
         "name": f"{name}-zero{stage}",

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_importance import Data
-from test_launcher import ROOT, job, run
+from launcher import ROOT, job, run
+from small_models import Data
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from compress.compression import importance
@@ -54,7 +54,7 @@ def test_whole_job_on_one_gpu(tmp_path, tiny_model):
 def students(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     driver = str(ROOT / "tests/drivers/compress_all.py")
-    model = str(ROOT / "compress/data/synthetic_encoder")
+    model = str(ROOT / "compress/synthetic/encoder")
     done = on_gpu(driver, str(folder), model, json.dumps([*SPECS, *SPECS_BY_LOSS]))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -108,5 +108,5 @@ def test_importance_is_that_of_the_cpu():
     }
     for one, other in zip(found["cpu"].heads, found["cuda"].heads, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-6)
-    for one, other in zip(found["cpu"].rows, found["cuda"].rows, strict=True):
+    for one, other in zip(found["cpu"].neurons, found["cuda"].neurons, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-6)

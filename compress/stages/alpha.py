@@ -16,7 +16,7 @@ import numpy as np
 
 from compress import artefacts, ranks, uncertainty
 from compress.errors import UserError
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.stages import difficulty, student
 from compress.stages.context import Artefact, Context, found, publish, score_exported
 

@@ -26,7 +26,7 @@ from compress.configuration.robust_schema import RobustCompression
 from compress.errors import UserError
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.stages.context import (
     Artefact,
     Context,

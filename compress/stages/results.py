@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress import artefacts, ownership, ranks, uncertainty, versions
-from compress.reporting import bias, card, chance, evaluation, report, summary
+from compress.reporting import card, report, summary
+from compress.scoring import bias, chance, evaluation
 from compress.stages import difficulty, events, model_figures, partial_input, shallow
 from compress.stages.context import Artefact, Context, found, publish, score_exported
 from compress.stages.teacher import train_accuracy

@@ -24,7 +24,8 @@ from compress.layerwise.terms import terms_of
 from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import encoders
-from compress.reporting import card, evaluation
+from compress.reporting import card
+from compress.scoring import evaluation
 from compress.stages import difficulty, first, model_figures, shallow
 from compress.stages.context import (
     Artefact,

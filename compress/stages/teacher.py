@@ -17,7 +17,7 @@ from compress import artefacts, checkpoint, export
 from compress.compression.masks import Masks
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.stages.context import (
     Artefact,
     Context,
