@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import artefacts, ranks
+from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema, schedule
 from compress.configuration.config import Config
 from compress.data.batches import Columns
@@ -42,8 +43,8 @@ class Encoder:
 class Context:
     """What every stage needs.
 
-    encoder: the run's; small: the student's own one if `student.model` names it; given: that of
-    `teacher.model` if its tokenizer is not the run's.
+    encoder: the run's; resolved: what the student loses, and when; small: the student's own one if
+    `student.model` names it; given: that of `teacher.model` if its tokenizer is not the run's.
     """
 
     config: Config
@@ -53,6 +54,7 @@ class Context:
     encoder: Encoder
     device: torch.device
     monitor: Monitor
+    resolved: Resolved
     small: Encoder | None = None
     given: Encoder | None = None
 

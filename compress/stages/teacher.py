@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 
 from compress import artefacts, checkpoint, export
 from compress.compression.masks import Masks
-from compress.compression.plan import Plan
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
@@ -86,7 +85,7 @@ def fine_tune(context: Context, name: str, epochs: int) -> Teacher:
     torch.manual_seed(context.config.robust.seed)
     model = encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
     shape = encoders.fresh(model)
-    trainer = new_trainer(name, context, model, [Masks(model, Plan()), Vanilla()], epochs)
+    trainer = new_trainer(name, context, model, [Masks(), Vanilla()], epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
     weights = checkpoint.gather(trainer.engine)
