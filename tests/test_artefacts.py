@@ -79,6 +79,7 @@ def test_inputs_that_are_no_json_leave_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("marked", [False, True])
 def test_a_killed_writer_is_never_taken_for_complete(tmp_path, marked):
     script = f"""

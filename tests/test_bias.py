@@ -46,6 +46,7 @@ def run():
     return outcomes([(0.9, 0.75, 0.7), (0.88, 0.68, 0.62)], 3)
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_a_plain_bootstrap(run):
     teacher, student = run
     found = bias.figures(pair(teacher), pair(student), bias.draw(teacher, student, SIZES))

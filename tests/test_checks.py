@@ -133,6 +133,7 @@ def test_a_hook_in_the_current_folder(files, tmp_path, monkeypatch):
     checks.check(files.load(ENCODER, SPARSE, at(f"{OURS}.loss.hook", "own_loss_of_mine:loss")), "all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mistake",
     [at(f"{OURS}.teacher.model", "/nope"), at(f"{OURS}.task.data_dir", "/nope"), at("optimizr", 1)],

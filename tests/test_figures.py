@@ -39,6 +39,7 @@ def test_a_missing_accuracy_has_no_bar_and_a_set_without_subsets_is_a_row(write)
     assert figures(two_sets(found), None)["ood_subsets"].count("bar-student-") == 2
 
 
+@pytest.mark.slow
 def test_many_subsets_show_the_most_different_and_say_so(write):
     found = metrics()
     for side, role in enumerate(("teacher", "student")):

@@ -239,6 +239,7 @@ def test_a_cached_model_is_used_while_the_hub_refuses(cached):
     unreachable_model("nobody/bert-small", seconds=TIMEOUT + 2)
 
 
+@pytest.mark.slow
 def test_a_cached_model_is_used_while_the_hub_never_answers(monkeypatch, cached, silent):
     snapshot = cached("bert-tiny")
     endpoint(monkeypatch, silent)

@@ -316,6 +316,7 @@ def checked(block, run, data):
         term.check(shapes)
 
 
+@pytest.mark.slow
 def test_a_run_is_checked_before_training(tmp_path, tiny_model):
     deep, foreign = tmp_path / "deep", tmp_path / "foreign"
     words = encoders.load_tokenizer(tiny_model)
@@ -333,6 +334,7 @@ def test_a_run_is_checked_before_training(tmp_path, tiny_model):
     checked(LayerwiseBlock(), Robust(tiny_model, foreign), DATA)
 
 
+@pytest.mark.slow
 def test_tokens_are_compared_not_vocabularies(tmp_path, tiny_model):
     """One tokenizer lower-cases, the other has the same vocabulary and does not."""
     cased = tmp_path / "cased"

@@ -88,6 +88,7 @@ def test_a_lock_is_taken_once_and_released(tmp_path, lock_of):
     again.release()
 
 
+@pytest.mark.slow
 def test_a_living_process_keeps_it_and_a_killed_one_loses_it(tmp_path, holder, lock_of):
     os.utime(tmp_path / NAME, (0, 0))  # however old: this machine knows that it lives
     with pytest.raises(UserError, match=rf"pid {holder.pid} on host .* since 2\d\d\d-") as caught:
@@ -138,6 +139,7 @@ def test_without_hard_links(tmp_path, monkeypatch, lock_of):
     assert "which has ended" in lock_of(tmp_path).claim()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", [False, True])
 def test_of_many_that_start_at_once_one_gets_it(tmp_path, guard):
     """Over what a dead process left; also where another died while it took the lock over."""

@@ -21,6 +21,8 @@ from compress.stages.context import Artefact
 from compress.training.progress import Progress
 from compress.workload import Job
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SHAPES = ((1, 1), (2, 9), (7, 38))
 

@@ -15,6 +15,8 @@ from compress import predict
 from compress.errors import UserError
 from compress.models import encoders
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("entailment", "neutral", "contradiction")
 PAIRS = [
     ("the king saw the queen .", "the queen saw the king ."),

@@ -191,6 +191,7 @@ threading.Event().wait()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", ["waits", "busy"])
 @pytest.mark.parametrize(
     ("numbers", "code", "said"),

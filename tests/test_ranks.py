@@ -56,6 +56,7 @@ print(repr(said))
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_agree() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

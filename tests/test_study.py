@@ -44,6 +44,7 @@ def test_an_ood_set_that_is_not_there_is_told_before_the_first_run(tmp_path, cap
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_reported_without_a_run(tmp_path, capsys):
     file = study_file(tmp_path)
     for run in runs_of(tmp_path):
