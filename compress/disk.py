@@ -42,6 +42,7 @@ EVERYWHERE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, e
 SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """Those where it helps to know how much is free."""
 WRAPPED = (OSError, RuntimeError, ValueError, SafetensorError)
+"""Types in which libraries report a disk; tokenizers raises a plain Exception."""
 PROBE = b"\0" * 65536
 
 
@@ -58,7 +59,9 @@ def writing(path: Path, temporary: Path | None = None, codes: set[int] | None = 
         if temporary is None:
             raise
         raise UserError(str(error).replace(str(temporary), str(path))) from None
-    except WRAPPED as error:
+    except Exception as error:
+        if not isinstance(error, WRAPPED) and type(error) is not Exception:
+            raise
         direct = error.errno if isinstance(error, OSError) else None
         code = _code(error, temporary or path) if codes is None else direct
         if code is None or code not in (codes or ADVICE):

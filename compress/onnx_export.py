@@ -110,6 +110,10 @@ class Pairs:
         return Pairs(segments, int(tokenizer.pad_token_id or 0), tokenizer.padding_side)
 
 
+SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id")
+"""Names in a model's configuration of the ids of special tokens."""
+
+
 def random_inputs(
     config: PreTrainedConfig,
     batch: int,
@@ -119,15 +123,23 @@ def random_inputs(
 ) -> dict[str, Tensor]:
     """Inputs [B, L] of random token ids, the second half of each row as the second text.
 
-    padded: each row but the first has padding, one token more than the row before, as far as at least
-    one real token stays; without it all tokens are real. Torch's own random state stays as it is.
+    No id is a special one, but the last real token of a row ends the text where the model has such a
+    token: BART's classifier reads its state there. padded: each row but the first has padding, one
+    token more than the row before, as far as at least one real token stays; without it all tokens are
+    real. Torch's own random state stays as it is.
     """
     pairs = pairs or Pairs.of(config)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(config.vocab_size - 1, (batch, length), generator=generator)
-    ids += ids >= pairs.pad_id
+    special = {value for name in SPECIAL if isinstance(value := getattr(config, name, None), int)}
+    usable = torch.ones(config.vocab_size, dtype=torch.bool)
+    usable[[number for number in special | {pairs.pad_id} if 0 <= number < len(usable)]] = False
+    words = usable.nonzero().flatten()
+    ids = words[torch.randint(len(words), (batch, length), generator=generator)]
     real = length - torch.arange(batch).clamp(max=length - 1) if padded else torch.tensor([length])
     mask = (torch.arange(length) < real[:, None]).long().expand(batch, length).contiguous()
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int) and end != pairs.pad_id:
+        ids[torch.arange(batch), mask.sum(dim=1) - 1] = end
     inputs = {"input_ids": ids.where(mask > 0, pairs.pad_id), "attention_mask": mask}
     if pairs.segments:
         inputs[model_questions.SEGMENTS] = (torch.arange(length) >= length // 2).long() * mask

@@ -20,6 +20,8 @@ import pytest
 import torch
 from conftest import mount
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch.utils.tensorboard import SummaryWriter
 
 from compress import artefacts, disk, errors
@@ -51,7 +53,9 @@ WRITERS = {
     "arrow": lambda folder: datasets.Dataset.from_dict({"a": NOISE}).save_to_disk(folder / "arrow"),
     "text": lambda folder: (folder / "a.txt").write_text("a" * 800_000),
     "json": lambda folder: write_json(folder / "a.json", {"a": "a" * 800_000}),
+    "tokenizer": lambda folder: Tokenizer(WORDS).save(str(folder / "tokenizer.json")),
 }
+WORDS = WordLevel({f"word{number}": number for number in range(60_000)}, unk_token="word0")
 
 
 def refused(path, writer, *words):

@@ -70,6 +70,17 @@ def test_a_gpu_that_is_full_does_not_end_the_run(monkeypatch):
     assert found["timings"] == [] and "memory" in found["left_out"][0]
 
 
+def test_a_model_that_takes_no_random_tokens_does_not_end_the_run(monkeypatch):
+    both = models()
+
+    def refuse(**_):
+        raise ValueError("All examples must have the same number of <eos> tokens.")
+
+    monkeypatch.setattr(both["student"], "forward", refuse)
+    found = latency.measure(both, TOKENS, CPU)
+    assert found["timings"] == [] and "<eos>" in found["left_out"][0]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_shape_is_that_of_the_layers(name):
     model = models(name)["teacher"]

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from small_models import CONFIGS, KEPT, SIZES, exported, fresh, masked
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModelForSequenceClassification, BartConfig, BertConfig
 
 import compress
 from compress import onnx_export, run
@@ -144,6 +144,19 @@ def test_random_inputs_are_real_tokens_or_end_in_padding():
     assert short["attention_mask"].sum(1).tolist() == [4, 3, 2, 1, 1, 1]
     assert torch.equal(short["input_ids"] == 7, short["attention_mask"] == 0)
     assert short["token_type_ids"].tolist()[:2] == [[0, 0, 1, 1], [0, 0, 1, 0]]
+
+
+def test_random_inputs_end_the_text_once_where_the_model_has_a_token_for_it():
+    """BART's classifier reads its state there, and takes no row with more of them or none."""
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 40}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_labels": 3}
+    config = BartConfig(**sizes, **heads, encoder_ffn_dim=16, decoder_ffn_dim=16, eos_token_id=2)
+    inputs = onnx_export.random_inputs(config, 64, 5, padded=True)
+    real = inputs["attention_mask"].sum(dim=1)
+    assert torch.equal((inputs["input_ids"] == config.eos_token_id).nonzero()[:, 1], real - 1)
+    with torch.no_grad():
+        logits = AutoModelForSequenceClassification.from_config(config).eval()(**inputs).logits
+    assert logits.shape == (64, 3)
 
 
 def test_missing_packages_are_known_before_training(monkeypatch):

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compress import timing
+from compress.errors import first_line
 from compress.models import encoders
 from compress.reporting import benchmark_report
 
@@ -54,6 +55,9 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
         _fill(out, {name: timing.ready(model, device) for name, model in models.items()}, device)
     except torch.OutOfMemoryError:
         out["left_out"].append(f"the GPU's memory does not hold both models; {ELSEWHERE}")
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        out["timings"].clear()
+        out["left_out"].append(f"a model does not take random tokens ({first_line(error)})")
     return out
 
 
