@@ -26,7 +26,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from compress import artefacts
+from compress import artefacts, provenance
 from compress.reporting import numbers, summary
 from compress.reporting.figures import (
     bar_chart,
@@ -41,7 +41,7 @@ LONGEST_TEXT = 360
 _RUN_KEYS = (
     *("task", "seed", "compression", "mitigation", "teacher", "student", "notes", "samples"),
     *("set_sizes", "at_chance", "vanished"),
-    *("seconds", "reused", "versions", "world_size", "device"),
+    *("seconds", "reused", "artefacts"),
 )
 
 
@@ -160,6 +160,7 @@ def write_report(
         dev_subsets=dev_subsets(metrics),
         view=difficulty,
         medians=_medians(difficulty),
+        versions=provenance.by_versions(metrics["artefacts"]),
         unscored=0 if difficulty is None else int((~np.isfinite(difficulty.variance)).sum()),
         config=json.dumps(config, indent=2, ensure_ascii=False, default=str),
     )

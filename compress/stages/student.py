@@ -3,9 +3,8 @@
 Order within a run: layer reduction, then heads and rows, then single weights.
 """
 
-import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from compress.compression import importance, plan
 from compress.compression.masks import Masks, Scorer, reduce_layers
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import RobustCompression
+from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
 from compress.distillation import layer_map, layerwise
 from compress.errors import UserError
@@ -37,123 +37,116 @@ from compress.models import compressed, encoders
 from compress.reporting import card, evaluation
 from compress.signals import Signals
 from compress.stages import difficulty, first, model_figures, shallow
-from compress.stages.context import (
-    Artefact,
-    Context,
-    found,
-    new_trainer,
-    publish,
-    start_model,
-    watch_dev,
-)
+from compress.stages.context import TRAINING, Context, new_trainer, start_model, watch_dev
+from compress.stages.difficulty import Difficulty
+from compress.stages.first import First
+from compress.stages.shallow import Shallow
+from compress.stages.stage import Artefact, Fill, Stage, find
+from compress.stages.teacher import Teacher
 from compress.training.trainer import Trainer
 
-
-def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) -> dict[str, Any]:
-    """What the student depends on."""
-    robust, merged = context.config.robust, context.config.merged
-    block, compression = robust.uncertainty, context.config.compression
-    hook = losses.resolve(robust.loss.hook)
-    inputs = {
-        **context.for_student().training_inputs(),
-        "stage": "student",
-        "epochs": robust.student.epochs or robust.epochs,
-        "init_from": robust.student.init_from,
-        "compression_training": merged.get("compression_training", {}),
-        "pruning": robust.pruning.model_dump(),
-        "hook": robust.loss.hook,
-        "lambda": robust.loss.lambda_,
-        "teacher": teacher.key,
-        **layer_map.inputs_of(robust.layerwise),
-    }
-    if compression.heads or compression.rows:
-        inputs["structured"] = robust.structured.model_dump()
-    if compression.any_learned:
-        inputs["score_lr"] = robust.score_lr
-    apart = ("lambda", "difficulty")
-    scalars = {key: value for key, value in robust.loss.used().items() if key not in apart}
-    if scalars:
-        inputs["loss"] = scalars
-    if hook not in losses.LOSSES.values():
-        inputs["hook_source"] = integrity.digest(user_loss.source(hook))
-    of = hardness.key if hardness else None
-    if robust.loss.shallow:
-        of = artefacts.key(shallow.inputs_of(context))
-    if of is not None:
-        inputs["difficulty"] = of
-        inputs["uncertainty"] = [block.alpha, block.normalisation, block.quantile]
-    if robust.loss.hook in NEED_MISTAKES:
-        inputs["first"] = artefacts.key(first.inputs_of(context))
-    return inputs
+BLOCKS = ("pruning", "structured", "score_lr", "loss", "layerwise")
+"""Keys of `robust_compression` that say how the student is compressed and trained."""
 
 
-def _needed(context: Context, hardness: Artefact | None) -> Artefact | None:
-    """The loss matrix if the hook uses its variance, so that other students do not depend on it.
+@dataclass(frozen=True)
+class Student(Stage):
+    """`model/`: the compressed model; `student.json`: sparsity, parity, what is left by layer.
 
-    Raises UserError if the hook cannot do without and there is none.
+    alpha: of a candidate while alpha "auto" is chosen; None: the run's own student.
     """
-    loss = context.config.robust.loss
-    if loss.shallow or not difficulty.used(context.config.robust):
-        return None
-    if hardness is None and loss.hook in NEED_DIFFICULTY:
-        raise UserError(f"the loss '{loss.hook}' needs the difficulty; run --stage difficulty first.")
-    return hardness
+
+    alpha: float | None = None
+    name = "student"
+    asked = True
+
+    @property
+    def label(self) -> str:
+        """Prefix of the events too."""
+        return self.name if self.alpha is None else f"alpha {self.alpha:g}"
+
+    def configured(self, config: Config) -> Config:
+        """With this alpha."""
+        return config if self.alpha is None else config.with_alpha(self.alpha)
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Those of any training, of compression and loss; of the difficulty where the loss uses it."""
+        keys = [*BLOCKS, "student.model", "student.init_from", "student.epochs", "teacher.model"]
+        if difficulty.used(config.robust):
+            keys += [f"uncertainty.{key}" for key in ("alpha", "normalisation", "quantile")]
+        return (*TRAINING, "compression_training", *(f"{OURS}.{key}" for key in keys))
+
+    def needs(self, run: Context) -> tuple[Stage, ...]:
+        """The teacher, and what the loss asks for: difficulty, first model, shallow classifier.
+
+        A loss of the user's gets the difficulty only if there is one or the run makes it.
+        """
+        robust, out = run.config.robust, list[Stage]([Teacher()])
+        if robust.loss.shallow:
+            out.append(Shallow())
+        elif robust.loss.hook in NEED_DIFFICULTY or (difficulty.used(robust) and _there(run)):
+            out.append(Difficulty())
+        if robust.loss.hook in NEED_MISTAKES:
+            out.append(First())
+        return tuple(out)
+
+    def facts(self, run: Context) -> dict[str, Any]:
+        """Those of a training; the source of a loss of the user's."""
+        facts, hook = run.for_student().training_facts(), run.config.robust.loss.hook
+        if ":" in hook:
+            facts["hook_source"] = integrity.digest(user_loss.source(losses.resolve(hook)))
+        return facts
+
+    def includes(self, label: str) -> bool:
+        """Those of the small models that are made for it."""
+        return label in ("first", "shallow")
+
+    def place(self, run: Context, key: str) -> Path:
+        """In the run's directory."""
+        return run.output_dir / (self.name if self.alpha is None else f"alpha/{self.alpha:g}")
+
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Compress as `compression_training` says, trained with the loss; export the model."""
+        robust, here = run.config.robust, run.for_student()
+        model = _start(here, made["teacher"].path / "model")
+        shape = encoders.fresh(model)
+        signals = _signals(robust, made["teacher"], _difficulty(run, made))
+        todo = plan.resolve(run.config, model, len(run.data.train))
+        masks = Masks(model, todo, _scorer(here, shape, signals))
+        signals = replace(signals, layerwise=_layerwise(here, made["teacher"], model))
+        assert robust.student.epochs is not None, "epochs are resolved"
+        trainer = new_trainer(self.label, here, model, masks, signals, robust.student.epochs)
+        trainer.run_until(trainer.total_steps, watch_dev(here))
+        weights = checkpoint.gather(trainer.engine)
+        wanted = _logits(here, trainer, masks, shape, weights, todo)
+        trainer.close()
+
+        def fill(folder: Path) -> None:
+            small = masks.shrink(masks.apply(weights), shape)
+            sparsity = masks.sparsity_of(small)
+            length = robust.task.max_length
+            export.save(small, here.encoder.tokenizer, length, here.data.task.keep, folder / "model")
+            dev = here.columns["dev"].head(export.SAMPLES)
+            parity = export.difference(folder / "model", wanted, dev, here.device)
+            card.write(folder / "model", model_figures.about(run))
+            layers = [{"heads": len(k.heads), "rows": len(k.rows)} for k in masks.kept() or []]
+            values = {"sparsity": sparsity, "parity": parity, "layers": layers}
+            artefacts.write_json(folder / "student.json", values)
+            if chosen := masks.chosen_heads():
+                artefacts.write_json(folder / "heads.json", {"compression_training": chosen})
+
+        return fill
 
 
-def make(
-    context: Context,
-    teacher: Artefact,
-    hardness: Artefact | None,
-    path: Path | None = None,
-    name: str = "student",
-) -> Artefact:
-    """Compress as `compression_training` says, trained with the loss hook; export the model.
-
-    hardness: the loss matrix, if there is one; path: default `student` in the output directory; name:
-    prefix of the events.
-    """
-    robust = context.config.robust
-    hardness = _needed(context, hardness)
-    inputs = inputs_of(context, teacher, hardness)
-    path = path or context.output_dir / "student"
-    if (old := found(path, inputs)) is not None:
-        return old
-    d, before = _difficulty(context, hardness)
-    began = time.perf_counter() - before
-    here = context.for_student()
-    model = _start(here, teacher.path / "model")
-    shape = encoders.fresh(model)
-    signals = _signals(robust, teacher, d)
-    todo = plan.resolve(context.config, model, len(context.data.train))
-    masks = Masks(model, todo, _scorer(here, shape, signals))
-    signals = replace(signals, layerwise=_layerwise(here, teacher, model))
-    epochs = robust.student.epochs or robust.epochs
-    trainer = new_trainer(name, here, model, masks, signals, epochs)
-    trainer.run_until(trainer.total_steps, watch_dev(here))
-    weights = checkpoint.gather(trainer.engine)
-    wanted = _logits(here, trainer, masks, shape, weights, todo)
-    trainer.close()
-
-    def fill(folder: Path) -> None:
-        small = masks.shrink(masks.apply(weights), shape)
-        sparsity = masks.sparsity_of(small)
-        length = robust.task.max_length
-        export.save(small, here.encoder.tokenizer, length, here.data.task.keep, folder / "model")
-        dev = here.columns["dev"].head(export.SAMPLES)
-        parity = export.difference(folder / "model", wanted, dev, here.device)
-        card.write(folder / "model", model_figures.about(context))
-        layers = [{"heads": len(k.heads), "rows": len(k.rows)} for k in masks.kept() or []]
-        values = {"sparsity": sparsity, "parity": parity, "layers": layers}
-        artefacts.write_json(folder / "student.json", values)
-        if chosen := masks.chosen_heads():
-            artefacts.write_json(folder / "heads.json", {"compression_training": chosen})
-
-    return publish(path, inputs, began, fill)
+def _there(run: Context) -> bool:
+    """Whether there will be a difficulty when the student is trained."""
+    return "difficulty" in run.chosen or find(Difficulty(), run) is not None
 
 
 def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
     """The classifier that the training starts from, with the layers that layer reduction keeps."""
-    model = start_model(context, context.config.robust.student.init_from, teacher_model)
+    from_teacher = context.config.robust.student.init_from == "teacher"
+    model = start_model(context, teacher_model if from_teacher else context.encoder.model)
     kept = plan.layers(context.config, model.config)
     if kept is None:
         return model
@@ -235,28 +228,17 @@ def _layerwise(
     return layerwise.build(robust, model, teacher.path / "model", names, context.device)
 
 
-def _difficulty(
-    context: Context, hardness: Artefact | None
-) -> tuple[NDArray[np.float64] | None, float]:
-    """What the hook gets as difficulty, [N]: of Eq. 1, or from the first model's mistakes, or none.
-
-    And the seconds that belong to the student: those of the first model or the shallow one, reused or
-    not.
-    """
-    loss = context.config.robust.loss
-    if loss.hook in NEED_MISTAKES:
-        with context.monitor.progress.stage("first"):
-            made = first.make(context)
-        probabilities = np.load(made.path / "probabilities.npy")
-        labels = context.columns["train"].labels
-        return uncertainty.mistakes(probabilities, labels, loss.upweight), made.seconds
-    if loss.shallow:
-        made = shallow.make(context)
-        return difficulty.sample_difficulty(context, shallow.load(made)), made.seconds
-    if hardness is None:
-        return None, 0.0
-    v = uncertainty.variance(difficulty.load_losses(hardness.path, "train"))
-    return difficulty.sample_difficulty(context, v), 0.0
+def _difficulty(context: Context, made: Mapping[str, Artefact]) -> NDArray[np.float64] | None:
+    """What the loss gets as difficulty, [N]: of Eq. 1, or from the first model's mistakes, or none."""
+    if "first" in made:
+        probabilities, labels = first.load(made["first"]), context.columns["train"].labels
+        return uncertainty.mistakes(probabilities, labels, context.config.robust.loss.upweight)
+    if "shallow" in made:
+        return difficulty.sample_difficulty(context, shallow.load(made["shallow"]))
+    if "difficulty" not in made:
+        return None
+    v = uncertainty.variance(difficulty.load_losses(made["difficulty"].path, "train"))
+    return difficulty.sample_difficulty(context, v)
 
 
 def _signals(robust: RobustCompression, teacher: Artefact, d: NDArray[np.float64] | None) -> Signals:
@@ -305,9 +287,3 @@ def loss_weights(robust: RobustCompression, d: NDArray[np.float64] | None) -> Lo
         warmup=loss.warmup,
         batch_mean=torch.ones(()) if loss.hook in BATCH_WEIGHTS else None,
     )
-
-
-def find(context: Context, teacher: Artefact, hardness: Artefact | None) -> Artefact | None:
-    """The student if it is finished."""
-    inputs = inputs_of(context, teacher, _needed(context, hardness))
-    return found(context.output_dir / "student", inputs)
