@@ -103,6 +103,24 @@ def nli_folder(write_table):
     return write
 
 
+@pytest.fixture
+def small_task(tmp_path, nli_folder):
+    """A data_dir of the task `mnli`: 6 rows of train, 3 of dev, 6 of HANS."""
+    return nli_folder(tmp_path / "nli", train=6, dev=3, ood_hans=6)
+
+
+@pytest.fixture
+def put_split(small_task, write_table):
+    """Function (split, rows, suffix) -> file: replaces a split of `small_task`."""
+
+    def write(split, rows, suffix=".jsonl"):
+        for old in small_task.glob(f"{split}.*"):
+            old.unlink()
+        return write_table(small_task / f"{split}{suffix}", rows)
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Directory of a random BERT encoder without head and its tokenizer; treat it as read-only."""

@@ -37,19 +37,3 @@ def labelled(*labels, start=0):
 
 def renamed(rows, **names):
     return [{names.get(key, key): value for key, value in row.items()} for row in rows]
-
-
-def small(nli_folder, place):
-    """A folder of NLI in `place`: 6 rows of train, 3 of dev, 6 of HANS."""
-    return nli_folder(place / "nli", train=6, dev=3, ood_hans=6)
-
-
-def replacing(folder, write_table):
-    """Function (split, rows, suffix): replaces a split of the folder."""
-
-    def write(split, rows, suffix=".jsonl"):
-        for old in folder.glob(f"{split}.*"):
-            old.unlink()
-        return write_table(folder / f"{split}{suffix}", rows)
-
-    return write

@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from test_launcher import ROOT
+from launcher import ROOT
 
 from compress import ownership
 from compress.study import plan, results

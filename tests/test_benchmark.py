@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_compressed import CONFIGS, KEPT, exported, masked
+from small_models import KEPT, exported, fresh, masked
 
 import compress
 from compress import benchmark, onnx_export, timing
@@ -16,20 +16,16 @@ from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Timing, short_names
 
 
-def copied(name="bert"):
-    return CONFIGS[name].__class__.from_dict(CONFIGS[name].to_dict())
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A plain model, the same with half its weights 0, and one of uneven layers."""
     folder = tmp_path_factory.mktemp("models")
-    model = masked(copied())
+    model = masked(fresh("bert"))
     model.save_pretrained(folder / "teacher" / "model")
     for parameter in model.parameters():
         parameter.data.view(-1)[::2] = 0
     model.save_pretrained(folder / "zeros" / "model")
-    exported(masked(copied()), folder / "small" / "model")
+    exported(masked(fresh("bert")), folder / "small" / "model")
     return [folder / name / "model" for name in ("teacher", "zeros", "small")]
 
 
@@ -194,8 +190,7 @@ def test_what_cannot_be_measured_is_known_before(folders, tmp_path, monkeypatch)
     "error", [MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("no memory")]
 )
 def test_a_shape_that_does_not_fit_into_memory_is_named(error):
-    sentence = "--batch 7 --length 9: does not fit into memory"
-    with pytest.raises(UserError, match=sentence), benchmark._fitting((7, 9)):
+    with pytest.raises(UserError, match=r"--batch 7 --length 9: .*memory"), benchmark._fitting((7, 9)):
         raise error
     with pytest.raises(RuntimeError, match="shapes"), benchmark._fitting((7, 9)):
         raise RuntimeError("shapes differ")

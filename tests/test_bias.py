@@ -1,5 +1,6 @@
 """F_bias of one run and its intervals against a bootstrap that draws sample by sample."""
 
+import re
 import time
 
 import numpy as np
@@ -82,10 +83,10 @@ def test_the_same_run_gives_the_same_figures(run):
 @pytest.mark.parametrize(
     ("dev", "ood", "told"),
     [
-        (0.9, 0.9, "the teacher is no worse on OOD than on dev (Delta 0.000, 95 % interval"),
-        (0.9, 0.95, "the teacher is no worse on OOD than on dev (Delta −0.056, 95 % interval"),
-        (0.9, 0.8975, "beyond chance (Delta 0.003, 95 % interval over the samples −0."),
-        (0.0, 0.5, "the teacher gets nothing right on dev"),
+        (0.9, 0.9, "teacher .*OOD.*Delta 0.000, 95 %"),
+        (0.9, 0.95, "teacher .*OOD.*Delta −0.056, 95 %"),
+        (0.9, 0.8975, "chance .*Delta 0.003, 95 % .* −0."),
+        (0.0, 0.5, "teacher .* nothing .* dev"),
         (0.9, 0.7, None),
     ],
 )
@@ -102,7 +103,7 @@ def test_no_ratio_to_a_delta_that_may_be_nothing(dev, ood, told):
         low, _ = found["teacher"]["delta_interval"]
         assert low > 0 and found["f_bias"] == pytest.approx((0.3 / 0.9) / (0.2 / 0.9))
         return
-    assert told in found["f_bias_reason"]
+    assert re.search(told, found["f_bias_reason"])
     if dev:
         assert found["delta_difference"]["value"] == pytest.approx(1 / 3 - (dev - ood) / dev)
         low, high = found["delta_difference"]["interval"]

@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 import torch
 from reports import metrics
-from test_compressed import CONFIGS, IDS
+from small_models import CONFIGS, IDS
 from transformers import AutoModelForSequenceClassification
 
 import compress

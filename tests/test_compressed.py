@@ -5,14 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import CONFIGS, IDS, SIZES, exported, fresh, masked
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
     GPT2Config,
-    PreTrainedConfig,
-    RobertaConfig,
 )
 
 import compress
@@ -20,58 +17,10 @@ from compress.errors import UserError
 from compress.models import architectures, compressed, encoders
 from compress.models.compressed import Kept, Layer
 
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 32,
-    "max_position_embeddings": 40,
-    "pad_token_id": 0,
-}
-DISTIL = {"vocab_size": 40, "dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 32}
-DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
-CONFIGS = {
-    "bert": BertConfig(**SIZES),
-    "roberta": RobertaConfig(**SIZES),
-    "distilbert": DistilBertConfig(**DISTIL),
-    "deberta": DebertaV2Config(**SIZES, **DEBERTA, share_att_key=True),
-    "deberta-own-positions": DebertaV2Config(**SIZES, **DEBERTA, share_att_key=False),
-}
-KEPT = [Kept((0, 2, 3), tuple(range(0, 32, 2))), Kept((1,), tuple(range(5, 32)))]
-IDS = torch.arange(3, 27).view(2, 12)
-
 
 @pytest.fixture(params=CONFIGS)
 def config(request):
-    return CONFIGS[request.param].__class__.from_dict(CONFIGS[request.param].to_dict())
-
-
-def masked(config: PreTrainedConfig):
-    """Give a random model whose unkept heads and rows are switched off, by zeroed columns alone."""
-    torch.manual_seed(3)
-    model = AutoModelForSequenceClassification.from_config(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    modules = dict(model.named_modules())
-    for block, keep in zip(architectures.blocks(model), KEPT, strict=True):
-        gone = set(range(block.heads)) - set(keep.heads)
-        for head in gone:
-            start = head * block.head_size
-            modules[block.attention_output].weight.data[:, start : start + block.head_size] = 0
-        rows = sorted(set(range(block.rows)) - set(keep.rows))
-        modules[block.output].weight.data[:, rows] = 0
-    return model
-
-
-def exported(model, folder):
-    """Write what the run writes: cut weights, and the sizes in config.json."""
-    small = compressed.cut(model.state_dict(), model, KEPT)
-    compressed.describe(model.config, [Layer(len(k.heads), len(k.rows)) for k in KEPT])
-    new = compressed.build(model.config)
-    new.load_state_dict(small)
-    new.save_pretrained(folder)
-    return new
+    return fresh(request.param)
 
 
 def test_the_small_model_says_what_the_masked_one_says(config, tmp_path):
@@ -88,7 +37,7 @@ def test_the_small_model_says_what_the_masked_one_says(config, tmp_path):
 
 
 def test_the_tensors_are_really_smaller(tmp_path):
-    exported(masked(CONFIGS["bert"].__class__.from_dict(CONFIGS["bert"].to_dict())), tmp_path)
+    exported(masked(fresh("bert")), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     assert weights["bert.encoder.layer.0.attention.self.query.weight"].shape == (18, 24)
     assert weights["bert.encoder.layer.1.attention.output.dense.weight"].shape == (24, 6)

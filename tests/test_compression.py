@@ -9,7 +9,7 @@ import pytest
 import torch
 from deepspeed.compression.basic_layer import LinearLayer_Compress
 from deepspeed.compression.compress import init_compression, redundancy_clean
-from test_compressed import CONFIGS, IDS
+from small_models import CONFIGS, IDS
 from transformers import AutoModelForSequenceClassification
 
 from compress.compression.importance import Importance

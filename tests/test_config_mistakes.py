@@ -104,16 +104,19 @@ WRONG = [
 ]
 
 
+def refused(files, path, value, by_override):
+    """Give the sentence about `value` at `path`, which names the file or the override it came from."""
+    override = f"{path}={json.dumps(value)}"
+    parts = [FULL] if by_override else [FULL, at(path, value)]
+    sentence, file = files.refused(*parts, overrides=[override] if by_override else [])
+    assert sentence.startswith(f"--set {override}: " if by_override else f"{file}: ")
+    return sentence
+
+
 @pytest.mark.parametrize("by_override", [False, True], ids=["file", "set"])
 @pytest.mark.parametrize(("path", "value", "hint"), UNKNOWN, ids=[case[0] for case in UNKNOWN])
 def test_unknown_key(files, path, value, hint, by_override):
-    if by_override:
-        override = f"{path}={json.dumps(value)}"
-        sentence, _ = files.refused(FULL, overrides=[override])
-        assert sentence.startswith(f"--set {override}: ")
-    else:
-        sentence, file = files.refused(FULL, at(path, value))
-        assert sentence.startswith(f"{file}: ")
+    sentence = refused(files, path, value, by_override)
     assert f"'{path}' is not a key" in sentence and hint in sentence
 
 
@@ -122,13 +125,7 @@ def test_unknown_key(files, path, value, hint, by_override):
     ("path", "value", "hint"), WRONG, ids=[f"{case[0]}={case[1]}" for case in WRONG]
 )
 def test_wrong_value(files, path, value, hint, by_override):
-    if by_override:
-        override = f"{path}={json.dumps(value)}"
-        sentence, _ = files.refused(FULL, overrides=[override])
-        assert sentence.startswith(f"--set {override}: ")
-    else:
-        sentence, file = files.refused(FULL, at(path, value))
-        assert sentence.startswith(f"{file}: ")
+    sentence = refused(files, path, value, by_override)
     assert f"'{path}' is " in sentence and hint in sentence
 
 
@@ -137,7 +134,7 @@ def test_no_name_in_a_definition_is_empty(files, key):
     definition = {"texts": ["a", "b"], "labels": ["x", "y"]}
     path = f"{OURS}.task.definition"
     sentence, file = files.refused(at(path, definition), at(f"{path}.{key}", ""))
-    assert sentence == f"{file}: '{path}.{key}' is \"\", but: string should have at least 1 character."
+    assert sentence.startswith(f"{file}: '{path}.{key}' is \"\"") and "1 character" in sentence
 
 
 @pytest.mark.parametrize("sparsity", [1.0, 1.5, -0.1])
@@ -177,7 +174,7 @@ def test_a_key_that_no_file_gives_is_blamed_on_none(tmp_path):
     with pytest.raises(UserError) as error:
         load(written, [f"{OURS}.seed=1"])
     places = f"{written[1]}, {written[2]}, --set {OURS}.seed=1"
-    assert str(error.value).startswith(f"none of {places} gives the key '{OURS}.model'; name a")
+    assert places in str(error.value) and f"'{OURS}.model'" in str(error.value)
 
 
 def test_nothing_given_at_all():
@@ -247,7 +244,7 @@ def test_the_same_key_in_two_objects_is_fine(files):
 @pytest.mark.parametrize("override", ["", "a.b", "=3", "a..b=3", ".a=3", "a.=3"])
 def test_override_without_form(files, override):
     sentence, _ = files.refused(overrides=[override])
-    assert sentence == f"--set {override}: give it as a.b.c=value."
+    assert sentence.startswith(f"--set {override}: ") and "a.b.c=value" in sentence
 
 
 # -------------------------------------------------------------------- settings that exclude each other
@@ -257,7 +254,7 @@ def test_override_without_form(files, override):
     ("settings", "key", "hint"),
     [
         ([("loss", {"hook": "vanilla", "lambda": 0.9})], "loss.lambda", "'vanilla'"),
-        ([("uncertainty.quantile", 0.9)], "uncertainty.quantile", "set normalisation to 'quantile'"),
+        ([("uncertainty.quantile", 0.9)], "uncertainty.quantile", "'quantile'"),
         ([("teacher", {"model": "x", "epochs": 2})], "teacher.epochs", "not trained"),
         ([("pruning.end", 0.5)], "pruning", "no sparse_pruning is enabled"),
         ([("task.name", "mnli"), ("task.synthetic.seed", 1)], "task.synthetic", "'synthetic' only"),
@@ -307,14 +304,15 @@ def test_pruning_that_is_switched_off(files):
 
 def test_schedules_that_end_before_they_begin(files):
     sentence, file = files.refused(SPARSE, at(f"{OURS}.pruning", {"begin": 0.5, "end": 0.4}))
-    assert sentence == f"{file}: '{OURS}.pruning.begin' is above pruning.end."
+    assert sentence.startswith(f"{file}: '{OURS}.pruning.begin' ") and "pruning.end" in sentence
     assert files.load(SPARSE, at(f"{OURS}.pruning", {"begin": 0.4, "end": 0.4}))
     steps = {"enabled": True, "schedule_offset": 9, "schedule_offset_end": 8}
     sentence, file = files.refused(SPARSE, at(SHARED, steps))
-    assert sentence == f"{file}: '{SHARED}.schedule_offset' is above schedule_offset_end."
+    assert sentence.startswith(f"{file}: '{SHARED}.schedule_offset' ")
+    assert "schedule_offset_end" in sentence
 
 
 def test_two_half_precisions(files):
     sentence, file = files.refused(at("bf16.enabled", True), at("fp16.enabled", True))
-    assert sentence == f"{file}: 'fp16' and bf16 exclude each other."
+    assert sentence.startswith(f"{file}: ") and "'fp16' and bf16" in sentence
     assert files.load(at("bf16.enabled", True), at("fp16.enabled", False))

@@ -39,7 +39,7 @@ def test_blocks_that_cannot_be_pruned(tmp_path, kind):
     """`data_dir` does not exist: the model is looked at first, and only for a loss that needs it."""
     folder = made(tmp_path / "model", kind, **NAMES)
     said = sentence(tmp_path, "rmc", model=str(folder))
-    assert said.startswith("robust_compression.model: the stage difficulty prunes the linear layers")
+    assert said.startswith("robust_compression.model: ") and "stage difficulty" in said
     assert "none" in sentence(tmp_path, "vanilla", model=str(folder)).rpartition("/")[2]
     assert "stage difficulty" not in sentence(tmp_path, "rmc", model=str(made(tmp_path / "b")))
 
@@ -51,6 +51,4 @@ def test_the_key_of_a_model_that_does_not_fit_is_named(tmp_path, key):
     names = {"model": str(good), key: str(bad) if key == "model" else {"model": str(bad)}}
     said = sentence(tmp_path, "vanilla", **names)
     where = "model" if key == "model" else f"{key}.model"
-    assert said.startswith(
-        f"robust_compression.{where}: '{bad}' has a tokenizer that gives segment ids"
-    )
+    assert said.startswith(f"robust_compression.{where}: '{bad}' ") and "segment ids" in said

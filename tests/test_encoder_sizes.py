@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_encoders import SIZES
+from small_models import BERT_SIZES as SIZES
 from transformers import (
     BertConfig,
     BertForSequenceClassification,

@@ -7,19 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import BERT_SIZES
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from compress.errors import UserError
 from compress.models import directories, encoders, probe
 
-SIZES = {
-    "vocab_size": 20,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
 LABELS = ("yes", "no")
 IDS = torch.tensor([[2, 5, 6, 3, 7, 3]])
 
@@ -39,7 +32,7 @@ def teacher(tmp_path):
         label2id = {name: number for number, name in id2label.items()}
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            config = BertConfig(**SIZES, id2label=id2label, label2id=label2id)
+            config = BertConfig(**BERT_SIZES, id2label=id2label, label2id=label2id)
             BertForSequenceClassification(config).save_pretrained(folder)
         return folder
 

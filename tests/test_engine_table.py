@@ -205,7 +205,7 @@ def test_a_gpu_is_asked_for_less(given, monkeypatch):
 
 def test_an_accelerator_that_deepspeed_does_not_know(given, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "gpu")
-    with pytest.raises(UserError, match="DS_ACCELERATOR is 'gpu'; it must be one of cuda, cpu"):
+    with pytest.raises(UserError, match=r"DS_ACCELERATOR is 'gpu'.* cuda, cpu"):
         machine.check(given())
 
 

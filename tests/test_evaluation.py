@@ -68,6 +68,6 @@ def test_what_a_reader_must_know_before_believing_f_bias():
     assert evaluation.notes(teacher, student, dev, ood) == []
     assert evaluation.notes(teacher, {**student, "dev": 0.88}, dev, ood) == []
     (lost,) = evaluation.notes(teacher, {**student, "dev": 0.879}, dev, ood)
-    assert "more than 2 points of dev" in lost
+    assert "2 points of dev" in lost
     (chance,) = evaluation.notes({**teacher, "ood": {"hans": 0.55}}, student, dev, ood)
-    assert "not above the majority class on hans (55.0% against 50.0%" in chance
+    assert all(fact in chance for fact in ("majority class", "hans", "55.0%", "50.0%"))

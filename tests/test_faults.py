@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from test_launcher import ROOT, run
+from launcher import ROOT, run
 
 pytestmark = [pytest.mark.timeout(600)]
 
@@ -18,28 +18,23 @@ def errors(tmp_path_factory, tiny_model):
 
 
 def test_out_of_memory_in_a_training_step(errors):
-    assert errors["training"].startswith(
-        "teacher: step 1: out of memory with a micro-batch of 4 samples"
-    )
-    assert (
-        "train_micro_batch_size_per_gpu to 2 and gradient_accumulation_steps to 4" in errors["training"]
-    )
+    told = errors["training"]
+    assert told.startswith("teacher: step 1: out of memory") and "4 samples" in told
+    assert "train_micro_batch_size_per_gpu to 2" in told and "gradient_accumulation_steps to 4" in told
 
 
 def test_out_of_memory_while_scoring(errors):
-    assert errors["scoring"].startswith(
-        "teacher: dev: out of memory while scoring 24 samples, padded to "
-    )
+    assert errors["scoring"].startswith("teacher: dev: out of memory")
+    assert "24 samples" in errors["scoring"]
     assert "robust_compression.evaluation.batch_size to 64" in errors["scoring"]
 
 
 def test_a_loss_that_stops_being_finite_names_its_function_and_the_step(errors):
     """8 steps: progress is above 0.3 from the fourth on; reported at the last."""
     assert errors["late"].startswith("robust_compression.loss.hook: 'late_hooks:late'")
-    assert "the loss is not finite at step 4 (epoch 1)" in errors["late"]
+    assert "not finite at step 4 (epoch 1)" in errors["late"]
 
 
 def test_a_function_that_fails_later_is_named_with_its_line(errors):
-    assert errors["fails"] == (
-        "robust_compression.loss.hook: 'late_hooks:fails' raises KeyError: 'late', late_hooks.py:10."
-    )
+    assert errors["fails"].startswith("robust_compression.loss.hook: 'late_hooks:fails'")
+    assert "KeyError: 'late'" in errors["fails"] and "late_hooks.py:10" in errors["fails"]

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_importance import Data
-from test_launcher import ROOT, job, run
+from launcher import ROOT, job, run
+from small_models import Data
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from compress import losses

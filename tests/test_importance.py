@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_compressed import CONFIGS
+from small_models import CONFIGS, LABELS, Data
 from transformers import AutoModelForSequenceClassification
 
 from compress.compression import importance
@@ -13,21 +13,7 @@ from compress.losses import vanilla
 from compress.models import architectures
 from compress.signals import Signals
 
-LABELS = np.array([0, 1, 1, 0, 1])
 EPSILON = 1e-5
-
-
-class Data:
-    """Five samples of different lengths, as `Columns` gives them."""
-
-    labels = LABELS
-    lengths = np.array([6, 9, 12, 7, 10])
-
-    def batch(self, indices, device):
-        longest = int(self.lengths[indices].max())
-        ids = torch.stack([torch.arange(longest) * 3 % 37 + int(i) + 1 for i in indices])
-        mask = torch.arange(longest)[None] < torch.as_tensor(self.lengths[indices])[:, None]
-        return {"input_ids": ids * mask, "attention_mask": mask.long()}
 
 
 @pytest.fixture(params=CONFIGS)

@@ -143,10 +143,10 @@ def test_names_that_only_label2id_has(tmp_path):
         (("SUPPORTS", "REFUTES", "LABEL_2"), FEVER.labels, "'LABEL_2' is none of them"),
         (("entailment", "SUPPORTS", "REFUTES"), FEVER.labels, "both mean 'SUPPORTS'"),
         (("entailment", "neutral"), FEVER.labels[:2], "none of them means 'REFUTES'"),
-        (("SUPPORTS", "REFUTES"), FEVER.labels, "is a classifier of 2 labels"),
-        ((*NLI, "other"), FEVER.labels, "is a classifier of 4 labels"),
+        (("SUPPORTS", "REFUTES"), FEVER.labels, "2 labels"),
+        ((*NLI, "other"), FEVER.labels, "4 labels"),
         ((*NLI, "SUPPORTS"), FEVER.labels, "both mean 'SUPPORTS'"),
-        (tuple(f"LABEL_{n}" for n in range(4)), FEVER.labels, "is a classifier of 4 labels"),
+        (tuple(f"LABEL_{n}" for n in range(4)), FEVER.labels, "4 labels"),
         (("LABEL_1", "LABEL_2", "LABEL_3"), FEVER.labels, "'LABEL_1' is none of them"),
     ],
 )
@@ -205,7 +205,7 @@ def test_names_that_leave_the_order_open_are_refused(tmp_path, id2label, label2i
 def test_two_orders_in_one_configuration_are_refused(tmp_path):
     label2id = {"entailment": 1, "neutral": 0, "contradiction": 2}
     folder = classifier(tmp_path / "m", NLI, label2id=label2id)
-    with pytest.raises(UserError, match=r"id2label and label2id of its config\.json contradict"):
+    with pytest.raises(UserError, match=r"id2label and label2id .*config\.json"):
         loaded(folder)
 
 

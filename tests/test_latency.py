@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from test_compressed import CONFIGS
+from small_models import CONFIGS, fresh
 from transformers import AutoModelForSequenceClassification
 
 from compress.models import architectures
@@ -15,7 +15,7 @@ TOKENS = {"teacher": 12, "student": 7}
 
 
 def models(name="bert"):
-    config = CONFIGS[name].__class__.from_dict(CONFIGS[name].to_dict())
+    config = fresh(name)
     made = [AutoModelForSequenceClassification.from_config(config).eval() for _ in range(2)]
     return dict(zip(("teacher", "student"), made, strict=True))
 

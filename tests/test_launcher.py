@@ -4,21 +4,18 @@ One launch trains all specs one after another, because a start costs more than t
 """
 
 import json
-import os
 import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from launcher import ROOT, job, launch, run
 
 from compress.data import synthetic
 from compress.reporting.metrics import auroc
 
-ROOT = Path(__file__).parents[1]
 GROUP = {"encoder": [r"encoder\.layer\.", 0.5]}
 SPECS = [{"name": f"zero{z}", "stage": z, "groups": GROUP, "steps": 6} for z in range(4)]
 SPECS.append(
@@ -50,27 +47,6 @@ FOCAL_ALONE = {"name": "focal_zero0", "stage": 0, **FOCAL}
 GOLDEN = [{"name": "golden", "stage": 2, "groups": GROUP, "steps": 4}, SPECS[2], FOCAL_ALONE]
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
-
-
-def run(command: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        **extra,
-    }
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
-
-
-def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = f"--master_port={free.getsockname()[1]}"
-    return run(["deepspeed", "--num_accelerators", "2", port, *arguments], **extra)
 
 
 def results(folder: Path, name: str, ranks: int) -> list[dict]:
@@ -201,26 +177,6 @@ def test_golden_four_steps(one_rank: Path) -> None:
     np.testing.assert_allclose(result["losses"], golden["losses"], rtol=1e-4)
     np.testing.assert_allclose(result["sparsity"], golden["sparsity"], atol=1e-6)
     assert result["progress"] == [step / 8 for step in range(4)], "what the warm-up goes by"
-
-
-def job(model: Path, output: Path, *overrides: str, stage: str = "all") -> list[str]:
-    files = ["zero2", "tasks/synthetic", "compression/imp60", "mitigation/rmc"]
-    return [
-        str(ROOT / "train.py"),
-        "--deepspeed_config",
-        *[str(ROOT / f"ds_configs/{name}.json") for name in files],
-        "--output_dir",
-        str(output),
-        "--stage",
-        stage,
-        "--set",
-        f"robust_compression.model={model}",
-        'robust_compression.task.synthetic={"train": 120, "dev": 40, "ood": 40}',
-        "robust_compression.epochs=2",
-        "train_batch_size=16",
-        "steps_per_print=2",
-        *overrides,
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_launcher import ROOT, launch
+from launcher import ROOT, launch
 
 from compress import artefacts
 from compress.configuration import config

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from test_compressed import CONFIGS, KEPT, SIZES, exported, masked
+from small_models import CONFIGS, KEPT, SIZES, exported, fresh, masked
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 import compress
@@ -27,8 +27,7 @@ SHAPES = ((1, 1), (2, 9), (7, 38))
 
 def directory(name, cut, folder):
     """Write a random model, plain or with uneven layers."""
-    config = CONFIGS[name].__class__.from_dict(CONFIGS[name].to_dict())
-    model = masked(config)
+    model = masked(fresh(name))
     if cut:
         exported(model, folder)
     else:
@@ -98,7 +97,7 @@ def test_another_models_file_is_refused_and_the_old_one_stays(plain, tmp_path, m
     file.parent.mkdir()
     file.write_text("older")
     monkeypatch.setattr(onnx_export, "_write", nudged)
-    with pytest.raises(UserError, match=r"model: its ONNX file differs from PyTorch by 0.0002"):
+    with pytest.raises(UserError, match=r"model: .*ONNX.* differs .*0\.0002"):
         onnx_export.export(plain, file)
     assert [path.name for path in file.parent.iterdir()] == ["m.onnx"]
     assert file.read_text() == "older"
@@ -147,14 +146,14 @@ def test_random_inputs_are_real_tokens_or_end_in_padding():
 
 def test_missing_packages_are_known_before_training(monkeypatch):
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnx" else name)
-    with pytest.raises(UserError, match=r"package onnx; run: pip install -r requirements-onnx.txt"):
+    with pytest.raises(UserError, match=r"package onnx; .*requirements-onnx\.txt"):
         run.check_export("all", "onnx")
     run.check_export("all", None)
 
 
 @pytest.mark.parametrize("stage", ["teacher", "difficulty"])
 def test_an_export_that_cannot_take_effect(stage):
-    with pytest.raises(UserError, match=f"--export onnx: there is no student .* --stage {stage}"):
+    with pytest.raises(UserError, match=f"--export onnx: .*--stage {stage}"):
         run.check_export(stage, "onnx")
 
 

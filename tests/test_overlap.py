@@ -56,10 +56,9 @@ def listed(output_dir):
 def test_a_pair_of_train_whatever_its_case_and_blanks(folder, put, case):
     leak = {k: case(v) if isinstance(v, str) else v for k, v in questions(0, start=2)[0].items()}
     file = put("ood_mine", [*questions(1, start=30), leak])
-    sentence = error_of(folder, "row 4 of train; an OOD set must share no sample", KEY, task="qqp")
-    assert sentence.startswith(
-        f"1 of 2 samples of {file} is in {folder / 'train.tsv'} too, such as row 2 ("
-    )
+    sentence = error_of(folder, "row 4 of train", "share no sample", KEY, task="qqp")
+    for fact in ("1 of 2 samples", str(file), str(folder / "train.tsv"), "row 2 ("):
+        assert fact in sentence
     assert "who is 2 ?" in sentence.lower()
 
 
@@ -83,7 +82,7 @@ def test_all_sets_are_counted_and_every_sample_is_listed(folder, put, tmp_path):
     assert "ood_other" not in sentence and "overlap.jsonl" not in sentence
     with pytest.raises(UserError) as error:
         read(folder, tmp_path)
-    assert f"; {tmp_path / 'overlap.jsonl'} lists them all; an OOD set" in str(error.value)
+    assert str(tmp_path / "overlap.jsonl") in str(error.value)
     rows = listed(tmp_path)
     assert [(r["set"], r["row"], r["train_row"]) for r in rows] == [
         ("mine", 2, 4),

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from test_compressed import CONFIGS
+from small_models import CONFIGS
 from transformers import AutoModelForSequenceClassification, BertConfig, MPNetConfig
 
 from compress.compression import plan

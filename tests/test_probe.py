@@ -28,10 +28,10 @@ def refused(folder, length=32):
     ("kind", "tokenizer", "words"),
     [
         ("roberta", {}, "segment ids (token_type_ids) up to 1"),
-        ("bert", {"words": (*WORDS, "one", "two")}, "token ids up to 32, but embeddings for 31 tokens"),
-        ("gpt2", {"pad": None}, "a tokenizer without a padding token"),
-        ("gpt2 without pad", {"model_input_names": NAMES}, "has no pad_token_id in its config.json"),
-        ("gpt2 other pad", {"model_input_names": NAMES}, "has pad_token_id 9 in its config.json"),
+        ("bert", {"words": (*WORDS, "one", "two")}, "token ids up to 32"),
+        ("gpt2", {"pad": None}, "without a padding token"),
+        ("gpt2 without pad", {"model_input_names": NAMES}, "no pad_token_id in its config.json"),
+        ("gpt2 other pad", {"model_input_names": NAMES}, "pad_token_id 9 in its config.json"),
     ],
     ids=["segments", "ids", "no pad token", "no pad id", "other pad id"],
 )

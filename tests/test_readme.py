@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from launcher import ROOT
 from pydantic import BaseModel
-from test_launcher import ROOT
 
 from compress.configuration import config
 from compress.configuration.robust_schema import RobustCompression

@@ -9,60 +9,54 @@ from pathlib import Path
 import datasets
 import pytest
 from configs import BASE, SPARSE
-from folders import NLI, config, error_of, from_folder, labelled, small
+from folders import NLI, config, error_of, from_folder, labelled
 
 from compress.data import sources, splits, tasks
 from compress.errors import UserError
 
-
-@pytest.fixture
-def folder(tmp_path, nli_folder):
-    return small(nli_folder, tmp_path)
-
-
 # OOD sets
 
 
-def test_an_unknown_set_is_picked_up(folder, write_table):
-    write_table(folder / "ood_mine.jsonl", labelled("neutral", "contradiction"))
-    write_table(folder / "ood_a.b.csv.gz", labelled("neutral"))
-    (folder / "ood_notes.md").touch()
-    read = from_folder(folder).ood
+def test_an_unknown_set_is_picked_up(small_task, write_table):
+    write_table(small_task / "ood_mine.jsonl", labelled("neutral", "contradiction"))
+    write_table(small_task / "ood_a.b.csv.gz", labelled("neutral"))
+    (small_task / "ood_notes.md").touch()
+    read = from_folder(small_task).ood
     assert list(read) == ["a.b", "hans", "mine"]
     assert read["mine"].labels.tolist() == [1, 2]
     assert (read["mine"].names, read["mine"].groups) == (NLI, (0, 1, 2))
     assert read["mine"].subsets == {}
 
 
-def test_the_asked_sets_are_read_in_their_order(folder, write_table):
-    write_table(folder / "ood_mine.jsonl", labelled("neutral"))
-    write_table(folder / "ood_other.jsonl", [{"broken": 1}])
-    assert list(from_folder(folder, ood=["mine", "hans"]).ood) == ["mine", "hans"]
-    assert list(from_folder(folder, ood=["hans"]).ood) == ["hans"]
+def test_the_asked_sets_are_read_in_their_order(small_task, write_table):
+    write_table(small_task / "ood_mine.jsonl", labelled("neutral"))
+    write_table(small_task / "ood_other.jsonl", [{"broken": 1}])
+    assert list(from_folder(small_task, ood=["mine", "hans"]).ood) == ["mine", "hans"]
+    assert list(from_folder(small_task, ood=["hans"]).ood) == ["hans"]
 
 
-def test_an_unknown_set_that_is_asked_for(folder):
-    error_of(folder, "robust_compression.evaluation.ood", "'hens'", "mean 'hans'", ood=["hens"])
+def test_an_unknown_set_that_is_asked_for(small_task):
+    error_of(small_task, "robust_compression.evaluation.ood", "'hens'", "mean 'hans'", ood=["hens"])
 
 
-def test_a_folder_without_any_set(folder):
-    (folder / "ood_hans.jsonl").unlink()
-    error_of(folder, str(folder), "OOD", "ood_<name>")
+def test_a_folder_without_any_set(small_task):
+    (small_task / "ood_hans.jsonl").unlink()
+    error_of(small_task, str(small_task), "OOD", "ood_<name>")
 
 
-def test_the_stress_sets_report_by_test(folder, write_table):
+def test_the_stress_sets_report_by_test(small_task, write_table):
     rows = [{**row, "test": kind} for row, kind in zip(labelled(0, 1), "ab", strict=True)]
-    write_table(folder / "ood_stress.jsonl", rows)
-    assert from_folder(folder).ood["stress"].subsets == {"test": ["a", "b"]}
+    write_table(small_task / "ood_stress.jsonl", rows)
+    assert from_folder(small_task).ood["stress"].subsets == {"test": ["a", "b"]}
 
 
-def test_the_sets_that_an_evaluation_goes_without(folder, tmp_path, write_table):
+def test_the_sets_that_an_evaluation_goes_without(small_task, tmp_path, write_table):
     def absent(task, ood=None, **block):
         chosen = config(task, ood, **block)
         return sources.absent_ood(chosen, tasks.of(chosen.task))
 
     symmetric = {"sym1": ("ood_sym1", "fever_symmetric_generated")}
-    assert absent("mnli") == absent("synthetic") == absent("mnli", data_dir=str(folder)) == {}
+    assert absent("mnli") == absent("synthetic") == absent("mnli", data_dir=str(small_task)) == {}
     assert absent("qqp") == {"paws_qqp": ("ood_paws_qqp", "dev_and_test")}
     assert absent("qqp", ood=["paws_wiki"]) == {}, "what is asked for is what is wanted"
     (tmp_path / "fever_symmetric_test.jsonl").touch()
@@ -148,9 +142,9 @@ def test_a_set_that_the_hub_does_not_have(fake_hub):
 
 
 def test_a_set_of_a_definition_with_both_a_file_and_a_place_on_the_hub(
-    folder, fake_hub, write_table, tmp_path
+    small_task, fake_hub, write_table, tmp_path
 ):
-    (folder / "ood_hans.jsonl").unlink()
+    (small_task / "ood_hans.jsonl").unlink()
     whole, web = hub_table(NLI, [0, 1, 2]), hub_table(NLI, [0, 1], start=40)
     asked = fake_hub({("someone/pairs", "train"): whole, ("someone/pairs", "test"): web})
     place = {"path": "someone/pairs", "split": "train"}
@@ -165,11 +159,11 @@ def test_a_set_of_a_definition_with_both_a_file_and_a_place_on_the_hub(
         return len(found), [split for _, _, split, _ in asked]
 
     with pytest.raises(UserError, match=r"nli: has no file sub/mine \("):
-        read(local, data_dir=str(folder))
-    (folder / "sub").mkdir()
-    write_table(folder / "sub/mine.jsonl", labelled("neutral", "neutral", "neutral", start=60))
-    assert read(local, data_dir=str(folder)) == (3, [])
-    assert read(hub, ood_dir=str(folder)) == (3, ["train", "train"])
+        read(local, data_dir=str(small_task))
+    (small_task / "sub").mkdir()
+    write_table(small_task / "sub/mine.jsonl", labelled("neutral", "neutral", "neutral", start=60))
+    assert read(local, data_dir=str(small_task)) == (3, [])
+    assert read(hub, ood_dir=str(small_task)) == (3, ["train", "train"])
     assert read(hub) == (2, ["train", "train", "test"])
     assert read(hub, ood_dir=str(tmp_path)) == (2, ["train", "train", "test"])
 
@@ -221,32 +215,32 @@ def unread(monkeypatch):
         (["ood_hans.jsonl"], ("no OOD set",)),
     ],
 )
-def test_a_missing_file_is_known_before_train_is_read(folder, unread, names, words):
+def test_a_missing_file_is_known_before_train_is_read(small_task, unread, names, words):
     for name in names:
-        (folder / name).unlink()
-    error_of(folder, str(folder), *words)
+        (small_task / name).unlink()
+    error_of(small_task, str(small_task), *words)
 
 
-def test_an_asked_set_and_a_defined_file_are_known_before_train_is_read(folder, unread):
-    error_of(folder, "evaluation.ood", "'other'", ood=["other"])
+def test_an_asked_set_and_a_defined_file_are_known_before_train_is_read(small_task, unread):
+    error_of(small_task, "evaluation.ood", "'other'", ood=["other"])
     definition = {"texts": ["premise", "hypothesis"], "labels": list(NLI), "dev": "checks.csv"}
-    error_of(folder, "no file checks", task="mine", definition=definition)
+    error_of(small_task, "no file checks", task="mine", definition=definition)
     definition = {**definition, "dev": "dev", "ood": {"hard": {"file": "hard.tsv"}}}
-    error_of(folder, "no file hard", task="mine", definition=definition)
+    error_of(small_task, "no file hard", task="mine", definition=definition)
 
 
-def test_every_source_is_found_without_reading_or_asking_the_hub(folder, unread, monkeypatch):
+def test_every_source_is_found_without_reading_or_asking_the_hub(small_task, unread, monkeypatch):
     monkeypatch.setattr("compress.data.hub.load_split", lambda *_: pytest.fail("the hub was asked"))
-    local = config(data_dir=str(folder))
+    local = config(data_dir=str(small_task))
     assert list(sources.every(local, tasks.of(local.task))) == ["train", "dev", "ood_hans"]
     for name, sets in (("mnli", ["ood_hans"]), ("synthetic", ["ood_synthetic"])):
         chosen = config(name)
         assert list(sources.every(chosen, tasks.of(chosen.task))) == ["train", "dev", *sets]
 
 
-def test_a_run_says_so_before_it_loads_the_libraries_that_take_seconds(folder, tmp_path):
-    (folder / "dev.jsonl").unlink()
-    task = {"name": "mnli", "data_dir": str(folder)}
+def test_a_run_says_so_before_it_loads_the_libraries_that_take_seconds(small_task, tmp_path):
+    (small_task / "dev.jsonl").unlink()
+    task = {"name": "mnli", "data_dir": str(small_task)}
     ours = {**BASE["robust_compression"], "task": task}
     (tmp_path / "all.json").write_text(json.dumps({**BASE, **SPARSE, "robust_compression": ours}))
     root = Path(__file__).parents[1]
@@ -260,14 +254,14 @@ def test_a_run_says_so_before_it_loads_the_libraries_that_take_seconds(folder, t
         timeout=100,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"error: {folder}: has no file dev")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {small_task}: has no file dev")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "compress.data.sources" in loaded
     assert not loaded & {"torch", "deepspeed", "transformers", "datasets"}
     assert not (tmp_path / "out").exists()
 
 
-def test_what_has_the_name_of_a_split_and_is_no_file(folder):
+def test_what_has_the_name_of_a_split_and_is_no_file(small_task):
     for name, made, why in (
         ("train.jsonl", lambda path: path.mkdir(), "train.jsonl is a folder"),
         ("dev.jsonl", lambda path: path.symlink_to(path.parent / "gone"), "is a link to"),
@@ -278,27 +272,27 @@ def test_what_has_the_name_of_a_split_and_is_no_file(folder):
             "train.json is of another kind",
         ),
     ):
-        path = folder / name
+        path = small_task / name
         whole = path.read_bytes()
         path.unlink()
         made(path)
-        error_of(folder, name.partition(".")[0], why)
+        error_of(small_task, name.partition(".")[0], why)
         path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
         path.write_bytes(whole)
 
 
-def test_a_published_file_that_is_a_link_to_nothing_is_not_passed_over(folder):
-    (folder / "ood_hans.jsonl").rename(folder / "ood_mine.jsonl")
-    (folder / "heuristics_evaluation_set.txt").symlink_to(folder / "gone")
-    error_of(folder, "heuristics_evaluation_set.txt", "is a link to")
+def test_a_published_file_that_is_a_link_to_nothing_is_not_passed_over(small_task):
+    (small_task / "ood_hans.jsonl").rename(small_task / "ood_mine.jsonl")
+    (small_task / "heuristics_evaluation_set.txt").symlink_to(small_task / "gone")
+    error_of(small_task, "heuristics_evaluation_set.txt", "is a link to")
 
 
-def test_a_set_in_both_folders(folder, tmp_path, write_table):
+def test_a_set_in_both_folders(small_task, tmp_path, write_table):
     more = tmp_path / "more"
     more.mkdir()
     write_table(more / "ood_hans.csv", labelled("entailment", start=30))
-    error_of(folder, "ood_hans.jsonl and", str(more / "ood_hans.csv"), ood_dir=str(more))
-    assert len(from_folder(folder, ood_dir=str(folder)).ood["hans"]) == 6
+    error_of(small_task, "ood_hans.jsonl and", str(more / "ood_hans.csv"), ood_dir=str(more))
+    assert len(from_folder(small_task, ood_dir=str(small_task)).ood["hans"]) == 6
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "/" + "long/" * 2000])
@@ -310,13 +304,13 @@ def test_a_folder_whose_name_no_folder_can_have(name):
 
 
 @pytest.mark.parametrize("closed", ["nli", "nli/dev.jsonl"])
-def test_what_may_not_be_read(folder, unread, monkeypatch, closed):
+def test_what_may_not_be_read(small_task, unread, monkeypatch, closed):
     """As root everything may be; so the answer is made up."""
-    refused = str(folder.parent / closed)
+    refused = str(small_task.parent / closed)
     monkeypatch.setattr("os.access", lambda path, _mode: str(path) != refused)
-    error_of(folder, refused, "Permission denied")
+    error_of(small_task, refused, "Permission denied")
 
 
-def test_an_ood_file_without_a_name(folder, write_table):
-    write_table(folder / "ood_.jsonl", labelled("entailment", start=30))
-    error_of(folder, "ood_.jsonl", "name of the OOD set is missing")
+def test_an_ood_file_without_a_name(small_task, write_table):
+    write_table(small_task / "ood_.jsonl", labelled("entailment", start=30))
+    error_of(small_task, "ood_.jsonl", "name of the OOD set is missing")

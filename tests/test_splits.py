@@ -3,22 +3,11 @@
 import datasets
 import numpy as np
 import pytest
-from folders import NLI, error_of, from_folder, labelled, renamed, replacing, small
+from folders import NLI, error_of, from_folder, labelled, renamed
 from transformers import AutoTokenizer, RobertaTokenizer
 
 from compress.data import splits
 from compress.data.reading import SUFFIXES
-
-
-@pytest.fixture
-def folder(tmp_path, nli_folder):
-    return small(nli_folder, tmp_path)
-
-
-@pytest.fixture
-def put(folder, write_table):
-    return replacing(folder, write_table)
-
 
 # Content
 
@@ -66,16 +55,16 @@ def test_the_format_of_the_files_does_not_matter(tmp_path, nli_folder, suffix):
     ids=["words", "other case", "ids", "ids as strings"],
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt", ".parquet"])
-def test_labels_as_words_and_ids(folder, put, written, suffix):
-    put("train", labelled(*reversed(written)), suffix)
-    assert from_folder(folder).train.labels.tolist() == [2, 1, 0]
+def test_labels_as_words_and_ids(small_task, put_split, written, suffix):
+    put_split("train", labelled(*reversed(written)), suffix)
+    assert from_folder(small_task).train.labels.tolist() == [2, 1, 0]
 
 
-def test_columns_of_the_published_files(folder, put):
+def test_columns_of_the_published_files(small_task, put_split):
     names = {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}
     extra = [{"annotator": "x", **row} for row in labelled(*NLI)]
-    put("train", renamed(extra, **names))
-    read = from_folder(folder).train
+    put_split("train", renamed(extra, **names))
+    read = from_folder(small_task).train
     assert read.texts == (["p0", "p1", "p2"], ["h0", "h1", "h2"])
     assert read.labels.tolist() == [0, 1, 2]
 
@@ -87,8 +76,8 @@ HANS = [
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".txt.gz"])
-def test_the_published_hans_file_is_read_as_it_is(folder, put, write_table, suffix):
-    (folder / "ood_hans.jsonl").unlink()
+def test_the_published_hans_file_is_read_as_it_is(small_task, put_split, write_table, suffix):
+    (small_task / "ood_hans.jsonl").unlink()
     rows = [
         {
             "gold_label": label,
@@ -105,17 +94,17 @@ def test_the_published_hans_file_is_read_as_it_is(folder, put, write_table, suff
         }
         for number, (label, first, second) in enumerate(HANS)
     ]
-    write_table(folder / f"heuristics_evaluation_set{suffix}", rows)
-    read = from_folder(folder).ood
+    write_table(small_task / f"heuristics_evaluation_set{suffix}", rows)
+    read = from_folder(small_task).ood
     assert list(read) == ["hans"]
     assert read["hans"].labels.tolist() == [1, 0]
     assert read["hans"].texts == ([row[1] for row in HANS], [row[2] for row in HANS])
     assert read["hans"].subsets == {"heuristic": ["lexical_overlap"] * 2}
 
 
-def test_hans_twice_is_an_error(folder, write_table):
-    write_table(folder / "heuristics_evaluation_set.txt", labelled("entailment"))
-    error_of(folder, str(folder), "ood_hans.jsonl", "heuristics_evaluation_set.txt")
+def test_hans_twice_is_an_error(small_task, write_table):
+    write_table(small_task / "heuristics_evaluation_set.txt", labelled("entailment"))
+    error_of(small_task, str(small_task), "ood_hans.jsonl", "heuristics_evaluation_set.txt")
 
 
 def fever(*labels, claim="claim", evidence="evidence", start=0):
@@ -198,14 +187,14 @@ def double_row(rows):
 @pytest.mark.parametrize(
     "change", [change_text, change_label, swap_rows, swap_texts, drop_row, double_row]
 )
-def test_any_change_of_content_changes_the_fingerprint(folder, put, split, change):
+def test_any_change_of_content_changes_the_fingerprint(small_task, put_split, split, change):
     rows = labelled(*NLI, *NLI, start=20 * (split == "ood_mine"))
-    put("ood_mine", labelled(*NLI, start=20))
-    put(split, rows)
-    before = from_folder(folder)
+    put_split("ood_mine", labelled(*NLI, start=20))
+    put_split(split, rows)
+    before = from_folder(small_task)
     change(rows)
-    put(split, rows)
-    after = from_folder(folder)
+    put_split(split, rows)
+    after = from_folder(small_task)
     assert before.fingerprint() != after.fingerprint()
     for name in before.splits():
         same = before.fingerprint(name) == after.fingerprint(name)

@@ -57,7 +57,7 @@ def test_steps_of_compression_training_are_taken_as_they_are(tmp_path, tiny_mode
 
 def test_a_schedule_that_ends_after_the_training_is_refused(tmp_path, tiny_model):
     settings = config(tmp_path, f"{SHARED}.schedule_offset_end=21")
-    with pytest.raises(UserError, match="from step 0 to 21, but the student trains 20 steps"):
+    with pytest.raises(UserError, match=r"step 0 to 21, .* 20 steps"):
         sparse(settings, tiny_model, 100)
 
 
@@ -89,7 +89,7 @@ def test_a_student_of_another_number_of_labels_is_found_before_training(tmp_path
     other = shutil.copytree(tiny_model, tmp_path / "other")
     encoders.load_classifier(other, ("yes", "no")).save_pretrained(other)
     settings = config(tmp_path, f"robust_compression.student.model={other}")
-    with pytest.raises(UserError, match="is a classifier of 2 labels, but the task has 3"):
+    with pytest.raises(UserError, match=r"2 labels, .* 3"):
         student.check(settings, other, Data)
 
 

@@ -34,10 +34,9 @@ def test_an_ood_set_that_is_not_there_is_told_before_the_first_run(tmp_path, cap
     words = [str(study_file(tmp_path, set=[], tasks=["qqp", "mnli"])), "--output_dir", str(tmp_path)]
     assert program.main([*words, "--list"]) == 0
     told = capsys.readouterr()
-    assert told.err == (
-        "note: qqp goes without the OOD set paws_qqp; to have it, put the file ood_paws_qqp or "
-        "dev_and_test into a folder and name that in robust_compression.task.ood_dir.\n"
-    )
+    assert told.err.startswith("note: qqp ") and told.err.count("\n") == 1
+    for fact in (" paws_qqp;", " ood_paws_qqp or dev_and_test ", "robust_compression.task.ood_dir"):
+        assert fact in told.err
     assert told.out.startswith("qqp/imp40-vanilla-seed1: to do")
     (tmp_path / "ood/dev_and_test.tsv").touch()
     override = f"robust_compression.task.ood_dir={tmp_path / 'ood'}"
@@ -74,7 +73,7 @@ def test_a_study_without_a_finished_run_says_so(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--report", "x.parquet", "--shard", "1/1"], "--report only reports: leave out --shard."),
+        (["--report", "x.parquet", "--shard", "1/1"], "leave out --shard."),
         (["--report", "x.parquet", "--list"], "leave out --list."),
         (["--report", "x.parquet", "--set", "a=1"], "leave out --set."),
         (["--report", "x.parquet", "--jobs", "1"], "leave out --jobs."),
@@ -87,7 +86,7 @@ def test_a_study_without_a_finished_run_says_so(tmp_path, monkeypatch, capsys):
         (["--launcher=--num_gpus two"], "invalid int value: 'two'."),
         (
             ["--launcher", "--hostfile hosts", "--processes", "2"],
-            "--processes 2: --launcher '--hostfile hosts' says which processes; leave one",
+            "--processes 2: --launcher '--hostfile hosts'",
         ),
         (["--launcher=-i localhost:1", "--processes", "1"], "--processes 1: --launcher '-i local"),
         (["--launcher=--num_accelerators=4", "--processes", "4"], "--processes 4: --launcher"),

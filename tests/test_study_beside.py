@@ -5,8 +5,8 @@ from dataclasses import replace
 from statistics import fmean
 
 import pytest
+from launcher import ROOT
 from studies import SETS, finish, finished_runs, halves, model, runs_of
-from test_launcher import ROOT
 
 from compress.study import analysis, beside, published, report, results
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_launcher import ROOT, run
+from launcher import ROOT, run
 
 from compress.study import results
 

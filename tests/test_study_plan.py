@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from launcher import ROOT
 from studies import STUDY, names, runs_of, study_file
-from test_launcher import ROOT
 
 from compress.errors import UserError
 from compress.study import plan, published

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from launcher import ROOT
 from studies import finish, runs_of, study_file
-from test_launcher import ROOT
 
 from compress.errors import UserError
 from compress.study import launch, plan

@@ -138,16 +138,16 @@ def test_a_missing_column_is_called_as_the_definition_calls_it(mine, write_table
     for label, hint in (("lab", "label"), ("verdict", "verdickt")):
         with pytest.raises(UserError) as error:
             read(mine, "mine", definition={**DEFINITION, "label": label})
-        sentence = f"{mine / 'pairs.csv'}: has no column '{label}'; did you mean '{hint}'?"
-        assert str(error.value) == sentence
+        assert str(error.value).startswith(f"{mine / 'pairs.csv'}: has no column '{label}'")
+        assert f" '{hint}'?" in str(error.value)
 
 
 def test_a_column_of_subsets_that_is_not_there(mine):
     definition = {**DEFINITION, "ood": {"hard": {**DEFINITION["ood"]["hard"], "subsets": ["kimd"]}}}
     with pytest.raises(UserError) as error:
         read(mine, "mine", definition=definition)
-    sentence = "has no column 'kimd' of the 'subsets'; did you mean 'kind'?"
-    assert str(error.value) == f"{mine / 'adversarial.tsv'}: {sentence}"
+    assert str(error.value).startswith(f"{mine / 'adversarial.tsv'}: has no column 'kimd'")
+    assert "'subsets'" in str(error.value) and "'kind'" in str(error.value)
 
 
 def test_a_set_of_the_program_may_lack_the_columns_of_its_subsets(tmp_path, nli_folder, write_table):
@@ -212,9 +212,9 @@ def test_an_ood_set_may_have_columns_and_spellings_of_its_own(tmp_path, write_ta
 @pytest.mark.parametrize(
     ("name", "key", "value", "sentence"),
     [
-        ("first", "texts", ["claim", "evidense_sentence"], "did you mean 'evidence_sentence'?"),
-        ("second", "label", "gold", "has no column 'gold'; did you mean 'gold_label'?"),
-        ("second", "spellings", {}, "row 1 has the unknown label 'true'"),
+        ("first", "texts", ["claim", "evidense_sentence"], "'evidence_sentence'"),
+        ("second", "label", "gold", "'gold_label'"),
+        ("second", "spellings", {}, "unknown label 'true'"),
     ],
 )
 def test_a_column_or_word_that_an_ood_set_does_not_have(

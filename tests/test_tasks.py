@@ -1,6 +1,7 @@
 """The task table: spellings of labels and columns, and what each OOD set counts as."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -79,7 +80,7 @@ def changed(path, value):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "sentence"),
+    ("path", "value", "facts"),
     [
         (
             "ood.hard.label_map",
@@ -89,33 +90,33 @@ def changed(path, value):
         (
             "ood.hard.label_map",
             {"good": "fine", "bad": "fine", "ugly": "bad"},
-            "'bad' is none of the set's labels",
+            "ood.hard.label_map: 'bad' ",
         ),
         (
             "ood.hard.label_map",
             {"good": "fine", "bad": "fine", "ugly": "fine", "x": "fine"},
-            "'x' is no label of the task",
+            "ood.hard.label_map: 'x' ",
         ),
         ("ood.hard.label_map", None, "ood.hard.label_map: is missing"),
         ("ood.hard.labels", None, "ood.hard.labels: is missing"),
-        ("labels", ["good", "Good ", "ugly"], "definition.labels: 'good' stands for two labels"),
-        ("spellings", {"god": ["yes"]}, "'god' is no label; did you mean 'good'?"),
-        ("spellings", {"good": ["bad"]}, "'bad' stands for two labels"),
+        ("labels", ["good", "Good ", "ugly"], "definition.labels: 'good' "),
+        ("spellings", {"god": ["yes"]}, "spellings: 'god' .*'good'"),
+        ("spellings", {"good": ["bad"]}, "labels: 'bad' "),
         ("texts", ["a", "a"], "definition.texts: names the column 'a' twice"),
-        ("label", "answer", "definition.label: the column 'answer' is a text already"),
+        ("label", "answer", "definition.label: the column 'answer' "),
         ("ood.hard.texts", ["a", "a"], "ood.hard.texts: names the column 'a' twice"),
-        ("ood.hard.label", "answer", "ood.hard.label: the column 'answer' is a text already"),
-        ("ood.hard.spellings", {"god": ["x"]}, "'god' is no label of the set; valid here: fine, not"),
-        ("ood.web.spellings", {"god": ["x"]}, "'god' is no label of the set; did you mean 'good'?"),
-        ("ood.hard.spellings", {"fine": ["not fine"]}, "hard.spellings: 'not fine' stands for two"),
-        ("ood.web.spellings", {"bad": ["yes"]}, "ood.web.spellings: 'yes' stands for two labels"),
+        ("ood.hard.label", "answer", "ood.hard.label: the column 'answer' "),
+        ("ood.hard.spellings", {"god": ["x"]}, "ood.hard.spellings: 'god' .*fine, not"),
+        ("ood.web.spellings", {"god": ["x"]}, "ood.web.spellings: 'god' .*'good'"),
+        ("ood.hard.spellings", {"fine": ["not fine"]}, "ood.hard.spellings: 'not fine' "),
+        ("ood.web.spellings", {"bad": ["yes"]}, "ood.web.spellings: 'yes' "),
     ],
 )
-def test_a_definition_that_does_not_hold_together(path, value, sentence):
+def test_a_definition_that_does_not_hold_together(path, value, facts):
     with pytest.raises(UserError) as error:
         named("mine", definition=changed(path, value))
-    assert sentence in str(error.value)
     assert str(error.value).startswith("robust_compression.task.definition.")
+    assert re.search(facts, str(error.value))
 
 
 def test_a_definition_must_not_take_the_name_of_a_task():
@@ -211,7 +212,7 @@ def test_the_command_line_names_the_task_before_it_writes(tmp_path, monkeypatch)
     words = ["--set", "robust_compression.task.name=mnly", "--output_dir", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", ["train.py", "--deepspeed_config", *files, *words])
     monkeypatch.setattr(sys, "path", [*sys.path])
-    with pytest.raises(UserError, match="no task is called 'mnly'; did you mean 'mnli'"):
+    with pytest.raises(UserError, match=r"'mnly'.*'mnli'"):
         runpy.run_path(str(ROOT / "train.py"))["main"]()
     assert not (tmp_path / "run").exists()
 
