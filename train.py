@@ -58,11 +58,10 @@ def main() -> None:
     config.batch_split(settings, world_size)
     machine.check(settings)
 
-    from compress import losses, memory, ownership, run
+    from compress import memory, ownership, run
     from compress.training import trainer
 
-    if settings.robust.loss.hook:
-        losses.resolve(settings.robust.loss.hook)
+    settings.robust.loss.load()
     run.check_export(options.stage, options.export)
     ownership.claim(options.output_dir, settings)
     timers = settings.deepspeed.wall_clock_breakdown

@@ -4,14 +4,9 @@ A mistake is told within two seconds; reading data, loading models and joining t
 later and check what they read.
 """
 
-import sys
-from importlib.machinery import PathFinder
-from pathlib import Path
-
 from compress.configuration.config import Config
-from compress.configuration.robust_schema import HOOKS
 from compress.data import sources, tasks
-from compress.errors import UserError, nearest
+from compress.errors import UserError
 from compress.models import directories
 
 WITHOUT_STUDENT = ("teacher", "difficulty")
@@ -23,7 +18,7 @@ def check(config: Config, stage: str) -> None:
     task = tasks.of(config.robust.task)
     if stage not in WITHOUT_STUDENT:
         _purpose(config)
-    _hook(config.robust.loss.hook)
+    config.robust.loss.locate()
     for name, given in config.robust.models.items():
         key = f"robust_compression.{name}"
         if (folder := directories.local(given, key)) is not None:
@@ -43,23 +38,4 @@ def _purpose(config: Config) -> None:
             "compression_training: nothing is compressed; give a file such as "
             "ds_configs/compression/imp40.json, or set robust_compression.student.uncompressed to true "
             "if a student of the teacher's size is meant."
-        )
-
-
-def _hook(hook: str) -> None:
-    """Raise UserError for a loss that has no such name, or whose module is nowhere."""
-    if not hook:
-        return
-    if ":" not in hook:
-        if hook not in HOOKS:
-            raise UserError(
-                f"robust_compression.loss.hook: no loss is called '{hook}'"
-                f"{nearest(hook, HOOKS)} (or give 'package.module:function')."
-            )
-        return
-    top = hook.partition(":")[0].partition(".")[0]
-    if top not in sys.modules and PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
-        raise UserError(
-            f"robust_compression.loss.hook: '{hook}' cannot be imported (there is no module '{top}' in "
-            "the current folder or among the installed packages)."
         )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compress import artefacts, disk, interrupts, losses, ranks, user_loss
+from compress import artefacts, disk, interrupts, ranks
 from compress.configuration import merge, used_keys
 from compress.configuration.config import Config
 from compress.data import sources, tasks
@@ -149,8 +149,7 @@ def stamp(config: Config) -> str:
     ]
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
-    if ":" in robust.loss.hook:
-        files.append(user_loss.source(losses.resolve(robust.loss.hook)))
+    files += robust.loss.files()
     facts = [NUMERICS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

@@ -59,7 +59,7 @@ def prepare(
     """
     robust = config.robust
     ranks.on_main(lambda: _open_folder(config, output_dir))
-    student.try_hook(config, len(tasks.of(robust.task).labels), device)
+    robust.loss.trial(config, len(tasks.of(robust.task).labels), device)
     models = _check_models(config)
     data = _read_data(config, output_dir)
     ranks.on_main(lambda: schedule.record(config, len(data.train), output_dir))

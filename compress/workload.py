@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from compress.configuration.config import Config, training_steps
-from compress.losses import NEED_MISTAKES
 
 FORWARD_SHARE = 1 / 3
 """What scoring a sample takes of a training step with it, before any scoring was measured."""
@@ -46,8 +45,8 @@ def planned(config: Config, rows: Mapping[str, int], stages: Collection[str]) ->
         steps = training_steps(config, train, robust.sub_networks["epochs"])
         out.append(Work("difficulty", runs * steps, levels * (train + dev)))
     if "student" in stages:
-        if robust.loss.hook in NEED_MISTAKES:
-            out.append(trained("first", robust.loss.first_epochs, train))
+        if robust.loss.first_model_epochs is not None:
+            out.append(trained("first", robust.loss.first_model_epochs, train))
         student = trained("student", robust.student.epochs or robust.epochs, _importance(config, train))
         if block.alpha == "auto" and robust.loss.uses("difficulty"):
             tried = len(block.alpha_candidates)

@@ -1,10 +1,11 @@
-"""Eq. 1-3 and the other losses in plain float64, and batches to hold the real ones against them."""
+"""Eq. 1-3 and the other losses in plain float64, and batches to compare the real ones on."""
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from compress.losses import LossWeights
+from compress.microbatch import Batch
+from compress.mitigations import MITIGATIONS
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -31,52 +32,71 @@ def eq3(logits, labels, teacher, d, share):
     return np.array(losses)
 
 
-def reference(hook, logits, labels, teacher, d, weights):
-    """The named loss in float64; all arguments are tensors."""
-    x, p = logits.detach().double().numpy(), teacher.double().numpy()
-    hardness = d.double().numpy()
-    if hook == "vanilla":
-        return -softmax64(x)[np.arange(len(x)), labels.numpy()]
-    gold = -softmax64(x)[np.arange(len(x)), labels.numpy()]
-    if hook == "distil":
-        return eq3(x, labels, p, np.ones(len(x)), weights.distillation)
-    if hook == "smooth":
-        return eq3(x, labels, p, np.full(len(x), weights.smoothing), weights.distillation)
-    if hook == "focal":
-        raw = (-np.expm1(-gold)) ** weights.gamma
-        mean = raw.mean() if weights.batch_mean is None else float(weights.batch_mean)
-        return raw / max(mean, 1e-38) * gold
-    if hook in ("weighted", "jtt"):
-        return gold * weight64(hardness, weights)
-    if hook == "rmc_plus":
-        return plus64(x, labels, p, hardness, weights)
-    loss = eq3(x, labels, p, hardness, weights.distillation)
-    return loss * weight64(hardness, weights) if hook == "rmc_weighted" else loss
+def weight64(loss, batch):
+    """min(d, ceiling) / mean, mixed with 1 during the warm-up, one sample after the other."""
+    onset = min(1.0, batch.progress / loss.warmup) if loss.warmup else 1.0
+    d = batch.difficulty.double().numpy()
+    return np.array([1 - onset + onset * min(x, batch.ceiling) / batch.mean_difficulty for x in d])
 
 
-def weight64(d, weights):
-    """min(d, ceiling) / mean, mixed with 1 during the warm-up."""
-    onset = min(1.0, weights.progress / weights.warmup) if weights.warmup else 1.0
-    return np.array(
-        [1 - onset + onset * min(one, weights.ceiling) / weights.mean_difficulty for one in d]
-    )
-
-
-def plus64(x, labels, p, d, weights):
+def plus64(loss, batch, x, y, p, d):
     """rmc_plus, one sample after the other, each with its own lambda."""
-    onset = min(1.0, weights.progress / weights.warmup) if weights.warmup else 1.0
+    onset = min(1.0, batch.progress / loss.warmup) if loss.warmup else 1.0
     losses = []
-    for i, scale in enumerate(weight64(d, weights)):
-        hard = (d[i] - weights.alpha) / (1 - weights.alpha) if weights.alpha < 1 else 0.0
-        share = weights.distillation * max(weights.floor, 1 - onset * hard)
+    for i, scale in enumerate(weight64(loss, batch)):
+        hard = (d[i] - batch.alpha) / (1 - batch.alpha) if batch.alpha < 1 else 0.0
+        share = loss.lambda_ * max(loss.floor, 1 - onset * hard)
         row = slice(i, i + 1)
-        losses.append(scale * eq3(x[row], labels[row], p[row], d[row], share)[0])
+        losses.append(scale * eq3(x[row], y[row], p[row], d[row], share)[0])
     return np.array(losses)
+
+
+def focal64(loss, batch, gold):
+    raw = (-np.expm1(-gold)) ** loss.gamma
+    mean = raw.mean() if batch.batch_mean is None else float(batch.batch_mean)
+    return raw / max(mean, 1e-38) * gold
+
+
+def gold64(x, y):
+    return -softmax64(x)[np.arange(len(x)), y]
+
+
+REFERENCES = {
+    "vanilla": lambda loss, batch, x, y, p, d: gold64(x, y),
+    "distil": lambda loss, batch, x, y, p, d: eq3(x, y, p, np.ones(len(x)), loss.lambda_),
+    "smooth": lambda loss, batch, x, y, p, d: eq3(
+        x, y, p, np.full(len(x), loss.smoothing), loss.lambda_
+    ),
+    "focal": lambda loss, batch, x, y, p, d: focal64(loss, batch, gold64(x, y)),
+    "weighted": lambda loss, batch, x, y, p, d: gold64(x, y) * weight64(loss, batch),
+    "jtt": lambda loss, batch, x, y, p, d: gold64(x, y) * weight64(loss, batch),
+    "rmc": lambda loss, batch, x, y, p, d: eq3(x, y, p, d, loss.lambda_),
+    "rmc_weighted": lambda loss, batch, x, y, p, d: (
+        eq3(x, y, p, d, loss.lambda_) * weight64(loss, batch)
+    ),
+    "rmc_plus": plus64,
+}
+"""Hook -> function (settings, batch, logits, labels, teacher, difficulty; float64) -> losses [B]."""
+
+
+def reference(loss, batch):
+    """The losses of the batch in float64."""
+    tensors = (batch.logits.detach(), batch.labels, batch.teacher, batch.difficulty)
+    x, y, p, d = (
+        tensor.numpy() if tensor is batch.labels else tensor.double().numpy() for tensor in tensors
+    )
+    return REFERENCES[loss.hook](loss, batch, x, y, p, d)
+
+
+def mitigation(hook, **settings):
+    """The mitigation with those of the settings that it has."""
+    names = {info.alias or name for name, info in MITIGATIONS[hook].model_fields.items()}
+    return MITIGATIONS[hook](hook=hook, **{k: v for k, v in settings.items() if k in names})
 
 
 @st.composite
 def batches(draw, largest=30.0, dtypes=DTYPES):
-    """(logits [B, C], labels [B], teacher [B, C], difficulty [B], weights)."""
+    """(settings by their names in JSON, batch)."""
     b, c = draw(st.integers(1, 8)), draw(st.integers(2, 5))
     value = st.floats(-largest, largest, width=32) | st.sampled_from([0.0, largest, -largest])
     share = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1.0, 1e-30])
@@ -88,29 +108,32 @@ def batches(draw, largest=30.0, dtypes=DTYPES):
     teacher = matrix(share)
     sure = draw(st.integers(0, c - 1))
     teacher[teacher.sum(dim=1) < 1e-3] = torch.eye(c)[sure]
-    teacher = teacher / teacher.sum(dim=1, keepdim=True)
     d = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1.0, 0.5])
-    difficulty = torch.tensor(draw(st.lists(d, min_size=b, max_size=b)))
-    labels = torch.tensor(draw(st.lists(st.integers(0, c - 1), min_size=b, max_size=b)))
     fraction = st.sampled_from([0.0, 0.25, 1.0])
-    weights = LossWeights(
-        distillation=draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
+    settings = {
+        "lambda": draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
+        "smoothing": draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])),
+        "gamma": draw(st.sampled_from([0.0, 1.0, 2.0])),
+        "floor": draw(fraction),
+        "warmup": draw(fraction),
+    }
+    batch = Batch(
+        logits=logits,
+        labels=torch.tensor(draw(st.lists(st.integers(0, c - 1), min_size=b, max_size=b))),
+        teacher=teacher / teacher.sum(dim=1, keepdim=True),
+        difficulty=torch.tensor(draw(st.lists(d, min_size=b, max_size=b))),
         mean_difficulty=draw(st.floats(0.1, 1)),
         ceiling=draw(st.sampled_from([0.5, 1.0])),
-        smoothing=draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])),
-        gamma=draw(st.sampled_from([0.0, 1.0, 2.0])),
-        floor=draw(fraction),
-        warmup=draw(fraction),
         progress=draw(fraction),
         batch_mean=draw(st.sampled_from([None, torch.tensor(0.25)])),
     )
-    return logits, labels, teacher, difficulty, weights
+    return settings, batch
 
 
-def an_ordinary_batch(b=6, c=3, seed=0):
+def an_ordinary_batch(b=6, c=3, seed=0, **more):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(b, c, generator=generator) * 2
     teacher = torch.randn(b, c, generator=generator).mul(3).softmax(dim=1)
     difficulty = torch.rand(b, generator=generator)
     labels = torch.randint(c, (b,), generator=generator)
-    return logits, labels, teacher, difficulty
+    return Batch(logits, labels, teacher, difficulty, **more)

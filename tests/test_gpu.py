@@ -13,9 +13,9 @@ from launcher import ROOT, job, run
 from small_models import Data
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from compress import losses
 from compress.compression import importance
-from compress.signals import Signals
+from compress.microbatch import SampleData
+from compress.mitigations.vanilla import Vanilla
 
 pytestmark = [
     pytest.mark.gpu,
@@ -98,7 +98,11 @@ def test_importance_is_that_of_the_cpu():
 
     found = {
         name: importance.measure(
-            model, OnDevice(), np.arange(5), Signals(losses.vanilla), torch.device(name)
+            model,
+            OnDevice(),
+            np.arange(5),
+            importance.Objective(Vanilla(), SampleData()),
+            torch.device(name),
         )
         for name in ("cpu", "cuda")
     }

@@ -9,9 +9,9 @@ from transformers import AutoModelForSequenceClassification
 
 from compress.compression import importance
 from compress.compression.pruning import kept_heads, kept_rows, rounded_width
-from compress.losses import vanilla
+from compress.microbatch import SampleData
+from compress.mitigations.vanilla import Vanilla
 from compress.models import architectures
-from compress.signals import Signals
 
 EPSILON = 1e-5
 
@@ -53,7 +53,9 @@ def test_importance_is_the_derivative_in_the_mask(model, monkeypatch):
         (numerical(model, b.attention_output, b.heads), numerical(model, b.output, b.rows))
         for b in blocks
     ]
-    found = importance.measure(model, data, np.arange(5), Signals(vanilla), device)
+    found = importance.measure(
+        model, data, np.arange(5), importance.Objective(Vanilla(), SampleData()), device
+    )
     for (heads, rows), got_heads, got_rows in zip(wanted, found.heads, found.rows, strict=True):
         np.testing.assert_allclose(got_heads.numpy(), heads.mean(0), rtol=2e-3, atol=1e-6)
         np.testing.assert_allclose(got_rows.numpy(), rows.mean(0), rtol=2e-3, atol=1e-6)

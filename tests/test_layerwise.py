@@ -1,6 +1,6 @@
 """Layer-wise distillation: distances against float64 numpy, models of other shapes, every mistake."""
 
-import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,13 +19,18 @@ from transformers import (
 from compress import export
 from compress.compression.masks import Masks
 from compress.compression.plan import Plan
-from compress.configuration.robust_schema import LayerwiseBlock
-from compress.distillation import layer_map, layerwise
-from compress.distillation.layerwise import PROJECTION, Layerwise, attention_distance, hidden_distance
 from compress.errors import UserError
+from compress.layerwise import layer_map
+from compress.layerwise.attention import Attention
+from compress.layerwise.hidden import PROJECTION, Hidden
+from compress.layerwise.settings import LayerwiseBlock
+from compress.layerwise.terms import FrozenTeacher, terms_of
+from compress.methods import Shapes
+from compress.microbatch import Batch
 from compress.models import encoders
 
 BOTH = LayerwiseBlock(hidden=2.0, attention=3.0)
+DISTANCES = {kind.name: kind(FrozenTeacher(BOTH)).distance for kind in (Hidden, Attention)}
 SIZES = {"vocab_size": 30, "intermediate_size": 64, "max_position_embeddings": 32}
 
 
@@ -48,6 +53,22 @@ def model(kind=BertConfig, seed=0, **shape):
         for parameter in made.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
     return made
+
+
+def attached(student, teacher, block, seed=0):
+    """(the terms of a block, attached to both models; arguments of the student's forward call)."""
+    terms = terms_of(block)
+    terms[0].teacher.settle(student, teacher, seed)
+    for term in terms:
+        term.attach(student, None)
+    return terms, terms[0].teacher.arguments
+
+
+def per_sample(terms, inputs, outputs):
+    """(sum of the losses of the terms [B], the distance of each, by name)."""
+    labels = torch.zeros(len(outputs.logits), dtype=torch.int64)
+    batch = Batch(outputs.logits, labels, inputs=inputs, outputs=outputs)
+    return sum(term.loss(batch) for term in terms), batch.watched
 
 
 def a_batch(b=3, length=6):
@@ -86,7 +107,7 @@ def doubles(*tensors):
 def test_hidden_distance_is_the_mean_over_real_tokens(dtype):
     student, teacher = torch.randn(2, 3, 6, 5).to(dtype)
     mask = a_batch()["attention_mask"]
-    found = hidden_distance(student, teacher, mask)
+    found = DISTANCES["hidden"](student, teacher, mask)
     assert found.shape == (3,) and found.dtype == torch.float32
     reference = hidden64(*doubles(student, teacher), mask.numpy())
     assert found.numpy() == pytest.approx(reference, rel=1e-5)
@@ -96,13 +117,13 @@ def test_hidden_distance_is_the_mean_over_real_tokens(dtype):
 def test_attention_distance_is_the_mean_over_real_pairs(heads):
     student, teacher = (torch.randn(3, count, 6, 6).softmax(-1) for count in heads)
     mask = a_batch()["attention_mask"]
-    found = attention_distance(student, teacher, mask)
+    found = DISTANCES["attention"](student, teacher, mask)
     assert found.shape == (3,) and found.dtype == torch.float32
     reference = attention64(*doubles(student, teacher), mask.numpy())
     assert found.numpy() == pytest.approx(reference, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", layerwise.DISTANCES)
+@pytest.mark.parametrize("name", DISTANCES)
 def test_padding_changes_neither_distance_nor_gradient(name):
     shape = (3, 6, 5) if name == "hidden" else (3, 2, 6, 6)
     student, teacher = torch.randn(2, *shape)
@@ -115,8 +136,8 @@ def test_padding_changes_neither_distance_nor_gradient(name):
         other.transpose(1, 2)[padded] = 1e6
         other.transpose(1, 3)[padded] = 1e6
     other.requires_grad_()
-    found = layerwise.DISTANCES[name](other, teacher, mask)
-    assert torch.equal(found, layerwise.DISTANCES[name](student, teacher, mask))
+    found = DISTANCES[name](other, teacher, mask)
+    assert torch.equal(found, DISTANCES[name](student, teacher, mask))
     found.sum().backward()
     assert bool((other.grad[other == 1e6] == 0).all()) and bool((other.grad != 0).any())
 
@@ -157,8 +178,8 @@ def test_terms_are_the_means_over_the_mapped_pairs(shape):
     pairs = [(1, 3), (0, 0)]
     batch, block = a_batch(), LayerwiseBlock(hidden=2.0, attention=3.0, layer_map=[*map(list, pairs)])
     student = model(**shape, seed=1, dropout=0.0).train()
-    term = Layerwise(student, model(layers=4, seed=2), block, seed=3)
-    found = term.per_sample(batch, student(**batch, **term.arguments))
+    terms, arguments = attached(student, model(layers=4, seed=2), block, seed=3)
+    summed, found = per_sample(terms, batch, student(**batch, **arguments))
     narrow = "width" in shape
     assert hasattr(student, PROJECTION) == narrow
     matrix = getattr(student, PROJECTION).weight if narrow else torch.eye(32)
@@ -175,7 +196,7 @@ def test_terms_are_the_means_over_the_mapped_pairs(shape):
         expected = pytest.approx(np.mean(reference, axis=0), rel=1e-3)
         assert found[name].detach().numpy() == expected, name
     total = 2 * np.mean(hidden, axis=0) + 3 * np.mean(attention, axis=0)
-    assert term.total(found).detach().numpy() == pytest.approx(total, rel=1e-3)
+    assert summed.detach().numpy() == pytest.approx(total, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", [BertConfig, RobertaConfig, DistilBertConfig, DebertaV2Config])
@@ -183,13 +204,13 @@ def test_attention_is_compared_before_dropout(kind):
     """The first layer's probabilities depend on no dropout but their own."""
     batch, mask = a_batch(), a_batch()["attention_mask"]
     student = model(kind, dropout=0.5).train()
-    term = Layerwise(student, model(kind, layers=2), LayerwiseBlock(attention=1.0), seed=0)
-    first = student(**batch, **term.arguments).attentions[0]
+    _, arguments = attached(student, model(kind, layers=2), LayerwiseBlock(attention=1.0))
+    first = student(**batch, **arguments).attentions[0]
     assert (
-        attention_distance(first, eager(model(kind))(**batch, **WANTED).attentions[0], mask).max()
+        DISTANCES["attention"](first, eager(model(kind))(**batch, **WANTED).attentions[0], mask).max()
         < 1e-9
     )
-    again = student(**batch, **term.arguments)
+    again = student(**batch, **arguments)
     assert torch.equal(first, again.attentions[0])
     assert not torch.equal(first, again.attentions[1])
     assert not torch.equal(again.logits, student(**batch).logits)
@@ -198,7 +219,7 @@ def test_attention_is_compared_before_dropout(kind):
 @pytest.mark.parametrize("kind", [BertConfig, RobertaConfig, DistilBertConfig, DebertaV2Config])
 def test_the_term_leaves_logits_as_they_are(kind):
     batch, student = a_batch(), model(kind, width=16)
-    Layerwise(student, model(kind, seed=2), BOTH, seed=0)
+    attached(student, model(kind, seed=2), BOTH)
     found, plain = student.eval()(**batch), model(kind, width=16).eval()(**batch)
     np.testing.assert_allclose(found.logits.detach(), plain.logits.detach(), atol=1e-5)
     assert found.hidden_states is None and found.attentions is None
@@ -206,8 +227,8 @@ def test_the_term_leaves_logits_as_they_are(kind):
 
 def test_gradients_reach_student_and_projection_not_the_teacher():
     batch, student, teacher = a_batch(), model(width=16), model(layers=4, seed=2)
-    term = Layerwise(student.train(), teacher.train(), BOTH, seed=0)
-    term.total(term.per_sample(batch, student(**batch, **term.arguments))).sum().backward()
+    terms, arguments = attached(student.train(), teacher.train(), BOTH)
+    per_sample(terms, batch, student(**batch, **arguments))[0].sum().backward()
     assert float(getattr(student, PROJECTION).weight.grad.abs().sum()) > 0
     assert float(student.bert.embeddings.word_embeddings.weight.grad.abs().sum()) > 0
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
@@ -216,11 +237,11 @@ def test_gradients_reach_student_and_projection_not_the_teacher():
 
 def test_a_term_of_weight_0_is_not_computed():
     student = model(width=16)
-    term = Layerwise(student, model(seed=2), LayerwiseBlock(attention=1.0), seed=0)
-    assert term.arguments == {"output_attentions": True} and not hasattr(student, PROJECTION)
+    terms, arguments = attached(student, model(seed=2), LayerwiseBlock(attention=1.0))
+    assert arguments == {"output_attentions": True} and not hasattr(student, PROJECTION)
     batch = a_batch()
-    assert set(term.per_sample(batch, student(**batch, **term.arguments))) == {"attention"}
-    assert layerwise.build(Robust(LayerwiseBlock()), student, None, (), torch.device("cpu")) is None
+    assert set(per_sample(terms, batch, student(**batch, **arguments))[1]) == {"attention"}
+    assert terms_of(LayerwiseBlock()) == ()
 
 
 def test_the_projection_is_drawn_from_the_seed_and_nothing_else():
@@ -228,7 +249,7 @@ def test_the_projection_is_drawn_from_the_seed_and_nothing_else():
         student = model(width=16)
         torch.manual_seed(99 + seed)
         state = torch.get_rng_state()
-        Layerwise(student, model(seed=2), BOTH, seed=seed)
+        attached(student, model(seed=2), BOTH, seed)
         assert torch.equal(state, torch.get_rng_state())
         return getattr(student, PROJECTION).weight
 
@@ -240,7 +261,7 @@ def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_mode
     student = encoders.load_classifier(tiny_model, ("yes", "no"))
     shape, masks, batch = encoders.fresh(student), Masks(student, Plan()), a_batch()
     plain = student.eval()(**batch).logits.detach()
-    Layerwise(student, model(seed=2, width=48, heads=3), BOTH, seed=0)
+    attached(student, model(seed=2, width=48, heads=3), BOTH)
     weights = {name: value.clone() for name, value in student.state_dict().items()}
     assert any(PROJECTION in name for name in weights)
     small = masks.shrink(masks.apply(weights), shape)
@@ -259,33 +280,40 @@ DATA = SimpleNamespace(
 
 
 class Robust:
-    """What `check_run` and `build` read of the run's block."""
+    """What `check_run` reads of the run's block."""
 
-    def __init__(self, block, model="m", teacher=None, init_from="pretrained"):
-        self.layerwise, self.model, self.seed = block, str(model), 0
+    def __init__(self, model, teacher=None, init_from="pretrained"):
+        self.model = str(model)
         self.task = SimpleNamespace(max_length=16)
         self.teacher = type("T", (), {"model": teacher and str(teacher)})
         self.student = type("S", (), {"init_from": init_from})
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "layers", "facts"),
+    ("student", "teacher", "layers", "sentence"),
     [
-        ({}, {}, [[2, 0]], r"\[2, 0\] .*layer 2 of the student.* 0 to 1"),
-        ({}, {"layers": 3}, [[0, 3]], r"\[0, 3\] .*layer 3 of the teacher.* 0 to 2"),
-        ({}, {}, [[0, 0], [0, 1]], "layer 0 of the student twice"),
-        ({"layers": 3}, {}, None, "student has 3 layers .*teacher 2"),
-        ({"kind": MPNetConfig}, {}, None, "student's .*'mpnet'"),
-        ({}, {"kind": MPNetConfig}, None, "teacher's .*'mpnet'"),
+        ({}, {}, [[2, 0]], "[2, 0] names layer 2 of the student, whose layers are 0 to 1"),
+        ({}, {"layers": 3}, [[0, 3]], "[0, 3] names layer 3 of the teacher, whose layers are 0 to 2"),
+        ({}, {}, [[0, 0], [0, 1]], "names layer 0 of the student twice"),
+        ({"layers": 3}, {}, None, "the student has 3 layers and the teacher 2"),
+        ({"kind": MPNetConfig}, {}, None, "the student's architecture 'mpnet' is not known"),
+        ({}, {"kind": MPNetConfig}, None, "the teacher's architecture 'mpnet' is not known"),
     ],
 )
-def test_what_cannot_be_compared_is_one_sentence(student, teacher, layers, facts):
+def test_what_cannot_be_compared_is_one_sentence(student, teacher, layers, sentence):
     block = LayerwiseBlock(hidden=1.0, layer_map=layers)
     with pytest.raises(UserError) as error:
         layer_map.check(config(**student), config(**teacher), block)
     assert str(error.value).startswith("robust_compression.layerwise")
-    assert re.search(facts, str(error.value)) and "\n" not in str(error.value)
-    layer_map.check(config(**student), config(**teacher), LayerwiseBlock(layer_map=layers))
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def checked(block, run, data):
+    """Check a student that starts from the tiny model."""
+    start = Path(run.model)
+    shapes = Shapes(SimpleNamespace(robust=run), start, encoders.load_config(start), None, data)
+    for term in terms_of(block):
+        term.check(shapes)
 
 
 def test_a_run_is_checked_before_training(tmp_path, tiny_model):
@@ -293,16 +321,16 @@ def test_a_run_is_checked_before_training(tmp_path, tiny_model):
     words = encoders.load_tokenizer(tiny_model)
     model(layers=4, words=len(words)).save_pretrained(deep)
     words.save_pretrained(deep)
-    block, shape = LayerwiseBlock(hidden=1.0, layer_map=[[1, 3]]), encoders.load_config(tiny_model)
-    layer_map.check_run(Robust(block, tiny_model, deep), tiny_model, shape, DATA)
-    layer_map.check_run(Robust(block, tiny_model, deep, "teacher"), tiny_model, shape, DATA)
+    block = LayerwiseBlock(hidden=1.0, layer_map=[[1, 3]])
+    checked(block, Robust(tiny_model, deep), DATA)
+    checked(block, Robust(tiny_model, deep, "teacher"), DATA)
     with pytest.raises(UserError, match="layer 3 of the teacher"):
-        layer_map.check_run(Robust(block, tiny_model), tiny_model, shape, DATA)
+        checked(block, Robust(tiny_model), DATA)
     model().save_pretrained(foreign)
     (foreign / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
     with pytest.raises(UserError, match="does not produce the teacher's tokens"):
-        layer_map.check_run(Robust(BOTH, tiny_model, foreign), tiny_model, shape, DATA)
-    layer_map.check_run(Robust(LayerwiseBlock(), tiny_model, foreign), tiny_model, shape, DATA)
+        checked(BOTH, Robust(tiny_model, foreign), DATA)
+    checked(LayerwiseBlock(), Robust(tiny_model, foreign), DATA)
 
 
 def test_tokens_are_compared_not_vocabularies(tmp_path, tiny_model):
@@ -311,17 +339,17 @@ def test_tokens_are_compared_not_vocabularies(tmp_path, tiny_model):
     vocabulary = encoders.load_tokenizer(tiny_model).get_vocab()
     model(layers=4, words=len(vocabulary)).save_pretrained(cased)
     BertTokenizer(vocab=vocabulary, do_lower_case=False, model_max_length=64).save_pretrained(cased)
-    run, shape = Robust(BOTH, tiny_model, cased), encoders.load_config(tiny_model)
+    run = Robust(tiny_model, cased)
     assert encoders.load_tokenizer(cased).get_vocab() == vocabulary
-    layer_map.check_run(run, tiny_model, shape, DATA)
+    checked(BOTH, run, DATA)
     capitals = [["the king slept ."] * 3, ["the queen", "The queen", "a queen"]]
     other = SimpleNamespace(**vars(DATA) | {"train": SimpleNamespace(texts=capitals)})
     with pytest.raises(UserError, match="does not produce the teacher's tokens"):
-        layer_map.check_run(run, tiny_model, shape, other)
+        checked(BOTH, run, other)
 
 
-def test_inputs_of_a_run_without_the_term_stay_as_they_were():
-    assert layer_map.inputs_of(LayerwiseBlock()) == {}
-    assert layer_map.inputs_of(LayerwiseBlock(hidden=1)) == {
-        "layerwise": {"hidden": 1.0, "attention": 0.0, "layer_map": None}
+def test_inputs_are_the_settings_of_each_term():
+    block = LayerwiseBlock(hidden=1, layer_map=[[0, 1]])
+    assert {term.name: term.inputs() for term in terms_of(block)} == {
+        "hidden": {"weight": 1.0, "layer_map": [[0, 1]]}
     }

@@ -1,26 +1,27 @@
 """Every shipped mitigation through the real launcher, two ranks; and how alpha "auto" decides."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launcher import ROOT, launch
+import torch
+from test_launcher import ROOT, launch
 
 from compress import artefacts
 from compress.configuration import config
 from compress.errors import UserError
-from compress.losses import LOSSES
+from compress.mitigations import MITIGATIONS
 from compress.stages.alpha import Candidate, choose, settle
 from compress.stages.context import Context
-from compress.stages.student import loss_weights
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
 LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus"}
 """Files that add layer-wise terms to a hook of another name."""
 SHALLOW = {"weighted_shallow": "weighted", "rmc_plus_shallow": "rmc_plus"}
 """Files that give a hook of another name the difficulty of the shallow classifier."""
-HOOKS = {**LAYERWISE, **SHALLOW}
+HOOKS = {name: name for name in NAMES} | LAYERWISE | SHALLOW
 SPARSE = str(ROOT / "ds_configs/compression/imp40.json")
 
 
@@ -30,8 +31,7 @@ def settings(name, *overrides):
 
 
 def test_there_is_a_file_for_every_loss():
-    assert sorted([*LOSSES, *HOOKS]) == NAMES
-    assert all(settings(name).robust.loss.hook == HOOKS.get(name, name) for name in NAMES)
+    assert {settings(name).robust.loss.hook for name in NAMES} == set(MITIGATIONS) <= set(NAMES)
     for files, suffix in ((LAYERWISE, "layerwise"), (SHALLOW, "shallow")):
         for name, hook in files.items():
             assert settings(name).mitigation_label == f"{hook}+{suffix}"
@@ -52,11 +52,12 @@ CONSTANTS = {
 """Scalars of the loss and settings of the difficulty: the paper's, and ours as README tells them."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if HOOKS[name] in CONSTANTS])
 def test_the_constants_are_those_of_the_paper_and_of_the_readme(name):
     robust = settings(name).robust
-    scalars, difficulty = CONSTANTS.get(HOOKS.get(name, name), ({}, {}))
-    used = robust.loss.used()
+    scalars, difficulty = CONSTANTS[HOOKS[name]]
+    used = robust.loss.inputs()
+    assert used.pop("hook") == HOOKS[name]
     assert used.pop("difficulty", "variance") == ("shallow" if name in SHALLOW else "variance")
     assert used == scalars
     assert difficulty.items() <= robust.uncertainty.model_dump().items()
@@ -140,34 +141,34 @@ def test_the_shallow_difficulty_needs_no_sub_networks(students: Path) -> None:
     assert wrong.shape == (64,) and 0 <= wrong.min() < wrong.max() <= 1
 
 
-# The scalars of a loss
+# What is known of the training samples
+
+
+def known(name, d, *overrides):
+    return settings(name, *overrides).robust.loss.sample_data(None, d, 0.5)
 
 
 def test_weights_have_mean_one_and_keep_their_bound():
-    d = np.array([0.2] * 90 + [1.0] * 10)
-    free = loss_weights(settings("weighted").robust, d)
-    assert (free.ceiling, free.mean_difficulty) == (1.0, pytest.approx(0.28))
+    free = known("weighted", np.array([0.2] * 90 + [1.0] * 10))
+    assert (free.ceiling, free.mean_difficulty, free.alpha) == (1.0, pytest.approx(0.28), 0.5)
     d = np.linspace(0.2, 1, 100) ** 2
-    bound = loss_weights(settings("weighted", "robust_compression.loss.max_weight=1.5").robust, d)
+    bound = known("weighted", d, "robust_compression.loss.max_weight=1.5")
     weights = np.minimum(d, bound.ceiling) / bound.mean_difficulty
     assert weights.mean() == pytest.approx(1) and 1.4 < weights.max() <= 1.5
 
 
 def test_a_bound_that_no_weights_keep():
-    robust = settings("weighted", "robust_compression.loss.max_weight=2").robust
     with pytest.raises(UserError, match=r"loss\.max_weight: 2 cannot be kept"):
-        loss_weights(robust, np.array([0.0] * 9 + [1.0]))
+        known("weighted", np.array([0.0] * 9 + [1.0]), "robust_compression.loss.max_weight=2")
 
 
-def test_scalars_come_from_the_configuration():
-    given = ["smoothing=0.5", "lambda=0.3"]
-    weights = loss_weights(
-        settings("smooth", *(f"robust_compression.loss.{text}" for text in given)).robust, None
-    )
-    assert (weights.smoothing, weights.distillation, weights.mean_difficulty) == (0.5, 0.3, 1.0)
-    assert loss_weights(settings("focal").robust, None).batch_mean == 1
-    plus = loss_weights(settings("rmc_plus").robust, np.array([0.2, 1.0]))
-    assert (plus.alpha, plus.floor, plus.warmup) == (0.5, 0.1, 0.1)
+def test_a_batch_has_the_samples_and_the_scalars():
+    data = known("rmc_plus", np.array([0.2, 0.5, 1.0]))
+    teacher = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])
+    batch = replace(data, teacher=teacher).batch(np.array([2, 0]), torch.zeros(2, 2), torch.zeros(2))
+    assert batch.difficulty.tolist() == pytest.approx([1.0, 0.2])
+    assert batch.teacher.numpy() == pytest.approx(teacher[[2, 0]])
+    assert (batch.mean_difficulty, batch.alpha) == (data.mean_difficulty, 0.5)
 
 
 # alpha "auto"

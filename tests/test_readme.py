@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from compress.configuration import config
 from compress.configuration.robust_schema import RobustCompression
 from compress.data import tasks
-from compress.losses import LOSSES, LossWeights, resolve
+from compress.microbatch import Batch
+from compress.mitigations import MITIGATIONS, USER
 from compress.study import plan
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,9 +63,9 @@ def test_the_study_and_the_loss_of_ones_own(written):
     runs = plan.expand(Path("study.json"), Path("out"))
     hooks = {run.config.robust.loss.hook for run in runs}
     assert hooks == {"vanilla", "rmc_plus", "my_losses:careful"}
-    loss = resolve("my_losses:careful")
     logits, labels, d = torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), torch.rand(4)
-    assert loss(logits, labels, None, d, LossWeights()).shape == (4,)
+    batch = Batch(logits, labels, None, d)
+    assert USER(hook="my_losses:careful").loss(batch).shape == (4,)
 
 
 @pytest.mark.parametrize("folder", ["compression", "mitigation", "tasks"])
@@ -78,7 +79,7 @@ def test_every_study_and_loss_is_named():
         assert f"`{file.stem.removesuffix('_small')}`" in README or f"`{file.stem}`" in README, (
             file.stem
         )
-    assert all(f"`{name}`" in README for name in LOSSES)
+    assert all(f"`{name}`" in README for name in MITIGATIONS)
 
 
 def test_every_file_of_the_tree_is_there():

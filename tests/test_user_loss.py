@@ -1,15 +1,17 @@
 """A loss of the user's: whatever is wrong with it is one sentence, before anything is trained."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from configs import ROOT
 
-from compress import hook_trial, user_loss
+from compress.configuration import config
 from compress.errors import UserError
-from compress.losses import LossWeights, resolve
+from compress.microbatch import Batch
+from compress.mitigations import USER
 
-KIND = (3, torch.float32, torch.device("cpu"))
 HEAD = "import torch, torch.nn.functional as F\n"
 SIGNATURE = "def loss(logits, labels, teacher, difficulty, weights):\n"
 GOLD = "F.cross_entropy(logits.float(), labels, reduction='none')"
@@ -71,8 +73,11 @@ def refused(call, *words):
     return sentence
 
 
-def tried(hook, kind=KIND, layerwise=False):
-    hook_trial.run(hook, LossWeights(), kind, layerwise)
+def tried(hook, classes=3, *overrides):
+    files = [f"{ROOT}/ds_configs/{name}.json" for name in ("zero2", "tasks/synthetic")]
+    given = [f"robust_compression.loss.hook={hook}", *overrides]
+    settings = config.load(files, given)
+    settings.robust.loss.trial(settings, classes, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,7 @@ def tried(hook, kind=KIND, layerwise=False):
 )
 def test_a_module_that_cannot_be_used(written, text, words):
     hook = written(text)
-    refused(lambda: resolve(hook), *words)
+    refused(USER(hook=hook).load, *words)
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -103,20 +108,53 @@ def test_a_function_is_tried_before_the_training(written, body):
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_good_function_passes_and_draws_nothing(written, classes, dtype):
+@pytest.mark.parametrize("type_", [(), ('bf16={"enabled": true}',)], ids=["float32", "bf16"])
+def test_a_good_function_passes_and_draws_nothing(written, classes, type_):
     noise = "logits + torch.rand_like(logits)"
     hook = written(f"{HEAD}{SIGNATURE}    return {GOLD.replace('logits', f'({noise})')} * difficulty\n")
     before = torch.get_rng_state()
-    tried(hook, (classes, dtype, torch.device("cpu")))
+    tried(hook, classes, *type_)
     assert torch.equal(torch.get_rng_state(), before)
-    tried("compress.losses:rmc_plus", (classes, dtype, torch.device("cpu")))
 
 
 def test_a_constant_zero_is_a_loss_beside_layerwise_terms_only(written):
     hook = written(f"{HEAD}{SIGNATURE}    return torch.zeros(len(labels))\n")
     refused(lambda: tried(hook), "without a gradient")
-    tried(hook, layerwise=True)
+    tried(hook, 3, "robust_compression.layerwise.hidden=1")
+
+
+SCALARS = {"lambda": 0.3, "smoothing": 0.4, "gamma": 3.0, "floor": 0.2, "warmup": 0.5}
+
+
+def test_the_scalars_of_the_run_reach_both_kinds_of_functions(written):
+    """Five arguments get them as attributes of `weights`, one as `batch.settings` and fields."""
+    batch = Batch(torch.randn(3, 2), torch.tensor([0, 1, 1]), torch.rand(3, 2), torch.rand(3))
+    batch = replace(batch, progress=0.25, ceiling=0.8, mean_difficulty=0.6, alpha=0.1)
+    names = "w.distillation, w.smoothing, w.gamma, w.floor, w.warmup, w.progress, w.ceiling, "
+    names += "w.mean_difficulty, w.alpha, w.onset"
+    five = written(
+        f"{HEAD}def loss(x, y, t, d, w):\n    return torch.tensor([{names}, t.sum(), d.sum()])\n"
+    )
+    batch = replace(batch, labels=torch.zeros(12))
+    found = USER(hook=five, **SCALARS).loss(batch).tolist()
+    assert found[:10] == pytest.approx([0.3, 0.4, 3.0, 0.2, 0.5, 0.25, 0.8, 0.6, 0.1, 0.5])
+    assert found[10:] == pytest.approx([float(batch.teacher.sum()), float(batch.difficulty.sum())])
+    one = written(
+        f"{HEAD}def loss(batch):\n    batch.watch('mine', batch.labels)\n    s = batch.settings\n"
+        "    return torch.tensor([s.lambda_, s.smoothing, s.gamma, batch.onset(s.warmup)] * 3)\n"
+    )
+    assert USER(hook=one, **SCALARS).loss(batch)[:4].tolist() == pytest.approx([0.3, 0.4, 3.0, 0.5])
+    assert set(batch.watched) == {"mine"}
+
+
+def test_a_function_of_the_batch_is_tried_and_says_what_it_needs(written):
+    text = f"{HEAD}def loss(batch):\n    return batch.divergence(batch.difficulty)\n"
+    tried(hook := written(text))
+    assert USER(hook=hook).uses("difficulty")
+    assert not USER(hook=written(f"{text}loss.needs = {{'teacher'}}\n")).uses("difficulty")
+    refused(
+        lambda: tried(written(text.replace("divergence", "nothing"))), "AttributeError", "own_hook.py:3"
+    )
 
 
 def test_mistakes_that_come_later_name_the_function_too(written):
@@ -125,12 +163,9 @@ def test_mistakes_that_come_later_name_the_function_too(written):
         f"    if difficulty is None:\n        return {GOLD} * difficulty\n    return {GOLD}\n"
     )
     tried(hook)
-    loss = user_loss.guarded(hook, resolve(hook))
-    logits, labels = torch.randn(9, 3), torch.arange(9) % 3
-    refused(lambda: loss(logits, labels, logits, labels, LossWeights()), "returned None")
-    refused(
-        lambda: loss(logits[:4], labels[:4], None, None, LossWeights()), "TypeError", "own_hook.py:6"
-    )
+    logits, labels, own = torch.randn(9, 3), torch.arange(9) % 3, USER(hook=hook)
+    refused(lambda: own.loss(Batch(logits, labels, logits, labels)), "returned None")
+    refused(lambda: own.loss(Batch(logits[:4], labels[:4])), "TypeError", "own_hook.py:6")
 
 
 def test_out_of_memory_and_an_interrupt_are_no_mistake_of_the_function(written):
@@ -146,5 +181,5 @@ def test_the_source_of_a_decorated_function_is_its_own_file(written, tmp_path):
         "    def inner(*a):\n        return 2 * f(*a)\n    return inner\n"
     )
     hook = written(f"{HEAD}from own_decorator import twice\n@twice\n{SIGNATURE}    return {GOLD}\n")
-    assert user_loss.source(resolve(hook)) == tmp_path / "own_hook.py"
+    assert USER(hook=hook).files() == [tmp_path / "own_hook.py"]
     tried(hook)

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from compress import ranks
 from compress.data.batches import Columns, Indices, scoring_batches, share
+from compress.microbatch import SampleData
+from compress.mitigations import Mitigation
 from compress.models import architectures
-from compress.signals import Signals
 
 BATCH = 32
 
@@ -33,15 +34,32 @@ class Importance:
     rows: list[Tensor]
 
 
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a training at its end, and what it knows of each sample."""
+
+    mitigation: Mitigation
+    known: SampleData
+
+    def loss(self, indices: Indices, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss of the samples `indices`, [B], none normalised by the others."""
+        batch = self.known.batch(indices, logits, labels, batch_mean=torch.ones(()))
+        return self.mitigation.loss(batch)
+
+
 def sample(size: int, count: int, seed: int) -> Indices:
     """Indices [min(count, size)] of the training samples that importance is measured on."""
     return np.sort(np.random.default_rng((seed, 0x1A)).permutation(size)[:count])
 
 
 def measure(
-    model: PreTrainedModel, data: Columns, indices: Indices, signals: Signals, device: torch.device
+    model: PreTrainedModel,
+    data: Columns,
+    indices: Indices,
+    objective: Objective,
+    device: torch.device,
 ) -> Importance:
-    """Importance under the loss of `signals`, the mean over these samples, equal on all ranks.
+    """Importance under the loss of a training, the mean over these samples, equal on all ranks.
 
     model: plain, with removed heads and rows switched off; its parameters need no gradient afterwards.
     """
@@ -52,21 +70,24 @@ def measure(
     for batch in scoring_batches(data.lengths[indices], BATCH):
         mine, weight = share(indices[batch], ranks.rank(), ranks.world_size())
         counted = torch.as_tensor(weight, dtype=torch.float64)
-        for total, gradient in zip(sums, _gradients(model, data, mine, signals, device), strict=True):
+        for total, gradient in zip(sums, _gradients(model, data, mine, objective, device), strict=True):
             total += (gradient.double().cpu().abs() * counted[:, None]).sum(dim=0)
     means = [torch.as_tensor(ranks.all_sum(total.numpy())) / len(indices) for total in sums]
     return Importance(means[0::2], means[1::2])
 
 
 def _gradients(
-    model: PreTrainedModel, data: Columns, indices: Indices, signals: Signals, device: torch.device
+    model: PreTrainedModel,
+    data: Columns,
+    indices: Indices,
+    objective: Objective,
+    device: torch.device,
 ) -> tuple[Tensor, ...]:
     """d loss / d xi of each sample: for every layer heads [B, H], then rows [B, I]."""
     labels = torch.as_tensor(data.labels[indices]).to(device)
     with masked(model, len(indices), device) as masks, torch.enable_grad():
         logits = model(**data.batch(indices, device)).logits
-        loss = signals.loss(logits, labels, *signals.take(indices, device), signals.weights)
-        return torch.autograd.grad(loss.sum(), masks)
+        return torch.autograd.grad(objective.loss(indices, logits, labels).sum(), masks)
 
 
 @contextmanager

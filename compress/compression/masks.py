@@ -33,14 +33,17 @@ from compress.compression.library import exactly
 from compress.compression.plan import Plan
 from compress.compression.sparse import SparseMasks
 from compress.compression.structured import HeadMasks, RowMasks
+from compress.methods import Method
 from compress.models import architectures, compressed
 from compress.models.compressed import Kept, Layer
 
 Scorer = Callable[[Mapping[str, Tensor]], Importance]
 
 
-class Masks:
+class Masks(Method):
     """Masks of a model under training: the position of the schedule is the caller's step."""
+
+    name = "masks"
 
     def __init__(self, model: PreTrainedModel, plan: Plan, scorer: Scorer | None = None) -> None:
         """Convert the layers of the plan; all masks are 1 until the first refresh.
@@ -70,7 +73,7 @@ class Masks:
         blocks = [technique.library_block() for technique in self._techniques]
         return {"compression_training": {key: v for block in blocks for key, v in block.items()}}
 
-    def attach(self, engine: deepspeed.DeepSpeedEngine) -> None:
+    def bind(self, engine: deepspeed.DeepSpeedEngine) -> None:
         """Bind to the initialised engine: its scheduler's missing key, its dtype and device."""
         methods = engine.compression_scheduler.different_compression_methods
         methods["sparse_pruning"]["shared_parameters"].setdefault("schedule_offset_end", 0)
@@ -83,6 +86,14 @@ class Masks:
         if self._engine is not None and self._engine.zero_optimization_stage() == 3:
             return deepspeed.zero.GatheredParameters([layer.weight])
         return nullcontext()
+
+    def after_step(self, step: int) -> None:
+        """Prune where the schedule says so."""
+        self.refresh(step)
+
+    def scalars(self) -> dict[str, float]:
+        """Share of pruned weights, to be logged."""
+        return {"sparsity": self.sparsity()}
 
     def refresh(self, step: int) -> bool:
         """Prune where the schedule of `step` says so, heads and rows first; whether a mask changed.

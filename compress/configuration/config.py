@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from compress import mitigations
 from compress.configuration import effects, whole_numbers
 from compress.configuration.compression_schema import CompressionTraining
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
@@ -145,6 +146,12 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     path = _user_path([str(part) for part in problem["loc"]], merge, problem["type"])
     key, source = ".".join(path), merge.source(path)
+    if path[:2] == ["robust_compression", "loss"]:
+        loss = merge.values["robust_compression"]["loss"]
+        wrong, said = mitigations.mistake(loss, path[-1])
+        if said is not None:
+            path = [*path[:2], wrong]
+            return f"{merge.source(path)}: '{'.'.join(path)}' {said}."
     if problem["type"] == "extra_forbidden":
         names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
         if len(path) == 1 and path[0] in RobustCompression.model_fields:

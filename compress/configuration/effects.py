@@ -6,7 +6,7 @@ from compress.configuration import engine_table
 from compress.configuration.compression_schema import CompressionTraining
 from compress.configuration.deepspeed_schema import WarmupParams
 from compress.configuration.merge import Merge
-from compress.configuration.robust_schema import LOSS_SCALARS, Root
+from compress.configuration.robust_schema import Root
 from compress.errors import UserError
 
 
@@ -26,7 +26,6 @@ def _together(root: Root, merge: Merge) -> None:
     ours = root.robust_compression
     prefix = ("robust_compression",)
     _compression(root, merge)
-    _loss(root, merge)
 
     def reject(condition: bool, path: tuple[str, ...], why: str) -> None:
         if condition and merge.given(*path):
@@ -36,6 +35,11 @@ def _together(root: Root, merge: Merge) -> None:
         ours.uncertainty.normalisation == "minmax",
         (*prefix, "uncertainty", "quantile"),
         "has no effect with normalisation 'minmax'; set normalisation to 'quantile'",
+    )
+    reject(
+        ours.uncertainty.alpha != "auto",
+        (*prefix, "uncertainty", "alpha_candidates"),
+        "has an effect only with alpha 'auto'",
     )
     reject(
         ours.teacher.model is not None,
@@ -69,28 +73,6 @@ def _together(root: Root, merge: Merge) -> None:
         (*prefix, "student", "uncompressed"),
         "is true, but compression_training or student.model makes the student smaller",
     )
-
-
-def _loss(root: Root, merge: Merge) -> None:
-    """Scalars that the chosen loss does not use."""
-    loss, uncertainty = root.robust_compression.loss, root.robust_compression.uncertainty
-    for key, hooks in LOSS_SCALARS.items():
-        path = ("robust_compression", "loss", key)
-        if merge.given(*path) and not loss.hook:
-            raise UserError(
-                f"{merge.source(path)}: '{'.'.join(path)}' has no effect without loss.hook; choose a "
-                f"loss, such as {hooks[0]}."
-            )
-        if merge.given(*path) and not loss.uses(key):
-            raise UserError(
-                f"{merge.source(path)}: '{'.'.join(path)}' has no effect with the hook '{loss.hook}'; "
-                f"it has one with {', '.join(hooks)}."
-            )
-    path = ("robust_compression", "uncertainty", "alpha_candidates")
-    if uncertainty.alpha != "auto" and merge.given(*path):
-        raise UserError(
-            f"{merge.source(path)}: '{'.'.join(path)}' has an effect only with alpha 'auto'."
-        )
 
 
 def _compression(root: Root, merge: Merge) -> None:

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from compress.configuration.blocks import Block, Count, Epochs, Natural, NonNegative
+from compress import mitigations
+from compress.configuration.blocks import Block, Count, Epochs, Fraction, Natural
 from compress.configuration.deepspeed_schema import DeepSpeedBlock
 from compress.configuration.task_schema import TaskBlock
+from compress.layerwise.settings import LayerwiseBlock
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
-LayerPair = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 
 
 class TeacherBlock(Block):
@@ -88,78 +88,6 @@ class UncertaintyBlock(Block):
     epochs: Epochs | None = None
 
 
-_WEIGHTING = ("rmc_weighted", "weighted", "rmc_plus", "jtt")
-LOSS_SCALARS: dict[str, tuple[str, ...]] = {
-    "lambda": ("distil", "smooth", "rmc", "rmc_weighted", "rmc_plus"),
-    "smoothing": ("smooth",),
-    "gamma": ("focal",),
-    "floor": ("rmc_plus",),
-    "difficulty": ("rmc", "rmc_weighted", "weighted", "rmc_plus"),
-    "warmup": _WEIGHTING,
-    "max_weight": _WEIGHTING,
-    "first_epochs": ("jtt",),
-    "upweight": ("jtt",),
-}
-"""Key of `loss` -> the hooks that use it."""
-HOOKS = frozenset({"vanilla", *(hook for hooks in LOSS_SCALARS.values() for hook in hooks)})
-"""Names of the losses in `compress.losses.LOSSES`, known without loading torch."""
-
-
-class LossBlock(Block):
-    """The loss hook and its scalars; see `compress.losses`.
-
-    hook: a name in `compress.losses.LOSSES` or "module:function"; a student needs one, so there is no
-    default; lambda: Eq. 3; smoothing: the one d of `smooth`; gamma: of `focal`; floor: least share of
-    lambda that a hard sample keeps in `rmc_plus`; warmup: fraction of the student's training over which
-    sample weights set in; max_weight: no sample counts more than this many times the mean;
-    first_epochs, upweight: length of the first model of `jtt` and weight of its mistakes; difficulty:
-    what v of Eq. 1 is, the variance of the loss over pruned sub-networks or the error of a shallow
-    classifier (`compress.stages.shallow`).
-    """
-
-    hook: str = ""
-    lambda_: Fraction = Field(default=0.9, alias="lambda")
-    smoothing: Fraction = 0.9
-    gamma: NonNegative = 2.0
-    floor: Fraction = 0.0
-    warmup: Fraction = 0.0
-    max_weight: Annotated[float, Field(ge=1)] | None = None
-    first_epochs: Epochs = 2
-    upweight: Annotated[float, Field(ge=1)] = 2.0
-    difficulty: Literal["variance", "shallow"] = "variance"
-
-    def used(self) -> dict[str, Any]:
-        """The scalars that the hook uses, by their names in the JSON."""
-        values = self.model_dump(by_alias=True, exclude={"hook"})
-        return {key: value for key, value in values.items() if self.uses(key)}
-
-    @property
-    def shallow(self) -> bool:
-        """Whether the hook gets the difficulty of the shallow classifier."""
-        return self.difficulty == "shallow" and self.uses("difficulty")
-
-    def uses(self, key: str) -> bool:
-        """Whether the hook uses a scalar, by its name in the JSON; one's own may use all but jtt's."""
-        own = ":" in self.hook and key not in ("first_epochs", "upweight")
-        return own or self.hook in LOSS_SCALARS[key]
-
-
-class LayerwiseBlock(Block):
-    """Weights of the layer-wise terms beside the loss hook; see `compress.distillation.layerwise`.
-
-    layer_map: pairs [student layer, teacher layer], counted from 0; default: spread evenly.
-    """
-
-    hidden: NonNegative = 0.0
-    attention: NonNegative = 0.0
-    layer_map: Annotated[list[LayerPair], Field(min_length=1)] | None = None
-
-    @property
-    def any(self) -> bool:
-        """Whether there are such terms."""
-        return bool(self.hidden or self.attention)
-
-
 class EvaluationBlock(Block):
     """ood: names of the OOD sets (default: all of the task); sentences: shown in the report."""
 
@@ -184,7 +112,7 @@ class RobustCompression(Block):
     structured: StructuredBlock = StructuredBlock()
     score_lr: Annotated[float, Field(gt=0)] = 0.01
     uncertainty: UncertaintyBlock = UncertaintyBlock()
-    loss: LossBlock = LossBlock()
+    loss: mitigations.Loss = mitigations.NoLoss()
     layerwise: LayerwiseBlock = LayerwiseBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
     cache_dir: str | None = None

@@ -100,7 +100,7 @@ def of_trainings(config: "Config", samples: int) -> dict[str, dict[str, Any]]:
         "teacher": None if robust.teacher.model else robust.teacher.epochs or robust.epochs,
         "sub_networks": robust.sub_networks["epochs"],
         "student": robust.student.epochs or robust.epochs,
-        "first": robust.loss.first_epochs if robust.loss.hook == "jtt" else None,
+        "first": robust.loss.first_model_epochs,
     }
     found: dict[str, dict[str, Any]] = {}
     for name, count in epochs.items():

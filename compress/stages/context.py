@@ -1,6 +1,6 @@
 """What the stages share: the context of a run, building a trainer, scoring splits."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import ranks
-from compress.compression.masks import Masks
 from compress.configuration import deepspeed_schema
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data.batches import Columns
 from compress.data.splits import TaskData
+from compress.methods import Method
+from compress.microbatch import SampleData
 from compress.models import encoders, label_order
 from compress.reporting import evaluation
-from compress.signals import Signals
 from compress.stages.stage import Artefact
 from compress.training.monitor import Monitor
-from compress.training.trainer import Trainer
+from compress.training.trainer import Trainer, Training
 
 
 @dataclass(frozen=True)
@@ -112,22 +112,16 @@ def new_trainer(
     name: str,
     context: Context,
     model: PreTrainedModel,
-    masks: Masks,
-    signals: Signals,
+    methods: Sequence[Method],
     epochs: int,
+    known: SampleData | None = None,
 ) -> Trainer:
-    """A trainer on the train split of the context; see `Trainer`."""
-    trainer = Trainer(
-        name,
-        context.config,
-        model,
-        masks,
-        context.columns["train"],
-        signals,
-        epochs,
-        context.device,
-        context.monitor,
+    """A trainer on the train split of the context; see `Training`."""
+    data, known = context.columns["train"], known or SampleData()
+    training = Training(
+        name, context.config, model, methods, data, known, epochs, context.device, context.monitor
     )
+    trainer = Trainer(training)
     samples, size = len(trainer.data), trainer.batch_size
     ranks.say(f"{name}: {trainer.total_steps} steps of {size} ({samples} samples, {epochs} epochs)")
     return trainer

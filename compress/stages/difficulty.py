@@ -4,7 +4,6 @@ The loss matrix is the artefact; alpha and the normalisation of Eq. 1 (Du et al.
 later, so that changing them costs nothing. The arithmetic is in `compress.uncertainty`.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import losses, uncertainty
+from compress import uncertainty
 from compress.compression.masks import Masks
 from compress.compression.plan import Plan, Sparse, match
 from compress.compression.pruning import Ramp
@@ -24,17 +23,15 @@ from compress.configuration.config import Config, training_steps
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.used_keys import OURS
 from compress.errors import UserError
+from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders
 from compress.reporting import evaluation
-from compress.signals import Signals
 from compress.stages.context import TRAINING, Context, new_trainer, score_split, start_model
 from compress.stages.stage import Artefact, Fill, Stage
 from compress.stages.teacher import Teacher
 from compress.training.trainer import Trainer
 
 UPDATES_PER_LEVEL = 10
-DIFFICULTY = 3
-"""Which argument of a loss the difficulty is."""
 
 
 class Difficulty(Stage):
@@ -96,12 +93,8 @@ class Difficulty(Stage):
 
 
 def used(robust: RobustCompression) -> bool:
-    """Whether the loss gets a difficulty; a function of one's own does unless it names it `_...`."""
-    loss = robust.loss
-    if ":" not in loss.hook:
-        return loss.uses("difficulty")
-    arguments = list(inspect.signature(losses.resolve(loss.hook)).parameters)
-    return not arguments[DIFFICULTY : DIFFICULTY + 1] or not arguments[DIFFICULTY].startswith("_")
+    """Whether the loss gets a difficulty."""
+    return robust.loss.uses("difficulty")
 
 
 def needed(robust: RobustCompression) -> bool:
@@ -166,7 +159,7 @@ def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trai
     layers = _linear_layers(model)
     masks = Masks(model, Plan({"blocks": Sparse(tuple(layers), tuple(ramps))}))
     name = "difficulty" if len(targets) > 1 else f"difficulty {targets[0]:.2f}"
-    trainer = new_trainer(name, context, model, masks, Signals(losses.vanilla), epochs)
+    trainer = new_trainer(name, context, model, [masks, Vanilla()], epochs)
     for end in ends:
         trainer.run_until(end)
         yield trainer

@@ -20,8 +20,9 @@ def write(context: Context, out: Mapping[str, Any], view: DifficultyView | None)
     settings |= {
         "model": robust.model,
         "alpha": robust.uncertainty.alpha,
-        "lambda": robust.loss.lambda_,
     }
+    if (share := getattr(robust.loss, "lambda_", None)) is not None:
+        settings["lambda"] = share
     monitor.results(settings, figures(out))
     lines = [markdown.text(line) for line in (summary.verdict(out), *summary.size(out), *out["notes"])]
     monitor.text("results", "\n\n".join([markdown.table(summary.cells(out)), *lines]))

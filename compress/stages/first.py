@@ -31,7 +31,7 @@ class First(Stage):
         """The teacher if it is the same model."""
         robust = run.config.robust
         epochs = robust.teacher.epochs or robust.epochs
-        same = robust.teacher.model is None and epochs == robust.loss.first_epochs
+        same = robust.teacher.model is None and epochs == robust.loss.first_model_epochs
         return (Teacher(),) if same else ()
 
     def facts(self, run: Context) -> dict[str, Any]:
@@ -47,8 +47,10 @@ class First(Stage):
         if "teacher" in made:
             probabilities = np.load(made["teacher"].path / "probabilities.npy")
         else:
+            epochs = run.config.robust.loss.first_model_epochs
+            assert epochs is not None, "the loss needs a first model"
             with run.monitor.progress.stage("first"):
-                _, scores, _ = fine_tune(run, "first", run.config.robust.loss.first_epochs)
+                _, scores, _ = fine_tune(run, "first", epochs)
             probabilities = np.exp(scores).astype(np.float32)
 
         def fill(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from compress import ranks
 from compress.data import tokens
 from compress.data.splits import TaskData
-from compress.distillation import layer_map
+from compress.layerwise import layer_map
 from compress.models import encoders
 from compress.stages.context import Encoder
 

@@ -4,7 +4,7 @@ Order within a run: layer reduction, then heads and rows, then single weights.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,17 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import (
-    artefacts,
-    checkpoint,
-    export,
-    hook_trial,
-    integrity,
-    losses,
-    ranks,
-    uncertainty,
-    user_loss,
-)
+from compress import artefacts, checkpoint, export, ranks, uncertainty
 from compress.compression import importance, plan
 from compress.compression.masks import Masks, Scorer, reduce_layers
 from compress.configuration.config import Config
-from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
-from compress.distillation import layer_map, layerwise
-from compress.errors import UserError
-from compress.losses import BATCH_WEIGHTS, NEED_DIFFICULTY, NEED_MISTAKES, LossWeights
+from compress.layerwise.terms import terms_of
+from compress.methods import Run, Shapes
+from compress.microbatch import SampleData
 from compress.models import compressed, encoders
 from compress.reporting import card, evaluation
-from compress.signals import Signals
 from compress.stages import difficulty, first, model_figures, shallow
 from compress.stages.context import TRAINING, Context, new_trainer, start_model, watch_dev
 from compress.stages.difficulty import Difficulty
@@ -84,18 +72,19 @@ class Student(Stage):
         robust, out = run.config.robust, list[Stage]([Teacher()])
         if robust.loss.shallow:
             out.append(Shallow())
-        elif robust.loss.hook in NEED_DIFFICULTY or (difficulty.used(robust) and _there(run)):
+        elif difficulty.used(robust) and (robust.loss.user_code is None or _there(run)):
             out.append(Difficulty())
-        if robust.loss.hook in NEED_MISTAKES:
+        if robust.loss.uses("mistakes"):
             out.append(First())
         return tuple(out)
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Those of a training; the source of a loss of the user's."""
-        facts, hook = run.for_student().training_facts(), run.config.robust.loss.hook
-        if ":" in hook:
-            facts["hook_source"] = integrity.digest(user_loss.source(losses.resolve(hook)))
-        return facts
+        """Those of a training, and of the methods, such as the source of a loss of the user's."""
+        methods = (run.config.robust.loss, *terms_of(run.config.robust.layerwise))
+        return {
+            **run.for_student().training_facts(),
+            **{method.name: method.inputs() for method in methods},
+        }
 
     def includes(self, label: str) -> bool:
         """Those of the small models that are made for it."""
@@ -107,15 +96,18 @@ class Student(Stage):
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Compress as `compression_training` says, trained with the loss; export the model."""
-        robust, here = run.config.robust, run.for_student()
-        model = _start(here, made["teacher"].path / "model")
+        robust, here, start = run.config.robust, run.for_student(), made["teacher"].path / "model"
+        known = _known(run, made)
+        model = _start(here, start)
         shape = encoders.fresh(model)
-        signals = _signals(robust, made["teacher"], _difficulty(run, made))
         todo = plan.resolve(run.config, model, len(run.data.train))
-        masks = Masks(model, todo, _scorer(here, shape, signals))
-        signals = replace(signals, layerwise=_layerwise(here, made["teacher"], model))
+        masks = Masks(model, todo, _scorer(here, shape, known))
+        terms = terms_of(robust.layerwise)
+        for term in terms:
+            term.attach(model, Run(run.config, start, here.data.labels, here.device))
         assert robust.student.epochs is not None, "epochs are resolved"
-        trainer = new_trainer(self.label, here, model, masks, signals, robust.student.epochs)
+        methods = [masks, robust.loss, *terms]
+        trainer = new_trainer(self.label, here, model, methods, robust.student.epochs, known)
         trainer.run_until(trainer.total_steps, watch_dev(here))
         weights = checkpoint.gather(trainer.engine)
         wanted = _logits(here, trainer, masks, shape, weights, todo)
@@ -154,16 +146,17 @@ def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
     return reduce_layers(model, kept, block.other_module_name if block else None)
 
 
-def _scorer(context: Context, shape: PreTrainedModel, signals: Signals) -> Scorer:
+def _scorer(context: Context, shape: PreTrainedModel, known: SampleData) -> Scorer:
     """Importance of heads and rows on a plain copy of the model as it is now, on every rank."""
     block, data = context.config.robust.structured, context.columns["train"]
+    objective = importance.Objective(context.config.robust.loss, known)
 
     def score(plain: Mapping[str, torch.Tensor]) -> importance.Importance:
         with torch.random.fork_rng(devices=[]):  # dropout after a round must not depend on the round
             model = encoders.fresh(shape)
         model.load_state_dict({name: plain[name] for name in model.state_dict()})
         indices = importance.sample(len(data), block.samples, context.config.robust.seed)
-        return importance.measure(model, data, indices, signals, context.device)
+        return importance.measure(model, data, indices, objective, context.device)
 
     return score
 
@@ -214,76 +207,28 @@ def check(config: Config, model: Path, data: TaskData) -> None:
     with torch.device("meta"):
         small = encoders.fresh_from(model, reduced)
         plan.resolve(config, small, len(data.train))
-    layer_map.check_run(config.robust, model, reduced, data)
+    shapes = Shapes(config, model, reduced, small, data)
+    for term in terms_of(robust.layerwise):
+        term.check(shapes)
     block = config.compression.layers
     for name in (block.other_module_name or []) if block else []:
         plan.check_outside(small, name)
 
 
-def _layerwise(
-    context: Context, teacher: Artefact, model: PreTrainedModel
-) -> layerwise.Layerwise | None:
-    """The term beside the loss hook; it must see the model after the masks and before the engine."""
-    names, robust = context.data.labels, context.config.robust
-    return layerwise.build(robust, model, teacher.path / "model", names, context.device)
+def _known(context: Context, made: Mapping[str, Artefact]) -> SampleData:
+    """What the loss may know of each training sample.
 
-
-def _difficulty(context: Context, made: Mapping[str, Artefact]) -> NDArray[np.float64] | None:
-    """What the loss gets as difficulty, [N]: of Eq. 1, or from the first model's mistakes, or none."""
-    if "first" in made:
-        probabilities, labels = first.load(made["first"]), context.columns["train"].labels
-        return uncertainty.mistakes(probabilities, labels, context.config.robust.loss.upweight)
-    if "shallow" in made:
-        return difficulty.sample_difficulty(context, shallow.load(made["shallow"]))
-    if "difficulty" not in made:
-        return None
-    v = uncertainty.variance(difficulty.load_losses(made["difficulty"].path, "train"))
-    return difficulty.sample_difficulty(context, v)
-
-
-def _signals(robust: RobustCompression, teacher: Artefact, d: NDArray[np.float64] | None) -> Signals:
-    hook, probabilities = robust.loss.hook, np.load(teacher.path / "probabilities.npy", mmap_mode="r")
-    weights, batch_weight = loss_weights(robust, d), BATCH_WEIGHTS.get(hook)
-    if ":" in hook:
-        loss = user_loss.guarded(hook, losses.resolve(hook))
-        return Signals(loss, weights, probabilities, d, hook=hook)
-    return Signals(losses.resolve(hook), weights, probabilities, d, batch_weight=batch_weight)
-
-
-def try_hook(config: Config, classes: int, device: torch.device) -> None:
-    """Try the user's own loss on random batches; UserError for what a training would trip over."""
-    robust = config.robust
-    if ":" in (robust.loss.hook or ""):
-        weights = loss_weights(robust, np.linspace(0.5, 1.0, 64))
-        engine = config.deepspeed
-        dtype = torch.bfloat16 if engine.bf16 and engine.bf16.enabled else torch.float32
-        dtype = torch.float16 if engine.fp16 and engine.fp16.enabled else dtype
-        hook_trial.run(robust.loss.hook, weights, (classes, dtype, device), robust.layerwise.any)
-
-
-def loss_weights(robust: RobustCompression, d: NDArray[np.float64] | None) -> LossWeights:
-    """The scalars of the loss for a training set of difficulty d [N].
-
-    Raises UserError if no weights of mean 1 stay within `loss.max_weight`.
+    The difficulty is that of Eq. 1, of the first model's mistakes, or none.
     """
-    loss, alpha = robust.loss, robust.uncertainty.alpha
-    ceiling = mean = 1.0
-    if d is not None and d.any():
-        ceiling = uncertainty.ceiling(d, loss.max_weight) if loss.max_weight else 1.0
-        mean = float(np.minimum(d, ceiling).mean())
-        if not mean:
-            raise UserError(
-                f"robust_compression.loss.max_weight: {loss.max_weight:g} cannot be kept, because most "
-                "samples have difficulty 0; raise uncertainty.alpha."
-            )
-    return LossWeights(
-        distillation=loss.lambda_,
-        mean_difficulty=mean,
-        ceiling=ceiling,
-        alpha=alpha if isinstance(alpha, float) else 0.0,
-        smoothing=loss.smoothing,
-        gamma=loss.gamma,
-        floor=loss.floor,
-        warmup=loss.warmup,
-        batch_mean=torch.ones(()) if loss.hook in BATCH_WEIGHTS else None,
-    )
+    robust, d = context.config.robust, None
+    if "first" in made:
+        labels = context.columns["train"].labels
+        d = robust.loss.difficulty_of_mistakes(first.load(made["first"]), labels)
+    elif "shallow" in made:
+        d = difficulty.sample_difficulty(context, shallow.load(made["shallow"]))
+    elif "difficulty" in made:
+        v = uncertainty.variance(difficulty.load_losses(made["difficulty"].path, "train"))
+        d = difficulty.sample_difficulty(context, v)
+    probabilities = np.load(made["teacher"].path / "probabilities.npy", mmap_mode="r")
+    alpha = robust.uncertainty.alpha
+    return robust.loss.sample_data(probabilities, d, alpha if isinstance(alpha, float) else 0.0)

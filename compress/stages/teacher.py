@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import checkpoint, export, losses
+from compress import checkpoint, export
 from compress.compression.masks import Masks
 from compress.compression.plan import Plan
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
+from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.reporting import evaluation
-from compress.signals import Signals
 from compress.stages.context import TRAINING, Context, new_trainer, score_split, watch_dev, watched
 from compress.stages.stage import Artefact, Fill, Stage
 
@@ -80,8 +80,8 @@ def fine_tune(context: Context, name: str, epochs: int) -> Trained:
     """
     torch.manual_seed(context.config.robust.seed)
     model = encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
-    shape, vanilla = encoders.fresh(model), Signals(losses.vanilla)
-    trainer = new_trainer(name, context, model, Masks(model, Plan()), vanilla, epochs)
+    shape = encoders.fresh(model)
+    trainer = new_trainer(name, context, model, [Masks(model, Plan()), Vanilla()], epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
     weights = checkpoint.gather(trainer.engine)

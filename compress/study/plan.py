@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from compress import checks, losses
+from compress import checks
 from compress.configuration import config, used_keys
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
@@ -141,7 +141,7 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
                 )
         try:
             checks.check(run.config, "all")
-            losses.resolve(run.config.robust.loss.hook)
+            run.config.robust.loss.load()
             if processes is not None:
                 config.batch_split(run.config, processes)
         except UserError as error:

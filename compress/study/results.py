@@ -91,7 +91,7 @@ def _model(
 ) -> list[Row]:
     """The rows of one model: its sets, and the subsets of each."""
     model, difficulty = metrics[role], metrics.get("difficulty") or {}
-    uses_alpha = role == "student" and run.config.robust.loss.uses("difficulty")
+    uses_alpha = role == "student" and "difficulty" in run.config.robust.loss.needs
     about = {
         "task": run.task,
         "data": run.config.robust.task.name,

@@ -1,8 +1,9 @@
 """Training through `deepspeed.initialize`: one loop for teacher, sub-networks and student.
 
 What: `Trainer.run_until(step)` trains to an optimiser step and can be called again, so that a
-trajectory stops, scores and goes on. The loss hook gives one loss per sample; it is reduced here,
-once: the sum over the whole batch divided by its size, for any number of ranks.
+trajectory stops, scores and goes on. It drives the methods of a `Training` in their order: `bind` once
+the engine is built, `loss` in each micro-batch, `after_step`. Losses are one value per sample; they are
+reduced here, once: the sum over the whole batch divided by its size, for any number of ranks.
 
 The state of the loop is in `state_dict()`; optimiser and learning-rate schedule are the engine's own.
 Resuming inside a stage is not wired up yet.
@@ -15,7 +16,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import deepspeed
@@ -25,13 +26,13 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import losses, memory, ranks
-from compress.compression.masks import Masks
+from compress import memory, ranks
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
 from compress.errors import UserError, first_line
 from compress.interrupts import RANK_VARIABLES
-from compress.signals import Signals
+from compress.methods import Method
+from compress.microbatch import Batch, SampleData
 from compress.training.engine import engine_settings, parameter_groups
 from compress.training.monitor import Monitor, quieten
 
@@ -81,45 +82,54 @@ def stop() -> None:
 AfterEpoch = Callable[["Trainer"], dict[str, float]]
 
 
+@dataclass(frozen=True)
+class Training:
+    """What one training is made of.
+
+    name: prefix of the events; methods: attached to the model, in the order in which they are driven:
+    those that prune, then the losses, the mitigation before layer-wise terms; known: of each training
+    sample; epochs: length of the learning-rate schedule.
+    """
+
+    name: str
+    config: Config
+    model: PreTrainedModel
+    methods: Sequence[Method]
+    data: Columns
+    known: SampleData
+    epochs: int
+    device: torch.device
+    monitor: Monitor
+
+
 class Trainer:
     """One model in training. Steps are optimiser steps, counted from 0."""
 
-    def __init__(
-        self,
-        name: str,
-        config: Config,
-        model: PreTrainedModel,
-        masks: Masks,
-        data: Columns,
-        signals: Signals,
-        epochs: int,
-        device: torch.device,
-        monitor: Monitor,
-    ) -> None:
-        """Build the engine. name: prefix of the events; epochs: length of the learning-rate schedule.
-
-        Raises UserError if the batch sizes do not fit the number of ranks.
-        """
-        self.name, self.data, self.signals = name, data, signals
-        self.masks, self.device, self.monitor, self._config = masks, device, monitor, config
+    def __init__(self, training: Training) -> None:
+        """Build the engine. Raises UserError if the batch sizes do not fit the number of ranks."""
+        config, self.training = training.config, training
+        self.name, self.data, self.device = training.name, training.data, training.device
         self.seed = config.robust.seed
         self.batch_size = config.deepspeed.train_batch_size
-        self.steps_per_epoch = training_steps(config, len(data), epochs=1)
-        self.total_steps = training_steps(config, len(data), epochs)
+        self.steps_per_epoch = training_steps(config, len(self.data), epochs=1)
+        self.total_steps = training_steps(config, len(self.data), training.epochs)
         self.log_every = config.deepspeed.steps_per_print or 10
         self.step = 0
         self.best: dict[str, float] = {}
         micro, self.accumulation = batch_split(config, ranks.world_size())
         self._micro, self._shape = micro, list[int]()
-        groups = parameter_groups(model, config)
+        groups = parameter_groups(training.model, config)
         settings = engine_settings(config, self.total_steps, micro, self.accumulation, groups)
-        with memory.building(name, config):
+        for method in training.methods:
+            settings |= method.engine_block()
+        with memory.building(self.name, config):
             self.engine = deepspeed.initialize(
-                model=model,
-                model_parameters=groups,
-                config={**settings, **masks.engine_block()},
+                model=training.model, model_parameters=groups, config=settings
             )[0]
-        masks.attach(self.engine)
+        for method in training.methods:
+            method.bind(self.engine)
+        self._arguments = {k: v for method in training.methods for k, v in method.arguments.items()}
+        self._weighting = [method for method in training.methods if method.uses("batch_mean")]
         torch.manual_seed(self.seed + 1 + ranks.rank())
         self._window = _Window(KEPT * self.accumulation)
         self._batches: tuple[int, list[Indices]] = (-1, [])
@@ -131,20 +141,24 @@ class Trainer:
         """
         self.engine.train()
         self._window.restart()
-        with self.monitor.progress.training(self.name, self.step, self.total_steps):
-            self.masks.refresh(self.step)
+        with self.training.monitor.progress.training(self.name, self.step, self.total_steps):
+            self._after_step()
             while self.step < step:
                 self._checked_step(self._batch(self.step))
                 self.step += 1
-                self.masks.refresh(self.step)
+                self._after_step()
                 due = self.step % self.log_every == 0 or self.step == step
-                self.monitor.progress.step(self._report() if due else None)
+                self.training.monitor.progress.step(self._report() if due else None)
                 if after_epoch is not None and self.step % self.steps_per_epoch == 0:
                     self._measured(after_epoch(self))
 
+    def _after_step(self) -> None:
+        for method in self.training.methods:
+            method.after_step(self.step)
+
     def _measured(self, values: dict[str, float]) -> None:
         with ranks.heeding_main():
-            self.monitor.scalars(self.name, values, self.step)
+            self.training.monitor.scalars(self.name, values, self.step)
         self.best |= {name: max(value, self.best.get(name, value)) for name, value in values.items()}
         self.engine.train()
         self._window.restart()
@@ -160,65 +174,77 @@ class Trainer:
         """`_train_step`; UserError if memory does not suffice."""
         where, shape = f"{self.name}: step {self.step + 1}", self._shape
         shape.clear()
-        with memory.training(where, shape, (self._micro, self.accumulation), self._config):
+        with memory.training(where, shape, (self._micro, self.accumulation), self.training.config):
             self._train_step(batch)
 
     def _train_step(self, batch: Indices) -> None:
-        weights = replace(self.signals.weights, progress=self.step / self.total_steps)
-        if self.signals.batch_weight is not None and self.accumulation > 1:
-            weights = replace(weights, batch_mean=self._look_ahead(batch, weights))
+        means = self._look_ahead(batch) if self._weighting and self.accumulation > 1 else {}
         for turn in range(self.accumulation):
-            indices, counted, labels = self._part(batch, turn)
-            teacher, hardness = self.signals.take(indices, self.device)
-            inputs, extra = self.data.batch(indices, self.device), self.signals.layerwise
+            indices, valid, labels = self._part(batch, turn)
+            inputs = self.training.data.batch(indices, self.device)
             self._shape[:] = inputs["input_ids"].shape
-            outputs = self.engine(**inputs, **(extra.arguments if extra else {}))
-            logits = outputs.logits
-            if self.signals.batch_weight is not None and self.accumulation == 1:
-                raw = self.signals.batch_weight(logits, labels, weights)
-                weights = replace(weights, batch_mean=self._mean([raw * counted], len(batch)))
-            per_sample = self.signals.loss(logits, labels, teacher, hardness, weights)
-            layers = extra.per_sample(inputs, outputs) if extra else {}
-            if extra:
-                per_sample = per_sample + extra.total(layers)
-            parts = ranks.world_size() * self.accumulation
-            loss = (per_sample * counted).sum() * (parts / len(batch))
+            outputs = self.engine(**inputs, **self._arguments)
+            more = {"valid": valid, "inputs": inputs, "outputs": outputs}
+            part = self._known(indices, outputs.logits, labels, **more)
+            if self._weighting and self.accumulation == 1:
+                means = self._batch_means([part], len(batch))
+            per_sample = self._loss(part, means)
+            share_of_batch = ranks.world_size() * self.accumulation / len(batch)
+            loss = (per_sample * valid).sum() * share_of_batch
             self.engine.backward(loss)
             self.engine.step()
             with torch.no_grad():
-                terms = losses.parts(logits, labels, teacher) | layers
-                self._window.add(loss=per_sample, **terms, counted=counted)
+                terms = part.parts() | part.watched
+                self._window.add(loss=per_sample, **terms, counted=valid)
+
+    def _known(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401
+        """The micro-batch with what is known of its samples."""
+        progress = self.step / self.total_steps
+        return self.training.known.batch(indices, logits, labels, progress=progress, **more)
+
+    def _loss(self, part: Batch, means: Mapping[str, Tensor]) -> Tensor:
+        """Sum of the losses of all methods, [B]: the first, and those beside it together."""
+        losses = []
+        for method in self.training.methods:
+            value = method.loss(replace(part, batch_mean=means.get(method.name)))
+            losses += [] if value is None else [value]
+        part.shared.clear()
+        first, *beside = losses
+        return first + torch.stack(beside).sum(dim=0) if beside else first
 
     def _part(self, batch: Indices, turn: int) -> tuple[Indices, Tensor, Tensor]:
         """This rank's samples of one micro-batch: indices, 1 or 0 (padding) [m], labels [m]."""
         world = ranks.world_size()
         part = turn * world + ranks.rank()
         indices, weight = share(batch, part, world * self.accumulation)
-        counted = torch.as_tensor(weight).to(self.device)
-        return indices, counted, torch.as_tensor(self.data.labels[indices]).to(self.device)
+        valid = torch.as_tensor(weight).to(self.device)
+        return indices, valid, torch.as_tensor(self.data.labels[indices]).to(self.device)
 
-    def _look_ahead(self, batch: Indices, weights: losses.LossWeights) -> Tensor:
-        """Mean of the batch weight over all micro-batches, which are run once more for it.
+    def _look_ahead(self, batch: Indices) -> dict[str, Tensor]:
+        """Means of the batch weights over all micro-batches, which are run once more for them.
 
         Random states are put back, so that the training pass draws the same dropout.
         """
-        assert self.signals.batch_weight is not None
         accelerator = get_accelerator()
-        states, sums = (torch.get_rng_state(), accelerator.get_rng_state()), []
+        states, parts = (torch.get_rng_state(), accelerator.get_rng_state()), []
         with torch.no_grad():
             for turn in range(self.accumulation):
-                indices, counted, labels = self._part(batch, turn)
+                indices, valid, labels = self._part(batch, turn)
                 logits = self.forward(self.data.batch(indices, self.device))
-                sums.append(self.signals.batch_weight(logits, labels, weights) * counted)
+                parts.append(self._known(indices, logits, labels, valid=valid))
         torch.set_rng_state(states[0])
         accelerator.set_rng_state(states[1])
-        return self._mean(sums, len(batch))
+        return self._batch_means(parts, len(batch))
 
-    def _mean(self, values: Sequence[Tensor], size: int) -> Tensor:
-        """Sum of the values of all ranks over the size of the whole batch, []."""
-        local = torch.stack([value.sum() for value in values]).sum()
-        total = ranks.all_sum(local.cpu().numpy())
-        return torch.as_tensor(total / size, dtype=torch.float32).to(self.device)
+    def _batch_means(self, parts: Sequence[Batch], size: int) -> dict[str, Tensor]:
+        """Mean of `Method.batch_weight` over the whole batch of all ranks, [], by method."""
+        means = {}
+        for method in self._weighting:
+            weights = [method.batch_weight(part) for part in parts]
+            sums = [(w * part.valid).sum() for w, part in zip(weights, parts, strict=True)]
+            total = ranks.all_sum(torch.stack(sums).sum().cpu().numpy())
+            means[method.name] = torch.as_tensor(total / size, dtype=torch.float32).to(self.device)
+        return means
 
     def _report(self) -> dict[str, float]:
         """Means over the steps since the last report, over all ranks; written to the monitor."""
@@ -227,19 +253,22 @@ class Trainer:
         if not np.isfinite(values["loss"]):
             raise UserError(self._astray(history))
         rate = (self.engine.get_lr() or [0.0])[0]
-        values.update(lr=rate, sparsity=self.masks.sparsity())
+        values.update(lr=rate)
+        for method in self.training.methods:
+            values.update(method.scalars())
         with ranks.heeding_main():
-            self.monitor.scalars(self.name, values, self.step)
+            self.training.monitor.scalars(self.name, values, self.step)
         return values
 
     def _astray(self, history: Sequence[tuple[Tensor, Tensor]]) -> str:
-        """What to say of a loss that is not finite: the first such step, whether the hook made it."""
+        """The sentence for a loss that is not finite: the first such step, whether the hook made it."""
         local = np.array([[float(loss), float(gold)] for loss, gold in history])
         steps = ranks.all_sum(local).reshape(-1, self.accumulation, 2).sum(axis=1)
         first = int(np.argmin(np.isfinite(steps[:, 0])))
         step = self.step - len(steps) + first + 1
         epoch = (step - 1) // self.steps_per_epoch + 1
-        where, hook = f"at step {step} (epoch {epoch})", self.signals.hook
+        where = f"at step {step} (epoch {epoch})"
+        hook = next((method.user_code for method in self.training.methods if method.user_code), None)
         if hook is not None and np.isfinite(steps[first, 1]):
             return (
                 f"robust_compression.loss.hook: '{hook}' makes {self.name} go astray, the loss is not "
@@ -256,12 +285,12 @@ class Trainer:
         return self.engine(**inputs).logits
 
     def state_dict(self) -> dict[str, Any]:
-        """All state of this loop: step (epoch and batch follow from it), masks, random state, best."""
+        """All state of this loop; epoch and batch follow from the step."""
         return {
             "step": self.step,
             "epoch": self.step // self.steps_per_epoch,
             "seed": self.seed,
-            "masks": self.masks.state_dict(),
+            "methods": {method.name: method.state_dict() for method in self.training.methods},
             "rng": {"cpu": torch.get_rng_state(), "device": get_accelerator().get_rng_state()},
             "best": dict(self.best),
         }
@@ -269,7 +298,8 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict()` was taken."""
         self.step, self.seed, self.best = state["step"], state["seed"], dict(state["best"])
-        self.masks.load_state_dict(state["masks"])
+        for method in self.training.methods:
+            method.load_state_dict(state["methods"][method.name])
         torch.set_rng_state(state["rng"]["cpu"])
         get_accelerator().set_rng_state(state["rng"]["device"])
         self._batches = (-1, [])

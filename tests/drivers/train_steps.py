@@ -5,7 +5,7 @@
 SPEC is a JSON list of {"name", "stage", "groups": {name: [keyword, target]}, "steps", "set",
 "layerwise", "hook", "gamma", "dropout"}: one engine after another in this process. layerwise: the block
 of that name, with a random teacher of another shape. Every rank writes OUTPUT/<name>-rank<r>.json, with
-the `progress` that each call of the loss was given.
+the `progress` that each call of a loss was given.
 """
 
 import json
@@ -19,16 +19,18 @@ from transformers import BertConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compress import checkpoint, losses, ranks, run
+from compress import checkpoint, ranks, run
 from compress.compression.masks import Masks
 from compress.compression.plan import Plan, Sparse, match
 from compress.compression.pruning import Ramp
 from compress.configuration import config
-from compress.configuration.robust_schema import LayerwiseBlock
-from compress.distillation import layerwise
-from compress.losses import LossWeights
+from compress.layerwise.hidden import PROJECTION
+from compress.layerwise.settings import LayerwiseBlock
+from compress.layerwise.terms import Term, terms_of
+from compress.methods import Method
+from compress.microbatch import SampleData
+from compress.mitigations import MITIGATIONS
 from compress.models import compressed, encoders
-from compress.signals import Signals
 from compress.stages import context
 from compress.training import trainer
 from compress.training.monitor import Monitor
@@ -45,16 +47,32 @@ class Recorder(Monitor):
         self.seen.append({"step": step, **values})
 
 
-def layers_of(spec: dict, model, device: torch.device) -> layerwise.Layerwise | None:
-    if "layerwise" not in spec:
-        return None
+class Witness(Method):
+    """Keeps the progress that losses are told."""
+
+    name = "witness"
+
+    def __init__(self) -> None:
+        self.progress: list[float] = []
+
+    def loss(self, batch):
+        self.progress.append(batch.progress)
+
+
+def terms_for(spec: dict, model, device: torch.device) -> tuple[Term, ...]:
+    terms = terms_of(LayerwiseBlock(**spec.get("layerwise", {})))
+    if not terms:
+        return ()
     shape = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3}
     shape["initializer_range"] = 0.5  # sharp attention
     with torch.random.fork_rng():
         torch.manual_seed(5)
         teacher = compressed.build(BertConfig(**{**model.config.to_dict(), **shape}))
     nn.Module.to(teacher, device)
-    return layerwise.Layerwise(model, teacher, LayerwiseBlock(**spec["layerwise"]), seed=7)
+    terms[0].teacher.settle(model, teacher, seed=7)
+    for term in terms:
+        term.attach(model, None)
+    return terms
 
 
 def one(spec: dict, output: Path, files: list[str], overrides: list[str], device: torch.device) -> None:
@@ -79,33 +97,29 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     teacher = generator.dirichlet(np.ones(classes), len(here.data.train)).astype(np.float32)
     difficulty = generator.uniform(0.3, 1.0, len(here.data.train))
     hook = spec.get("hook", "rmc_weighted")
-    weights = LossWeights(0.9, float(difficulty.mean()), gamma=spec.get("gamma", 2.0))
-    layers, whole = layers_of(spec, model, device), losses.BATCH_WEIGHTS.get(hook)
-    progress: list[float] = []
-
-    def loss(*arguments):
-        progress.append(arguments[-1].progress)
-        return losses.LOSSES[hook](*arguments)
-
-    signals = Signals(loss, weights, teacher, difficulty, layers, whole)
-    projection = getattr(model, layerwise.PROJECTION).weight.tolist() if signals.layerwise else None
-    training = context.new_trainer("t", here, model, masks, signals, settings.robust.epochs)
-    training.run_until(spec["steps"], context.watch_dev(here) if signals.layerwise else None)
+    settings_of_loss = {"gamma": spec["gamma"]} if "gamma" in spec else {}
+    loss, witness = MITIGATIONS[hook](hook=hook, **settings_of_loss), Witness()
+    known = SampleData(teacher, difficulty, mean_difficulty=float(difficulty.mean()))
+    terms = terms_for(spec, model, device)
+    projection = getattr(model, PROJECTION).weight.tolist() if terms else None
+    methods = [masks, witness, loss, *terms]
+    training = context.new_trainer("t", here, model, methods, settings.robust.epochs, known)
+    training.run_until(spec["steps"], context.watch_dev(here) if terms else None)
     scores = context.score_split(here, training, "dev")
     weights_now = checkpoint.gather(training.engine)
-    trained = weights_now.get(f"{layerwise.PROJECTION}.weight", 0.0)
+    trained = weights_now.get(f"{PROJECTION}.weight", 0.0)
     plain = masks.apply(weights_now) if ranks.is_main() else {}
     state = training.state_dict()
     reports = [seen for seen in recorder.seen if "loss" in seen]
     result = {
-        "progress": progress,
+        "progress": witness.progress,
         "losses": [seen["loss"] for seen in reports],
         "sparsity": [seen["sparsity"] for seen in reports],
         "layers": [[seen.get("hidden"), seen.get("attention")] for seen in reports],
         "projection": [projection, torch.as_tensor(trained).tolist()],
         "masks": {
             name: "".join(map(str, m.int().flatten().tolist()))
-            for name, m in state["masks"]["sparse"].items()
+            for name, m in state["methods"]["masks"]["sparse"].items()
         },
         "scores": scores.tolist(),
         "weights": {

@@ -1,25 +1,54 @@
-"""Attention probabilities as the softmax gives them, in training too.
+"""The term `attention`: the student's attention is pulled to the teacher's (after TinyBERT's Eq. 7).
 
-Why: transformers returns them after dropout. A student in training would then be compared with its
-noise: E (p' - t)^2 = (p - t)^2 + p^2 r / (1 - r) for dropout rate r, and the second term flattens its
-attention. And the fast kernels return none at all.
+Compared are the probabilities of the softmax, in training too. Why: transformers returns them after
+dropout. A student in training would then be compared with its noise: E (p' - t)^2 = (p - t)^2 +
+p^2 r / (1 - r) for dropout rate r, and the second term flattens its attention. And the fast kernels
+return none at all.
 
-How: `expose` gives a model whose attention goes through transformers' interface a function of ours
-that drops out after the probabilities are taken; DeBERTa-v2 has its own attention and gets two hooks.
-Neither changes logits, parameters, or what `save_pretrained` writes.
+How: `expose` gives a model whose attention goes through transformers' interface a function that drops
+out after the probabilities are taken; DeBERTa-v2 has its own attention and gets two hooks. Neither
+changes logits, parameters, or what `save_pretrained` writes.
 """
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from compress.layerwise.terms import Term
 from compress.models import architectures
 
 NAME = "probabilities_before_dropout"
 OWN_ATTENTION = frozenset({"deberta-v2"})
+
+
+class Attention(Term):
+    """Distance of attention probabilities."""
+
+    name = "attention"
+    field = "attentions"
+
+    def prepare(self, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+        """Let both models return probabilities before dropout."""
+        expose(student)
+        expose(teacher)
+
+    def distance(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared difference over heads and pairs of real tokens (after Eq. 7).
+
+        student: probabilities [B, A, L, L]; teacher: [B, A', L, L]; mask: [B, L]. Where A differs from
+        A', both are averaged over their heads first. Returns [B].
+        """
+        both = student.float(), teacher.float()
+        if student.shape[1] != teacher.shape[1]:
+            both = both[0].mean(dim=1, keepdim=True), both[1].mean(dim=1, keepdim=True)
+        squares = (both[0] - both[1]).square().mean(dim=1)
+        real = mask.bool()
+        pairs = real.unsqueeze(2) & real.unsqueeze(1)
+        return torch.where(pairs, squares, 0.0).sum(dim=(1, 2)) / pairs.sum(dim=(1, 2))
 
 
 def attend(

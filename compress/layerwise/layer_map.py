@@ -1,33 +1,20 @@
 """Which student layer learns from which teacher layer, and whether the two can be compared at all.
 
-Beside `layerwise`, which trains with it. Everything here needs configurations only, so that a mistake
+Everything here needs configurations only, so that a mistake
 is known before any training.
 """
 
-from pathlib import Path
-from typing import Any
-
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from compress.configuration.robust_schema import LayerwiseBlock, RobustCompression
 from compress.data import tokens
 from compress.data.splits import TaskData
 from compress.errors import UserError
+from compress.layerwise.settings import LayerwiseBlock
+from compress.methods import Shapes
 from compress.models import architectures, encoders, probe
 
 KEY = "robust_compression.layerwise"
 Pairs = list[tuple[int, int]]
-
-
-def weights_of(block: LayerwiseBlock) -> dict[str, float]:
-    """The weights above 0, by name of the distance; empty if the term is off."""
-    weights = {"hidden": block.hidden, "attention": block.attention}
-    return {name: weight for name, weight in weights.items() if weight > 0}
-
-
-def inputs_of(block: LayerwiseBlock) -> dict[str, Any]:
-    """What the student depends on; nothing if the term is off, so that older students stay valid."""
-    return {"layerwise": block.model_dump()} if weights_of(block) else {}
 
 
 def pairs(student: int, teacher: int, block: LayerwiseBlock) -> Pairs:
@@ -44,25 +31,23 @@ def pairs(student: int, teacher: int, block: LayerwiseBlock) -> Pairs:
             )
         return [(layer, (layer + 1) * teacher // student - 1) for layer in range(student)]
     seen: set[int] = set()
-    for ours, theirs in block.layer_map:
-        for whose, layer, depth in (("student", ours, student), ("teacher", theirs, teacher)):
+    for low, high in block.layer_map:
+        for whose, layer, depth in (("student", low, student), ("teacher", high, teacher)):
             if layer >= depth:
                 raise UserError(
-                    f"{KEY}.layer_map: [{ours}, {theirs}] names layer {layer} of the {whose}, "
+                    f"{KEY}.layer_map: [{low}, {high}] names layer {layer} of the {whose}, "
                     f"whose layers are 0 to {depth - 1}."
                 )
-        if ours in seen:
+        if low in seen:
             raise UserError(
-                f"{KEY}.layer_map: names layer {ours} of the student twice; keep one pair of it."
+                f"{KEY}.layer_map: names layer {low} of the student twice; keep one pair of it."
             )
-        seen.add(ours)
-    return [(ours, theirs) for ours, theirs in block.layer_map]
+        seen.add(low)
+    return [(low, high) for low, high in block.layer_map]
 
 
 def check(student: PreTrainedConfig, teacher: PreTrainedConfig, block: LayerwiseBlock) -> None:
     """Raise UserError now for a map or an architecture that the term cannot use."""
-    if not weights_of(block):
-        return
     for whose, config in (("student", student), ("teacher", teacher)):
         if config.model_type not in architectures.ARCHITECTURES:
             raise UserError(
@@ -81,7 +66,7 @@ def check_tokens(
 ) -> None:
     """Raise UserError unless both models read the same tokens: states are compared token by token.
 
-    Told by what the two tokenizers produce on training pairs.
+    Judged by what the two tokenizers produce on training pairs.
     """
     if tokens.equal(student, teacher):
         return
@@ -98,19 +83,13 @@ def tokens_differ() -> UserError:
     )
 
 
-def check_run(
-    robust: RobustCompression, start: Path, student: PreTrainedConfig, data: TaskData
-) -> None:
-    """Raise UserError now if this run's student cannot be compared with its teacher.
-
-    start: the directory that the student starts from; student: its configuration once layers are gone.
-    """
-    if not weights_of(robust.layerwise):
-        return
+def check_run(shapes: Shapes, block: LayerwiseBlock) -> None:
+    """Raise UserError now if this run's student cannot be compared with its teacher."""
+    robust = shapes.config.robust
     teacher = encoders.directory(
         robust.teacher.model or robust.model, "robust_compression.teacher.model"
     )
-    check(student, encoders.load_config(teacher), robust.layerwise)
-    if start != teacher and robust.student.init_from != "teacher":
-        both = probe.settled(start), probe.settled(teacher)
-        check_tokens(*both, data, robust.task.max_length)
+    check(shapes.shape, encoders.load_config(teacher), block)
+    if shapes.start != teacher and robust.student.init_from != "teacher":
+        both = probe.settled(shapes.start), probe.settled(teacher)
+        check_tokens(*both, shapes.data, robust.task.max_length)

@@ -1,4 +1,4 @@
-"""A loss of the user's, `module:function`: imported, called, checked; each mistake is one sentence.
+"""A function of the user's, `module:function`: imported, called, checked; each mistake is one sentence.
 
 A sentence names `robust_compression.loss.hook`, the function, and the line of the user's code: a
 traceback through this program would help nobody.
@@ -8,7 +8,7 @@ import importlib
 import inspect
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,19 +20,18 @@ from compress import memory
 from compress.errors import UserError, nearest
 
 KEY = "robust_compression.loss.hook"
-ARGUMENTS = ("logits", "labels", "teacher", "difficulty", "weights")
-HERE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 LIBRARIES = tuple(
     str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib")
 )
 Function = Callable[..., Any]
 
 
-def load(hook: str) -> Function:
+def load(hook: str, names: Sequence[str]) -> Function:
     """The function at the dotted path `module:function`.
 
     Raises UserError if its module cannot be imported, for whatever reason, if there is no such function
-    in it, or if that does not take the five arguments of a loss.
+    in it, or if that takes neither the parameters `names` by position nor one alone.
     """
     path, _, name = hook.partition(":")
     try:
@@ -40,24 +39,31 @@ def load(hook: str) -> Function:
     except (KeyboardInterrupt, torch.OutOfMemoryError):
         raise
     except BaseException as error:  # noqa: BLE001  a module may also call sys.exit
-        raise refusal(hook, f"cannot be imported ({_said(error)})") from None
+        raise refusal(hook, f"cannot be imported ({_described(error)})") from None
     if not hasattr(module, name):
         raise refusal(hook, f"cannot be imported ({_missing(module, name)})")
     function = getattr(module, name)
     if not inspect.isfunction(function):
         raise refusal(hook, "is not a function")
-    _check_arguments(hook, function)
+    if not can_take(function, names) and not can_take(function, ("batch",)):
+        called = f"is called with ({', '.join(names)}) by position, or with one batch"
+        takes = f"takes {inspect.signature(function)}, but {called} ({place(function)})"
+        raise refusal(hook, takes)
     return function
 
 
-def guarded(hook: str, function: Function) -> Function:
-    """The function with UserError for what it raises, and for what it should not return."""
+def parameters(function: Function) -> list[str]:
+    """Names of its parameters."""
+    return list(inspect.signature(function).parameters)
 
-    def loss(logits: Tensor, labels: Tensor, *signals: object) -> Tensor:
-        returned = call(hook, function, logits, labels, *signals)
-        return checked(hook, function, returned, labels)
 
-    return loss
+def can_take(function: Function, names: Sequence[str]) -> bool:
+    """Whether the function can be called with so many arguments by position."""
+    try:
+        inspect.signature(function).bind(*names)
+    except TypeError:
+        return False
+    return True
 
 
 def call(hook: str, function: Function, *arguments: object) -> object:
@@ -69,7 +75,7 @@ def call(hook: str, function: Function, *arguments: object) -> object:
     except BaseException as error:  # it may call sys.exit
         if memory.exhausted(error):
             raise
-        raise refusal(hook, f"raises {_said(error)}") from None
+        raise refusal(hook, f"raises {_described(error)}") from None
 
 
 def checked(hook: str, function: Function, returned: object, labels: Tensor) -> Tensor:
@@ -109,32 +115,22 @@ def refusal(hook: str, why: str) -> UserError:
     return UserError(f"{KEY}: '{hook}' {why}.")
 
 
-def _check_arguments(hook: str, function: Function) -> None:
-    """UserError unless the function can be called with the arguments of a loss, by position."""
-    signature = inspect.signature(function)
-    try:
-        signature.bind(*ARGUMENTS)
-    except TypeError:
-        called = f"is called with ({', '.join(ARGUMENTS)}) by position"
-        raise refusal(hook, f"takes {signature}, but {called} ({place(function)})") from None
-
-
 def _missing(module: ModuleType, name: str) -> str:
-    """What to say of a name that a module has not."""
+    """The reason that a module lacks a name."""
     own = [key for key, value in vars(module).items() if inspect.isfunction(value)]
     hint = nearest(name, own).rstrip(".") if own and name else ""
     return f"'{module.__name__}' ({getattr(module, '__file__', None)}) has no '{name}'{hint}"
 
 
-def _said(error: BaseException) -> str:
-    """An error in one line: its type, its words, the last line of the user's code on the way to it."""
-    words = " ".join(str(error).split())
+def _described(error: BaseException) -> str:
+    """An error in one line: type, message, the last line of the user's code on the way to it."""
+    message = " ".join(str(error).split())
     place = _place(error)
     if isinstance(error, SyntaxError):
-        words, place = error.msg, f"{Path(error.filename or '?').name}:{error.lineno}"
+        message, place = error.msg, f"{Path(error.filename or '?').name}:{error.lineno}"
     elif isinstance(error, SystemExit):
-        words = f"sys.exit({error.code!r})"
-    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+        message = f"sys.exit({error.code!r})"
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return f"{text}, {place}" if place else text
 
 
@@ -142,7 +138,7 @@ def _place(error: BaseException) -> str | None:
     """`file.py:12`, the innermost line that is neither a library's nor this package's, or None."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
-        inside = HERE in file.resolve().parents or str(file.resolve()).startswith(LIBRARIES)
+        inside = PACKAGE in file.resolve().parents or str(file.resolve()).startswith(LIBRARIES)
         if file.suffix == ".py" and not inside and "<" not in frame.filename:
             return f"{file.name}:{frame.lineno}"
     return None

@@ -1,1 +1,0 @@
-"""Layer-wise terms beside the loss hook: hidden states and attention."""

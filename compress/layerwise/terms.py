@@ -1,0 +1,138 @@
+"""What layer-wise terms share: total = loss + hidden * L_hidden + attention * L_attention.
+
+Each L is the mean over the layer pairs of `layer_map`, one value per sample. Source: TinyBERT (Jiao et
+al. 2020, Eq. 7 and 8), with probabilities instead of scores for attention.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from compress.layerwise import layer_map
+from compress.layerwise.settings import LayerwiseBlock
+from compress.methods import Method, Run, Shapes
+from compress.microbatch import Batch
+from compress.models import encoders
+
+
+class FrozenTeacher:
+    """The teacher's model, loaded once for all terms, and its outputs for the current batch.
+
+    arguments: of its forward call; pairs: (student layer, teacher layer).
+    """
+
+    def __init__(self, block: LayerwiseBlock) -> None:
+        """Nothing is loaded yet."""
+        self.block = block
+        self.arguments: dict[str, Any] = {}
+        self.pairs: layer_map.Pairs = []
+        self.model: PreTrainedModel | None = None
+        self.seed = 0
+        self._checked: Shapes | None = None
+
+    def check(self, shapes: Shapes) -> None:
+        """Raise UserError now if this run's student cannot be compared with it; once for all terms."""
+        if self._checked is not shapes:
+            layer_map.check_run(shapes, self.block)
+            self._checked = shapes
+
+    def attach(self, student: PreTrainedModel, run: Run) -> PreTrainedModel:
+        """The frozen teacher on the device of the training; UserError if the two cannot be compared."""
+        if self.model is None:
+            teacher = encoders.load_classifier(run.teacher, run.labels, trained=True)
+            nn.Module.to(teacher, run.device)
+            self.settle(student, teacher, run.config.robust.seed)
+        assert self.model is not None
+        return self.model
+
+    def settle(self, student: PreTrainedModel, teacher: PreTrainedModel, seed: int) -> None:
+        """Take this teacher."""
+        layer_map.check(student.config, teacher.config, self.block)
+        depths = student.config.num_hidden_layers, teacher.config.num_hidden_layers
+        self.pairs = layer_map.pairs(*depths, self.block)
+        self.model, self.seed = teacher.eval().requires_grad_(False), seed
+
+    def outputs(self, batch: Batch) -> SequenceClassifierOutput:
+        """Its outputs for the inputs of the batch, computed once for all terms."""
+        if "teacher_outputs" not in batch.shared:
+            assert self.model is not None
+            with torch.no_grad():
+                batch.shared["teacher_outputs"] = self.model(**batch.inputs, **self.arguments)
+        return batch.shared["teacher_outputs"]
+
+
+class Term(Method, ABC):
+    """A layer-wise term.
+
+    field: of the model outputs that it compares, a tuple; first: where layer 0 stands in it.
+    """
+
+    field: ClassVar[str]
+    first: ClassVar[int] = 0
+
+    def __init__(self, teacher: FrozenTeacher) -> None:
+        """teacher: shared by the terms of a training."""
+        self.teacher, self.weight = teacher, teacher.block.weights[self.name]
+        teacher.arguments |= self.arguments
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Both models return all layers."""
+        return {f"output_{self.field}": True}
+
+    def inputs(self) -> dict[str, Any]:
+        """Its weight and the pairs of layers."""
+        return {"weight": self.weight, "layer_map": self.teacher.block.layer_map}
+
+    def check(self, shapes: Shapes) -> None:
+        """Raise UserError now if this run's student cannot be compared with its teacher."""
+        self.teacher.check(shapes)
+
+    def attach(self, model: PreTrainedModel, run: Run) -> None:
+        """Prepare both models in place, and leave the mapped layers in the student's outputs."""
+        self.prepare(model, self.teacher.attach(model, run))
+        model.register_forward_hook(self._keep_mapped)
+
+    def prepare(self, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+        """Change the models in place so that their outputs can be compared."""
+
+    def comparable(self, student: nn.Module, layers: list[Tensor]) -> list[Tensor]:
+        """The student's mapped layers in the teacher's shape."""
+        return layers
+
+    @abstractmethod
+    def distance(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """Distance of one pair of layers, float32 [B]; mask: [B, L], 1 on real tokens."""
+
+    def _keep_mapped(
+        self, student: nn.Module, _: object, outputs: SequenceClassifierOutput
+    ) -> SequenceClassifierOutput:
+        if (layers := getattr(outputs, self.field)) is not None:
+            mapped = [layers[layer + self.first] for layer, _ in self.teacher.pairs]
+            setattr(outputs, self.field, tuple(self.comparable(student, mapped)))
+        return outputs
+
+    def loss(self, batch: Batch) -> Tensor:
+        """weight * mean distance over the pairs of layers, [B]; the distance itself is logged."""
+        mask, layers = batch.inputs["attention_mask"], getattr(self.teacher.outputs(batch), self.field)
+        values = [
+            self.distance(state, layers[layer + self.first], mask)
+            for state, (_, layer) in zip(
+                getattr(batch.outputs, self.field), self.teacher.pairs, strict=True
+            )
+        ]
+        term = torch.stack(values).mean(dim=0)
+        batch.watch(self.name, term)
+        return self.weight * term
+
+
+def terms_of(block: LayerwiseBlock) -> tuple[Term, ...]:
+    """The terms of weight above 0, `Hidden` of `hidden.py` and so on."""
+    teacher = FrozenTeacher(block)
+    modules = {name: importlib.import_module(f"compress.layerwise.{name}") for name in block.weights}
+    return tuple(getattr(module, name.capitalize())(teacher) for name, module in modules.items())

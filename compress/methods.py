@@ -1,0 +1,122 @@
+"""What the training of a student is made of: methods.
+
+A mitigation, a pruner and a layer-wise term are each a `Method`: one file that holds its settings, what
+it needs, its checks, what enters the student's key, its arithmetic and its state. `training/trainer.py`
+drives a list of them in a written order. Nothing here loads torch, because settings blocks derive from
+`Method` and a mistake in a configuration is found without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from compress.configuration.config import Config
+    from compress.data.splits import TaskData
+    from compress.microbatch import Batch
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What is known of the student before anything is trained.
+
+    start: directory of the model it starts from; shape: its configuration, and model: the model without
+    weights (meta device), both after layer reduction.
+    """
+
+    config: Config
+    start: Path
+    shape: PreTrainedConfig
+    model: PreTrainedModel
+    data: TaskData
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a method gets before the engine is built; teacher: directory of the teacher's model."""
+
+    config: Config
+    teacher: Path
+    labels: tuple[str, ...]
+    device: torch.device
+
+
+class Method:
+    """A part of a training; every hook has a default that does nothing.
+
+    name: unique among the methods of a training; needs: what the student stage must provide, of
+    "teacher" (probabilities), "difficulty", "mistakes" (of a first model), and what the trainer must,
+    "batch_mean" (see `batch_weight`); arguments: of the model's forward call, beside its inputs;
+    user_code: name of code of the user's that takes part, for messages.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Arguments of the student's forward call, beside its inputs."""
+        return {}
+
+    @property
+    def user_code(self) -> str | None:
+        """Name of the user's own code that takes part, for messages."""
+        return None
+
+    def uses(self, what: str) -> bool:
+        """Whether it uses one of `needs`; a function of the user's may need less than it can get."""
+        return what in self.needs
+
+    def inputs(self) -> dict[str, Any]:
+        """What its result depends on; enters the student's key."""
+        return {}
+
+    def check(self, shapes: Shapes) -> object:
+        """Raise UserError now for what the training would reject; the result is kept by the caller."""
+        return None
+
+    def attach(self, model: PreTrainedModel, run: Run) -> None:
+        """Prepare the model in place, before the engine is built."""
+
+    def engine_block(self) -> dict[str, Any]:
+        """Entries of the engine's configuration."""
+        return {}
+
+    def bind(self, engine: Any) -> None:  # noqa: ANN401  deepspeed.DeepSpeedEngine, untyped
+        """Meet the engine, once, after it is built."""
+
+    def batch_weight(self, batch: Batch) -> Tensor:
+        """Weight of each sample, [B], whose mean over the whole batch of all ranks `loss` needs.
+
+        Called if "batch_mean" is among `needs`; `loss` then finds the mean in `batch.batch_mean`.
+        """
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> Tensor | None:
+        """Loss of each sample of this micro-batch, float32 [B], or None for a method without one."""
+        return None
+
+    def after_step(self, step: int) -> None:
+        """Called on all ranks when `step` optimiser steps are done, and before the first one."""
+
+    def scalars(self) -> dict[str, float]:
+        """Values that are logged beside the loss."""
+        return {}
+
+    def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The gathered plain weights as the trained student has them."""
+        return weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """All state, for `load_state_dict`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict()` was taken."""

@@ -1,0 +1,130 @@
+"""A micro-batch after the forward pass, with the arithmetic that losses share.
+
+Everything is computed from logits in log-space, so that probabilities of 0 and 1, bf16 logits and a
+difficulty of 0 give finite losses and gradients. Source: Du et al. 2023, Sec. 5.2 and 6.2, Eq. 2 and 3.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.data.batches import Indices
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of B samples and C classes after the forward pass.
+
+    logits: [B, C]; labels: [B]; teacher: probabilities [B, C]; difficulty: d [B], 1 is the hardest;
+    valid: 1, or 0 for padding, [B] or []; inputs, outputs: of the student's forward call; progress:
+    fraction of the training that is done. Of the whole training set: mean_difficulty: mean of
+    min(d, ceiling), so that sample weights have mean 1; ceiling: a harder sample weighs as if it had
+    this difficulty; alpha: of Eq. 1, the lowest d. batch_mean: mean of `Method.batch_weight` over the
+    whole batch of all ranks, [] (None: over these samples); settings: those of the loss, for a function
+    of the user's; watched: see `watch`; shared: what several methods compute once.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    teacher: Tensor | None = None
+    difficulty: Tensor | None = None
+    valid: Tensor = field(default_factory=lambda: torch.ones(()))
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    outputs: Any = None
+    progress: float = 1.0
+    mean_difficulty: float = 1.0
+    ceiling: float = 1.0
+    alpha: float = 0.0
+    batch_mean: Tensor | None = None
+    settings: Any = None
+    watched: dict[str, Tensor] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    def watch(self, name: str, values: Tensor) -> None:
+        """Log the mean of values [B] under this name; every batch must give the same names."""
+        self.watched[name] = values
+
+    def cross_entropy(self) -> Tensor:
+        """-log q_y with the gold label, float32 [B]."""
+        return F.cross_entropy(self.logits.float(), self.labels, reduction="none")
+
+    def soft_target(self, d: Tensor) -> Tensor:
+        """Log of the smoothed teacher, `s_ij = p_ij^{d_i} / sum_k p_ik^{d_i}` (Du et al. 2023, Eq. 2).
+
+        d: [B] in [0, 1]. Returns log s, float32 [B, C], -inf where a probability of 0 stays 0. 0 to the
+        power 0 is 1, so d = 0 gives the uniform target. Raises ValueError without a teacher.
+        """
+        if self.teacher is None:
+            raise ValueError("this loss needs the teacher's probabilities")
+        exponent = d.float().unsqueeze(1)
+        powers = exponent * self.teacher.float().log()
+        return F.log_softmax(torch.where(exponent == 0, 0.0, powers), dim=1)
+
+    def divergence(self, d: Tensor) -> Tensor:
+        """KL(s || q), s the teacher smoothed with d [B] (Eq. 2) and q the student, float32 [B].
+
+        Terms of target probability 0 count 0, as x log x does in the limit.
+        """
+        target, log_q = self.soft_target(d), F.log_softmax(self.logits.float(), dim=1)
+        finite = target.clamp_min(torch.finfo(torch.float32).min)
+        terms = target.exp() * (finite - log_q)
+        return torch.where(target == -torch.inf, 0.0, terms).sum(dim=1)
+
+    def distillation(self, share: float | Tensor, d: Tensor) -> Tensor:
+        """(1 - share) CE(y, q) + share KL(s || q), [B] (Eq. 3); share: lambda, one or [B]; d: [B]."""
+        return (1 - share) * self.cross_entropy() + share * self.divergence(d)
+
+    def constant(self, value: float) -> Tensor:
+        """The value for every sample, float32 [B]."""
+        return self.logits.new_full((len(self.logits),), value, dtype=torch.float32)
+
+    def known_difficulty(self) -> Tensor:
+        """The difficulty [B]; ValueError if there is none."""
+        if self.difficulty is None:
+            raise ValueError("this loss needs a difficulty")
+        return self.difficulty
+
+    def onset(self, warmup: float) -> float:
+        """How far sample weights have set in: 0 at the start of training, 1 from `warmup` on."""
+        return min(1.0, self.progress / warmup) if warmup else 1.0
+
+    def sample_weight(self, warmup: float = 0.0) -> Tensor:
+        """min(d_i, ceiling) over its mean over the training set, set in over the warm-up, [B]."""
+        d, onset = self.known_difficulty(), self.onset(warmup)
+        full = d.float().clamp_max(self.ceiling) / self.mean_difficulty
+        return full if onset == 1 else 1 + onset * (full - 1)
+
+    def parts(self) -> dict[str, Tensor]:
+        """The terms worth watching, [B] each: cross-entropy, and KL to the teacher if there is one."""
+        terms = {"cross_entropy": self.cross_entropy()}
+        if self.teacher is not None:
+            terms["kl_teacher"] = self.divergence(self.constant(1.0))
+        return terms
+
+
+@dataclass(frozen=True)
+class SampleData:
+    """What is known of each of the N training samples, and of all of them; see `Batch`."""
+
+    teacher: NDArray[np.float32] | None = None
+    difficulty: NDArray[np.float64] | None = None
+    mean_difficulty: float = 1.0
+    ceiling: float = 1.0
+    alpha: float = 0.0
+
+    def batch(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401
+        """The batch of the samples `indices` [B]; more: further fields of `Batch`."""
+
+        def rows(values: NDArray[np.floating] | None) -> Tensor | None:
+            if values is None:
+                return None
+            return torch.as_tensor(values[indices], dtype=torch.float32).to(logits.device)
+
+        scalars = {key: getattr(self, key) for key in ("mean_difficulty", "ceiling", "alpha")}
+        return Batch(logits, labels, rows(self.teacher), rows(self.difficulty), **scalars, **more)

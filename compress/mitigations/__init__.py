@@ -1,0 +1,72 @@
+"""The mitigations: one file each, chosen by `loss.hook` under the name of its file.
+
+The folder is walked, so a new file is a new mitigation. Files whose name begins with an underscore are
+shared by them; `user` holds what a hook of the form `module:function` takes. Nothing here loads torch.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import Discriminator, Tag
+
+from compress.errors import nearest
+from compress.mitigations._shared import Mitigation, NoLoss
+
+
+def _only_class(file: str) -> type[Mitigation]:
+    """The mitigation that a file of this folder defines."""
+    module = importlib.import_module(f"{__name__}.{file}")
+    own = [value for value in vars(module).values() if isinstance(value, type)]
+    (found,) = (v for v in own if issubclass(v, Mitigation) and v.__module__ == module.__name__)
+    return found
+
+
+FILES = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")
+MITIGATIONS = {file: _only_class(file) for file in FILES}
+"""Name of a hook -> its settings and arithmetic."""
+USER = MITIGATIONS.pop("user")
+
+
+def _tag(values: Any) -> str:  # noqa: ANN401  any JSON value, or a block
+    hook = values.get("hook", "") if isinstance(values, Mapping) else getattr(values, "hook", "")
+    if not isinstance(hook, str) or hook not in MITIGATIONS:
+        return ":" if isinstance(hook, str) and ":" in hook else ""
+    return hook
+
+
+if TYPE_CHECKING:
+    Loss = Mitigation
+else:
+    _BY_TAG = {"": NoLoss, ":": USER, **MITIGATIONS}
+    _MEMBERS = tuple(Annotated[block, Tag(tag)] for tag, block in _BY_TAG.items())
+    Loss = Annotated[Union[_MEMBERS], Discriminator(_tag)]  # noqa: UP007  a union of a tuple
+
+
+def _keys(block: type[Mitigation]) -> list[str]:
+    return [info.alias or name for name, info in block.model_fields.items()]
+
+
+def mistake(values: object, key: str) -> tuple[str, str | None]:
+    """(key at fault, what is wrong with it) of a `loss` block that was refused at `key`.
+
+    The hook is none of the mitigations, or it does not use a key that others use; None for whatever
+    else is wrong.
+    """
+    hook = values.get("hook", "") if isinstance(values, Mapping) else ""
+    if not isinstance(hook, str):
+        return "hook", f"is {json.dumps(hook)}, but: input should be a valid string"
+    if hook and ":" not in hook and hook not in MITIGATIONS:
+        hint = nearest(hook, MITIGATIONS).rstrip(".")
+        return (
+            "hook",
+            f"is unknown: no loss is called '{hook}'{hint} (or give 'package.module:function')",
+        )
+    users = [name for name, block in MITIGATIONS.items() if key in _keys(block)]
+    if not users or key in _keys(MITIGATIONS.get(hook, USER if hook else NoLoss)):
+        return key, None
+    if not hook:
+        return key, f"has no effect without loss.hook; choose a loss, such as {users[0]}"
+    return key, f"has no effect with the hook '{hook}'; it has one with {', '.join(users)}"

@@ -1,0 +1,162 @@
+"""What mitigations share: their base class, and the settings that several of them have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from compress.configuration.blocks import Block, Fraction, NonNegative
+from compress.errors import UserError
+from compress.methods import Method
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from compress.configuration.config import Config
+    from compress.microbatch import Batch, SampleData
+
+    Array = NDArray[np.float64]
+
+
+class Mitigation(Block, Method):
+    """A loss of the student: the block `loss` of the configuration, and its arithmetic."""
+
+    name: ClassVar[str] = "loss"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    hook: str = ""
+    """Loss that the student is trained with: the name of a mitigation, or `package.module:function` for
+    a function of your own. A student needs one; there is no default."""
+
+    @property
+    def shallow(self) -> bool:
+        """Whether the difficulty is that of the shallow classifier."""
+        return False
+
+    @property
+    def first_model_epochs(self) -> int | None:
+        """Epochs of the first model whose mistakes it needs; None if it needs none."""
+        return None
+
+    def inputs(self) -> dict[str, Any]:
+        """Its settings, and the content of the user's files that take part."""
+        from compress import integrity
+
+        sources = [integrity.digest(file) for file in self.files()]
+        return {**self.model_dump(by_alias=True), **({"sources": sources} if sources else {})}
+
+    def sample_data(
+        self, teacher: NDArray[np.float32], difficulty: Array | None, alpha: float
+    ) -> SampleData:
+        """What is known of the training samples; teacher: probabilities [N, C]; difficulty: d [N]."""
+        from compress.microbatch import SampleData
+
+        return SampleData(teacher, difficulty, alpha=alpha)
+
+    def difficulty_of_mistakes(
+        self, probabilities: NDArray[np.floating], labels: NDArray[np.int64]
+    ) -> Array:
+        """d [N] from a first model's probabilities [N, C]; for those that need "mistakes"."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Loss of each sample of this micro-batch, float32 [B]."""
+        raise NotImplementedError
+
+    def files(self) -> list[Path]:
+        """Files of the user's that it runs."""
+        return []
+
+    def locate(self) -> None:
+        """Raise UserError if code of the user's is nowhere; imports nothing."""
+
+    def load(self) -> None:
+        """Import the user's code; UserError for what cannot be used."""
+
+    def trial(self, config: Config, classes: int, device: torch.device) -> None:
+        """Call the user's code on random batches; UserError for what a training would trip over."""
+
+
+class NoLoss(Mitigation):
+    """No loss is chosen: enough for the stages that train no student."""
+
+    hook: Literal[""] = ""
+    """Empty: no student is trained."""
+
+
+class Lambda(Mitigation):
+    """Mitigations that distil from the teacher (Eq. 3)."""
+
+    lambda_: Fraction = Field(default=0.9, alias="lambda")
+    """Share of the distillation term in the loss, lambda of Eq. 3; the rest is the cross-entropy with
+    the gold label."""
+
+
+class Smoothing(Mitigation):
+    """Mitigations that smooth the teacher alike for all samples."""
+
+    smoothing: Fraction = 0.9
+    """Exponent d of Eq. 2 that the teacher's probabilities of every sample are raised to; 1 leaves them
+    as they are, 0 makes them uniform."""
+
+
+class Gamma(Mitigation):
+    """Mitigations with the focal weight."""
+
+    gamma: NonNegative = 2.0
+    """Exponent of the focal weight (1 - p)^gamma, p the probability of the gold label; 0 weighs all
+    samples alike."""
+
+
+class Floor(Mitigation):
+    """Mitigations with a lambda of each sample."""
+
+    floor: Fraction = 0.0
+    """Least share of lambda that the hardest sample keeps; the rest of its loss is the gold label."""
+
+
+class FromDifficulty(Mitigation):
+    """Mitigations that use the difficulty of each sample."""
+
+    difficulty: Literal["variance", "shallow"] = "variance"
+    """What v of Eq. 1 is: `variance` of the loss over pruned sub-networks, or the error of a `shallow`
+    classifier that sees bags of words, which needs no sub-networks."""
+
+    @property
+    def shallow(self) -> bool:
+        """Whether the difficulty is that of the shallow classifier."""
+        return self.difficulty == "shallow"
+
+
+class Weighting(Mitigation):
+    """Mitigations that weight samples by their difficulty, mean 1 over the training set."""
+
+    warmup: Fraction = 0.0
+    """Fraction of the student's training over which sample weights set in; 0: from the first step."""
+    max_weight: Annotated[float, Field(ge=1)] | None = None
+    """No sample counts more than this many times the mean; null: no bound."""
+
+    def sample_data(
+        self, teacher: NDArray[np.float32], difficulty: Array | None, alpha: float
+    ) -> SampleData:
+        """With the mean and the bound of the weights.
+
+        Raises UserError if no weights of mean 1 stay within `max_weight`.
+        """
+        from compress import uncertainty
+        from compress.microbatch import SampleData
+
+        ceiling = mean = 1.0
+        if difficulty is not None and difficulty.any():
+            ceiling = uncertainty.ceiling(difficulty, self.max_weight) if self.max_weight else 1.0
+            mean = float(difficulty.clip(max=ceiling).mean())
+            if not mean:
+                raise UserError(
+                    f"robust_compression.loss.max_weight: {self.max_weight:g} cannot be kept, because "
+                    "most samples have difficulty 0; raise uncertainty.alpha."
+                )
+        return SampleData(teacher, difficulty, mean, ceiling, alpha)

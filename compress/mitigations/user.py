@@ -1,0 +1,132 @@
+"""A loss of the user's own, `module:function`.
+
+The function is called by position with `(logits [B, C], labels [B], teacher [B, C], difficulty [B] or
+None, weights)`, the scalars being attributes of `weights`, or, if it takes one parameter, with the
+`Batch` (`compress/microbatch.py`), whose `settings` are this block. It returns one loss per sample [B].
+Whatever is wrong with it is one sentence, found on random batches before anything is trained.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import UserError
+from compress.mitigations._shared import (
+    Floor,
+    FromDifficulty,
+    Gamma,
+    Lambda,
+    Smoothing,
+    Weighting,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from compress.configuration.config import Config
+    from compress.microbatch import Batch
+
+PARAMETERS = ("logits", "labels", "teacher", "difficulty", "weights")
+"""How a function with more than one parameter is called."""
+
+
+class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
+    """A function of the user's; it may use every scalar but those of `jtt`."""
+
+    needs = frozenset({"teacher", "difficulty"})
+
+    @property
+    def user_code(self) -> str:
+        """The path of the function."""
+        return self.hook
+
+    @cached_property
+    def function(self) -> Callable[..., object]:
+        """The imported function; UserError if it cannot be used."""
+        from compress.mitigations import _function
+
+        return _function.load(self.hook, PARAMETERS)
+
+    @cached_property
+    def takes_batch(self) -> bool:
+        """Whether the function is called with the `Batch`."""
+        from compress.mitigations import _function
+
+        return not _function.can_take(self.function, PARAMETERS)
+
+    def uses(self, what: str) -> bool:
+        """Whether the function gets it: no difficulty if it calls that parameter `_...`.
+
+        A function of the `Batch` has no such parameter; it may have an attribute `needs` instead, a
+        set of "teacher" and "difficulty".
+        """
+        from compress.mitigations import _function
+
+        if what == "difficulty":
+            names, place = _function.parameters(self.function), PARAMETERS.index(what)
+            ignored = len(names) > place and names[place].startswith("_")
+            return not ignored and what in getattr(self.function, "needs", self.needs)
+        return super().uses(what)
+
+    def files(self) -> list[Path]:
+        """The file in which the function is written."""
+        from compress.mitigations import _function
+
+        return [_function.source(self.function)]
+
+    def locate(self) -> None:
+        """Raise UserError if its module is neither in the current folder nor installed."""
+        top = self.hook.partition(":")[0].partition(".")[0]
+        if top not in sys.modules and PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
+            raise UserError(
+                f"robust_compression.loss.hook: '{self.hook}' cannot be imported (there is no module "
+                f"'{top}' in the current folder or among the installed packages)."
+            )
+
+    def load(self) -> None:
+        """Import the function."""
+        self.function  # noqa: B018  imports it
+
+    def trial(self, config: Config, classes: int, device: torch.device) -> None:
+        """Call the function on random batches as a training does."""
+        from compress.mitigations import _trial
+
+        _trial.run(self, config, classes, device)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What the function returns, [B].
+
+        Raises UserError if it fails (except for memory), or returns no loss of each sample.
+        """
+        from compress.mitigations import _function
+
+        arguments: tuple[Any, ...] = (replace(batch, settings=self),)
+        if not self.takes_batch:
+            given = (batch.logits, batch.labels, batch.teacher, batch.difficulty)
+            arguments = (*given, self._weights(batch))
+        returned = _function.call(self.hook, self.function, *arguments)
+        return _function.checked(self.hook, self.function, returned, batch.labels)
+
+    def _weights(self, batch: Batch) -> SimpleNamespace:
+        """The scalars of a function with five parameters, as attributes."""
+        return SimpleNamespace(
+            distillation=self.lambda_,
+            mean_difficulty=batch.mean_difficulty,
+            ceiling=batch.ceiling,
+            alpha=batch.alpha,
+            smoothing=self.smoothing,
+            gamma=self.gamma,
+            floor=self.floor,
+            warmup=self.warmup,
+            progress=batch.progress,
+            onset=batch.onset(self.warmup),
+            batch_mean=None,
+        )
