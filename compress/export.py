@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from compress.data.batches import Columns
 from compress.errors import UserError
 from compress.models import encoders
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 
 SAMPLES = 256
 TOLERANCE = 1e-5

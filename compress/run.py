@@ -18,7 +18,7 @@ from compress.configuration.robust_schema import RobustCompression
 from compress.data import splits, tasks
 from compress.errors import UserError
 from compress.models import encoders, probe
-from compress.reporting import chance
+from compress.scoring import chance
 from compress.stages import alpha, difficulty, given_models, remaining_work, results, student, teacher
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty

@@ -8,7 +8,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.reporting.metrics import auroc
+from compress.scoring.metrics import auroc
 
 Array = NDArray[np.float64]
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,12 +16,34 @@ import torch
 import transformers
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from compress.data import synthetic
+from compress.synthetic import generator
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 pytest.register_assert_rewrite("configs", "folders", "reports")
+
+SLOWEST = 5.0
+"""Seconds that a test of the fast tier may take; the smaller of processor time and wall-clock time."""
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as `fast` whatever is marked neither slow nor launcher nor gpu."""
+    for item in items:
+        if not {"slow", "launcher", "gpu"} & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("fast")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fail a fast test that takes long: the tier has to stay fast, on a loaded machine too."""
+    processor, clock = sum(os.times()[:4]), time.perf_counter()
+    result = yield
+    spent = min(sum(os.times()[:4]) - processor, time.perf_counter() - clock)
+    if spent > SLOWEST and item.get_closest_marker("fast"):
+        pytest.fail(f"takes {spent:.1f} s; mark it with pytest.mark.slow or make it faster")
+    return result
+
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NLI_LABELS = ("entailment", "neutral", "contradiction")
@@ -58,7 +81,7 @@ def write_table():
 
 def nli_rows(size, two_classes=False, seed=0):
     """Give NLI pairs that a tiny model can learn; with two_classes, HANS' labels and heuristics."""
-    nouns, verbs = synthetic.NOUNS, synthetic.VERBS
+    nouns, verbs = generator.NOUNS, generator.VERBS
     rows = []
     for number in range(size):
         turn = seed * 7919 + number
@@ -71,7 +94,7 @@ def nli_rows(size, two_classes=False, seed=0):
             "neutral": f"the {agent} {other} the {patient} .",
             "contradiction": f"the {patient} {verb} the {agent} .",
         }
-        place = synthetic.PLACES[turn % len(synthetic.PLACES)]
+        place = generator.PLACES[turn % len(generator.PLACES)]
         row = {
             "premise": f"in the {place} , {told['entailment']}",
             "hypothesis": told[label],
@@ -125,7 +148,7 @@ def put_split(small_task, write_table):
 def tiny_model(tmp_path_factory):
     """Directory of a random BERT encoder without head and its tokenizer; treat it as read-only."""
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    words = tuple(dict.fromkeys((*SPECIAL, *synthetic.vocabulary(), ",", ".", "not")))
+    words = tuple(dict.fromkeys((*SPECIAL, *generator.vocabulary(), ",", ".", "not")))
     tokenizer = BertTokenizer(
         vocab={word: number for number, word in enumerate(words)},
         do_lower_case=True,

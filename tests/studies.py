@@ -6,7 +6,7 @@ import numpy as np
 from launcher import ROOT
 
 from compress import ownership
-from compress.study import plan, results
+from compress.study import plan, result_rows
 
 STUDY = {
     "title": "A small study",
@@ -133,7 +133,7 @@ def halves(runs, role, compression="", mitigation=""):
 def rows_of(models, task="fever"):
     """Rows of a study without any files; models: (compression, mitigation), empty for the teacher,
     and seed -> hits by set and subset."""
-    nothing = dict.fromkeys(results.SCHEMA.names)
+    nothing = dict.fromkeys(result_rows.SCHEMA.names)
     rows = []
     for (compression, mitigation, seed), parts in models.items():
         for (name, subset), hits in parts.items():

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from compress.reporting import bias, bootstrap, metrics
+from compress.scoring import bias, bootstrap, metrics
 
 SIZES = {"ood_a": 300, "ood_b": 900}
 """Of the whole sets, of which 300 and 200 samples are scored."""

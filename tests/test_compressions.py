@@ -38,7 +38,7 @@ SPECS = [
     for stage in range(4)
 ]
 SMALL = ["layers_first_half", "heads20_rows50_imp40"]
-OWN = ROOT / "compress/data/synthetic_encoder"  # another width and vocabulary than the run's encoder
+OWN = ROOT / "compress/synthetic/encoder"  # another width and vocabulary than the run's encoder
 SPECS += [
     {
         "name": f"{name}-zero{stage}",

@@ -95,9 +95,9 @@ def test_a_folder_without_config(tmp_path):
 
 def test_the_encoder_that_comes_with_the_package():
     folder = encoders.directory(directories.SYNTHETIC_ENCODER)
-    assert folder == Path(encoders.__file__).parents[1] / "data/synthetic_encoder"
+    assert folder == Path(encoders.__file__).parents[1] / "synthetic/encoder"
     if not folder.is_dir():
-        pytest.skip("the encoder is not there yet; compress.data.pretrain_synthetic makes it")
+        pytest.skip("the encoder is not there yet; compress.synthetic.pretrain makes it")
     assert (folder / "config.json").is_file()
     tokenizer = encoders.load_tokenizer(folder)
     assert tokenizer.unk_token_id not in tokenizer("the doctor saw the lawyer")["input_ids"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from compress.data.splits import Split
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 
 NLI = ("entailment", "neutral", "contradiction")
 HANS = ("entailment", "not_entailment")

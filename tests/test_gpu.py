@@ -54,7 +54,7 @@ def test_whole_job_on_one_gpu(tmp_path, tiny_model):
 def students(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     driver = str(ROOT / "tests/drivers/compress_all.py")
-    model = str(ROOT / "compress/data/synthetic_encoder")
+    model = str(ROOT / "compress/synthetic/encoder")
     done = on_gpu(driver, str(folder), model, json.dumps([*SPECS, *SPECS_BY_LOSS]))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

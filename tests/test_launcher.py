@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from launcher import ROOT, job, launch, run
 
-from compress.data import synthetic
-from compress.reporting.metrics import auroc
+from compress.scoring.metrics import auroc
+from compress.synthetic import generator
 
 GROUP = {"encoder": [r"encoder\.layer\.", 0.5]}
 SPECS = [{"name": f"zero{z}", "stage": z, "groups": GROUP, "steps": 6} for z in range(4)]
@@ -218,7 +218,7 @@ def test_exported_student_loads_and_scores_as_stored(whole_job: tuple[Path, str]
     folder, _ = whole_job
     model = AutoModelForSequenceClassification.from_pretrained(folder / "student/model").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "student/model")
-    pairs = synthetic.generate(train=120, dev=40, ood=40)["dev"]
+    pairs = generator.generate(train=120, dev=40, ood=40)["dev"]
     inputs = tokenizer(
         [p["premise"] for p in pairs],
         [p["hypothesis"] for p in pairs],
@@ -246,7 +246,7 @@ def test_finished_stages_are_reused_and_others_made_again(
     assert second["mitigation"] == "rmc+shallow"
     assert second["difficulty"]["auroc"] == first["difficulty"]["auroc"]
     wrong = np.load(next((folder.parent / "shared/shallow").iterdir()) / "wrong.npy")
-    truth = [pair["alignment"] for pair in synthetic.generate(train=120, dev=40, ood=40)["train"]]
+    truth = [pair["alignment"] for pair in generator.generate(train=120, dev=40, ood=40)["train"]]
     expected = auroc(wrong, np.array(truth) == "conflicting")
     assert second["difficulty"]["shallow_auroc"] == pytest.approx(expected)
     reports = [(f / "report.html").read_text() for f in (folder, other)]

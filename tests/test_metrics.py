@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.reporting.metrics import accuracy, auroc, delta, pooled, relative_bias
+from compress.scoring.metrics import accuracy, auroc, delta, pooled, relative_bias
 from compress.study.published import ENTRIES, EXCEPTIONS, OOD_SIZES, TEACHER
 
 TOLERANCE = 0.004

@@ -11,7 +11,8 @@ from reports import metrics
 
 from compress.data import splits
 from compress.errors import UserError
-from compress.reporting import evaluation, report
+from compress.reporting import report
+from compress.scoring import evaluation
 from compress.stages import results
 
 KEY = "robust_compression.task.drop_overlap"

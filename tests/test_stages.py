@@ -7,7 +7,7 @@ from configs import BASE, Files
 from compress import run
 from compress.data.splits import Split
 from compress.errors import UserError
-from compress.reporting import chance
+from compress.scoring import chance
 from compress.stages import difficulty
 from compress.stages.teacher import inputs_of
 

@@ -8,7 +8,7 @@ import pytest
 from launcher import ROOT
 from studies import SETS, finish, finished_runs, halves, model, runs_of
 
-from compress.study import analysis, beside, published, report, results
+from compress.study import analysis, beside, published, result_rows, study_report
 
 MNLI = {"dev": 400, "ood_hans": 300}
 QQP = {"dev": 400, "ood_paws_wiki": 300, "ood_paws_qqp": 100}
@@ -20,7 +20,7 @@ def task_of(folder, sizes, accuracies=None, **study):
     made = runs_of(folder, **study)
     for run in made:
         finish(run, accuracies(run) if accuracies else None, sizes=sizes)
-    return analysis.tasks(results.collect(made))[0], made
+    return analysis.tasks(result_rows.collect(made))[0], made
 
 
 def cells(table):
@@ -97,7 +97,7 @@ def test_printed_averages_follow_from_the_entries():
 
 
 def test_table_4_beside_ours(tmp_path):
-    found = analysis.tasks(results.collect(finished_runs(tmp_path)))[0]
+    found = analysis.tasks(result_rows.collect(finished_runs(tmp_path)))[0]
     table, rows = beside.pooled(found, "table4"), cells(beside.pooled(found, "table4"))
     assert table.header[6:] == ["paper: dev", "paper: OOD", "paper: F_bias"]
     assert rows["teacher"][5:] == ["86.2", "61.7", "-"]
@@ -120,7 +120,7 @@ def test_ours_is_over_the_papers_sets_alone(tmp_path):
         for run in made:
             ours = {"ood_hans": 0.56, "ood_cad": 0.2}
             finish(run, ours, sizes=sizes, at_chance={at_chance: 0.5})
-        (table,) = beside.all_of(analysis.tasks(results.collect(made))[0], "table4")
+        (table,) = beside.all_of(analysis.tasks(result_rows.collect(made))[0], "table4")
         row = next(row for row in table.rows if row[0] == "imp40 rmc")
         bias = (0.88 - 0.56) / 0.88 / ((0.9 - 0.6) / 0.9)
         assert row[2].startswith("56.0 ±") and row[5].startswith(f"{bias:.3f} ±")
@@ -170,10 +170,10 @@ def test_a_line_where_nothing_published_stands(tmp_path, table, task, compressio
     made = runs_of(tmp_path, tasks=[task], compressions=[compression], **own)
     for run in made:
         finish(run, sizes=sizes)
-    rows = results.collect(made)
+    rows = result_rows.collect(made)
     (line,) = beside.all_of(analysis.tasks(rows)[0], table)
     assert line.rows == [] and why in line.caption
-    page, text = (p.read_text() for p in report.write(tmp_path, rows, "x", table, {}, "x"))
+    page, text = (p.read_text() for p in study_report.write(tmp_path, rows, "x", table, {}, "x"))
     assert why in page and why in text
     assert beside.all_of(analysis.tasks(rows)[0], None) == []
 
@@ -216,7 +216,7 @@ def three_tasks(folder, **per_task):
 
 
 def test_f_bias_averaged_over_the_tasks(tmp_path):
-    rows = results.collect(three_tasks(tmp_path))
+    rows = result_rows.collect(three_tasks(tmp_path))
     found = analysis.tasks(rows)
     table = beside.averages(found, "table4")
     assert table.header == ["model", "dev", "Delta", "Delta - teacher", "F_bias", "paper: F_bias"]
@@ -235,7 +235,7 @@ def test_f_bias_averaged_over_the_tasks(tmp_path):
         ]
         for name, values in deltas.items()
     }
-    page, text = (p.read_text() for p in report.write(tmp_path, rows, "x", "table4", {}, "x"))
+    page, text = (p.read_text() for p in study_report.write(tmp_path, rows, "x", "table4", {}, "x"))
     assert (
         "<h2>All tasks</h2>" in page
         and f"## All tasks\n\n{table.caption}\n\n{table.markdown()}" in text
@@ -244,7 +244,7 @@ def test_f_bias_averaged_over_the_tasks(tmp_path):
 
 def test_no_average_without_all_tasks_sets_or_a_table_that_prints_it(tmp_path):
     made = three_tasks(tmp_path, fever={"at_chance": {"sym1": 0.5}})
-    found = analysis.tasks(results.collect(made))
+    found = analysis.tasks(result_rows.collect(made))
     assert all(row[4].endswith("†") for row in beside.averages(found, "table4").rows)
     assert beside.averages(found[:2], "table4") is None
     assert beside.averages(found, "table3") is None and beside.averages(found, None) is None
@@ -253,7 +253,7 @@ def test_no_average_without_all_tasks_sets_or_a_table_that_prints_it(tmp_path):
     for run in made:
         if run.task == "qqp":
             finish(run, sizes={"dev": 400, "ood_paws_wiki": 300})
-    line = beside.averages(analysis.tasks(results.collect(made)), "table4")
+    line = beside.averages(analysis.tasks(result_rows.collect(made)), "table4")
     assert line.rows == [] and "paws_qqp was not evaluated" in line.caption
 
 
@@ -295,7 +295,7 @@ def test_table_6_without_hans(tmp_path):
     assert cells(table)["imp40 rmc"][1] == "-" and "HANS was not evaluated" in table.caption
     for run in made:
         finish(run, sizes=MNLI, at_chance={"hans": 0.5})
-    (table,) = beside.all_of(analysis.tasks(results.collect(made))[0], "table6")
+    (table,) = beside.all_of(analysis.tasks(result_rows.collect(made))[0], "table6")
     assert table.header[2] == "hans †" and table.header[7] == "paper: hans"
 
 

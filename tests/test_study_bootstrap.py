@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from studies import DEV
 
-from compress.reporting import bootstrap
+from compress.scoring import bootstrap
 
 
 def test_bootstrap_of_a_proportion_is_the_closed_form():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from studies import DEV, model, rows_of
 
-from compress.reporting import bootstrap
-from compress.study import analysis, tables
+from compress.scoring import bootstrap
+from compress.study import analysis, study_tables
 
 EASY, HARD, SYM1, SYM2 = ("dev", "easy"), ("dev", "hard"), ("ood_sym1", ""), ("ood_sym2", "")
 SIZES = {DEV: 200, EASY: 150, HARD: 50, SYM1: 150, SYM2: 80}
@@ -162,7 +162,7 @@ def test_a_paired_difference_is_certain_where_an_unpaired_one_is_not():
     for one, other in ((ours.pool(), theirs.pool()), (ours.delta(), theirs.delta())):
         low, high = bootstrap.interval(one.replicates - other.replicates[::-1])
         assert low < 0 < high, "the case could not tell"
-    cells = tables.differences(task).rows[0]
+    cells = study_tables.differences(task).rows[0]
     assert [cell.startswith("**") for cell in cells[2:6]] == [False, True, True, True]
 
 
@@ -239,9 +239,9 @@ def test_a_delta_that_may_be_nothing_has_no_ratio_with_any_number_of_seeds(size,
         means = np.mean(rates, axis=0)
         apart = student.delta_difference(teacher)
         assert apart.value == pytest.approx(0.1 / means[0], abs=0.002)
-        row = tables.accuracies(task).rows[1]
+        row = study_tables.accuracies(task).rows[1]
         assert row[5].startswith("**+0.11") and (row[6] == "n/a") == (not there)
-        told = "beyond chance (Delta 0.03" in tables.accuracies(task).caption
+        told = "beyond chance (Delta 0.03" in study_tables.accuracies(task).caption
         assert told == (not there)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from launcher import ROOT, run
 
-from compress.study import results
+from compress.study import result_rows
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
@@ -95,7 +95,7 @@ def test_a_study_of_a_task_in_json_ends_in_a_report(study) -> None:
     folder, done = study
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[  1/2] plays/imp40-rmc_plus-seed3: done in" in done.stdout  # it makes the difficulty
-    rows = results.load([folder / "out/results.parquet"])
+    rows = result_rows.load([folder / "out/results.parquet"])
     whole = {(r["role"], r["mitigation"], r["set"]): r for r in rows if not r["subset"]}
     assert len(whole) == 3 * 3
     for loss in ("vanilla", "rmc_plus"):
@@ -104,7 +104,7 @@ def test_a_study_of_a_task_in_json_ends_in_a_report(study) -> None:
         assert metrics["task"] == "plays" and metrics["student"]["ood"].keys() == {"swapped", "plain"}
         assert whole["student", loss, "dev"]["accuracy"] == pytest.approx(metrics["student"]["dev"])
         saved = np.load(place / "hits.npz")["student/ood_swapped"]
-        assert np.array_equal(results.hits_of(whole["student", loss, "ood_swapped"]), saved)
+        assert np.array_equal(result_rows.hits_of(whole["student", loss, "ood_swapped"]), saved)
     parts = {(r["set"], r["subset"]): r["samples"] for r in rows if r["subset"] and r["set"] != "dev"}
     assert parts == {
         **dict.fromkeys([("ood_swapped", "swap, same"), ("ood_swapped", "add, not_same")], 20),

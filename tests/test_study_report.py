@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from studies import DEV, SETS, finish, finished_runs, halves, model, runs_of
 
-from compress.reporting import bootstrap
-from compress.study import analysis, beside, figures, report, results, tables
+from compress.scoring import bootstrap
+from compress.study import analysis, beside, result_rows, study_figures, study_report, study_tables
 
 
 @pytest.fixture
@@ -19,15 +19,15 @@ def runs(tmp_path):
 
 @pytest.fixture
 def task(runs):
-    return analysis.tasks(results.collect(runs))[0]
+    return analysis.tasks(result_rows.collect(runs))[0]
 
 
 def test_the_tables_say_what_the_rows_say(task, runs):
-    rows = results.collect(runs)
-    table = tables.accuracies(task)
+    rows = result_rows.collect(runs)
+    table = study_tables.accuracies(task)
     assert table.header[2:] == ["dev", "OOD pooled", "Delta", "Delta - teacher", "F_bias"]
     draws = task.teacher.draws
-    by_set = tables.by_set(task)
+    by_set = study_tables.by_set(task)
     assert by_set.header == ["model", "sym1", "sym2"]
     sets = {row[0]: row[1:] for row in by_set.rows}
     found = {row[0]: row for row in table.rows}
@@ -62,7 +62,7 @@ def test_the_tables_say_what_the_rows_say(task, runs):
         assert cells[3].startswith(f"{100 * pooled:.1f} ±") and cells[4].startswith(f"{delta:.3f} ±")
         deltas[name] = delta
         hits = {
-            n: results.hits_of(r)
+            n: result_rows.hits_of(r)
             for n, r in enumerate(r for r in chosen if (r["set"], r["subset"]) == DEV)
         }
         interval = bootstrap.interval(bootstrap.accuracy(draws, DEV, hits))
@@ -76,7 +76,7 @@ def test_the_tables_say_what_the_rows_say(task, runs):
 
 def test_the_first_caption_says_how_many_samples(task):
     sizes = "(5,000 training samples; dev 400, sym1 300, sym2 100)"
-    assert tables.accuracies(task).caption.startswith(f"fever {sizes}: accuracies in percent")
+    assert study_tables.accuracies(task).caption.startswith(f"fever {sizes}: accuracies in percent")
 
 
 def test_how_well_both_difficulties_find_the_known_truth(tmp_path):
@@ -85,7 +85,7 @@ def test_how_well_both_difficulties_find_the_known_truth(tmp_path):
         found = {"auroc": 0.9 + 0.02 * run.seed, "alpha": 0.3}
         shallow = {"shallow_auroc": 0.97 + 0.01 * run.seed} if run.mitigation == "rmc" else {}
         finish(run, difficulty=found | shallow)
-    caption = tables.accuracies(analysis.tasks(results.collect(made))[0]).caption
+    caption = study_tables.accuracies(analysis.tasks(result_rows.collect(made))[0]).caption
     assert "AUROC of the variance against the known truth: 93.0 ± 1.4 %." in caption
     assert "Of the shallow classifier's error: 98.5 ± 0.7 %." in caption
 
@@ -94,14 +94,14 @@ def test_a_set_scored_in_part_pools_as_the_whole_and_the_caption_says_so(tmp_pat
     made = runs_of(tmp_path)
     for run in made:
         finish(run, {"dev": 0.88, "ood_sym1": 0.5, "ood_sym2": 0.8}, wholes={**SETS, "ood_sym2": 2700})
-    found = analysis.tasks(results.collect(made))[0]
-    assert "dev 400, sym1 300, sym2 100 of 2,700)" in tables.accuracies(found).caption
-    cells = next(row for row in tables.accuracies(found).rows if row[0] == "imp40 vanilla")
+    found = analysis.tasks(result_rows.collect(made))[0]
+    assert "dev 400, sym1 300, sym2 100 of 2,700)" in study_tables.accuracies(found).caption
+    cells = next(row for row in study_tables.accuracies(found).rows if row[0] == "imp40 vanilla")
     assert cells[3].startswith("77.0 ±"), "0.1 of sym1 and 0.9 of sym2"
 
 
 def test_bold_stands_where_the_interval_excludes_zero(task):
-    assert tables.differences(task).header[1:] == [
+    assert study_tables.differences(task).header[1:] == [
         "seeds",
         "dev",
         "OOD pooled",
@@ -111,11 +111,11 @@ def test_bold_stands_where_the_interval_excludes_zero(task):
         "sym1",
         "sym2",
     ]
-    for row in tables.differences(task).rows:
+    for row in study_tables.differences(task).rows:
         for cell in row[2:]:
             low, high = map(float, re.search(r"\[(.*), (.*)\]", cell).groups())
             assert cell.startswith("**") == (low > 0 or high < 0)
-    cells = {row[0]: row for row in tables.differences(task).rows}
+    cells = {row[0]: row for row in study_tables.differences(task).rows}
     assert set(cells) == {"imp40 rmc", "imp60 rmc"}
     assert cells["imp40 rmc"][1] == "2" and cells["imp40 rmc"][3].startswith("**+15.0** ± ")
 
@@ -124,7 +124,7 @@ def test_differences_are_those_of_the_rows(task, runs):
     """Recomputed from accuracies: the mean and the standard deviation over seeds of each difference."""
     rows = {
         (r["mitigation"], r["seed"], r["set"]): r["accuracy"]
-        for r in results.collect(runs)
+        for r in result_rows.collect(runs)
         if r["compression"] in ("", "imp40") and not r["subset"]
     }
 
@@ -136,7 +136,7 @@ def test_differences_are_those_of_the_rows(task, runs):
         1 - np.mean([pooled(loss, s) for s in (1, 2)]) / np.mean([rows[loss, s, "dev"] for s in (1, 2)])
         for loss in ("rmc", "vanilla", "")
     )
-    cells = next(row for row in tables.differences(task).rows if row[0] == "imp40 rmc")
+    cells = next(row for row in study_tables.differences(task).rows if row[0] == "imp40 rmc")
     told = cells[3].replace("**", "")
     assert told.startswith(f"{np.mean(gains):+.1f} ± {np.std(gains, ddof=1):.1f} [")
     assert cells[4].replace("**", "").startswith(f"{ours - theirs:+.3f} ±")
@@ -147,12 +147,12 @@ def test_teacher_at_chance_is_marked(tmp_path):
     made = runs_of(tmp_path)
     for run in made:
         finish(run, at_chance={"sym2": 0.5})
-    found = analysis.tasks(results.collect(made))[0]
-    table = tables.accuracies(found)
-    assert tables.by_set(found).header[2] == "sym2 †"
+    found = analysis.tasks(result_rows.collect(made))[0]
+    table = study_tables.accuracies(found)
+    assert study_tables.by_set(found).header[2] == "sym2 †"
     assert "not above the majority class on sym2" in table.caption
     assert table.rows[1][-1].endswith("†")
-    row = next(row for row in tables.differences(found).rows if row[0] == "imp40 rmc")
+    row = next(row for row in study_tables.differences(found).rows if row[0] == "imp40 rmc")
     assert row[5].endswith("†") and "**" not in row[5], "it says nothing, so it is not bold"
 
 
@@ -161,8 +161,8 @@ def test_sets_above_chance_are_judged_by_themselves(tmp_path):
     for run in made:
         better = {"dev": 0.89, "ood_sym1": 0.58} if run.mitigation == "rmc" else None
         finish(run, better, at_chance={"sym2": 0.5})
-    found = analysis.tasks(results.collect(made))[0]
-    table = tables.above_chance(found)
+    found = analysis.tasks(result_rows.collect(made))[0]
+    table = study_tables.above_chance(found)
     assert "above chance (sym1)" in table.caption
     assert table.header[1:6] == ["dev", "OOD", "Delta", "Delta - teacher", "F_bias"]
     assert table.header[6:] == [f"{name} - vanilla" for name in ("dev", "OOD", "Delta", "F_bias")]
@@ -178,21 +178,23 @@ def test_sets_above_chance_are_judged_by_themselves(tmp_path):
         *("89.0", "58.0", f"{rmc:.3f}", f"{rmc - base:+.3f}", f"{rmc / base:.2f}"),
         *("+1.0", "+8.0", f"{rmc - vanilla:+.3f}", f"{(rmc - vanilla) / base:+.2f}"),
     ]
-    assert tables.accuracies(found) in tables.all_of(found) and table in tables.all_of(found)
+    assert study_tables.accuracies(found) in study_tables.all_of(
+        found
+    ) and table in study_tables.all_of(found)
 
 
 def test_no_such_table_where_all_or_none_are_above_chance(task, tmp_path):
-    assert tables.above_chance(task) is None
+    assert study_tables.above_chance(task) is None
     made = runs_of(tmp_path / "other")
     for run in made:
         finish(run, at_chance={"sym1": 0.5, "sym2": 0.5})
-    found = analysis.tasks(results.collect(made))[0]
-    assert tables.above_chance(found) is None
-    assert "(teacher not above the majority class)" in figures.all_of(found)["figure3"]
+    found = analysis.tasks(result_rows.collect(made))[0]
+    assert study_tables.above_chance(found) is None
+    assert "(teacher not above the majority class)" in study_figures.all_of(found)["figure3"]
 
 
 def test_sizes_seconds_and_alpha_of_the_losses_that_have_one(task):
-    table = tables.costs([task, task])
+    table = study_tables.costs([task, task])
     rows = {row[1]: row for row in table.rows}
     assert table.header[2:4] == ["parameters", "non-zero"]
     assert table.header[4:] == ["training", "evaluation", "alpha", "device"]
@@ -210,8 +212,8 @@ def test_easy_and_hard_are_those_of_the_hits(tmp_path):
     for run in made:
         agreement = {1: 0.8, 2: 0.9}[run.seed]
         finish(run, sizes={"dev": 400, "ood_hans": 300}, easy_hard={"agreement": agreement})
-    found = analysis.tasks(results.collect(made))[0]
-    table = tables.easy_hard(found)
+    found = analysis.tasks(result_rows.collect(made))[0]
+    table = study_tables.easy_hard(found)
     assert table.header == ["model", "easy", "hard", "gap"]
     assert "agrees with this cut on 85.0 ± 7.1 % of dev (the paper, MNLI: 82.8 %)." in table.caption
     assert [row[0] for row in table.rows][:3] == ["teacher", "imp40 vanilla", "imp40 rmc"]
@@ -221,7 +223,7 @@ def test_easy_and_hard_are_those_of_the_hits(tmp_path):
         for cell, values in zip(cells, (easy, hard, easy - hard), strict=True):
             assert cell.startswith(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} ["), label
     gains = [halves(made, "student", "imp40", loss) @ (1, -1) for loss in ("rmc", "vanilla")]
-    cell = next(row for row in tables.differences(found).rows if row[0] == "imp40 rmc")[6]
+    cell = next(row for row in study_tables.differences(found).rows if row[0] == "imp40 rmc")[6]
     assert cell.replace("**", "").startswith(f"{np.mean(gains[0] - gains[1]):+.1f} ± ")
 
 
@@ -229,8 +231,8 @@ def test_lines_of_figure_1_are_easy_and_hard(tmp_path, monkeypatch):
     made = runs_of(tmp_path, tasks=["mnli"], compressions=["imp40", "imp85"])
     for run in made:
         finish(run, sizes={"dev": 400, "ood_hans": 300})
-    found, lines = analysis.tasks(results.collect(made))[0], recorded(monkeypatch)
-    drawn = figures.all_of(found)["figure1"]
+    found, lines = analysis.tasks(result_rows.collect(made))[0], recorded(monkeypatch)
+    drawn = study_figures.all_of(found)["figure1"]
     models = [["teacher"], *(["student", name, "vanilla"] for name in ("imp40", "imp85"))]
     means = np.array([halves(made, *name).mean(axis=0) for name in models])
     for column, name in enumerate(("easy", "hard")):
@@ -242,34 +244,34 @@ def test_lines_of_figure_1_are_easy_and_hard(tmp_path, monkeypatch):
 def recorded(monkeypatch):
     """Label -> the lines (x, y) drawn with it from now on."""
     lines = {}
-    plot = figures.matplotlib.axes.Axes.plot
+    plot = study_figures.matplotlib.axes.Axes.plot
 
     def record(axes, x, y, **style):
         lines.setdefault(style.get("label"), []).append((list(x), list(y)))
         return plot(axes, x, y, **style)
 
-    monkeypatch.setattr(figures.matplotlib.axes.Axes, "plot", record)
+    monkeypatch.setattr(study_figures.matplotlib.axes.Axes, "plot", record)
     return lines
 
 
 def test_subsets_by_heuristic(task):
-    table = tables.by_subset(task, "ood_sym1")
+    table = study_tables.by_subset(task, "ood_sym1")
     assert table.header == ["model", "kind a, REFUTES", "kind b, REFUTES", "kind b, SUPPORTS"]
     assert [row[0] for row in table.rows][:2] == ["teacher", "imp40 vanilla"]
     assert len(table.rows) == 1 + len(task.students)
     for row, who in zip(table.rows, (task.teacher, *task.students), strict=True):
         own = [r["accuracy"] for r in who.rows if r["subset"] == "kind b, SUPPORTS"]
         assert row[3].startswith(f"{100 * np.mean(own):.1f} ±")
-    assert table in tables.all_of(task)
-    assert not tables.by_subset(task, "ood_sym2").rows, "a set without any"
-    few = tables.by_subset(replace(task, students=task.students[:1]), "ood_sym1")
+    assert table in study_tables.all_of(task)
+    assert not study_tables.by_subset(task, "ood_sym2").rows, "a set without any"
+    few = study_tables.by_subset(replace(task, students=task.students[:1]), "ood_sym1")
     assert few.header == ["subset", "teacher", "imp40 vanilla"], "three subsets, two models"
     assert [line[0] for line in few.rows] == table.header[1:]
     assert [line[2] for line in few.rows] == table.rows[1][1:]
 
 
 def test_figures_hold_their_data(task):
-    drawn = figures.all_of(task)
+    drawn = study_figures.all_of(task)
     assert list(drawn) == ["figure1", "figure3"]
     for svg in drawn.values():
         assert "sparsity, %" in svg
@@ -283,14 +285,14 @@ def test_a_collapsed_model_is_a_hollow_point_in_both_halves_of_figure_3(tmp_path
     for lost in ([], ["REFUTES"]):
         for run in made:
             finish(run, vanished=lost if run.name.startswith("fever/imp60-rmc") else [])
-        found = analysis.tasks(results.collect(made))[0]
-        white.append(figures.all_of(found)["figure3"].count("#ffffff; stroke"))
+        found = analysis.tasks(result_rows.collect(made))[0]
+        white.append(study_figures.all_of(found)["figure3"].count("#ffffff; stroke"))
     assert white[1] - white[0] == 2
 
 
 def test_lines_of_figure_3_are_the_estimates(task, monkeypatch):
     lines = recorded(monkeypatch)
-    figures._bias("x", task, figures.by_sparsity(task))
+    study_figures._bias("x", task, study_figures.by_sparsity(task))
     for loss in ("vanilla", "rmc"):
         models = [model(task, name, loss) for name in ("imp40", "imp60")]
         ood = [100 * m.pool().value for m in (task.teacher, *models)]
@@ -301,12 +303,12 @@ def test_lines_of_figure_3_are_the_estimates(task, monkeypatch):
 
 def test_no_figure_with_one_sparsity(runs):
     kept = [run for run in runs if run.compression == "imp40"]
-    assert figures.all_of(analysis.tasks(results.collect(kept))[0]) == {}
+    assert study_figures.all_of(analysis.tasks(result_rows.collect(kept))[0]) == {}
 
 
 def test_a_cell_cannot_break_a_row(tmp_path):
     """In Markdown alone: a reader of the page sees the text as it is."""
-    table = tables.Table("x", ["model", "a|b"], [["p|q", "\\|"], ["two\nlines", "**+1.0**"]])
+    table = study_tables.Table("x", ["model", "a|b"], [["p|q", "\\|"], ["two\nlines", "**+1.0**"]])
     lines = table.markdown().splitlines()
     split = [re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1] for line in lines]
     assert [len(cells) for cells in split] == [2, 2, 2, 2]
@@ -315,22 +317,22 @@ def test_a_cell_cannot_break_a_row(tmp_path):
     made = runs_of(tmp_path)
     for run in made:
         finish(run)
-    rows = results.collect(made)
+    rows = result_rows.collect(made)
     for row in rows:
         row["compression"] = row["compression"].replace("imp40", "a|b")
-    page, text = (p.read_text() for p in report.write(tmp_path, rows, "x", None, {}, "x"))
+    page, text = (p.read_text() for p in study_report.write(tmp_path, rows, "x", None, {}, "x"))
     assert r"| a\|b rmc |" in text and "a|b rmc</th>" in page and "\\|" not in page
 
 
 def test_the_report_is_the_tables(runs, tmp_path):
-    rows = results.collect(runs)
-    paths = report.write(
+    rows = result_rows.collect(runs)
+    paths = study_report.write(
         tmp_path, rows, "Mine & <yours>", "table4", {"a/b": "no <luck>"}, "python -m x"
     )
     page, text = (path.read_text() for path in paths)
     assert "Mine &amp; &lt;yours&gt;" in page and "no &lt;luck&gt;" in page and "a/b: no <luck>" in text
     found = analysis.tasks(rows)[0]
-    for table in tables.all_of(found) + beside.all_of(found, "table4"):
+    for table in study_tables.all_of(found) + beside.all_of(found, "table4"):
         assert table.markdown() in text
         for row in table.rows:
             for cell in row:

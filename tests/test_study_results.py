@@ -7,7 +7,7 @@ import pytest
 from studies import finish, finished_runs, model, runs_of
 
 from compress.errors import UserError
-from compress.study import analysis, beside, results, tables
+from compress.study import analysis, beside, result_rows, study_tables
 
 
 @pytest.fixture
@@ -17,16 +17,16 @@ def runs(tmp_path):
 
 @pytest.fixture
 def task(runs):
-    return analysis.tasks(results.collect(runs))[0]
+    return analysis.tasks(result_rows.collect(runs))[0]
 
 
 # results.parquet
 
 
 def test_rows_survive_the_file(runs, tmp_path):
-    rows = results.collect(runs)
-    results.save(rows, tmp_path / "results.parquet")
-    back = results.load([tmp_path / "results.parquet"])
+    rows = result_rows.collect(runs)
+    result_rows.save(rows, tmp_path / "results.parquet")
+    back = result_rows.load([tmp_path / "results.parquet"])
     assert len(back) == len(rows)
     for one, other in zip(rows, back, strict=True):
         assert {k: v for k, v in other.items() if v is not None} == {
@@ -35,77 +35,77 @@ def test_rows_survive_the_file(runs, tmp_path):
 
 
 def test_a_teacher_stands_once_for_each_seed(runs):
-    rows = [row for row in results.collect(runs) if not row["subset"] and row["set"] == "dev"]
+    rows = [row for row in result_rows.collect(runs) if not row["subset"] and row["set"] == "dev"]
     assert sorted(row["seed"] for row in rows if row["role"] == "teacher") == [1, 2]
     assert sum(row["role"] == "student" for row in rows) == 8
 
 
 def test_hits_are_those_of_the_run(runs):
-    rows = results.collect(runs[:1])
+    rows = result_rows.collect(runs[:1])
     saved = np.load(runs[0].output_dir / "hits.npz")
     for row in rows:
         if not row["subset"]:
-            assert np.array_equal(results.hits_of(row), saved[f"{row['role']}/{row['set']}"])
+            assert np.array_equal(result_rows.hits_of(row), saved[f"{row['role']}/{row['set']}"])
             assert row["accuracy"] == saved[f"{row['role']}/{row['set']}"].mean()
 
 
 def test_files_of_several_machines_are_put_together(runs, tmp_path):
     for number, part in enumerate((runs[:4], runs[4:])):
-        results.save(results.collect(part), tmp_path / f"{number}.parquet")
-    both = results.load([tmp_path / "0.parquet", tmp_path / "1.parquet"])
-    assert len(both) == len(results.collect(runs))
+        result_rows.save(result_rows.collect(part), tmp_path / f"{number}.parquet")
+    both = result_rows.load([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+    assert len(both) == len(result_rows.collect(runs))
     with pytest.raises(UserError, match=r"0\.parquet: repeats fever-1-student-imp40-vanilla of"):
-        results.load([tmp_path / "0.parquet", tmp_path / "0.parquet"])
+        result_rows.load([tmp_path / "0.parquet", tmp_path / "0.parquet"])
 
 
 def test_files_with_different_teachers_are_not_put_together(runs, tmp_path):
     """Two students of one task and seed, from two files: either both have the same teacher, or none."""
-    ours, theirs = (results.collect([run]) for run in runs[:2])
+    ours, theirs = (result_rows.collect([run]) for run in runs[:2])
     same = next(r for r in theirs if r["role"] == "teacher" and r["set"] == "ood_sym1")
-    results.save(ours, tmp_path / "0.parquet")
-    results.save(theirs, tmp_path / "1.parquet")
-    assert results.load([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+    result_rows.save(ours, tmp_path / "0.parquet")
+    result_rows.save(theirs, tmp_path / "1.parquet")
+    assert result_rows.load([tmp_path / "0.parquet", tmp_path / "1.parquet"])
     same["hits"] = bytes([same["hits"][0] ^ 1]) + same["hits"][1:]
-    results.save(theirs, tmp_path / "1.parquet")
+    result_rows.save(theirs, tmp_path / "1.parquet")
     with pytest.raises(UserError, match=r"1\.parquet: its ood_sym1 outcomes are not those of fever-1"):
-        results.load([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+        result_rows.load([tmp_path / "0.parquet", tmp_path / "1.parquet"])
 
 
 def test_a_file_of_another_version_or_none_of_ours(tmp_path):
     file = tmp_path / "old.parquet"
-    schema = results.SCHEMA.with_metadata({"version": "0"})
+    schema = result_rows.SCHEMA.with_metadata({"version": "0"})
     pq.write_table(pa.Table.from_pylist([], schema=schema), file)
     with pytest.raises(UserError, match=r"old\.parquet: is a results file of version 0, .* version 4"):
-        results.load([file])
+        result_rows.load([file])
     pq.write_table(pa.table({"x": [1]}), file)
     with pytest.raises(UserError, match="of version none"):
-        results.load([file])
+        result_rows.load([file])
     file.write_text("no parquet")
     with pytest.raises(UserError, match="cannot be read as results of a study"):
-        results.load([file])
+        result_rows.load([file])
 
 
 def test_halves_and_subsets_are_cut_from_the_hits(runs):
     saved = np.load(runs[0].output_dir / "hits.npz")
-    rows = {(r["role"], r["set"], r["subset"]): r for r in results.collect(runs[:1])}
+    rows = {(r["role"], r["set"], r["subset"]): r for r in result_rows.collect(runs[:1])}
     hard = saved["student/dev"][saved["hard"]]
     assert rows["student", "dev", "hard"]["accuracy"] == hard.mean()
     assert rows["student", "dev", "hard"]["samples"] == len(hard) == 100
     kind = saved["teacher/ood_sym1"][saved["subset/ood_sym1"] == "kind b, REFUTES"]
-    assert np.array_equal(results.hits_of(rows["teacher", "ood_sym1", "kind b, REFUTES"]), kind)
+    assert np.array_equal(result_rows.hits_of(rows["teacher", "ood_sym1", "kind b, REFUTES"]), kind)
     assert not any(name == "ood_sym2" and subset for _, name, subset in rows)
 
 
 @pytest.mark.parametrize("size", ["samples", "train_samples", "set_size"])
 def test_runs_on_different_data_are_not_compared(runs, size):
-    rows = results.collect(runs)
+    rows = result_rows.collect(runs)
     rows[-1][size] += 1
     with pytest.raises(UserError, match="different data cannot stand in one table"):
         analysis.tasks(rows)
 
 
 def test_a_run_that_lacks_a_set_is_named(runs):
-    rows = results.collect(runs)
+    rows = result_rows.collect(runs)
     kept = [
         row for row in rows if (row["seed"], row["mitigation"], row["set"]) != (2, "rmc", "ood_sym2")
     ]
@@ -118,7 +118,7 @@ def test_a_run_with_another_teacher_is_named(runs):
     with pytest.raises(
         UserError, match=r"imp40-rmc-seed1: has another teacher than fever/imp40-vanilla"
     ):
-        results.collect(runs)
+        result_rows.collect(runs)
 
 
 def test_a_run_with_another_difficulty_is_named(runs):
@@ -127,7 +127,7 @@ def test_a_run_with_another_difficulty_is_named(runs):
     with pytest.raises(
         UserError, match=r"imp40-rmc-seed1: has another difficulty than fever/imp40-van"
     ):
-        results.collect(runs)
+        result_rows.collect(runs)
 
 
 def test_a_run_without_a_difficulty_stands_beside_those_with_one(runs):
@@ -135,7 +135,7 @@ def test_a_run_without_a_difficulty_stands_beside_those_with_one(runs):
     nothing = {"easy_hard": {"agreement": None}, "difficulty": None, "seconds": {"teacher": 1.0}}
     keys = {"teacher": "teacher of seed 1"}
     finish(runs[0], keys=keys, **nothing | {"seconds": {"teacher": 10.0, "student": 5.0}})
-    rows = results.collect(runs)
+    rows = result_rows.collect(runs)
     teacher = [row for row in rows if row["role"] == "teacher" and row["seed"] == 1]
     assert {row["agreement"] for row in teacher} == {0.8}
     assert {row["difficulty_seconds"] for row in teacher} == {100.0}
@@ -144,7 +144,7 @@ def test_a_run_without_a_difficulty_stands_beside_those_with_one(runs):
 
 
 def test_seconds_of_a_run_stand_where_they_belong(runs):
-    rows = [row for row in results.collect(runs) if (row["set"], row["subset"]) == ("dev", "")]
+    rows = [row for row in result_rows.collect(runs) if (row["set"], row["subset"]) == ("dev", "")]
     for row in rows:
         of_student = (4.0 + row["seed"], 2.0 * row["seed"])
         expected = of_student if row["role"] == "student" else (10.0 * row["seed"], None)
@@ -156,7 +156,7 @@ def test_seconds_of_a_run_stand_where_they_belong(runs):
 def test_a_damaged_result_is_named(runs, name):
     (runs[0].output_dir / name).write_text("{")
     with pytest.raises(UserError, match=r"imp40-vanilla-seed1: its results cannot be read"):
-        results.collect(runs)
+        result_rows.collect(runs)
 
 
 # Estimates
@@ -187,7 +187,7 @@ def test_only_a_clear_difference_is_certain(task):
 
 def test_a_difference_is_over_the_seeds_that_both_have(runs):
     kept = [run for run in runs if not (run.mitigation == "vanilla" and run.seed == 2)]
-    found = analysis.tasks(results.collect(kept))[0]
+    found = analysis.tasks(result_rows.collect(kept))[0]
     ours = model(found, "imp40", "rmc")
     assert ours.seeds == [1, 2] and found.baseline(ours).seeds == [1]
     assert found.versus(ours)["dev"].value == pytest.approx(0.0, abs=1e-9)
@@ -197,12 +197,12 @@ def test_a_teacher_that_loses_nothing_gives_no_bias(tmp_path):
     made = runs_of(tmp_path)
     for run in made:
         finish(run, None, {"dev": 0.5, "ood_sym1": 0.6, "ood_sym2": 0.6})
-    found = analysis.tasks(results.collect(made))[0]
+    found = analysis.tasks(result_rows.collect(made))[0]
     assert found.students[0].f_bias(found.teacher) is None
     assert "f_bias" not in found.versus(model(found, "imp40", "rmc"))
-    assert tables.accuracies(found).rows[1][-1] == "n/a"
-    assert tables.differences(found).rows[0][5] == "n/a"
-    assert "F_bias is n/a: the teacher is no worse on OOD" in tables.accuracies(found).caption
+    assert study_tables.accuracies(found).rows[1][-1] == "n/a"
+    assert study_tables.differences(found).rows[0][5] == "n/a"
+    assert "F_bias is n/a: the teacher is no worse on OOD" in study_tables.accuracies(found).caption
 
 
 def test_collapse_is_marked(tmp_path):
@@ -210,13 +210,17 @@ def test_collapse_is_marked(tmp_path):
     for run in made:
         finish(run, {"dev": 0.85} if run.mitigation == "rmc" else None)
     finish(made[0], vanished=["REFUTES"])
-    found = analysis.tasks(results.collect(made))[0]
+    found = analysis.tasks(result_rows.collect(made))[0]
     assert found.collapsed(model(found, "imp40", "rmc")) == ["dev more than 2 points below vanilla"]
     assert found.collapsed(model(found, "imp40", "vanilla")) == ["a class vanished"]
-    for table in (tables.accuracies(found), tables.differences(found), beside.pooled(found, "table4")):
+    for table in (
+        study_tables.accuracies(found),
+        study_tables.differences(found),
+        beside.pooled(found, "table4"),
+    ):
         labels = [row[0] for row in table.rows if row[0] != "teacher"]
         assert labels and all(name.endswith(" ‡") for name in labels)
-    assert "marked: a class vanished; dev more than 2" in tables.accuracies(found).caption
+    assert "marked: a class vanished; dev more than 2" in study_tables.accuracies(found).caption
 
 
 def test_without_vanilla_dev_is_held_against_the_teacher(tmp_path):
@@ -230,12 +234,12 @@ def test_without_vanilla_dev_is_held_against_the_teacher(tmp_path):
     for run in kept:
         lost = run.mitigation == "rmc" and (run.compression == "imp60" or run.seed == 3)
         finish(run, {"dev": 0.87} if lost else {"dev": 0.895})
-    found = analysis.tasks(results.collect(kept))[0]
+    found = analysis.tasks(result_rows.collect(kept))[0]
     below = "dev more than 2 points below the teacher"
     assert found.collapsed(model(found, "imp40", "rmc")) == [f"{below} with a seed"]
     assert found.collapsed(model(found, "imp60", "rmc")) == [below]
     assert found.collapsed(model(found, "imp40", "vanilla")) == []
-    caption = tables.accuracies(found).caption
+    caption = study_tables.accuracies(found).caption
     assert f"marked: {below}; {below} with a seed." in caption
     assert "no such vanilla (imp40 rmc with seed 3, imp60 rmc), against the teacher." in caption
 
@@ -245,22 +249,22 @@ def test_vanilla_itself_is_held_against_the_teacher(tmp_path):
     made = runs_of(tmp_path)
     for run in made:
         finish(run, {"dev": {"imp40": 0.8775, "imp60": 0.88}[run.compression]})
-    found = analysis.tasks(results.collect(made))[0]
+    found = analysis.tasks(result_rows.collect(made))[0]
     words = {model.name: found.collapsed(model) for model in found.students}
     below = ["dev more than 2 points below the teacher"]
     assert {name for name, why in words.items() if why} == {("imp40", "vanilla")}
     assert words["imp40", "vanilla"] == below
-    caption = tables.accuracies(found).caption
+    caption = study_tables.accuracies(found).caption
     assert "vanilla itself, and what has no such vanilla, against the teacher." in caption
     for run in made:
         finish(run, {"dev": 0.88})
-    assert "‡" not in tables.accuracies(analysis.tasks(results.collect(made))[0]).caption
+    assert "‡" not in study_tables.accuracies(analysis.tasks(result_rows.collect(made))[0]).caption
 
 
 def test_one_collapsed_seed_is_enough(tmp_path):
     made = runs_of(tmp_path, compressions=["imp40"], seeds=[1, 2, 3])
     for run in made:
         finish(run, {"dev": 0.84} if run.mitigation == "rmc" and run.seed == 3 else None)
-    found = analysis.tasks(results.collect(made))[0]
+    found = analysis.tasks(result_rows.collect(made))[0]
     words = found.collapsed(model(found, "imp40", "rmc"))
     assert words == ["dev more than 2 points below vanilla with a seed"]

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from compress.data import synthetic
-from compress.data.pretrain_synthetic import Recipe, pretrain
+from compress.synthetic import generator
+from compress.synthetic.pretrain import Recipe, pretrain
 
-ENCODER = Path(synthetic.__file__).parent / "synthetic_encoder"
+ENCODER = Path(generator.__file__).parent / "encoder"
 STOP_WORDS = set("the was by that and in near behind beside".split())  # noqa: SIM905  nine words read better than nine quoted ones
 
 # Word classes of a sentence -> structures, and the events as (agent, verb, patient), each the
@@ -37,9 +37,9 @@ SHAPES = {
 MEANING = {
     form: (kind, meaning[0])
     for kind, lexicon in (
-        ("N", synthetic.NOUNS),
-        ("V", synthetic.VERBS),
-        ("A", synthetic.ADJECTIVES),
+        ("N", generator.NOUNS),
+        ("V", generator.VERBS),
+        ("A", generator.ADJECTIVES),
     )
     for meaning in lexicon
     for form in meaning
@@ -93,12 +93,12 @@ def keys(rows):
 
 @pytest.fixture(scope="module")
 def splits():
-    return synthetic.generate(seed=3)
+    return generator.generate(seed=3)
 
 
 @pytest.fixture(scope="module")
 def pretraining():
-    return synthetic.pretraining_pairs(3, 6000)
+    return generator.pretraining_pairs(3, 6000)
 
 
 def test_reader_tells_the_two_labels_apart():
@@ -113,7 +113,7 @@ def test_reader_tells_the_two_labels_apart():
 def test_every_label_and_structure_is_what_an_independent_reader_finds(splits, pretraining):
     rows = [*splits["train"], *splits["dev"], *splits["ood"], *pretraining]
     for row in rows:
-        assert tuple(row) == synthetic.FIELDS
+        assert tuple(row) == generator.FIELDS
         truth = "entailment" if follows(row["premise"], row["hypothesis"]) else "not_entailment"
         assert truth == row["label"], row
         assert row["structure"] in read(row["premise"])[0], row
@@ -145,7 +145,7 @@ def test_overlap_classifier_is_right_as_often_as_claimed(splits, pretraining, sp
 
 def test_overlap_measure_agrees_with_an_independent_one(splits):
     for row in splits["dev"]:
-        measured = synthetic.overlap(row["premise"], row["hypothesis"])
+        measured = generator.overlap(row["premise"], row["hypothesis"])
         assert measured == pytest.approx(shared(row))
 
 
@@ -170,7 +170,7 @@ def test_every_kind_of_pair_occurs_with_both_labels_in_training(splits):
 
 
 def test_no_single_word_gives_the_label_away():
-    splits = synthetic.generate(seed=5, train=12000, dev=0, ood=12000, conflicting=0.5)
+    splits = generator.generate(seed=5, train=12000, dev=0, ood=12000, conflicting=0.5)
     for rows in (splits["train"], splits["ood"]):
         for field in ("premise", "hypothesis"):
             total, entailed = Counter(), Counter()
@@ -185,14 +185,14 @@ def test_no_single_word_gives_the_label_away():
 
 
 def test_same_seed_same_pairs_other_seed_other_pairs(splits):
-    assert synthetic.generate(seed=3) == splits
-    assert synthetic.pretraining_pairs(3, 50) == synthetic.pretraining_pairs(3, 50)
-    other = synthetic.generate(seed=4)
+    assert generator.generate(seed=3) == splits
+    assert generator.pretraining_pairs(3, 50) == generator.pretraining_pairs(3, 50)
+    other = generator.generate(seed=4)
     assert len(set(keys(other["train"])) & set(keys(splits["train"]))) < 40
 
 
 def test_evaluation_pairs_do_not_change_with_the_training_size(splits):
-    smaller = synthetic.generate(seed=3, train=100)
+    smaller = generator.generate(seed=3, train=100)
     assert smaller["ood"] == splits["ood"]
     assert smaller["dev"] == splits["dev"]
 
@@ -204,16 +204,16 @@ def test_no_pair_occurs_twice_or_has_equal_sentences(splits):
 
 
 def test_pretraining_never_meets_the_benchmark_even_in_a_tiny_language(monkeypatch):
-    monkeypatch.setattr(synthetic, "NOUNS", synthetic.NOUNS[:5])
-    monkeypatch.setattr(synthetic, "VERBS", synthetic.VERBS[:3])
-    monkeypatch.setattr(synthetic, "ADJECTIVES", synthetic.ADJECTIVES[:5])
-    monkeypatch.setattr(synthetic, "PLACES", synthetic.PLACES[:1])
+    monkeypatch.setattr(generator, "NOUNS", generator.NOUNS[:5])
+    monkeypatch.setattr(generator, "VERBS", generator.VERBS[:3])
+    monkeypatch.setattr(generator, "ADJECTIVES", generator.ADJECTIVES[:5])
+    monkeypatch.setattr(generator, "PLACES", generator.PLACES[:1])
     seeds = range(4)
-    seen = {key for seed in seeds for key in keys(synthetic.pretraining_pairs(seed, 1200))}
+    seen = {key for seed in seeds for key in keys(generator.pretraining_pairs(seed, 1200))}
     bench = [
         key
         for s in seeds
-        for rows in synthetic.generate(s, 800, 200, 200).values()
+        for rows in generator.generate(s, 800, 200, 200).values()
         for key in keys(rows)
     ]
     assert len(bench) - len(set(bench)) > 20, "too large a language to meet anything"
@@ -223,7 +223,7 @@ def test_pretraining_never_meets_the_benchmark_even_in_a_tiny_language(monkeypat
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("size", [0, 1, 7, 240])
 def test_sizes_and_share_are_exact(size, share):
-    splits = synthetic.generate(1, train=size, dev=size, ood=size, conflicting=share)
+    splits = generator.generate(1, train=size, dev=size, ood=size, conflicting=share)
     for name, rows in splits.items():
         assert len(rows) == size
         labels = Counter(row["label"] for row in rows)
@@ -243,26 +243,26 @@ def test_sizes_and_share_are_exact(size, share):
         {"conflicting": 1.1},
         {"conflicting": float("nan")},
         {"train": 10**9},
-        {"ood": synthetic.MAX_PAIRS},
+        {"ood": generator.MAX_PAIRS},
     ],
 )
 def test_impossible_arguments_are_refused_in_one_sentence(arguments):
     with pytest.raises(ValueError, match=r"^[^\n.]*\d?[^\n]*\.$"):
-        synthetic.generate(**arguments)
+        generator.generate(**arguments)
 
 
 def test_impossible_pretraining_sizes_are_refused():
-    for size in (-1, synthetic.MAX_PAIRS + 1):
+    for size in (-1, generator.MAX_PAIRS + 1):
         with pytest.raises(ValueError, match=str(size)):
-            synthetic.pretraining_pairs(0, size)
+            generator.pretraining_pairs(0, size)
 
 
 def test_command_writes_the_three_files(tmp_path):
     out = tmp_path / "new" / "data"
-    synthetic.main(
+    generator.main(
         ["--output_dir", str(out), "--seed", "7", "--train", "60", "--dev", "24", "--ood", "24"]
     )
-    expected = synthetic.generate(7, 60, 24, 24)
+    expected = generator.generate(7, 60, 24, 24)
     assert {path.name for path in out.iterdir()} == {
         "train.jsonl",
         "dev.jsonl",
@@ -275,7 +275,7 @@ def test_command_writes_the_three_files(tmp_path):
 
 def test_command_refuses_bad_arguments_without_a_traceback(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        synthetic.main(["--output_dir", str(tmp_path / "x"), "--conflicting", "2"])
+        generator.main(["--output_dir", str(tmp_path / "x"), "--conflicting", "2"])
     assert stopped.value.code == 2
     assert "share from 0 to 1" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
@@ -297,7 +297,7 @@ def test_encoder_directory_is_small_and_says_what_it_is():
     assert config["architectures"] == ["BertModel"]
     card = (ENCODER / "README.md").read_text(encoding="utf-8")
     assert "seen the benchmark's structures" in card
-    assert "python -m compress.data.pretrain_synthetic" in card
+    assert "python -m compress.synthetic.pretrain" in card
 
 
 def test_encoder_weights_are_finite_halves_without_a_head():

@@ -16,6 +16,15 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Block(BaseModel):
-    """Frozen, strict block of configuration: an unknown key or another type is an error."""
+    """Frozen, strict block of configuration: an unknown key or another type is an error.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    The docstring under a field is its description in docs/configuration.md (`reference`).
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )

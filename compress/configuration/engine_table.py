@@ -42,11 +42,10 @@ class Case(BaseModel):
 
 
 class Row(BaseModel):
-    """What the table says of one key."""
+    """The table's row of one key."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    effect: str
     source: str
     default: Any = None
     refused: list[Case] = []

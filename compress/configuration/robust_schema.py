@@ -17,105 +17,131 @@ Sparsity = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TeacherBlock(Block):
-    """model: a fine-tuned classifier to use as it is (no training); epochs: default the run's."""
+    """The uncompressed classifier that the student is compared with."""
 
     model: str | None = None
+    """A fine-tuned classifier (directory or hub id) that is used as the teacher without further
+    training. Its labels are found by their names in its id2label."""
     epochs: Epochs | None = None
+    """Epochs of fine-tuning the teacher. Default: robust_compression.epochs."""
 
 
 class StudentBlock(Block):
-    """The compressed model.
-
-    model: a smaller pre-trained model to start from instead of the run's (hub id or directory, with its
-    own tokenizer); init_from: weights that the student starts from; epochs: default the run's;
-    uncompressed: nothing is compressed and that is meant, for a control of the same size.
-    """
+    """The compressed classifier."""
 
     model: str | None = None
+    """A smaller pre-trained encoder (hub id or directory, with its own tokenizer) from which the
+    student starts, instead of robust_compression.model."""
     init_from: Literal["pretrained", "teacher"] = "pretrained"
+    """Weights from which the student starts: the pre-trained encoder's or the fine-tuned teacher's."""
     epochs: Epochs | None = None
+    """Epochs of the student's training. Default: robust_compression.epochs."""
     uncompressed: bool = False
+    """Confirms that nothing is to be compressed, for a control of the teacher's size. Without it, a
+    configuration that removes nothing is refused."""
 
 
 class PruningBlock(Block):
-    """Schedule of pruning single weights, in fractions of the student's training.
+    """Pruning schedule of single weights.
 
-    Pruning goes from 0 at `begin` to the target at `end` in at least `updates` refreshes; the rest is
-    recovery at full sparsity. DeepSpeed's schedule_offset, _end and _stride say the same in steps.
+    The sparsity rises from 0 at `begin` to its target at `end`; the rest of the training is recovery at
+    the full sparsity. DeepSpeed's schedule_offset, schedule_offset_end and schedule_offset_stride say
+    the same in steps; giving both is an error.
     """
 
     curve: Literal["cubic", "linear"] = "cubic"
+    """Shape of the schedule between begin and end."""
     begin: Fraction = 0.0
+    """Start of pruning, as a fraction of the student's training."""
     end: Fraction = 0.6
+    """When the full sparsity is reached, as a fraction of the student's training."""
     updates: Count = 20
+    """How many times, at least, the masks are computed again between begin and end."""
 
 
 class StructuredBlock(Block):
-    """Schedule of head and row pruning, in fractions of the student's training.
-
-    By importance, heads and rows go in about `rounds` equal parts, the last one at `end`; learned
-    scores (topk) remove them step by step from `begin` to `end`. samples: training samples that the
-    importance is the mean over; multiple_of: the width that is left is rounded to it (8 or 64 suit
-    GPUs).
-    """
+    """Pruning schedule of attention heads and ffn neurons (DeepSpeed calls the latter rows)."""
 
     begin: Fraction = 0.0
+    """Start of pruning, as a fraction of the student's training."""
     end: Fraction = 0.3
+    """When all of them are removed, as a fraction of the student's training."""
     rounds: Count = 1
+    """With method importance: heads and neurons are removed in about this many equal parts, the last
+    one at end. Learned scores (topk) remove them step by step instead."""
     samples: Count = 2048
+    """Training samples, of all ranks together, over which the importance is averaged."""
     multiple_of: Count = 1
+    """The number of ffn neurons that stay is rounded to a multiple of this (8 or 64 suit GPUs)."""
 
 
 class UncertaintyBlock(Block):
-    """Sample difficulty (Du et al. 2023, Sec. 5.1); see `compress.uncertainty`.
-
-    epochs: length of the trajectory, or of each of the independent runs; default the run's.
-    alpha: difficulty of the easiest sample; "auto" trains the student with each of `alpha_candidates`
-    and keeps the one with the smallest gap between the easy and the hard half of dev (Sec. 5.1).
-    """
+    """Difficulty of each training sample (Du et al. 2023, Sec. 5.1)."""
 
     protocol: Literal["trajectory", "independent"] = "trajectory"
+    """trajectory: one training that is stopped at each sparsity. independent: one training for each
+    sparsity, as in the paper."""
     sparsities: Annotated[list[Sparsity], Field(min_length=2)] = Field(
         default=[0.2, 0.4, 0.6, 0.7, 0.85]
     )
+    """Sparsities of the sub-networks whose losses are compared; a sample whose loss varies much
+    among them is difficult."""
     normalisation: Literal["minmax", "quantile"] = "minmax"
+    """How the variance becomes a difficulty. minmax: Eq. 1 as printed. quantile: the variance is
+    clipped at its quantile first."""
     quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """The quantile at which normalisation quantile clips the variance."""
     alpha: Fraction | Literal["auto"] = 0.5
+    """Difficulty of the easiest sample (Eq. 1). "auto" trains the student with each of
+    alpha_candidates and keeps the one with the smallest gap between the easy and the hard half of
+    dev."""
     alpha_candidates: Annotated[list[Fraction], Field(min_length=2)] = Field(
         default=[0.2, 0.3, 0.5, 0.7]
     )
+    """Values that alpha "auto" tries."""
     init_from: Literal["pretrained", "teacher"] = "pretrained"
+    """Weights from which the sub-networks start: the pre-trained encoder's or the fine-tuned
+    teacher's."""
     epochs: Epochs | None = None
+    """Epochs of the trajectory, or of each of the independent trainings. Default:
+    robust_compression.epochs."""
 
 
 class EvaluationBlock(Block):
-    """ood: names of the OOD sets (default: all of the task); sentences: shown in the report."""
+    """How teacher and student are evaluated. Changes no model."""
 
     ood: Annotated[list[str], Field(min_length=1)] | None = None
+    """Names of the out-of-distribution (OOD) sets to evaluate. Default: all that the task has."""
     batch_size: Count = 128
+    """Samples of one forward pass, of all ranks together."""
     sentences: Count = 12
+    """How many sentence pairs the report shows."""
 
 
 class RobustCompression(Block):
-    """Our block: `robust_compression`.
-
-    score_lr: learning rate of learned pruning scores (method topk; Sanh et al. 2020 use 0.01).
-    """
+    """The block `robust_compression`: everything that is not DeepSpeed's."""
 
     task: TaskBlock
     model: str
+    """The pre-trained encoder: hub id, directory, or synthetic-encoder (the small one that comes
+    with the program)."""
     seed: Natural = 42
+    """Seed of the order of the samples, of new weights and of dropout."""
     epochs: Epochs = 3
+    """Epochs of each training. teacher.epochs, student.epochs and uncertainty.epochs override it."""
     teacher: TeacherBlock = TeacherBlock()
     student: StudentBlock = StudentBlock()
     pruning: PruningBlock = PruningBlock()
     structured: StructuredBlock = StructuredBlock()
     score_lr: Annotated[float, Field(gt=0)] = 0.01
+    """Learning rate of learned pruning scores (method topk). Sanh et al. (2020) use 0.01."""
     uncertainty: UncertaintyBlock = UncertaintyBlock()
     loss: mitigations.Loss = mitigations.NoLoss()
     layerwise: LayerwiseBlock = LayerwiseBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
     cache_dir: str | None = None
+    """Directory of what several runs share (teacher, difficulty, tokens). Default: `shared` beside
+    the output directory."""
 
     @property
     def models(self) -> dict[str, str]:
@@ -136,6 +162,6 @@ class RobustCompression(Block):
 
 
 class Root(DeepSpeedBlock):
-    """Everything a merged configuration may hold."""
+    """The merged configuration."""
 
     robust_compression: RobustCompression

@@ -18,78 +18,103 @@ class SyntheticBlock(Block):
     """Size and seed of the embedded benchmark."""
 
     seed: Natural = 0
+    """Seed of the generator."""
     train: Count = 4000
+    """Training pairs."""
     dev: Count = 1000
+    """Dev pairs."""
     ood: Count = 2000
+    """Pairs of the OOD set; on half of them the shortcut gives the wrong label."""
     conflicting: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the train and dev pairs on which the shortcut gives the wrong label."""
 
 
 class HubBlock(Block):
     """One split of a data set on the model hub."""
 
     path: str
+    """Id of the data set, such as nyu-mll/glue."""
     split: str
+    """Name of the split, such as validation_matched."""
     config: str | None = None
+    """Name of the data set's configuration, such as mnli."""
     revision: str | None = None
+    """Branch, tag or commit."""
 
 
 class OodBlock(Block):
-    """An OOD set: by default the file `ood_<name>` with the task's own columns and labels.
+    """An OOD set; by default the file `ood_<name>` with the task's own columns and labels.
 
-    file: another name in task.data_dir or ood_dir; hub: a split on the hub; with both, the file is read
-    with data_dir or where ood_dir holds it, else the split; texts, label: names of its columns; labels:
-    the set's own in id order; label_map: every label of the task -> the label of the set that it counts
-    as; spellings: other words for a label in this set; subsets: columns by which the report splits.
+    With both `file` and `hub`, the file is read if there is a data_dir or an ood_dir that holds it,
+    else the split on the hub.
     """
 
     file: Name | None = None
+    """Name of the file in task.data_dir or task.ood_dir. Default: `ood_<name>`."""
     hub: HubBlock | None = None
+    """A split on the model hub."""
     texts: Texts | None = None
+    """The set's two text columns. Default: the task's."""
     label: Name | None = None
+    """The set's label column. Default: the task's."""
     labels: Names | None = None
+    """The set's own labels, in the order of their ids. Default: the task's."""
     label_map: dict[str, str] | None = None
+    """Needed with labels: every label of the task, and the label of the set that it counts as."""
     spellings: dict[str, list[str]] = Field(default={})
+    """For each label, other words for it in this set."""
     subsets: list[str] = Field(default=[])
+    """Columns by whose values, and by gold label, the report splits the accuracy."""
 
 
 class DefinitionBlock(Block):
-    """A task of the user's own, in JSON only.
-
-    texts, label: names of the columns; labels: in id order; spellings: other words for a label; train,
-    dev: names of files in task.data_dir (default `train` and `dev`) or splits on the hub; partial:
-    which of the texts a partial-input classifier sees; symmetric: exchanging the texts makes the same
-    pair (paraphrases), so that an OOD pair counts as one of train in either order; ood: sets that are
-    more than a file ood_<name> with the task's own columns and labels.
-    """
+    """A task of the user's own."""
 
     texts: Texts
+    """Names of the two text columns."""
     labels: Names
+    """The labels, in the order of their ids."""
     label: Name = "label"
+    """Name of the label column. It holds labels or their ids."""
     spellings: dict[str, list[str]] = Field(default={})
+    """For each label, other words for it in the files."""
     train: Name | HubBlock = "train"
+    """Training data: name of the file in task.data_dir, or a split on the model hub."""
     dev: Name | HubBlock = "dev"
+    """Dev data: name of the file in task.data_dir, or a split on the model hub."""
     ood: dict[str, OodBlock] = Field(default={})
+    """OOD sets that are more than a file `ood_<name>` with the task's own columns and labels."""
     partial: Literal[0, 1] = 1
+    """Which of the two texts, counted from 0, the classifier sees that divides dev into easy and
+    hard samples."""
     symmetric: bool = False
+    """Whether exchanging the texts makes the same pair, as with paraphrases; then an OOD pair counts
+    as one of train in either order."""
 
 
 class TaskBlock(Block):
-    """Which data: a task of `compress.data.tasks` or `definition`, from the hub or from `data_dir`.
-
-    ood_dir: a folder of more OOD sets, such as those that are not on the hub.
-    train_samples: use n rows of train, drawn evenly over it, the same for all seeds; eval_samples: so
-    of dev and each OOD set that is larger; drop_overlap: leave pairs out of train that an evaluated OOD
-    set holds too, instead of refusing them; the OOD sets stay whole, so that their accuracies remain
-    comparable with published ones; max_length: tokens of the pair, longest cut first;
-    synthetic: seed and sizes of the embedded benchmark (`name` = "synthetic" only).
-    """
+    """Which data are used."""
 
     name: str
+    """A task that comes with the program (synthetic, mnli, fever, qqp), or the name of the one in
+    definition."""
     definition: DefinitionBlock | None = None
+    """A task of the user's own."""
     data_dir: Name | None = None
+    """Folder of local files train, dev and ood_<name> (.jsonl, .csv, .tsv or .parquet; each also
+    .gz), instead of the model hub."""
     ood_dir: Name | None = None
+    """Folder of further OOD sets, such as those that are not on the hub."""
     max_length: Annotated[int, Field(ge=8)] = 128
+    """Tokens of a pair at most; of a longer pair the longer text is cut first."""
     train_samples: Count | None = None
+    """Use this many rows of train, drawn evenly over the file, the same for every seed. Default:
+    all."""
     eval_samples: Count | None = None
+    """Use at most this many rows of dev and of each OOD set, drawn in the same way. OOD sets are
+    still pooled by their whole sizes. Default: all."""
     drop_overlap: bool = False
+    """Leave out of train the pairs that an evaluated OOD set holds too. Without it, such pairs are
+    an error. The OOD sets stay whole, so that their accuracies can be compared with published ones."""
     synthetic: SyntheticBlock | None = None
+    """Size and seed of the embedded benchmark (task synthetic only)."""

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.task_schema import TaskBlock
-from compress.data import reading, synthetic
+from compress.data import reading
 from compress.data.reading import Row
 from compress.data.tasks import Hub, OodSet, Task, ood_set
 from compress.errors import UserError, nearest
+from compress.synthetic import generator
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,6 @@ def _benchmark_rows(block: TaskBlock, split: str) -> Iterator[tuple[int, Row]]:
     size = block.synthetic
     options = size.model_dump() if size is not None else {}
     try:
-        yield from enumerate(synthetic.generate(**options)[split], start=1)
+        yield from enumerate(generator.generate(**options)[split], start=1)
     except ValueError as error:
         raise UserError(f"robust_compression.task.synthetic: {error}") from None

@@ -20,7 +20,7 @@ def local(name: str, key: str) -> Path | None:
     Raises UserError if the name is a path at which there is no directory.
     """
     if name == SYNTHETIC_ENCODER:
-        return Path(__file__).parents[1] / "data/synthetic_encoder"
+        return Path(__file__).parents[1] / "synthetic/encoder"
     path = Path(name)
     if path.is_dir():
         return path

@@ -7,7 +7,6 @@ names a required key that is missing.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.reporting import bias
 from compress.reporting.figures import printable
 from compress.reporting.numbers import (
     amount,
@@ -19,6 +18,7 @@ from compress.reporting.numbers import (
     points,
     significant,
 )
+from compress.scoring import bias
 
 Metrics = Mapping[str, Any]
 PARTS = (("layers", "layers"), ("heads", "attention heads"), ("ffn_neurons", "ffn neurons"))

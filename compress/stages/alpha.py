@@ -19,7 +19,7 @@ import numpy as np
 from compress import artefacts, ranks, uncertainty
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.stages import difficulty
 from compress.stages.context import Context, score_exported
 from compress.stages.difficulty import Difficulty

@@ -19,7 +19,7 @@ from compress.data.splits import TaskData
 from compress.methods import Method
 from compress.microbatch import SampleData
 from compress.models import encoders, label_order
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.stages.stage import Artefact
 from compress.training.monitor import Monitor
 from compress.training.trainer import Trainer, Training

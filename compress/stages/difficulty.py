@@ -25,7 +25,7 @@ from compress.configuration.used_keys import OURS
 from compress.errors import UserError
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.stages.context import TRAINING, Context, new_trainer, score_split, start_model
 from compress.stages.stage import Artefact, Fill, Stage
 from compress.stages.teacher import Teacher

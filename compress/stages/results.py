@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress import artefacts, ownership, provenance, ranks, uncertainty
-from compress.reporting import bias, card, chance, evaluation, report, summary
+from compress.reporting import card, report, summary
+from compress.scoring import bias, chance, evaluation
 from compress.stages import difficulty, events, model_figures, partial_input, scores, shallow
 from compress.stages.context import Context
 from compress.stages.partial_input import PartialInput

@@ -9,7 +9,7 @@ import numpy as np
 
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.stages.context import Context, score_exported
 from compress.stages.stage import Artefact, Fill, Stage, obtain
 from compress.stages.student import Student

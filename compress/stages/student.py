@@ -23,7 +23,8 @@ from compress.layerwise.terms import terms_of
 from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import compressed, encoders
-from compress.reporting import card, evaluation
+from compress.reporting import card
+from compress.scoring import evaluation
 from compress.stages import difficulty, first, model_figures, shallow
 from compress.stages.context import TRAINING, Context, new_trainer, start_model, watch_dev
 from compress.stages.difficulty import Difficulty

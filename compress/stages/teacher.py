@@ -20,7 +20,7 @@ from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
-from compress.reporting import evaluation
+from compress.scoring import evaluation
 from compress.stages.context import TRAINING, Context, new_trainer, score_split, watch_dev, watched
 from compress.stages.stage import Artefact, Fill, Stage
 

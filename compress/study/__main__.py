@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compress import artefacts, provenance, versions
 from compress.errors import UserError, fail
-from compress.study import launch, plan, report, results, schedule
+from compress.study import launch, plan, result_rows, run_order, study_report
 
 RUNNING = {f"--{key}": key for key in ("shard", "jobs", "processes", "launcher", "list")}
 RUNNING |= {"--set": "overrides", "--accept_versions": "accept_versions"}
@@ -81,12 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
     block, out = plan.load(options.study), options.output_dir
     failed: dict[str, str] = {}
     if options.report:
-        rows = results.load(options.report)
+        rows = result_rows.load(options.report)
         _make(out)
-        results.save(rows, out / "results.parquet")
+        result_rows.save(rows, out / "results.parquet")
     else:
         runs = plan.expand(options.study, out, options.overrides)
-        mine = schedule.shard(runs, options.shard or "1/1")
+        mine = run_order.shard(runs, options.shard or "1/1")
         jobs = options.jobs or 1
         processes = options.processes or launch.default_processes(jobs)
         machine = launch.Machine(processes, jobs, options.launcher or "", options.accept_versions)
@@ -108,12 +108,12 @@ def main(arguments: list[str] | None = None) -> int:
         failed = launch.execute(mine, machine, out / "logs")
         for name, why in failed.items():
             sys.stdout.write(f"failed: {name}: {why}\n")
-        rows = results.collect(run for run in runs if launch.finished(run, options.accept_versions))
+        rows = result_rows.collect(run for run in runs if launch.finished(run, options.accept_versions))
         if not rows:
             raise UserError(f"{out}: no run has finished; see {out / 'logs'}.")
-        results.save(rows, out / "results.parquet")
+        result_rows.save(rows, out / "results.parquet")
     command = shlex.join(["python", "-m", "compress.study", *(arguments or sys.argv[1:])])
-    paths = report.write(out, rows, block.title, block.published, failed, command)
+    paths = study_report.write(out, rows, block.title, block.published, failed, command)
     sys.stdout.write("".join(f"report: {path}\n" for path in paths))
     return 1 if failed else 0
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import UserError
-from compress.reporting import bias, bootstrap, evaluation, metrics
-from compress.study.results import MODEL, Row, hits_of
+from compress.scoring import bias, bootstrap, evaluation, metrics
+from compress.study.result_rows import MODEL, Row, hits_of
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]

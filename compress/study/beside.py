@@ -10,7 +10,7 @@ import numpy as np
 from compress.study import published
 from compress.study.analysis import BASELINE, Figures, Model, Task, mean_of
 from compress.study.cells import NONE, number, percent, plain, signed
-from compress.study.tables import TEACHERS, Table, label, marked, without_bias
+from compress.study.study_tables import TEACHERS, Table, label, marked, without_bias
 
 PAPER = "Du et al. 2023"
 NOTES = {

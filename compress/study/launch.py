@@ -1,6 +1,6 @@
 """Start the runs of a study through the `deepspeed` launcher: skip, go on after a failure, list it.
 
-Which run may start when is for `compress.study.schedule` to say.
+Which run may start when is for `compress.study.run_order` to say.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from compress import artefacts, disk, ownership, provenance, ranks
 from compress.configuration import merge
 from compress.errors import UserError
 from compress.study.plan import Run
-from compress.study.schedule import Schedule, pioneers
+from compress.study.run_order import Schedule, pioneers
 
 INTERRUPTED = (-2, -15, 130, 143)
 TRAIN = Path(__file__).parents[2] / "train.py"

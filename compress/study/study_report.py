@@ -9,8 +9,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from compress import artefacts
-from compress.study import analysis, beside, figures, tables
-from compress.study.results import Row
+from compress.study import analysis, beside, study_figures, study_tables
+from compress.study.result_rows import Row
 
 SVG = 'xmlns="http://www.w3.org/2000/svg"'
 """What a picture needs in a file of its own."""
@@ -37,15 +37,15 @@ def write(
     """
     found = analysis.tasks(rows)
     sections = [
-        (task, tables.all_of(task) + beside.all_of(task, published), figures.all_of(task))
+        (task, study_tables.all_of(task) + beside.all_of(task, published), study_figures.all_of(task))
         for task in found
     ]
-    costs, average = tables.costs(found), beside.averages(found, published)
+    costs, average = study_tables.costs(found), beside.averages(found, published)
     lines, pictures = [f"# {title}", "", f"`{command}`", ""], {}
     for task, some, drawn in sections:
         lines += [f"## {task.name}", ""]
         for table in some:
-            lines += [tables.inert(table.caption), "", table.markdown(), ""]
+            lines += [study_tables.inert(table.caption), "", table.markdown(), ""]
         for name, picture in drawn.items():
             pictures[f"{task.name}-{name}.svg"] = picture.replace("<svg ", f"<svg {SVG} ", 1)
             lines += [f"![{CAPTIONS[name]}](<{task.name}-{name}.svg>)", "", CAPTIONS[name], ""]

@@ -11,7 +11,7 @@ A premise tells one or two events in one of six structures; a hypothesis tells o
 entailed if and only if it is one of the premise's events, in either voice and up to synonyms.
 Each structure comes with both labels at both overlap levels, and no word gives a label away.
 
-Run: ``python -m compress.data.synthetic --output_dir data/synthetic [--seed 0]``.
+Run: ``python -m compress.synthetic.generator --output_dir data/synthetic [--seed 0]``.
 """
 
 import argparse

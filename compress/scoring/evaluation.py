@@ -17,7 +17,7 @@ from compress import ranks
 from compress.data.batches import Columns, scoring_batches, share
 from compress.data.splits import Split
 from compress.errors import UserError
-from compress.reporting import chance, metrics
+from compress.scoring import chance, metrics
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 VANISHED = 0.1

@@ -2,9 +2,9 @@
 
 Why: a small BERT with random weights does not learn to match words across a pair from a few
 thousand pairs, so it cannot stand in for a pre-trained encoder. This one has learnt the task on a
-variant of :mod:`compress.data.synthetic` in which overlap says nothing, with pairs that no benchmark
-holds. Its classification head is then dropped, so that fine-tuning begins as it does from any
-public checkpoint: with an able encoder and a fresh head.
+variant of :mod:`compress.synthetic.generator` in which overlap says nothing, with pairs that no
+benchmark holds. Its classification head is then dropped, so that fine-tuning begins as it does from
+any public checkpoint: with an able encoder and a fresh head.
 
 How: on the balanced variant no single feature predicts the label, and a plain start stays at
 chance for long. So the start is a warm one (synonyms have near embeddings, a word attends to its
@@ -12,7 +12,7 @@ like) and the lessons come in order: first overlap, then word order, then voice,
 There is no dropout, here or in the saved configuration: so small a model loses what it knows of
 structure when fine-tuned with it.
 
-Run: ``python -m compress.data.pretrain_synthetic --output_dir compress/data/synthetic_encoder``, about
+Run: ``python -m compress.synthetic.pretrain --output_dir compress/synthetic/encoder``, about
 eight minutes on one CPU thread. Load it with ``dtype=torch.float32``: the file is float16, to be small.
 """
 
@@ -28,13 +28,13 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-from compress.data import synthetic
+from compress.synthetic import generator
 
 logger = logging.getLogger(__name__)
 
 MAX_LENGTH, HIDDEN = 64, 128
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-COMMAND = "python -m compress.data.pretrain_synthetic --output_dir compress/data/synthetic_encoder"
+COMMAND = "python -m compress.synthetic.pretrain --output_dir compress/synthetic/encoder"
 CARD = """\
 ---
 license: apache-2.0
@@ -43,8 +43,8 @@ language: en
 # Synthetic encoder
 
 A BERT of 4 layers, 128 hidden units and 4 heads ({parameters:,} parameters, float16) for the
-embedded benchmark of this repository, `compress/synthetic.py`. It is of no use on other text: its
-vocabulary is the {words} words of that grammar.
+embedded benchmark of this repository, `compress/synthetic/generator.py`. It is of no use on other
+text: its vocabulary is the {words} words of that grammar.
 
 ## Training
 
@@ -90,7 +90,7 @@ class Recipe:
 
 def build_tokenizer() -> BertTokenizer:
     """Make a lower-casing tokenizer whose tokens are the grammar's words."""
-    words = (*SPECIAL_TOKENS, *synthetic.vocabulary())
+    words = (*SPECIAL_TOKENS, *generator.vocabulary())
     vocabulary = {word: index for index, word in enumerate(words)}
     return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=MAX_LENGTH)
 
@@ -123,12 +123,12 @@ def word_vectors(tokenizer: BertTokenizer) -> torch.Tensor:
     """Draw embeddings [words, HIDDEN] in which word class and meaning are shared directions."""
     index = tokenizer.get_vocab()
     vectors = torch.randn(len(index), HIDDEN)
-    singles = [[(word,) for word in words] for words in (synthetic.PLACES, synthetic.PREPOSITIONS)]
-    for lexicon in (synthetic.NOUNS, synthetic.VERBS, synthetic.ADJECTIVES, *singles):
+    singles = [[(word,) for word in words] for words in (generator.PLACES, generator.PREPOSITIONS)]
+    for lexicon in (generator.NOUNS, generator.VERBS, generator.ADJECTIVES, *singles):
         word_class = 0.7 * torch.randn(HIDDEN)
         for forms in lexicon:
             meaning = word_class + 0.7 * torch.randn(HIDDEN)
-            participles = [synthetic.IRREGULAR[form] for form in forms if form in synthetic.IRREGULAR]
+            participles = [generator.IRREGULAR[form] for form in forms if form in generator.IRREGULAR]
             for form in (*forms, *participles):
                 vectors[index[form]] = meaning + 0.3 * torch.randn(HIDDEN)
     return vectors
@@ -147,7 +147,7 @@ def curriculum(rows: list[dict[str, str]], epochs: int, seed: int) -> list[dict[
     A lesson takes rows as often as it needs; only the last one counts as ``epochs``.
     """
     rng = Random(seed)
-    aligned = [row for row in rows if row["alignment"] == synthetic.ALIGNED]
+    aligned = [row for row in rows if row["alignment"] == generator.ALIGNED]
     order = [row for row in rows if row["structure"] == "swap"]
     voice = [row for row in rows if row["structure"] in {"swap", "passive"}]
     lessons = [aligned[: len(rows) // 7], *[order] * 4, voice, *[rows] * epochs]
@@ -164,7 +164,7 @@ def encode(
         padding=True,
         return_tensors="pt",
     )
-    labels = torch.tensor([int(row["label"] != synthetic.ENTAILED) for row in rows])
+    labels = torch.tensor([int(row["label"] != generator.ENTAILED) for row in rows])
     return dict(inputs), labels
 
 
@@ -216,7 +216,7 @@ def pretrain(directory: Path, recipe: Recipe) -> float:
     Two runs with one recipe on one machine with one thread count give the same weights. Raises
     ValueError if the grammar cannot give that many pairs.
     """
-    rows = synthetic.pretraining_pairs(recipe.seed, recipe.pairs + recipe.held_out)
+    rows = generator.pretraining_pairs(recipe.seed, recipe.pairs + recipe.held_out)
     held_out, rows = rows[: recipe.held_out], rows[recipe.held_out :]
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
@@ -232,7 +232,7 @@ def pretrain(directory: Path, recipe: Recipe) -> float:
         accuracy=reached,
         command=COMMAND,
         parameters=encoder.num_parameters(),
-        words=len(synthetic.vocabulary()),
+        words=len(generator.vocabulary()),
     )
     (directory / "README.md").write_text(card, encoding="utf-8")
     return reached

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.reporting import bootstrap, metrics, numbers
+from compress.reporting import numbers
+from compress.scoring import bootstrap, metrics
 
 Hits = Mapping[str, NDArray[np.bool_]]
 Interval = tuple[float, float]

@@ -1,0 +1,1 @@
+"""What a model gets right: scores over splits, accuracies, relative bias and its intervals."""
