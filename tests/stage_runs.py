@@ -11,6 +11,10 @@ from compress.data.splits import Split, TaskData
 from compress.stages.context import Context, Encoder
 
 
+def own_loss(logits, labels, teacher, difficulty, weights):
+    return logits[:, 0]
+
+
 def split(*words, names=("a", "b")):
     labels = np.arange(len(words)) % 2
     return Split((list(words), list(words)), labels, names, (0, 1))

@@ -14,6 +14,7 @@ from compress.configuration import used_keys
 from compress.configuration.compression_schema import HeadParams
 from compress.configuration.config import build
 from compress.configuration.robust_schema import Root
+from compress.mitigations import MITIGATIONS, USER
 from compress.models import encoders, label_order
 from compress.stages import stage
 from compress.stages.alpha import Alpha
@@ -68,8 +69,14 @@ OTHERS = {
     f"{OURS}.student.model": "another",
 }
 """Another value for a key, where none can be made from its type."""
-MINIMAL = {HeadParams: {"dense_ratio": 0.5}}
+MINIMAL = {
+    HeadParams: {"dense_ratio": 0.5},
+    **{block: {"hook": name} for name, block in MITIGATIONS.items()},
+    USER: {"hook": "stage_runs:own_loss"},
+}
 """The least that a block can hold, where that does not follow from its required keys."""
+CHOOSERS = ("robust_compression.loss.hook",)
+"""Keys that choose one of several blocks, beside those that allow one word only."""
 SIMPLE = {bool: (True, False), int: (9, 10, 1, 2), float: (0.375, 0.5, 1.5), str: ("x", "y")}
 ALONE = ("target_heads",)
 """Keys that take the place of all others in their block."""
@@ -149,8 +156,10 @@ def leaves(block, path="", needed=()):
         for suffix, one in blocks:
             around = (f"{key}{suffix}", least(one), len(blocks) > 1)
             yield from leaves(one, f"{key}{suffix}.", (*needed, around))
-        if not blocks and (
-            get_origin(info.annotation) is not Literal or len(get_args(info.annotation)) > 1
+        if (
+            not blocks
+            and key not in CHOOSERS
+            and (get_origin(info.annotation) is not Literal or len(get_args(info.annotation)) > 1)
         ):
             yield key, info, needed
 
@@ -217,6 +226,10 @@ def test_another_of_several_blocks_is_another_key(keys_of):
     schedules[1]["params"]["total_num_steps"] = "auto"
     without, *found = [keys_of(BASE | extra) for extra in ({}, *({"scheduler": s} for s in schedules))]
     assert changed(*found) == changed(without, found[0]) == TRAINED
+    losses = [
+        keys_of(BASE | {OURS: BASE[OURS] | {"loss": {"hook": hook}}}) for hook in ("rmc", "distil")
+    ]
+    assert changed(*losses) == STUDENT
 
 
 def test_the_table_names_keys_that_there_are():

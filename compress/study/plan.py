@@ -134,6 +134,7 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
         ours, theirs = _shared(run.config), _shared(other.config)
         for what, key in {**ours, **theirs}:
             if ours.get((what, key)) != theirs.get((what, key)):
+                key = used_keys.written(run.config, key)
                 raise UserError(
                     f"{run.name}: '{key}' is not that of {other.name}, so their {what} would differ "
                     "and their figures could not stand in one table; set it for the whole study "
@@ -167,7 +168,7 @@ def _shared(config: Config) -> dict[tuple[str, str], Any]:
     for what, stage in SHARED.items():
         keys = stage.reads(config)
         for key, value in used_keys.values(config, keys, names=True).items():
-            found[what, used_keys.written(config, key)] = value
+            found[what, key] = value
     return found
 
 
