@@ -1,6 +1,6 @@
 """Two commits run side by side on one machine, their results compared bit by bit.
 
-python tests/side_by_side.py --base REVISION [--jobs imp60 heads40 ...] [--keep FOLDER]
+python tests/side_by_side.py --base REVISION [--jobs imp40 heads40 ...] [--records FOLDER]
 
 What: every mechanism (pruning of each kind, layer reduction, each loss, layer-wise terms, both
 protocols of the difficulty, ZeRO stages on two ranks) is trained for about 20 steps by the program of
@@ -151,12 +151,31 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return lines
 
 
+def kept(base: Path, name: str, place: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The record of a job under the base commit: of an earlier comparison on this machine, or made."""
+    file = options.records / options.base / f"{name}.json" if options.records else None
+    if file is None or not file.exists():
+        run(base, JOBS[name], place / "run")
+        made = json.dumps(record(place))
+        if file is None:
+            return json.loads(made)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(made)
+    return json.loads(file.read_text())
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Compare two commits bit by bit.")
     parser.add_argument("--base", default="HEAD", help="the commit to compare with")
     parser.add_argument("--jobs", nargs="+", choices=sorted(JOBS), default=list(JOBS))
     parser.add_argument("--keep", type=Path, help="folder that keeps the runs")
+    parser.add_argument(
+        "--records",
+        type=Path,
+        help="folder that keeps what the base commit gave, for the next comparison",
+    )
+    parser.add_argument("--only_base", action="store_true", help="only make the records")
     return parser.parse_args()
 
 
@@ -170,13 +189,14 @@ def main() -> int:
         subprocess.run([*git, "add", "--detach", "--quiet", str(base), options.base], check=True)
         try:
             for name in options.jobs:
-                places = [work.absolute() / side / name for side in ("before", "after")]
-                for code, place in zip((base, ROOT), places, strict=True):
-                    run(code, JOBS[name], place / "run")
-                records = [record(place) for place in places]
-                lines = differences(*records)
+                before = kept(base, name, work.absolute() / "before" / name, options)
+                if options.only_base:
+                    continue
+                after = work.absolute() / "after" / name
+                run(ROOT, JOBS[name], after / "run")
+                lines = differences(before, json.loads(json.dumps(record(after))))
                 wrong += bool(lines)
-                print(f"{name}: {len(records[0])} things compared, {len(lines)} differ", flush=True)
+                print(f"{name}: {len(before)} things compared, {len(lines)} differ", flush=True)
                 print("".join(f"  {line}\n" for line in lines[:10]), end="", flush=True)
         finally:
             subprocess.run([*git, "remove", "--force", str(base)], check=True)

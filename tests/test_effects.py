@@ -31,17 +31,17 @@ REFUSED = [
     ('robust_compression.task.synthetic={"seed": 1}', "for the task 'synthetic' only"),
     ("robust_compression.layerwise.layer_map=[[0, 0]]", "layerwise.attention are 0"),
     ("robust_compression.uncertainty.alpha_candidates=[0.1, 0.2]", "only with alpha 'auto'"),
-    ("robust_compression.loss.gamma=1", "no effect with the hook 'rmc'; it has one with focal"),
-    ("robust_compression.loss.smoothing=1", "it has one with smooth"),
-    ("robust_compression.loss.floor=0.1", "it has one with rmc_plus"),
-    ("robust_compression.loss.warmup=0.1", "it has one with jtt, rmc_plus, rmc_weighted, weighted"),
-    ("robust_compression.loss.max_weight=2", "it has one with jtt, rmc_plus"),
-    ("robust_compression.loss.first_epochs=2", "it has one with jtt"),
+    ("robust_compression.loss.gamma=1", "with focal"),
+    ("robust_compression.loss.smoothing=1", "with smooth"),
+    ("robust_compression.loss.floor=0.1", "with rmc_plus"),
+    ("robust_compression.loss.warmup=0.1", "with jtt, rmc_plus, rmc_weighted, weighted"),
+    ("robust_compression.loss.max_weight=2", "with jtt, rmc_plus"),
+    ("robust_compression.loss.first_epochs=2", "with jtt"),
     (
         'robust_compression.loss={"hook": "distil", "difficulty": "shallow"}',
-        "it has one with rmc, rmc_plus",
+        "with rmc, rmc_plus",
     ),
-    ("robust_compression.uncertainty.quantile=0.9", "no effect with normalisation 'minmax'"),
+    ("robust_compression.uncertainty.quantile=0.9", "'minmax'"),
 ]
 
 
@@ -114,21 +114,21 @@ TOPK = "compression_training.sparse_pruning.shared_parameters.method=topk"
 @pytest.mark.parametrize(
     ("given", "override", "why"),
     [
-        ([SPARSE], "structured.end=0.5", "no head_pruning or row_pruning is enabled"),
-        ([heads("topk")], "structured.rounds=2", "nothing is chosen by importance"),
-        ([heads("topk")], "structured.samples=9", "nothing is chosen by importance"),
-        ([heads(params='{"pruned_heads": [1]}')], "structured.rounds=2", "nothing is chosen"),
-        ([heads()], "structured.multiple_of=8", "no row_pruning is enabled"),
-        ([heads()], "structured.begin=0.1", "in one round everything goes at structured.end"),
-        ([heads(), ROWS], "score_lr=0.1", "no scores are learned"),
+        ([SPARSE], "structured.end=0.5", "head_pruning or row_pruning"),
+        ([heads("topk")], "structured.rounds=2", "importance"),
+        ([heads("topk")], "structured.samples=9", "importance"),
+        ([heads(params='{"pruned_heads": [1]}')], "structured.rounds=2", "importance"),
+        ([heads()], "structured.multiple_of=8", "no row_pruning"),
+        ([heads()], "structured.begin=0.1", "one round"),
+        ([heads(), ROWS], "score_lr=0.1", "scores"),
         ([SPARSE, TOPK], "pruning.updates=3", "refreshed at every step"),
-        ([], 'student={"model": "m", "init_from": "teacher"}', None),
+        ([], 'student={"model": "m", "init_from": "teacher"}', "student.model"),
     ],
 )
 def test_schedules_that_nothing_takes_up(base, given, override, why):
     with pytest.raises(UserError) as error:
         load([base], [*given, f"robust_compression.{override}"])
-    assert (why or "student.model names what the student starts from") in str(error.value)
+    assert "has no effect: " in str(error.value) and why in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,8 @@ def test_steps_and_fractions_exclude_each_other(base):
 
 def test_another_scheduler_names_its_own_keys(base):
     scheduler = 'scheduler={"type": "WarmupLR", "params": {"total_num_steps": 3}}'
-    with pytest.raises(UserError, match="total_num_steps' is not a key") as error:
+    with pytest.raises(UserError, match=r"total_num_steps' is not a key.*'warmup_num_steps'"):
         load([base], [scheduler])
-    assert "did you mean 'warmup_num_steps'" in str(error.value)
 
 
 def test_an_unknown_key_called_type(base):

@@ -1,5 +1,6 @@
 """Layer-wise distillation: distances against float64 numpy, models of other shapes, every mistake."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -290,22 +291,22 @@ class Robust:
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "layers", "sentence"),
+    ("student", "teacher", "layers", "facts"),
     [
-        ({}, {}, [[2, 0]], "[2, 0] names layer 2 of the student, whose layers are 0 to 1"),
-        ({}, {"layers": 3}, [[0, 3]], "[0, 3] names layer 3 of the teacher, whose layers are 0 to 2"),
-        ({}, {}, [[0, 0], [0, 1]], "names layer 0 of the student twice"),
-        ({"layers": 3}, {}, None, "the student has 3 layers and the teacher 2"),
-        ({"kind": MPNetConfig}, {}, None, "the student's architecture 'mpnet' is not known"),
-        ({}, {"kind": MPNetConfig}, None, "the teacher's architecture 'mpnet' is not known"),
+        ({}, {}, [[2, 0]], r"\[2, 0\] .*layer 2 of the student.* 0 to 1"),
+        ({}, {"layers": 3}, [[0, 3]], r"\[0, 3\] .*layer 3 of the teacher.* 0 to 2"),
+        ({}, {}, [[0, 0], [0, 1]], "layer 0 of the student twice"),
+        ({"layers": 3}, {}, None, "student has 3 layers .*teacher 2"),
+        ({"kind": MPNetConfig}, {}, None, "student's .*'mpnet'"),
+        ({}, {"kind": MPNetConfig}, None, "teacher's .*'mpnet'"),
     ],
 )
-def test_what_cannot_be_compared_is_one_sentence(student, teacher, layers, sentence):
+def test_what_cannot_be_compared_is_one_sentence(student, teacher, layers, facts):
     block = LayerwiseBlock(hidden=1.0, layer_map=layers)
     with pytest.raises(UserError) as error:
         layer_map.check(config(**student), config(**teacher), block)
     assert str(error.value).startswith("robust_compression.layerwise")
-    assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert re.search(facts, str(error.value)) and "\n" not in str(error.value)
 
 
 def checked(block, run, data):

@@ -8,7 +8,8 @@ import pytest
 from launcher import ROOT
 from studies import SETS, finish, finished_runs, halves, model, runs_of
 
-from compress.study import analysis, beside, published, result_rows, study_report
+from compress.reporting import published_tables, study_report
+from compress.study import analysis, published, result_rows
 
 MNLI = {"dev": 400, "ood_hans": 300}
 QQP = {"dev": 400, "ood_paws_wiki": 300, "ood_paws_qqp": 100}
@@ -36,7 +37,9 @@ def test_published_numbers_go_by_the_data_not_by_the_name_of_the_file(tmp_path):
     file.write_text((ROOT / "ds_configs/tasks/mnli.json").read_text())
     found, _ = task_of(tmp_path, MNLI, tasks=[str(file)], compressions=["imp40"])
     assert found.name == "mnli_gpu"
-    assert beside.all_of(found, "table4")[0].caption.startswith("mnli_gpu: ours beside table4")
+    assert published_tables.all_of(found, "table4")[0].caption.startswith(
+        "mnli_gpu: ours beside table4"
+    )
 
 
 def test_a_task_of_ones_own_in_a_file_named_as_the_papers_has_none(tmp_path):
@@ -47,7 +50,7 @@ def test_a_task_of_ones_own_in_a_file_named_as_the_papers_has_none(tmp_path):
     file.write_text(json.dumps({"robust_compression": {"task": task, "model": "m"}}))
     found, _ = task_of(tmp_path, SETS, tasks=[str(file)], compressions=["imp40"], set=[])
     assert found.name == "fever"
-    (line,) = beside.all_of(found, "table4")
+    (line,) = published_tables.all_of(found, "table4")
     assert "no task of Du et al. 2023" in line.caption
 
 
@@ -98,7 +101,10 @@ def test_printed_averages_follow_from_the_entries():
 
 def test_table_4_beside_ours(tmp_path):
     found = analysis.tasks(result_rows.collect(finished_runs(tmp_path)))[0]
-    table, rows = beside.pooled(found, "table4"), cells(beside.pooled(found, "table4"))
+    table, rows = (
+        published_tables.pooled(found, "table4"),
+        cells(published_tables.pooled(found, "table4")),
+    )
     assert table.header[6:] == ["paper: dev", "paper: OOD", "paper: F_bias"]
     assert rows["teacher"][5:] == ["86.2", "61.7", "-"]
     assert rows["imp40 rmc"][5:] == ["86.1", "64.2", "0.897"]
@@ -120,7 +126,7 @@ def test_ours_is_over_the_papers_sets_alone(tmp_path):
         for run in made:
             ours = {"ood_hans": 0.56, "ood_cad": 0.2}
             finish(run, ours, sizes=sizes, at_chance={at_chance: 0.5})
-        (table,) = beside.all_of(analysis.tasks(result_rows.collect(made))[0], "table4")
+        (table,) = published_tables.all_of(analysis.tasks(result_rows.collect(made))[0], "table4")
         row = next(row for row in table.rows if row[0] == "imp40 rmc")
         bias = (0.88 - 0.56) / 0.88 / ((0.9 - 0.6) / 0.9)
         assert row[2].startswith("56.0 ±") and row[5].startswith(f"{bias:.3f} ±")
@@ -132,7 +138,7 @@ def test_each_ood_set_beside_the_papers(tmp_path):
         return {"ood_paws_wiki": 0.56, "ood_paws_qqp": 0.4} if run.mitigation == "rmc" else None
 
     found, _ = task_of(tmp_path, QQP, accuracies, tasks=["qqp"], compressions=["imp40"])
-    pooled, by_set = beside.all_of(found, "table4")
+    pooled, by_set = published_tables.all_of(found, "table4")
     assert by_set.header == [
         *("model", "dev", "paper: dev"),
         *("paws_qqp", "paper: paws_qqp", "paws_wiki", "paper: paws_wiki"),
@@ -148,7 +154,7 @@ def test_each_ood_set_beside_the_papers(tmp_path):
 def test_a_missing_set_is_named_and_the_others_stand(tmp_path):
     sizes = {"dev": 400, "ood_paws_wiki": 300}
     found, _ = task_of(tmp_path, sizes, tasks=["qqp"], compressions=["imp40"])
-    line, by_set = beside.all_of(found, "table4")
+    line, by_set = published_tables.all_of(found, "table4")
     assert line.rows == [] and line.markdown() == ""
     assert line.caption.endswith("are over paws_qqp, paws_wiki, and paws_qqp was not evaluated.")
     assert by_set.header[3:] == ["paws_wiki", "paper: paws_wiki"]
@@ -171,23 +177,23 @@ def test_a_line_where_nothing_published_stands(tmp_path, table, task, compressio
     for run in made:
         finish(run, sizes=sizes)
     rows = result_rows.collect(made)
-    (line,) = beside.all_of(analysis.tasks(rows)[0], table)
+    (line,) = published_tables.all_of(analysis.tasks(rows)[0], table)
     assert line.rows == [] and why in line.caption
     page, text = (p.read_text() for p in study_report.write(tmp_path, rows, "x", table, {}, "x"))
     assert why in page and why in text
-    assert beside.all_of(analysis.tasks(rows)[0], None) == []
+    assert published_tables.all_of(analysis.tasks(rows)[0], None) == []
 
 
 def test_table_3_says_that_the_papers_draws_are_averaged(tmp_path):
     found, _ = task_of(tmp_path, MNLI, tasks=["mnli"], compressions=["heads20"])
-    (table,) = beside.all_of(found, "table3")
+    (table,) = published_tables.all_of(found, "table3")
     assert "mean of its three draws" in table.caption
     assert cells(table)["heads20 vanilla"][5:] == ["84.1", "54.8", "1.199"]
 
 
 def test_figure_3_beside_tables_1_and_4(tmp_path):
     found, _ = task_of(tmp_path, MNLI, tasks=["mnli"], compressions=["imp20", "imp40"])
-    (table,) = beside.all_of(found, "figure3")
+    (table,) = published_tables.all_of(found, "figure3")
     assert "Table 1 (vanilla) and Table 4" in table.caption
     paper = {name: row[5:] for name, row in cells(table).items()}
     assert paper == {
@@ -218,7 +224,7 @@ def three_tasks(folder, **per_task):
 def test_f_bias_averaged_over_the_tasks(tmp_path):
     rows = result_rows.collect(three_tasks(tmp_path))
     found = analysis.tasks(rows)
-    table = beside.averages(found, "table4")
+    table = published_tables.averages(found, "table4")
     assert table.header == ["model", "dev", "Delta", "Delta - teacher", "F_bias", "paper: F_bias"]
     deltas = {
         "imp40 vanilla": [(0.88 - ood) / 0.88 for ood in (0.5, 0.4, 0.3)],
@@ -245,15 +251,18 @@ def test_f_bias_averaged_over_the_tasks(tmp_path):
 def test_no_average_without_all_tasks_sets_or_a_table_that_prints_it(tmp_path):
     made = three_tasks(tmp_path, fever={"at_chance": {"sym1": 0.5}})
     found = analysis.tasks(result_rows.collect(made))
-    assert all(row[4].endswith("†") for row in beside.averages(found, "table4").rows)
-    assert beside.averages(found[:2], "table4") is None
-    assert beside.averages(found, "table3") is None and beside.averages(found, None) is None
+    assert all(row[4].endswith("†") for row in published_tables.averages(found, "table4").rows)
+    assert published_tables.averages(found[:2], "table4") is None
+    assert (
+        published_tables.averages(found, "table3") is None
+        and published_tables.averages(found, None) is None
+    )
     twice = [*found, replace(found[0], name="mnli_b")]
-    assert "two of them are of the same data" in beside.averages(twice, "table4").caption
+    assert "two of them are of the same data" in published_tables.averages(twice, "table4").caption
     for run in made:
         if run.task == "qqp":
             finish(run, sizes={"dev": 400, "ood_paws_wiki": 300})
-    line = beside.averages(analysis.tasks(result_rows.collect(made)), "table4")
+    line = published_tables.averages(analysis.tasks(result_rows.collect(made)), "table4")
     assert line.rows == [] and "paws_qqp was not evaluated" in line.caption
 
 
@@ -272,7 +281,7 @@ def test_table_6_beside_ours(tmp_path):
 
     names = ["imp40", "layers_first_half", "imp60"]
     found, made = task_of(tmp_path, MNLI, accuracies, tasks=["mnli"], compressions=names)
-    (table,) = beside.all_of(found, "table6")
+    (table,) = published_tables.all_of(found, "table6")
     ours = ["dev", "hans", "easy", "hard", "gap"]
     assert table.header == ["model", *ours, *(f"paper: {name}" for name in ours)]
     rows = cells(table)
@@ -291,18 +300,18 @@ def test_table_6_beside_ours(tmp_path):
 def test_table_6_without_hans(tmp_path):
     sizes = {"dev": 400, "ood_cad": 300}
     found, made = task_of(tmp_path, sizes, tasks=["mnli"], compressions=["imp40"])
-    (table,) = beside.all_of(found, "table6")
+    (table,) = published_tables.all_of(found, "table6")
     assert cells(table)["imp40 rmc"][1] == "-" and "HANS was not evaluated" in table.caption
     for run in made:
         finish(run, sizes=MNLI, at_chance={"hans": 0.5})
-    (table,) = beside.all_of(analysis.tasks(result_rows.collect(made))[0], "table6")
+    (table,) = published_tables.all_of(analysis.tasks(result_rows.collect(made))[0], "table6")
     assert table.header[2] == "hans †" and table.header[7] == "paper: hans"
 
 
 def test_gaps_of_figure_1_beside_ours(tmp_path):
     names = ["imp40", "imp60", "imp85"]
     found, made = task_of(tmp_path, MNLI, tasks=["mnli"], compressions=names)
-    (table,) = beside.all_of(found, "figure1")
+    (table,) = published_tables.all_of(found, "figure1")
     gap = {name: easy_hard(made, name, "vanilla")[2] for name in names}
     assert table.header == ["model", "gap", "paper: gap"]
     assert cells(table) == {

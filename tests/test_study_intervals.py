@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from studies import DEV, model, rows_of
 
+from compress.reporting import study_tables
 from compress.scoring import bootstrap
-from compress.study import analysis, study_tables
+from compress.study import analysis
 
 EASY, HARD, SYM1, SYM2 = ("dev", "easy"), ("dev", "hard"), ("ood_sym1", ""), ("ood_sym2", "")
 SIZES = {DEV: 200, EASY: 150, HARD: 50, SYM1: 150, SYM2: 80}

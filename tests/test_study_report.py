@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from studies import DEV, SETS, finish, finished_runs, halves, model, runs_of
 
+from compress.reporting import published_tables, study_figures, study_report, study_tables
+from compress.reporting.tables import Table
 from compress.scoring import bootstrap
-from compress.study import analysis, beside, result_rows, study_figures, study_report, study_tables
+from compress.study import analysis, result_rows
 
 
 @pytest.fixture
@@ -308,7 +310,7 @@ def test_no_figure_with_one_sparsity(runs):
 
 def test_a_cell_cannot_break_a_row(tmp_path):
     """In Markdown alone: a reader of the page sees the text as it is."""
-    table = study_tables.Table("x", ["model", "a|b"], [["p|q", "\\|"], ["two\nlines", "**+1.0**"]])
+    table = Table("x", ["model", "a|b"], [["p|q", "\\|"], ["two\nlines", "**+1.0**"]])
     lines = table.markdown().splitlines()
     split = [re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1] for line in lines]
     assert [len(cells) for cells in split] == [2, 2, 2, 2]
@@ -332,7 +334,7 @@ def test_the_report_is_the_tables(runs, tmp_path):
     page, text = (path.read_text() for path in paths)
     assert "Mine &amp; &lt;yours&gt;" in page and "no &lt;luck&gt;" in page and "a/b: no <luck>" in text
     found = analysis.tasks(rows)[0]
-    for table in study_tables.all_of(found) + beside.all_of(found, "table4"):
+    for table in study_tables.all_of(found) + published_tables.all_of(found, "table4"):
         assert table.markdown() in text
         for row in table.rows:
             for cell in row:

@@ -7,7 +7,8 @@ import pytest
 from studies import finish, finished_runs, model, runs_of
 
 from compress.errors import UserError
-from compress.study import analysis, beside, result_rows, study_tables
+from compress.reporting import published_tables, study_tables
+from compress.study import analysis, result_rows
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_collapse_is_marked(tmp_path):
     for table in (
         study_tables.accuracies(found),
         study_tables.differences(found),
-        beside.pooled(found, "table4"),
+        published_tables.pooled(found, "table4"),
     ):
         labels = [row[0] for row in table.rows if row[0] != "teacher"]
         assert labels and all(name.endswith(" ‡") for name in labels)

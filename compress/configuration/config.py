@@ -3,7 +3,7 @@
 What: `load(files, overrides)` returns a `Config`; every other module gets its blocks and never sees
 raw JSON. Why: DeepSpeed users tweak JSON, and nothing they set may be ignored in silence.
 
-The order of precedence stands in the README, under Configuration.
+The order of precedence is described in docs/configuration.md.
 
 Any mistake is a `UserError` that names the file (or `--set`), the key and the nearest valid key.
 """

@@ -2,7 +2,7 @@
 
 DeepSpeed accepts a misspelt top-level key or compression key in silence; these models do not.
 Blocks that this program never uses (its data loader, pipelines, inference, elasticity ...) are left
-out on purpose: setting them is an error, not a wish. Only types live here; `config` merges files
+out on purpose: setting them is an error. Only types live here; `config` merges files
 and turns a violation into a sentence. A test holds the keys against the installed DeepSpeed.
 """
 
@@ -23,7 +23,7 @@ TRAINING_KEYS = (
     "torch_autocast",
     "communication_data_type",
 )
-"""Keys that a training's outcome hangs on; the others say where and how it runs."""
+"""Keys that the result of a training depends on; the others say where and how it runs."""
 
 
 class OptimizerParams(Block):

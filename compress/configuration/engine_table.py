@@ -1,7 +1,7 @@
 """The table of DeepSpeed's keys: which take effect, at which stage and on which device.
 
 What: `engine_keys.toml` beside this file has a row for every key; `check` raises for the first setting
-that the table refuses. Cases that hang on the machine (`device`, `lacking`) are left to
+that the table refuses. Cases that depend on the machine (`device`, `lacking`) are left to
 `compress.configuration.machine`, because a configuration may be read elsewhere than it runs.
 """
 
@@ -37,7 +37,7 @@ class Case(BaseModel):
 
     @property
     def of_machine(self) -> bool:
-        """Whether it hangs on the machine."""
+        """Whether it depends on the machine."""
         return self.device is not None or self.lacking is not None
 
 

@@ -7,13 +7,14 @@ error: nothing tells which is right.
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from compress.configuration.task_schema import OodBlock
 from compress.data import sources
 from compress.data.reading import Row, check_pair, shown
-from compress.data.tasks import OodSet, Task, columns, label_ids, spelling
+from compress.data.tasks import ByteStrings, Task, columns, label_ids, spelling
 from compress.errors import UserError, nearest
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -28,14 +29,14 @@ class Checked:
     """
 
     source: str
-    names: tuple[str, ...]
+    names: Sequence[str]
     texts: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
     labels: list[int] = field(default_factory=list)
     columns: dict[str, list[str]] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
 
 
-def check(task: Task, names: tuple[str, ...], source: sources.Source, entry: OodSet) -> Checked:
+def check(task: Task, names: Sequence[str], source: sources.Source, entry: OodBlock) -> Checked:
     """Take columns and label ids out of the rows.
 
     names: the labels in id order. Raises UserError for a missing or ambiguous column, a missing cell, a
@@ -54,7 +55,7 @@ def check(task: Task, names: tuple[str, ...], source: sources.Source, entry: Ood
                 raise UserError(f"{place} has no '{key}'.")
         for cells, key in zip(out.texts, reader.texts, strict=True):
             text = text_of(row[key], place, key)
-            cells.append(_unquoted(text) if entry.byte_strings else text)
+            cells.append(_unquoted(text) if isinstance(entry, ByteStrings) else text)
         check_pair(out.texts[0][-1], out.texts[1][-1], place)
         label = label_id(row[reader.label], ids)
         if label is None:
@@ -94,7 +95,7 @@ class _Reader:
     known: dict[tuple[str, ...], list[tuple[str, str]]] = field(default_factory=dict)
 
     @staticmethod
-    def of(task: Task, entry: OodSet, row: Row, source: str) -> "_Reader":
+    def of(task: Task, entry: OodBlock, row: Row, source: str) -> "_Reader":
         possible = columns(task, entry)
         first, second, label = (_column(row, names, source) for names in possible)
         accepted = {
@@ -142,7 +143,7 @@ def _column(row: Row, names: tuple[str, ...], source: str) -> str:
     raise UserError(f"{source}: has no column '{names[0]}'{nearest(names[0], there)}")
 
 
-def _subsets(task: Task, row: Row, names: tuple[str, ...], source: str) -> dict[str, list[str]]:
+def _subsets(task: Task, row: Row, names: Sequence[str], source: str) -> dict[str, list[str]]:
     """Empty columns for the subsets; a set of our own may lack them, one in JSON must have them."""
     for name in names:
         if task.defined and name not in row:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.configuration.robust_schema import RobustCompression
-from compress.configuration.task_schema import TaskBlock
+from compress.configuration.task_schema import HubBlock, OodBlock, TaskBlock
 from compress.data import reading
 from compress.data.reading import Row
-from compress.data.tasks import Hub, OodSet, Task, ood_set
+from compress.data.tasks import Task, ood_set, stems
 from compress.errors import UserError, nearest
 from compress.synthetic import generator
 
@@ -45,12 +45,13 @@ def find(block: TaskBlock, task: Task, split: str) -> Source:
     ood = ood_set(task, split.removeprefix("ood_")) if split.startswith("ood_") else None
     if task.name == "synthetic":
         return Source(f"synthetic {split}", _benchmark_rows(block, "ood" if ood else split))
-    place = ood.hub if ood else (task.train if split == "train" else task.dev)
+    given = ood.hub if ood else getattr(task, split)
+    place = given if isinstance(given, HubBlock) else None
     searched = [f for key, f in folders(block).items() if ood or key == "data_dir"]
-    if place is not None and task.defined and not (ood and ood.files):
+    if place is not None and task.defined and not (ood and ood.file):
         return _from_hub(place)
-    stems = _stems(task, split, ood)
-    found = [file for folder in searched if (file := reading.find(folder, stems)) is not None]
+    names = stems(task, split, ood)
+    found = [file for folder in searched if (file := reading.find(folder, names)) is not None]
     if len(found) > 1 and not found[0].samefile(found[1]):
         raise UserError(f"{found[0]} and {found[1]}: both are {split}; keep the one that is meant.")
     if found:
@@ -64,18 +65,18 @@ def find(block: TaskBlock, task: Task, split: str) -> Source:
         )
     where = " and ".join(map(str, searched))
     formats = ", ".join(reading.FORMATS)
-    other = [place for folder in searched for place in _like(folder, stems)]
+    other = [place for folder in searched for place in _like(folder, names)]
     raise UserError(
-        f"{where}: has no file {stems[0]} ({formats}, or those with .gz)"
+        f"{where}: has no file {names[0]} ({formats}, or those with .gz)"
         + (f"; {', '.join(other[:5])}." if other else ".")
     )
 
 
-def _like(folder: Path, stems: tuple[str, ...]) -> list[str]:
+def _like(folder: Path, names: tuple[str, ...]) -> list[str]:
     """What has the name of a split and is no file that can be read, each with the reason."""
     reasons = []
-    for stem in stems:
-        place = folder / stem
+    for name in names:
+        place = folder / name
         for path in sorted(place.parent.glob("*")):
             if path.name.startswith(f"{place.name}."):
                 why = "is a folder" if path.is_dir() else "is of another kind"
@@ -93,8 +94,8 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
     if block.data_dir is None:
         there |= {name for name, entry in task.ood.items() if entry.hub}
     for folder in folders(block).values():
-        there |= {n for n, e in task.ood.items() if _there(folder, _stems(task, f"ood_{n}", e))}
-        taken = {stem for entry in task.ood.values() for stem in entry.files}
+        there |= {n for n, e in task.ood.items() if _there(folder, stems(task, f"ood_{n}", e))}
+        taken = {stems(task, f"ood_{n}", e)[-1] for n, e in task.ood.items() if e.file}
         there |= {n for n in _plain(folder) if f"ood_{n}" not in taken}
     if wanted is None:
         if not there:
@@ -119,14 +120,14 @@ def absent_ood(config: RobustCompression, task: Task) -> dict[str, tuple[str, ..
     """
     if config.evaluation.ood is not None:
         return {}
-    known = {name: entry for name, entry in task.ood.items() if entry.hub or entry.files}
+    known = {name: entry for name, entry in task.ood.items() if entry.hub or entry.file}
     there = ood_names(config, task)
-    return {n: _stems(task, f"ood_{n}", entry) for n, entry in known.items() if n not in there}
+    return {n: stems(task, f"ood_{n}", entry) for n, entry in known.items() if n not in there}
 
 
-def _there(folder: Path, stems: tuple[str, ...]) -> bool:
+def _there(folder: Path, names: tuple[str, ...]) -> bool:
     """Whether a set has a file, or what should be one: `find` says what is wrong with that."""
-    return reading.find(folder, stems) is not None or bool(reading.named(folder, stems))
+    return reading.find(folder, names) is not None or bool(reading.named(folder, names))
 
 
 def folders(block: TaskBlock) -> dict[str, Path]:
@@ -154,19 +155,12 @@ def _is_folder(path: Path) -> bool:
 
 def files(block: TaskBlock, task: Task) -> list[Path]:
     """The files of the given folders that the task's splits may be read from, in sub-folders too."""
-    entries: dict[str, OodSet | None] = {"train": None, "dev": None}
+    entries: dict[str, OodBlock | None] = {"train": None, "dev": None}
     entries |= {f"ood_{name}": entry for name, entry in task.ood.items()}
-    stems = [stem for split, entry in entries.items() for stem in _stems(task, split, entry)]
-    given = [Path(name) for name in (block.data_dir, block.ood_dir) if name is not None]
-    named = [folder / (stem + s) for folder in given for stem in stems for s in reading.SUFFIXES]
+    names = [name for split, entry in entries.items() for name in stems(task, split, entry)]
+    given = [Path(folder) for folder in (block.data_dir, block.ood_dir) if folder is not None]
+    named = [folder / (name + s) for folder in given for name in names for s in reading.SUFFIXES]
     return [file for file in named if reading.is_file(file)]
-
-
-def _stems(task: Task, split: str, ood: OodSet | None) -> tuple[str, ...]:
-    """File names, without suffix, that a split may have."""
-    if ood is None:
-        return task.files.get(split, (split,))
-    return ood.files if task.defined and ood.files else (split, *ood.files)
 
 
 def _plain(folder: Path) -> set[str]:
@@ -183,11 +177,11 @@ def _plain(folder: Path) -> set[str]:
     return names
 
 
-def _from_hub(place: Hub) -> Source:
+def _from_hub(place: HubBlock) -> Source:
     return Source(f"{place.path} ({place.split})", enumerate(_hub_rows(place), start=1))
 
 
-def _hub_rows(place: Hub) -> Iterable[Row]:
+def _hub_rows(place: HubBlock) -> Iterable[Row]:
     """Rows of a hub split with class ids turned into words, so that its own id order is respected."""
     import datasets  # here, so that a wrong file name is known without the seconds that this takes
 

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.robust_schema import RobustCompression
+from compress.configuration.task_schema import OodBlock
 from compress.data import overlap, sources, tokens
 from compress.data.checking import Checked, check
-from compress.data.tasks import OodSet, Task, groups, of, ood_set
+from compress.data.tasks import Task, groups, of, ood_set
 from compress.errors import UserError
 
 UNSEEN = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
@@ -128,19 +129,19 @@ def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
     """
     block, task = config.task, of(config.task)
     places = sources.every(config, task)
-    own = OodSet(subsets=task.subsets)
+    own = OodBlock(subsets=task.subsets)
     train_rows = check(task, task.labels, places.pop("train"), own)
     labels = _labels(task, train_rows)
     _check_enough(block.train_samples, len(train_rows.labels))
-    every = _split(task, labels, train_rows, own)
+    every = _split(labels, train_rows, own)
     dev_rows = check(task, labels, places.pop("dev"), own)
-    dev = _split(task, labels, dev_rows, own)
+    dev = _split(labels, dev_rows, own)
     ood, sides = {}, {}
     for split, place in places.items():
         name = split.removeprefix("ood_")
         entry = ood_set(task, name)
         rows = check(task, entry.labels or labels, place, entry)
-        ood[name] = _split(task, labels, rows, entry)
+        ood[name] = _split(labels, rows, entry)
         sides[name] = overlap.Side(rows, ood[name].pair_keys(task.symmetric))
     keys = every.pair_keys(task.symmetric)
     whole = overlap.Side(train_rows, keys)
@@ -182,12 +183,12 @@ def _labels(task: Task, train: Checked) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _split(task: Task, labels: tuple[str, ...], rows: Checked, entry: OodSet) -> Split:
+def _split(labels: tuple[str, ...], rows: Checked, entry: OodBlock) -> Split:
     return Split(
         texts=rows.texts,
         labels=np.array(rows.labels, dtype=np.int64),
-        names=entry.labels or labels,
-        groups=groups(task, entry, labels),
+        names=tuple(entry.labels or labels),
+        groups=groups(entry, labels),
         subsets=rows.columns,
     )
 

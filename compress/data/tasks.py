@@ -1,164 +1,128 @@
-"""The tasks as a table: columns, labels, hub ids of train / dev / OOD, label maps of the OOD sets.
+"""The tasks: columns, labels, hub ids of train / dev / OOD, label maps of the OOD sets.
 
-A new task is a table entry, no code; `of` makes the same from `task.definition` in the user's JSON.
-Sources: Du et al. 2023, Sec. 3.2 and App. B; HANS: McCoy et al. 2019; Symmetric: Schuster et al. 2019;
-PAWS: Zhang et al. 2019. Hub ids are those served as parquet, because `datasets`
-no longer runs loading scripts.
+The shipped tasks are blocks of the same type as `task.definition` in the user's JSON, so a new one
+is an entry of the table, no code. Sources: Du et al. 2023, Sec. 3.2 and App. B; HANS: McCoy et al.
+2019; Symmetric: Schuster et al. 2019; PAWS: Zhang et al. 2019. Hub ids are those served as parquet,
+because `datasets` no longer runs loading scripts.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import Field
 
 from compress.configuration.task_schema import DefinitionBlock, HubBlock, OodBlock, TaskBlock
 from compress.data.reading import SUFFIXES
 from compress.errors import UserError, nearest
 
 
-@dataclass(frozen=True)
-class Hub:
-    """One split of a data set on the model hub."""
-
-    path: str
-    split: str
-    config: str | None = None
-    revision: str | None = None
-
-
-@dataclass(frozen=True)
-class OodSet:
-    """An out-of-distribution test set of a task, for evaluation only.
-
-    texts, label: names of the set's own columns (None: the task's); labels: its own labels in id order
-    (empty: the task's); collapse: task label -> set label; spellings: other words for a label in this
-    set; subsets: columns whose values, with the gold label, split the report; files: names (without
-    suffix) of published files read as they are, beside `ood_<name>`; byte_strings: texts are written
-    as b'...' there.
-    """
-
-    hub: Hub | None = None
-    texts: tuple[str, str] | None = None
-    label: str | None = None
-    labels: tuple[str, ...] = ()
-    collapse: Mapping[str, str] = field(default_factory=dict)
-    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    subsets: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    byte_strings: bool = False
-
-
-@dataclass(frozen=True)
-class Task:
-    """A sentence-pair classification task.
-
-    texts, label: names of the columns; labels: in id order; optional_labels: left out where train
-    has none of them; aliases: other names for columns and labels that files use; partial: which of the
-    texts a partial-input classifier sees (hypothesis, claim, first question); files: names of train
-    and dev in data_dir; keep: the text that truncation cuts last; symmetric: exchanging the texts makes
-    the same pair; defined: in the user's JSON.
-    """
+class Task(DefinitionBlock):
+    """A definition with its name, and what only a shipped task says."""
 
     name: str
-    texts: tuple[str, str]
-    labels: tuple[str, ...]
-    label: str = "label"
-    train: Hub | None = None
-    dev: Hub | None = None
-    ood: Mapping[str, OodSet] = field(default_factory=dict)
-    subsets: tuple[str, ...] = ()
-    optional_labels: tuple[str, ...] = ()
-    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    partial: int = 1
-    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    keep: int | None = None
-    symmetric: bool = False
+    subsets: list[str] = Field(default=[])
+    """Columns of train and dev by which the report splits their accuracy."""
+    optional_labels: list[str] = Field(default=[])
+    """The last of the labels, left out where train has no sample of them."""
+    columns: dict[str, list[str]] = Field(default={})
+    """Column -> other names that files have for it."""
+    keep: Literal[0, 1] | None = None
+    """The text that truncation cuts last; without one the longer text is cut first."""
     defined: bool = False
+    """Whether it is defined in the user's JSON: its files have the names given there and no others."""
 
 
-_NLI_COLUMNS = {
-    "premise": ("sentence1",),
-    "hypothesis": ("sentence2",),
-    "label": ("gold_label",),
-}
+class ByteStrings(OodBlock):
+    """An OOD set whose published file holds its texts as literals of byte strings, b'...'."""
 
-TASKS: dict[str, Task] = {
-    "synthetic": Task(
+
+_GLUE = "nyu-mll/glue"
+_FEVER = "pietrolesci/nli_fever"
+_PAWS = "google-research-datasets/paws"
+_SHIPPED = (
+    Task(
         name="synthetic",
-        texts=("premise", "hypothesis"),
-        labels=("entailment", "not_entailment"),
-        ood={"synthetic": OodSet(subsets=("structure",))},
-        subsets=("alignment",),
+        texts=["premise", "hypothesis"],
+        labels=["entailment", "not_entailment"],
+        ood={"synthetic": OodBlock(subsets=["structure"])},
+        subsets=["alignment"],
     ),
-    "mnli": Task(
+    Task(
         name="mnli",
-        texts=("premise", "hypothesis"),
-        labels=("entailment", "neutral", "contradiction"),
-        train=Hub("nyu-mll/glue", "train", config="mnli"),
-        dev=Hub("nyu-mll/glue", "validation_matched", config="mnli"),
+        texts=["premise", "hypothesis"],
+        labels=["entailment", "neutral", "contradiction"],
+        train=HubBlock(path=_GLUE, split="train", config="mnli"),
+        dev=HubBlock(path=_GLUE, split="validation_matched", config="mnli"),
         ood={
-            "hans": OodSet(
-                hub=Hub("jhu-cogsci/hans", "validation", revision="refs/convert/parquet"),
-                labels=("entailment", "not_entailment"),
-                collapse={
+            "hans": OodBlock(
+                file="heuristics_evaluation_set",
+                hub=HubBlock(
+                    path="jhu-cogsci/hans", split="validation", revision="refs/convert/parquet"
+                ),
+                labels=["entailment", "not_entailment"],
+                label_map={
                     "entailment": "entailment",
                     "neutral": "not_entailment",
                     "contradiction": "not_entailment",
                 },
-                subsets=("heuristic",),
-                files=("heuristics_evaluation_set",),
+                spellings={"not_entailment": ["non_entailment"]},
+                subsets=["heuristic"],
             ),
-            "stress": OodSet(subsets=("test",)),
+            "stress": OodBlock(subsets=["test"]),
         },
-        aliases={**_NLI_COLUMNS, "not_entailment": ("non_entailment",)},
+        columns={"premise": ["sentence1"], "hypothesis": ["sentence2"], "label": ["gold_label"]},
     ),
-    "fever": Task(
+    Task(
         name="fever",
-        texts=("claim", "evidence"),
-        labels=("SUPPORTS", "REFUTES", "NOT ENOUGH INFO"),
-        train=Hub("pietrolesci/nli_fever", "train"),
-        dev=Hub("pietrolesci/nli_fever", "dev"),
+        texts=["claim", "evidence"],
+        labels=["SUPPORTS", "REFUTES", "NOT ENOUGH INFO"],
+        train=HubBlock(path=_FEVER, split="train"),
+        dev=HubBlock(path=_FEVER, split="dev"),
         ood={
-            "sym1": OodSet(files=("fever_symmetric_generated",)),
-            "sym2": OodSet(files=("fever_symmetric_test",)),
+            "sym1": OodBlock(file="fever_symmetric_generated"),
+            "sym2": OodBlock(file="fever_symmetric_test"),
         },
-        optional_labels=("NOT ENOUGH INFO",),
+        optional_labels=["NOT ENOUGH INFO"],
         partial=0,
         keep=0,
-        aliases={
-            "claim": ("premise",),
-            "evidence": ("evidence_sentence", "hypothesis"),
-            "label": ("gold_label", "fever_gold_label"),
-            "SUPPORTS": ("entailment",),
-            "REFUTES": ("contradiction",),
-            "NOT ENOUGH INFO": ("neutral", "NEI"),
+        columns={
+            "claim": ["premise"],
+            "evidence": ["evidence_sentence", "hypothesis"],
+            "label": ["gold_label", "fever_gold_label"],
+        },
+        spellings={
+            "SUPPORTS": ["entailment"],
+            "REFUTES": ["contradiction"],
+            "NOT ENOUGH INFO": ["neutral", "NEI"],
         },
     ),
-    "qqp": Task(
+    Task(
         name="qqp",
-        texts=("question1", "question2"),
-        labels=("not_duplicate", "duplicate"),
-        train=Hub("nyu-mll/glue", "train", config="qqp"),
-        dev=Hub("nyu-mll/glue", "validation", config="qqp"),
+        texts=["question1", "question2"],
+        labels=["not_duplicate", "duplicate"],
+        train=HubBlock(path=_GLUE, split="train", config="qqp"),
+        dev=HubBlock(path=_GLUE, split="validation", config="qqp"),
         ood={
-            "paws_qqp": OodSet(files=("dev_and_test",), byte_strings=True),
-            "paws_wiki": OodSet(
-                hub=Hub("google-research-datasets/paws", "test", config="labeled_final")
-            ),
+            "paws_qqp": ByteStrings(file="dev_and_test"),
+            "paws_wiki": OodBlock(hub=HubBlock(path=_PAWS, split="test", config="labeled_final")),
         },
-        aliases={
-            "question1": ("sentence1",),
-            "question2": ("sentence2",),
-            "label": ("is_duplicate",),
+        columns={
+            "question1": ["sentence1"],
+            "question2": ["sentence2"],
+            "label": ["is_duplicate"],
         },
         partial=0,
         symmetric=True,
     ),
-}
+)
+TASKS = {task.name: task for task in _SHIPPED}
 
 
 def of(block: TaskBlock) -> Task:
     """The task that a configuration names or defines.
 
-    Raises UserError if there is none of this name, or if its definition does not hold together.
+    Raises UserError if there is none of this name, or if its definition does not hold together; its
+    sentence names the key below `task.definition`.
     """
     if block.definition is not None:
         return _defined(block.name, block.definition)
@@ -171,7 +135,6 @@ def of(block: TaskBlock) -> Task:
 
 
 def _defined(name: str, block: DefinitionBlock) -> Task:
-    """A task of the user's own; every sentence names the key below `task.definition`."""
     key = "robust_compression.task.definition"
     if name in TASKS:
         raise UserError(f"robust_compression.task.name: '{name}' is taken by a task of the program.")
@@ -181,24 +144,13 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
             raise UserError(f"{key}.spellings: '{label}' is no label{nearest(label, block.labels)}")
     words = [w for label in block.labels for w in (label, *block.spellings.get(label, ()))]
     _check_distinct(f"{key}.labels", words)
-    places = {split: getattr(block, split) for split in ("train", "dev")}
-    return Task(
-        name=name,
-        texts=_pair(block.texts),
-        labels=tuple(block.labels),
-        label=block.label,
-        train=_hub(places["train"]),
-        dev=_hub(places["dev"]),
-        ood={n: _defined_ood(f"{key}.ood.{n}", n, entry, block) for n, entry in block.ood.items()},
-        aliases=_spellings(block.spellings),
-        partial=block.partial,
-        symmetric=block.symmetric,
-        files={split: (_stem(p),) for split, p in places.items() if isinstance(p, str)},
-        defined=True,
-    )
+    for set_name, entry in block.ood.items():
+        _check_ood(f"{key}.ood.{set_name}", entry, block)
+    return Task(name=name, defined=True, **dict(block))
 
 
-def _defined_ood(key: str, name: str, block: OodBlock, task: DefinitionBlock) -> OodSet:
+def _check_ood(key: str, block: OodBlock, task: DefinitionBlock) -> None:
+    """Raise UserError if an OOD set of a definition does not hold together with it."""
     if (block.labels is None) != (block.label_map is None):
         missing = "labels" if block.labels is None else "label_map"
         raise UserError(f"{key}.{missing}: is missing; labels and label_map belong together.")
@@ -214,16 +166,6 @@ def _defined_ood(key: str, name: str, block: OodBlock, task: DefinitionBlock) ->
                 raise UserError(f"{key}.label_map: '{counts_as}' is none of the set's labels.")
     _check_columns(key, block.texts or task.texts, block.label or task.label)
     _check_spellings(key, block, task)
-    return OodSet(
-        hub=_hub(block.hub),
-        texts=_pair(block.texts) if block.texts else None,
-        label=block.label,
-        labels=tuple(block.labels or ()),
-        collapse=block.label_map or {},
-        spellings=_spellings(block.spellings),
-        subsets=tuple(block.subsets),
-        files=(_stem(block.file),) if block.file else (),
-    )
 
 
 def _check_spellings(key: str, block: OodBlock, task: DefinitionBlock) -> None:
@@ -242,24 +184,6 @@ def _check_spellings(key: str, block: OodBlock, task: DefinitionBlock) -> None:
     _check_distinct(f"{key}.{'spellings' if block.spellings else 'labels'}", words)
 
 
-def _pair(texts: Sequence[str]) -> tuple[str, str]:
-    return texts[0], texts[1]
-
-
-def _spellings(words: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    return {label: tuple(others) for label, others in words.items()}
-
-
-def _hub(block: HubBlock | str | None) -> Hub | None:
-    return Hub(**block.model_dump()) if isinstance(block, HubBlock) else None
-
-
-def _stem(name: str) -> str:
-    """A file name without the suffixes that can be read."""
-    endings = [suffix for suffix in SUFFIXES if name.endswith(suffix)]
-    return name.removesuffix(max(endings, key=len, default=""))
-
-
 def _check_columns(key: str, texts: Sequence[str], label: str) -> None:
     if texts[0] == texts[1]:
         raise UserError(f"{key}.texts: names the column '{texts[0]}' twice.")
@@ -274,22 +198,35 @@ def _check_distinct(key: str, words: Sequence[str]) -> None:
             raise UserError(f"{key}: '{word}' stands for two labels, or twice.")
 
 
-def ood_set(task: Task, name: str) -> OodSet:
+def stems(task: Task, split: str, entry: OodBlock | None) -> tuple[str, ...]:
+    """File names, without suffix, that a split may have; entry: of an OOD set.
+
+    A shipped OOD set may have the name of its published file or `ood_<name>`.
+    """
+    name = getattr(task, split) if entry is None else entry.file
+    if not isinstance(name, str):
+        return (split,)
+    endings = [suffix for suffix in SUFFIXES if name.endswith(suffix)]
+    stem = name.removesuffix(max(endings, key=len, default=""))
+    return (stem,) if task.defined or entry is None else (split, stem)
+
+
+def ood_set(task: Task, name: str) -> OodBlock:
     """The table entry of an OOD set, or a plain one with the task's own labels."""
-    return task.ood.get(name, OodSet())
+    return task.ood.get(name, OodBlock())
 
 
-def columns(task: Task, entry: OodSet) -> list[tuple[str, ...]]:
+def columns(task: Task, entry: OodBlock) -> list[tuple[str, ...]]:
     """Of the two texts and the label, the names that their columns may have, the proper one first."""
     own = (*(entry.texts or (None, None)), entry.label)
     return [
-        (given,) if given is not None else (name, *task.aliases.get(name, ()))
+        (given,) if given is not None else (name, *task.columns.get(name, ()))
         for given, name in zip(own, (*task.texts, task.label), strict=True)
     ]
 
 
 def label_ids(
-    task: Task, labels: tuple[str, ...], more: Mapping[str, tuple[str, ...]] | None = None
+    task: Task, labels: Sequence[str], more: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, int]:
     """Every spelling of the labels, normalised by `spelling`, -> class id.
 
@@ -299,7 +236,7 @@ def label_ids(
     words = {
         spelling(word): number
         for number, label in enumerate(labels)
-        for word in (label, *task.aliases.get(label, ()), *(more or {}).get(label, ()))
+        for word in (label, *task.spellings.get(label, ()), *(more or {}).get(label, ()))
     }
     if any(word.lstrip("_").isdigit() for word in words):
         return words
@@ -311,8 +248,8 @@ def spelling(label: object) -> str:
     return str(label).strip().lower().replace("-", "_").replace(" ", "_")
 
 
-def groups(task: Task, ood: OodSet, labels: tuple[str, ...]) -> tuple[int, ...]:
+def groups(ood: OodBlock, labels: Sequence[str]) -> tuple[int, ...]:
     """For each class id of the model the class id of the OOD set that it counts as."""
-    if not ood.labels:
+    if ood.labels is None or ood.label_map is None:
         return tuple(range(len(labels)))
-    return tuple(ood.labels.index(ood.collapse[label]) for label in labels)
+    return tuple(ood.labels.index(ood.label_map[label]) for label in labels)

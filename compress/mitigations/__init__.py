@@ -28,19 +28,20 @@ FILES = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name
 MITIGATIONS = {file: _only_class(file) for file in FILES}
 """Name of a hook -> its settings and arithmetic."""
 USER = MITIGATIONS.pop("user")
+USERS_OWN = "module:function"
 
 
 def _tag(values: Any) -> str:  # noqa: ANN401  any JSON value, or a block
     hook = values.get("hook", "") if isinstance(values, Mapping) else getattr(values, "hook", "")
     if not isinstance(hook, str) or hook not in MITIGATIONS:
-        return ":" if isinstance(hook, str) and ":" in hook else ""
+        return USERS_OWN if isinstance(hook, str) and ":" in hook else ""
     return hook
 
 
 if TYPE_CHECKING:
     Loss = Mitigation
 else:
-    _BY_TAG = {"": NoLoss, ":": USER, **MITIGATIONS}
+    _BY_TAG = {"": NoLoss, USERS_OWN: USER, **MITIGATIONS}
     _MEMBERS = tuple(Annotated[block, Tag(tag)] for tag, block in _BY_TAG.items())
     Loss = Annotated[Union[_MEMBERS], Discriminator(_tag)]  # noqa: UP007  a union of a tuple
 

@@ -4,6 +4,8 @@ A sentence names `robust_compression.loss.hook`, the function, and the line of t
 traceback through this program would help nobody.
 """
 
+from __future__ import annotations
+
 import importlib
 import inspect
 import sysconfig
@@ -11,13 +13,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from compress import memory
 from compress.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEY = "robust_compression.loss.hook"
 PACKAGE = Path(__file__).parents[1]
@@ -36,9 +37,10 @@ def load(hook: str, names: Sequence[str]) -> Function:
     path, _, name = hook.partition(":")
     try:
         module = importlib.import_module(path)
-    except (KeyboardInterrupt, torch.OutOfMemoryError):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  a module may also call sys.exit
+        _raise_if_memory(error)
         raise refusal(hook, f"cannot be imported ({_described(error)})") from None
     if not hasattr(module, name):
         raise refusal(hook, f"cannot be imported ({_missing(module, name)})")
@@ -50,11 +52,6 @@ def load(hook: str, names: Sequence[str]) -> Function:
         takes = f"takes {inspect.signature(function)}, but {called} ({place(function)})"
         raise refusal(hook, takes)
     return function
-
-
-def parameters(function: Function) -> list[str]:
-    """Names of its parameters."""
-    return list(inspect.signature(function).parameters)
 
 
 def can_take(function: Function, names: Sequence[str]) -> bool:
@@ -72,16 +69,25 @@ def call(hook: str, function: Function, *arguments: object) -> object:
         return function(*arguments)
     except (KeyboardInterrupt, UserError):
         raise
-    except BaseException as error:  # it may call sys.exit
-        if memory.exhausted(error):
-            raise
+    except BaseException as error:  # noqa: BLE001  it may call sys.exit
+        _raise_if_memory(error)
         raise refusal(hook, f"raises {_described(error)}") from None
+
+
+def _raise_if_memory(error: BaseException) -> None:
+    """Raise the error again if memory does not suffice, which is no mistake of the function."""
+    from compress import memory
+
+    if memory.exhausted(error):
+        raise error
 
 
 def checked(hook: str, function: Function, returned: object, labels: Tensor) -> Tensor:
     """The losses [B] that a function returned for labels [B]; UserError if they are nothing such."""
+    import torch
+
     wanted = f"one loss per sample is a tensor of shape {list(labels.shape)}"
-    if not isinstance(returned, Tensor):
+    if not isinstance(returned, torch.Tensor):
         what = "None" if returned is None else f"a {type(returned).__name__}"
         wrong = f"returned {what}, but {wanted}"
     elif returned.layout != torch.strided:

@@ -12,7 +12,6 @@ from compress.errors import UserError
 from compress.methods import Method
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     from compress.configuration.config import Config
     from compress.microbatch import Batch, SampleData
 
-    Array = NDArray[np.float64]
+    Array = NDArray[Any]
+else:  # names for the annotations of the other files, which need not load torch either
+    Array = Batch = Tensor = Any
 
 
 class Mitigation(Block, Method):
@@ -49,17 +50,13 @@ class Mitigation(Block, Method):
         sources = [integrity.digest(file) for file in self.files()]
         return {**self.model_dump(by_alias=True), **({"sources": sources} if sources else {})}
 
-    def sample_data(
-        self, teacher: NDArray[np.float32], difficulty: Array | None, alpha: float
-    ) -> SampleData:
+    def sample_data(self, teacher: Array, difficulty: Array | None, alpha: float) -> SampleData:
         """What is known of the training samples; teacher: probabilities [N, C]; difficulty: d [N]."""
         from compress.microbatch import SampleData
 
         return SampleData(teacher, difficulty, alpha=alpha)
 
-    def difficulty_of_mistakes(
-        self, probabilities: NDArray[np.floating], labels: NDArray[np.int64]
-    ) -> Array:
+    def difficulty_of_mistakes(self, probabilities: Array, labels: Array) -> Array:
         """d [N] from a first model's probabilities [N, C]; for those that need "mistakes"."""
         raise NotImplementedError
 
@@ -140,9 +137,7 @@ class Weighting(Mitigation):
     max_weight: Annotated[float, Field(ge=1)] | None = None
     """No sample counts more than this many times the mean; null: no bound."""
 
-    def sample_data(
-        self, teacher: NDArray[np.float32], difficulty: Array | None, alpha: float
-    ) -> SampleData:
+    def sample_data(self, teacher: Array, difficulty: Array | None, alpha: float) -> SampleData:
         """With the mean and the bound of the weights.
 
         Raises UserError if no weights of mean 1 stay within `max_weight`.

@@ -1,19 +1,10 @@
 """Distillation from the teacher as it is (Du et al. 2023, Eq. 3 with s = p)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from compress.mitigations._shared import Lambda
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress.microbatch import Batch
+from compress.mitigations._shared import Batch, Lambda, Tensor
 
 
 class Distil(Lambda):
-    """Plain distillation."""
+    """Distillation from the teacher as it is."""
 
     needs = frozenset({"teacher"})
 

@@ -4,24 +4,14 @@
 over the batch of all ranks. The weights are constants for the gradient: the paper does not say.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from compress.mitigations._shared import Gamma
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress.microbatch import Batch
-
+from compress.mitigations._shared import Batch, Gamma, Tensor
 
 SMALLEST = 2.0**-126
 """The smallest normal float32."""
 
 
 class Focal(Gamma):
-    """The focal loss."""
+    """Batch-normalised focal loss: samples that the student solves weigh less."""
 
     needs = frozenset({"batch_mean"})
 

@@ -4,25 +4,16 @@ A first model is fine-tuned for a few epochs; the samples that it misclassifies 
 the others, mean 1.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from compress.configuration.blocks import Epochs
-from compress.mitigations._shared import Weighting
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from compress.microbatch import Batch
+from compress.mitigations._shared import Array, Batch, Tensor, Weighting
 
 
 class JustTrainTwice(Weighting):
-    """Cross-entropy weighted by a first model's mistakes."""
+    """Just train twice: the mistakes of a first model weigh more."""
 
     needs = frozenset({"mistakes"})
     first_epochs: Epochs = 2
@@ -35,9 +26,7 @@ class JustTrainTwice(Weighting):
         """Epochs of the first model."""
         return self.first_epochs
 
-    def difficulty_of_mistakes(
-        self, probabilities: NDArray[np.floating], labels: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def difficulty_of_mistakes(self, probabilities: Array, labels: Array) -> Array:
         """1 for a mistake, else 1 / upweight: probabilities [N, C], labels [N] -> d [N]."""
         from compress import uncertainty
 

@@ -1,19 +1,10 @@
 """Robust model compression (Du et al. 2023, Sec. 5.2): the teacher is smoothed by difficulty."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from compress.mitigations._shared import FromDifficulty, Lambda
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress.microbatch import Batch
+from compress.mitigations._shared import Batch, FromDifficulty, Lambda, Tensor
 
 
 class Rmc(FromDifficulty, Lambda):
-    """Distillation with a d of each sample."""
+    """Robust model compression: distillation from a teacher that is smoothed by difficulty."""
 
     needs = frozenset({"teacher", "difficulty"})
 

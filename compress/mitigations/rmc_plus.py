@@ -4,20 +4,11 @@ lambda_i = lambda max(floor, 1 - (d_i - alpha) / (1 - alpha)); it sets in over t
 sample weights do. Ours.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from compress.mitigations._shared import Floor, FromDifficulty, Lambda, Weighting
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress.microbatch import Batch
+from compress.mitigations._shared import Batch, Floor, FromDifficulty, Lambda, Tensor, Weighting
 
 
 class RmcPlus(FromDifficulty, Lambda, Floor, Weighting):
-    """Weighted distillation with d and lambda of each sample."""
+    """`rmc_weighted` with a lambda of each sample: the hard follow the gold label."""
 
     needs = frozenset({"teacher", "difficulty"})
 

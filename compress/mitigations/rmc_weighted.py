@@ -1,19 +1,10 @@
 """`rmc` with every sample weighted by its difficulty, mean 1 over the training set. Ours."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from compress.mitigations._shared import FromDifficulty, Lambda, Weighting
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress.microbatch import Batch
+from compress.mitigations._shared import Batch, FromDifficulty, Lambda, Tensor, Weighting
 
 
 class RmcWeighted(FromDifficulty, Lambda, Weighting):
-    """Weighted distillation with a d of each sample."""
+    """`rmc` with every sample weighted by its difficulty."""
 
     needs = frozenset({"teacher", "difficulty"})
 

@@ -1,19 +1,10 @@
 """Distillation from a teacher smoothed alike for all samples (Du et al. 2023, Sec. 6.2: 0.9)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from compress.mitigations._shared import Lambda, Smoothing
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress.microbatch import Batch
+from compress.mitigations._shared import Batch, Lambda, Smoothing, Tensor
 
 
 class Smooth(Lambda, Smoothing):
-    """Distillation with one d for all samples."""
+    """Distillation from a teacher that is smoothed alike for all samples."""
 
     needs = frozenset({"teacher"})
 

@@ -8,6 +8,7 @@ Whatever is wrong with it is one sentence, found on random batches before anythi
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import UserError
+from compress.mitigations import _function
 from compress.mitigations._shared import (
     Floor,
     FromDifficulty,
@@ -39,7 +41,7 @@ PARAMETERS = ("logits", "labels", "teacher", "difficulty", "weights")
 
 
 class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
-    """A function of the user's; it may use every scalar but those of `jtt`."""
+    """A function of your own, `package.module:function`; see docs/mitigations.md."""
 
     needs = frozenset({"teacher", "difficulty"})
 
@@ -51,15 +53,11 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
     @cached_property
     def function(self) -> Callable[..., object]:
         """The imported function; UserError if it cannot be used."""
-        from compress.mitigations import _function
-
         return _function.load(self.hook, PARAMETERS)
 
     @cached_property
     def takes_batch(self) -> bool:
         """Whether the function is called with the `Batch`."""
-        from compress.mitigations import _function
-
         return not _function.can_take(self.function, PARAMETERS)
 
     def uses(self, what: str) -> bool:
@@ -68,18 +66,14 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
         A function of the `Batch` has no such parameter; it may have an attribute `needs` instead, a
         set of "teacher" and "difficulty".
         """
-        from compress.mitigations import _function
-
         if what == "difficulty":
-            names, place = _function.parameters(self.function), PARAMETERS.index(what)
-            ignored = len(names) > place and names[place].startswith("_")
+            names = [*inspect.signature(self.function).parameters, *PARAMETERS]
+            ignored = not self.takes_batch and names[PARAMETERS.index(what)].startswith("_")
             return not ignored and what in getattr(self.function, "needs", self.needs)
         return super().uses(what)
 
     def files(self) -> list[Path]:
         """The file in which the function is written."""
-        from compress.mitigations import _function
-
         return [_function.source(self.function)]
 
     def locate(self) -> None:
@@ -106,8 +100,6 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
 
         Raises UserError if it fails (except for memory), or returns no loss of each sample.
         """
-        from compress.mitigations import _function
-
         arguments: tuple[Any, ...] = (replace(batch, settings=self),)
         if not self.takes_batch:
             given = (batch.logits, batch.labels, batch.teacher, batch.difficulty)

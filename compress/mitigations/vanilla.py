@@ -1,19 +1,10 @@
 """Cross-entropy with the gold label, -log q_y (Du et al. 2023, Sec. 6.2)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from compress.mitigations._shared import Mitigation
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress.microbatch import Batch
+from compress.mitigations._shared import Batch, Mitigation, Tensor
 
 
 class Vanilla(Mitigation):
-    """The plain loss."""
+    """Cross-entropy with the gold label."""
 
     def loss(self, batch: Batch) -> Tensor:
         """-log q_y, [B]."""

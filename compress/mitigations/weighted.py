@@ -1,19 +1,10 @@
 """Cross-entropy weighted by difficulty, without a teacher: how much is re-weighting alone? Ours."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from compress.mitigations._shared import FromDifficulty, Weighting
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress.microbatch import Batch
+from compress.mitigations._shared import Batch, FromDifficulty, Tensor, Weighting
 
 
 class Weighted(FromDifficulty, Weighting):
-    """Re-weighting alone."""
+    """Cross-entropy weighted by difficulty, without a teacher."""
 
     needs = frozenset({"difficulty"})
 

@@ -106,7 +106,7 @@ def find(
             raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
         return Order(tuple(range(len(labels))), len(labels))
     theirs = names(path, config)
-    if tuple(theirs) == labels:
+    if list(theirs) == list(labels):
         return Order(tuple(range(len(labels))), len(labels))
     found, note = _labels(theirs, labels, task)
     if len(theirs) != len(labels) and (None in found or not set(labels) <= set(found)):
@@ -126,11 +126,11 @@ def _labels(
     theirs: Sequence[str], labels: tuple[str, ...], task: Task | None
 ) -> tuple[list[str | None], str | None]:
     """For each output the label of the task, None for an unknown name; and what is to be said of it."""
-    known = task.labels if task else labels
+    known: Sequence[str] = task.labels if task else labels
     words = {
         spelling(word): label
         for label in known
-        for word in (label, *(task.aliases.get(label, ()) if task else ()))
+        for word in (label, *(task.spellings.get(label, ()) if task else ()))
     }
     found = [words.get(spelling(name)) for name in theirs]
     numbers = [int(match[1]) for match in map(_number_of, theirs) if match]

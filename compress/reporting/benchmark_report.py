@@ -21,7 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compress import artefacts
-from compress.reporting.figures import OTHER_COLOURS, printable
+from compress.reporting import tables
+from compress.reporting.figures import OTHER_COLOURS
+from compress.reporting.numbers import printable
 from compress.versions import installed
 
 FOOTNOTE = (
@@ -138,7 +140,16 @@ def markdown(
     small += [(m.name, f"{m.parameters:,}", f"{m.nonzero:,}", m.path) for m in sizes]
     large = [HEADER, *(_cells(row) for row in figures)]
     note = f"Compared with {sizes[0].name}. {FOOTNOTE}"
-    return "\n\n".join([f"{listed}.", _table(small), _table(large), note]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"{listed}.",
+                *(tables.markdown(rows, tables.pipes, padded=True) for rows in (small, large)),
+                note,
+            ]
+        )
+        + "\n"
+    )
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -153,16 +164,6 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['speedup']:.2f}",
         f"{row['flop_ratio']:.2f}",
         f"{100 * row['reached']:.0f} %",
-    )
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its columns padded so that it can be read on a terminal too."""
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        f"| {' | '.join(c.ljust(w) for c, w in zip(line, widths, strict=True))} |" for line in cells
     )
 
 

@@ -5,7 +5,7 @@ writer, Markdown is escaped. Nothing of the user's data stands in it, and no pat
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -41,7 +41,7 @@ class About:
     source: Path
     teacher: str
     trained: bool
-    texts: tuple[str, str]
+    texts: Sequence[str]
     compression: str
     mitigation: str
     seed: int

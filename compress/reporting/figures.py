@@ -26,6 +26,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from compress.reporting.numbers import printable
+
 TEACHER, STUDENT = "#8A929C", "#0072B2"
 GROUP_COLOURS = {"aligned": "#56B4E9", "conflicting": "#D55E00"}
 OTHER_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00")
@@ -238,11 +240,6 @@ def _paired(sides: Sequence[Mapping[str, Any] | None], prefix: str) -> list[Subs
         samples = first.get("samples", second.get("samples"))
         rows.append(Subset(prefix + name, first.get("accuracy"), second.get("accuracy"), samples))
     return rows
-
-
-def printable(text: str) -> str:
-    """Return the text on one line, without the control characters that XML forbids."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 def svg(figure: Figure, name: str) -> str:

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from compress.reporting.figures import printable
+from compress.reporting import tables
+from compress.reporting.numbers import printable
 
 _ACTIVE = re.compile(r"[\\`*\[\]|~$^]|(?<![^\W_])_|_(?![^\W_])|(?<=\w)(?=://)")
 _FIRST = re.compile(r"^(?=[#+=-])|(?<=^\d)(?=[.)](?:\s|$))")
@@ -22,6 +23,4 @@ def cell(name: str) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table of plain texts; the first row is the header."""
-    lines = [list(map(cell, rows[0])), ["---"] * len(rows[0])]
-    lines += [list(map(cell, row)) for row in rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return tables.markdown(rows, cell)

@@ -3,6 +3,7 @@
 Differences are taken between the numbers as shown, so that a reader who subtracts gets the same.
 """
 
+import math
 from collections.abc import Sequence
 
 MEGABYTE = 1_000_000
@@ -13,9 +14,14 @@ def percent(fraction: float | None) -> str:
     return "n/a" if fraction is None else f"{100 * fraction:.1f}"
 
 
+def fixed(value: float, digits: int) -> str:
+    """Return a number with that many decimals and a hyphen as minus sign; "n/a" if not finite."""
+    return f"{round(value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else "n/a"
+
+
 def number(value: float | None) -> str:
     """Return a ratio with three decimals and a real minus sign; "n/a" for None."""
-    return "n/a" if value is None else f"{round(value, 3) + 0.0:.3f}".replace("-", "−")
+    return "n/a" if value is None else fixed(value, 3).replace("-", "−")
 
 
 def plus(value: float) -> str:
@@ -73,3 +79,21 @@ def duration(seconds: float | None) -> str:
     if minutes < 120:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def printable(text: str) -> str:
+    """Return the text on one line, without the control characters that XML forbids."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def measure(value: float) -> str:
+    """Return a number with three significant digits, in scientific notation below 0.001."""
+    return f"{value:#.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+
+
+def shorten(text: str, most: int = 360) -> str:
+    """Return the text, cut at a word and marked with an ellipsis where it is longer than `most`."""
+    if len(text) <= most:
+        return text
+    start = text[: most - 40]
+    return (start.rsplit(None, 1)[0] if any(map(str.isspace, start)) else start) + " …"

@@ -18,16 +18,14 @@ Delta_student / Delta_teacher, where the 95 % interval of Delta_teacher lies abo
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from compress import artefacts, provenance
-from compress.reporting import numbers, summary
+from compress import provenance
+from compress.reporting import numbers, page, summary
 from compress.reporting.figures import (
     bar_chart,
     dev_subsets,
@@ -37,7 +35,6 @@ from compress.reporting.figures import (
     ood_subsets,
 )
 
-LONGEST_TEXT = 360
 _RUN_KEYS = (
     *("task", "seed", "compression", "mitigation", "teacher", "student", "notes", "samples"),
     *("set_sizes", "at_chance", "vanished"),
@@ -121,26 +118,9 @@ def write_report(
     """
     summary.require(metrics, _RUN_KEYS, "")
     summary.check(metrics)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "percent": numbers.percent,
-        "number": numbers.number,
-        "interval": numbers.interval,
-        "count": numbers.count,
-        "signed": numbers.signed,
-        "megabytes": numbers.megabytes,
-        "significant": numbers.significant,
-        "duration": numbers.duration,
-        "shorten": _shorten,
-        "measure": lambda value: f"{value:#.3g}" if abs(value) >= 1e-3 else f"{value:.1e}",
-    }
-    source = (
-        resources.files("compress.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
     subsets = ood_subsets(metrics)
-    page = environment.from_string(source).render(
+    text = page.render(
+        "report.html.j2",
         metrics=metrics,
         teacher=metrics["teacher"],
         student=metrics["student"],
@@ -164,8 +144,7 @@ def write_report(
         unscored=0 if difficulty is None else int((~np.isfinite(difficulty.variance)).sum()),
         config=json.dumps(config, indent=2, ensure_ascii=False, default=str),
     )
-    with artefacts.replacing(path) as temporary:
-        temporary.write_bytes(page.encode("utf-8", errors="replace"))
+    page.write(path, text)
 
 
 def figures(metrics: Mapping[str, Any], difficulty: DifficultyView | None) -> dict[str, str]:
@@ -194,14 +173,6 @@ def figures(metrics: Mapping[str, Any], difficulty: DifficultyView | None) -> di
     if np.isfinite(difficulty.mean_loss).any():
         drawn["sparsity"] = line_chart("sparsity", difficulty.sparsities, difficulty.mean_loss)
     return drawn
-
-
-def _shorten(text: str) -> str:
-    """Return the text, cut at a word and marked with an ellipsis where it is too long."""
-    if len(text) <= LONGEST_TEXT:
-        return text
-    start = text[: LONGEST_TEXT - 40]
-    return (start.rsplit(None, 1)[0] if any(map(str.isspace, start)) else start) + " …"
 
 
 def _medians(view: DifficultyView | None) -> list[tuple[str, int, float, float]]:

@@ -7,7 +7,7 @@ names a required key that is missing.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.reporting.figures import printable
+from compress.reporting import tables
 from compress.reporting.numbers import (
     amount,
     interval,
@@ -16,6 +16,7 @@ from compress.reporting.numbers import (
     percent,
     plus,
     points,
+    printable,
     significant,
 )
 from compress.scoring import bias
@@ -53,9 +54,7 @@ def table(metrics: Metrics) -> str:
 
     Three aligned lines (and one that says why where F_bias is n/a), no newline at the end.
     """
-    rows = cells(metrics)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
+    lines = tables.aligned(cells(metrics))
     if metrics.get("f_bias") is None:
         lines.append(f"F_bias n/a: {f_bias_reason(metrics)}")
     return "\n".join(lines).replace("−", "-")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from compress import artefacts, provenance, versions
 from compress.errors import UserError, fail
-from compress.study import launch, plan, result_rows, run_order, study_report
+from compress.reporting import study_report
+from compress.study import launch, plan, result_rows, run_order
 
 RUNNING = {f"--{key}": key for key in ("shard", "jobs", "processes", "launcher", "list")}
 RUNNING |= {"--set": "overrides", "--accept_versions": "accept_versions"}

@@ -5,40 +5,14 @@ teacher is not above the majority class).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from compress.reporting.estimates import DIGITS, NONE, count, number, percent, signed, spread
+from compress.reporting.tables import Table
 from compress.study import published
 from compress.study.analysis import Model, Task
-from compress.study.cells import DIGITS, NONE, count, number, percent, signed, spread
 
 TEACHERS = "Delta - teacher"
 COMPARED = ("dev", "OOD", "Delta", "F_bias")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A caption, a header, rows of cells; without rows the caption stands alone."""
-
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-
-    def markdown(self) -> str:
-        """The table in Markdown; text that would end a cell or a row is escaped."""
-        if not self.rows:
-            return ""
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    """A cell's text in Markdown, on one line."""
-    return inert(" ".join(cell.replace("\\", r"\\").replace("|", r"\|").split("\n")))
-
-
-def inert(text: str) -> str:
-    """A text for Markdown without HTML in it."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def all_of(task: Task) -> list[Table]:

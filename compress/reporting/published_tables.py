@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from compress.reporting.estimates import NONE, number, percent, signed
+from compress.reporting.numbers import fixed
+from compress.reporting.study_tables import TEACHERS, label, marked, without_bias
+from compress.reporting.tables import Table
 from compress.study import published
 from compress.study.analysis import BASELINE, Figures, Model, Task, mean_of
-from compress.study.cells import NONE, number, percent, plain, signed
-from compress.study.study_tables import TEACHERS, Table, label, marked, without_bias
 
 PAPER = "Du et al. 2023"
 NOTES = {
@@ -54,11 +56,11 @@ def pooled(task: Task, table: str) -> Table:
         if entry is not None and entry.f_bias is not None:
             apart = signed(model.delta_difference(task.teacher, names).estimate(), 3)
             bias = _bias(model.f_bias(task.teacher, names), [task])
-            paper = [plain(100 * entry.dev, 1), plain(100 * entry.pooled, 1), plain(entry.f_bias, 3)]
+            paper = [fixed(100 * entry.dev, 1), fixed(100 * entry.pooled, 1), fixed(entry.f_bias, 3)]
             rows.append([marked(task, model), *_ours(model, names), apart, bias, *paper])
     if not rows:
         return _line(f"{task.name}: {table} of {PAPER} has none of these models on this task.")
-    paper = [plain(100 * told.dev, 1), plain(100 * told.pooled, 1), "-"]
+    paper = [fixed(100 * told.dev, 1), fixed(100 * told.pooled, 1), "-"]
     rows.insert(0, ["teacher", *_ours(task.teacher, names), "-", "-", *paper])
     whose = published.MODELS.get(table, "BERT-base")
     caption = (
@@ -79,9 +81,9 @@ def by_set(task: Task, table: str) -> Table | None:
     rows = []
     for model in (task.teacher, *task.students):
         if (entry := entries[model.name]) is not None:
-            cells = [percent(model.dev), plain(100 * entry.dev, 1)]
+            cells = [percent(model.dev), fixed(100 * entry.dev, 1)]
             for name in names:
-                cells += [percent(model.parts[name, ""]), plain(100 * entry.ood[name], 1)]
+                cells += [percent(model.parts[name, ""]), fixed(100 * entry.ood[name], 1)]
             rows.append([marked(task, model), *cells])
     header = ["model", "dev", "paper: dev"]
     for name in names:
@@ -135,7 +137,7 @@ def _average(pairs: Sequence[tuple[Task, Model]], table: str) -> list[str]:
     mean = mean_of(known) if len(known) == len(biases) else None
     name = label(pairs[0][1]) + " ‡" * any(task.collapsed(model) for task, model in pairs)
     paper = published.average(table, *pairs[0][1].name)
-    told = "-" if paper is None else plain(paper, 3)
+    told = "-" if paper is None else fixed(paper, 3)
     cells = [percent(dev), number(delta.estimate(), 3), signed(apart.estimate(), 3)]
     cells.append(_bias(mean, [task for task, _ in pairs]))
     return [name, *cells, told]
@@ -152,7 +154,7 @@ def halves(task: Task) -> Table:
             both = [percent(model.parts["dev", half]) for half in ("easy", "hard")]
             ours = [percent(model.dev), hans, *both, number(model.gap.estimate(), 1, 100)]
             paper = (found.dev, found.hans, found.easy, found.hard, found.gap)
-            rows.append([marked(task, model), *ours, *(plain(value, 1) for value in paper)])
+            rows.append([marked(task, model), *ours, *(fixed(value, 1) for value in paper)])
     if not rows:
         return _line(
             f"{task.name}: table6 of {PAPER} has none of these models; it is about MNLI, vanilla and "
@@ -173,7 +175,7 @@ def gaps(task: Task) -> Table:
         level = round(float(np.mean(model.each("sparsity") or [0])), 2)
         told = published.FIGURE1_GAPS.get(level) if model.name[1] == BASELINE else None
         if task.data == "mnli" and told is not None and model.gap is not None:
-            rows.append([marked(task, model), number(model.gap.estimate(), 1, 100), plain(told, 1)])
+            rows.append([marked(task, model), number(model.gap.estimate(), 1, 100), fixed(told, 1)])
     if not rows:
         return _line(
             f"{task.name}: the text of {PAPER} gives no gap of Figure 1 for these models; it does for "

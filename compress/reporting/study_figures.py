@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from compress.reporting.figures import INK, OTHER_COLOURS, STYLE, printable, svg
+from compress.reporting.figures import INK, OTHER_COLOURS, STYLE, svg
+from compress.reporting.numbers import printable
 from compress.study import published
 from compress.study.analysis import BASELINE, Model, Task
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from compress.reporting.numbers import fixed
 from compress.study.analysis import Estimate, Figures
 
 NONE = "n/a"
@@ -25,7 +26,7 @@ def percent(figures: Figures) -> str:
 
 def number(found: Estimate, digits: int, factor: float = 1) -> str:
     """`mean ± sd [low, high]`; the standard deviation only with several seeds."""
-    value = plain(factor * found.value, digits)
+    value = fixed(factor * found.value, digits)
     return f"{value}{_deviation(found, digits, factor)} {_interval(found, digits, factor)}"
 
 
@@ -41,24 +42,19 @@ def signed(found: Estimate | None, digits: int, factor: float = 1) -> str:
 
 
 def _deviation(found: Estimate, digits: int, factor: float) -> str:
-    return "" if found.sd is None else f" ± {plain(factor * found.sd, digits)}"
+    return "" if found.sd is None else f" ± {fixed(factor * found.sd, digits)}"
 
 
 def _interval(found: Estimate, digits: int, factor: float) -> str:
-    return f"[{plain(factor * found.low, digits)}, {plain(factor * found.high, digits)}]"
-
-
-def plain(value: float, digits: int) -> str:
-    """A number alone."""
-    return "n/a" if not np.isfinite(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+    return f"[{fixed(factor * found.low, digits)}, {fixed(factor * found.high, digits)}]"
 
 
 def spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation of fractions, in percent."""
     if not values:
         return "-"
-    mean = plain(100 * float(np.mean(values)), 1)
-    return mean if len(values) < 2 else f"{mean} ± {plain(100 * float(np.std(values, ddof=1)), 1)}"
+    mean = fixed(100 * float(np.mean(values)), 1)
+    return mean if len(values) < 2 else f"{mean} ± {fixed(100 * float(np.std(values, ddof=1)), 1)}"
 
 
 def count(values: Sequence[float]) -> str:

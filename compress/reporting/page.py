@@ -1,0 +1,39 @@
+"""HTML pages from the templates beside this module: one file each that needs nothing else.
+
+Names, sentences and data are untrusted text, so autoescaping is on.
+"""
+
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from compress import artefacts
+from compress.reporting import numbers
+
+FORMATS = ("percent", "number", "interval", "count", "signed", "megabytes", "significant", "duration")
+"""Functions of `numbers` that templates use as filters."""
+
+
+def render(template: str, **values: object) -> str:
+    """The page; raises jinja2.UndefinedError if the template uses a value that is not given."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {name: getattr(numbers, name) for name in FORMATS}
+    environment.filters |= {"shorten": numbers.shorten, "measure": numbers.measure, "cell": cell}
+    return environment.get_template(template).render(values)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text, whole or not at all; characters that UTF-8 does not know become "?"."""
+    with artefacts.replacing(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", errors="replace"))
+
+
+def cell(text: str) -> Markup:
+    """A cell's text as HTML: escaped, bold where Markdown says so, broken only before its interval."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text)))
+    return Markup(re.sub(r"^(.+?) (\[.+)$", r"<span>\1</span> <span>\2</span>", bold))

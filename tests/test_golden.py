@@ -1,0 +1,45 @@
+"""Every mechanism, trained for 20 steps, gives what tests/golden_runs.json says of it.
+
+That file holds what is the same on all processors; side_by_side.py compares two commits bit by bit.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from side_by_side import JOBS, ROOT
+
+GOLDEN = json.loads((ROOT / "tests/golden_runs.json").read_text())
+ONE_RANK = sorted(name for name, job in JOBS.items() if not job.ranks)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    file = tmp_path_factory.mktemp("golden") / "found.json"
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tests/drivers/golden_jobs.py"), str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(file.read_text())
+
+
+def test_every_job_is_recorded():
+    assert sorted(GOLDEN) == ONE_RANK
+
+
+@pytest.mark.parametrize("name", ONE_RANK)
+def test_a_mechanism_trains_as_recorded(found, name):
+    ours, golden = found[name], GOLDEN[name]
+    assert ours.keys() == golden.keys()
+    for key, value in golden.items():
+        if key.endswith("_loss"):
+            value = [pytest.approx(value[0], rel=1e-3), value[1]]
+        elif key.endswith(("_sparsity", "_lr")):
+            value = pytest.approx(value, abs=1e-6)
+        elif key == "zeros":
+            value = pytest.approx(value, abs=8)
+        assert ours[key] == value, key
