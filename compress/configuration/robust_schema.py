@@ -137,7 +137,7 @@ class RobustCompression(Block):
     """Learning rate of learned pruning scores (method topk). Sanh et al. (2020) use 0.01."""
     uncertainty: UncertaintyBlock = UncertaintyBlock()
     loss: mitigations.Loss = mitigations.NoLoss()
-    """The loss that the student is trained with, chosen by its `hook`, and its settings."""
+    """The loss that the student is trained with: its name, `hook`, and the settings of that loss."""
     layerwise: LayerwiseBlock = LayerwiseBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
     cache_dir: str | None = None

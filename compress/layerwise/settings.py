@@ -23,7 +23,7 @@ class LayerwiseBlock(Block):
     @property
     def weights(self) -> dict[str, float]:
         """The weights above 0, by name of the term."""
-        weights = {"hidden": self.hidden, "attention": self.attention}
+        weights = self.model_dump(exclude={"layer_map"})
         return {name: weight for name, weight in weights.items() if weight > 0}
 
     @property
