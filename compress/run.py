@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from compress import artefacts, disk, onnx_export, overview, ownership, ranks, versions
+from compress.compression.resolved import Resolved
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import RobustCompression
@@ -63,9 +64,11 @@ def prepare(
     models = _check_models(config)
     data = _read_data(config, output_dir)
     ranks.on_main(lambda: schedule.record(config, len(data.train), output_dir))
-    _check_plan(config, models, data)
+    resolved = _resolve(config, models, data)
     cache = ownership.cache_dir(config, output_dir)
-    context = Context(config, output_dir, cache, data, device, accept_versions=accept_versions)
+    context = Context(
+        config, output_dir, cache, data, device, resolved, accept_versions=accept_versions
+    )
     folders = {key: model.folder for key, model in models.items()}
     tokenizers = {key: _tokenizer(model) for key, model in models.items()}
     encoded = encode(context, folders, tokenizers)
@@ -107,13 +110,14 @@ def _read_data(config: Config, output_dir: Path) -> splits.TaskData:
     return data
 
 
-def _check_plan(config: Config, models: Mapping[str, Model], data: splits.TaskData) -> None:
-    """Raise UserError now for labels, compression or schedules that a later stage would reject."""
+def _resolve(config: Config, models: Mapping[str, Model], data: splits.TaskData) -> Resolved:
+    """The student's compression; UserError now for labels or schedules that a stage would reject."""
     folders = {key: model.folder for key, model in models.items()}
     given_models.check(folders, data)
-    student.check(config, folders.get("student.model", folders["model"]), data)
+    resolved = student.check(config, folders.get("student.model", folders["model"]), data)
     if difficulty.needed(config.robust):
         difficulty.check(config, len(data.train))
+    return resolved
 
 
 def _tokenizer(model: Model) -> PreTrainedTokenizerBase:

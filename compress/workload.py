@@ -58,9 +58,9 @@ def planned(config: Config, rows: Mapping[str, int], stages: Collection[str]) ->
 
 
 def _importance(config: Config, train: int) -> int:
-    """The backward passes for the importance of heads and rows, as so many scored samples."""
-    block, compression = config.robust.structured, config.compression
-    if not compression.heads and not compression.rows:
+    """The backward passes for the importance of heads and ffn neurons, as so many scored samples."""
+    block = config.robust.structured
+    if not any(technique.chooses == "importance" for technique in config.compression.pruning):
         return 0
     return round(block.rounds * min(block.samples, train) / FORWARD_SHARE)
 

@@ -65,7 +65,7 @@ def masked(config: PreTrainedConfig):
         for head in gone:
             start = head * block.head_size
             modules[block.attention_output].weight.data[:, start : start + block.head_size] = 0
-        rows = sorted(set(range(block.rows)) - set(keep.rows))
+        rows = sorted(set(range(block.neurons)) - set(keep.neurons))
         modules[block.output].weight.data[:, rows] = 0
     return model
 
@@ -73,7 +73,7 @@ def masked(config: PreTrainedConfig):
 def exported(model, folder):
     """Write what the run writes: cut weights, and the sizes in config.json."""
     small = compressed.cut(model.state_dict(), model, KEPT)
-    compressed.describe(model.config, [Layer(len(k.heads), len(k.rows)) for k in KEPT])
+    compressed.describe(model.config, [Layer(len(k.heads), len(k.neurons)) for k in KEPT])
     new = compressed.build(model.config)
     new.load_state_dict(small)
     new.save_pretrained(folder)

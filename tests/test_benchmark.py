@@ -46,7 +46,7 @@ def test_operations_are_those_of_the_closed_formula(shape, folders):
         benchmark.flops(m, onnx_export.random_inputs(m.config, *shape)) for m in (teacher, zeros, small)
     ]
     assert counts[0] == counts[1] == bert_flops([(4, 32)] * 2, *shape)
-    assert counts[2] == bert_flops([(len(k.heads), len(k.rows)) for k in KEPT], *shape)
+    assert counts[2] == bert_flops([(len(k.heads), len(k.neurons)) for k in KEPT], *shape)
     assert teacher.config._attn_implementation == "sdpa"
 
 
@@ -137,7 +137,7 @@ def test_the_whole_measurement(folders, tmp_path, capsys):
         assert row["latency_ms"] == pytest.approx(1e3 * statistics.median(row["seconds"]))
     assert [row["flop_ratio"] for row in rows if row["model"] == "zeros"] == [1.0] * 8
     full = bert_flops([(4, 32)] * 2, 3, 20)
-    less = bert_flops([(len(k.heads), len(k.rows)) for k in KEPT], 3, 20)
+    less = bert_flops([(len(k.heads), len(k.neurons)) for k in KEPT], 3, 20)
     (one,) = [r for r in rows if r["model"] == "small" and r["batch"] * r["length"] == 60][:1]
     assert one["flop_ratio"] == pytest.approx(full / less)
     sizes = {model["name"]: model for model in found["models"]}

@@ -54,7 +54,7 @@ def student(folder, name="bert", kept=SHAPES["whole"], labels=("yes", "no")):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     small = compressed.cut(model.state_dict(), model, kept)
-    compressed.describe(config, [Layer(len(k.heads), len(k.rows)) for k in kept])
+    compressed.describe(config, [Layer(len(k.heads), len(k.neurons)) for k in kept])
     new = compressed.build(config).eval()
     new.load_state_dict(small)
     new.save_pretrained(folder)

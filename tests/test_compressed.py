@@ -32,7 +32,7 @@ def test_the_small_model_says_what_the_masked_one_says(config, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded(IDS).logits, wanted, atol=1e-5, rtol=1e-5)
     assert not loaded.training
-    shapes = [Layer(block.heads, block.rows) for block in architectures.blocks(loaded)]
+    shapes = [Layer(block.heads, block.neurons) for block in architectures.blocks(loaded)]
     assert shapes == [Layer(3, 16), Layer(1, 27)]
 
 

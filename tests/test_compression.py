@@ -14,13 +14,18 @@ from transformers import AutoModelForSequenceClassification
 
 from compress.compression.importance import Importance
 from compress.compression.library import ratio_of
-from compress.compression.masks import Masks, outside, reduce_layers
-from compress.compression.plan import Heads, Plan, Rows, Sparse
-from compress.compression.pruning import Ramp
+from compress.compression.masks import Masks
+from compress.compression.pruners.heads import Heads
+from compress.compression.pruners.layers import LayerReduction, outside
+from compress.compression.pruners.magnitude import Magnitude, Weights
+from compress.compression.pruners.movement import Movement
+from compress.compression.pruners.neurons import Neurons
+from compress.compression.pruning_schedule import PruningSchedule
+from compress.compression.units import Units
 from compress.models import architectures, compressed
 
-END = Ramp(0.0, 1.0, 0, 4)
-HALF = Ramp(0.0, 0.5, 0, 4)
+END = (PruningSchedule(0.0, 1.0, 0, 4),)
+HALF = (PruningSchedule(0.0, 0.5, 0, 4),)
 
 
 @pytest.fixture(params=CONFIGS)
@@ -47,33 +52,36 @@ def scorer(weights):
 
 
 def everything(model, learned):
-    """Heads, rows and half of the weights of both blocks."""
+    """Heads, neurons and half of the weights of both blocks."""
     names = [
         layer
         for block in architectures.blocks(model)
         for layer in (*block.projections, block.attention_output, block.intermediate, block.output)
     ]
-    return Plan(
-        sparse={"s": Sparse(tuple(names), (HALF,))},
-        heads={"h": Heads((0, 1), keep=3 if learned else 5)},
-        rows={"r": Rows((0, 1), keep=11)},
-        head_ramp=END,
-        row_ramp=END,
-        learned_sparse=learned,
-        learned_heads=learned,
-        learned_rows=learned,
-    )
+    heads, neurons = Units(END, (0, 1), keep=3 if learned else 5), Units(END, (0, 1), keep=11)
+    weights = Weights(HALF, tuple(names))
+    sparse = Movement if learned else Magnitude
+    pruners = [Heads({"g": heads}), Neurons({"g": neurons}), sparse({"g": weights})]
+    for pruner in pruners:
+        pruner.learned = learned
+    return pruners
+
+
+def masked(model, pruners, scorer=scorer):
+    masks = Masks(pruners, scorer)
+    masks.attach(model)
+    return masks
 
 
 def pruned(model, learned):
-    masks = Masks(model, everything(model, learned), scorer)
+    masks = masked(model, everything(model, learned))
     if learned:
         generator = torch.Generator().manual_seed(1)
         for name, parameter in model.named_parameters():
             if name.endswith("_scores"):
                 parameter.data = torch.randn(parameter.shape, generator=generator)
     for step in range(5):
-        masks.refresh(step)
+        masks.after_step(step)
     return masks
 
 
@@ -89,16 +97,16 @@ def test_masked_and_cut_model_agree(model, learned):
     masks = pruned(model, learned)
     wanted = logits(model)
     assert (wanted - dense).abs().max() > 1e-3
-    small = masks.shrink(masks.apply(model.state_dict()), shape).eval()
+    small = masks.shrink(masks.finish(model.state_dict()), shape).eval()
     torch.testing.assert_close(logits(small), wanted, atol=1e-5, rtol=1e-5)
     blocks = architectures.blocks(small)
     assert sum(block.heads for block in blocks) == (6 if learned else 5)
-    assert [block.rows for block in blocks] == [11, 11]
+    assert [block.neurons for block in blocks] == [11, 11]
 
 
 def test_nothing_is_pruned_before_the_first_step(model):
     dense = logits(model)
-    Masks(model, everything(model, learned=True), scorer)
+    masked(model, everything(model, learned=True))
     torch.testing.assert_close(logits(model), dense)
 
 
@@ -106,7 +114,7 @@ def test_nothing_is_pruned_before_the_first_step(model):
 def test_state_brings_the_masks_back(model, learned):
     other = copy.deepcopy(model)
     masks = pruned(model, learned)
-    again = Masks(other, everything(other, learned), scorer)
+    again = masked(other, masks.pruners)
     again.load_state_dict(masks.state_dict())
     other.load_state_dict(model.state_dict())
     assert torch.equal(logits(other), logits(model))
@@ -117,8 +125,8 @@ def test_sparsity_holds_among_what_heads_and_rows_leave():
     model = fresh("bert")
     shape = copy.deepcopy(model)
     masks = pruned(model, learned=False)
-    small = masks.shrink(masks.apply(model.state_dict()), shape)
-    for name in masks.sparse.layers:
+    small = masks.shrink(masks.finish(model.state_dict()), shape)
+    for name in masks.sparse[0].carriers:
         weight = dict(small.named_modules())[name].weight
         assert int((weight == 0).sum()) == round(weight.numel() * 0.5), name
     assert masks.sparsity() == pytest.approx(0.5, abs=1e-2)
@@ -132,18 +140,23 @@ def test_removed_heads_stay_removed_over_the_rounds():
         generator = torch.Generator().manual_seed(next(turn))
         return Importance([torch.rand(4, generator=generator) for _ in range(2)], [])
 
-    ramp = Ramp(0.0, 1.0, 0, 4, 1, "linear")
-    masks = Masks(model, Plan(heads={"h": Heads((0, 1), keep=4)}, head_ramp=ramp), changing)
+    linear = PruningSchedule(0.0, 1.0, 0, 4, 1, "linear")
+    masks = masked(model, [Heads({"h": Units((linear,), (0, 1), keep=4)})], changing)
     before = [set(range(4)), set(range(4))]
     for step, left in zip(range(1, 5), (7, 6, 5, 4), strict=True):
-        masks.refresh(step)
-        now = [set(masks.heads.kept[number]) for number in (0, 1)]
+        masks.after_step(step)
+        now = [set(masks.pruners[0].kept[number]) for number in (0, 1)]
         assert sum(map(len, now)) == left
         assert all(new <= old for new, old in zip(now, before, strict=True))
         before = now
 
 
 # ------------------------------------------------------------------------------------ layer reduction
+
+
+def reduce_layers(model, layers, others=None):
+    block = LayerReduction(enabled=True, teacher_layer=layers, other_module_name=others)
+    return block.reduced(model, layers)
 
 
 def test_layers_are_copied(model, capfd):
@@ -164,10 +177,10 @@ def test_uneven_layers_keep_their_sizes():
     model = fresh("bert")
     shape = copy.deepcopy(model)
     masks = pruned(model, learned=False)
-    small = masks.shrink(masks.apply(model.state_dict()), shape)
-    sizes = [(b.heads, b.rows) for b in architectures.blocks(small)]
+    small = masks.shrink(masks.finish(model.state_dict()), shape)
+    sizes = [(b.heads, b.neurons) for b in architectures.blocks(small)]
     one = reduce_layers(small, [1])
-    assert [(b.heads, b.rows) for b in architectures.blocks(one)] == [sizes[1]]
+    assert [(b.heads, b.neurons) for b in architectures.blocks(one)] == [sizes[1]]
     assert compressed.sizes(one.config) is not None
 
 

@@ -1,13 +1,18 @@
 """Our `compression_training` held against the installed library: same keys, and what is added."""
 
 import json
+import runpy
+import sys
+from typing import get_args
 
 import pytest
 from deepspeed.compression import constants as c
 from deepspeed.compression.config import get_compression_config
 
-from compress.configuration import compression_schema as schema
-from compress.configuration.compression_schema import CompressionTraining
+from compress.compression import pruners
+from compress.compression.pruners.layers import LayerReduction
+from compress.compression.settings import CompressionTraining, techniques
+from compress.compression.technique import PruningTechnique
 from compress.configuration.config import load
 from compress.errors import UserError
 
@@ -59,51 +64,38 @@ def test_the_library_reads_what_passes_here(technique, tmp_path):
     assert theirs["different_groups"]["all"].items() >= BLOCKS[technique].items()
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (
-            schema.SparseShared,
-            {
-                c.SPARSE_PRUNING_ENABLED,
-                c.SPARSE_PRUNING_METHOD,
-                c.SPARSE_PRUNING_SCHEDULE_OFFSET,
-                c.SPARSE_PRUNING_SCHEDULE_OFFSET_STRIDE,
-            },
-        ),
-        (
-            schema.RowShared,
-            {c.ROW_PRUNING_ENABLED, c.ROW_PRUNING_METHOD, c.ROW_PRUNING_SCHEDULE_OFFSET},
-        ),
-        (
-            schema.HeadShared,
-            {
-                c.HEAD_PRUNING_ENABLED,
-                c.HEAD_PRUNING_METHOD,
-                c.HEAD_PRUNING_SCHEDULE_OFFSET,
-                c.HEAD_PRUNING_NUM_HEADS,
-            },
-        ),
-    ],
-)
-def test_shared_keys_are_the_librarys_and_an_end(ours, theirs):
-    assert set(ours.model_fields) - theirs == OURS["shared"]
-    assert theirs <= set(ours.model_fields)
+SHARED = {
+    "sparse_pruning": {
+        c.SPARSE_PRUNING_ENABLED,
+        c.SPARSE_PRUNING_METHOD,
+        c.SPARSE_PRUNING_SCHEDULE_OFFSET,
+        c.SPARSE_PRUNING_SCHEDULE_OFFSET_STRIDE,
+    },
+    "row_pruning": {c.ROW_PRUNING_ENABLED, c.ROW_PRUNING_METHOD, c.ROW_PRUNING_SCHEDULE_OFFSET},
+    "head_pruning": {
+        c.HEAD_PRUNING_ENABLED,
+        c.HEAD_PRUNING_METHOD,
+        c.HEAD_PRUNING_SCHEDULE_OFFSET,
+        c.HEAD_PRUNING_NUM_HEADS,
+    },
+}
+GROUP = {c.DIFFERENT_GROUPS_PARAMETERS, c.DIFFERENT_GROUPS_MODULE_SCOPE}
+GROUPS = {"sparse_pruning": GROUP}  # our sparse groups have no related modules
+PRUNING = [block for block in techniques() if issubclass(block, PruningTechnique)]
 
 
-def test_group_keys_are_the_librarys():
-    scopes = {
-        c.DIFFERENT_GROUPS_PARAMETERS,
-        c.DIFFERENT_GROUPS_MODULE_SCOPE,
-        c.DIFFERENT_GROUPS_RELATED_MODULE_SCOPE,
-    }
-    assert set(schema.SparseGroup.model_fields) < scopes
-    assert set(schema.RowGroup.model_fields) == set(schema.HeadGroup.model_fields) == scopes
-    assert set(schema.HeadParams.model_fields) - OURS["params"] == {c.HEAD_PRUNING_DENSE_RATIO}
+@pytest.mark.parametrize("technique", PRUNING, ids=lambda block: f"{block.key}-{block.method}")
+def test_keys_are_the_librarys_and_ours(technique):
+    shared = technique.model_fields["shared_parameters"].annotation.model_fields
+    assert set(shared) == SHARED[technique.key] | OURS["shared"]
+    group = get_args(technique.model_fields["different_groups"].annotation)[1].model_fields
+    assert set(group) == GROUPS.get(technique.key, GROUP | {c.DIFFERENT_GROUPS_RELATED_MODULE_SCOPE})
+    more = OURS["params"] if technique.key == "head_pruning" else set()
+    assert set(group["params"].annotation.model_fields) == {c.HEAD_PRUNING_DENSE_RATIO} | more
 
 
 def test_layer_reduction_keys_are_the_librarys():
-    assert set(schema.LayerReduction.model_fields) == {
+    assert set(LayerReduction.model_fields) == {
         c.LAYER_REDUCTION_ENABLED,
         c.KEEP_NUMBER_LAYER,
         c.MODULE_NAME_PREFIX,
@@ -112,9 +104,46 @@ def test_layer_reduction_keys_are_the_librarys():
     }
 
 
+def test_an_unknown_method_is_named_with_those_that_there_are(tmp_path):
+    with pytest.raises(UserError) as error:
+        read(block("sparse_pruning", method="l2"), tmp_path)
+    key = "'compression_training.sparse_pruning.shared_parameters.method'"
+    assert all(fact in str(error.value) for fact in ("c.json", key, '"l2"', "'l1'", "'topk'"))
+
+
 def test_techniques_are_the_librarys():
     names = {c.LAYER_REDUCTION, c.SPARSE_PRUNING, c.ROW_PRUNING, c.HEAD_PRUNING}
     assert set(CompressionTraining.model_fields) == names
+
+
+NEW = """
+from typing import ClassVar
+from compress.compression.pruners.magnitude import Magnitude, MagnitudePruning
+
+class Signed(Magnitude):
+    name = "signed"
+
+class SignedPruning(MagnitudePruning):
+    "Largest negative weights go."
+    key: ClassVar[str] = "signed_pruning"
+    order: ClassVar[int] = 50
+"""
+
+
+def test_a_new_file_is_a_new_pruner(tmp_path, monkeypatch):
+    before = set(techniques())
+    (tmp_path / "signed.py").write_text(NEW)
+    monkeypatch.setattr(pruners, "__path__", [*pruners.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "compress.compression.pruners.signed", raising=False)
+    [new] = set(techniques()) - before
+    assert new.key == "signed_pruning"
+    values = {
+        "shared_parameters": {"enabled": True},
+        "different_groups": {"g": BLOCKS["sparse_pruning"]},
+    }
+    again = runpy.run_module("compress.compression.settings")["CompressionTraining"]
+    both = again.model_validate({"signed_pruning": values, **block("row_pruning")})
+    assert [type(part).__name__ for part in both.active] == ["NeuronPruning", "SignedPruning"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +164,7 @@ def test_disabled_blocks_do_nothing(tmp_path):
     values["layer_reduction"] = {"enabled": False, "teacher_layer": [0]}
     compression = read(values, tmp_path)
     assert compression.name == "none"
-    assert (compression.heads, compression.rows, compression.sparse, compression.layers) == (None,) * 4
+    assert not compression.active and compression.layers is None
 
 
 @pytest.mark.parametrize(

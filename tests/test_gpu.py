@@ -108,5 +108,5 @@ def test_importance_is_that_of_the_cpu():
     }
     for one, other in zip(found["cpu"].heads, found["cuda"].heads, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-6)
-    for one, other in zip(found["cpu"].rows, found["cuda"].rows, strict=True):
+    for one, other in zip(found["cpu"].neurons, found["cuda"].neurons, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-6)

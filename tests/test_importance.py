@@ -1,4 +1,4 @@
-"""Importance of heads and rows against numerical differentiation of the loss in the mask."""
+"""Importance of heads and ffn neurons against numerical differentiation of the loss in the mask."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from small_models import CONFIGS, LABELS, Data
 from transformers import AutoModelForSequenceClassification
 
 from compress.compression import importance
-from compress.compression.pruning import kept_heads, kept_rows, rounded_width
+from compress.compression.pruners.heads import kept_heads
+from compress.compression.pruners.neurons import kept_neurons, rounded_width
 from compress.microbatch import SampleData
 from compress.mitigations.vanilla import Vanilla
 from compress.models import architectures
@@ -50,13 +51,13 @@ def test_importance_is_the_derivative_in_the_mask(model, monkeypatch):
     data, device = Data(), torch.device("cpu")
     blocks = architectures.blocks(model)
     wanted = [
-        (numerical(model, b.attention_output, b.heads), numerical(model, b.output, b.rows))
+        (numerical(model, b.attention_output, b.heads), numerical(model, b.output, b.neurons))
         for b in blocks
     ]
     found = importance.measure(
         model, data, np.arange(5), importance.Objective(Vanilla(), SampleData()), device
     )
-    for (heads, rows), got_heads, got_rows in zip(wanted, found.heads, found.rows, strict=True):
+    for (heads, rows), got_heads, got_rows in zip(wanted, found.heads, found.neurons, strict=True):
         np.testing.assert_allclose(got_heads.numpy(), heads.mean(0), rtol=2e-3, atol=1e-6)
         np.testing.assert_allclose(got_rows.numpy(), rows.mean(0), rtol=2e-3, atol=1e-6)
         assert got_heads.max() > 0 and got_rows.max() > 0
@@ -100,11 +101,11 @@ def test_one_head_stays_in_the_worst_layer():
     assert kept_heads(scores, 3, [(), ()]) == [(1,), (0, 1)]
 
 
-def test_rows_by_a_plain_sort():
+def test_neurons_by_a_plain_sort():
     scores = torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0])
-    assert kept_rows(scores, 3, ()) == (0, 3, 4)
-    assert kept_rows(scores, 3, {3}) == (0, 2, 4)
-    assert kept_rows(torch.zeros(4), 2, ()) == (0, 1)
+    assert kept_neurons(scores, 3, ()) == (0, 3, 4)
+    assert kept_neurons(scores, 3, {3}) == (0, 2, 4)
+    assert kept_neurons(torch.zeros(4), 2, ()) == (0, 1)
 
 
 @pytest.mark.parametrize(

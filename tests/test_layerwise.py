@@ -19,7 +19,6 @@ from transformers import (
 
 from compress import export
 from compress.compression.masks import Masks
-from compress.compression.plan import Plan
 from compress.errors import UserError
 from compress.layerwise import layer_map
 from compress.layerwise.attention import Attention
@@ -260,12 +259,12 @@ def test_the_projection_is_drawn_from_the_seed_and_nothing_else():
 
 def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_model):
     student = encoders.load_classifier(tiny_model, ("yes", "no"))
-    shape, masks, batch = encoders.fresh(student), Masks(student, Plan()), a_batch()
+    shape, masks, batch = encoders.fresh(student), Masks(), a_batch()
     plain = student.eval()(**batch).logits.detach()
     attached(student, model(seed=2, width=48, heads=3), BOTH)
     weights = {name: value.clone() for name, value in student.state_dict().items()}
     assert any(PROJECTION in name for name in weights)
-    small = masks.shrink(masks.apply(weights), shape)
+    small = masks.shrink(masks.finish(dict(weights)), shape)
     export.save(small, encoders.load_tokenizer(tiny_model), 48, None, tmp_path)
     assert "before_dropout" not in (tmp_path / "config.json").read_text()
     again, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)

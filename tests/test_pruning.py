@@ -1,4 +1,4 @@
-"""The sparsity ramp by its values, and the masks against a plain sort."""
+"""The pruning schedule by its values, and the masks against a plain sort."""
 
 from itertools import pairwise
 
@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.compression.pruning import Ramp, magnitude_mask, n_pruned
+from compress.compression.pruners.magnitude import magnitude_mask, n_pruned
+from compress.compression.pruning_schedule import PruningSchedule
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 
@@ -34,30 +35,30 @@ def tensors(draw):
     return torch.tensor(rows, dtype=torch.float32).view(shape)
 
 
-def test_cubic_ramp_by_hand():
-    ramp = Ramp(start=0.0, target=0.8, begin=10, end=50)
+def test_cubic_schedule_by_hand():
+    schedule = PruningSchedule(start=0.0, target=0.8, begin=10, end=50)
     # 0.8 - 0.8 (1 - progress)^3 at progress 0, 1/4, 1/2, 3/4
     expected = {10: 0.0, 20: 0.8 * 37 / 64, 30: 0.7, 40: 0.8 * 63 / 64}
     for step, sparsity in expected.items():
-        assert ramp.sparsity(step) == pytest.approx(sparsity, abs=1e-12)
+        assert schedule.sparsity(step) == pytest.approx(sparsity, abs=1e-12)
 
 
-def test_linear_ramp_by_hand():
-    ramp = Ramp(start=0.2, target=0.6, begin=100, end=200, curve="linear")
+def test_linear_schedule_by_hand():
+    schedule = PruningSchedule(start=0.2, target=0.6, begin=100, end=200, curve="linear")
     for step, sparsity in {100: 0.2, 125: 0.3, 150: 0.4, 175: 0.5}.items():
-        assert ramp.sparsity(step) == pytest.approx(sparsity, abs=1e-12)
+        assert schedule.sparsity(step) == pytest.approx(sparsity, abs=1e-12)
 
 
 @pytest.mark.parametrize("curve", ["cubic", "linear"])
-def test_ramp_outside_is_exact(curve):
-    ramp = Ramp(start=0.1, target=0.7, begin=5, end=9, curve=curve)
-    assert [ramp.sparsity(step) for step in (0, 4, 9, 10, 10**9)] == [0.1, 0.1, 0.7, 0.7, 0.7]
+def test_schedule_outside_is_exact(curve):
+    schedule = PruningSchedule(start=0.1, target=0.7, begin=5, end=9, curve=curve)
+    assert [schedule.sparsity(step) for step in (0, 4, 9, 10, 10**9)] == [0.1, 0.1, 0.7, 0.7, 0.7]
 
 
-def test_ramp_without_length_jumps():
-    ramp = Ramp(start=0.0, target=0.4, begin=7, end=7)
-    assert [ramp.sparsity(step) for step in (6, 7, 8)] == [0.0, 0.4, 0.4]
-    assert [step for step in range(20) if ramp.refresh_at(step)] == [7]
+def test_schedule_without_length_jumps():
+    schedule = PruningSchedule(start=0.0, target=0.4, begin=7, end=7)
+    assert [schedule.sparsity(step) for step in (6, 7, 8)] == [0.0, 0.4, 0.4]
+    assert [step for step in range(20) if schedule.refresh_at(step)] == [7]
 
 
 @quick
@@ -68,17 +69,17 @@ def test_ramp_without_length_jumps():
     st.integers(0, 30),
     st.sampled_from(["cubic", "linear"]),
 )
-def test_ramp_is_monotone(one, other, begin, length, curve):
+def test_schedule_is_monotone(one, other, begin, length, curve):
     start, target = sorted((one, other))
-    ramp = Ramp(start, target, begin, begin + length, curve=curve)
-    values = [ramp.sparsity(step) for step in range(begin + length + 3)]
+    schedule = PruningSchedule(start, target, begin, begin + length, curve=curve)
+    values = [schedule.sparsity(step) for step in range(begin + length + 3)]
     assert all(b >= a - 1e-12 for a, b in pairwise(values))
     assert all(start - 1e-12 <= value <= target + 1e-12 for value in values)
     assert values[-1] == target
 
 
 def test_cubic_prunes_earlier_than_linear():
-    cubic, linear = (Ramp(0.0, 0.8, 0, 100, curve=curve) for curve in ("cubic", "linear"))
+    cubic, linear = (PruningSchedule(0.0, 0.8, 0, 100, curve=curve) for curve in ("cubic", "linear"))
     assert all(cubic.sparsity(step) > linear.sparsity(step) for step in range(1, 100))
 
 
@@ -92,8 +93,8 @@ def test_cubic_prunes_earlier_than_linear():
     ],
 )
 def test_refreshes(begin, end, stride, expected):
-    ramp = Ramp(0.0, 0.5, begin, end, stride)
-    assert [step for step in range(40) if ramp.refresh_at(step)] == expected
+    schedule = PruningSchedule(0.0, 0.5, begin, end, stride)
+    assert [step for step in range(40) if schedule.refresh_at(step)] == expected
 
 
 def test_mask_by_hand():
@@ -124,13 +125,13 @@ def test_mask_with_an_old_one_is_the_plain_one(weight, data, sparsity):
 @pytest.mark.parametrize("curve", ["cubic", "linear"])
 def test_pruned_stays_pruned_while_weights_change(curve, dtype):
     generator = torch.Generator().manual_seed(0)
-    ramp = Ramp(0.0, 0.85, 2, 40, 3, curve)
+    schedule = PruningSchedule(0.0, 0.85, 2, 40, 3, curve)
     mask = None
-    for step in filter(ramp.refresh_at, range(50)):
+    for step in filter(schedule.refresh_at, range(50)):
         weight = torch.randn(31, 17, generator=generator).to(dtype)
-        old, mask = mask, magnitude_mask(weight, mask, ramp.sparsity(step))
+        old, mask = mask, magnitude_mask(weight, mask, schedule.sparsity(step))
         assert mask.dtype == dtype
-        assert int((mask == 0).sum()) == n_pruned(31 * 17, ramp.sparsity(step))
+        assert int((mask == 0).sum()) == n_pruned(31 * 17, schedule.sparsity(step))
         if old is not None:
             assert bool((mask <= old).all())
     assert int((mask == 0).sum()) == 448  # 0.85 * 527 = 447.95

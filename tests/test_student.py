@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from compress.compression import plan
+from compress.compression import resolved
 from compress.configuration.config import load
 from compress.data import tasks
 from compress.errors import UserError
@@ -37,22 +37,28 @@ def config(tmp_path, *overrides, group='{"params": {"dense_ratio": 0.4}, "module
 
 
 def sparse(settings, model, samples):
-    return plan.resolve(settings, encoders.fresh_from(model), samples).sparse
+    return [p.groups for p in resolved.pruners(settings, encoders.fresh_from(model), samples)]
 
 
 def test_fractions_become_steps(tmp_path, tiny_model):
     """95 samples, batch 10, 2 epochs: 20 steps; 10 % to 60 % of them, in 5 refreshes."""
     pruning = 'robust_compression.pruning={"begin": 0.1, "end": 0.6, "updates": 5, "curve": "linear"}'
-    ramp = sparse(config(tmp_path, pruning), tiny_model, 95)["g"].ramps[0]
-    assert (ramp.start, ramp.begin, ramp.end, ramp.stride, ramp.curve) == (0.0, 2, 12, 2, "linear")
-    assert ramp.target == pytest.approx(0.6)
+    schedule = sparse(config(tmp_path, pruning), tiny_model, 95)[0]["g"].schedules[0]
+    assert (schedule.start, schedule.begin, schedule.end, schedule.stride, schedule.curve) == (
+        0.0,
+        2,
+        12,
+        2,
+        "linear",
+    )
+    assert schedule.target == pytest.approx(0.6)
 
 
 def test_steps_of_compression_training_are_taken_as_they_are(tmp_path, tiny_model):
     steps = [f"{SHARED}.schedule_offset=3", f"{SHARED}.schedule_offset_end=9"]
     settings = config(tmp_path, *steps, f"{SHARED}.schedule_offset_stride=4")
-    ramp = sparse(settings, tiny_model, 100)["g"].ramps[0]
-    assert (ramp.begin, ramp.end, ramp.stride) == (3, 9, 4)
+    schedule = sparse(settings, tiny_model, 100)[0]["g"].schedules[0]
+    assert (schedule.begin, schedule.end, schedule.stride) == (3, 9, 4)
 
 
 def test_a_schedule_that_ends_after_the_training_is_refused(tmp_path, tiny_model):
@@ -62,7 +68,7 @@ def test_a_schedule_that_ends_after_the_training_is_refused(tmp_path, tiny_model
 
 
 def test_disabled_pruning_has_no_groups(tmp_path, tiny_model):
-    assert sparse(config(tmp_path, f"{SHARED}.enabled=false"), tiny_model, 100) == {}
+    assert sparse(config(tmp_path, f"{SHARED}.enabled=false"), tiny_model, 100) == []
 
 
 class Data:

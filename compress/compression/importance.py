@@ -1,7 +1,7 @@
-"""Importance of attention heads and feed-forward rows: how much the loss hangs on each.
+"""Importance of attention heads and ffn neurons: how much the loss depends on each.
 
 I(h,l) = E_x |dL(x) / d xi(h,l)|, xi a multiplicative mask on the head's output, set to 1 (Michel et al.
-2019; Du et al. 2023, App. A). For rows the mask is on the activation of each intermediate neuron, which
+2019; Du et al. 2023, App. A). For neurons the mask is on the activation of each neuron, which
 is the first-order Taylor expansion of removing it (Molchanov et al. 2017). L is the run's loss hook.
 
 How: one mask per sample, [B, H] and [B, I], so that a single backward pass gives the gradient of each
@@ -28,10 +28,10 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Importance:
-    """Mean absolute gradient over the samples, float64: heads [H] and rows [I] of each layer."""
+    """Mean absolute gradient over the samples, float64: heads [H] and ffn neurons [I] of each layer."""
 
     heads: list[Tensor]
-    rows: list[Tensor]
+    neurons: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def measure(
 ) -> Importance:
     """Importance under the loss of a training, the mean over these samples, equal on all ranks.
 
-    model: plain, with removed heads and rows switched off; its parameters need no gradient afterwards.
+    model: plain, removed heads and neurons switched off; its parameters need no gradient afterwards.
     """
     model.eval().requires_grad_(False)
     torch.nn.Module.to(model, device)
     blocks = architectures.blocks(model)
-    sums = [torch.zeros(n, dtype=torch.float64) for b in blocks for n in (b.heads, b.rows)]
+    sums = [torch.zeros(n, dtype=torch.float64) for b in blocks for n in (b.heads, b.neurons)]
     for batch in scoring_batches(data.lengths[indices], BATCH):
         mine, weight = share(indices[batch], ranks.rank(), ranks.world_size())
         counted = torch.as_tensor(weight, dtype=torch.float64)
@@ -83,7 +83,7 @@ def _gradients(
     objective: Objective,
     device: torch.device,
 ) -> tuple[Tensor, ...]:
-    """d loss / d xi of each sample: for every layer heads [B, H], then rows [B, I]."""
+    """d loss / d xi of each sample: for every layer heads [B, H], then neurons [B, I]."""
     labels = torch.as_tensor(data.labels[indices]).to(device)
     with masked(model, len(indices), device) as masks, torch.enable_grad():
         logits = model(**data.batch(indices, device)).logits
@@ -95,7 +95,7 @@ def masked(model: PreTrainedModel, samples: int, device: torch.device) -> Iterat
     """Hang a mask of ones per sample before each attention output and each feed-forward output."""
     modules, masks, handles = dict(model.named_modules()), [], []
     for block in architectures.blocks(model):
-        for name, groups in ((block.attention_output, block.heads), (block.output, block.rows)):
+        for name, groups in ((block.attention_output, block.heads), (block.output, block.neurons)):
             mask = torch.ones(samples, groups, device=device, requires_grad=True)
             masks.append(mask)
             handles.append(modules[name].register_forward_pre_hook(_multiply(mask)))

@@ -17,8 +17,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from compress import mitigations
+from compress.compression.settings import CompressionTraining
 from compress.configuration import effects, whole_numbers
-from compress.configuration.compression_schema import CompressionTraining
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
 from compress.configuration.merge import Merge, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
@@ -144,7 +144,9 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     """The first violation as one sentence: source, key, what is wrong, what would be right."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    below = problem.get("ctx", {}).get("below", "")  # the key that chooses one of several blocks
     path = _user_path([str(part) for part in problem["loc"]], merge, problem["type"])
+    path += below.split(".") if below else []
     key, source = ".".join(path), merge.source(path)
     if path[:2] == ["robust_compression", "loss"]:
         loss = merge.values["robust_compression"]["loss"]
@@ -160,7 +162,7 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     if problem["type"] == "missing":
         example = EXAMPLES.get(key, "")
         return f"{merge.lacking(path)}{'; ' if example else ''}{example}."
-    value = json.dumps(problem["input"], default=str)
+    value = json.dumps(merge.value(path) if below else problem["input"], default=str)
     reason = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{source}: '{key}' is {value}, but: {reason}."
 

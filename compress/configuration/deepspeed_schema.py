@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from compress.compression.settings import CompressionTraining
 from compress.configuration.blocks import Auto, Beta, Block, Count, Natural, NonNegative
-from compress.configuration.compression_schema import CompressionTraining
 
 TRAINING_KEYS = (
     "train_batch_size",

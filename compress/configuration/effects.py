@@ -2,8 +2,9 @@
 
 from itertools import pairwise
 
+from compress.compression.settings import CompressionTraining
+from compress.compression.technique import PruningTechnique
 from compress.configuration import engine_table
-from compress.configuration.compression_schema import CompressionTraining
 from compress.configuration.deepspeed_schema import WarmupParams
 from compress.configuration.merge import Merge
 from compress.configuration.robust_schema import Root
@@ -75,58 +76,56 @@ def _together(root: Root, merge: Merge) -> None:
     )
 
 
+UNTAKEN = {
+    "pruning": "no sparse_pruning is enabled for it",
+    "pruning.updates": "learned scores are refreshed at every step",
+    "structured": "no head_pruning or row_pruning is enabled for it",
+    "structured.begin": "in one round everything goes at structured.end",
+    "structured.rounds": "nothing is chosen by importance",
+    "structured.samples": "nothing is chosen by importance",
+    "structured.multiple_of": "no row_pruning is enabled for it",
+    "score_lr": "no scores are learned (method topk)",
+}
+"""Keys of `robust_compression` for pruners -> why one has no effect where no pruner takes it."""
+
+
 def _compression(root: Root, merge: Merge) -> None:
-    """Schedules and choices of `robust_compression` that no technique takes up."""
+    """Schedules and choices that no pruner takes up, or that are given twice."""
     blocks = root.compression_training or CompressionTraining()
-    heads, rows, sparse = blocks.heads, blocks.rows, blocks.sparse
-    by_score = [None if blocks.listed_heads else heads, rows]
-    chosen = any(block and not blocks.learned(block) for block in by_score)
-    learned = any(blocks.learned(block) for block in by_score)
-    once = chosen and not learned and root.robust_compression.structured.rounds == 1
-    reasons = {
-        "pruning": "" if sparse else "no sparse_pruning is enabled for it",
-        "pruning.updates": "learned scores are refreshed at every step"
-        if blocks.learned(sparse)
-        else "",
-        "structured": "" if heads or rows else "no head_pruning or row_pruning is enabled for it",
-        "structured.begin": "in one round everything goes at structured.end" if once else "",
-        "structured.rounds": "" if chosen else "nothing is chosen by importance",
-        "structured.samples": "" if chosen else "nothing is chosen by importance",
-        "structured.multiple_of": "" if rows else "no row_pruning is enabled for it",
-        "score_lr": "" if blocks.any_learned else "no scores are learned (method topk)",
-    }
-    for key, why in reasons.items():
+    taken = blocks.takes(root.robust_compression)
+    for key, why in UNTAKEN.items():
         path = ("robust_compression", *key.split("."))
-        if why and merge.given(*path):
+        if key not in taken and merge.given(*path):
             raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' has no effect: {why}.")
-    stride = ("compression_training", "sparse_pruning", "shared_parameters", "schedule_offset_stride")
-    if blocks.learned(sparse) and merge.given(*stride):
-        raise UserError(
-            f"{merge.source(stride)}: '{'.'.join(stride)}' has no effect: learned scores are "
-            "refreshed at every step."
-        )
-    pairs = [("sparse_pruning", "schedule_offset_stride", "pruning.updates")]
-    for technique in ("sparse_pruning", "head_pruning", "row_pruning"):
-        ours = "pruning" if technique == "sparse_pruning" else "structured"
-        pairs += [(technique, "schedule_offset", f"{ours}.begin")]
-        pairs += [(technique, "schedule_offset_end", f"{ours}.end")]
-    for technique, key, twin in pairs:
-        path = ("robust_compression", *twin.split("."))
-        steps = ("compression_training", technique, "shared_parameters", key)
-        if merge.given(*steps) and merge.given(*path):
+    for block in (b for b in blocks.given if isinstance(b, PruningTechnique)):
+        shared = ("compression_training", block.key, "shared_parameters")
+        stride = (*shared, "schedule_offset_stride")
+        if block.active and block.learned and merge.given(*stride):
             raise UserError(
-                f"{merge.source(path)}: '{'.'.join(path)}' contradicts compression_training's "
-                f"{key}; give one of them."
+                f"{merge.source(stride)}: '{'.'.join(stride)}' has no effect: learned scores are "
+                "refreshed at every step."
             )
+        twins = {"schedule_offset_stride": "updates", "schedule_offset": "begin"}
+        for key, twin in {**twins, "schedule_offset_end": "end"}.items():
+            path = ("robust_compression", block.fractions, twin)
+            if merge.given(*shared, key) and merge.given(*path):
+                raise UserError(
+                    f"{merge.source(path)}: '{'.'.join(path)}' contradicts compression_training's "
+                    f"{key}; give one of them."
+                )
+        offset, end = (
+            block.shared_parameters.schedule_offset,
+            block.shared_parameters.schedule_offset_end,
+        )
+        if offset is not None and end is not None and offset > end:
+            path = (*shared, "schedule_offset")
+            raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' is above schedule_offset_end.")
 
 
 def _values(root: Root, merge: Merge) -> None:
     """Values that contradict each other."""
-    offset = ("compression_training", "sparse_pruning", "shared_parameters", "schedule_offset")
     ours = root.robust_compression
     pruning, levels = ours.pruning, ours.uncertainty.sparsities
-    training = root.compression_training
-    shared = training.sparse_pruning.shared_parameters if training and training.sparse_pruning else None
 
     def reject(wrong: bool, path: tuple[str, ...], why: str) -> None:
         if wrong:
@@ -136,9 +135,6 @@ def _values(root: Root, merge: Merge) -> None:
     reject(begin > end, ("robust_compression", "pruning", "begin"), "is above pruning.end")
     begin, end = ours.structured.begin, ours.structured.end
     reject(begin > end, ("robust_compression", "structured", "begin"), "is above structured.end")
-    if shared and shared.schedule_offset is not None and shared.schedule_offset_end is not None:
-        above = shared.schedule_offset > shared.schedule_offset_end
-        reject(above, offset, "is above schedule_offset_end")
     reject(
         any(a >= b for a, b in pairwise(levels)),
         ("robust_compression", "uncertainty", "sparsities"),
@@ -160,7 +156,7 @@ def _schedule(root: Root, merge: Merge) -> None:
     rate = root.optimizer.params.lr
     peak = params.warmup_max_lr if isinstance(params.warmup_max_lr, float) else rate
     peaks = {"its peak (scheduler.params.warmup_max_lr, else optimizer.params.lr)": peak}
-    if (root.compression_training or CompressionTraining()).any_learned:
+    if (root.compression_training or CompressionTraining()).learned:
         peaks["robust_compression.score_lr"] = root.robust_compression.score_lr
     for name, value in peaks.items():
         if params.warmup_min_lr > value:

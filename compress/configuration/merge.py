@@ -61,12 +61,14 @@ class Merge:
 
     def given(self, *path: str) -> bool:
         """Whether the user set this key (to other than null)."""
+        return self.value(path) is not None
+
+    def value(self, path: Sequence[str]) -> Any:  # noqa: ANN401  any JSON value
+        """What the user set for this key, None for nothing."""
         node: Any = self.values
         for key in path:
-            if not isinstance(node, dict) or key not in node:
-                return False
-            node = node[key]
-        return True
+            node = node.get(key) if isinstance(node, dict) else None
+        return node
 
 
 def _parse(text: str, source: str) -> Any:  # noqa: ANN401  any JSON value

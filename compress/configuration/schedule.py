@@ -108,7 +108,7 @@ def of_trainings(config: "Config", samples: int) -> dict[str, dict[str, Any]]:
             continue
         steps = count * per_epoch
         found[name] = {"steps": steps, "lr": config.deepspeed.optimizer.params.lr}
-        if name == "student" and config.compression.any_learned:
+        if name == "student" and config.compression.learned:
             found[name]["score_lr"] = robust.score_lr
         scheduler = resolve(config, steps)
         if scheduler is not None:

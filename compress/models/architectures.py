@@ -1,4 +1,4 @@
-"""Where an architecture keeps its heads and rows: module names of a Transformer block, by model type.
+"""Where an architecture has its heads and ffn neurons: module names of a block, by model type.
 
 Why: `compression_training` speaks in module names, and shrinking must know which tensors belong
 together. An architecture without an entry can be fine-tuned and pruned sparsely, not cut.
@@ -18,7 +18,7 @@ class Architecture:
 
     projections: everything that has one slice of rows a head (query, key, value, positions);
     count, width: attributes of the attention module that hold heads, and heads x head size;
-    depth, heads, rows: keys of the configuration for the same sizes.
+    depth, heads, neurons: keys of the configuration for the same sizes.
     """
 
     blocks: str
@@ -31,7 +31,7 @@ class Architecture:
     width: str | None = "all_head_size"
     depth: str = "num_hidden_layers"
     heads: str = "num_attention_heads"
-    rows: str = "intermediate_size"
+    neurons: str = "intermediate_size"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Block:
     output: str
     head_size: int
     heads: int
-    rows: int
+    neurons: int
 
 
 def _bert(base: str) -> Architecture:
@@ -74,7 +74,7 @@ ARCHITECTURES = {
         width=None,
         depth="n_layers",
         heads="n_heads",
-        rows="hidden_dim",
+        neurons="hidden_dim",
     ),
     "deberta-v2": Architecture(
         blocks="deberta.encoder.layer",
@@ -92,7 +92,7 @@ def find(config: PreTrainedConfig) -> Architecture:
     if config.model_type not in ARCHITECTURES:
         raise UserError(
             f"compression_training: the architecture '{config.model_type}' has no mapping of heads, "
-            f"rows and layers yet (there is one for {', '.join(ARCHITECTURES)})."
+            f"ffn neurons and layers yet (there is one for {', '.join(ARCHITECTURES)})."
         )
     return ARCHITECTURES[config.model_type]
 
@@ -128,5 +128,5 @@ def _block(
         output=f"{prefix}.{architecture.output}",
         head_size=head_size,
         heads=wide.in_features // head_size,
-        rows=high.out_features,
+        neurons=high.out_features,
     )

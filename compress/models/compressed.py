@@ -1,8 +1,8 @@
 """A compressed model on disk: real dimensions, layer by layer, loaded with one call.
 
-What: `cut` removes heads and rows from a plain state dict, `build` makes a model of such dimensions
-from its configuration, `load_weights` fills it. Why: transformers 5 dropped `prune_heads` and knows one
-width for all layers; the widths of each layer stand in config.json, under `compressed_layers`.
+What: `cut` removes heads and ffn neurons from a plain state dict, `build` makes a model of such
+dimensions from its configuration, `load_weights` fills it. Why: transformers 5 dropped `prune_heads`
+and knows one width for all layers; those of each layer stand in config.json, under `compressed_layers`.
 
 How to load:  from compress import load_compressed
               model = load_compressed("runs/quickstart/student/model")
@@ -10,7 +10,7 @@ How to load:  from compress import load_compressed
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,18 +28,18 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Layer:
-    """Sizes of one Transformer block: attention heads, and rows of the feed-forward block."""
+    """Sizes of one Transformer block: attention heads, and ffn neurons (`rows` in config.json)."""
 
     heads: int
-    rows: int
+    neurons: int
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What one Transformer block keeps: indices of heads and rows, ascending."""
+    """What one Transformer block keeps: indices of heads and ffn neurons, ascending."""
 
     heads: tuple[int, ...]
-    rows: tuple[int, ...]
+    neurons: tuple[int, ...]
 
 
 def sizes(config: PreTrainedConfig) -> list[Layer] | None:
@@ -55,8 +55,10 @@ def sizes(config: PreTrainedConfig) -> list[Layer] | None:
     try:
         layers = [Layer(int(entry["heads"]), int(entry["rows"])) for entry in entries]
     except (TypeError, KeyError, ValueError):
-        raise UserError(f"{where}: '{KEY}' must list heads and rows of each layer.") from None
-    if len(layers) != depth or any(layer.heads < 1 or layer.rows < 1 for layer in layers):
+        raise UserError(
+            f"{where}: '{KEY}' must list heads and rows (ffn neurons) of each layer."
+        ) from None
+    if len(layers) != depth or any(layer.heads < 1 or layer.neurons < 1 for layer in layers):
         raise UserError(f"{where}: '{KEY}' must list {depth} layers of at least one head and row.")
     return layers
 
@@ -78,8 +80,8 @@ def resize(model: PreTrainedModel, layers: Sequence[Layer]) -> None:
         for name in block.projections:
             _replace(model, modules, name, rows=width)
         _replace(model, modules, block.attention_output, columns=width)
-        _replace(model, modules, block.intermediate, rows=layer.rows)
-        _replace(model, modules, block.output, columns=layer.rows)
+        _replace(model, modules, block.intermediate, rows=layer.neurons)
+        _replace(model, modules, block.output, columns=layer.neurons)
         setattr(modules[block.attention], architecture.count, layer.heads)
         if architecture.width is not None:
             setattr(modules[block.attention], architecture.width, width)
@@ -102,7 +104,7 @@ def _replace(
 def cut(
     weights: Mapping[str, Tensor], model: PreTrainedModel, kept: Sequence[Kept]
 ) -> dict[str, Tensor]:
-    """The state dict without the heads and rows that are not kept.
+    """The state dict without the heads and neurons that are not kept.
 
     weights: of `model`, whose modules name the tensors; kept: one entry a block.
     """
@@ -110,12 +112,12 @@ def cut(
     for block, keep in zip(architectures.blocks(model), kept, strict=True):
         one = torch.arange(block.head_size)
         columns = torch.cat([head * block.head_size + one for head in keep.heads])
-        rows = torch.tensor(keep.rows)
+        neurons = torch.tensor(keep.neurons)
         for name in block.projections:
             _select(out, name, columns, 0)
         _select(out, block.attention_output, columns, 1)
-        _select(out, block.intermediate, rows, 0)
-        _select(out, block.output, rows, 1)
+        _select(out, block.intermediate, neurons, 0)
+        _select(out, block.output, neurons, 1)
     return out
 
 
@@ -129,16 +131,20 @@ def _select(weights: dict[str, Tensor], name: str, indices: Tensor, dimension: i
 def describe(config: PreTrainedConfig, layers: Sequence[Layer]) -> None:
     """Write the sizes into a configuration, in place.
 
-    Equal widths of all rows go into the configuration's own key, so that plain `from_pretrained` loads
-    the model as long as all heads stay.
+    Equal feed-forward widths of all layers go into the configuration's own key, so that plain
+    `from_pretrained` loads the model as long as all heads stay.
     """
     architecture = architectures.find(config)
-    rows = {layer.rows for layer in layers}
-    if len(rows) == 1:
-        setattr(config, architecture.rows, rows.pop())
-    heads, width = getattr(config, architecture.heads), getattr(config, architecture.rows)
+    widths = {layer.neurons for layer in layers}
+    if len(widths) == 1:
+        setattr(config, architecture.neurons, widths.pop())
+    heads, width = getattr(config, architecture.heads), getattr(config, architecture.neurons)
     plain = all(layer == Layer(heads, width) for layer in layers)
-    setattr(config, KEY, None if plain else [asdict(layer) for layer in layers])
+    setattr(
+        config,
+        KEY,
+        None if plain else [{"heads": layer.heads, "rows": layer.neurons} for layer in layers],
+    )
 
 
 def reduced(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:

@@ -160,9 +160,9 @@ def _dimensions(config: PreTrainedConfig) -> str:
     architecture, layers = architectures.find(config), compressed.sizes(config)
     depth = getattr(config, architecture.depth)
     if layers is None:
-        heads, rows = (getattr(config, key) for key in (architecture.heads, architecture.rows))
+        heads, rows = (getattr(config, key) for key in (architecture.heads, architecture.neurons))
         return f"It has {depth} layers of {heads} heads and {rows:,} ffn neurons each, {hidden}."
-    each = "; ".join(f"{layer.heads} and {layer.rows:,}" for layer in layers)
+    each = "; ".join(f"{layer.heads} and {layer.neurons:,}" for layer in layers)
     return f"It has {depth} layers, {hidden}; heads and ffn neurons by layer: {each}."
 
 

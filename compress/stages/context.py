@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import ranks
+from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
@@ -39,9 +40,9 @@ class Encoder:
 class Context:
     """What every stage needs.
 
-    encoders: those of the run by the key of `robust_compression` that names them: `model`,
-    `student.model` if it is given, `teacher.model` if its tokenizer is another; active: which of them
-    `encoder` is; stage: what `--stage` asks for; chosen: the stages that are made if they are missing;
+    resolved: what the student loses, and when; encoders: those of the run by the key of
+    `robust_compression` that names them: `model`, `student.model` if it is given, `teacher.model` if its
+    tokenizer is another; active: which of them `encoder` is; stage: what `--stage` asks for; chosen: the stages that are made if they are missing;
     accept_versions: whether artefacts of other versions are reused; known: artefacts that this run has
     found or made, by their places; said: lines that are not said again.
     """
@@ -51,6 +52,7 @@ class Context:
     cache_dir: Path
     data: TaskData
     device: torch.device
+    resolved: Resolved
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
     monitor: Monitor = field(default_factory=Monitor)
     active: str = "model"

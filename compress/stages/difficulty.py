@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from compress import uncertainty
 from compress.compression.masks import Masks
-from compress.compression.plan import Plan, Sparse, match
-from compress.compression.pruning import Ramp
+from compress.compression.pruners.magnitude import Magnitude, Weights
+from compress.compression.pruning_schedule import PruningSchedule
+from compress.compression.technique import match
 from compress.configuration.config import Config, training_steps
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.used_keys import OURS
@@ -151,13 +152,14 @@ def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trai
     total = _steps(context.config, len(context.data.train))
     ends = [round(total * (i + 1) / len(targets)) for i in range(len(targets))]
     begins = [0, *ends[:-1]]
-    ramps = []
+    schedules = []
     for before, target, begin, end in zip([0.0, *targets], targets, begins, ends, strict=False):
         half = begin + max(1, (end - begin) // 2)
         stride = max(1, (half - begin) // UPDATES_PER_LEVEL)
-        ramps.append(Ramp(before, target, begin, half, stride))
+        schedules.append(PruningSchedule(before, target, begin, half, stride))
     layers = _linear_layers(model)
-    masks = Masks(model, Plan({"blocks": Sparse(tuple(layers), tuple(ramps))}))
+    masks = Masks([Magnitude({"blocks": Weights(tuple(schedules), tuple(layers))})])
+    masks.attach(model)
     name = "difficulty" if len(targets) > 1 else f"difficulty {targets[0]:.2f}"
     trainer = new_trainer(name, context, model, [masks, Vanilla()], epochs)
     for end in ends:

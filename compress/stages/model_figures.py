@@ -87,5 +87,5 @@ def shape(model: PreTrainedModel) -> dict[str, int]:
     blocks = architectures.blocks(model)
     return known | {
         "heads": sum(block.heads for block in blocks),
-        "ffn_neurons": sum(block.rows for block in blocks),
+        "ffn_neurons": sum(block.neurons for block in blocks),
     }

@@ -1,6 +1,6 @@
 """Stage student: compress as `compression_training` says, train with the loss hook, export.
 
-Order within a run: layer reduction, then heads and rows, then single weights.
+Order within a run: layer reduction, then heads and ffn neurons, then single weights.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from compress import artefacts, checkpoint, export, ranks, uncertainty
-from compress.compression import importance, plan
-from compress.compression.masks import Masks, Scorer, reduce_layers
+from compress.compression import importance, resolved
+from compress.compression.masks import Masks, Scorer
+from compress.compression.resolved import Resolved
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
 from compress.layerwise.terms import terms_of
 from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
-from compress.models import compressed, encoders
+from compress.models import encoders
 from compress.reporting import card
 from compress.scoring import evaluation
 from compress.stages import difficulty, first, model_figures, shallow
@@ -101,31 +102,29 @@ class Student(Stage):
         known = _known(run, made)
         model = _start(here, start)
         shape = encoders.fresh(model)
-        todo = plan.resolve(run.config, model, len(run.data.train))
-        masks = Masks(model, todo, _scorer(here, shape, known))
-        terms = terms_of(robust.layerwise)
-        for term in terms:
-            term.attach(model, Run(run.config, start, here.data.labels, here.device))
+        masks = Masks(run.resolved.pruners, _scorer(here, shape, known))
+        methods = [masks, robust.loss, *terms_of(robust.layerwise)]
+        for method in methods:
+            method.attach(model, Run(run.config, start, here.data.labels, here.device))
         assert robust.student.epochs is not None, "epochs are resolved"
-        methods = [masks, robust.loss, *terms]
         trainer = new_trainer(self.label, here, model, methods, robust.student.epochs, known)
         trainer.run_until(trainer.total_steps, watch_dev(here))
         weights = checkpoint.gather(trainer.engine)
-        wanted = _logits(here, trainer, masks, shape, weights, todo)
+        wanted = _logits(here, trainer, masks, shape, weights)
         trainer.close()
 
         def fill(folder: Path) -> None:
-            small = masks.shrink(masks.apply(weights), shape)
+            small = masks.shrink(masks.finish(dict(weights)), shape)
             sparsity = masks.sparsity_of(small)
             length = robust.task.max_length
             export.save(small, here.encoder.tokenizer, length, here.data.task.keep, folder / "model")
             dev = here.columns["dev"].head(export.SAMPLES)
             parity = export.difference(folder / "model", wanted, dev, here.device)
             card.write(folder / "model", model_figures.about(run))
-            layers = [{"heads": len(k.heads), "rows": len(k.rows)} for k in masks.kept() or []]
+            layers = [{"heads": len(k.heads), "rows": len(k.neurons)} for k in masks.kept() or []]
             values = {"sparsity": sparsity, "parity": parity, "layers": layers}
             artefacts.write_json(folder / "student.json", values)
-            if chosen := masks.chosen_heads():
+            if chosen := masks.chosen():
                 artefacts.write_json(folder / "heads.json", {"compression_training": chosen})
 
         return fill
@@ -140,15 +139,12 @@ def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
     """The classifier that the training starts from, with the layers that layer reduction keeps."""
     from_teacher = context.config.robust.student.init_from == "teacher"
     model = start_model(context, teacher_model if from_teacher else context.encoder.model)
-    kept = plan.layers(context.config, model.config)
-    if kept is None:
-        return model
-    block = context.config.compression.layers
-    return reduce_layers(model, kept, block.other_module_name if block else None)
+    reduction, layers = context.config.compression.layers, context.resolved.layers
+    return model if reduction is None or layers is None else reduction.reduced(model, layers)
 
 
 def _scorer(context: Context, shape: PreTrainedModel, known: SampleData) -> Scorer:
-    """Importance of heads and rows on a plain copy of the model as it is now, on every rank."""
+    """Importance of heads and neurons on a plain copy of the model as it is now, on every rank."""
     block, data = context.config.robust.structured, context.columns["train"]
     objective = importance.Objective(context.config.robust.loss, known)
 
@@ -168,7 +164,6 @@ def _logits(
     masks: Masks,
     shape: PreTrainedModel,
     weights: dict[str, torch.Tensor],
-    todo: plan.Plan,
 ) -> NDArray[np.float64]:
     """Logits [N, C] of the masked model on the first dev samples, in float32.
 
@@ -183,7 +178,9 @@ def _logits(
 
     def alone() -> NDArray[np.float64]:
         model = encoders.fresh(shape)
-        Masks(model, todo).load_state_dict(masks.state_dict())
+        again = Masks(masks.pruners)
+        again.attach(model)
+        again.load_state_dict(masks.state_dict())
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
         forward = evaluation.model_forward(model, context.device)
         return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
@@ -191,8 +188,8 @@ def _logits(
     return ranks.on_main(alone)
 
 
-def check(config: Config, model: Path, data: TaskData) -> None:
-    """Raise UserError now for whatever of the student's compression the training would reject.
+def check(config: Config, model: Path, data: TaskData) -> Resolved:
+    """What the training does to the student; UserError now for whatever it would reject.
 
     model: the student's encoder. Builds shapes on the meta device: no weights.
     """
@@ -202,18 +199,11 @@ def check(config: Config, model: Path, data: TaskData) -> None:
     if robust.student.init_from == "teacher" and robust.teacher.model is not None:
         model = encoders.directory(robust.teacher.model, "robust_compression.teacher.model")
     encoders.check_weights(model)
-    shape = encoders.load_config(model)
-    kept = plan.layers(config, shape)
-    reduced = compressed.reduced(shape, kept) if kept else shape
-    with torch.device("meta"):
-        small = encoders.fresh_from(model, reduced)
-        plan.resolve(config, small, len(data.train))
-    shapes = Shapes(config, model, reduced, small, data)
+    found = resolved.resolve(config, model, len(data.train))
+    shapes = Shapes(config, model, found.model.config, found.model, data)
     for term in terms_of(robust.layerwise):
         term.check(shapes)
-    block = config.compression.layers
-    for name in (block.other_module_name or []) if block else []:
-        plan.check_outside(small, name)
+    return found
 
 
 def _known(context: Context, made: Mapping[str, Artefact]) -> SampleData:

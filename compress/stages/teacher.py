@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 
 from compress import checkpoint, export
 from compress.compression.masks import Masks
-from compress.compression.plan import Plan
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.mitigations.vanilla import Vanilla
@@ -81,7 +80,7 @@ def fine_tune(context: Context, name: str, epochs: int) -> Trained:
     torch.manual_seed(context.config.robust.seed)
     model = encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
     shape = encoders.fresh(model)
-    trainer = new_trainer(name, context, model, [Masks(model, Plan()), Vanilla()], epochs)
+    trainer = new_trainer(name, context, model, [Masks(), Vanilla()], epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
     weights = checkpoint.gather(trainer.engine)

@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compress import checkpoint, ranks, run
 from compress.compression.masks import Masks
-from compress.compression.plan import Plan, Sparse, match
-from compress.compression.pruning import Ramp
+from compress.compression.pruners.magnitude import Magnitude, Weights
+from compress.compression.pruning_schedule import PruningSchedule
+from compress.compression.technique import match
 from compress.configuration import config
 from compress.layerwise.hidden import PROJECTION
 from compress.layerwise.settings import LayerwiseBlock
@@ -88,10 +89,11 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
             module.p = spec.get("dropout", 0.0)
     names = match(model, {name: [keyword] for name, (keyword, _) in spec["groups"].items()}, "sparse")
     groups = {
-        name: Sparse(tuple(names[name]), (Ramp(0.0, target, 0, spec["steps"] - 1, 1),))
+        name: Weights((PruningSchedule(0.0, target, 0, spec["steps"] - 1, 1),), tuple(names[name]))
         for name, (_, target) in spec["groups"].items()
     }
-    masks = Masks(model, Plan(groups))
+    masks = Masks([Magnitude(groups)] if groups else [])
+    masks.attach(model)
     generator = np.random.default_rng(0)
     classes = len(here.data.labels)
     teacher = generator.dirichlet(np.ones(classes), len(here.data.train)).astype(np.float32)
@@ -108,7 +110,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     scores = context.score_split(here, training, "dev")
     weights_now = checkpoint.gather(training.engine)
     trained = weights_now.get(f"{PROJECTION}.weight", 0.0)
-    plain = masks.apply(weights_now) if ranks.is_main() else {}
+    plain = masks.finish(dict(weights_now)) if ranks.is_main() else {}
     state = training.state_dict()
     reports = [seen for seen in recorder.seen if "loss" in seen]
     result = {
@@ -119,7 +121,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
         "projection": [projection, torch.as_tensor(trained).tolist()],
         "masks": {
             name: "".join(map(str, m.int().flatten().tolist()))
-            for name, m in state["methods"]["masks"]["sparse"].items()
+            for name, m in state["methods"]["masks"].get("magnitude", {}).items()
         },
         "scores": scores.tolist(),
         "weights": {

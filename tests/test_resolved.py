@@ -8,7 +8,9 @@ import torch
 from small_models import CONFIGS
 from transformers import AutoModelForSequenceClassification, BertConfig, MPNetConfig
 
-from compress.compression import plan
+from compress.compression.pruners.heads import Heads
+from compress.compression.pruners.layers import LayerReduction
+from compress.compression.resolved import pruners
 from compress.configuration.config import load
 from compress.errors import UserError
 
@@ -48,36 +50,38 @@ def shape(name="bert"):
         return AutoModelForSequenceClassification.from_config(CONFIGS[name])
 
 
+def schedule_of(settings):
+    return pruners(settings, shape(), 95)[0].groups["g"].schedules[0]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_shipped_keywords_find_heads_and_rows_of_every_architecture(name, config):
-    found = plan.resolve(
-        config({"head_pruning": technique(HEADS), "row_pruning": technique(ROWS)}), shape(name), 95
-    )
-    assert found.heads["g"] == plan.Heads((0, 1), keep=4)
-    assert found.rows["g"] == plan.Rows((0, 1), keep=16)
+    both = config({"head_pruning": technique(HEADS), "row_pruning": technique(ROWS)})
+    heads, neurons = (pruner.groups["g"] for pruner in pruners(both, shape(name), 95))
+    assert (heads.blocks, heads.keep, neurons.blocks, neurons.keep) == ((0, 1), 4, (0, 1), 16)
 
 
 def test_rounds_are_equal_parts_and_the_last_is_at_the_end(config):
     """20 steps; from 10 % to 70 %: 2 to 14, in 3 rounds."""
     structured = {"begin": 0.1, "end": 0.7, "rounds": 3}
-    ramp = plan.resolve(config({"head_pruning": technique(HEADS)}, structured=structured), shape(), 95)
-    ramp = ramp.head_ramp
-    steps = [step for step in range(21) if ramp.refresh_at(step) and ramp.sparsity(step) > 0]
+    schedule = schedule_of(config({"head_pruning": technique(HEADS)}, structured=structured))
+    steps = [step for step in range(21) if schedule.refresh_at(step) and schedule.sparsity(step) > 0]
     assert steps == [6, 10, 14]
-    assert [ramp.sparsity(step) for step in steps] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [schedule.sparsity(step) for step in steps] == pytest.approx([1 / 3, 2 / 3, 1])
 
 
 def test_one_round_is_one_shot_at_the_end(config):
-    ramp = plan.resolve(config({"row_pruning": technique(ROWS)}), shape(), 95).row_ramp
-    steps = [step for step in range(21) if ramp.refresh_at(step) and ramp.sparsity(step) > 0]
+    schedule = schedule_of(config({"row_pruning": technique(ROWS)}))
+    steps = [step for step in range(21) if schedule.refresh_at(step) and schedule.sparsity(step) > 0]
     assert steps == [6]  # 30 % of 20
 
 
 def test_learned_scores_move_at_every_step(config):
     heads = technique(HEADS, method="topk", schedule_offset=4, schedule_offset_end=8)
-    found = plan.resolve(config({"head_pruning": heads}), shape(), 95)
-    assert found.learned_heads and found.heads["g"].keep == 2  # of each layer
-    assert [step for step in range(21) if found.head_ramp.refresh_at(step)] == [4, 5, 6, 7, 8]
+    [found] = pruners(config({"head_pruning": heads}), shape(), 95)
+    assert found.learned and found.groups["g"].keep == 2  # of each layer
+    schedule = found.groups["g"].schedules[0]
+    assert [step for step in range(21) if schedule.refresh_at(step)] == [4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_learned_scores_move_at_every_step(config):
         ),
         (
             {"row_pruning": technique(changed(ROWS, params={"dense_ratio": 0.01}))},
-            "dense_ratio: leaves no row of 32",
+            "dense_ratio: leaves no ffn neuron of 32",
         ),
         (
             {"row_pruning": technique(changed(ROWS, related_modules=[["query"]]))},
@@ -164,7 +168,7 @@ def test_learned_scores_move_at_every_step(config):
 )
 def test_mistakes_are_one_sentence(compression, sentence, config):
     with pytest.raises(UserError) as error:
-        plan.resolve(config(compression), shape(), 95)
+        pruners(config(compression), shape(), 95)
     assert sentence in str(error.value) and "\n" not in str(error.value)
     assert str(error.value).startswith("compression_training")
 
@@ -190,7 +194,7 @@ def test_mistakes_are_one_sentence(compression, sentence, config):
         (
             {"row_pruning": technique(ROWS)},
             {"structured": {"multiple_of": 64}},
-            "removes nothing, all 32 rows stay",
+            "removes nothing, all 32 ffn neurons stay",
         ),
         (
             {
@@ -211,7 +215,7 @@ def test_mistakes_are_one_sentence(compression, sentence, config):
 )
 def test_what_would_do_nothing_or_something_else(compression, ours, sentence, config):
     with pytest.raises(UserError) as error:
-        plan.resolve(config(compression, **ours), shape(), 95)
+        pruners(config(compression, **ours), shape(), 95)
     assert sentence in str(error.value)
 
 
@@ -220,36 +224,42 @@ def test_listed_heads_go_whatever_the_method(method, config):
     listed = technique(
         changed(HEADS, params={"pruned_heads": [2, 0], "dense_ratio": 0.5}), method=method
     )
-    found = plan.resolve(config({"head_pruning": listed}), shape(), 95)
-    assert not found.learned_heads
-    assert found.heads["g"] == plan.Heads((0, 1), keep=4, pruned=(0, 2))
+    [found] = pruners(config({"head_pruning": listed}), shape(), 95)
+    assert isinstance(found, Heads) and not found.learned
+    assert (found.groups["g"].blocks, found.groups["g"].pruned) == ((0, 1), (0, 2))
 
 
 def test_schedule_offset_alone_is_the_moment_of_one_shot(config):
     heads = technique(HEADS, schedule_offset=13)
-    ramp = plan.resolve(config({"head_pruning": heads}), shape(), 95).head_ramp
-    assert [step for step in range(21) if ramp.refresh_at(step) and ramp.sparsity(step) > 0] == [13]
+    schedule = schedule_of(config({"head_pruning": heads}))
+    assert [
+        step for step in range(21) if schedule.refresh_at(step) and schedule.sparsity(step) > 0
+    ] == [13]
+
+
+def others(name):
+    return LayerReduction(enabled=True, teacher_layer=[0], other_module_name=[name])
 
 
 @pytest.mark.parametrize("name", ["bert", "bert.encoder", "bert.encoder.layer.0", "no.such"])
 def test_other_modules_lie_outside_the_layers(name):
     with pytest.raises(UserError, match=f"other_module_name: .*'{name}'"):
-        plan.check_outside(shape(), name)
-    plan.check_outside(shape(), "bert.pooler")
+        others(name).check_others(shape())
+    others("bert.pooler").check_others(shape())
 
 
 def test_two_groups_with_one_layer(config):
     block = technique(HEADS)
     block["different_groups"]["h"] = changed(HEADS, modules=["layer.0.attention.output"])
     with pytest.raises(UserError, match=r"different_groups.h: another group has the layer"):
-        plan.resolve(config({"head_pruning": block}), shape(), 95)
+        pruners(config({"head_pruning": block}), shape(), 95)
 
 
 def test_related_modules_of_deepspeeds_examples(config):
     heads = changed(HEADS, related_modules=[["self.query", "self.key", "self.value"]])
     rows = changed(ROWS, related_modules=[[r"layer\.\d+\.output\.dense"]])
     both = {"head_pruning": technique(heads), "row_pruning": technique(rows)}
-    assert plan.resolve(config(both), shape(), 95).heads
+    assert len(pruners(config(both), shape(), 95)) == 2
 
 
 def test_an_architecture_without_a_mapping(config):
@@ -257,7 +267,7 @@ def test_an_architecture_without_a_mapping(config):
         sizes = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 1}
         model = AutoModelForSequenceClassification.from_config(MPNetConfig(vocab_size=40, **sizes))
     with pytest.raises(UserError, match="architecture 'mpnet' has no mapping"):
-        plan.resolve(config({"head_pruning": technique(HEADS)}), model, 95)
+        pruners(config({"head_pruning": technique(HEADS)}), model, 95)
 
 
 # ------------------------------------------------------------------------------------ layer reduction
@@ -274,7 +284,7 @@ def reduction(**block):
     [([0, 1, 2], (0, 1, 2)), ("first_half", (0, 1, 2)), ("every_second", (1, 3, 5)), ([5, 0], (5, 0))],
 )
 def test_layers(given, kept, config):
-    assert plan.layers(config(reduction(teacher_layer=given)), SIX) == kept
+    assert config(reduction(teacher_layer=given)).compression.layers.kept(SIX) == kept
 
 
 @pytest.mark.parametrize(
@@ -291,5 +301,5 @@ def test_layers(given, kept, config):
 )
 def test_layers_that_are_not_there(block, sentence, config):
     with pytest.raises(UserError) as error:
-        plan.layers(config(reduction(**block)), SIX)
+        config(reduction(**block)).compression.layers.kept(SIX)
     assert sentence in str(error.value)

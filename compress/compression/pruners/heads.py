@@ -1,0 +1,243 @@
+"""Attention heads: `head_pruning`, by importance, from a list, or by learned scores.
+
+By importance the lowest heads over the layers of a group go (Michel et al. 2019; Du et al. 2023, App.
+A), at least one stays in each layer; learned scores choose within each layer. Both are in one file,
+because learned scores add nothing to the layers, keys and checks of heads but another count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from compress.compression.pruner import Living
+from compress.compression.technique import Ratio, exactly, something
+from compress.compression.units import (
+    UnitGroup,
+    UnitPruner,
+    UnitPruning,
+    Units,
+    UnitShared,
+    remaining,
+)
+from compress.configuration import blocks as settings
+from compress.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compress.compression.importance import Importance
+    from compress.configuration.robust_schema import RobustCompression
+    from compress.models.architectures import Block
+
+
+class Heads(UnitPruner):
+    """Attention heads, switched off at the inputs of the attention output layer."""
+
+    name = unit = "heads"
+    kind = "head"
+    carrier = "attention_output"
+
+    @staticmethod
+    def related(block: Block) -> tuple[str, ...]:
+        """Names of the query, key, value (and position) layers."""
+        return block.projections
+
+    def pick(
+        self, group: Units, importance: Importance, done: float
+    ) -> Iterator[tuple[int, Collection[int]]]:
+        """The most important heads over all blocks of the group."""
+        keep = remaining(sum(self.full(n) for n in group.blocks), group.keep, done)
+        scores = [importance.heads[n] for n in group.blocks]
+        chosen = kept_heads(scores, keep, [self.gone(n) for n in group.blocks])
+        return zip(group.blocks, chosen, strict=True)
+
+    def left(self, block: Block, kept: Tensor) -> Living:
+        """Outputs of the projections and inputs of the attention output layer."""
+        each = kept.new_tensor(list(range(block.head_size)))
+        columns = (kept[:, None] * block.head_size + each).flatten()
+        inputs: Living = {block.attention_output: (None, columns)}
+        return {**dict.fromkeys(block.projections, (columns, None)), **inputs}
+
+    def remove(self, weights: dict[str, Tensor], block: Block, mask: Tensor) -> None:
+        """Zero the inputs of removed heads in place."""
+        weight = weights[f"{block.attention_output}.weight"]
+        columns = mask.repeat_interleave(block.head_size).to(weight)
+        weights[f"{block.attention_output}.weight"] = weight * columns
+
+    def chosen(self) -> dict[str, Any]:
+        """The choice of heads in DeepSpeed's terms: a group a layer, to read, edit and run again."""
+        groups = {}
+        for number in self.numbers:
+            block, gone = self.blocks[number], sorted(self.gone(number))
+            groups[f"layer_{number}"] = {
+                "params": {"dense_ratio": 1 - len(gone) / block.heads, "pruned_heads": gone},
+                "modules": [exactly(block.attention_output)],
+                "related_modules": [[exactly(name) for name in block.projections]],
+            }
+        shared: dict[str, Any] = {"enabled": True, "method": "importance"}
+        if len(counts := {block.heads for block in self.blocks}) == 1:
+            shared["num_heads"] = counts.pop()
+        return {"head_pruning": {"shared_parameters": shared, "different_groups": groups}}
+
+
+class HeadParams(settings.Block):
+    """How many heads of a group stay: one of the three."""
+
+    dense_ratio: Ratio | None = None
+    """Share of the heads that stays, over all layers of the group; of each layer with method topk."""
+    target_heads: settings.Count | None = None
+    """Number of heads that stay over all layers of the group."""
+    pruned_heads: list[settings.Natural] | None = None
+    """Numbers of the heads that go in every layer of the group, counted from 0."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [self.dense_ratio is not None, self.target_heads is not None]
+        if sum(given) + (self.pruned_heads is not None and not given[0]) != 1:
+            raise ValueError("give one of dense_ratio, target_heads and pruned_heads")
+        return self
+
+
+class HeadGroup(UnitGroup):
+    """Attention output layers that lose heads; related_modules: their query, key and value layers."""
+
+    params: HeadParams
+    """How many heads stay."""
+
+
+class HeadShared(UnitShared):
+    """What holds for all groups of heads."""
+
+    num_heads: settings.Count | None = None
+    """Heads of each layer of the model, checked; follows from the model."""
+
+
+class HeadPruning(UnitPruning):
+    """Attention heads of the lowest importance or learned scores go, or heads that are listed."""
+
+    key = "head_pruning"
+    order = 20
+    word = "heads"
+    pruner = Heads
+    layer_kind = "attention output"
+
+    shared_parameters: HeadShared
+    """What holds for all groups."""
+    different_groups: Annotated[dict[str, HeadGroup], Field(min_length=1)]
+    """Groups of layers, each under a name of your choice."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether every head that goes is listed, so that neither method chooses any."""
+        return all(group.params.pruned_heads is not None for group in self.different_groups.values())
+
+    @property
+    def chooses(self) -> str:
+        """By importance or learned scores, unless all heads are listed."""
+        return "listed" if self.listed else super().chooses
+
+    @property
+    def amount(self) -> str:
+        """Such as `40`, `20_learned`, `_keep9` or `_listed`."""
+        if self.listed:
+            return "_listed"
+        targets = [group.params.target_heads or 0 for group in self.different_groups.values()]
+        return super().amount if len(self.dense) == len(targets) else f"_keep{sum(targets)}"
+
+    @property
+    def removes(self) -> bool:
+        """Whether heads are listed or counted, or a share goes."""
+        params = [group.params for group in self.different_groups.values()]
+        return super().removes or any(p.pruned_heads or p.target_heads for p in params)
+
+    def check(self, blocks: Sequence[Block]) -> None:
+        """UserError for a wrong num_heads."""
+        given, counts = self.shared_parameters.num_heads, {block.heads for block in blocks}
+        if given is not None and counts != {given}:
+            has = " or ".join(str(count) for count in sorted(counts))
+            raise UserError(
+                f"compression_training.{self.key}.shared_parameters.num_heads is {given}, "
+                f"but the model has {has} heads a layer."
+            )
+
+    def count(
+        self, name: str, blocks: Sequence[Block], robust: RobustCompression
+    ) -> tuple[int, tuple[int, ...] | None]:
+        """Heads that stay over all blocks, or in each block with learned scores; heads that go."""
+        path, sizes = f"{self.path(name)}.params", [block.heads for block in blocks]
+        params = self.different_groups[name].params
+        if params.pruned_heads is not None:
+            return self._listed(path, params, sizes)
+        if self.learned:
+            return self._of_each(path, params, sizes), None
+        total = sum(sizes)
+        keep = params.target_heads or round((params.dense_ratio or 0) * total)
+        if keep > total:
+            raise UserError(f"{path}.target_heads is {keep}, but the group has {total} heads.")
+        _enough(path, keep, len(sizes))
+        something(path, params.dense_ratio, keep, total, "heads")
+        return keep, None
+
+    def _listed(
+        self, path: str, params: HeadParams, sizes: Sequence[int]
+    ) -> tuple[int, tuple[int, ...]]:
+        pruned = tuple(sorted(set(params.pruned_heads or ())))
+        if self.learned:
+            raise UserError(
+                f"{path}.pruned_heads: has no effect beside groups of learned scores (method 'topk'); "
+                "list the heads of every group, or use method 'importance'."
+            )
+        if pruned and pruned[-1] >= min(sizes):
+            raise UserError(
+                f"{path}.pruned_heads: there is no head {pruned[-1]}; a layer has {min(sizes)}."
+            )
+        keep, ratio = sum(sizes) - len(pruned) * len(sizes), params.dense_ratio
+        if ratio is not None and abs(ratio * sum(sizes) - keep) > 0.5:
+            raise UserError(f"{path}: dense_ratio and pruned_heads contradict each other.")
+        _enough(f"{path}.pruned_heads", min(sizes) - len(pruned), 1)
+        return keep, pruned
+
+    def _of_each(self, path: str, params: HeadParams, sizes: Sequence[int]) -> int:
+        """How many heads of each layer stay."""
+        if params.target_heads is not None:
+            raise UserError(f"{path}.target_heads: has no effect with method 'topk'; give dense_ratio.")
+        if len(set(sizes)) > 1:
+            group = path.removesuffix(".params")
+            raise UserError(
+                f"{group}: its layers have different numbers of heads; make one group each."
+            )
+        keep = round((params.dense_ratio or 0) * sizes[0])
+        _enough(path, keep, 1)
+        something(path, params.dense_ratio, keep, sizes[0], "heads of a layer")
+        return keep
+
+
+def _enough(path: str, keep: int, least: int) -> None:
+    """UserError if fewer heads stay than one in each layer."""
+    if keep < least:
+        raise UserError(f"{path}: leaves {keep} heads; each layer must keep one, that is {least}.")
+
+
+def kept_heads(
+    importance: Sequence[Tensor], keep: int, gone: Sequence[Collection[int]]
+) -> list[tuple[int, ...]]:
+    """The `keep` most important heads over all layers, by layer, ascending.
+
+    importance: one tensor [H] a layer; gone: heads removed earlier, which stay removed. At least one
+    head stays in each layer: the best of those that are left. Ties go to the earlier head, so every
+    rank decides alike.
+    """
+    heads = [
+        (float(-score), layer, head)
+        for layer, scores in enumerate(importance)
+        for head, score in enumerate(scores.tolist())
+        if head not in gone[layer]
+    ]
+    heads.sort()
+    floor = {next((layer, head) for _, layer, head in heads if layer == n) for n in range(len(gone))}
+    rest = [(layer, head) for _, layer, head in heads if (layer, head) not in floor]
+    chosen = floor | set(rest[: max(0, keep - len(floor))])
+    return [tuple(sorted(h for layer, h in chosen if layer == n)) for n in range(len(gone))]

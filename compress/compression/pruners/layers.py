@@ -1,0 +1,131 @@
+"""Layer reduction: whole Transformer blocks go before the training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from compress.compression.technique import Technique
+from compress.configuration.blocks import Count, Natural
+from compress.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class LayerReduction(Technique):
+    """Whole layers go: the student's layers are copies of those that are named."""
+
+    key = "layer_reduction"
+    order = 10
+    method = ""
+
+    enabled: bool
+    """Whether layers go at all."""
+    teacher_layer: Annotated[list[Natural], Field(min_length=1)] | Literal["first_half", "every_second"]
+    """Layers, from 0, of the model that the student starts from (student.init_from or student.model),
+    in the student's order; or "first_half" (Truncated-l6), or "every_second"."""
+    keep_number_layer: Count | None = None
+    """Number of layers that stay, checked; follows from teacher_layer."""
+    module_name_prefix: str | None = None
+    """Name of the list of layers, checked; follows from the architecture."""
+    other_module_name: list[str] | None = None
+    """Modules outside the layers that are copied too; default: all of them."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it is enabled."""
+        return self.enabled
+
+    @property
+    def label(self) -> str:
+        """The layers that stay, such as `layers_0_1_2`."""
+        kept = self.teacher_layer
+        return "layers_" + (kept if isinstance(kept, str) else "_".join(map(str, kept)))
+
+    @property
+    def removes(self) -> bool:
+        """Always; a list of all layers is refused when the model is known."""
+        return True
+
+    def kept(self, config: PreTrainedConfig) -> tuple[int, ...]:
+        """The blocks that stay of a model of this configuration, in the student's order.
+
+        Raises UserError for a block that the model does not have, or names that are not its own.
+        """
+        from compress.models import architectures
+
+        path, architecture = "compression_training.layer_reduction", architectures.find(config)
+        depth = getattr(config, architecture.depth)
+        named = {"first_half": range((depth + 1) // 2), "every_second": range(1, depth, 2)}
+        chosen = self.teacher_layer
+        kept = tuple(named[chosen] if isinstance(chosen, str) else chosen)
+        if too_high := [number for number in kept if number >= depth]:
+            raise UserError(
+                f"{path}.teacher_layer: there is no layer {too_high[0]}; the model has {depth}, from 0."
+            )
+        if len(set(kept)) < len(kept) or not kept:
+            raise UserError(f"{path}.teacher_layer: must list at least one layer, and each once.")
+        if kept == tuple(range(depth)):
+            raise UserError(f"{path}.teacher_layer: removes nothing, all {depth} layers stay.")
+        if self.keep_number_layer is not None and self.keep_number_layer != len(kept):
+            raise UserError(
+                f"{path}.keep_number_layer is {self.keep_number_layer}, "
+                f"but teacher_layer lists {len(kept)} layers."
+            )
+        if self.module_name_prefix not in (None, architecture.blocks):
+            raise UserError(
+                f"{path}.module_name_prefix is '{self.module_name_prefix}', "
+                f"but the layers of this model are in '{architecture.blocks}'."
+            )
+        return kept
+
+    def check_others(self, model: PreTrainedModel) -> None:
+        """UserError unless the modules to copy are there and lie outside the Transformer blocks.
+
+        The library copies parameters by position: a module that holds the blocks would undo the choice.
+        """
+        from compress.models import architectures
+
+        path, prefix = "compression_training.layer_reduction", architectures.find(model.config).blocks
+        for name in self.other_module_name or []:
+            if name not in dict(model.named_modules()):
+                raise UserError(f"{path}.other_module_name: there is no module '{name}'.")
+            if f"{prefix}.".startswith(f"{name}.") or name.startswith(f"{prefix}."):
+                raise UserError(
+                    f"{path}.other_module_name: '{name}' holds layers; name modules outside '{prefix}'."
+                )
+
+    def reduced(self, source: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+        """A student whose blocks are copies of these blocks of `source`, everything else copied too.
+
+        layers: of `kept`. Modules outside the blocks that other_module_name leaves out are fresh.
+        """
+        from compress.compression import library
+        from compress.models import architectures, compressed
+
+        student = compressed.build(compressed.reduced(source.config, layers))
+        others = outside(source) if self.other_module_name is None else self.other_module_name
+        library.copy_layers(student, source, architectures.find(source.config).blocks, layers, others)
+        return student
+
+
+def outside(model: PreTrainedModel) -> list[str]:
+    """The largest modules with parameters that lie outside the Transformer blocks."""
+    from compress.models import architectures
+
+    prefix = architectures.find(model.config).blocks
+
+    def walk(module: nn.Module, name: str) -> list[str]:
+        if name == prefix:
+            return []
+        if name and not prefix.startswith(f"{name}."):
+            return [name] if any(True for _ in module.parameters()) else []
+        return [
+            n for child, m in module.named_children() for n in walk(m, f"{name}.{child}".strip("."))
+        ]
+
+    return walk(model, "")

@@ -1,0 +1,124 @@
+"""`compression_training`: DeepSpeed's schema as far as it takes effect here, and our additions to it.
+
+Ours: method "importance" for heads and ffn neurons, `target_heads` and `pruned_heads` of a head group,
+"first_half" and "every_second" for `teacher_layer`, an end for every schedule. Everything else is
+DeepSpeed's, so that its examples and tutorials stay valid. The blocks are found in `pruners/`; those of
+one key differ by shared_parameters.method.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import Discriminator, Field, Tag, create_model
+
+from compress.compression import pruners
+from compress.compression.pruners.layers import LayerReduction
+from compress.compression.technique import PruningTechnique, Technique
+from compress.configuration.blocks import Block
+
+if TYPE_CHECKING:
+    from compress.configuration.robust_schema import RobustCompression
+
+
+class _CompressionTraining(Block):
+    """`compression_training`: what makes the student smaller. Order within a run: layers, heads and ffn
+    neurons, single weights.
+    """
+
+    @property
+    def given(self) -> list[Technique]:
+        """The blocks that are given, enabled or not, in the order of their work."""
+        blocks = [getattr(self, key) for key in type(self).model_fields]
+        return sorted((b for b in blocks if b is not None), key=lambda block: block.order)
+
+    @property
+    def active(self) -> list[Technique]:
+        """The blocks that are enabled, in the order of their work."""
+        return [block for block in self.given if block.active]
+
+    @property
+    def pruning(self) -> list[PruningTechnique]:
+        """Those of `active` that work with masks."""
+        return [block for block in self.active if isinstance(block, PruningTechnique)]
+
+    @property
+    def layers(self) -> LayerReduction | None:
+        """The layer reduction, if it is enabled."""
+        return next((block for block in self.active if isinstance(block, LayerReduction)), None)
+
+    @property
+    def name(self) -> str:
+        """Short name of the compression, such as `imp40` or `heads20+rows50`; `none` without any."""
+        return "+".join(block.label for block in self.active) or "none"
+
+    @property
+    def removes(self) -> bool:
+        """Whether any enabled block asks for less than the whole (layers are counted later)."""
+        return any(block.removes for block in self.active)
+
+    @property
+    def learned(self) -> bool:
+        """Whether any enabled block learns its scores."""
+        return any(block.learned for block in self.active)
+
+    def takes(self, robust: RobustCompression) -> set[str]:
+        """The keys of `robust_compression` that have an effect on any enabled block, dotted."""
+        return {key for block in self.active for key in block.takes(robust)}
+
+
+def techniques() -> list[type[Technique]]:
+    """The blocks of all modules in `pruners/`, by key and method."""
+    found: list[type[Technique]] = []
+    for info in pkgutil.iter_modules(pruners.__path__):
+        module = importlib.import_module(f"{pruners.__name__}.{info.name}")
+        own = [
+            v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__
+        ]
+        found += [block for block in own if issubclass(block, Technique)]
+    return sorted(found, key=lambda block: (block.key, block.method))
+
+
+def _is_default(block: type[Technique]) -> bool:
+    shared: Any = block.model_fields["shared_parameters"].annotation
+    return not shared.model_fields["method"].is_required()
+
+
+def _union(blocks: list[type[Technique]]) -> Any:  # noqa: ANN401  an annotation
+    """The type of a key: its block, or one of several by shared_parameters.method.
+
+    Without a method it is the block whose method has a default.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+    default = next(block.method for block in blocks if _is_default(block))
+
+    def method(values: Any) -> str:  # noqa: ANN401  any JSON value
+        shared = values.get("shared_parameters") if isinstance(values, dict) else None
+        given = shared.get("method") if isinstance(shared, dict) else None
+        return given if isinstance(given, str) else default
+
+    members = tuple(Annotated[block, Tag(block.method)] for block in blocks)
+    names = " or ".join(f"'{block.method}'" for block in blocks)
+    chooser = Discriminator(
+        method,
+        custom_error_type="method",
+        custom_error_message=f"input should be {names}",
+        custom_error_context={"below": "shared_parameters.method"},
+    )
+    return Annotated[Union[members], chooser]  # noqa: UP007  a union of a tuple
+
+
+if TYPE_CHECKING:
+    CompressionTraining = _CompressionTraining
+else:
+    _by_key: dict[str, list[type[Technique]]] = {}
+    for _block in techniques():
+        _by_key.setdefault(_block.key, []).append(_block)
+    _fields = {key: (_union(blocks), Field(None)) for key, blocks in _by_key.items()}
+    _about = _CompressionTraining.__doc__
+    CompressionTraining = create_model(
+        "CompressionTraining", __base__=_CompressionTraining, __doc__=_about, **_fields
+    )

@@ -1,0 +1,214 @@
+"""What the blocks of `compression_training` share: keys, schedules, labels, the matching of layers.
+
+A block says its own part of everything: `label` in tables, whether it `removes` anything, which keys of
+`robust_compression` it `takes` up, and `resolve`, which turns it into a pruner for a model's layers.
+DeepSpeed takes a keyword that matches nothing, two groups that share a layer and a wrong number of
+heads in silence; all of it is found here, before training, on shapes alone. Torch is imported inside
+functions, so that a mistake in a configuration is found without loading it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from compress.configuration.blocks import Block, Natural
+from compress.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from compress.compression.pruner import Pruner
+    from compress.configuration.robust_schema import RobustCompression
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression ({error})") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+Patterns = Annotated[list[Pattern], Field(min_length=1)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
+class Technique(Block):
+    """A block of `compression_training`.
+
+    key: its name there; order: its place within a training, lowest first; method: the value of
+    shared_parameters.method that chooses it, if its key has several blocks.
+    """
+
+    key: ClassVar[str]
+    order: ClassVar[int]
+    method: ClassVar[str] = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it is enabled."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """Its part of the compression's name, such as `imp40`."""
+        raise NotImplementedError
+
+    @property
+    def removes(self) -> bool:
+        """Whether it asks for less than the whole model."""
+        return True
+
+    @property
+    def chooses(self) -> str:
+        """How it chooses what goes: "importance" and "learned" (scores by gradient) cost steps."""
+        return ""
+
+    @property
+    def learned(self) -> bool:
+        """Whether it learns scores by gradient."""
+        return self.chooses == "learned"
+
+    def takes(self, robust: RobustCompression) -> set[str]:
+        """The keys of `robust_compression` that have an effect on it, dotted."""
+        return set()
+
+
+class Schedule(Block):
+    """When a technique works; without steps the fractions in `robust_compression` hold."""
+
+    enabled: bool
+    """Whether the technique is used at all."""
+    schedule_offset: Natural | None = None
+    """Optimiser step of the student's training at which removing begins."""
+    schedule_offset_end: Natural | None = None
+    """Optimiser step at which everything is removed; an addition to DeepSpeed's schema."""
+
+
+class Share(Block):
+    """How much of a group stays."""
+
+    dense_ratio: Ratio
+    """Share of the weights or ffn neurons that stays."""
+
+
+class Group(Block):
+    """Layers that are pruned together."""
+
+    params: Any
+    """How much stays."""
+    modules: Patterns
+    """Regular expressions for the names of the linear layers of the group."""
+
+
+class PruningTechnique(Technique):
+    """A block that prunes groups of layers.
+
+    fractions: the block of `robust_compression` that has the schedule where no steps are given.
+    """
+
+    fractions: ClassVar[str]
+
+    shared_parameters: Schedule
+    """What holds for all groups."""
+    different_groups: Mapping[str, Group]
+    """Groups of layers, each under a name of your choice."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it is enabled."""
+        return self.shared_parameters.enabled
+
+    @property
+    def dense(self) -> list[float]:
+        """The shares that stay, of the groups that give one."""
+        given = (group.params.dense_ratio for group in self.different_groups.values())
+        return [ratio for ratio in given if ratio is not None]
+
+    @property
+    def removes(self) -> bool:
+        """Whether any group keeps less than the whole."""
+        return any(ratio < 1 for ratio in self.dense)
+
+    @property
+    def percent(self) -> str:
+        """Percent that goes, each once: `40`, or `20-60` for groups that differ."""
+        return "-".join(f"{level:g}" for level in sorted({round(100 * (1 - r), 2) for r in self.dense}))
+
+    def path(self, group: str) -> str:
+        """The dotted key of a group."""
+        return f"compression_training.{self.key}.different_groups.{group}"
+
+    def steps(self, total: int, begin: float, end: float, at_once: bool = False) -> tuple[int, int]:
+        """First and last step of the schedule in a training of `total` steps.
+
+        begin, end: fractions that hold where no step is given; at_once: the offset, if it alone is
+        given, is both. Raises UserError if the schedule ends after the training.
+        """
+        first, last = self.shared_parameters.schedule_offset, self.shared_parameters.schedule_offset_end
+        last = first if at_once and last is None else last
+        first = round(begin * total) if first is None else first
+        last = round(end * total) if last is None else last
+        if not first <= last <= total:
+            raise UserError(
+                f"compression_training.{self.key}: the schedule goes from step {first} to {last}, "
+                f"but the student trains {total} steps; the offsets must rise and end before that."
+            )
+        return first, last
+
+    def matched(self, model: nn.Module) -> dict[str, list[str]]:
+        """Names of the layers of each group; see `match`."""
+        return match(model, {n: g.modules for n, g in self.different_groups.items()}, self.key)
+
+    def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> Pruner:
+        """The pruner for this model in a training of `total` optimiser steps; only shapes count.
+
+        Raises UserError for a keyword without a layer, groups that share one, a layer of the wrong
+        kind, a number that leaves nothing or removes nothing, a schedule that does not fit.
+        """
+        raise NotImplementedError
+
+
+def match(
+    model: nn.Module, modules: Mapping[str, Sequence[str]], technique: str, key: str = "modules"
+) -> dict[str, list[str]]:
+    """Names of the linear layers of each group, in the model's order.
+
+    modules: keywords (regular expressions) by group, given as `key`. Raises UserError for a keyword
+    without a layer, or two groups that share one.
+    """
+    from torch import nn
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    names: dict[str, list[str]] = {}
+    for group, keywords in modules.items():
+        path = f"compression_training.{technique}.different_groups.{group}"
+        for keyword in keywords:
+            if not any(re.search(keyword, name) for name in linear):
+                raise UserError(
+                    f"{path}.{key}: '{keyword}' matches no linear layer of the model; "
+                    f"its layers have names such as '{linear[0]}'."
+                )
+        found = [name for name in linear if any(re.search(keyword, name) for keyword in keywords)]
+        for layer in found:
+            if any(layer in others for others in names.values()):
+                raise UserError(f"{path}: another group has the layer '{layer}' too.")
+        names[group] = found
+    return names
+
+
+def exactly(name: str) -> str:
+    """Regular expression for one module."""
+    return f"^{re.escape(name)}$"
+
+
+def something(path: str, ratio: float | None, keep: int, full: int, what: str) -> None:
+    """UserError for a ratio below 1 that rounds to everything."""
+    if keep == full and (ratio or 0) < 1:
+        raise UserError(f"{path}.dense_ratio: removes nothing, all {full} {what} stay.")
