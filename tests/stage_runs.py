@@ -30,5 +30,5 @@ def run_of(config, model, folder=Path("/nowhere"), words=(), **changes):
         key: Encoder(Path(model), f"content of {name}", side, {})
         for key, name in config.robust.models.items()
     }
-    base = Context(config, folder / "run", folder / "shared", data, torch.device("cpu"), encoders)
+    base = Context(config, folder / "run", folder / "shared", data, torch.device("cpu"), None, encoders)
     return Context(**{**base.__dict__, **changes})

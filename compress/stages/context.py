@@ -40,11 +40,11 @@ class Encoder:
 class Context:
     """What every stage needs.
 
-    resolved: what the student loses, and when; encoders: those of the run by the key of
-    `robust_compression` that names them: `model`, `student.model` if it is given, `teacher.model` if its
-    tokenizer is another; active: which of them `encoder` is; stage: what `--stage` asks for; chosen: the stages that are made if they are missing;
-    accept_versions: whether artefacts of other versions are reused; known: artefacts that this run has
-    found or made, by their places; said: lines that are not said again.
+    resolved: what the student loses, and when; encoders: the models of the run by the key that names
+    each: `model`, `student.model` if it is given, `teacher.model` if its tokenizer is another; active:
+    which of them `encoder` is; stage: what `--stage` asks for; chosen: the stages that are made if they
+    are missing; accept_versions: whether artefacts of other versions are reused; known: artefacts that
+    this run has found or made, by their places; said: lines that are not said again.
     """
 
     config: Config
