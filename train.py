@@ -33,6 +33,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--export", choices=["onnx"], help="write the student as OUTPUT_DIR/onnx/model.onnx too"
     )
+    parser.add_argument(
+        "--accept_versions",
+        action="store_true",
+        help="reuse what was made with other versions of torch, transformers or deepspeed",
+    )
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     return parser.parse_args(arguments)
 
@@ -62,7 +67,7 @@ def main() -> None:
     timers = settings.deepspeed.wall_clock_breakdown
     device = trainer.start(logging.INFO if timers else logging.ERROR)
     with ownership.held(options.output_dir, settings):
-        context = run.prepare(settings, options.output_dir, device)
+        context = run.prepare(settings, options.output_dir, device, options.accept_versions)
         progress = context.monitor.progress
         interrupts.words(progress.interrupted)
         run.announce(context, options.stage)

@@ -118,13 +118,16 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, inputs: Mapping[str, Any], began: float) -> Iterator[Path]:
+def writing(
+    path: Path, inputs: Mapping[str, Any], began: float, origin: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
     """Context: yields a temporary directory that becomes `path`, marked complete, on success.
 
-    began: `time.perf_counter()` at the start of the stage; the marker keeps the seconds since. On an
-    exception nothing remains. An older artefact at `path` is replaced, unless another process finished
-    the same one meanwhile. Everything is on the disk before it gets its name, which with the checksums
-    takes about 2 s for a model of 440 MB. Raises UserError if the disk is full or cannot be written to.
+    began: `time.perf_counter()` at the start of the stage; the marker keeps the seconds since; origin:
+    versions and so on of `provenance.now`. On an exception nothing remains. An older artefact at `path`
+    is replaced, unless another process finished the same one with the same versions meanwhile.
+    Everything is on the disk before it gets its name, which with the checksums takes about 2 s for a
+    model of 440 MB. Raises UserError if the disk is full or cannot be written to.
     """
     temporary = temporary_name(path)
     try:
@@ -133,21 +136,23 @@ def writing(path: Path, inputs: Mapping[str, Any], began: float) -> Iterator[Pat
             temporary.mkdir()
             yield temporary
             marker = {"key": key(inputs), "inputs": inputs, "seconds": time.perf_counter() - began}
+            marker |= {"origin": origin} if origin else {}
             disk.flush(temporary)
             write_json(temporary / MARKER, {**marker, "files": integrity.listing(temporary)})
-            _move(temporary, path, inputs)
+            _move(temporary, path, marker)
             disk.flush_entry(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _move(temporary: Path, path: Path, inputs: Mapping[str, Any]) -> None:
-    """Rename into place, unless another process did so with the same inputs meanwhile."""
+def _move(temporary: Path, path: Path, marker: Mapping[str, Any]) -> None:
+    """Rename into place, unless another process did so with the same inputs and versions meanwhile."""
     old = temporary.with_name(f"{temporary.name}.old")
     try:
         temporary.rename(path)
     except OSError:
-        if completed(path, inputs) is not None:
+        other = completed(path, marker["inputs"])
+        if other is not None and _versions(other) == _versions(marker):
             return
         path.rename(old)
         temporary.rename(path)
@@ -155,9 +160,8 @@ def _move(temporary: Path, path: Path, inputs: Mapping[str, Any]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def place(cache_dir: Path, kind: str, inputs: Mapping[str, Any]) -> Path:
-    """Where the cache keeps an artefact of a kind that was made from these inputs."""
-    return cache_dir / kind / key(inputs)[:16]
+def _versions(marker: Mapping[str, Any]) -> object:
+    return marker.get("origin", {}).get("versions")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,23 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from compress import artefacts, disk, interrupts, ranks
-from compress.configuration import merge
+from compress.configuration import merge, used_keys
 from compress.configuration.config import Config
 from compress.data import sources, tasks
 from compress.errors import UserError
 from compress.lock import Lock
-
-FREE = {
-    merge.RECORD,
-    "tensorboard",
-    "csv_monitor",
-    "wandb",
-    "steps_per_print",
-    "wall_clock_breakdown",
-}
-ROWS = "parts drawn evenly over a file"
-"""Which rows a configuration means; other words whenever that changes, so that runs are made again."""
-
+from compress.stages.stage import NUMERICS
 
 KINDS = ("teacher", "difficulty", "first", "partial_input", "shallow", "tokens", "scores")
 """Directories of the cache."""
@@ -161,18 +150,17 @@ def stamp(config: Config) -> str:
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
     files += robust.loss.files()
-    facts = [ROWS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
+    facts = [NUMERICS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def _lasting(merged: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without what only concerns watching and evaluating."""
-    lasting = {key: value for key, value in merged.items() if key not in FREE}
-    ours = {k: v for k, v in lasting.get("robust_compression", {}).items() if k != "evaluation"}
-    if isinstance(ours.get("task"), Mapping):
-        ours["task"] = {k: v for k, v in ours["task"].items() if k != "ood_dir"}
-    lasting["robust_compression"] = ours
-    return lasting
+def _lasting(merged: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """The configuration without the keys that change no artefact."""
+    return {
+        key: _lasting(value, f"{path}{key}.") if isinstance(value, Mapping) else value
+        for key, value in merged.items()
+        if key != merge.RECORD and not used_keys.without_effect(f"{path}{key}")
+    }
 
 
 def _difference(old: object, new: object, path: str = "") -> str | None:

@@ -4,11 +4,9 @@ What: `prepare` builds the context (owned output directory, encoded data, monito
 asked stages and writes metrics.json and report.html. `train.py` calls both.
 """
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,13 +16,18 @@ from compress.compression.resolved import Resolved
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import RobustCompression
-from compress.data import splits, tasks, tokens
-from compress.data.batches import Columns
+from compress.data import splits, tasks
 from compress.errors import UserError
 from compress.models import encoders, probe
 from compress.scoring import chance
 from compress.stages import alpha, difficulty, given_models, remaining_work, results, student, teacher
-from compress.stages.context import Artefact, Context, Encoder, found, publish
+from compress.stages.context import Context
+from compress.stages.difficulty import Difficulty
+from compress.stages.onnx import Onnx
+from compress.stages.stage import Artefact, Stage, find, obtain
+from compress.stages.student import Student
+from compress.stages.teacher import Teacher
+from compress.stages.tokens import encode
 from compress.training.monitor import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")
@@ -48,8 +51,13 @@ class Model:
     fit: probe.Fit
 
 
-def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
-    """Check the run, what costs least first; read and encode the data; open the monitor."""
+def prepare(
+    config: Config, output_dir: Path, device: torch.device, accept_versions: bool = False
+) -> Context:
+    """Check the run, what costs least first; read and encode the data; open the monitor.
+
+    accept_versions: whether artefacts of other versions of torch and so on are reused.
+    """
     robust = config.robust
     ranks.on_main(lambda: _open_folder(config, output_dir))
     robust.loss.trial(config, len(tasks.of(robust.task).labels), device)
@@ -58,19 +66,13 @@ def prepare(config: Config, output_dir: Path, device: torch.device) -> Context:
     ranks.on_main(lambda: schedule.record(config, len(data.train), output_dir))
     resolved = _resolve(config, models, data)
     cache = ownership.cache_dir(config, output_dir)
-    encoded = _encode(config, models, data, cache)
     context = Context(
-        config=config,
-        output_dir=output_dir,
-        cache_dir=cache,
-        data=data,
-        encoder=encoded["model"],
-        device=device,
-        monitor=open_monitor(config, output_dir),
-        resolved=resolved,
-        small=encoded.get("student.model"),
-        given=encoded.get("teacher.model"),
+        config, output_dir, cache, data, device, resolved, accept_versions=accept_versions
     )
+    folders = {key: model.folder for key, model in models.items()}
+    tokenizers = {key: _tokenizer(model) for key, model in models.items()}
+    encoded = encode(context, folders, tokenizers)
+    context = replace(context, encoders=encoded, monitor=open_monitor(config, output_dir))
     if robust.layerwise.any:
         given_models.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
     return context
@@ -118,69 +120,11 @@ def _resolve(config: Config, models: Mapping[str, Model], data: splits.TaskData)
     return resolved
 
 
-def _encode(
-    config: Config, models: Mapping[str, Model], data: splits.TaskData, cache: Path
-) -> dict[str, Encoder]:
-    """The splits in the tokens of each model, by key; no `teacher.model` that has the run's tokens."""
-    tokenizers = {key: _tokenizer(model) for key, model in models.items()}
-    given = tokenizers.get("teacher.model")
-    if given is not None and tokens.equal(tokenizers["model"], given):
-        del tokenizers["teacher.model"]
-    out = {
-        key: _encoder(models[key].folder, tokenizer, data, config, cache)
-        for key, tokenizer in tokenizers.items()
-    }
-    for key, encoder in out.items():
-        given_models.check_vocabulary(key, encoder)
-    return out
-
-
 def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
     """The model's tokenizer, used as the model takes it."""
     tokenizer = encoders.load_tokenizer(model.folder)
     model.fit.settle(tokenizer)
     return tokenizer
-
-
-def _encoder(
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    raw: splits.TaskData,
-    config: Config,
-    cache: Path,
-) -> Encoder:
-    """The model's tokenizer and the splits in its tokens."""
-    key = encoders.fingerprint(folder)
-    columns = {name: _encoded(raw, name, tokenizer, key, config, cache) for name in raw.splits()}
-    return Encoder(folder, key, tokenizer, columns)
-
-
-def _encoded(
-    raw: splits.TaskData,
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    model_key: str,
-    config: Config,
-    cache: Path,
-) -> Columns:
-    """The encoded split from the cache, made by the main rank if it is not there."""
-    split, length = raw.splits()[name], config.robust.task.max_length
-    inputs = {
-        "split": split.fingerprint(),
-        "model": model_key,
-        "max_length": length,
-        "names": list(tokenizer.model_input_names),
-    }
-    if raw.task.keep is not None:
-        inputs["keep"] = raw.task.keep
-    path = artefacts.place(cache, "tokens", inputs)
-    if found(path, inputs) is None:
-
-        def fill(folder: Path) -> None:
-            splits.encode(split, tokenizer, length, folder / "arrow", raw.task.keep)
-
-        publish(path, inputs, time.perf_counter(), fill)
-    return Columns.open(str(path / "arrow"), tokenizer.pad_token_id, tokenizer.padding_side)
 
 
 def announce(context: Context, stage: str) -> None:
@@ -207,57 +151,38 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     export: `onnx` writes the student as `onnx/model.onnx` too.
     Raises UserError if the stage needs one that has not been run.
     """
-    chosen = stages_of(context.config.robust, stage)
-    progress = context.monitor.progress
-    progress.plan(remaining_work.job(context, chosen))
-    made = _stage(teacher, "teacher", chosen, context)
-    if made is None:
-        raise UserError(f"--stage {stage}: there is no teacher yet; run --stage teacher first.")
+    context = replace(context, stage=stage, chosen=stages_of(context.config.robust, stage))
+    context.monitor.progress.plan(remaining_work.job(context))
+    made = _obtain(Teacher(), context)
     for note in chance.notes(teacher.train_accuracy(context, made), context.data.splits()):
         ranks.say(f"WARNING: {note}")
     if stage == "teacher":
         return
-    hardness = _stage(difficulty, "difficulty", chosen, context, made)
-    if stage == "all" and "difficulty" not in chosen and hardness is not None:
-        _say("difficulty", hardness)
+    asked = "difficulty" in context.chosen
+    hardness = _obtain(Difficulty(), context) if asked else find(Difficulty(), context)
+    if stage == "all" and not asked and hardness is not None:
+        _say(hardness)
     if stage == "difficulty":
         return
-    context, choice = alpha.settle(context, made, hardness, train="student" in chosen)
-    compressed = _stage(student, "student", chosen, context, made, hardness)
-    if compressed is None:
-        raise UserError(f"--stage {stage}: there is no student yet; run --stage student first.")
-    if "evaluate" in chosen:
-        with progress.stage("evaluate"):
-            results.make(context, made, hardness, compressed, choice)
+    context, choice = alpha.settle(context)
+    _obtain(Student(), context)
+    if "evaluate" in context.chosen:
+        with context.monitor.progress.stage("evaluate"):
+            results.make(context, hardness, choice)
     if export is not None:
-        _say("onnx", _onnx(context, compressed))
+        _say(obtain(Onnx(), context))
 
 
-def _stage(
-    module: ModuleType, name: str, chosen: tuple[str, ...], context: Context, *before: Artefact | None
-) -> Artefact | None:
-    """The artefact of a stage: made if it is asked for, else the finished one, else None."""
-    if name not in chosen:
-        return module.find(context, *before)
-    with context.monitor.progress.stage(name):
-        artefact: Artefact = module.make(context, *before)
-    _say(name, artefact)
-    return artefact
+def _obtain(stage: Stage, context: Context) -> Artefact:
+    """The artefact of a stage, with a line if the run was asked to make it."""
+    if stage.name not in context.chosen:
+        return obtain(stage, context)
+    with context.monitor.progress.stage(stage.name):
+        made = obtain(stage, context)
+    _say(made)
+    return made
 
 
-def _say(name: str, artefact: Artefact) -> None:
-    how = "reused" if artefact.reused else f"done in {artefact.seconds:.1f} s"
-    ranks.say(f"{name}: {how} ({artefact.path})")
-
-
-def _onnx(context: Context, compressed: Artefact) -> Artefact:
-    """The student as ONNX, made from its finished directory unless it is there."""
-    path = context.output_dir / "onnx"
-    inputs = {"stage": "onnx", "student": compressed.key, "opset": onnx_export.OPSET}
-    if (old := found(path, inputs)) is not None:
-        return old
-
-    def fill(folder: Path) -> None:
-        onnx_export.export(compressed.path / "model", folder / "model.onnx")
-
-    return publish(path, inputs, time.perf_counter(), fill)
+def _say(made: Artefact) -> None:
+    how = "reused" if made.reused else f"done in {made.seconds:.1f} s"
+    ranks.say(f"{made.marker['inputs']['stage']}: {how} ({made.path})")

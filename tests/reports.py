@@ -32,6 +32,18 @@ def model(dev, ood, side, **more):
     }
 
 
+def origin(seconds, device="cpu", torch="2.13.0"):
+    """Where an artefact comes from."""
+    return {
+        "versions": {"deepspeed": "0.19.6", "torch": torch, "transformers": "5.23.0"},
+        "device": device,
+        "ranks": 2,
+        "peak_memory_bytes": {"host": 700_000_000},
+        "command": "train.py",
+        "seconds": seconds,
+    }
+
+
 def metrics(teacher=(0.842, 0.598), student=(0.838, 0.551)):
     old = model(*teacher, 0)
     new = model(*student, 1, nonzero_params=75_500_123, dev_hard=0.713, sparsity=0.4)
@@ -57,9 +69,12 @@ def metrics(teacher=(0.842, 0.598), student=(0.838, 0.551)):
             "sparsities": [0.2, 0.4, 0.85],
             "auroc": 0.98,
         },
-        "versions": {"deepspeed": "0.19.6", "torch": "2.13.0"},
-        "world_size": 2,
-        "device": "cpu",
+        "artefacts": {
+            "teacher": origin(31.2, torch="2.12.0"),
+            "difficulty": origin(155.0),
+            "student": origin(30.1),
+            "evaluate": origin(8.0, device="cuda:0"),
+        },
     }
 
 

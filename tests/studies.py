@@ -5,7 +5,7 @@ import json
 import numpy as np
 from launcher import ROOT
 
-from compress import ownership
+from compress import ownership, versions
 from compress.study import plan, result_rows
 
 STUDY = {
@@ -18,6 +18,7 @@ STUDY = {
 }
 SETS = {"dev": 400, "ood_sym1": 300, "ood_sym2": 100}
 DEV = ("dev", "")
+ORIGIN = {"device": "cpu", "ranks": 2, "versions": versions.report()}
 
 
 def study_file(folder, **changes):
@@ -83,7 +84,7 @@ def finish(run, student=None, teacher=None, sizes=SETS, wholes=None, **changes):
         },
         "vanished": [],
         "at_chance": {},
-        "device": "cpu",
+        "artefacts": dict.fromkeys(("teacher", "difficulty", "student", "evaluate"), ORIGIN),
         **changes,
     }
     run.output_dir.mkdir(parents=True, exist_ok=True)

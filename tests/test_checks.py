@@ -40,7 +40,7 @@ def test_a_student_needs_a_loss(files):
 
 def test_a_scalar_without_a_loss_has_no_effect(files):
     sentence, file = files.refused(at(f"{OURS}.loss", None), at(f"{OURS}.loss", {"lambda": 0.5}))
-    assert sentence.startswith(f"{file}: '{OURS}.loss.lambda'") and "loss.hook" in sentence
+    assert sentence.startswith(f"{file}: ") and "has no effect without loss.hook" in sentence
 
 
 def dense(ratio):
@@ -72,7 +72,7 @@ def test_nothing_compressed_must_be_meant(files, given):
 def test_something_compressed(files, given):
     checks.check(files.load(ENCODER, given), "all")
     sentence, _ = files.refused(given, at(f"{OURS}.student.uncompressed", True))
-    assert f"'{OURS}.student.uncompressed' is true" in sentence
+    assert "student.uncompressed' is true, but" in sentence
 
 
 PATHS = ["model", "teacher.model", "student.model", "task.data_dir", "task.ood_dir"]
@@ -87,18 +87,19 @@ def test_the_key_at_fault_is_named(files, tmp_path, key, path):
     if key.startswith("task.") and path == str(tmp_path / "empty"):
         return  # a folder without data is found when it is read
     config = files.load(ENCODER, SPARSE, at(f"{OURS}.task.name", "fever"), at(f"{OURS}.{key}", path))
-    sentence = refused(config)
-    assert sentence.startswith(f"robust_compression.{key}: ") and f"'{path}'" in sentence
+    assert refused(config).startswith(f"robust_compression.{key}: '{path}'") or (
+        f"robust_compression.{key}: there is no directory '{path}'" == refused(config)[:-1]
+    )
 
 
 def test_names_that_are_nearly_right(files, tmp_path):
-    assert "'synthetic-encoder'" in refused(
+    assert "did you mean 'synthetic-encoder'?" in refused(
         files.load(at(f"{OURS}.model", "synthetic-encoders"), SPARSE)
     )
     sentence, _ = files.refused(overrides=["epochs=1"])
-    assert "'robust_compression.epochs'" in sentence
+    assert "did you mean 'robust_compression.epochs'?" in sentence
     (tmp_path / "heads20.json").write_text("{}")
-    for name, hint in (("head20.json", "'heads20.json'"), ("rmc", "JSON file")):
+    for name, hint in (("head20.json", "did you mean 'heads20.json'?"), ("rmc", "path of a JSON file")):
         with pytest.raises(UserError, match="there is no such file") as error:
             load([tmp_path / name])
         assert hint in str(error.value)
@@ -163,17 +164,12 @@ def test_the_overview(files):
     data = TaskData(TASKS["mnli"], ("x", "y"), split, split, {"hans": split})
     config = files.load(ENCODER, SPARSE)
     text = overview.line(config, data, ("teacher", "student"), "cpu")
-    for fact in ("task synthetic", "seed 42", "train 1,200", "dev 1,200", "OOD hans 1,200"):
-        assert fact in text
-    for fact in (
-        "teacher synthetic-encoder, 3 epochs",
-        "student imp40",
-        "rmc, 3 epochs",
-        "1 rank (cpu)",
-    ):
-        assert fact in text
-    assert "stages teacher, student;" in text
+    assert text == (
+        "task synthetic, seed 42: train 1,200 samples, dev 1,200, OOD hans 1,200; teacher "
+        "synthetic-encoder, 3 epochs; student imp40 with the loss rmc, 3 epochs; stages teacher, "
+        "student; 1 rank (cpu)"
+    )
     given = files.load(at(f"{OURS}.teacher.model", "/m"), at(f"{OURS}.student.uncompressed", True))
     text = overview.line(given, data, ("student",), "cpu")
-    assert "teacher /m as it is" in text and "student not compressed" in text
+    assert "teacher /m as it is; student not compressed, as configured, with" in text
     assert "student" not in overview.line(given, data, ("teacher",), "cpu").partition("seed")[2]

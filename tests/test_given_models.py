@@ -124,7 +124,7 @@ def teachers(folder):
     found = {}
     for place in (folder / "shared/teacher").iterdir():
         inputs = json.loads((place / "complete.json").read_text())["inputs"]
-        found[inputs["teacher"]] = place
+        found[inputs["facts"]["teacher"]] = place
     return {name: found[encoders.fingerprint(folder / name)] for name in ("teacher", "unnamed")}
 
 

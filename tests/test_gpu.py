@@ -45,7 +45,7 @@ def test_whole_job_on_one_gpu(tmp_path, tiny_model):
     done = on_gpu(*job(tiny_model, tmp_path / "run"))
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
-    assert metrics["device"].startswith("cuda")
+    assert metrics["artefacts"]["student"]["device"].startswith("cuda")
     assert metrics["student"]["sparsity"] == pytest.approx(0.6, abs=1e-3)
     assert metrics["student"]["parity"] <= 1e-5
 

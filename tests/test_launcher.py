@@ -194,7 +194,8 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
     assert metrics["student"]["nonzero_params"] < metrics["student"]["params"]
     assert set(metrics["seconds"]) == {"teacher", "difficulty", "student", "evaluate"}
     assert 0 <= metrics["difficulty"]["auroc"] <= 1
-    assert metrics["world_size"] == 2
+    assert set(metrics["artefacts"]) == set(metrics["seconds"])
+    assert {origin["ranks"] for origin in metrics["artefacts"].values()} == {2}
     assert metrics["latency"]["timings"] or metrics["latency"]["left_out"]
     parts = metrics["easy_hard"]
     assert parts["text"] == "hypothesis" and parts["easy"] + parts["hard"] == 40

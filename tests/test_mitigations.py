@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from launcher import ROOT, launch
+from stage_runs import run_of
 
 from compress import artefacts
 from compress.configuration import config
 from compress.errors import UserError
 from compress.mitigations import MITIGATIONS
 from compress.stages.alpha import Candidate, choose, settle
-from compress.stages.context import Context
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
 LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus"}
@@ -136,7 +136,8 @@ def test_the_shallow_difficulty_needs_no_sub_networks(students: Path) -> None:
     assert losses_of(students, "rmc_plus_shallow") == losses_of(students, "shallow_alone")
     (made,) = (students / "shared/shallow").iterdir()
     inputs = json.loads((made / "complete.json").read_text())["inputs"]
-    assert with_matrix["difficulty"] == artefacts.key(inputs)
+    assert with_matrix["needs"]["shallow"] == artefacts.key(inputs)
+    assert "difficulty" not in with_matrix["needs"]
     wrong = np.load(made / "wrong.npy")
     assert wrong.shape == (64,) and 0 <= wrong.min() < wrong.max() <= 1
 
@@ -174,22 +175,20 @@ def test_a_batch_has_the_samples_and_the_scalars():
 # alpha "auto"
 
 
-def undecided(hook):
+def undecided(hook, model, folder):
     chosen = settings(hook, "robust_compression.uncertainty.alpha=auto")
-    return Context(chosen, *[None] * 6)
+    return run_of(chosen, model, folder, stage="student", chosen=("student",))
 
 
-def test_alpha_auto_cannot_cut_dev_without_the_variance():
-    with pytest.raises(
-        UserError, match=r"'auto' cuts dev by the variance.*run --stage difficulty first"
-    ):
-        settle(undecided("rmc"), None, None, train=True)
+def test_alpha_auto_cannot_cut_dev_without_the_variance(tiny_model, tmp_path):
+    with pytest.raises(UserError, match=r"alpha: 'auto' .*--stage difficulty"):
+        settle(undecided("rmc", tiny_model, tmp_path))
 
 
 @pytest.mark.parametrize("hook", ["vanilla", "distil", "focal"])
-def test_alpha_auto_trains_nothing_for_a_loss_without_a_difficulty(hook):
-    context, choice = settle(undecided(hook), None, None, train=True)
-    assert choice is None and context.config.robust.uncertainty.alpha != "auto"
+def test_alpha_auto_trains_nothing_for_a_loss_without_a_difficulty(hook, tiny_model, tmp_path):
+    run, choice = settle(undecided(hook, tiny_model, tmp_path))
+    assert choice is None and run.config.robust.uncertainty.alpha != "auto"
 
 
 def halves(dev, easy, hard):

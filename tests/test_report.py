@@ -212,7 +212,7 @@ def test_summary_table_pools_several_sets_and_gives_the_reason_for_na():
 def test_untrusted_text_is_escaped(write):
     evil = '</p><script>alert(1)</script><img src=x onerror=alert(1)> & "q"'
     found = metrics()
-    found["task"] = found["versions"]["x"] = found["student"]["model"] = evil
+    found["task"] = found["artefacts"]["student"]["versions"]["x"] = found["student"]["model"] = evil
     found["notes"] = ["A note & <i>more</i>."]
     for role in ("teacher", "student"):
         found[role]["ood_subsets"]["hans"][evil + "\x00\x1b $x_1$"] = {"accuracy": 0.5}
@@ -270,13 +270,17 @@ def test_long_sentences_are_folded_but_whole(write):
 def test_stages_config_and_versions(write):
     page = Page(write(metrics(), None, {"b": 1, "a": {"lr": 2e-5}}))
     assert page.named["seconds"][1:3] == [
-        ["teacher", "31.2 s", "reused from an earlier run"],
-        ["difficulty", "2 min 35 s", ""],
+        ["teacher", "31.2 s", "700", "cpu", "2", "reused from an earlier run"],
+        ["difficulty", "2 min 35 s", "700", "cpu", "2", ""],
     ]
+    assert page.named["seconds"][4] == ["evaluate", "8.0 s", "700", "cuda:0", "2", ""]
     assert '{ "b": 1, "a": { "lr": 2e-05 } }' in page.text
-    assert "4,000 training samples; device cpu, 2 processes. deepspeed 0.19.6, torch 2.13.0." in (
-        page.text
-    )
+    for part in (
+        "4,000 training samples.",
+        "teacher: deepspeed 0.19.6, torch 2.12.0, transformers 5.23.0.",
+        "difficulty, student, evaluate: deepspeed 0.19.6, torch 2.13.0, transformers 5.23.0.",
+    ):
+        assert part in page.text
 
 
 def test_optional_keys_may_be_missing(write):
@@ -302,7 +306,7 @@ def test_optional_keys_may_be_missing(write):
 
 @pytest.mark.parametrize(
     "key",
-    ["task", "seed", "versions", "samples", "teacher", "teacher.dev", "student.delta"],
+    ["task", "seed", "artefacts", "samples", "teacher", "teacher.dev", "student.delta"],
 )
 def test_a_missing_required_key_is_named_and_no_file_is_left(key, tmp_path):
     found = copy.deepcopy(metrics())

@@ -1,5 +1,7 @@
 """Which stages a run makes, and what is said of a teacher that knows little."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from configs import BASE, Files
@@ -9,7 +11,7 @@ from compress.data.splits import Split
 from compress.errors import UserError
 from compress.scoring import chance
 from compress.stages import difficulty
-from compress.stages.teacher import inputs_of
+from compress.stages.teacher import Teacher
 
 OWN = """
 def uses(logits, labels, teacher, difficulty, weights):
@@ -86,9 +88,9 @@ def test_hardly_above_the_majority_class(counts, accuracy, share):
 
 
 def test_the_key_of_a_missing_teacher_is_named(robust):
-    class Context:
-        config = type("C", (), {"robust": robust("loss.hook=rmc", "teacher.model=/nope")})
-
-    assert Context.config.robust.models == {"model": "some-encoder", "teacher.model": "/nope"}
+    block = robust("loss.hook=rmc", "teacher.model=/nope")
+    assert block.models == {"model": "some-encoder", "teacher.model": "/nope"}
+    here = SimpleNamespace(training_facts=dict)
+    run = SimpleNamespace(config=SimpleNamespace(robust=block), for_teacher=lambda: here)
     with pytest.raises(UserError, match=r"robust_compression\.teacher\.model: there is no directory"):
-        inputs_of(Context)
+        Teacher().facts(run)

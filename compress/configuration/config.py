@@ -73,6 +73,11 @@ class Config:
         block = self.robust.uncertainty.model_copy(update={"alpha": alpha})
         return replace(self, robust=self.robust.model_copy(update={"uncertainty": block}))
 
+    def dump(self) -> dict[str, Any]:
+        """Every value by its key, defaults too."""
+        values = self.deepspeed.model_dump(mode="json", by_alias=True)
+        return {**values, "robust_compression": self.robust.model_dump(mode="json", by_alias=True)}
+
     @property
     def engine(self) -> dict[str, Any]:
         """The dictionary for `deepspeed.initialize`."""
@@ -96,9 +101,18 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
     except ValidationError as error:
         raise UserError(_sentence(error, merge)) from None
     effects.check(root, merge)
+    return _of(root, dict(merge.values), dict(merge.sources))
+
+
+def build(values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]]) -> Config:
+    """The configuration of merged values that come from a checked one; sources: of its keys."""
+    return _of(Root.model_validate(values), values, sources)
+
+
+def _of(root: Root, values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]]) -> Config:
     blocks = {name: getattr(root, name) for name in DeepSpeedBlock.model_fields}
     deepspeed = DeepSpeedBlock.model_construct(**blocks)
-    return Config(root.robust_compression, deepspeed, dict(merge.values), dict(merge.sources))
+    return Config(root.robust_compression, deepspeed, values, sources)
 
 
 def _keys_at(path: Sequence[str], values: Any) -> list[str]:  # noqa: ANN401  any JSON value

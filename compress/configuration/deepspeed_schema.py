@@ -21,6 +21,7 @@ TRAINING_KEYS = (
     "bf16",
     "fp16",
     "torch_autocast",
+    "communication_data_type",
 )
 """Keys that the result of a training depends on; the others say where and how it runs."""
 

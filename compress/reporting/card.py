@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
+from compress import provenance
 from compress.models import architectures, compressed, directories, encoders
 from compress.reporting import markdown, page, summary
 
@@ -69,6 +70,7 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
         "reason": "",
         "ood": "",
         "notes": [],
+        "made": "",
     }
     if metrics is not None:
         sets = metrics["student"]["ood"].items()
@@ -76,6 +78,7 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
         values["reason"] = summary.f_bias_reason(metrics)
         values["notes"] = metrics["notes"]
         values["size"] = summary.size(metrics)
+        values["made"] = provenance.sentence(metrics["artefacts"]["student"])
         dev = summary.percent(metrics["student"]["dev"])
         accuracies = ", ".join(f"{summary.percent(accuracy)} % on {name}" for name, accuracy in sets)
         values["ood"] = f"{accuracies or 'not measured'}, against {dev} % on dev"

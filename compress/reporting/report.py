@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from compress import provenance
 from compress.reporting import numbers, page, summary
 from compress.reporting.figures import (
     bar_chart,
@@ -30,7 +31,7 @@ from compress.reporting.figures import (
 _RUN_KEYS = (
     *("task", "seed", "compression", "mitigation", "teacher", "student", "notes", "samples"),
     *("set_sizes", "at_chance", "vanished"),
-    *("seconds", "reused", "versions", "world_size", "device"),
+    *("seconds", "reused", "artefacts"),
 )
 
 
@@ -114,6 +115,7 @@ def write_report(
         dev_subsets=dev_subsets(metrics),
         view=difficulty,
         medians=_medians(difficulty),
+        versions=provenance.by_versions(metrics["artefacts"]),
         unscored=0 if difficulty is None else int((~np.isfinite(difficulty.variance)).sum()),
         config=json.dumps(config, indent=2, ensure_ascii=False, default=str),
     )

@@ -197,9 +197,15 @@ def costs(tasks: Sequence[Task]) -> Table:
     caption = (
         "Parameters of each model, seconds to train it (jtt's with its first model's) and to evaluate "
         f"its run, mean over seeds, and its alpha. All {_runs(tasks)} runs took {_total(tasks):,.0f} "
-        "seconds, with each teacher and difficulty counted once."
+        f"seconds, with each teacher and difficulty counted once. Made with {_versions(tasks)}."
     )
     return Table(caption, header, rows)
+
+
+def _versions(tasks: Iterable[Task]) -> str:
+    """The versions that the models were made with; several are told apart by semicolons."""
+    models = (model for task in tasks for model in (task.teacher, *task.students))
+    return "; ".join(sorted({row["versions"] or "unknown" for model in models for row in model.rows}))
 
 
 def _runs(tasks: Iterable[Task]) -> int:

@@ -10,15 +10,21 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from compress import artefacts, ranks, uncertainty
-from compress.errors import UserError
+from compress.configuration.config import Config
+from compress.configuration.used_keys import OURS
 from compress.scoring import evaluation
-from compress.stages import difficulty, student
-from compress.stages.context import Artefact, Context, found, publish, score_exported
+from compress.stages import difficulty
+from compress.stages.context import Context, score_exported
+from compress.stages.difficulty import Difficulty
+from compress.stages.stage import Artefact, Fill, Stage, find, obtain, publish
+from compress.stages.student import Student
 
 WITHIN = 0.01
 UNUSED = 0.5
@@ -46,66 +52,72 @@ def choose(candidates: Mapping[float, Candidate]) -> float:
     return min(able, key=lambda alpha: (able[alpha].gap, -alpha))
 
 
-def settle(
-    context: Context, teacher: Artefact, hardness: Artefact | None, train: bool
-) -> tuple[Context, Artefact | None]:
-    """The context with a value of alpha, and the choice as an artefact (None: nothing to choose).
+class Alpha(Stage):
+    """`choice.json`: the chosen alpha, and what each candidate came to."""
 
-    train: whether students may be trained for it; otherwise only a finished choice counts.
+    name = "alpha"
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Those that say in which tokens the students read, and which there are."""
+        return (f"{OURS}.uncertainty.alpha_candidates", f"{OURS}.student.init_from")
+
+    def needs(self, run: Context) -> tuple[Stage, ...]:
+        """The loss matrix, and a student of each alpha."""
+        return (Difficulty(), *map(Student, run.config.robust.uncertainty.alpha_candidates))
+
+    def facts(self, run: Context) -> dict[str, Any]:
+        """The set on which it is chosen."""
+        return {"dev": run.data.fingerprint("dev")}
+
+    def place(self, run: Context, key: str) -> Path:
+        """In the run's directory, beside the students."""
+        return run.output_dir / "alpha" / "choice"
+
+    def includes(self, label: str) -> bool:
+        """The students' seconds."""
+        return label.startswith("alpha ")
+
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Compare the students."""
+        students = {a: made[Student(a).label] for a in run.config.robust.uncertainty.alpha_candidates}
+        halves = {a: _halves(run, student, made["difficulty"]) for a, student in students.items()}
+        alpha = choose(halves)
+        table = {
+            f"{a:g}": {"dev": c.dev, "dev_easy": c.easy, "dev_hard": c.hard, "gap": c.gap}
+            for a, c in halves.items()
+        }
+        ranks.say(f"alpha: {alpha:g} of {', '.join(table)} (smallest gap between the halves of dev)")
+
+        def fill(folder: Path) -> None:
+            artefacts.write_json(folder / "choice.json", {"alpha": alpha, "candidates": table})
+
+        return fill
+
+
+def settle(run: Context) -> tuple[Context, Artefact | None]:
+    """The run with a value of alpha, and the choice as an artefact (None: nothing to choose).
+
+    Students are trained for it only if the run makes its student; the chosen one becomes that student.
     """
-    block, uses = context.config.robust.uncertainty, difficulty.used(context.config.robust)
-    if block.alpha != "auto":
-        return context, None
-    if uses and hardness is None and train:
-        raise UserError(
-            "robust_compression.uncertainty.alpha: 'auto' cuts dev by the variance of its losses; run "
-            "--stage difficulty first."
-        )
-    if not uses or hardness is None:
-        return _with(context, UNUSED), None
-    tried = {alpha: _with(context, alpha) for alpha in block.alpha_candidates}
-    keys = [artefacts.key(student.inputs_of(c, teacher, hardness)) for c in tried.values()]
-    inputs = {"stage": "alpha", "dev": context.data.fingerprint("dev"), "students": keys}
-    path = context.output_dir / "alpha" / "choice"
-    choice = found(path, inputs)
+    robust = run.config.robust
+    if robust.uncertainty.alpha != "auto":
+        return run, None
+    train = "student" in run.chosen
+    if not difficulty.used(robust) or (not train and find(Difficulty(), run) is None):
+        return _with(run, UNUSED), None
+    choice = find(Alpha(), run)
     if choice is None and not train:
-        return _with(context, UNUSED), None
+        return _with(run, UNUSED), None
     if choice is None:
-        with context.monitor.progress.stage("alpha"):
-            choice = _try(tried, teacher, hardness, path, inputs)
+        with run.monitor.progress.stage("alpha"):
+            choice = obtain(Alpha(), run)
     alpha = float(artefacts.read_json(choice.path / "choice.json")["alpha"])
-    return tried[alpha], choice
-
-
-def _try(
-    tried: Mapping[float, Context],
-    teacher: Artefact,
-    hardness: Artefact,
-    path: Path,
-    inputs: Mapping[str, object],
-) -> Artefact:
-    """Train a student with each alpha, choose, and make the chosen one the run's student."""
-    began, folder = time.perf_counter(), path.parent
-    students = {
-        a: student.make(c, teacher, hardness, folder / f"{a:g}", name=f"alpha {a:g}")
-        for a, c in tried.items()
-    }
-    halves = {alpha: _halves(tried[alpha], students[alpha], hardness) for alpha in tried}
-    alpha = choose(halves)
-    table = {
-        f"{a:g}": {"dev": c.dev, "dev_easy": c.easy, "dev_hard": c.hard, "gap": c.gap}
-        for a, c in halves.items()
-    }
-    ranks.say(f"alpha: {alpha:g} of {', '.join(table)} (smallest gap between the halves of dev)")
-
-    def copy(target: Path) -> None:
-        shutil.copytree(students[alpha].path, target, dirs_exist_ok=True)
-
-    def note(target: Path) -> None:
-        artefacts.write_json(target / "choice.json", {"alpha": alpha, "candidates": table})
-
-    publish(tried[alpha].output_dir / "student", students[alpha].inputs, began, copy)
-    return publish(path, inputs, began, note)
+    settled = _with(run, alpha)
+    if train and find(Student(), settled) is None:
+        source = obtain(Student(alpha), run).path
+        fill = partial(shutil.copytree, source, dirs_exist_ok=True)
+        publish(Student(), settled, time.perf_counter() - choice.seconds, fill)
+    return settled, choice
 
 
 def _halves(context: Context, made: Artefact, hardness: Artefact) -> Candidate:

@@ -1,11 +1,7 @@
-"""What the stages share: the context of a run, and artefacts that are made once and found again.
-
-Teacher and difficulty live in the cache directory, shared by all runs beside each other; the student
-lives in the run's own directory.
-"""
+"""What the stages share: the context of a run, building a trainer, scoring splits."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +10,18 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress import artefacts, ranks
+from compress import ranks
 from compress.compression.resolved import Resolved
-from compress.configuration import deepspeed_schema, schedule
+from compress.configuration import deepspeed_schema
 from compress.configuration.config import Config
+from compress.configuration.used_keys import OURS
 from compress.data.batches import Columns
 from compress.data.splits import TaskData
-from compress.errors import UserError
 from compress.methods import Method
 from compress.microbatch import SampleData
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
+from compress.stages.stage import Artefact
 from compress.training.monitor import Monitor
 from compress.training.trainer import Trainer, Training
 
@@ -43,20 +40,32 @@ class Encoder:
 class Context:
     """What every stage needs.
 
-    encoder: the run's; resolved: what the student loses, and when; small: the student's own one if
-    `student.model` names it; given: that of `teacher.model` if its tokenizer is not the run's.
+    resolved: what the student loses, and when; encoders: the models of the run by the key that names
+    each: `model`, `student.model` if it is given, `teacher.model` if its tokenizer is another; active:
+    which of them `encoder` is; stage: what `--stage` asks for; chosen: the stages that are made if they
+    are missing; accept_versions: whether artefacts of other versions are reused; known: artefacts that
+    this run has found or made, by their places; said: lines that are not said again.
     """
 
     config: Config
     output_dir: Path
     cache_dir: Path
     data: TaskData
-    encoder: Encoder
     device: torch.device
-    monitor: Monitor
     resolved: Resolved
-    small: Encoder | None = None
-    given: Encoder | None = None
+    encoders: Mapping[str, Encoder] = field(default_factory=dict)
+    monitor: Monitor = field(default_factory=Monitor)
+    active: str = "model"
+    stage: str = "all"
+    chosen: tuple[str, ...] = ("teacher", "difficulty", "student", "evaluate")
+    accept_versions: bool = False
+    known: dict[Path, Artefact] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The active encoder."""
+        return self.encoders[self.active]
 
     @property
     def columns(self) -> Mapping[str, Columns]:
@@ -65,83 +74,39 @@ class Context:
 
     def for_student(self) -> "Context":
         """The same with the student's encoder: samples are the same, their tokens are its own."""
-        if self.small is not None:
-            return replace(self, encoder=self.small)
+        if "student.model" in self.encoders:
+            return replace(self, active="student.model")
         return self.starting_from(self.config.robust.student.init_from)
 
     def for_teacher(self) -> "Context":
         """The same with the teacher's encoder."""
-        return replace(self, encoder=self.given or self.encoder)
+        return replace(self, active="teacher.model" if "teacher.model" in self.encoders else "model")
 
     def starting_from(self, init_from: str) -> "Context":
         """The same with the tokens of the model that a training starts from."""
         return self.for_teacher() if init_from == "teacher" else self
 
-    def training_inputs(self) -> dict[str, Any]:
-        """Inputs that matter to any training: data, model, seed, and the engine keys that do."""
-        merged, side = schedule.settled(self.config.merged), self.encoder.tokenizer.padding_side
+    def training_facts(self) -> dict[str, Any]:
+        """Facts that matter to any training: content of data and model, order of labels, padding."""
+        order = encoders.find_labels(self.encoder.model, self.data.labels, self.data.task)
         return {
-            **({} if side == "right" else {"padding": side}),
-            "format": 1,
             "train": self.data.fingerprint("train"),
-            "max_length": self.config.robust.task.max_length,
             "model": self.encoder.key,
-            "seed": self.config.robust.seed,
-            "engine": {key: merged[key] for key in deepspeed_schema.TRAINING_KEYS if key in merged},
-            **label_order.inputs_of(self.head_order()),
+            "padding": self.encoder.tokenizer.padding_side,
+            **label_order.inputs_of(order),
         }
 
-    def head_order(self) -> label_order.Order:
-        """Where the task's labels are among the outputs of the encoder, if it is a classifier."""
-        return encoders.find_labels(self.encoder.model, self.data.labels, self.data.task)
+
+TRAINING = (
+    *deepspeed_schema.TRAINING_KEYS,
+    *(f"{OURS}.{key}" for key in ("seed", "model", "task", "task.max_length")),
+)
+"""Keys of the configuration that matter to any training."""
 
 
-@dataclass(frozen=True)
-class Artefact:
-    """A finished stage: its directory, inputs, and whether it was found rather than made."""
-
-    path: Path
-    inputs: Mapping[str, Any]
-    seconds: float
-    reused: bool
-
-    @property
-    def key(self) -> str:
-        """Identity of the inputs."""
-        return artefacts.key(self.inputs)
-
-
-def found(path: Path, inputs: Mapping[str, Any]) -> Artefact | None:
-    """The artefact at `path` if it is complete for these inputs; the same answer on all ranks.
-
-    Only the main rank reads its files. A damaged one is put aside, with a line that says what is wrong.
-    """
-    marker, trouble = ranks.on_main(lambda: artefacts.checked(path, inputs))
-    if trouble is not None:
-        ranks.say(trouble)
-    return Artefact(path, inputs, marker["seconds"], True) if marker else None
-
-
-def publish(
-    path: Path, inputs: Mapping[str, Any], began: float, fill: Callable[[Path], None]
-) -> Artefact:
-    """Let the main rank write the artefact; all ranks wait for it, and fail if it fails."""
-
-    def write() -> None:
-        with artefacts.writing(path, inputs, began) as folder:
-            fill(folder)
-
-    ranks.on_main(write)
-    made = found(path, inputs)
-    if made is None:
-        raise UserError(f"{path}: is not there after it was written; is another program at work there?")
-    return Artefact(made.path, made.inputs, made.seconds, False)
-
-
-def start_model(context: Context, init_from: str, teacher_model: Path) -> PreTrainedModel:
-    """The classifier that a training starts from, drawn from the run's seed."""
+def start_model(context: Context, source: Path) -> PreTrainedModel:
+    """The classifier of a directory that a training starts from, drawn from the run's seed."""
     torch.manual_seed(context.config.robust.seed)
-    source = teacher_model if init_from == "teacher" else context.encoder.model
     return encoders.load_classifier(source, context.data.labels, task=context.data.task)
 
 

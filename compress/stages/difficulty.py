@@ -4,8 +4,7 @@ The loss matrix is the artefact; alpha and the normalisation of Eq. 1 (Du et al.
 later, so that changing them costs nothing. The arithmetic is in `compress.uncertainty`.
 """
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,75 +15,82 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, uncertainty
+from compress import uncertainty
 from compress.compression.masks import Masks
 from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import match
 from compress.configuration.config import Config, training_steps
 from compress.configuration.robust_schema import RobustCompression
+from compress.configuration.used_keys import OURS
 from compress.errors import UserError
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders
 from compress.scoring import evaluation
-from compress.stages.context import (
-    Artefact,
-    Context,
-    found,
-    new_trainer,
-    publish,
-    score_split,
-    start_model,
-)
+from compress.stages.context import TRAINING, Context, new_trainer, score_split, start_model
+from compress.stages.stage import Artefact, Fill, Stage
+from compress.stages.teacher import Teacher
 from compress.training.trainer import Trainer
 
 UPDATES_PER_LEVEL = 10
 
 
-def inputs_of(context: Context, teacher: Artefact) -> dict[str, Any]:
-    """What the loss matrix depends on (not alpha and the normalisation, which come later)."""
-    robust = context.config.robust
-    here = context.starting_from(robust.uncertainty.init_from)
-    inputs = {
-        **here.training_inputs(),
-        "stage": "difficulty",
-        "dev": context.data.fingerprint("dev"),
-        **robust.sub_networks,
-    }
-    from_teacher = robust.uncertainty.init_from == "teacher"
-    return {**inputs, "teacher": teacher.key} if from_teacher else inputs
+class Difficulty(Stage):
+    """`train.parquet` and `dev.parquet`: losses [N, T] of every sample under T sub-networks.
 
-
-def make(context: Context, teacher: Artefact) -> Artefact:
-    """Losses [N, T] of every train and dev sample under T sub-networks of rising sparsity.
-
-    `trajectory`: one gradual pruning run that stops at each sparsity, scores and goes on.
-    `independent`: one run for each sparsity (Du et al. 2023, Sec. 5.1).
+    Not of alpha and the normalisation, which come later. `trajectory`: one gradual pruning run that
+    stops at each sparsity, scores and goes on. `independent`: one run for each sparsity (Du et al.
+    2023, Sec. 5.1).
     """
-    inputs = inputs_of(context, teacher)
-    path = artefacts.place(context.cache_dir, "difficulty", inputs)
-    if (old := found(path, inputs)) is not None:
-        return old
-    check(context.config, len(context.data.train))
-    began = time.perf_counter()
-    block = context.config.robust.uncertainty
-    context = context.starting_from(block.init_from)
-    levels = [float(level) for level in block.sparsities]
-    train: list[NDArray[np.float64]] = []
-    dev: list[NDArray[np.float64]] = []
-    runs = [levels] if block.protocol == "trajectory" else [[level] for level in levels]
-    for targets in runs:
-        for trainer in _stops(context, targets, teacher.path / "model"):
-            for name, into in (("train", train), ("dev", dev)):
-                scores = score_split(context, trainer, name)
-                into.append(evaluation.cross_entropy(scores, context.columns[name].labels))
 
-    def fill(folder: Path) -> None:
-        for name, columns in (("train", train), ("dev", dev)):
-            labels = context.columns[name].labels
-            save_losses(folder / f"{name}.parquet", levels, np.stack(columns, 1), labels)
+    name = "difficulty"
+    asked = True
 
-    return publish(path, inputs, began, fill)
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Those of any training, and of the sub-networks."""
+        keys = ("protocol", "sparsities", "init_from", "epochs")
+        return (*TRAINING, *(f"{OURS}.uncertainty.{key}" for key in keys))
+
+    def needs(self, run: Context) -> tuple[Stage, ...]:
+        """The teacher if the sub-networks start from it."""
+        return (Teacher(),) if run.config.robust.uncertainty.init_from == "teacher" else ()
+
+    def facts(self, run: Context) -> dict[str, Any]:
+        """Those of any training, and dev."""
+        here = run.starting_from(run.config.robust.uncertainty.init_from)
+        return {**here.training_facts(), "dev": run.data.fingerprint("dev")}
+
+    def missing(self, run: Context) -> str:
+        """What needs it: alpha "auto", or the loss."""
+        robust = run.config.robust
+        if robust.uncertainty.alpha == "auto":
+            return (
+                f"{OURS}.uncertainty.alpha: 'auto' cuts dev by the variance of its losses; run --stage "
+                "difficulty first."
+            )
+        return f"the loss '{robust.loss.hook}' needs the difficulty; run --stage difficulty first."
+
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Prune, and score train and dev at each sparsity."""
+        check(run.config, len(run.data.train))
+        block = run.config.robust.uncertainty
+        here = run.starting_from(block.init_from)
+        start = made["teacher"].path / "model" if "teacher" in made else here.encoder.model
+        levels = [float(level) for level in block.sparsities]
+        losses_of: dict[str, list[NDArray[np.float64]]] = {"train": [], "dev": []}
+        runs = [levels] if block.protocol == "trajectory" else [[level] for level in levels]
+        for targets in runs:
+            for trainer in _stops(here, targets, start):
+                for name, into in losses_of.items():
+                    scores = score_split(here, trainer, name)
+                    into.append(evaluation.cross_entropy(scores, here.columns[name].labels))
+
+        def fill(folder: Path) -> None:
+            for name, columns in losses_of.items():
+                labels = here.columns[name].labels
+                save_losses(folder / f"{name}.parquet", levels, np.stack(columns, 1), labels)
+
+        return fill
 
 
 def used(robust: RobustCompression) -> bool:
@@ -139,19 +145,18 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
     return match(model, {"blocks": [block_pattern(model)]}, "sparse_pruning")["blocks"]
 
 
-def _stops(context: Context, targets: list[float], teacher_model: Path) -> Iterator[Trainer]:
+def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trainer]:
     """Train one pruning run and yield the trainer at each target sparsity, recovered."""
-    block = context.config.robust.uncertainty
     epochs = context.config.robust.sub_networks["epochs"]
-    model = start_model(context, block.init_from, teacher_model)
+    model = start_model(context, start)
     total = _steps(context.config, len(context.data.train))
     ends = [round(total * (i + 1) / len(targets)) for i in range(len(targets))]
     begins = [0, *ends[:-1]]
     schedules = []
-    for start, target, begin, end in zip([0.0, *targets], targets, begins, ends, strict=False):
+    for before, target, begin, end in zip([0.0, *targets], targets, begins, ends, strict=False):
         half = begin + max(1, (end - begin) // 2)
         stride = max(1, (half - begin) // UPDATES_PER_LEVEL)
-        schedules.append(PruningSchedule(start, target, begin, half, stride))
+        schedules.append(PruningSchedule(before, target, begin, half, stride))
     layers = _linear_layers(model)
     masks = Masks([Magnitude({"blocks": Weights(tuple(schedules), tuple(layers))})])
     masks.attach(model)
@@ -190,9 +195,3 @@ def sample_difficulty(context: Context, v: NDArray[np.float64]) -> NDArray[np.fl
     block = context.config.robust.uncertainty
     assert isinstance(block.alpha, float), "alpha 'auto' is settled before it is used"
     return uncertainty.difficulty(v, block.alpha, block.normalisation, block.quantile)
-
-
-def find(context: Context, teacher: Artefact) -> Artefact | None:
-    """The loss matrix if it is finished."""
-    inputs = inputs_of(context, teacher)
-    return found(artefacts.place(context.cache_dir, "difficulty", inputs), inputs)

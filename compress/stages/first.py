@@ -1,44 +1,64 @@
 """Stage first: the first model of just train twice, whose mistakes weigh more (Liu et al. 2021).
 
 The encoder is fine-tuned for a few epochs and dropped; its softmax on train is kept in the cache,
-shared by all runs with the same data, encoder, seed and `loss.first_epochs`. A teacher that was trained
+shared by all runs with the same data, encoder, seed and `loss.first_epochs`. A teacher that is trained
 for as many epochs is the same model and is not trained again.
 """
 
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compress import artefacts
-from compress.stages import teacher
-from compress.stages.context import Artefact, Context, found, publish
+from compress.configuration.config import Config
+from compress.configuration.used_keys import OURS
+from compress.stages.context import TRAINING, Context
+from compress.stages.stage import Artefact, Fill, Stage
+from compress.stages.teacher import Teacher, fine_tune
 
 
-def inputs_of(context: Context) -> dict[str, Any]:
-    """What the first model depends on."""
-    epochs = context.config.robust.loss.first_model_epochs
-    return {**context.training_inputs(), "stage": "first", "epochs": epochs}
-
-
-def make(context: Context) -> Artefact:
+class First(Stage):
     """`probabilities.npy`: the first model's softmax [N, C] for every training sample, float32."""
-    inputs = inputs_of(context)
-    path = artefacts.place(context.cache_dir, "first", inputs)
-    if (old := found(path, inputs)) is not None:
-        return old
-    began = time.perf_counter()
-    same = {**inputs, "stage": "teacher"} == teacher.inputs_of(context)
-    twin = teacher.find(context) if same else None
-    if twin is not None:
-        probabilities = np.load(twin.path / "probabilities.npy")
-        began -= twin.seconds
-    else:
-        _, scores, _ = teacher.fine_tune(context, "first", inputs["epochs"])
-        probabilities = np.exp(scores).astype(np.float32)
 
-    def fill(folder: Path) -> None:
-        np.save(folder / "probabilities.npy", probabilities)
+    name = "first"
 
-    return publish(path, inputs, began, fill)
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Those of any training, and its epochs."""
+        return (*TRAINING, f"{OURS}.loss.hook", f"{OURS}.loss.first_epochs")
+
+    def needs(self, run: Context) -> tuple[Stage, ...]:
+        """The teacher if it is the same model."""
+        robust = run.config.robust
+        epochs = robust.teacher.epochs or robust.epochs
+        same = robust.teacher.model is None and epochs == robust.loss.first_model_epochs
+        return (Teacher(),) if same else ()
+
+    def facts(self, run: Context) -> dict[str, Any]:
+        """Those of any training."""
+        return run.training_facts()
+
+    def includes(self, label: str) -> bool:
+        """The teacher's seconds."""
+        return label == "teacher"
+
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Train it, unless the teacher is the same model."""
+        if "teacher" in made:
+            probabilities = np.load(made["teacher"].path / "probabilities.npy")
+        else:
+            epochs = run.config.robust.loss.first_model_epochs
+            assert epochs is not None, "the loss needs a first model"
+            with run.monitor.progress.stage("first"):
+                _, scores, _ = fine_tune(run, "first", epochs)
+            probabilities = np.exp(scores).astype(np.float32)
+
+        def fill(folder: Path) -> None:
+            np.save(folder / "probabilities.npy", probabilities)
+
+        return fill
+
+
+def load(artefact: Artefact) -> np.ndarray:
+    """The softmax [N, C]."""
+    return np.load(artefact.path / "probabilities.npy")

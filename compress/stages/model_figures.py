@@ -9,7 +9,8 @@ from compress.configuration.robust_schema import RobustCompression
 from compress.models import architectures, encoders
 from compress.reporting import card
 from compress.stages import latency
-from compress.stages.context import Artefact, Context
+from compress.stages.context import Context
+from compress.stages.stage import Artefact
 
 
 def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artefact) -> None:

@@ -5,36 +5,38 @@ What it gets right from the hypothesis (claim, first question) alone is easy, th
 each data set, whatever the run's seed; kept in the cache.
 """
 
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress import artefacts, bag_of_words
+from compress import bag_of_words
 from compress.data.splits import Split
-from compress.stages.context import Artefact, Context, found, publish
+from compress.stages.context import Context
+from compress.stages.stage import Artefact, Fill, Stage
 
 
-def make(context: Context) -> Artefact:
+class PartialInput(Stage):
     """`hard.npy`: for every dev sample whether the classifier errs, bool [N]."""
-    data = context.data
-    inputs = {
-        "stage": "partial_input",
-        "splits": data.fingerprint("train", "dev"),
-        "text": data.task.partial,
-        "settings": list(bag_of_words.SETTINGS),
-    }
-    path = artefacts.place(context.cache_dir, "partial_input", inputs)
-    if (old := found(path, inputs)) is not None:
-        return old
-    began, which = time.perf_counter(), data.task.partial
 
-    def fill(folder: Path) -> None:
-        predicted = classify(data.train, data.dev, which, len(data.labels))
-        np.save(folder / "hard.npy", predicted != data.dev.labels)
+    name = "partial_input"
 
-    return publish(path, inputs, began, fill)
+    def facts(self, run: Context) -> dict[str, Any]:
+        """The data alone."""
+        splits, settings = run.data.fingerprint("train", "dev"), list(bag_of_words.SETTINGS)
+        return {"splits": splits, "text": run.data.task.partial, "settings": settings}
+
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Train on one text of each pair of train, predict dev."""
+        data = run.data
+
+        def fill(folder: Path) -> None:
+            predicted = classify(data.train, data.dev, data.task.partial, len(data.labels))
+            np.save(folder / "hard.npy", predicted != data.dev.labels)
+
+        return fill
 
 
 def load(artefact: Artefact) -> NDArray[np.bool_]:

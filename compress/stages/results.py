@@ -3,18 +3,21 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress import artefacts, ownership, ranks, uncertainty, versions
+from compress import artefacts, ownership, provenance, ranks, uncertainty
 from compress.reporting import card, report, summary
 from compress.scoring import bias, chance, evaluation
-from compress.stages import difficulty, events, model_figures, partial_input, shallow
-from compress.stages.context import Artefact, Context, found, publish, score_exported
-from compress.stages.teacher import train_accuracy
+from compress.stages import difficulty, events, model_figures, partial_input, scores, shallow
+from compress.stages.context import Context
+from compress.stages.partial_input import PartialInput
+from compress.stages.shallow import Shallow
+from compress.stages.stage import Artefact, obtain
+from compress.stages.student import Student
+from compress.stages.teacher import Teacher, train_accuracy
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,19 @@ class Finished:
         return {name: artefact for name, artefact in made.items() if artefact is not None}
 
 
-def make(
-    context: Context,
-    teacher: Artefact,
-    hardness: Artefact | None,
-    student: Artefact,
-    choice: Artefact | None = None,
-) -> None:
+def make(context: Context, hardness: Artefact | None, choice: Artefact | None) -> None:
     """Accuracies of both models on dev and OOD, F_bias; metrics.json, events, report.html.
 
-    choice: how alpha was chosen. `hits.npz` keeps for each model and set which samples it got right.
+    hardness: the loss matrix, if there is one; choice: how alpha was chosen. `hits.npz` keeps for each
+    model and set which samples it got right.
     All ranks score; the main rank reports alone.
     """
     began = time.perf_counter()
-    scores = {
-        "teacher": model_scores(context.for_teacher(), teacher, shared=True),
-        "student": model_scores(context.for_student(), student, shared=False),
-    }
-    shortcut = partial_input.make(context)
-    guess = shallow.make(context) if context.config.robust.loss.shallow else None
-    made = Finished(teacher, hardness, student, shortcut, guess, choice, scores)
+    both = {"teacher": scores.load(context, "teacher"), "student": scores.load(context, "student")}
+    shortcut = obtain(PartialInput(), context)
+    guess = obtain(Shallow(), context) if context.config.robust.loss.shallow else None
+    teacher, student = obtain(Teacher(), context), obtain(Student(), context)
+    made = Finished(teacher, hardness, student, shortcut, guess, choice, both)
     ranks.on_main(lambda: _report(context, made, began))
 
 
@@ -68,8 +64,8 @@ def _report(context: Context, made: Finished, began: float) -> None:
     folder = context.output_dir
     view = None if made.hardness is None else difficulty_view(context, made.hardness, made.guess)
     out = _metrics(context, made, view)
-    seconds = {name: artefact.seconds for name, artefact in made.stages.items()}
-    out["seconds"] = {**seconds, "evaluate": time.perf_counter() - began}
+    out["artefacts"]["evaluate"]["seconds"] = time.perf_counter() - began
+    out["seconds"] = {name: origin["seconds"] for name, origin in out["artefacts"].items()}
     _keep_hits(context, made.scores, made.shortcut)
     artefacts.write_json(folder / "metrics.json", out)
     card.write(made.student.path / "model", model_figures.about(context), out)
@@ -102,32 +98,9 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     out["reused"] = [name for name, artefact in made.stages.items() if artefact.reused]
     out["keys"] = {name: artefact.key for name, artefact in made.stages.items()}
     out["stamp"] = ownership.stamp(context.config)
-    out |= {"versions": versions.report(), "world_size": ranks.world_size()}
-    return out | {"device": str(context.device)}
-
-
-def model_scores(context: Context, artefact: Artefact, shared: bool) -> evaluation.Scores:
-    """Log-probabilities of an exported model on dev and all OOD sets, kept for the next run.
-
-    shared: keep them in the cache (the teacher's) rather than in the run's directory.
-    """
-    names = [name for name in context.columns if name != "train"]
-    inputs = {"model": artefact.key, "splits": {n: context.data.fingerprint(n) for n in names}}
-    began, path = time.perf_counter(), context.output_dir / "scores"
-    if shared:
-        path = artefacts.place(context.cache_dir, "scores", inputs)
-    if found(path, inputs) is None:
-        scores = score_exported(context, artefact, names)
-
-        def fill(folder: Path) -> None:
-            for name, values in scores.items():
-                np.save(folder / f"{name}.npy", values)
-
-        publish(path, inputs, began, fill)
-    loaded = {name: np.load(path / f"{name}.npy") for name in names}
-    return evaluation.Scores(
-        loaded.pop("dev"), {name.removeprefix("ood_"): values for name, values in loaded.items()}
-    )
+    out["artefacts"] = {name: artefact.origin for name, artefact in made.stages.items()}
+    out["artefacts"]["evaluate"] = provenance.now(context.device)
+    return out
 
 
 def collect(
@@ -186,8 +159,8 @@ def easy_hard(
         "hard": int(hard.sum()),
         "agreement": None if v is None else uncertainty.cut_agreement(v, hard),
     }
-    for name, scores in both.items():
-        hits = evaluation.correct(scores.dev, dev)
+    for name, one in both.items():
+        hits = evaluation.correct(one.dev, dev)
         easy, difficult = (float(hits[m].mean()) if m.any() else None for m in (~hard, hard))
         gap = None if easy is None or difficult is None else easy - difficult
         out[name] = {"easy": easy, "hard": difficult, "gap": gap}
@@ -200,8 +173,8 @@ def _keep_hits(context: Context, both: Mapping[str, evaluation.Scores], shortcut
     arrays: dict[str, Any] = {"hard": partial_input.load(shortcut)}
     for name, split in raw.ood.items():
         arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
-    for role, scores in both.items():
-        for name, hits in evaluation.outcomes(scores, raw.dev, raw.ood).items():
+    for role, one in both.items():
+        for name, hits in evaluation.outcomes(one, raw.dev, raw.ood).items():
             arrays[f"{role}/{name}"] = hits
     with artefacts.replacing(file) as temporary, temporary.open("wb") as target:
         np.savez_compressed(target, **arrays)

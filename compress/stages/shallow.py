@@ -5,42 +5,40 @@ gives each sample the probability of its gold label; difficulty grows with 1 min
 a shortcut solves (Clark et al. 2019; Utama et al. 2020). It needs no sub-networks.
 """
 
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress import artefacts, bag_of_words
-from compress.stages.context import Artefact, Context, found, publish
+from compress import bag_of_words
+from compress.stages.context import Context
+from compress.stages.stage import Artefact, Fill, Stage
 
 FOLDS, MOST = 5, 50_000
 
 
-def inputs_of(context: Context) -> dict[str, Any]:
-    """What the shallow classifier depends on: the training set alone, whatever the seed."""
-    return {
-        "stage": "shallow",
-        "train": context.data.fingerprint("train"),
-        "settings": [*bag_of_words.SETTINGS, FOLDS, MOST],
-    }
-
-
-def make(context: Context) -> Artefact:
+class Shallow(Stage):
     """`wrong.npy`: 1 - p(gold label) of every training sample out of fold, float32 [N]."""
-    inputs = inputs_of(context)
-    path = artefacts.place(context.cache_dir, "shallow", inputs)
-    if (old := found(path, inputs)) is not None:
-        return old
-    began, train = time.perf_counter(), context.data.train
 
-    def fill(folder: Path) -> None:
-        rows = [bag_of_words.pair_bags(*pair) for pair in zip(*train.texts, strict=True)]
-        p = bag_of_words.out_of_fold(rows, train.labels, len(context.data.labels), FOLDS, MOST)
-        np.save(folder / "wrong.npy", 1 - p[np.arange(len(p)), train.labels])
+    name = "shallow"
 
-    return publish(path, inputs, began, fill)
+    def facts(self, run: Context) -> dict[str, Any]:
+        """The training set alone, whatever the seed."""
+        settings = [*bag_of_words.SETTINGS, FOLDS, MOST]
+        return {"train": run.data.fingerprint("train"), "settings": settings}
+
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Train on the other folds, predict."""
+        train, classes = run.data.train, len(run.data.labels)
+
+        def fill(folder: Path) -> None:
+            rows = [bag_of_words.pair_bags(*pair) for pair in zip(*train.texts, strict=True)]
+            p = bag_of_words.out_of_fold(rows, train.labels, classes, FOLDS, MOST)
+            np.save(folder / "wrong.npy", 1 - p[np.arange(len(p)), train.labels])
+
+        return fill
 
 
 def load(artefact: Artefact) -> NDArray[np.float64]:

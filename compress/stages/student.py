@@ -3,8 +3,8 @@
 Order within a run: layer reduction, then heads and ffn neurons, then single weights.
 """
 
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from compress.compression import importance, resolved
 from compress.compression.masks import Masks, Scorer
 from compress.compression.resolved import Resolved
 from compress.configuration.config import Config
+from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
-from compress.errors import UserError
 from compress.layerwise.terms import terms_of
 from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
@@ -27,117 +27,118 @@ from compress.models import encoders
 from compress.reporting import card
 from compress.scoring import evaluation
 from compress.stages import difficulty, first, model_figures, shallow
-from compress.stages.context import (
-    Artefact,
-    Context,
-    found,
-    new_trainer,
-    publish,
-    start_model,
-    watch_dev,
-)
+from compress.stages.context import TRAINING, Context, new_trainer, start_model, watch_dev
+from compress.stages.difficulty import Difficulty
+from compress.stages.first import First
+from compress.stages.shallow import Shallow
+from compress.stages.stage import Artefact, Fill, Stage, find
+from compress.stages.teacher import Teacher
 from compress.training.trainer import Trainer
 
-
-def inputs_of(context: Context, teacher: Artefact, hardness: Artefact | None) -> dict[str, Any]:
-    """What the student depends on."""
-    robust, merged = context.config.robust, context.config.merged
-    block, compression = robust.uncertainty, context.config.compression
-    inputs = {
-        **context.for_student().training_inputs(),
-        "stage": "student",
-        "epochs": robust.student.epochs or robust.epochs,
-        "init_from": robust.student.init_from,
-        "compression_training": merged.get("compression_training", {}),
-        "pruning": robust.pruning.model_dump(),
-        "teacher": teacher.key,
-        **{method.name: method.inputs() for method in (robust.loss, *terms_of(robust.layerwise))},
-    }
-    if "structured" in compression.takes(robust):
-        inputs["structured"] = robust.structured.model_dump()
-    if compression.learned:
-        inputs["score_lr"] = robust.score_lr
-    of = hardness.key if hardness else None
-    if robust.loss.shallow:
-        of = artefacts.key(shallow.inputs_of(context))
-    if of is not None:
-        inputs["difficulty"] = of
-        inputs["uncertainty"] = [block.alpha, block.normalisation, block.quantile]
-    if robust.loss.uses("mistakes"):
-        inputs["first"] = artefacts.key(first.inputs_of(context))
-    return inputs
+BLOCKS = ("pruning", "structured", "score_lr", "loss", "layerwise")
+"""Keys of `robust_compression` that say how the student is compressed and trained."""
 
 
-def _needed(context: Context, hardness: Artefact | None) -> Artefact | None:
-    """The loss matrix if the hook uses its variance, so that other students do not depend on it.
+@dataclass(frozen=True)
+class Student(Stage):
+    """`model/`: the compressed model; `student.json`: sparsity, parity, what is left by layer.
 
-    Raises UserError if the hook cannot do without and there is none.
+    alpha: of a candidate while alpha "auto" is chosen; None: the run's own student.
     """
-    loss = context.config.robust.loss
-    if loss.shallow or not difficulty.used(context.config.robust):
-        return None
-    if hardness is None and loss.user_code is None:
-        raise UserError(f"the loss '{loss.hook}' needs the difficulty; run --stage difficulty first.")
-    return hardness
+
+    alpha: float | None = None
+    name = "student"
+    asked = True
+
+    @property
+    def label(self) -> str:
+        """Prefix of the events too."""
+        return self.name if self.alpha is None else f"alpha {self.alpha:g}"
+
+    def configured(self, config: Config) -> Config:
+        """With this alpha."""
+        return config if self.alpha is None else config.with_alpha(self.alpha)
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Those of any training, of compression and loss; of the difficulty where the loss uses it."""
+        keys = [*BLOCKS, "student.model", "student.init_from", "student.epochs", "teacher.model"]
+        if difficulty.used(config.robust):
+            keys += [f"uncertainty.{key}" for key in ("alpha", "normalisation", "quantile")]
+        return (*TRAINING, "compression_training", *(f"{OURS}.{key}" for key in keys))
+
+    def needs(self, run: Context) -> tuple[Stage, ...]:
+        """The teacher, and what the loss asks for: difficulty, first model, shallow classifier.
+
+        A loss of the user's gets the difficulty only if there is one or the run makes it.
+        """
+        robust, out = run.config.robust, list[Stage]([Teacher()])
+        if robust.loss.shallow:
+            out.append(Shallow())
+        elif difficulty.used(robust) and (robust.loss.user_code is None or _there(run)):
+            out.append(Difficulty())
+        if robust.loss.uses("mistakes"):
+            out.append(First())
+        return tuple(out)
+
+    def facts(self, run: Context) -> dict[str, Any]:
+        """Those of a training, and of the methods, such as the source of a loss of the user's."""
+        methods = (run.config.robust.loss, *terms_of(run.config.robust.layerwise))
+        return {
+            **run.for_student().training_facts(),
+            **{method.name: method.inputs() for method in methods},
+        }
+
+    def includes(self, label: str) -> bool:
+        """Those of the small models that are made for it."""
+        return label in ("first", "shallow")
+
+    def place(self, run: Context, key: str) -> Path:
+        """In the run's directory."""
+        return run.output_dir / (self.name if self.alpha is None else f"alpha/{self.alpha:g}")
+
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Compress as `compression_training` says, trained with the loss; export the model."""
+        robust, here, start = run.config.robust, run.for_student(), made["teacher"].path / "model"
+        known = _known(run, made)
+        model = _start(here, start)
+        shape = encoders.fresh(model)
+        masks = Masks(run.resolved.pruners, _scorer(here, shape, known))
+        methods = [masks, robust.loss, *terms_of(robust.layerwise)]
+        for method in methods:
+            method.attach(model, Run(run.config, start, here.data.labels, here.device))
+        assert robust.student.epochs is not None, "epochs are resolved"
+        trainer = new_trainer(self.label, here, model, methods, robust.student.epochs, known)
+        trainer.run_until(trainer.total_steps, watch_dev(here))
+        weights = checkpoint.gather(trainer.engine)
+        wanted = _logits(here, trainer, masks, shape, weights)
+        trainer.close()
+
+        def fill(folder: Path) -> None:
+            small = masks.shrink(masks.finish(dict(weights)), shape)
+            sparsity = masks.sparsity_of(small)
+            length = robust.task.max_length
+            export.save(small, here.encoder.tokenizer, length, here.data.task.keep, folder / "model")
+            dev = here.columns["dev"].head(export.SAMPLES)
+            parity = export.difference(folder / "model", wanted, dev, here.device)
+            card.write(folder / "model", model_figures.about(run))
+            layers = [{"heads": len(k.heads), "rows": len(k.neurons)} for k in masks.kept() or []]
+            values = {"sparsity": sparsity, "parity": parity, "layers": layers}
+            artefacts.write_json(folder / "student.json", values)
+            if chosen := masks.chosen():
+                artefacts.write_json(folder / "heads.json", {"compression_training": chosen})
+
+        return fill
 
 
-def make(
-    context: Context,
-    teacher: Artefact,
-    hardness: Artefact | None,
-    path: Path | None = None,
-    name: str = "student",
-) -> Artefact:
-    """Compress as `compression_training` says, trained with the loss hook; export the model.
-
-    hardness: the loss matrix, if there is one; path: default `student` in the output directory; name:
-    prefix of the events.
-    """
-    robust = context.config.robust
-    hardness = _needed(context, hardness)
-    inputs = inputs_of(context, teacher, hardness)
-    path = path or context.output_dir / "student"
-    if (old := found(path, inputs)) is not None:
-        return old
-    known, before = _known(context, teacher, hardness)
-    began = time.perf_counter() - before
-    here = context.for_student()
-    model = _start(here, teacher.path / "model")
-    shape = encoders.fresh(model)
-    masks, terms = (
-        Masks(context.resolved.pruners, _scorer(here, shape, known)),
-        terms_of(robust.layerwise),
-    )
-    methods = [masks, robust.loss, *terms]
-    for method in methods:
-        method.attach(model, Run(here.config, teacher.path / "model", here.data.labels, here.device))
-    epochs = robust.student.epochs or robust.epochs
-    trainer = new_trainer(name, here, model, methods, epochs, known)
-    trainer.run_until(trainer.total_steps, watch_dev(here))
-    weights = checkpoint.gather(trainer.engine)
-    wanted = _logits(here, trainer, masks, shape, weights)
-    trainer.close()
-
-    def fill(folder: Path) -> None:
-        small = masks.shrink(masks.finish(dict(weights)), shape)
-        sparsity = masks.sparsity_of(small)
-        length = robust.task.max_length
-        export.save(small, here.encoder.tokenizer, length, here.data.task.keep, folder / "model")
-        dev = here.columns["dev"].head(export.SAMPLES)
-        parity = export.difference(folder / "model", wanted, dev, here.device)
-        card.write(folder / "model", model_figures.about(context))
-        layers = [{"heads": len(k.heads), "rows": len(k.neurons)} for k in masks.kept() or []]
-        values = {"sparsity": sparsity, "parity": parity, "layers": layers}
-        artefacts.write_json(folder / "student.json", values)
-        if chosen := masks.chosen():
-            artefacts.write_json(folder / "heads.json", {"compression_training": chosen})
-
-    return publish(path, inputs, began, fill)
+def _there(run: Context) -> bool:
+    """Whether there will be a difficulty when the student is trained."""
+    return "difficulty" in run.chosen or find(Difficulty(), run) is not None
 
 
 def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
     """The classifier that the training starts from, with the layers that layer reduction keeps."""
-    model = start_model(context, context.config.robust.student.init_from, teacher_model)
+    from_teacher = context.config.robust.student.init_from == "teacher"
+    model = start_model(context, teacher_model if from_teacher else context.encoder.model)
     reduction, layers = context.config.compression.layers, context.resolved.layers
     return model if reduction is None or layers is None else reduction.reduced(model, layers)
 
@@ -205,32 +206,20 @@ def check(config: Config, model: Path, data: TaskData) -> Resolved:
     return found
 
 
-def _known(context: Context, teacher: Artefact, hardness: Artefact | None) -> tuple[SampleData, float]:
-    """What the mitigation needs of each training sample, and the seconds that belong to the student.
+def _known(context: Context, made: Mapping[str, Artefact]) -> SampleData:
+    """What the loss may know of each training sample.
 
-    The difficulty is that of Eq. 1, of the first model's mistakes, or none; the seconds are those of
-    the first model or the shallow classifier, reused or not.
+    The difficulty is that of Eq. 1, of the first model's mistakes, or none.
     """
-    robust, d, seconds = context.config.robust, None, 0.0
-    if robust.loss.uses("mistakes"):
-        with context.monitor.progress.stage("first"):
-            made = first.make(context)
-        rows, labels = np.load(made.path / "probabilities.npy"), context.columns["train"].labels
-        d, seconds = robust.loss.difficulty_of_mistakes(rows, labels), made.seconds
-    elif robust.loss.shallow:
-        made = shallow.make(context)
-        d, seconds = difficulty.sample_difficulty(context, shallow.load(made)), made.seconds
-    elif hardness is not None:
-        v = uncertainty.variance(difficulty.load_losses(hardness.path, "train"))
+    robust, d = context.config.robust, None
+    if "first" in made:
+        labels = context.columns["train"].labels
+        d = robust.loss.difficulty_of_mistakes(first.load(made["first"]), labels)
+    elif "shallow" in made:
+        d = difficulty.sample_difficulty(context, shallow.load(made["shallow"]))
+    elif "difficulty" in made:
+        v = uncertainty.variance(difficulty.load_losses(made["difficulty"].path, "train"))
         d = difficulty.sample_difficulty(context, v)
-    probabilities = np.load(teacher.path / "probabilities.npy", mmap_mode="r")
+    probabilities = np.load(made["teacher"].path / "probabilities.npy", mmap_mode="r")
     alpha = robust.uncertainty.alpha
-    return robust.loss.sample_data(
-        probabilities, d, alpha if isinstance(alpha, float) else 0.0
-    ), seconds
-
-
-def find(context: Context, teacher: Artefact, hardness: Artefact | None) -> Artefact | None:
-    """The student if it is finished."""
-    inputs = inputs_of(context, teacher, _needed(context, hardness))
-    return found(context.output_dir / "student", inputs)
+    return robust.loss.sample_data(probabilities, d, alpha if isinstance(alpha, float) else 0.0)

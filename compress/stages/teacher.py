@@ -3,7 +3,7 @@
 A teacher given as `teacher.model` is not trained, only scored.
 """
 
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +13,57 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, export
+from compress import checkpoint, export
 from compress.compression.masks import Masks
+from compress.configuration.config import Config
+from compress.configuration.used_keys import OURS
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
-from compress.stages.context import (
-    Artefact,
-    Context,
-    found,
-    new_trainer,
-    publish,
-    score_split,
-    watch_dev,
-    watched,
-)
+from compress.stages.context import TRAINING, Context, new_trainer, score_split, watch_dev, watched
+from compress.stages.stage import Artefact, Fill, Stage
 
-KEY = "robust_compression.teacher.model"
-Teacher = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
+KEY = f"{OURS}.teacher.model"
+Trained = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
 
 
-def inputs_of(context: Context) -> dict[str, Any]:
-    """What the teacher depends on."""
-    block = context.config.robust.teacher
-    if block.model is not None:
-        source = encoders.directory(block.model, KEY)
-        order = encoders.find_labels(source, context.data.labels, context.data.task, trained=True)
-        return {
-            **context.for_teacher().training_inputs(),
-            "stage": "teacher",
-            "teacher": encoders.fingerprint(source),
-            **label_order.inputs_of(order),
-        }
-    epochs = block.epochs or context.config.robust.epochs
-    return {**context.training_inputs(), "stage": "teacher", "epochs": epochs}
+class Teacher(Stage):
+    """`model/`, and `probabilities.npy`: its softmax [N, C] for every training sample, float32."""
 
+    name = "teacher"
+    asked = True
 
-def make(context: Context) -> Artefact:
-    """Fine-tune the encoder on the task; store its softmax for every training sample [N, C]."""
-    inputs = inputs_of(context)
-    path = artefacts.place(context.cache_dir, "teacher", inputs)
-    if (old := found(path, inputs)) is not None:
-        return old
-    began = time.perf_counter()
-    block = context.config.robust.teacher
-    epochs = block.epochs or context.config.robust.epochs
-    weights, scores, shape = _given(context) if block.model else fine_tune(context, "teacher", epochs)
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Those of any training, and its epochs; of one that is given only how long its inputs are."""
+        if config.robust.teacher.model is not None:
+            return (KEY, f"{OURS}.task", f"{OURS}.task.max_length")
+        return (*TRAINING, f"{OURS}.teacher.epochs")
 
-    def fill(folder: Path) -> None:
-        np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
-        shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
-        length = context.config.robust.task.max_length
-        keep = context.data.task.keep
-        tokenizer = context.for_teacher().encoder.tokenizer
-        export.save(shape, tokenizer, length, keep, folder / "model")
+    def facts(self, run: Context) -> dict[str, Any]:
+        """Those of a training; of one that is given, also itself and the order of its outputs."""
+        given, facts = run.config.robust.teacher.model, run.for_teacher().training_facts()
+        if given is None:
+            return facts
+        source = encoders.directory(given, KEY)
+        order = encoders.find_labels(source, run.data.labels, run.data.task, trained=True)
+        return {**facts, "teacher": encoders.fingerprint(source), **label_order.inputs_of(order)}
 
-    return publish(path, inputs, began, fill)
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Fine-tune the encoder on the task, or take the given one; score train."""
+        block, here = run.config.robust.teacher, run.for_teacher()
+        if block.model is None:
+            assert block.epochs is not None, "epochs are resolved"
+            weights, scores, shape = fine_tune(run, "teacher", block.epochs)
+        else:
+            weights, scores, shape = _given(here)
+
+        def fill(folder: Path) -> None:
+            np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
+            shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
+            length, keep = run.config.robust.task.max_length, run.data.task.keep
+            export.save(shape, here.encoder.tokenizer, length, keep, folder / "model")
+
+        return fill
 
 
 def train_accuracy(context: Context, made: Artefact) -> dict[str, float]:
@@ -77,7 +72,7 @@ def train_accuracy(context: Context, made: Artefact) -> dict[str, float]:
     return {"train": float(evaluation.correct(probabilities, context.data.train).mean())}
 
 
-def fine_tune(context: Context, name: str, epochs: int) -> Teacher:
+def fine_tune(context: Context, name: str, epochs: int) -> Trained:
     """Fine-tune the encoder; name: prefix of the events.
 
     Returns its weights, log-probabilities [N, C] of train, and an empty model of its shape.
@@ -93,7 +88,7 @@ def fine_tune(context: Context, name: str, epochs: int) -> Teacher:
     return weights, scores, shape
 
 
-def _given(context: Context) -> Teacher:
+def _given(context: Context) -> Trained:
     """Score a teacher that the user has fine-tuned, in its own tokens, its outputs in our order."""
     robust, data = context.config.robust, context.data
     source = encoders.directory(robust.teacher.model or "", KEY)
@@ -101,15 +96,9 @@ def _given(context: Context) -> Teacher:
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     scores = evaluation.score(
         watched(context, "train", evaluation.model_forward(model, context.device)),
-        context.for_teacher().columns["train"],
+        context.columns["train"],
         robust.evaluation.batch_size,
         len(data.labels),
         context.device,
     )
     return weights, scores, encoders.fresh(model)
-
-
-def find(context: Context) -> Artefact | None:
-    """The teacher if it is finished."""
-    inputs = inputs_of(context)
-    return found(artefacts.place(context.cache_dir, "teacher", inputs), inputs)

@@ -13,13 +13,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from compress import artefacts, versions
+from compress import artefacts, provenance, versions
 from compress.errors import UserError, fail
 from compress.reporting import study_report
 from compress.study import launch, plan, result_rows, run_order
 
 RUNNING = {f"--{key}": key for key in ("shard", "jobs", "processes", "launcher", "list")}
-RUNNING["--set"] = "overrides"
+RUNNING |= {"--set": "overrides", "--accept_versions": "accept_versions"}
 """Word of the command line that concerns runs -> its name among the options."""
 
 
@@ -36,6 +36,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=_positive, help="runs side by side (1)")
     parser.add_argument("--processes", type=_positive, help="of each run (all GPUs, or 2 on a CPU)")
     parser.add_argument("--launcher", help="more words for deepspeed ('--hostfile f')")
+    parser.add_argument("--accept_versions", action="store_true", help=provenance.ACCEPT)
     parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
     parser.add_argument(
         "--report", nargs="+", type=Path, metavar="PARQUET", help="only report these results"
@@ -89,12 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
         mine = run_order.shard(runs, options.shard or "1/1")
         jobs = options.jobs or 1
         processes = options.processes or launch.default_processes(jobs)
-        machine = launch.Machine(processes, jobs, options.launcher or "")
+        machine = launch.Machine(processes, jobs, options.launcher or "", options.accept_versions)
         plan.check(mine, machine.ranks)
         machine.check()
         sys.stderr.write("".join(f"{line}\n" for line in plan.notes(mine)))
+        for line in (
+            line for run in mine for line in launch.version_lines(run, machine.accept_versions)
+        ):
+            sys.stderr.write(f"{line}\n")
         if options.list:
-            done = [launch.finished(run) for run in mine]
+            done = [launch.finished(run, options.accept_versions) for run in mine]
             for run, ready in zip(mine, done, strict=True):
                 sys.stdout.write(f"{run.name}: {'finished' if ready else 'to do'}\n")
             sys.stdout.write(f"{len(mine)} runs, {sum(done)} finished\n")
@@ -104,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         failed = launch.execute(mine, machine, out / "logs")
         for name, why in failed.items():
             sys.stdout.write(f"failed: {name}: {why}\n")
-        rows = result_rows.collect(run for run in runs if launch.finished(run))
+        rows = result_rows.collect(run for run in runs if launch.finished(run, options.accept_versions))
         if not rows:
             raise UserError(f"{out}: no run has finished; see {out / 'logs'}.")
         result_rows.save(rows, out / "results.parquet")

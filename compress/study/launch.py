@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from compress import artefacts, disk, ownership, ranks
+from compress import artefacts, disk, ownership, provenance, ranks
 from compress.configuration import merge
 from compress.errors import UserError
 from compress.study.plan import Run
@@ -51,11 +51,15 @@ def placement(launcher: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Machine:
-    """How runs are started here: processes of a run, runs side by side, more words for `deepspeed`."""
+    """How runs are started here: processes of a run, runs side by side, more words for `deepspeed`.
+
+    accept_versions: whether runs and artefacts of other versions of torch and so on are reused.
+    """
 
     processes: int
     jobs: int
     launcher: str = ""
+    accept_versions: bool = False
 
     @property
     def ranks(self) -> int | None:
@@ -87,6 +91,7 @@ class Machine:
             ),
             *(str(TRAIN), "--deepspeed_config", *map(str, run.files)),
             *("--set", *run.overrides, "--output_dir", str(run.output_dir)),
+            *(["--accept_versions"] if self.accept_versions else []),
         ]
 
     def check(self) -> None:
@@ -127,11 +132,12 @@ def default_processes(jobs: int = 1) -> int:
     return 1 << (gpus.bit_length() - 1) if gpus else 2
 
 
-def finished(run: Run) -> bool:
-    """Whether the run has its figures, of just this configuration and these files.
+def finished(run: Run, accept_versions: bool = False) -> bool:
+    """Whether the run has its figures, of just this configuration, these files and these versions.
 
     If only evaluation differs, or a file that the configuration names has changed, the run is to do
-    again, and finds out itself what it can reuse; so it is, with a line, if its figures are damaged.
+    again, and finds out itself what it can reuse; so it is, with a line, if its figures are damaged or
+    it was made with other versions that are not accepted.
     Raises UserError if the place belongs to a configuration that differs in more.
     """
     place = run.output_dir
@@ -149,7 +155,7 @@ def finished(run: Run) -> bool:
             "--output_dir or delete it."
         )
     try:
-        stamp = artefacts.read_json(place / "metrics.json").get("stamp")
+        metrics = artefacts.read_json(place / "metrics.json")
         with zipfile.ZipFile(place / "hits.npz") as hits:
             torn = hits.testzip()
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -157,7 +163,21 @@ def finished(run: Run) -> bool:
     if torn is not None:
         sys.stderr.write(f"{place}: its figures are damaged ({torn}) and will be made again\n")
         return False
-    return bool(old == run.config.merged and stamp == ownership.stamp(run.config))
+    if old != run.config.merged or metrics.get("stamp") != ownership.stamp(run.config):
+        return False
+    origins = metrics.get("artefacts", {}).values()
+    return all(provenance.decide("", origin, accept_versions)[0] for origin in origins)
+
+
+def version_lines(run: Run, accept_versions: bool) -> list[str]:
+    """A line for each artefact of a run that was made with other versions: whether it is reused."""
+    try:
+        origins = artefacts.read_json(run.output_dir / "metrics.json").get("artefacts", {})
+    except (OSError, ValueError):
+        return []
+    name = run.name
+    lines = (provenance.decide(f"{name}: {s}", o, accept_versions)[1] for s, o in origins.items())
+    return [line for line in lines if line is not None]
 
 
 @dataclass
@@ -204,7 +224,7 @@ def execute(runs: Sequence[Run], machine: Machine, logs: Path) -> dict[str, str]
     logs: folder for what the runs print. An interrupt ends the running ones and starts no other. Raises
     UserError, before anything is started, if a place belongs to another configuration.
     """
-    ready = {run.name for run in runs if finished(run)}
+    ready = {run.name for run in runs if finished(run, machine.accept_versions)}
     waiting = [run for run in runs if run.name not in ready]
     order, ahead = Schedule(waiting), pioneers(waiting)
     behind = {run.name for run in waiting} - ahead
@@ -248,7 +268,7 @@ def _one(
     if done.returncode in INTERRUPTED:
         order.stop()
         return None
-    if done.returncode == 0 and finished(run):
+    if done.returncode == 0 and finished(run, machine.accept_versions):
         progress.report(run.name, f"done in {_duration(seconds)}", seconds)
         return None
     progress.report(run.name, f"failed after {_duration(seconds)} ({log})", seconds)

@@ -15,12 +15,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from compress import checks
-from compress.configuration import config, deepspeed_schema
+from compress.configuration import config, used_keys
 from compress.configuration.blocks import Block
 from compress.configuration.config import Config
 from compress.configuration.merge import override, read
 from compress.data import sources, tasks
 from compress.errors import UserError, nearest
+from compress.stages.difficulty import Difficulty
+from compress.stages.stage import Stage
+from compress.stages.teacher import Teacher
 
 Names = Annotated[list[str], Field(min_length=1)]
 SHIPPED = Path(__file__).parents[2] / "ds_configs"
@@ -37,6 +40,7 @@ OWN = {
     "difficulties": "alpha, normalisation and quantile may differ",
 }
 """What the runs of one task and seed share -> what each may have of its own."""
+SHARED: dict[str, Stage] = {"teachers": Teacher(), "difficulties": Difficulty()}
 TABLES = Literal["table1", "table2", "table3", "table4", "table5", "table6", "figure1", "figure3"]
 
 
@@ -128,8 +132,9 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
     for run in runs:
         other = first.setdefault((run.task, run.seed), run)
         ours, theirs = _shared(run.config), _shared(other.config)
-        for what, key in ours:
-            if ours[what, key] != theirs[what, key]:
+        for what, key in {**ours, **theirs}:
+            if ours.get((what, key)) != theirs.get((what, key)):
+                key = used_keys.written(run.config, key)
                 raise UserError(
                     f"{run.name}: '{key}' is not that of {other.name}, so their {what} would differ "
                     "and their figures could not stand in one table; set it for the whole study "
@@ -159,19 +164,12 @@ def notes(runs: Sequence[Run]) -> list[str]:
 
 def _shared(config: Config) -> dict[tuple[str, str], Any]:
     """The settings that a teacher and then a difficulty depend on, by (which, key)."""
-    robust = config.robust
-    teacher = {
-        **{key: config.merged.get(key) for key in deepspeed_schema.TRAINING_KEYS},
-        "robust_compression.task": robust.task,
-        "robust_compression.model": robust.model,
-        "robust_compression.teacher": robust.teacher.model,
-        "robust_compression.epochs": robust.teacher.epochs or robust.epochs,
-    }
-    prefix = "robust_compression.uncertainty"
-    return {
-        **{("teachers", key): value for key, value in teacher.items()},
-        **{("difficulties", f"{prefix}.{key}"): v for key, v in robust.sub_networks.items()},
-    }
+    found = {}
+    for what, stage in SHARED.items():
+        keys = stage.reads(config)
+        for key, value in used_keys.values(config, keys, names=True).items():
+            found[what, key] = value
+    return found
 
 
 def _check_places(file: Path, runs: Sequence[Run]) -> None:

@@ -8,7 +8,8 @@ mitigation, set (dev, ood_<name>), subset (empty: the whole set; of dev `easy` a
 accuracy (fraction), hits (bits, one a sample), and the figures of the model or run that it belongs to,
 repeated. set_size: samples that the whole set has, where only some were scored; train_samples: that it
 was trained on; auroc, shallow_auroc: of the variance and of the shallow classifier's error for the
-known truth; seconds: of training; evaluation_seconds: of the run, on the rows of its student.
+known truth; seconds: of training; evaluation_seconds: of the run, on the rows of its student; device,
+versions: with which the model was made.
 """
 
 import zipfile
@@ -21,16 +22,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from compress import artefacts
+from compress import artefacts, provenance
 from compress.errors import UserError
 from compress.study.plan import Run
 
-VERSION = "4"
+VERSION = "5"
 MODEL = ("task", "seed", "role", "compression", "mitigation")
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("task", "data", "role", "compression", "mitigation")),
-        *((name, pa.string()) for name in ("set", "subset", "device")),
+        *((name, pa.string()) for name in ("set", "subset", "device", "versions")),
         *((name, pa.int64()) for name in ("seed", "samples", "set_size", "train_samples")),
         *((name, pa.int64()) for name in ("params", "nonzero_params")),
         *((name, pa.float64()) for name in ("accuracy", "sparsity", "seconds")),
@@ -108,7 +109,8 @@ def _model(
         "shallow_auroc": difficulty.get("shallow_auroc") if role == "student" else None,
         "alpha": difficulty.get("alpha") if uses_alpha else None,
         "vanished": role == "student" and bool(metrics["vanished"]),
-        "device": metrics["device"],
+        "device": metrics["artefacts"][role]["device"],
+        "versions": provenance.packages(metrics["artefacts"][role]),
     }
     rows = []
     for key, right in arrays.items():
@@ -142,7 +144,7 @@ def load(files: Iterable[Path]) -> list[Row]:
     """The rows of one or more files.
 
     Raises UserError for a file that holds no results of a study, is of another version, repeats a
-    student, or has another teacher for a task and seed than a file before it, by the samples it got right.
+    student, or has another teacher (by the samples it got right) for a task and seed than an earlier file.
     """
     rows: list[Row] = []
     owners: dict[tuple[Any, ...], Path] = {}

@@ -9,6 +9,8 @@ rank writes OUTPUT/<name>/rank<r>.json.
 
 import json
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,12 @@ from compress import artefacts, export, ranks, run
 from compress.configuration import config
 from compress.errors import UserError
 from compress.models import encoders
-from compress.stages import context, difficulty, student, teacher
+from compress.stages import difficulty
+from compress.stages.context import Context
+from compress.stages.difficulty import Difficulty
+from compress.stages.stage import Artefact, find, obtain, publish
+from compress.stages.student import Student
+from compress.stages.teacher import Teacher
 from compress.training import trainer
 from compress.training.monitor import Monitor
 
@@ -45,43 +52,46 @@ class Recorder(Monitor):
         self.losses += [values["loss"]] if "loss" in values else []
 
 
-def teacher_of(here: context.Context, folder: Path) -> context.Artefact:
-    """A random teacher, the same on all ranks."""
+def teacher_of(here: Context) -> None:
+    """A random teacher, the same on all ranks, in place of a trained one."""
     torch.manual_seed(5)
     model = encoders.load_classifier(here.encoder.model, here.data.labels)
     generator = np.random.default_rng(0)
     rows = generator.dirichlet(np.ones(len(here.data.labels)), len(here.data.train))
-    inputs = {"stage": "teacher", "random": 5}
 
     def fill(path: Path) -> None:
         np.save(path / "probabilities.npy", rows.astype(np.float32))
         export.save(model, here.encoder.tokenizer, 48, None, path / "model")
 
-    return context.found(folder, inputs) or context.publish(folder, inputs, 0.0, fill)
+    find(Teacher(), here) or publish(Teacher(), here, time.perf_counter(), fill)
 
 
-def losses_of(here: context.Context, folder: Path) -> context.Artefact:
-    """A random loss matrix, the same on all ranks."""
-    inputs, labels = {"stage": "difficulty", "random": 5}, here.columns["train"].labels
+def losses_of(here: Context) -> None:
+    """A random loss matrix, the same on all ranks, in place of that of sub-networks."""
+    labels = here.columns["train"].labels
     matrix = np.random.default_rng(1).exponential(size=(len(labels), 3))
 
     def fill(path: Path) -> None:
         difficulty.save_losses(path / "train.parquet", [0.2, 0.4, 0.6], matrix, labels)
 
-    return context.found(folder, inputs) or context.publish(folder, inputs, 0.0, fill)
+    find(Difficulty(), here) or publish(Difficulty(), here, time.perf_counter(), fill)
 
 
 def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
     files = ["zero2", "tasks/synthetic", f"mitigation/{spec.get('mitigation', 'distil')}"]
     paths = [ROOT / f"ds_configs/{name}.json" for name in files] + spec["files"]
     overrides = [*OURS, f"robust_compression.model={model}", f"zero_optimization.stage={spec['stage']}"]
+    if not spec.get("trained"):  # other epochs than the first model's, whose place it must not take
+        overrides.append("robust_compression.teacher.epochs=9")
     settings = config.load(paths, overrides + spec.get("set", []))
     base = run.prepare(settings, output / spec["name"], device)
     recorder = Recorder()
-    here = context.Context(**{**base.__dict__, "monitor": recorder})
-    hardness = losses_of(here, output / "difficulty") if "mitigation" in spec else None
-    guide = teacher.make(here) if spec.get("trained") else teacher_of(here, output / "teacher")
-    made = student.make(here, guide, hardness)
+    here = replace(base, monitor=recorder)
+    if "mitigation" in spec:
+        losses_of(here)
+    if not spec.get("trained"):
+        teacher_of(here)
+    made = obtain(Student(), here)
     digests = {}
     if ranks.is_main():
         digests = {name: float(v.double().abs().sum()) for name, v in _weights(made).items()}
@@ -89,7 +99,7 @@ def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
     artefacts.write_json(output / spec["name"] / f"rank{ranks.rank()}.json", values)
 
 
-def _weights(made: context.Artefact) -> dict[str, torch.Tensor]:
+def _weights(made: Artefact) -> dict[str, torch.Tensor]:
     return encoders.load_compressed(made.path / "model").state_dict()
 
 

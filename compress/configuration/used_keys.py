@@ -1,0 +1,101 @@
+"""Which keys of a configuration a result depends on: their values, and a configuration of them alone.
+
+Keys are dotted names in the merged configuration; a name stands for everything below it. `values` gives
+what enters the key of an artefact, `reduced` a configuration in which every other key is back at its
+default, so that what is made with it cannot depend on a value that is not in its key.
+"""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from compress.configuration import schedule
+from compress.configuration.config import Config, build
+
+OURS = "robust_compression"
+WITHOUT_EFFECT = (
+    *("tensorboard", "csv_monitor", "wandb", "steps_per_print", "wall_clock_breakdown"),
+    *("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
+    *("prescale_gradients", "zero_optimization"),
+    *(f"{OURS}.evaluation", f"{OURS}.task.ood_dir", f"{OURS}.cache_dir"),
+    f"{OURS}.student.uncompressed",
+)
+"""Keys that change no artefact: what is watched, how the same sums are computed, what is evaluated,
+what is asked for on purpose."""
+CONTENT = (f"{OURS}.task", f"{OURS}.model", f"{OURS}.student.model", f"{OURS}.teacher.model")
+"""Keys that name data or a model: fingerprints of what they name enter the key, not their values."""
+RESOLVED = {
+    f"{OURS}.{block}.epochs": f"{OURS}.epochs" for block in ("teacher", "student", "uncertainty")
+}
+"""Key -> the key whose value it has where it is absent."""
+BLANK = {
+    "train_batch_size": 1,
+    "optimizer": {"type": "Adam", "params": {"lr": 1.0}},
+    "zero_optimization": {"stage": 0},
+    OURS: {"task": {"name": "none"}, "model": "none"},
+}
+"""Required keys that a result does not depend on."""
+
+
+def values(config: Config, keys: Iterable[str], names: bool = False) -> dict[str, Any]:
+    """The values of these keys after resolution, by key; those of `CONTENT` only with `names`.
+
+    A default has the same value whether it was written or not.
+    """
+    keys = [key for key in keys if names or key not in CONTENT]
+    dump = reduced(config, keys).dump()
+    return {key: _at(dump, key) for key in keys}
+
+
+def written(config: Config, key: str) -> str:
+    """The key that gives this one its value: itself, or the one that it follows where it is absent."""
+    follows = key in RESOLVED and _at(config.merged, key) is None
+    return RESOLVED[key] if follows else key
+
+
+def reduced(config: Config, keys: Iterable[str]) -> Config:
+    """The configuration with the values of these keys and those of `WITHOUT_EFFECT` only."""
+    whole = _resolved(config)
+    out: dict[str, Any] = deepcopy(BLANK)
+    for key in (*WITHOUT_EFFECT, *keys):
+        value = _at(whole, key)
+        if value is not None:
+            _put(out, key, value)
+    return build(out, config.sources)
+
+
+def _resolved(config: Config) -> dict[str, Any]:
+    """The merged configuration with every value in place that stands for another one."""
+    out: dict[str, Any] = deepcopy(schedule.settled(config.merged))
+    if "scheduler" in out:
+        block = out["scheduler"]
+        out["scheduler"] = {**block, "params": schedule.LIBRARY[block["type"]] | block["params"]}
+    for key in ("bf16", "fp16", "torch_autocast"):
+        if not out.get(key, {}).get("enabled"):
+            out.pop(key, None)
+    for key, other in RESOLVED.items():
+        if _at(out, key) is None:
+            _put(out, key, _at(out, other) or config.robust.epochs)
+    _put(out, f"{OURS}.uncertainty.alpha", config.robust.uncertainty.alpha)
+    return out
+
+
+def _at(values: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401  any JSON value
+    """The value of a dotted key, None if it is absent."""
+    node: Any = values
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401  any JSON value
+    """Set a dotted key."""
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = deepcopy(value)
+
+
+def without_effect(key: str) -> bool:
+    """Whether a dotted key, or one that it lies below, is in `WITHOUT_EFFECT`."""
+    return any(f"{key}.".startswith(f"{name}.") for name in WITHOUT_EFFECT)

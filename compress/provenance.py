@@ -1,0 +1,85 @@
+"""Who made a result: versions, device, processes, memory and command; whether versions have changed.
+
+Versions of `DECISIVE` packages decide whether a result is reused. Another device or number of processes
+does not: it rounds differently, and no more.
+"""
+
+import resource
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from compress import ranks, versions
+
+DECISIVE = ("torch", "transformers", "deepspeed")
+ACCEPT = "reuse what was made with other versions of torch, transformers or deepspeed"
+Origin = Mapping[str, Any]
+
+
+def now(device: torch.device) -> dict[str, Any]:
+    """Of a result that this process has just made; memory: the largest of this process, in bytes."""
+    memory = {"host": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    if device.type == "cuda":
+        memory["device"] = torch.cuda.max_memory_allocated(device)
+    return {
+        "versions": versions.report(),
+        "device": str(device),
+        "ranks": ranks.world_size(),
+        "peak_memory_bytes": memory,
+        "command": shlex.join(sys.argv),
+    }
+
+
+def begin(device: torch.device) -> None:
+    """Count the peak of the device's memory from now on; that of the host is of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def difference(origin: Origin) -> str | None:
+    """How the decisive versions of a result differ from the installed ones; None if they do not."""
+    made, installed = origin.get("versions", {}), versions.report()
+    pairs = {name: (_release(made.get(name)), _release(installed.get(name))) for name in DECISIVE}
+    changed = [f"{name} {old} (now {new})" for name, (old, new) in pairs.items() if old != new]
+    return " and ".join(changed) or None
+
+
+def _release(version: str | None) -> str:
+    """Major, minor and patch: without the build, such as `+cpu`."""
+    return (version or "unknown").partition("+")[0]
+
+
+def decide(what: str, origin: Origin, accepted: bool) -> tuple[bool, str | None]:
+    """Whether a result of another program's versions may be reused, and the line that says so."""
+    other = difference(origin)
+    if other is None:
+        return True, None
+    if accepted:
+        return True, f"{what}: reused though made with {other} (--accept_versions)"
+    return False, f"{what}: not reused, because made with {other}; --accept_versions reuses it"
+
+
+def by_versions(origins: Mapping[str, Origin]) -> list[tuple[list[str], Mapping[str, str]]]:
+    """The stages that were made with the same versions, and these, in order."""
+    found: list[tuple[list[str], Mapping[str, str]]] = []
+    for name, origin in origins.items():
+        same = next((names for names, versions in found if versions == origin["versions"]), None)
+        if same is None:
+            found.append(([name], origin["versions"]))
+        else:
+            same.append(name)
+    return found
+
+
+def sentence(origin: Origin) -> str:
+    """Such as `torch 2.13.0, transformers 5.23.0, deepspeed 0.19.6 on cpu, 2 processes`."""
+    count = origin["ranks"]
+    return f"{packages(origin)} on {origin['device']}, {count} process{'es' * (count != 1)}"
+
+
+def packages(origin: Origin) -> str:
+    """The decisive packages with their versions."""
+    return ", ".join(f"{name} {origin['versions'].get(name)}" for name in DECISIVE)

@@ -1,0 +1,187 @@
+"""A stage of a run, and its artefact: what it depends on, under which key, where it is kept.
+
+The key of an artefact is a hash of its inputs: the stage's name, `NUMERICS`, the values of the keys of
+the configuration that the stage reads, facts (fingerprints of data and models), and the keys of the
+artefacts that it needs. The stage is made with a configuration that holds nothing else
+(`used_keys.reduced`), so that no result depends on a value that is not in its key.
+
+All ranks call `find`, `obtain` and `publish` alike; only the main rank reads and writes files.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compress import artefacts, provenance, ranks
+from compress.configuration import used_keys
+from compress.configuration.config import Config
+from compress.errors import UserError
+
+if TYPE_CHECKING:
+    from compress.stages.context import Context
+
+NUMERICS = 1
+"""Raised whenever a change of this program changes the numbers of some result."""
+Fill = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished stage: its directory, the marker in it, and whether it was found rather than made."""
+
+    path: Path
+    marker: Mapping[str, Any]
+    reused: bool
+
+    @property
+    def key(self) -> str:
+        """Hash of the inputs."""
+        return str(self.marker["key"])
+
+    @property
+    def seconds(self) -> float:
+        """How long its making took."""
+        return float(self.marker["seconds"])
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Versions, device, ranks, seconds, memory and command of its making."""
+        return {**self.marker.get("origin", {}), "seconds": self.seconds}
+
+
+class Stage(ABC):
+    """One step of a run, with its parameters."""
+
+    name: ClassVar[str]
+    """Of its directory in the cache, or in the output directory."""
+    asked: ClassVar[bool] = False
+    """Whether it is made only if `--stage` asks for it; otherwise whenever another stage needs it."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in lines, events and among the needs of another stage."""
+        return self.name
+
+    def configured(self, config: Config) -> Config:
+        """The configuration that it is made with, before it is reduced."""
+        return config
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Keys of the configuration that the result depends on, dotted; each with all below it."""
+        return ()
+
+    def needs(self, run: "Context") -> tuple["Stage", ...]:
+        """Stages whose artefacts it reads."""
+        return ()
+
+    def facts(self, run: "Context") -> dict[str, Any]:
+        """What else the result depends on, as JSON. run: with the reduced configuration."""
+        return {}
+
+    def place(self, run: "Context", key: str) -> Path:
+        """Its directory."""
+        return run.cache_dir / self.name / key[:16]
+
+    def includes(self, label: str) -> bool:
+        """Whether the seconds of the needed stage of this label count as its own."""
+        return False
+
+    def missing(self, run: "Context") -> str:
+        """The sentence for an artefact that is needed and not to be made by this run."""
+        return f"--stage {run.stage}: there is no {self.name} yet; run --stage {self.name} first."
+
+    @abstractmethod
+    def make(self, run: "Context", made: Mapping[str, Artefact]) -> Fill:
+        """Compute it, on all ranks; what is returned writes it into a directory, on the main rank.
+
+        run: with the reduced configuration; made: the needed artefacts by label.
+        """
+
+
+def inputs_of(stage: Stage, run: "Context") -> dict[str, Any]:
+    """What the result of a stage depends on, as JSON."""
+    config = stage.configured(run.config)
+    return {
+        "stage": stage.name,
+        "numerics": NUMERICS,
+        "settings": used_keys.values(config, stage.reads(config)),
+        "facts": stage.facts(_reduced(stage, run)),
+        "needs": {need.label: key_of(need, run) for need in stage.needs(run)},
+    }
+
+
+def key_of(stage: Stage, run: "Context") -> str:
+    """Hash of `inputs_of`."""
+    return artefacts.key(inputs_of(stage, run))
+
+
+def find(stage: Stage, run: "Context") -> Artefact | None:
+    """The finished artefact of a stage, None if there is none that may be reused.
+
+    A damaged one is put aside; one of other versions is left alone unless the run accepts it. Either
+    is said once.
+    """
+    inputs = inputs_of(stage, run)
+    key = artefacts.key(inputs)
+    path = stage.place(run, key)
+    known = run.known.get(path)
+    if known is not None and known.key == key:
+        return known
+    marker, trouble = ranks.on_main(lambda: artefacts.checked(path, inputs))
+    if trouble is not None:
+        ranks.say(trouble)
+    if marker is None:
+        return None
+    usable, line = provenance.decide(stage.label, marker.get("origin", {}), run.accept_versions)
+    if line is not None and line not in run.said:
+        run.said.add(line)
+        ranks.say(line)
+    if not usable:
+        return None
+    run.known[path] = Artefact(path, marker, reused=True)
+    return run.known[path]
+
+
+def obtain(stage: Stage, run: "Context") -> Artefact:
+    """The artefact of a stage: the finished one, or else made, with all that it needs.
+
+    Raises UserError if it is missing and `--stage` does not ask for it.
+    """
+    if (old := find(stage, run)) is not None:
+        return old
+    if stage.asked and stage.name not in run.chosen:
+        raise UserError(stage.missing(run))
+    made = {need.label: obtain(need, run) for need in stage.needs(run)}
+    began = time.perf_counter() - sum(a.seconds for label, a in made.items() if stage.includes(label))
+    provenance.begin(run.device)
+    return publish(stage, run, began, stage.make(_reduced(stage, run), made))
+
+
+def publish(stage: Stage, run: "Context", began: float, fill: Fill) -> Artefact:
+    """Write the artefact of a stage: the main rank alone; all ranks wait, and fail if it fails.
+
+    began: `time.perf_counter()` at the start of its making.
+    """
+    inputs = inputs_of(stage, run)
+    path = stage.place(run, artefacts.key(inputs))
+
+    def write() -> None:
+        with artefacts.writing(path, inputs, began, provenance.now(run.device)) as folder:
+            fill(folder)
+
+    ranks.on_main(write)
+    run.known.pop(path, None)
+    made = find(stage, run)
+    if made is None:
+        raise UserError(f"{path}: is not there after it was written; is another program at work there?")
+    run.known[path] = replace(made, reused=False)
+    return run.known[path]
+
+
+def _reduced(stage: Stage, run: "Context") -> "Context":
+    """The run with the configuration that a stage sees."""
+    config = stage.configured(run.config)
+    return replace(run, config=used_keys.reduced(config, stage.reads(config)))

@@ -1,0 +1,82 @@
+"""Stage tokens: each split in the tokens of each model that the run uses, kept in the cache."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from compress.configuration.config import Config
+from compress.configuration.used_keys import OURS
+from compress.data import splits, tokens
+from compress.data.batches import Columns
+from compress.models import encoders
+from compress.stages import given_models
+from compress.stages.context import Context, Encoder
+from compress.stages.stage import Artefact, Fill, Stage, obtain
+
+
+@dataclass(frozen=True)
+class Tokens(Stage):
+    """`arrow/`: one split in the tokens of a model; fingerprint: of the model."""
+
+    split: str
+    fingerprint: str
+    tokenizer: PreTrainedTokenizerBase
+    name = "tokens"
+
+    @property
+    def label(self) -> str:
+        """With the split."""
+        return f"{self.name} of {self.split}"
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """The length."""
+        return (f"{OURS}.task.max_length",)
+
+    def facts(self, run: Context) -> dict[str, Any]:
+        """Content of the split, tokenizer, which text is cut last."""
+        return {
+            "split": run.data.splits()[self.split].fingerprint(),
+            "model": self.fingerprint,
+            "names": list(self.tokenizer.model_input_names),
+            "keep": run.data.task.keep,
+        }
+
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Tokenise the pairs of texts."""
+        split, length = run.data.splits()[self.split], run.config.robust.task.max_length
+
+        def fill(folder: Path) -> None:
+            splits.encode(split, self.tokenizer, length, folder / "arrow", run.data.task.keep)
+
+        return fill
+
+
+def encode(
+    run: Context, folders: Mapping[str, Path], tokenizers: Mapping[str, PreTrainedTokenizerBase]
+) -> dict[str, Encoder]:
+    """The splits in the tokens of each model, by key; no `teacher.model` that has the run's tokens.
+
+    folders, tokenizers: of the models, by their keys in `robust_compression`.
+    """
+    given = tokenizers.get("teacher.model")
+    same = given is not None and tokens.equal(tokenizers["model"], given)
+    out = {
+        key: _encoder(run, folders[key], tokenizer)
+        for key, tokenizer in tokenizers.items()
+        if key != "teacher.model" or not same
+    }
+    for key, encoder in out.items():
+        given_models.check_vocabulary(key, encoder)
+    return out
+
+
+def _encoder(run: Context, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    key, columns = encoders.fingerprint(folder), {}
+    for name in run.data.splits():
+        made = obtain(Tokens(name, key, tokenizer), run)
+        place = str(made.path / "arrow")
+        columns[name] = Columns.open(place, tokenizer.pad_token_id, tokenizer.padding_side)
+    return Encoder(folder, key, tokenizer, columns)

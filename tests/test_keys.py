@@ -1,0 +1,325 @@
+"""Every key of the configuration changes the key of a stage, or is declared to change none."""
+
+import types
+from copy import deepcopy
+from functools import partial
+from typing import Annotated, Literal, Union, get_args, get_origin
+
+import pytest
+from compress.configuration.compression_schema import HeadParams
+from configs import BASE
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from stage_runs import run_of
+
+from compress.configuration import used_keys
+from compress.configuration.config import build
+from compress.configuration.robust_schema import Root
+from compress.mitigations import MITIGATIONS, USER
+from compress.models import encoders, label_order
+from compress.stages import stage
+from compress.stages.alpha import Alpha
+from compress.stages.difficulty import Difficulty
+from compress.stages.first import First
+from compress.stages.partial_input import PartialInput
+from compress.stages.scores import Scores
+from compress.stages.shallow import Shallow
+from compress.stages.student import Student
+from compress.stages.teacher import Teacher
+from compress.stages.tokens import Tokens
+
+OURS = "robust_compression"
+STAGES = {
+    "teacher": Teacher(),
+    "difficulty": Difficulty(),
+    "student": Student(),
+    "alpha": Alpha(),
+    "shallow": Shallow(),
+    "partial_input": PartialInput(),
+    "teacher scores": Scores("teacher"),
+    "student scores": Scores("student"),
+}
+STUDENT = {"student", "alpha", "student scores"}
+TRAINED = {*STUDENT, "teacher", "teacher scores", "difficulty"}
+CHANGES = {
+    "optimizer.params.lr": TRAINED,
+    "scheduler.params.warmup_num_steps": TRAINED,
+    "gradient_clipping": TRAINED,
+    "train_batch_size": TRAINED,
+    "communication_data_type": TRAINED,
+    f"{OURS}.seed": TRAINED,
+    f"{OURS}.epochs": TRAINED,
+    f"{OURS}.task.max_length": TRAINED,
+    f"{OURS}.teacher.epochs": {*STUDENT, "teacher", "teacher scores"},
+    f"{OURS}.uncertainty.sparsities": {*STUDENT, "difficulty"},
+    f"{OURS}.uncertainty.epochs": {*STUDENT, "difficulty"},
+    f"{OURS}.uncertainty.alpha": {"student", "student scores"},
+    f"{OURS}.uncertainty.alpha_candidates": {"alpha"},
+    f"{OURS}.student.epochs": STUDENT,
+    f"{OURS}.pruning.end": STUDENT,
+    f"{OURS}.loss.lambda": STUDENT,
+    "compression_training.sparse_pruning.different_groups.x.params.dense_ratio": STUDENT,
+}
+"""Key -> all stages whose keys it changes, for those that are worth saying."""
+OTHERS = {
+    "torch_autocast.dtype": "float16",
+    "optimizer.params.betas": [0.8, 0.9],
+    f"{OURS}.uncertainty.sparsities": [0.1, 0.3],
+    f"{OURS}.uncertainty.alpha_candidates": [0.1, 0.6],
+    f"{OURS}.layerwise.layer_map": [[0, 1]],
+    f"{OURS}.student.model": "another",
+}
+"""Another value for a key, where none can be made from its type."""
+MINIMAL = {
+    HeadParams: {"dense_ratio": 0.5},
+    **{block: {"hook": name} for name, block in MITIGATIONS.items()},
+    USER: {"hook": "stage_runs:own_loss"},
+}
+"""The least that a block can hold, where that does not follow from its required keys."""
+CHOOSERS = ("robust_compression.loss.hook",)
+"""Keys that choose one of several blocks, beside those that allow one word only."""
+SIMPLE = {bool: (True, False), int: (9, 10, 1, 2), float: (0.375, 0.5, 1.5), str: ("x", "y")}
+ALONE = ("target_heads",)
+"""Keys that take the place of all others in their block."""
+
+
+def options(annotation):
+    """The members of a union, without what `Annotated` adds."""
+    if get_origin(annotation) is Annotated:
+        return options(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [option for member in get_args(annotation) for option in options(member)]
+    return [annotation]
+
+
+def is_block(option):
+    return isinstance(option, type) and issubclass(option, BaseModel)
+
+
+def inner(annotation):
+    """(suffix of the key, block) for each block that a field may hold, itself or by name."""
+    found = []
+    for option in options(annotation):
+        if is_block(option):
+            found.append(("", option))
+        elif get_origin(option) is dict:
+            found += [(".x", one) for one in options(get_args(option)[1]) if is_block(one)]
+    return found
+
+
+def valid(annotation, value):
+    try:
+        TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def other(annotation, value=None):
+    """A valid value of this type that differs from `value`; None if there is none."""
+    return next((one for one in examples(annotation) if one != value and valid(annotation, one)), None)
+
+
+def examples(annotation):
+    for option in options(annotation):
+        arguments = get_args(option)
+        if get_origin(option) is Literal:
+            yield from arguments
+        elif get_origin(option) is list:
+            for one in examples(arguments[0]):
+                yield from ([one], [one, one])
+        elif get_origin(option) is dict:
+            yield {"x": least(arguments[1])} if inner(option) else {"x": other(arguments[1])}
+        elif is_block(option):
+            yield least(option)
+        else:
+            yield from SIMPLE.get(option, ())
+
+
+def least(block):
+    """The least that a block can hold."""
+    needed = {i.alias or n: other(typed(i)) for n, i in block.model_fields.items() if i.is_required()}
+    return MINIMAL.get(block, needed)
+
+
+def typed(info):
+    """The whole annotation of a field, with its range."""
+    return Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+
+
+def leaves(block, path="", needed=()):
+    """(dotted key, its field, the blocks around it with what each must hold) below a block.
+
+    Without the names that choose one of several blocks.
+    """
+    for name, info in block.model_fields.items():
+        key, blocks = f"{path}{info.alias or name}", inner(info.annotation)
+        for suffix, one in blocks:
+            around = (f"{key}{suffix}", least(one), len(blocks) > 1)
+            yield from leaves(one, f"{key}{suffix}.", (*needed, around))
+        if (
+            not blocks
+            and key not in CHOOSERS
+            and (get_origin(info.annotation) is not Literal or len(get_args(info.annotation)) > 1)
+        ):
+            yield key, info, needed
+
+
+CASES = [pytest.param(*case, id=case[0]) for case in leaves(Root)]
+
+
+def put(values, key, value):
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def at(values, key):
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+@pytest.fixture(scope="module")
+def keys_of(tiny_model):
+    """Function (merged configuration, **changes of the run) -> the key of each stage by name."""
+
+    def find(merged, **changes):
+        run = run_of(build(merged, {}), tiny_model, **changes)
+        return {name: stage.key_of(one, run) for name, one in STAGES.items()}
+
+    with pytest.MonkeyPatch.context() as patch:  # reads a file, which takes most of the time
+        patch.setattr(encoders, "find_labels", lambda *_: label_order.Order((0, 1), 2))
+        yield find
+
+
+def changed(before, after):
+    return {name for name in before if before[name] != after[name]}
+
+
+@pytest.mark.parametrize(("key", "info", "needed"), CASES)
+def test_a_key_changes_a_stage_or_is_declared_to_change_none(keys_of, key, info, needed):
+    merged = deepcopy(BASE)
+    for where, values, chosen in needed:
+        there = at(merged, where) or {}
+        put(merged, where, values if chosen and not values.items() <= there.items() else values | there)
+    now, after = at(merged, key), deepcopy(merged)
+    value = OTHERS.get(key) or other(typed(info), info.default if now is None else now)
+    if key.rpartition(".")[2] in ALONE:
+        put(after, key.rpartition(".")[0], {})
+    put(after, key, value)
+    assert value is not None, f"give another value for {key} in OTHERS"
+    content = any(key.startswith(name) for name in used_keys.CONTENT)
+    if content and key != f"{OURS}.task.max_length":
+        read = {name for one in STAGES.values() for name in one.reads(build(merged, {}))}
+        assert any(f"{key}.".startswith(f"{name}.") for name in read)
+        return
+    found = changed(keys_of(merged), keys_of(after))
+    assert bool(found) != used_keys.without_effect(key), (
+        f"{key} changes the keys of {found or 'no stage'}"
+    )
+    assert key not in CHANGES or found == CHANGES[key]
+
+
+def test_another_of_several_blocks_is_another_key(keys_of):
+    schedules = [{"type": f"Warmup{kind}LR", "params": {}} for kind in ("", "Cosine")]
+    schedules[1]["params"]["total_num_steps"] = "auto"
+    without, *found = [keys_of(BASE | extra) for extra in ({}, *({"scheduler": s} for s in schedules))]
+    assert changed(*found) == changed(without, found[0]) == TRAINED
+    losses = [
+        keys_of(BASE | {OURS: BASE[OURS] | {"loss": {"hook": hook}}}) for hook in ("rmc", "distil")
+    ]
+    assert changed(*losses) == STUDENT
+
+
+def test_the_table_names_keys_that_there_are():
+    names = {case.values[0] for case in CASES}
+    assert CHANGES.keys() | OTHERS.keys() <= names
+    assert all(any(f"{n}.".startswith(f"{key}.") for n in names) for key in used_keys.WITHOUT_EFFECT)
+
+
+@pytest.mark.parametrize(
+    ("part", "stages"),
+    [
+        ("train", {*TRAINED, "shallow", "partial_input"}),
+        ("dev", {*STUDENT, "difficulty", "teacher scores", "partial_input"}),
+        ("ood", {"teacher scores", "student scores"}),
+    ],
+)
+def test_other_data_change_the_stages_that_see_them(keys_of, part, stages):
+    assert changed(keys_of(BASE), keys_of(BASE, words={part: ("seven", "eight")})) == stages
+
+
+def test_another_encoder_changes_what_is_trained(keys_of):
+    merged = deepcopy(BASE)
+    put(merged, f"{OURS}.model", "another")
+    assert changed(keys_of(BASE), keys_of(merged)) == TRAINED
+    merged = deepcopy(BASE)
+    put(merged, f"{OURS}.student.model", "another")
+    assert changed(keys_of(BASE), keys_of(merged)) == STUDENT
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((f"{OURS}.{block}.epochs", 3) for block in ("teacher", "student", "uncertainty")),
+        (f"{OURS}.uncertainty.alpha", 0.5),
+        ("gradient_clipping", None),
+        ("optimizer.params.weight_decay", 0),
+        ("bf16", {"enabled": False}),
+        (f"{OURS}.student", {"init_from": "pretrained"}),
+    ],
+)
+def test_a_default_that_is_written_changes_nothing(keys_of, key, value):
+    merged = deepcopy(BASE)
+    put(merged, key, value)
+    assert not changed(keys_of(BASE), keys_of(merged))
+
+
+@pytest.mark.parametrize("key", ["alpha", "normalisation", "sparsities"])
+def test_settings_of_a_difficulty_that_the_loss_does_not_use(keys_of, key):
+    merged = deepcopy(BASE)
+    put(merged, f"{OURS}.loss.hook", "vanilla")
+    after = deepcopy(merged)
+    values = {"alpha": 0.3, "normalisation": "quantile", "sparsities": [0.1, 0.2]}
+    put(after, f"{OURS}.uncertainty.{key}", values[key])
+    assert not changed(keys_of(merged), keys_of(after)) & {"student", "teacher"}
+
+
+def test_another_number_of_the_numerics_is_another_key(keys_of, monkeypatch):
+    before = keys_of(BASE)
+    monkeypatch.setattr(stage, "NUMERICS", stage.NUMERICS + 1)
+    assert changed(before, keys_of(BASE)) == STAGES.keys()
+
+
+def test_a_stage_is_made_with_its_own_keys_only():
+    merged = deepcopy(BASE) | {"steps_per_print": 7}
+    put(merged, f"{OURS}.seed", 5)
+    config = build(merged, {})
+    seen = used_keys.reduced(config, (f"{OURS}.seed",))
+    assert (seen.robust.seed, seen.deepspeed.steps_per_print) == (5, 7)
+    assert seen.deepspeed.train_batch_size == 1 and not seen.robust.loss.hook
+
+
+def test_the_length_belongs_to_the_tokens(tiny_model):
+    def key(words, **task):
+        config = build(BASE | {OURS: BASE[OURS] | {"task": {"name": "synthetic", **task}}}, {})
+        run = run_of(config, tiny_model, words=words)
+        tokenizer = types.SimpleNamespace(model_input_names=["input_ids"])
+        return stage.key_of(Tokens("train", "model", tokenizer), run)
+
+    plain = key({})
+    assert plain == key({"dev": ("seven", "eight")})
+    assert len({plain, key({}, max_length=16), key({"train": ("seven", "eight")})}) == 3
+
+
+def test_the_first_model_of_jtt(keys_of, tiny_model):
+    of = partial(run_of, model=tiny_model)
+    merged = deepcopy(BASE)
+    put(merged, f"{OURS}.loss", {"hook": "jtt", "first_epochs": 2})
+    other = deepcopy(merged)
+    put(other, f"{OURS}.student.epochs", 7)
+    assert stage.key_of(First(), of(build(merged, {}))) == stage.key_of(First(), of(build(other, {})))
+    put(other, f"{OURS}.loss.first_epochs", 1)
+    assert changed(keys_of(merged), keys_of(other)) == STUDENT
+    assert stage.key_of(First(), of(build(merged, {}))) != stage.key_of(First(), of(build(other, {})))
