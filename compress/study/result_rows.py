@@ -144,7 +144,7 @@ def load(files: Iterable[Path]) -> list[Row]:
     """The rows of one or more files.
 
     Raises UserError for a file that holds no results of a study, is of another version, repeats a
-    student, or has another teacher (by the samples it got right) for a task and seed than an earlier file.
+    student, or has another teacher (by the samples it got right) for a task and seed than before.
     """
     rows: list[Row] = []
     owners: dict[tuple[Any, ...], Path] = {}
