@@ -56,6 +56,11 @@ class Masks(Method):
         """The pruners that remove single weights."""
         return [pruner for pruner in self.pruners if not pruner.cuts]
 
+    @property
+    def complete_from(self) -> int:
+        """The step from which on nothing more is removed; 0 without a pruner."""
+        return max((pruner.last for pruner in self.pruners), default=0)
+
     def attach(self, model: PreTrainedModel, run: Run | None = None) -> None:
         """Give the layers that carry masks their masks, in place."""
         self.blocks = architectures.blocks(model) if self.units else []

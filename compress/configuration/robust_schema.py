@@ -36,6 +36,9 @@ class StudentBlock(Block):
     """Weights from which the student starts: the pre-trained encoder's or the fine-tuned teacher's."""
     epochs: Epochs | None = None
     """Epochs of the student's training. Default: robust_compression.epochs."""
+    keep: Literal["last", "best_dev"] = "last"
+    """Which weights are exported: the last, or those of the epoch with the best dev accuracy among the
+    epochs that end with pruning complete. Dev accuracy is then the highest of several."""
     uncompressed: bool = False
     """Confirms that nothing is to be compressed, for a control of the teacher's size. Without it, a
     configuration that removes nothing is refused."""

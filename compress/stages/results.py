@@ -89,6 +89,11 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     out["teacher"] |= known
     known["dev"] = out["teacher"]["dev"]
     out["notes"] = chance.notes(known, context.data.splits()) + out["notes"]
+    if best := out["student"].get("best_dev"):
+        out["notes"].append(
+            f"the student is that of epoch {best['epoch']} of {best['epochs']}, chosen by dev accuracy "
+            "(student.keep); so its dev accuracy is the highest of several."
+        )
     model_figures.add(out, context, made.teacher, made.student)
     if view is not None:
         out["difficulty"] = _difficulty_metrics(context, view, made.guess)

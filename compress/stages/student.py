@@ -27,6 +27,7 @@ from compress.models import encoders
 from compress.reporting import card
 from compress.scoring import evaluation
 from compress.stages import difficulty, first, model_figures, shallow
+from compress.stages.best_dev import BestDev
 from compress.stages.context import TRAINING, Context, new_trainer, start_model, watch_dev
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
@@ -37,6 +38,7 @@ from compress.training.trainer import Trainer
 
 BLOCKS = ("pruning", "structured", "score_lr", "loss", "layerwise")
 """Keys of `robust_compression` that say how the student is compressed and trained."""
+STUDENT_KEYS = ("model", "init_from", "epochs", "keep")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Student(Stage):
 
     def reads(self, config: Config) -> tuple[str, ...]:
         """Those of any training, of compression and loss; of the difficulty where the loss uses it."""
-        keys = [*BLOCKS, "student.model", "student.init_from", "student.epochs", "teacher.model"]
+        keys = [*BLOCKS, *(f"student.{key}" for key in STUDENT_KEYS), "teacher.model"]
         if difficulty.used(config.robust):
             keys += [f"uncertainty.{key}" for key in ("alpha", "normalisation", "quantile")]
         return (*TRAINING, "compression_training", *(f"{OURS}.{key}" for key in keys))
@@ -108,9 +110,13 @@ class Student(Stage):
             method.attach(model, Run(run.config, start, here.data.labels, here.device))
         assert robust.student.epochs is not None, "epochs are resolved"
         trainer = new_trainer(self.label, here, model, methods, robust.student.epochs, known)
-        trainer.run_until(trainer.total_steps, watch_dev(here))
-        weights = checkpoint.gather(trainer.engine)
-        wanted = _logits(here, trainer, masks, shape, weights)
+        best = BestDev(watch_dev(here), masks) if robust.student.keep == "best_dev" else None
+        trainer.run_until(trainer.total_steps, best or watch_dev(here))
+        earlier = best is not None and best.settle(trainer)
+        weights = (
+            best.weights if best and best.weights is not None else checkpoint.gather(trainer.engine)
+        )
+        wanted = _logits(here, trainer, masks, shape, weights, earlier)
         trainer.close()
 
         def fill(folder: Path) -> None:
@@ -123,6 +129,7 @@ class Student(Stage):
             card.write(folder / "model", model_figures.about(run))
             layers = [{"heads": len(k.heads), "rows": len(k.neurons)} for k in masks.kept() or []]
             values = {"sparsity": sparsity, "parity": parity, "layers": layers}
+            values |= {"best_dev": best.kept} if best else {}
             artefacts.write_json(folder / "student.json", values)
             if chosen := masks.chosen():
                 artefacts.write_json(folder / "heads.json", {"compression_training": chosen})
@@ -164,15 +171,16 @@ def _logits(
     masks: Masks,
     shape: PreTrainedModel,
     weights: dict[str, torch.Tensor],
+    earlier: bool,
 ) -> NDArray[np.float64]:
     """Logits [N, C] of the masked model on the first dev samples, in float32.
 
-    Those of the engine, unless it computes in lower precision: then of a masked model in float32 with
-    the gathered weights, on the main rank.
+    Those of the engine, unless it computes in lower precision or has gone on since (earlier): then of a
+    masked model in float32 with the gathered weights, on the main rank.
     """
     torch.set_float32_matmul_precision("highest")  # TF32, if the environment switched it on
     dev, classes = context.columns["dev"].head(export.SAMPLES), len(context.data.labels)
-    if not context.config.deepspeed.low_precision:
+    if not context.config.deepspeed.low_precision and not earlier:
         trainer.engine.eval()
         return evaluation.logits(trainer.forward, dev, export.SAMPLES, classes, context.device)
 
