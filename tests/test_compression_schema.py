@@ -141,6 +141,7 @@ def test_a_new_file_is_a_new_pruner(tmp_path, monkeypatch):
         "shared_parameters": {"enabled": True},
         "different_groups": {"g": BLOCKS["sparse_pruning"]},
     }
+    monkeypatch.delitem(sys.modules, "compress.compression.settings")
     again = runpy.run_module("compress.compression.settings")["CompressionTraining"]
     both = again.model_validate({"signed_pruning": values, **block("row_pruning")})
     assert [type(part).__name__ for part in both.active] == ["NeuronPruning", "SignedPruning"]
