@@ -30,8 +30,14 @@ def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     return run(["deepspeed", "--num_accelerators", "2", port, *arguments], **extra)
 
 
-def job(model: Path, output: Path, *overrides: str, stage: str = "all") -> list[str]:
-    files = ["zero2", "tasks/synthetic", "compression/imp60", "mitigation/rmc"]
+def job(
+    model: Path,
+    output: Path,
+    *overrides: str,
+    stage: str = "all",
+    parts: tuple[str, str] = ("compression/imp60", "mitigation/rmc"),
+) -> list[str]:
+    files = ["zero2", "tasks/synthetic", *parts]
     return [
         str(ROOT / "train.py"),
         "--deepspeed_config",

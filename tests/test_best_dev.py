@@ -1,0 +1,54 @@
+"""student.keep "best_dev": the exported student is that of the best epoch after pruning."""
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from launcher import job, launch
+
+from compress.stages import best_dev
+from compress.stages.best_dev import BestDev
+
+
+def test_epochs_before_pruning_is_complete_and_later_equals_do_not_count(monkeypatch):
+    monkeypatch.setattr(best_dev.checkpoint, "gather", lambda engine: {"step": engine})
+    accuracies = {10: 0.9, 20: 0.7, 30: 0.8, 40: 0.8}
+    best = BestDev(lambda trainer: {"dev": accuracies[trainer.step]}, SimpleNamespace(complete_from=20))
+    for step in accuracies:
+        trainer = SimpleNamespace(
+            step=step, engine=step, name="student", steps_per_epoch=10, total_steps=40
+        )
+        assert best(trainer) == {"dev": accuracies[step]}
+    assert best.settle(trainer)
+    assert best.weights == {"step": 30}
+    assert best.kept == {"epoch": 3, "epochs": 4, "dev": 0.8}
+
+
+@pytest.mark.launcher
+@pytest.mark.timeout(600)
+def test_the_exported_student_is_that_of_its_epoch(tiny_model: Path, tmp_path: Path) -> None:
+    """Learned scores go on changing after the last pruning step, so they must be those of the epoch too."""
+    words = (
+        "robust_compression.student.keep=best_dev",
+        "robust_compression.student.epochs=8",
+        "optimizer.params.lr=0.02",
+        "zero_optimization.stage=3",
+        'csv_monitor={"enabled": true}',
+    )
+    folder = tmp_path / "run"
+    done = launch(
+        *job(tiny_model, folder, *words, parts=("compression/movement40", "mitigation/vanilla"))
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (file,) = folder.rglob("student_dev.csv")
+    rows = list(csv.reader(file.open()))[1:]
+    curve = [float(value) for _, value in rows]
+    student = json.loads((folder / "student/student.json").read_text())
+    kept, pruned = student["best_dev"], 5  # pruning.end is 0.6 of 8 epochs
+    best = max(range(pruned - 1, 8), key=lambda epoch: curve[epoch])
+    assert (kept["epoch"], kept["dev"]) == (best + 1, pytest.approx(curve[best]))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["student"]["dev"] == pytest.approx(curve[best])
+    assert any("student.keep" in note for note in metrics["notes"])
