@@ -16,7 +16,7 @@ from compress.compression.resolved import Resolved
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import RobustCompression
-from compress.data import splits, tasks
+from compress.data import hub, splits, tasks
 from compress.errors import UserError
 from compress.models import encoders, probe
 from compress.scoring import chance
@@ -94,7 +94,9 @@ def _check_models(config: Config) -> dict[str, Model]:
         key: Model(folder, probe.together(folder, key, names[key], length))
         for key, folder in folders.items()
     }
-    for model in models.values():
+    for key, model in models.items():
+        if (commit := hub.commit(model.folder)) is not None:
+            ranks.say(f"{key}: {names[key]} is commit {commit} of the hub")
         for note in model.fit.notes:
             ranks.say(f"note: {note}.")
     if difficulty.needed(config.robust):

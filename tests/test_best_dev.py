@@ -29,7 +29,7 @@ def test_epochs_before_pruning_is_complete_and_later_equals_do_not_count(monkeyp
 @pytest.mark.launcher
 @pytest.mark.timeout(600)
 def test_the_exported_student_is_that_of_its_epoch(tiny_model: Path, tmp_path: Path) -> None:
-    """Learned scores go on changing after the last pruning step, so they must be those of the epoch too."""
+    """Learned scores change after the last pruning step too, so they must be those of the epoch."""
     words = (
         "robust_compression.student.keep=best_dev",
         "robust_compression.student.epochs=8",

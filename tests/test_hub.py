@@ -37,9 +37,11 @@ def fresh_answer(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", REFUSED)
     monkeypatch.setattr(hub, "TIMEOUT", TIMEOUT)
-    hub.reachable.cache_clear()
+    for function in (hub.reachable, hub.model_directory):
+        function.cache_clear()
     yield
-    hub.reachable.cache_clear()
+    for function in (hub.reachable, hub.model_directory):
+        function.cache_clear()
 
 
 @pytest.fixture
@@ -198,8 +200,8 @@ def test_a_model_of_a_reachable_hub_is_downloaded(monkeypatch, answering, tmp_pa
     heavy = {"pytorch_model.bin", "tf_model.h5", "model.onnx", "flax_model.msgpack"}
     offered = small | heavy | ({"model.safetensors"} if kind == "safetensors" else set())
 
-    def download(name, allow_patterns, local_files_only):
-        assert (name, local_files_only) == ("nobody/bert-tiny", False)
+    def download(name, revision, allow_patterns, local_files_only):
+        assert (name, revision, local_files_only) == ("nobody/bert-tiny", "v1.0", False)
         for file in offered:
             if any(fnmatch(file, pattern) for pattern in allow_patterns):
                 (tmp_path / file).touch()
@@ -207,7 +209,7 @@ def test_a_model_of_a_reachable_hub_is_downloaded(monkeypatch, answering, tmp_pa
 
     endpoint(monkeypatch, answering(200))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert encoders.directory("nobody/bert-tiny") == tmp_path
+    assert encoders.directory("nobody/bert-tiny@v1.0") == tmp_path
     weights = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[kind]
     assert {file.name for file in tmp_path.iterdir()} == small | {weights}
 
@@ -230,6 +232,13 @@ def test_weights_of_pytorch_load_as_safetensors_do(cached, tmp_path):
     (found / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match="is no readable model directory"):
         encoders.load_classifier(found, ("a", "b"))
+
+
+def test_a_pinned_revision_is_found_in_the_cache_and_another_is_not(cached):
+    snapshot = cached("nobody/bert-tiny")
+    assert encoders.directory(f"nobody/bert-tiny@{snapshot.name}") == snapshot
+    assert hub.commit(snapshot) == snapshot.name and hub.commit(snapshot.parent) is None
+    unreachable_model("nobody/bert-tiny@ffffffffffffffffffffffffffffffffffffffff", TIMEOUT + 2)
 
 
 def test_a_cached_model_is_used_while_the_hub_refuses(cached):

@@ -126,8 +126,8 @@ class RobustCompression(Block):
 
     task: TaskBlock
     model: str
-    """The pre-trained encoder: hub id, directory, or synthetic-encoder (the small one that comes
-    with the program)."""
+    """The pre-trained encoder: hub id (`id@revision` pins a branch, tag or commit of this and any other
+    model), directory, or synthetic-encoder (the small one that comes with the program)."""
     seed: Natural = 42
     """Seed of the order of the samples, of new weights and of dropout."""
     epochs: Epochs = 3

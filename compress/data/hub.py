@@ -41,28 +41,39 @@ def reachable() -> bool:
     return True
 
 
+@cache
 def model_directory(name: str, key: str = "robust_compression.model") -> str:
     """Local directory of a model on the hub: downloaded, or from the client's cache.
 
     PyTorch's own files are taken only where the model has no safetensors (older ones, such as Turc et
     al.'s small BERTs); transformers reads them without running what they hold.
 
-    key: where the configuration names it, for messages.
+    name: id on the hub; `id@revision` pins a branch, tag or commit. key: where the configuration names
+    it, for messages.
 
     Raises UserError if the hub cannot be reached and the cache does not hold the model.
     """
     disable_progress_bars()
+    repository, _, revision = name.partition("@")
     try:
         folder = ""
         for weights in WEIGHTS:
             folder = huggingface_hub.snapshot_download(
-                name, allow_patterns=[*DESCRIPTION, weights], local_files_only=not reachable()
+                repository,
+                revision=revision or None,
+                allow_patterns=[*DESCRIPTION, weights],
+                local_files_only=not reachable(),
             )
             if any(Path(folder).glob(weights)):
                 break
         return folder
     except Exception as error:  # noqa: BLE001  the client's errors have no common base
         raise UserError(_why(key, name, error)) from None
+
+
+def commit(folder: Path) -> str | None:
+    """The commit of a model that lies in the hub client's cache; None of any other directory."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def _why(key: str, name: str, error: Exception) -> str:

@@ -93,9 +93,9 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
 
 
 def public_name(name: str) -> str:
-    """A hub id as it is; of a directory its own name, or the hub id that the hub's cache keeps."""
+    """A hub id without revision; of a directory its own name, or the id that the hub's cache keeps."""
     if not is_directory(name):
-        return name
+        return name.partition("@")[0]
     path = Path(name).resolve()
     for part in (path, *path.parents):
         if found := SNAPSHOT.match(part.name):

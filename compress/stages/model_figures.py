@@ -6,6 +6,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from compress.configuration.robust_schema import RobustCompression
+from compress.data import hub
 from compress.models import architectures, encoders
 from compress.reporting import card
 from compress.stages import latency
@@ -36,8 +37,10 @@ def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artef
         if latency.too_large(sizes, tokens, context.device):
             models.clear()
         del model
-    out["teacher"] |= teacher_name(context.config.robust)
-    out["student"] |= student_name(context.config.robust)
+    for role, name in (("teacher", teacher_name), ("student", student_name)):
+        named = name(context.config.robust)
+        commit = hub.commit(encoders.directory(named["model"]))
+        out[role] |= named | ({"commit": commit} if commit else {})
     out["latency"] = latency.measure(models, tokens, context.device)
 
 
