@@ -142,7 +142,7 @@ def load(files: Iterable[Path]) -> list[Row]:
     """The rows of one or more files.
 
     Raises UserError for a file that holds no results of a study, is of another version, repeats a
-    student, or has another teacher for a task and seed than a file before it, by the samples it got right.
+    student, or whose teacher of a task and seed got other samples right than that of a file before it.
     """
     rows: list[Row] = []
     owners: dict[tuple[Any, ...], Path] = {}
