@@ -4,15 +4,18 @@ Versions of `DECISIVE` packages decide whether a result is reused. Another devic
 does not: it rounds differently, and no more.
 """
 
+from __future__ import annotations
+
 import resource
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from compress import versions
 
-from compress import ranks, versions
+if TYPE_CHECKING:
+    import torch
 
 DECISIVE = ("torch", "transformers", "deepspeed")
 ACCEPT = "reuse what was made with other versions of torch, transformers or deepspeed"
@@ -21,6 +24,10 @@ Origin = Mapping[str, Any]
 
 def now(device: torch.device) -> dict[str, Any]:
     """Of a result that this process has just made; memory: the largest of this process, in bytes."""
+    import torch
+
+    from compress import ranks
+
     memory = {"host": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
     if device.type == "cuda":
         memory["device"] = torch.cuda.max_memory_allocated(device)
@@ -36,6 +43,8 @@ def now(device: torch.device) -> dict[str, Any]:
 def begin(device: torch.device) -> None:
     """Count the peak of the device's memory from now on; that of the host is of the whole process."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -70,7 +70,6 @@ OTHERS = {
 }
 """Another value for a key, where none can be made from its type."""
 MINIMAL = {
-    HeadParams: {"dense_ratio": 0.5},
     **{block: {"hook": name} for name, block in MITIGATIONS.items()},
     USER: {"hook": "stage_runs:own_loss"},
 }
@@ -136,9 +135,12 @@ def examples(annotation):
 
 
 def least(block):
-    """The least that a block can hold."""
-    needed = {i.alias or n: other(typed(i)) for n, i in block.model_fields.items() if i.is_required()}
-    return MINIMAL.get(block, needed)
+    """The least that a block can hold: its required keys, and one more if they do not suffice."""
+    fields = {info.alias or name: info for name, info in block.model_fields.items()}
+    needed = {key: other(typed(info)) for key, info in fields.items() if info.is_required()}
+    more = ({key: other(typed(info))} for key, info in fields.items() if key not in needed)
+    tries = (needed, *({**needed, **one} for one in more))
+    return MINIMAL.get(block) or next(values for values in tries if valid(block, values))
 
 
 def typed(info):

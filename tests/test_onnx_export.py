@@ -1,25 +1,26 @@
 """The ONNX file says what PyTorch says, in any shape, or it is not there."""
 
 import runpy
+import shutil
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from configs import BASE
 from small_models import CONFIGS, KEPT, SIZES, exported, fresh, masked
+from stage_runs import run_of
 from transformers import AutoModelForSequenceClassification, BartConfig, BertConfig
 
 import compress
 from compress import onnx_export, run
+from compress.configuration.config import build
 from compress.errors import UserError
 from compress.models import architectures
-from compress.stages.context import Artefact
-from compress.training.progress import Progress
-from compress.workload import Job
+from compress.stages import onnx as onnx_stage
+from compress.stages.stage import Stage, obtain
 
 pytestmark = pytest.mark.slow
 
@@ -173,33 +174,24 @@ def test_an_export_that_cannot_take_effect(stage):
 
 
 def test_the_run_writes_the_student_once_for_each_student(plain, tmp_path, monkeypatch):
-    def finished(key):
-        artefact = Artefact(plain.parent, {"student": key}, 0.0, True)
-        stage = {"make": lambda *_: artefact, "find": lambda *_: artefact}
-        return SimpleNamespace(**stage, train_accuracy=lambda *_: {})
+    class Finished(Stage):
+        name = "student"
 
-    for name in ("teacher", "difficulty", "student"):
-        monkeypatch.setattr(run, name, finished("first"))
-    monkeypatch.setattr(run.alpha, "settle", lambda context, *_, **__: (context, None))
-    monkeypatch.setattr(run.remaining_work, "job", lambda *_: Job())
-    robust = SimpleNamespace(teacher=SimpleNamespace(model=None))
-    context = SimpleNamespace(
-        output_dir=tmp_path / "run",
-        config=SimpleNamespace(robust=robust),
-        data=SimpleNamespace(splits=dict),
-        monitor=SimpleNamespace(progress=Progress()),
-    )
-    file = tmp_path / "run/onnx/model.onnx"
-    run.execute(context, "student")
-    assert not file.exists()
-    run.execute(context, "student", "onnx")
-    made = file.stat().st_mtime_ns
-    time.sleep(0.01)
-    run.execute(context, "student", "onnx")
-    assert file.stat().st_mtime_ns == made
-    monkeypatch.setattr(run, "student", finished("second"))
-    run.execute(context, "student", "onnx")
-    assert file.stat().st_mtime_ns != made
+        def reads(self, config):
+            return ("robust_compression.seed",)
+
+        def make(self, run, made):
+            return lambda folder: shutil.copytree(plain, folder / "model")
+
+    monkeypatch.setattr(onnx_stage, "Student", Finished)
+
+    def written(seed):
+        merged = BASE | {"robust_compression": BASE["robust_compression"] | {"seed": seed}}
+        made = obtain(onnx_stage.Onnx(), run_of(build(merged, {}), plain, tmp_path))
+        return made.reused, (tmp_path / "run/onnx/model.onnx").stat().st_mtime_ns
+
+    (_, first), again, (reused, second) = written(1), written(1), written(2)
+    assert again == (True, first) and not reused and second != first
 
 
 def test_the_command_line_refuses_before_it_writes(tmp_path, monkeypatch):

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from studies import finish, finished_runs, model, runs_of
+from studies import ORIGIN, finish, finished_runs, model, runs_of
 
+from compress import provenance
 from compress.errors import UserError
 from compress.reporting import published_tables, study_tables
 from compress.study import analysis, result_rows
@@ -72,11 +73,19 @@ def test_files_with_different_teachers_are_not_put_together(runs, tmp_path):
         result_rows.load([tmp_path / "0.parquet", tmp_path / "1.parquet"])
 
 
+def test_a_file_without_versions_is_read(runs, tmp_path):
+    rows = result_rows.collect(runs)
+    assert {row["versions"] for row in rows} == {provenance.packages(ORIGIN)}
+    table = pa.Table.from_pylist(rows, schema=result_rows.SCHEMA).drop_columns("versions")
+    pq.write_table(table.replace_schema_metadata({"version": "4"}), tmp_path / "old.parquet")
+    assert result_rows.load([tmp_path / "old.parquet"]) == [row | {"versions": None} for row in rows]
+
+
 def test_a_file_of_another_version_or_none_of_ours(tmp_path):
     file = tmp_path / "old.parquet"
     schema = result_rows.SCHEMA.with_metadata({"version": "0"})
     pq.write_table(pa.Table.from_pylist([], schema=schema), file)
-    with pytest.raises(UserError, match=r"old\.parquet: is a results file of version 0, .* version 4"):
+    with pytest.raises(UserError, match=r"old\.parquet: is a results file of version 0, .* version 5"):
         result_rows.load([file])
     pq.write_table(pa.table({"x": [1]}), file)
     with pytest.raises(UserError, match="of version none"):

@@ -96,6 +96,8 @@ def _union(blocks: list[type[Technique]]) -> Any:  # noqa: ANN401  an annotation
     default = next(block.method for block in blocks if _is_default(block))
 
     def method(values: Any) -> str:  # noqa: ANN401  any JSON value
+        if isinstance(values, Technique):
+            return values.method
         shared = values.get("shared_parameters") if isinstance(values, dict) else None
         given = shared.get("method") if isinstance(shared, dict) else None
         return given if isinstance(given, str) else default

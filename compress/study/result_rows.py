@@ -175,6 +175,8 @@ def _read(file: Path) -> list[Row]:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: cannot be read as results of a study ({error}).") from None
     version = (table.schema.metadata or {}).get(b"version", b"none").decode()
+    if version == "4":  # without the versions
+        version, table = VERSION, table.append_column("versions", pa.nulls(len(table), pa.string()))
     if version != VERSION or set(table.column_names) != set(SCHEMA.names):
         raise UserError(
             f"{file}: is a results file of version {version}, this program reads version {VERSION}; "

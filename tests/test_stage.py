@@ -1,0 +1,120 @@
+"""A stage is made once for each of its inputs and versions; what its artefact says of its making."""
+
+import json
+from copy import deepcopy
+
+import pytest
+from configs import BASE, OURS
+from stage_runs import run_of
+
+from compress import provenance, versions
+from compress.configuration.config import build
+from compress.errors import UserError
+from compress.stages.stage import Stage, find, key_of, obtain
+
+
+class Small(Stage):
+    """Writes the seed and the epochs that it sees."""
+
+    name = "small"
+
+    def __init__(self):
+        self.made = 0
+
+    def reads(self, config):
+        return (f"{OURS}.seed",)
+
+    def make(self, run, made):
+        self.made += 1
+        robust = run.config.robust
+        return lambda folder: (folder / "seen.json").write_text(f"[{robust.seed}, {robust.epochs}]")
+
+
+class Large(Small):
+    """Needs the small one."""
+
+    name = "large"
+
+    def __init__(self, small):
+        super().__init__()
+        self.small = small
+
+    def needs(self, run):
+        return (self.small,)
+
+    def includes(self, label):
+        return label == "small"
+
+
+@pytest.fixture
+def run(tmp_path, tiny_model):
+    """Function (*keys of our block, **changes) -> a run that knows of no artefact yet."""
+
+    def make(values=None, **changes):
+        merged = deepcopy(BASE)
+        merged[OURS] |= values or {}
+        return run_of(build(merged, {}), tiny_model, tmp_path, **changes)
+
+    return make
+
+
+def installed(monkeypatch, **found):
+    real = versions.report()
+    monkeypatch.setattr(versions, "report", lambda: {**real, **found})
+
+
+def test_it_is_made_once_and_sees_only_what_it_reads(run):
+    stage = Small()
+    first = obtain(stage, run({"seed": 5, "epochs": 9}))
+    assert json.loads((first.path / "seen.json").read_text()) == [5, 3]
+    assert not first.reused and obtain(stage, run({"seed": 5})).reused and stage.made == 1
+    assert obtain(stage, run({"seed": 6})).path != first.path and stage.made == 2
+
+
+def test_its_origin(run):
+    origin = obtain(Small(), run()).origin
+    assert origin["versions"] == versions.report() and origin["device"] == "cpu"
+    assert origin["ranks"] == 1 and origin["seconds"] >= 0 and "pytest" in origin["command"]
+    assert 1e8 < origin["peak_memory_bytes"]["host"] < 1e11
+
+
+def test_what_it_needs_enters_its_key_and_its_seconds(run):
+    small, here = Small(), run()
+    large = obtain(Large(small), here)
+    assert small.made == 1 and large.seconds >= find(small, here).seconds
+    assert key_of(Large(small), run()) != key_of(Large(small), run({"seed": 1}))
+    small.name = "other"
+    assert key_of(Large(small), run()) != large.key
+
+
+def test_one_that_was_not_asked_for_is_only_found(run, monkeypatch):
+    monkeypatch.setattr(Small, "asked", True)
+    with pytest.raises(UserError, match=r"--stage evaluate: .*small.*--stage small"):
+        obtain(Small(), run(stage="evaluate", chosen=("evaluate",)))
+    made = obtain(Small(), run(chosen=("small",)))
+    assert obtain(Small(), run(stage="evaluate", chosen=())).path == made.path
+
+
+@pytest.mark.parametrize("package", provenance.DECISIVE)
+def test_other_versions_are_made_again_or_accepted_and_either_is_said(
+    run, monkeypatch, capsys, package
+):
+    stage, old = Small(), versions.report()[package].partition("+")[0]
+    obtain(stage, run())
+    installed(monkeypatch, **{package: "99.1.2"})
+    capsys.readouterr()
+    accepted = run(accept_versions=True)
+    assert obtain(stage, accepted).reused and obtain(stage, accepted).reused
+    (line,) = capsys.readouterr().out.splitlines()
+    assert all(word in line for word in ("small: reused", f"{package} {old} (now 99.1.2)"))
+    assert find(stage, run()) is None and not obtain(stage, run()).reused
+    line, _ = capsys.readouterr().out.splitlines()
+    assert all(word in line for word in ("not reused", package, old, "99.1.2", "--accept_versions"))
+    assert obtain(stage, run()).reused and stage.made == 2
+
+
+def test_another_build_or_package_changes_nothing(run, monkeypatch):
+    obtain(Small(), run())
+    release = versions.report()["torch"].partition("+")[0]
+    installed(monkeypatch, torch=f"{release}+cu999", numpy="99.0.0", python="9.9")
+    assert obtain(Small(), run()).reused
