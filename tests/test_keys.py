@@ -6,7 +6,6 @@ from functools import partial
 from typing import Annotated, Literal, Union, get_args, get_origin
 
 import pytest
-from compress.configuration.compression_schema import HeadParams
 from configs import BASE
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from stage_runs import run_of
