@@ -1,11 +1,8 @@
-"""Configuration: JSON files merged left to right, then `--set`, checked, frozen.
+"""Configuration: JSON files merged left to right, then `--set`; checked and frozen.
 
-What: `load(files, overrides)` returns a `Config`; every other module gets its blocks and never sees
-raw JSON. Why: DeepSpeed users tweak JSON, and nothing they set may be ignored in silence.
-
-The order of precedence is described in docs/configuration.md.
-
-Any mistake is a `UserError` that names the file (or `--set`), the key and the nearest valid key.
+`load(files, overrides)` returns a `Config`; every other module gets its blocks and never sees raw JSON.
+Nothing that a user sets is ignored in silence: any mistake is a `UserError` that names the file (or
+`--set`), the key and the nearest valid key. Precedence: docs/configuration.md.
 """
 
 import json
@@ -20,7 +17,7 @@ from compress import mitigations
 from compress.compression.settings import CompressionTraining
 from compress.configuration import effects, whole_numbers
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
-from compress.configuration.merge import Merge, override, read
+from compress.configuration.merge import Merge, at, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
 from compress.errors import UserError, nearest
 
@@ -36,7 +33,7 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Config:
-    """A checked configuration: our block, DeepSpeed's, the merged JSON, and who gave each key."""
+    """A checked configuration: the blocks, the merged JSON, and the sources of each key."""
 
     robust: RobustCompression
     deepspeed: DeepSpeedBlock
@@ -50,7 +47,7 @@ class Config:
 
     @property
     def compresses(self) -> bool:
-        """Whether the student is to be smaller or sparser than the run's model."""
+        """Whether the student becomes smaller or sparser than the run's model."""
         return self.robust.student.model is not None or self.compression.removes
 
     @property
@@ -105,7 +102,7 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
 
 
 def build(values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]]) -> Config:
-    """The configuration of merged values that come from a checked one; sources: of its keys."""
+    """The configuration of merged values that were checked before; sources: of its keys."""
     return _of(Root.model_validate(values), values, sources)
 
 
@@ -116,10 +113,7 @@ def _of(root: Root, values: Mapping[str, Any], sources: Mapping[tuple[str, ...],
 
 
 def _keys_at(path: Sequence[str], values: Any) -> list[str]:  # noqa: ANN401  any JSON value
-    """The keys that the block at a key path may hold, following optional and dict-valued fields.
-
-    Of blocks that differ by `type` it is the one whose type the values name.
-    """
+    """The keys of the block at a key path; of blocks that differ by `type`, the one of the values."""
     blocks: list[type[BaseModel]] = [Root]
     for key in path:
         values = values[key] if isinstance(values, dict) else {}
@@ -150,19 +144,17 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     key, source = ".".join(path), merge.source(path)
     if path[:2] == ["robust_compression", "loss"]:
         loss = merge.values["robust_compression"]["loss"]
-        wrong, said = mitigations.mistake(loss, path[-1])
-        if said is not None:
-            path = [*path[:2], wrong]
-            return f"{merge.source(path)}: '{'.'.join(path)}' {said}."
+        wrong, why = mitigations.mistake(loss, path[-1])
+        if why is not None:
+            return str(merge.error(f"robust_compression.loss.{wrong}", why))
     if problem["type"] == "extra_forbidden":
         names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
         if len(path) == 1 and path[0] in RobustCompression.model_fields:
             names = f"; did you mean 'robust_compression.{path[0]}'?"
         return f"{source}: '{key}' is not a key that takes effect here{names}"
     if problem["type"] == "missing":
-        example = EXAMPLES.get(key, "")
-        return f"{merge.lacking(path)}{'; ' if example else ''}{example}."
-    value = json.dumps(merge.value(path) if below else problem["input"], default=str)
+        return "; ".join(filter(None, (merge.lacking(path), EXAMPLES.get(key)))) + "."
+    value = json.dumps(at(merge.values, path) if below else problem["input"], default=str)
     reason = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{source}: '{key}' is {value}, but: {reason}."
 
