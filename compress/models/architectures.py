@@ -1,7 +1,6 @@
 """Where an architecture has its heads and ffn neurons: module names of a block, by model type.
 
-Why: `compression_training` speaks in module names, and shrinking must know which tensors belong
-together. An architecture without an entry can be fine-tuned and pruned sparsely, not cut.
+An architecture without an entry can be fine-tuned and pruned to zeros, but not cut.
 """
 
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Block:
-    """Full module names of one Transformer block, and its present sizes."""
+    """Full module names of one Transformer block, and its sizes."""
 
     attention: str
     projections: tuple[str, ...]
@@ -102,31 +101,25 @@ def blocks(model: PreTrainedModel) -> list[Block]:
 
     Raises UserError for an architecture without an entry.
     """
-    architecture, modules = find(model.config), dict(model.named_modules())
-    head_size = model.config.hidden_size // getattr(model.config, architecture.heads)
-    return [
-        _block(architecture, f"{architecture.blocks}.{number}", modules, head_size)
-        for number in range(getattr(model.config, architecture.depth))
-    ]
+    entry, modules = find(model.config), dict(model.named_modules())
+    head_size = model.config.hidden_size // getattr(model.config, entry.heads)
 
+    def block(prefix: str) -> Block:
+        attention = f"{prefix}.{entry.attention}"
+        projections = (f"{attention}.{name}" for name in entry.projections)
+        output, intermediate = f"{prefix}.{entry.attention_output}", f"{prefix}.{entry.intermediate}"
+        wide, high = modules[output], modules[intermediate]
+        assert isinstance(wide, nn.Linear)
+        assert isinstance(high, nn.Linear)
+        return Block(
+            attention=attention,
+            projections=tuple(name for name in projections if name in modules),
+            attention_output=output,
+            intermediate=intermediate,
+            output=f"{prefix}.{entry.output}",
+            head_size=head_size,
+            heads=wide.in_features // head_size,
+            neurons=high.out_features,
+        )
 
-def _block(
-    architecture: Architecture, prefix: str, modules: dict[str, nn.Module], head_size: int
-) -> Block:
-    attention = f"{prefix}.{architecture.attention}"
-    names = tuple(f"{attention}.{name}" for name in architecture.projections)
-    output = f"{prefix}.{architecture.attention_output}"
-    intermediate = f"{prefix}.{architecture.intermediate}"
-    wide, high = modules[output], modules[intermediate]
-    assert isinstance(wide, nn.Linear)
-    assert isinstance(high, nn.Linear)
-    return Block(
-        attention=attention,
-        projections=tuple(name for name in names if name in modules),
-        attention_output=output,
-        intermediate=intermediate,
-        output=f"{prefix}.{architecture.output}",
-        head_size=head_size,
-        heads=wide.in_features // head_size,
-        neurons=high.out_features,
-    )
+    return [block(f"{entry.blocks}.{n}") for n in range(getattr(model.config, entry.depth))]

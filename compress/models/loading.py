@@ -1,7 +1,7 @@
 """Why a model directory cannot be loaded, in one sentence; and that its own code is never run.
 
-transformers asks on the terminal whether to run a directory's Python code unless it is told not to, and
-names a package that does not help where a tokenizer needs another.
+transformers asks on the terminal whether to run a directory's Python code unless that is forbidden, and
+names the wrong package where a tokenizer needs one.
 """
 
 import json
@@ -65,9 +65,8 @@ def _lacking(path: Path, error: Exception) -> list[str]:
         with files[0].open("rb") as source:
             pieces = source.read(1) == SENTENCEPIECE
         needed = {"sentencepiece", "protobuf"} if pieces else {"tiktoken"}
-    told = str(error).lower()
     if isinstance(error, ImportError):
-        needed |= {name for name in PACKAGES if name in told}
+        needed |= {name for name in PACKAGES if name in str(error).lower()}
     return [name for name in PACKAGES if name in needed and not _installed(PACKAGES[name])]
 
 
