@@ -1,8 +1,8 @@
 """A compressed model on disk: real dimensions, layer by layer, loaded with one call.
 
 `cut` removes heads and ffn neurons from a plain state dict, `build` makes a model of such dimensions
-from its configuration, `load_weights` fills it. transformers 5 has no `prune_heads` and one width for all
-layers, so those of each layer are listed in config.json, under `compressed_layers`.
+from its configuration, `load_weights` fills it. transformers 5 has no `prune_heads` and one width for
+all layers, so those of each layer are listed in config.json, under `compressed_layers`.
 """
 
 import copy
