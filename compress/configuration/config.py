@@ -7,7 +7,7 @@ Nothing that a user sets is ignored in silence: any mistake is a `UserError` tha
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,10 +35,19 @@ EXAMPLES = {
 class Config:
     """A checked configuration: the blocks, the merged JSON, and the sources of each key."""
 
-    robust: RobustCompression
-    deepspeed: DeepSpeedBlock
+    root: Root
     merged: Mapping[str, Any]
-    sources: Mapping[tuple[str, ...], list[str]] = field(default_factory=dict)
+    sources: Mapping[tuple[str, ...], list[str]]
+
+    @property
+    def robust(self) -> RobustCompression:
+        """The block `robust_compression`."""
+        return self.root.robust_compression
+
+    @property
+    def deepspeed(self) -> DeepSpeedBlock:
+        """DeepSpeed's keys."""
+        return self.root
 
     @property
     def compression(self) -> CompressionTraining:
@@ -68,12 +77,12 @@ class Config:
     def with_alpha(self, alpha: float) -> "Config":
         """The same with a value in place of alpha "auto"."""
         block = self.robust.uncertainty.model_copy(update={"alpha": alpha})
-        return replace(self, robust=self.robust.model_copy(update={"uncertainty": block}))
+        robust = self.robust.model_copy(update={"uncertainty": block})
+        return replace(self, root=self.root.model_copy(update={"robust_compression": robust}))
 
     def dump(self) -> dict[str, Any]:
         """Every value by its key, defaults too."""
-        values = self.deepspeed.model_dump(mode="json", by_alias=True)
-        return {**values, "robust_compression": self.robust.model_dump(mode="json", by_alias=True)}
+        return self.root.model_dump(mode="json", by_alias=True)
 
     @property
     def engine(self) -> dict[str, Any]:
@@ -98,18 +107,12 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
     except ValidationError as error:
         raise UserError(_sentence(error, merge)) from None
     effects.check(root, merge)
-    return _of(root, dict(merge.values), dict(merge.sources))
+    return Config(root, merge.values, merge.sources)
 
 
 def build(values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]]) -> Config:
     """The configuration of merged values that were checked before; sources: of its keys."""
-    return _of(Root.model_validate(values), values, sources)
-
-
-def _of(root: Root, values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]]) -> Config:
-    blocks = {name: getattr(root, name) for name in DeepSpeedBlock.model_fields}
-    deepspeed = DeepSpeedBlock.model_construct(**blocks)
-    return Config(root.robust_compression, deepspeed, values, sources)
+    return Config(Root.model_validate(values), values, sources)
 
 
 def _keys_at(path: Sequence[str], values: Any) -> list[str]:  # noqa: ANN401  any JSON value
@@ -160,7 +163,7 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
 
 
 def _user_path(path: Sequence[str], merge: Merge, kind: str) -> list[str]:
-    """Drop the parts that pydantic adds for unions, so that the path is what the user wrote."""
+    """The path as the user wrote it, without the parts that pydantic adds for unions."""
     node: Any = merge.values
     kept: list[str] = []
     for position, part in enumerate(path):

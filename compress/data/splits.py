@@ -188,7 +188,7 @@ def _split(labels: tuple[str, ...], rows: Checked, entry: OodBlock) -> Split:
 def _drawn(size: int, limit: int | None) -> Sequence[int]:
     """At most `limit` of `size` places: a random one of each of `limit` equal intervals.
 
-    So no share changes, though files are sorted by source, subset or label, or alternate between labels.
+    So no share changes, though files are sorted by source, subset or label, or alternate in labels.
     """
     if limit is None or limit >= size:
         return range(size)
@@ -216,6 +216,5 @@ def encode(
     first, second = split.texts
     table = datasets.Dataset.from_dict({"first": first, "second": second, "label": split.labels})
     texts = ["first", "second"]
-    table.map(tokenise, batched=True, remove_columns=texts, load_from_cache_file=False).save_to_disk(
-        folder
-    )
+    encoded = table.map(tokenise, batched=True, remove_columns=texts, load_from_cache_file=False)
+    encoded.save_to_disk(folder)

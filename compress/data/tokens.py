@@ -44,7 +44,7 @@ def of_pairs(
 def unknown_share(tokenizer: PreTrainedTokenizerBase, columns: Columns) -> float:
     """Share of the tokenizer's unknown token among the tokens of at most `SAMPLE` samples.
 
-    Special tokens are not counted; 0 for a tokenizer without an unknown token.
+    Special tokens are not counted; 0 for a tokenizer without an unknown token of its own.
     """
     unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
     others = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
