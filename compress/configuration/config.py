@@ -154,7 +154,7 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
         names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
         if len(path) == 1 and path[0] in RobustCompression.model_fields:
             names = f"; did you mean 'robust_compression.{path[0]}'?"
-        return f"{source}: '{key}' is not a key that takes effect here{names}"
+        return f"{source}: '{key}' is not a key that takes effect{names}"
     if problem["type"] == "missing":
         return "; ".join(filter(None, (merge.lacking(path), EXAMPLES.get(key)))) + "."
     value = json.dumps(at(merge.values, path) if below else problem["input"], default=str)

@@ -1,4 +1,4 @@
-"""The part of DeepSpeed's own configuration schema that takes effect in this program.
+"""The part of DeepSpeed's own configuration schema that has an effect in this program.
 
 DeepSpeed ignores a misspelt top-level or compression key; these models do not. Blocks that this program
 never uses (data loader, pipelines, inference, elasticity ...) are left out on purpose: setting them is
@@ -22,7 +22,7 @@ TRAINING_KEYS = (
     "torch_autocast",
     "communication_data_type",
 )
-"""Keys that the result of a training depends on; the others say where and how it runs."""
+"""Keys that the result of a training depends on; the others decide where and how it runs."""
 
 
 class OptimizerParams(Block):

@@ -26,7 +26,7 @@ TWINS = {
     "schedule_offset": "begin",
     "schedule_offset_end": "end",
 }
-"""Keys of DeepSpeed's, in steps -> the keys of this program that say the same as fractions."""
+"""Keys of DeepSpeed's, in steps -> the keys of this program that set the same as fractions."""
 
 Cases = Iterator[tuple[str, str]]
 

@@ -20,7 +20,7 @@ TABLE = Path(__file__).with_name("engine_keys.toml")
 
 
 class Case(BaseModel):
-    """One case of a row's `refused`; the head of the table says what the fields mean."""
+    """One case of a row's `refused`; the fields are described at the head of the table."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -72,7 +72,7 @@ def check(merge: Merge) -> None:
 
 
 def holding(merge: Merge) -> Iterator[Found]:
-    """The cases that hold, in the table's order, whatever the machine."""
+    """The cases that hold, in the table's order, on any machine."""
     for key, row in rows().items():
         given = merge.given(key)
         for case in row.refused:

@@ -63,7 +63,7 @@ def device() -> str:
 
 
 def _float16() -> str | None:
-    """As DeepSpeed asks for it (accelerator/cpu_accelerator.py)."""
+    """As in DeepSpeed (accelerator/cpu_accelerator.py)."""
     import torch
 
     try:

@@ -115,7 +115,7 @@ def _similar(file: Path) -> str:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError if it cannot be read, or a key stands twice.
+    """The object in a JSON file; UserError if it cannot be read, or a key is given twice.
 
     The schedules that a run records in its config.json are no part of the configuration.
     """

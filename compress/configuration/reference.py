@@ -49,12 +49,12 @@ RANGES = {
     "exclusiveMaximum": "below {}",
 }
 LARGE = 10**15
-"""Bounds from here on only say that the number must be storable; they are not listed."""
+"""Bounds from this on exist only so that the number can be stored; they are not listed."""
 
 
 @dataclass
 class Section:
-    """A block, and the keys at which it may stand, each with the choice that it belongs to (or "")."""
+    """A block, and the keys that may hold it, each with the choice that it belongs to (or "")."""
 
     block: Schema
     places: list[tuple[str, str]] = field(default_factory=list)
@@ -81,7 +81,7 @@ def page(root: type[BaseModel] = Root) -> str:
 def _collect(
     found: tuple[str, str, str], path: str, blocks: Mapping[str, Schema], sections: dict[str, Section]
 ) -> None:
-    """Put a block and the blocks in it into `sections`, in the order in which they stand.
+    """Put a block and the blocks in it into `sections`, in order.
 
     found: name of the block, what its key adds to `path`, and the choice that it belongs to.
     """

@@ -21,7 +21,7 @@ REPLACED = {
     "WarmupDecayLR": ("warmup_max_lr", "warmup_num_steps"),
     "WarmupCosineLR": ("warmup_num_steps",),
 }
-"""Type of schedule -> keys that are "auto" here when absent, because the library's default is fixed."""
+"""Type of schedule -> keys that become "auto" when absent, because the library's default is fixed."""
 LIBRARY: dict[str, dict[str, Any]] = {
     "WarmupLR": {"warmup_min_lr": 0.0, "warmup_max_lr": "auto", "warmup_type": "log"},
     "WarmupDecayLR": {"warmup_min_lr": 0.0, "warmup_type": "log"},

@@ -47,7 +47,7 @@ def values(config: Config, keys: Iterable[str], names: bool = False) -> dict[str
 
 
 def written(config: Config, key: str) -> str:
-    """The key that gives this one its value: itself, or the one that it follows where it is absent."""
+    """The key that this one has its value from: itself, or its entry in `RESOLVED` if it is absent."""
     follows = key in RESOLVED and at(config.merged, key.split(".")) is None
     return RESOLVED[key] if follows else key
 
@@ -64,7 +64,7 @@ def reduced(config: Config, keys: Iterable[str]) -> Config:
 
 
 def _resolved(config: Config) -> dict[str, Any]:
-    """The merged configuration with every value in place that stands for another one."""
+    """The merged configuration with the values of `RESOLVED` and of absent keys filled in."""
     out: dict[str, Any] = deepcopy(schedule.settled(config.merged))
     if "scheduler" in out:
         block = out["scheduler"]

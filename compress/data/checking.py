@@ -101,7 +101,7 @@ class _Reader:
         return _Reader((first, second), label, dict(zip(found, plain, strict=True)))
 
     def check_rivals(self, row: Row, ids: Mapping[str, int], place: str) -> None:
-        """Raise UserError if another column of the row could be meant, and says something else."""
+        """Raise UserError if another column of the row could be meant and differs."""
         names = tuple(row)
         if names not in self.known:
             self.known[names] = [

@@ -91,9 +91,7 @@ def notes(train: Sequence[bytes], classes: Sequence[int], dev: Sequence[bytes]) 
     if again := len(train) - len(labels):
         found.append(f"{again:,} of {len(train):,} samples of train repeat the pair of another one.")
     if contrary:
-        found.append(
-            f"{len(contrary):,} pairs of train stand there with labels that contradict each other."
-        )
+        found.append(f"{len(contrary):,} pairs of train have labels that contradict each other.")
     return found
 
 

@@ -78,7 +78,7 @@ def shown(value: object, longest: int = 60) -> str:
 def rows(file: Path) -> Iterator[tuple[int, Row]]:
     """Yield (row number, row); the number is the line of the file, or the record of a parquet file.
 
-    A cell of CSV or TSV whose header is blank is left out: nothing can ask for it.
+    A cell of CSV or TSV whose header is blank is left out.
     Raises UserError for a file that is corrupt, not UTF-8, or not a table, and for a column named
     twice, of which any reader would silently take one.
     """

@@ -80,9 +80,9 @@ def _like(folder: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def ood_names(config: RobustCompression, task: Task) -> list[str]:
-    """OOD sets to evaluate: those asked for, else all that exist, and all that a task in JSON defines.
+    """OOD sets to evaluate: those in the configuration, else all that exist or that a task defines.
 
-    Raises UserError for one that is asked for and does not exist, and if there is none.
+    Raises UserError for one in the configuration that does not exist, and if there is none.
     """
     block, wanted = config.task, config.evaluation.ood
     known = set(task.ood) if task.defined or task.name == "synthetic" else set()
@@ -124,7 +124,7 @@ def absent_ood(config: RobustCompression, task: Task) -> dict[str, tuple[str, ..
 
 
 def _exists(folder: Path, names: tuple[str, ...]) -> bool:
-    """Whether a set has a file, or what should be one: `find` says what is wrong with that."""
+    """Whether a set has a file, or a folder of its name; UserError as `reading.find`."""
     return reading.find(folder, names) is not None or bool(reading.named(folder, names))
 
 

@@ -159,7 +159,7 @@ def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
 
 
 def _check_enough(limit: int | None, samples: int, after: str = "") -> None:
-    """Raise UserError if more samples of train are asked for than there are."""
+    """Raise UserError if train_samples is more than train has."""
     if limit is not None and limit > samples:
         raise UserError(
             f"robust_compression.task.train_samples is {limit}, but train has {samples} samples{after}."

@@ -16,7 +16,7 @@ from compress.errors import UserError, nearest
 
 
 class Task(DefinitionBlock):
-    """A definition with its name, and what only a shipped task says."""
+    """A definition with its name, and fields that only shipped tasks have."""
 
     name: str
     subsets: list[str] = Field(default=[])
@@ -120,8 +120,8 @@ TASKS = {task.name: task for task in _SHIPPED}
 def of(block: TaskBlock) -> Task:
     """The task that a configuration names or defines.
 
-    Raises UserError if there is none of this name, or if its definition does not hold together; its
-    sentence names the key below `task.definition`.
+    Raises UserError if there is none of this name, or if its definition contradicts itself, naming the
+    key below `task.definition`.
     """
     if block.definition is not None:
         return _defined(block.name, block.definition)
@@ -149,7 +149,7 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
 
 
 def _check_ood(key: str, block: OodBlock, task: DefinitionBlock) -> None:
-    """Raise UserError if an OOD set of a definition does not hold together with it."""
+    """Raise UserError if an OOD set of a definition contradicts itself or the task."""
     if (block.labels is None) != (block.label_map is None):
         missing = "labels" if block.labels is None else "label_map"
         raise UserError(f"{key}.{missing}: is missing; labels and label_map belong together.")

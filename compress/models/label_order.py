@@ -37,15 +37,15 @@ class Order:
 
     @property
     def plain(self) -> bool:
-        """Whether the model's outputs are the task's labels as they stand."""
+        """Whether the model's outputs are the task's labels in its order."""
         return self.outputs == tuple(range(self.size))
 
 
 def names(path: Path, config: PreTrainedConfig) -> list[str]:
     """The labels of a directory's model in the order of its outputs, `LABEL_<id>` without a name.
 
-    As config.json itself has them: transformers drops a `label2id` that stands alone. Raises UserError
-    if `label2id` contradicts `id2label`, or names some outputs only that have no name there.
+    As config.json has them: transformers drops a `label2id` without an `id2label`. Raises UserError if
+    `label2id` contradicts `id2label`, or names some outputs only that have no name there.
     """
     id2label, label2id = _written(path)
     size = len(id2label or label2id) or config.num_labels or 0
@@ -169,7 +169,7 @@ def _change(given: Sequence[str], found: Sequence[str | None], labels: tuple[str
 
 
 def inputs_of(order: Order) -> dict[str, Any]:
-    """What a result depends on; nothing for outputs that are left as they stand."""
+    """What a result depends on; nothing for outputs that stay unchanged."""
     return {} if order.plain else {"outputs": order.outputs}
 
 

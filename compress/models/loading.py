@@ -19,7 +19,7 @@ PACKAGES = {"sentencepiece": "sentencepiece", "tiktoken": "tiktoken", "protobuf"
 
 
 def reason(path: Path, error: Exception) -> str:
-    """What to say of an exception: that the directory's own code would be needed, or its first line."""
+    """The reason for a message: that the directory's own code would be needed, or its first line."""
     if _entry(path / "config.json", "auto_map") and "custom code" in str(error):
         return "it needs Python code of its own (auto_map), which is never run; name another model"
     return first_line(error)

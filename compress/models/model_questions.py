@@ -19,7 +19,7 @@ SHORT = 24
 WHOLE_PASS = 1024
 """Longest row that goes through all blocks; a longer one stops before the first block."""
 TOLERANCE = 1e-3
-"""Change of the logits, relative to the largest of them, that padding beside a row may make."""
+"""Change of the logits, relative to the largest of them, that padding may make."""
 WORDS = 64
 SIDES = ("right", "left")
 
@@ -249,7 +249,7 @@ class Questions:
         if isinstance(raised, Exception):
             raise UserError(f"{self.subject} cannot be run on a padded batch ({first_line(raised)}).")
         return best, (
-            f"{self.subject} gives a text other scores when padding stands beside it (by up to "
+            f"{self.subject} gives a text other scores when it is padded (by up to "
             f"{shifts[best]:.0%} of the largest), so scores depend on how texts are batched"
         )
 
@@ -272,11 +272,11 @@ class Questions:
             )
 
     def padded(self, length: int, side: str) -> Tensor | Exception:
-        """Logits [2, C] of a row and a short one with padding beside it, or what the model raises."""
+        """Logits [2, C] of a row and a shorter, padded one, or what the model raises."""
         return answer(self.model, self.inputs([length, max(self.least, length // 2)], side))
 
     def shift(self, length: int, side: str) -> float:
-        """How much padding beside a short row changes its logits, relative to the largest of them.
+        """How much padding changes the logits of a short row, relative to the largest of them.
 
         Infinite where the model raises.
         """
