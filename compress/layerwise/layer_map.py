@@ -6,7 +6,7 @@ is known before any training.
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from compress.data import tokens
+from compress.data import tokenising
 from compress.data.splits import TaskData
 from compress.errors import UserError
 from compress.layerwise.settings import LayerwiseBlock
@@ -68,9 +68,9 @@ def check_tokens(
 
     Judged by what the two tokenizers produce on training pairs.
     """
-    if tokens.equal(student, teacher):
+    if tokenising.equal(student, teacher):
         return
-    if not tokens.agree(student, teacher, data.train.texts, max_length, data.task.keep):
+    if not tokenising.agree(student, teacher, data.train.texts, max_length, data.task.keep):
         raise tokens_differ()
 
 
