@@ -145,7 +145,7 @@ def test_a_log_that_cannot_be_written_is_one_sentence(small, kind, monkeypatch, 
     assert sentence.startswith(str(small / "run")) and "free some of it" in sentence
     assert f"'{kind}.enabled' false" in sentence and "\n" not in sentence
     with pytest.raises(UserError, match=f"'{kind}.enabled' false"):
-        monitor.open_monitor(config, small.parent / "run").keep(())
+        monitor.open_monitor(config, small.parent / "other")
     time.sleep(0.2)
     assert capfd.readouterr().err == ""
 
