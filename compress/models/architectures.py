@@ -13,7 +13,7 @@ from compress.errors import UserError
 
 @dataclass(frozen=True)
 class Architecture:
-    """Names below a model: the list of blocks, and inside one block.
+    """Names below a model: the list of blocks, and inside one block. The defaults are BERT's.
 
     projections: everything that has one slice of rows a head (query, key, value, positions);
     count, width: attributes of the attention module that hold heads, and heads x head size;
@@ -21,11 +21,11 @@ class Architecture:
     """
 
     blocks: str
-    attention: str
-    projections: tuple[str, ...]
-    attention_output: str
-    intermediate: str
-    output: str
+    attention: str = "attention.self"
+    projections: tuple[str, ...] = ("query", "key", "value")
+    attention_output: str = "attention.output.dense"
+    intermediate: str = "intermediate.dense"
+    output: str = "output.dense"
     count: str = "num_attention_heads"
     width: str | None = "all_head_size"
     depth: str = "num_hidden_layers"
@@ -47,21 +47,10 @@ class Block:
     neurons: int
 
 
-def _bert(base: str) -> Architecture:
-    return Architecture(
-        blocks=f"{base}.encoder.layer",
-        attention="attention.self",
-        projections=("query", "key", "value"),
-        attention_output="attention.output.dense",
-        intermediate="intermediate.dense",
-        output="output.dense",
-    )
-
-
 ARCHITECTURES = {
-    "bert": _bert("bert"),
-    "roberta": _bert("roberta"),
-    "xlm-roberta": _bert("roberta"),
+    "bert": Architecture("bert.encoder.layer"),
+    "roberta": Architecture("roberta.encoder.layer"),
+    "xlm-roberta": Architecture("roberta.encoder.layer"),
     "distilbert": Architecture(
         blocks="distilbert.transformer.layer",
         attention="attention",
@@ -77,11 +66,7 @@ ARCHITECTURES = {
     ),
     "deberta-v2": Architecture(
         blocks="deberta.encoder.layer",
-        attention="attention.self",
         projections=("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"),
-        attention_output="attention.output.dense",
-        intermediate="intermediate.dense",
-        output="output.dense",
     ),
 }
 
