@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from compress import interrupts, memory, onnx_export, timing
-from compress.errors import UserError, fail
+from compress.errors import UserError
 from compress.models import directories, encoders, probe
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Model, Timing
@@ -220,8 +220,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    interrupts.watch()
-    try:
-        main()
-    except UserError as error:
-        fail(error)
+    interrupts.run(main)

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from compress import artefacts, interrupts
 from compress.data import checking, reading, tokens
 from compress.data.batches import pad, scoring_batches
-from compress.errors import UserError, fail, nearest
+from compress.errors import UserError, nearest
 from compress.models import encoders, model_questions, probe
 
 MAX_LENGTH = 128
@@ -219,8 +219,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    interrupts.watch()
-    try:
-        main()
-    except UserError as error:
-        fail(error)
+    interrupts.run(main)

@@ -17,7 +17,6 @@ import deepspeed
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import checkpoint
 from compress.compression import library
 from compress.compression.importance import Importance
 from compress.compression.pruner import Living, Now, Pruner
@@ -25,6 +24,7 @@ from compress.compression.units import UnitPruner
 from compress.methods import Method, Run
 from compress.models import architectures, compressed
 from compress.models.compressed import Kept, Layer
+from compress.training.engine import gather_weights
 
 Scorer = Callable[[Mapping[str, Tensor]], Importance]
 
@@ -77,7 +77,7 @@ class Masks(Method):
         """Meet the initialised engine."""
         library.ready(engine, self.pruners)
         self._engine = engine
-        self._weights = partial(checkpoint.gather, engine, everywhere=True)
+        self._weights = partial(gather_weights, engine, everywhere=True)
 
     def _whole(self, layer: Any) -> AbstractContextManager[None]:  # noqa: ANN401  untyped
         if self._engine is not None and self._engine.zero_optimization_stage() == 3:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from compress import checkpoint, ranks
+from compress import ranks
 from compress.compression.masks import Masks
+from compress.training.engine import gather_weights
 from compress.training.trainer import Trainer
 
 
@@ -30,7 +31,7 @@ class BestDev:
         values = self._watch(trainer)
         better = values["dev"] > self.kept.get("dev", -1.0)
         if better and trainer.step >= self._masks.complete_from:
-            self.weights, self._step = checkpoint.gather(trainer.engine), trainer.step
+            self.weights, self._step = gather_weights(trainer.engine), trainer.step
             epoch, epochs = (n // trainer.steps_per_epoch for n in (trainer.step, trainer.total_steps))
             self.kept = {"epoch": epoch, "epochs": epochs, "dev": values["dev"]}
         return values

@@ -1,12 +1,13 @@
 """The work of the stages of a run, less what is finished, for the time left."""
 
-from compress import artefacts, workload
+from compress import artefacts
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
 from compress.stages.stage import find
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
+from compress.training import workload
 
 
 def job(context: Context) -> workload.Job:

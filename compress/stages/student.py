@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, export, ranks, uncertainty
+from compress import artefacts, ranks, uncertainty
 from compress.compression import importance, resolved
 from compress.compression.masks import Masks, Scorer
 from compress.compression.resolved import Resolved
@@ -26,7 +26,7 @@ from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
 from compress.scoring import evaluation
-from compress.stages import difficulty, first, model_figures, shallow
+from compress.stages import difficulty, export, first, model_figures, shallow
 from compress.stages.best_dev import BestDev
 from compress.stages.context import TRAINING, Context, new_trainer, start_model, watch_dev
 from compress.stages.difficulty import Difficulty
@@ -34,6 +34,7 @@ from compress.stages.first import First
 from compress.stages.shallow import Shallow
 from compress.stages.stage import Artefact, Fill, Stage, find
 from compress.stages.teacher import Teacher
+from compress.training.engine import gather_weights
 from compress.training.trainer import Trainer
 
 BLOCKS = ("pruning", "structured", "score_lr", "loss", "layerwise")
@@ -113,9 +114,7 @@ class Student(Stage):
         best = BestDev(watch_dev(here), masks) if robust.student.keep == "best_dev" else None
         trainer.run_until(trainer.total_steps, best or watch_dev(here))
         earlier = best is not None and best.settle(trainer)
-        weights = (
-            best.weights if best and best.weights is not None else checkpoint.gather(trainer.engine)
-        )
+        weights = best.weights if best and best.weights is not None else gather_weights(trainer.engine)
         wanted = _logits(here, trainer, masks, shape, weights, earlier)
         trainer.close()
 

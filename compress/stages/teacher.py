@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import checkpoint, export
 from compress.compression.masks import Masks
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
+from compress.stages import export
 from compress.stages.context import TRAINING, Context, new_trainer, score_split, watch_dev, watched
 from compress.stages.stage import Artefact, Fill, Stage
+from compress.training.engine import gather_weights
 
 KEY = f"{OURS}.teacher.model"
 Trained = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
@@ -83,7 +84,7 @@ def fine_tune(context: Context, name: str, epochs: int) -> Trained:
     trainer = new_trainer(name, context, model, [Masks(), Vanilla()], epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
-    weights = checkpoint.gather(trainer.engine)
+    weights = gather_weights(trainer.engine)
     trainer.close()
     return weights, scores, shape
 

@@ -1,9 +1,11 @@
-"""What the engine is built from: DeepSpeed's configuration, filled in, and the parameters in groups."""
+"""DeepSpeed's engine: its configuration, its groups of parameters, its gathered weights."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import deepspeed
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress import ranks
@@ -76,3 +78,24 @@ def _for_groups(scheduler: dict[str, Any], groups: Sequence[dict[str, Any]]) -> 
         return scheduler
     peaks = [group.get("lr", params["warmup_max_lr"]) for group in groups]
     return {**scheduler, "params": {**params, "warmup_max_lr": peaks}}
+
+
+def gather_weights(engine: deepspeed.DeepSpeedEngine, everywhere: bool = False) -> dict[str, Tensor]:
+    """Whole weights as float32, and buffers, on the CPU of the main rank, or of all (everywhere).
+
+    Other ranks get an empty dictionary. Under bf16 and fp16 these are the rounded weights that the
+    engine computes with. Collective under ZeRO 3, where one parameter at a time is gathered, so that no
+    device holds the whole model.
+    """
+    weights: dict[str, Tensor] = {}
+    keep = everywhere or ranks.is_main()
+    partitioned = engine.zero_optimization_stage() == 3
+    for name, parameter in engine.module.named_parameters(remove_duplicate=False):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
+            if keep:
+                weights[name] = parameter.detach().float().cpu().clone()
+    if keep:
+        weights |= {
+            name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers()
+        }
+    return weights

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from torch import Tensor
 from tqdm import tqdm
 
-from compress import memory, ranks, workload
+from compress import memory, ranks
 from compress.configuration.config import Config
-from compress.workload import Job
+from compress.training import workload
+from compress.training.workload import Job
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 STEPS, SECONDS = 50, 60.0

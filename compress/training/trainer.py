@@ -9,10 +9,6 @@ The state of the loop is in `state_dict()`; optimiser and learning-rate schedule
 Resuming inside a stage is not wired up yet.
 """
 
-import contextlib
-import io
-import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,56 +25,14 @@ from transformers import PreTrainedModel
 from compress import memory, ranks
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
-from compress.errors import UserError, first_line
-from compress.interrupts import RANK_VARIABLES
+from compress.errors import UserError
 from compress.methods import Method
 from compress.microbatch import Batch, SampleData
 from compress.training.engine import engine_settings, parameter_groups
-from compress.training.monitor import Monitor, quieten
+from compress.training.monitor import Monitor
 
 KEPT = 200
-"""Of so many steps the losses are kept, to say at which one they were not finite."""
-
-
-def start(log_level: int = logging.ERROR) -> torch.device:
-    """Join the process group and return this rank's device.
-
-    log_level: of DeepSpeed's own lines, which come from the main rank only.
-
-    Without a launcher this process is alone; under mpirun or srun DeepSpeed finds the ranks. Its
-    shared-memory all-reduce is left out: it serves inference only, needs a compiler, and leaves 66 MiB
-    a rank and run in /dev/shm, where a container has 64 MB in all (see upstream issue #4002).
-    """
-    quieten()
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not os.environ.keys() & set(RANK_VARIABLES):
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(alone, MASTER_PORT=str(ranks.free_port()))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            deepspeed.init_distributed(verbose=False)
-    except torch.distributed.DistNetworkError as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise UserError(
-            f"the ranks cannot meet at {where} ({first_line(error)}); if another run has the "
-            "port, start with `deepspeed --master_port N`."
-        ) from None
-    if ranks.is_main():
-        deepspeed.utils.logger.setLevel(log_level)
-    accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
-        return torch.device("cpu")
-    accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device(accelerator.current_device_name())
-
-
-def stop() -> None:
-    """Leave the process group."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
+"""Steps whose losses are kept, to name the first at which they were not finite."""
 AfterEpoch = Callable[["Trainer"], dict[str, float]]
 
 
