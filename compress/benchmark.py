@@ -1,12 +1,10 @@
-"""How fast teacher and students are, side by side, and how much of what is possible that is.
+"""How fast teacher and students are, side by side, and which share of the possible speed-up they reach.
 
 python -m compress.benchmark inference TEACHER/model STUDENT/model ... --batch 1 32 128 --length 32 128
 
-What: `inference` times every model in one process, in turns, so that a busy moment of the machine hits
-all of them; it takes the median of many and compares with the first directory. Beside each speed-up
-stands the ratio of floating-point operations, which bounds it, and the share of it that was reached.
-Inputs are random tokens of exactly the asked length, without padding. It leaves inference.md, .json and
-.png in the output directory and prints the table.
+Every model is timed in one process, in turns; the median is compared with the first directory. The
+ratio of floating-point operations bounds each speed-up. Inputs are random tokens without padding.
+Writes inference.md, .json and .png into the output directory and prints the table.
 """
 
 import argparse
@@ -33,13 +31,13 @@ from compress.timing import Call, forward_call
 
 RUNTIMES = ("torch", "onnxruntime")
 MOST = {"batch": 2**31 - 1, "length": 2**31 - 1, "threads": 1024, "repeats": 2**31 - 1}
-"""What the libraries can take at all."""
+"""Largest values that the libraries take."""
 Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: each runtime with each batch size and length, on a device, so many times."""
+    """Each runtime is timed with each batch size and length, on one device, `repeats` times."""
 
     batches: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -105,7 +103,7 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
                 for shape in shapes:
                     with _fitting(shape):
                         calls = prepare(shape)
-                        wait = timing.waiter(setting.device)
+                        wait = timing.synchroniser(setting.device)
                         found = timing.interleaved(calls, setting.repeats, setting.warmups, wait)
                     timings += [
                         Timing(name, runtime, *shape, count, tuple(seconds))
@@ -116,12 +114,9 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
 
 
 def _fitting(shape: tuple[int, int]) -> AbstractContextManager[None]:
-    """Context: that the memory is too small for a shape (batch, length) becomes a UserError."""
-    return memory.explained(
-        lambda: (
-            f"--batch {shape[0]} --length {shape[1]}: does not fit into memory; choose smaller ones."
-        )
-    )
+    """Context: UserError if memory does not suffice for a shape (batch, length)."""
+    place = f"--batch {shape[0]} --length {shape[1]}"
+    return memory.explained(lambda: f"{place}: does not fit into memory; choose smaller ones.")
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ def _load(path: Path, device: torch.device) -> _Loaded:
 def _running(
     runtime: str, paths: Sequence[Path], loaded: Sequence[_Loaded], setting: Setting
 ) -> Iterator[Callable[[tuple[int, int]], list[Call]]]:
-    """Context: yields what makes, for a shape (batch, length), one call for each model."""
+    """Context: yields a function that makes one call a model for a shape (batch, length)."""
     if runtime == "torch":
         yield lambda shape: [
             forward_call(one.model, one.inputs(shape, setting.device)) for one in loaded

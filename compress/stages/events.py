@@ -1,4 +1,4 @@
-"""What the monitors show of a finished run: hparams and texts, and histograms of the difficulty."""
+"""A finished run in the monitors: hparams and texts, and histograms of the difficulty."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +17,7 @@ def write(context: Context, out: Mapping[str, Any], view: DifficultyView | None)
     """
     monitor, robust = context.monitor, context.config.robust
     settings = {name: out[name] for name in SETTINGS}
-    settings |= {
-        "model": robust.model,
-        "alpha": robust.uncertainty.alpha,
-    }
+    settings |= {"model": robust.model, "alpha": robust.uncertainty.alpha}
     if (share := getattr(robust.loss, "lambda_", None)) is not None:
         settings["lambda"] = share
     monitor.results(settings, figures(out))

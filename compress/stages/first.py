@@ -24,7 +24,7 @@ class First(Stage):
     name = "first"
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """Those of any training, and its epochs."""
+        """Keys of any training, and the epochs."""
         return (*TRAINING, f"{OURS}.loss.hook", f"{OURS}.loss.first_epochs")
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
@@ -35,7 +35,7 @@ class First(Stage):
         return (Teacher(),) if same else ()
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Those of any training."""
+        """Facts of any training."""
         return run.training_facts()
 
     def includes(self, label: str) -> bool:

@@ -1,10 +1,9 @@
 """How fast teacher and student are on this device, measured in about two seconds at the end of a run.
 
-Both models take turns on random tokens, as many as the median dev sample has, in batches of 1 and 32;
-the median counts. `python -m compress.benchmark inference` measures at leisure, in more shapes.
-
-Left out, and said so: models whose one pass over both takes more than `MOST_OPERATIONS`, a batch of
-which fewer than `FEWEST` turns fit into the time, and what does not fit into the memory of the GPU.
+Both models take turns on random tokens, as many as the median dev sample has; the median counts. Left
+out, with a note, are models that are too large (`MOST_OPERATIONS`), batches of which fewer than
+`FEWEST` turns fit into the time, and what exceeds the GPU's memory. `python -m compress.benchmark
+inference` measures longer, in more shapes.
 """
 
 import statistics
@@ -25,7 +24,7 @@ SECONDS = 2.0
 SLACK = 2
 FEWEST, MOST = 3, 50
 MOST_OPERATIONS = {"cpu": 3e10, "cuda": 3e13}
-ELSEWHERE = "python -m compress.benchmark inference does it"
+ADVICE = "python -m compress.benchmark inference does it"
 Models = Mapping[str, PreTrainedModel]
 
 
@@ -49,12 +48,12 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
     }
     sizes = {name: encoders.parameters(model) for name, model in models.items()}
     if not models or too_large(sizes, tokens, device):
-        out["left_out"].append(f"models of this size take too long here; {ELSEWHERE}")
+        out["left_out"].append(f"models of this size take too long here; {ADVICE}")
         return out
     try:
         _fill(out, {name: timing.ready(model, device) for name, model in models.items()}, device)
     except torch.OutOfMemoryError:
-        out["left_out"].append(f"the GPU's memory does not hold both models; {ELSEWHERE}")
+        out["left_out"].append(f"the GPU's memory does not hold both models; {ADVICE}")
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         out["timings"].clear()
         out["left_out"].append(f"a model does not take random tokens ({first_line(error)})")
@@ -73,7 +72,7 @@ def _fill(out: dict[str, Any], models: Models, device: torch.device) -> None:
     A first pass of a quarter of the batch tells how long the whole one may take: at most four times
     that, and less, because a first pass is slow.
     """
-    end, wait = time.perf_counter() + SECONDS, timing.waiter(device)
+    end, wait = time.perf_counter() + SECONDS, timing.synchroniser(device)
     for number, batch in enumerate(BATCHES):
         left = (end - time.perf_counter()) / (len(BATCHES) - number)
         part = max(1, batch // 4)
@@ -82,12 +81,12 @@ def _fill(out: dict[str, Any], models: Models, device: torch.device) -> None:
             turn = _turn(models, out["tokens"], batch, device, wait)
         repeats = min(MOST, int(left / turn))
         if repeats < FEWEST:
-            out["left_out"].append(f"a batch of {batch} takes too long here; {ELSEWHERE}")
+            out["left_out"].append(f"a batch of {batch} takes too long here; {ADVICE}")
             return
         calls = _calls(models, out["tokens"], batch, device)
         medians = [statistics.median(one) for one in timing.interleaved(calls, repeats, 0, wait)]
-        told = {f"{name}_ms": 1000 * one for name, one in zip(models, medians, strict=True)}
-        out["timings"].append({"batch": batch, **told, "repeats": repeats})
+        times = {f"{name}_ms": 1000 * one for name, one in zip(models, medians, strict=True)}
+        out["timings"].append({"batch": batch, **times, "repeats": repeats})
 
 
 def _calls(

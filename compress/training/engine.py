@@ -36,18 +36,14 @@ def parameter_groups(model: PreTrainedModel, config: Config) -> list[dict[str, A
 
 
 def engine_settings(
-    config: Config,
-    total_steps: int,
-    micro: int,
-    accumulation: int,
-    groups: Sequence[dict[str, Any]],
+    config: Config, total_steps: int, micro: int, accumulation: int, groups: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """DeepSpeed's configuration with every value filled in and its own printing off.
 
-    groups: of `parameter_groups`; one with a rate of its own has its own peak in the schedule. Under
-    ZeRO 3 on the CPU no parameter persists, because the pinned release gathers persistent ones with
-    several gloo operations and waits for the last only: weights were NaN now and then (upstream PR
-    #8539). Raises UserError if the user wants them to persist there.
+    groups: of `parameter_groups`; one with a rate of its own gets its own peak in the schedule. Under
+    ZeRO 3 on the CPU no parameter persists: the pinned release waits only for the last of several gloo
+    operations, so that weights were NaN at times (upstream PR #8539). Raises UserError if the user asks
+    for it.
     """
     settings = engine_keys(schedule.settled(config.merged))
     settings.update(
