@@ -1,9 +1,8 @@
-"""`compression_training`: DeepSpeed's schema as far as it takes effect here, and our additions to it.
+"""`compression_training`: DeepSpeed's schema as far as it is supported, and additions to it.
 
-Ours: method "importance" for heads and ffn neurons, `target_heads` and `pruned_heads` of a head group,
-"first_half" and "every_second" for `teacher_layer`, an end for every schedule. Everything else is
-DeepSpeed's, so that its examples and tutorials stay valid. The blocks are found in `pruners/`; those of
-one key differ by shared_parameters.method.
+The additions: method "importance" for heads and ffn neurons, `target_heads` and `pruned_heads` of a
+head group, "first_half" and "every_second" for `teacher_layer`, an end for every schedule. The blocks
+are found in `pruners/`; those of one key differ by shared_parameters.method.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What layer-wise terms share: total = loss + hidden * L_hidden + attention * L_attention.
+"""The base of layer-wise terms: total = loss + hidden * L_hidden + attention * L_attention.
 
 Each L is the mean over the layer pairs of `layer_map`, one value per sample. Source: TinyBERT (Jiao et
 al. 2020, Eq. 7 and 8), with probabilities instead of scores for attention.

@@ -1,7 +1,8 @@
-"""The mitigations: one file each, chosen by `loss.hook` under the name of its file.
+"""The mitigations: one file each; `loss.hook` names the file.
 
-The folder is walked, so a new file is a new mitigation. Files whose name begins with an underscore are
-shared by them; `user` holds what a hook of the form `module:function` takes. Nothing here loads torch.
+The folder is searched, so a new file is a new mitigation. Files whose name begins with an underscore
+are shared; `user` is for a hook of the form `module:function`. Importing the package does not load
+torch.
 """
 
 import importlib
@@ -53,8 +54,7 @@ def _keys(block: type[Mitigation]) -> list[str]:
 def mistake(values: object, key: str) -> tuple[str, str | None]:
     """(key at fault, what is wrong with it) of a `loss` block that was refused at `key`.
 
-    The hook is none of the mitigations, or it does not use a key that others use; None for whatever
-    else is wrong.
+    The hook is unknown, or does not use a key that others use; None for any other error.
     """
     hook = values.get("hook", "") if isinstance(values, Mapping) else ""
     if not isinstance(hook, str):
