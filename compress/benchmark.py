@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -152,18 +153,16 @@ def _running(
             onnx_export.export(path, file)
             sessions.append(onnx_export.session(file, setting.threads, setting.device))
 
+        cpu = torch.device("cpu")
+
         def prepare(shape: tuple[int, int]) -> list[Call]:
             calls: list[Call] = []
             for session, one in zip(sessions, loaded, strict=True):
-                inputs = one.inputs(shape, torch.device("cpu"))
-                calls.append(_session_call(session.run, {n: t.numpy() for n, t in inputs.items()}))
+                inputs = {name: tensor.numpy() for name, tensor in one.inputs(shape, cpu).items()}
+                calls.append(partial(session.run, None, inputs))
             return calls
 
         yield prepare
-
-
-def _session_call(run: Callable[..., object], inputs: Mapping[str, object]) -> Call:
-    return lambda: run(None, inputs)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -7,10 +7,13 @@ not imported, because settings blocks derive from `Method` and mistakes in them 
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from compress.configuration.config import Config
     from compress.data.splits import TaskData
     from compress.microbatch import Batch
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -117,3 +123,15 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict()` was taken."""
+
+
+def subclasses_in(package: ModuleType, base: type[T]) -> dict[str, list[type[T]]]:
+    """Subclasses of `base` that each module of a package defines; without modules named `_...`."""
+    found = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if not info.name.startswith("_"):
+            module = importlib.import_module(f"{package.__name__}.{info.name}")
+            classes = [value for value in vars(module).values() if isinstance(value, type)]
+            own = [value for value in classes if value.__module__ == module.__name__]
+            found[info.name] = [value for value in own if issubclass(value, base)]
+    return found

@@ -124,6 +124,7 @@ class UnitPruner(Pruner):
     def _chosen(
         self, group: Units, importance: Importance | None, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
+        """Block numbers, and the units that stay there: those that are not listed, or by importance."""
         if group.pruned is not None:
             return ((n, set(range(self.full(n))) - set(group.pruned)) for n in group.blocks)
         assert importance is not None

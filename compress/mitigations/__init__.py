@@ -5,28 +5,20 @@ are shared; `user` is for a hook of the form `module:function`. Importing the pa
 torch.
 """
 
-import importlib
 import json
-import pkgutil
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
 from compress.errors import nearest
+from compress.methods import subclasses_in
 from compress.mitigations._shared import Mitigation, NoLoss
 
-
-def _only_class(file: str) -> type[Mitigation]:
-    """The mitigation that a file of this folder defines."""
-    module = importlib.import_module(f"{__name__}.{file}")
-    own = [value for value in vars(module).values() if isinstance(value, type)]
-    (found,) = (v for v in own if issubclass(v, Mitigation) and v.__module__ == module.__name__)
-    return found
-
-
-FILES = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")
-MITIGATIONS = {file: _only_class(file) for file in FILES}
+MITIGATIONS = {
+    name: block for name, (block,) in subclasses_in(sys.modules[__name__], Mitigation).items()
+}
 """Name of a hook -> its settings and arithmetic."""
 USER = MITIGATIONS.pop("user")
 USERS_OWN = "module:function"

@@ -14,7 +14,7 @@ from compress.stages.context import Context
 from compress.stages.stage import Artefact
 
 
-def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artefact) -> None:
+def add(metrics: dict[str, Any], context: Context, teacher: Artefact, student: Artefact) -> None:
     """Add names and sizes to `teacher` and `student` of metrics.json, and `latency`.
 
     Both models are in memory together only if they are small enough to be timed.
@@ -27,7 +27,7 @@ def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artef
         folder = artefact.path / "model"
         model = encoders.load_classifier(folder, context.data.labels, trained=True).eval()
         sizes[role] = encoders.parameters(model)
-        out[role] |= {
+        metrics[role] |= {
             "params": sizes[role],
             "nonzero_params": encoders.nonzero_parameters(model),
             "weights_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
@@ -40,8 +40,8 @@ def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artef
     for role, name in (("teacher", teacher_name), ("student", student_name)):
         named = name(context.config.robust)
         commit = hub.commit(encoders.directory(named["model"]))
-        out[role] |= named | ({"commit": commit} if commit else {})
-    out["latency"] = latency.measure(models, tokens, context.device)
+        metrics[role] |= named | ({"commit": commit} if commit else {})
+    metrics["latency"] = latency.measure(models, tokens, context.device)
 
 
 def about(context: Context) -> card.About:

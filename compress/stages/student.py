@@ -74,14 +74,14 @@ class Student(Stage):
 
         A loss of the user's gets the difficulty only if there is one or the run makes it.
         """
-        robust, out = run.config.robust, list[Stage]([Teacher()])
+        robust, needs = run.config.robust, list[Stage]([Teacher()])
         if robust.loss.shallow:
-            out.append(Shallow())
+            needs.append(Shallow())
         elif difficulty.used(robust) and (robust.loss.user_code is None or _has_difficulty(run)):
-            out.append(Difficulty())
+            needs.append(Difficulty())
         if robust.loss.uses("mistakes"):
-            out.append(First())
-        return tuple(out)
+            needs.append(First())
+        return tuple(needs)
 
     def facts(self, run: Context) -> dict[str, Any]:
         """Facts of a training, and the inputs of the methods, such as the source of a user's loss."""
