@@ -28,7 +28,7 @@ from compress.stages.onnx import Onnx
 from compress.stages.stage import Artefact, Stage, find, obtain
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
-from compress.stages.tokens import encode
+from compress.stages.tokenised import encode
 from compress.training.monitor import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")

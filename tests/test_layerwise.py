@@ -21,8 +21,8 @@ from compress.compression.masks import Masks
 from compress.errors import UserError
 from compress.layerwise import layer_map
 from compress.layerwise.attention import Attention
+from compress.layerwise.block import LayerwiseBlock
 from compress.layerwise.hidden import PROJECTION, Hidden
-from compress.layerwise.settings import LayerwiseBlock
 from compress.layerwise.terms import FrozenTeacher, terms_of
 from compress.methods import Shapes
 from compress.microbatch import Batch

@@ -1,11 +1,9 @@
-"""Importance of attention heads and ffn neurons: how much the loss depends on each.
+"""Importance of attention heads and ffn neurons: how much the loss of the training depends on each.
 
-I(h,l) = E_x |dL(x) / d xi(h,l)|, xi a multiplicative mask on the head's output, set to 1 (Michel et al.
-2019; Du et al. 2023, App. A). For neurons the mask is on the activation of each neuron, which
-is the first-order Taylor expansion of removing it (Molchanov et al. 2017). L is the run's loss hook.
-
-How: one mask per sample, [B, H] and [B, I], so that a single backward pass gives the gradient of each
-sample's own loss. Measured on a plain float32 copy of the model, alike under every ZeRO stage.
+I(h,l) = E_x |dL(x) / d xi(h,l)|, xi = 1 a multiplicative mask on the head's output (Michel et al. 2019;
+Du et al. 2023, App. A) or on a neuron's activation (Molchanov et al. 2017). There is one mask per
+sample, so that a single backward pass gives the gradient of each sample's own loss. Measured on a plain
+float32 copy of the model, alike under every ZeRO stage.
 """
 
 from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from compress.data import tokens
 from compress.errors import UserError
-from compress.layerwise.settings import LayerwiseBlock
+from compress.layerwise.block import LayerwiseBlock
 from compress.methods import Shapes
 from compress.models import architectures, encoders, probe
 

@@ -103,10 +103,9 @@ def settle(run: Context) -> tuple[Context, Artefact | None]:
     if robust.uncertainty.alpha != "auto":
         return run, None
     train = "student" in run.chosen
-    if not difficulty.used(robust) or (not train and find(Difficulty(), run) is None):
-        return _with(run, UNUSED), None
-    choice = find(Alpha(), run)
-    if choice is None and not train:
+    usable = difficulty.used(robust) and (train or find(Difficulty(), run) is not None)
+    choice = find(Alpha(), run) if usable else None
+    if choice is None and not (usable and train):
         return _with(run, UNUSED), None
     if choice is None:
         with run.monitor.progress.stage("alpha"):

@@ -57,8 +57,3 @@ class First(Stage):
             np.save(folder / "probabilities.npy", probabilities)
 
         return fill
-
-
-def load(artefact: Artefact) -> np.ndarray:
-    """The softmax [N, C]."""
-    return np.load(artefact.path / "probabilities.npy")

@@ -26,7 +26,7 @@ from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
 from compress.scoring import evaluation
-from compress.stages import difficulty, export, first, model_figures, shallow
+from compress.stages import difficulty, export, model_figures, shallow
 from compress.stages.best_dev import BestDev
 from compress.stages.context import TRAINING, Context, new_trainer, start_model, watch_dev
 from compress.stages.difficulty import Difficulty
@@ -222,7 +222,9 @@ def _known(context: Context, made: Mapping[str, Artefact]) -> SampleData:
     robust, d = context.config.robust, None
     if "first" in made:
         labels = context.columns["train"].labels
-        d = robust.loss.difficulty_of_mistakes(first.load(made["first"]), labels)
+        d = robust.loss.difficulty_of_mistakes(
+            np.load(made["first"].path / "probabilities.npy"), labels
+        )
     elif "shallow" in made:
         d = difficulty.sample_difficulty(context, shallow.load(made["shallow"]))
     elif "difficulty" in made:

@@ -63,17 +63,12 @@ def engine_settings(
     if scheduler is not None:
         for note in schedule.notes(scheduler, total_steps):
             ranks.say(f"note: {note}")
-        settings["scheduler"] = _for_groups(scheduler, groups)
+        params = dict(scheduler["params"])
+        if "warmup_max_lr" in params and any("lr" in group for group in groups):
+            peak = params["warmup_max_lr"]
+            params["warmup_max_lr"] = [group.get("lr", peak) for group in groups]
+        settings["scheduler"] = {**scheduler, "params": params}
     return settings
-
-
-def _for_groups(scheduler: dict[str, Any], groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The schedule with one peak a group, where a group has a rate of its own."""
-    params = scheduler["params"]
-    if "warmup_max_lr" not in params or not any("lr" in group for group in groups):
-        return scheduler
-    peaks = [group.get("lr", params["warmup_max_lr"]) for group in groups]
-    return {**scheduler, "params": {**params, "warmup_max_lr": peaks}}
 
 
 def gather_weights(engine: deepspeed.DeepSpeedEngine, everywhere: bool = False) -> dict[str, Tensor]:

@@ -188,8 +188,7 @@ class Trainer:
         """Mean of `Method.batch_weight` over the whole batch of all ranks, [], by method."""
         means = {}
         for method in self._weighting:
-            weights = [method.batch_weight(part) for part in parts]
-            sums = [(w * part.valid).sum() for w, part in zip(weights, parts, strict=True)]
+            sums = [(method.batch_weight(part) * part.valid).sum() for part in parts]
             total = ranks.all_sum(torch.stack(sums).sum().cpu().numpy())
             means[method.name] = torch.as_tensor(total / size, dtype=torch.float32).to(self.device)
         return means

@@ -25,8 +25,8 @@ from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import match
 from compress.configuration import config
+from compress.layerwise.block import LayerwiseBlock
 from compress.layerwise.hidden import PROJECTION
-from compress.layerwise.settings import LayerwiseBlock
 from compress.layerwise.terms import Term, terms_of
 from compress.methods import Method
 from compress.microbatch import SampleData

@@ -1,8 +1,7 @@
 """Attention heads: `head_pruning`, by importance, from a list, or by learned scores.
 
-By importance the lowest heads over the layers of a group go (Michel et al. 2019; Du et al. 2023, App.
-A), at least one stays in each layer; learned scores choose within each layer. Both are in one file,
-because learned scores add nothing to the layers, keys and checks of heads but another count.
+By importance the lowest heads over the layers of a group are removed (Michel et al. 2019; Du et al.
+2023, App. A), but at least one stays in each layer; learned scores choose within each layer.
 """
 
 from __future__ import annotations
