@@ -8,8 +8,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """`compress.load_compressed`, imported on first use, so that a configuration is checked without
-    PyTorch."""
+    """`compress.load_compressed`, imported on first use: a configuration is checked without torch."""
     if name == "load_compressed":
         from compress.models.encoders import load_compressed
 
