@@ -16,14 +16,14 @@ class BestDev:
     Epochs before pruning is complete do not count: their model is larger than the one that is asked
     for. Of equal epochs the first is kept. The main rank holds the whole weights once more.
 
-    weights: gathered on the main rank, None before an epoch counts; kept: `epoch`, `epochs`, `dev`.
+    weights: gathered on the main rank, empty before an epoch counts; kept: `epoch`, `epochs`, `dev`.
     """
 
     def __init__(self, watch: Callable[[Trainer], dict[str, float]], masks: Masks) -> None:
         """watch: gives dev accuracy as `{"dev": accuracy}`, the same on all ranks."""
         self._watch, self._masks = watch, masks
         self._step = 0
-        self.weights: dict[str, Tensor] | None = None
+        self.weights: dict[str, Tensor] = {}
         self.kept: dict[str, float] = {}
 
     def __call__(self, trainer: Trainer) -> dict[str, float]:
@@ -37,7 +37,7 @@ class BestDev:
         return values
 
     def settle(self, trainer: Trainer) -> bool:
-        """Say which epoch is kept; whether it is another than the last."""
+        """Print which epoch is kept; whether it is another than the last, which always counts."""
         kept = self.kept
         ranks.say(
             f"{trainer.name}: epoch {kept['epoch']} of {kept['epochs']} is kept, the best on dev "

@@ -114,8 +114,7 @@ class Student(Stage):
         best = BestDev(watch_dev(own), masks) if robust.student.keep == "best_dev" else None
         trainer.run_until(trainer.total_steps, best or watch_dev(own))
         earlier = best is not None and best.settle(trainer)
-        kept = best.weights if best else None
-        weights = gather_weights(trainer.engine) if kept is None else kept
+        weights = best.weights if best else gather_weights(trainer.engine)
         expected = _logits(own, trainer, masks, shape, weights, earlier)
         trainer.close()
 
