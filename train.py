@@ -1,9 +1,9 @@
-"""The one training entry: parse, build, run, close.
+"""The one training entry: fine-tune a teacher, score difficulty, train the student, evaluate, report.
 
-What: fine-tune a teacher, score every sample's difficulty, train the compressed student with the loss
-hook, evaluate both, report (Du et al. 2023). Everything it does lives in `compress/`.
-How:  deepspeed train.py --deepspeed_config ds_configs/zero2.json ds_configs/tasks/mnli.json \
-          ds_configs/compression/imp40.json ds_configs/mitigation/rmc.json --output_dir runs/mnli
+deepspeed train.py --deepspeed_config ds_configs/zero2.json ds_configs/tasks/mnli.json \
+    ds_configs/compression/imp40.json ds_configs/mitigation/rmc.json --output_dir runs/mnli
+
+Method: Du et al. 2023. Everything that it does lives in `compress/`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from compress import interrupts
-from compress.errors import UserError, fail
+from compress.errors import UserError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -43,48 +43,44 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Check command line and configuration before torch is loaded, then run."""
     options = parse()
-    from compress import checks, versions
-    from compress.configuration import config, machine
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once
     sys.path.insert(0, str(Path.cwd()))  # for loss hooks given by dotted path
+
+    from compress import checks, versions
+    from compress.configuration import config, machine
+
     versions.check()
     settings = config.load(options.deepspeed_config, options.overrides)
     checks.check(settings, options.stage)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    config.batch_split(settings, world_size)
+    config.batch_split(settings, int(os.environ.get("WORLD_SIZE", "1")))
     machine.check(settings)
 
-    from compress import memory, ownership, run
-    from compress.training import trainer
+    from compress import memory, ownership, ranks, run
+    from compress.training import distributed
 
     settings.robust.loss.load()
     run.check_export(options.stage, options.export)
     ownership.claim(options.output_dir, settings)
     timers = settings.deepspeed.wall_clock_breakdown
-    device = trainer.start(logging.INFO if timers else logging.ERROR)
-    with ownership.held(options.output_dir, settings):
-        context = run.prepare(settings, options.output_dir, device, options.accept_versions)
-        progress = context.monitor.progress
-        interrupts.words(progress.interrupted)
-        run.announce(context, options.stage)
-        with memory.anywhere(progress.where):
-            run.execute(context, options.stage, options.export)
-    trainer.stop()
+    try:
+        device = distributed.start(logging.INFO if timers else logging.ERROR)
+        with ownership.held(options.output_dir, settings):
+            context = run.prepare(settings, options.output_dir, device, options.accept_versions)
+            progress = context.monitor.progress
+            interrupts.set_message(progress.interrupted)
+            with memory.anywhere(progress.where):
+                run.execute(context, options.stage, options.export)
+        distributed.stop()
+    except RuntimeError as error:
+        if not ranks.lost(error):
+            raise
+        raise UserError(
+            "another rank has ended, and said why if it could; so this one ends too."
+        ) from None
 
 
 if __name__ == "__main__":
-    interrupts.watch()
-    try:
-        main()
-    except UserError as error:
-        fail(error)
-    except RuntimeError as error:
-        from compress import ranks
-
-        if not ranks.lost(error):
-            raise
-        fail(UserError("another rank has ended, and said why if it could; so this one ends too."))
+    interrupts.run(main)

@@ -1,15 +1,14 @@
 """Robust compression of language-understanding encoders on DeepSpeed.
 
-The way through: configuration -> data -> models -> compression -> uncertainty -> mitigations
--> trainer -> evaluation -> report. Method: Du et al. 2023 (EACL), "Robustness Challenges in Model
-Distillation and Pruning for Natural Language Understanding".
+Method: Du et al. 2023 (EACL), "Robustness Challenges in Model Distillation and Pruning for Natural
+Language Understanding". The parts are listed in README.md, "What is where".
 """
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """`compress.load_compressed`, imported when asked for: a mistyped key needs no PyTorch."""
+    """`compress.load_compressed`, imported on first use: a configuration is checked without torch."""
     if name == "load_compressed":
         from compress.models.encoders import load_compressed
 

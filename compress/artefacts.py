@@ -1,11 +1,8 @@
 """Artefacts of finished stages: written whole or not at all, reused only for the same inputs.
 
 An artefact is a directory. It is written under a temporary name, flushed to the disk, marked with
-`complete.json` (the inputs it was made from, its files with sizes and checksums) and renamed: a
-directory that lacks the marker, whose inputs differ, or whose files are not those that were written is
-never taken for complete.
-
-A temporary name says which process writes it, so that what a dead one left is removed (`sweep`).
+`complete.json` (the inputs it was made from, its files with sizes and checksums) and renamed. The
+temporary name names the process that writes, so that `sweep` can remove what a dead one has left.
 """
 
 import hashlib
@@ -34,19 +31,17 @@ def key(inputs: Mapping[str, Any]) -> str:
 
 def completed(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     """The marker of an artefact made from exactly these inputs and still as it was made, else None."""
-    marker = _marker(path, inputs)
-    return marker if marker is not None and integrity.damage(path, marker) is None else None
+    return _examined(path, inputs)[0]
 
 
 def checked(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """The marker as from `completed`, and what to say if the artefact was damaged.
+    """The marker as from `completed`, and a message if the artefact was damaged and is put aside.
 
-    A damaged one is put aside. Raises UserError if the disk does not allow that.
+    Raises UserError if the disk does not allow that.
     """
-    marker = _marker(path, inputs)
     with suppress(FileNotFoundError):
         inode = path.stat().st_ino
-        wrong = _marker_damage(path) if marker is None else integrity.damage(path, marker)
+        marker, wrong = _examined(path, inputs)
         if wrong is None:
             return marker, None
         with disk.writing(path):
@@ -56,39 +51,33 @@ def checked(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | Non
     return None, None
 
 
-def _marker(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The marker of an artefact of these inputs, whatever its files are like."""
-    try:
-        marker = read_json(path / MARKER)
-    except (OSError, ValueError, RecursionError):
-        return None
-    timed = isinstance(marker.get("seconds"), (int, float))
-    return marker if timed and marker.get("key") == key(inputs) else None
-
-
-def _marker_damage(path: Path) -> str | None:
-    """What is wrong with the marker of an artefact, None if it is one, if only of other inputs."""
+def _examined(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """The marker of a sound artefact of these inputs, else None; and the damage, if there is any."""
     try:
         marker = read_json(path / MARKER)
     except NotADirectoryError:
-        return None
+        return None, None
     except (OSError, ValueError, RecursionError) as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-        return f"{path / MARKER} ({why})"
-    sound = isinstance(marker.get("seconds"), (int, float)) and isinstance(marker.get("key"), str)
-    return None if sound else f"{path / MARKER} (it says nothing of its inputs)"
+        return None, f"{path / MARKER} ({why})"
+    if not isinstance(marker.get("seconds"), (int, float)) or not isinstance(marker.get("key"), str):
+        return None, f"{path / MARKER} (it does not name its inputs)"
+    if marker["key"] != key(inputs):
+        return None, None
+    wrong = integrity.damage(path, marker)
+    return (marker, None) if wrong is None else (None, wrong)
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` for what this process writes there, as `sweep` knows it."""
+    """A name beside `path` that names this process, for what it is writing."""
     owner, number = processes.this().label, next(_numbers)
     return path.with_name(f".{path.name[:40]}.{owner}.{number}{SUFFIX}")
 
 
 def sweep(folders: Iterable[Path]) -> int:
-    """Remove what processes that have ended left unfinished in these directories; how many there were.
+    """Remove unfinished files of processes that have ended from these directories; how many there were.
 
-    What a process of another machine or an earlier version left is removed a day after its last change.
+    Where it is not known whether the process has ended: a day after the last change.
     """
     found = 0
     for folder in folders:
@@ -124,10 +113,10 @@ def writing(
     """Context: yields a temporary directory that becomes `path`, marked complete, on success.
 
     began: `time.perf_counter()` at the start of the stage; the marker keeps the seconds since; origin:
-    versions and so on of `provenance.now`. On an exception nothing remains. An older artefact at `path`
-    is replaced, unless another process finished the same one with the same versions meanwhile.
-    Everything is on the disk before it gets its name, which with the checksums takes about 2 s for a
-    model of 440 MB. Raises UserError if the disk is full or cannot be written to.
+    of `provenance.now`. On an exception nothing remains. An older artefact at `path` is replaced,
+    unless another process has finished the same one with the same versions meanwhile. Flushing and
+    checksums take about 2 s for a model of 440 MB. Raises UserError if the disk is full or cannot be
+    written to.
     """
     temporary = temporary_name(path)
     try:
@@ -165,7 +154,7 @@ def _versions(marker: Mapping[str, Any]) -> object:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of ours; ValueError or OSError if there is none."""
+    """The object in a JSON file; ValueError or OSError if there is none."""
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError("it holds no JSON object")

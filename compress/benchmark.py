@@ -1,12 +1,10 @@
-"""How fast teacher and students are, side by side, and how much of what is possible that is.
+"""How fast teacher and students are, side by side, and which share of the possible speed-up they reach.
 
 python -m compress.benchmark inference TEACHER/model STUDENT/model ... --batch 1 32 128 --length 32 128
 
-What: `inference` times every model in one process, in turns, so that a busy moment of the machine hits
-all of them; it takes the median of many and compares with the first directory. Beside each speed-up
-stands the ratio of floating-point operations, which bounds it, and the share of it that was reached.
-Inputs are random tokens of exactly the asked length, without padding. It leaves inference.md, .json and
-.png in the output directory and prints the table.
+Every model is timed in one process, in turns; the median is compared with the first directory. The
+ratio of floating-point operations bounds each speed-up. Inputs are random tokens without padding.
+Writes inference.md, .json and .png into the output directory and prints the table.
 """
 
 import argparse
@@ -15,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from compress import interrupts, memory, onnx_export, timing
-from compress.errors import UserError, fail
+from compress.errors import UserError
 from compress.models import directories, encoders, probe
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Model, Timing
@@ -33,13 +32,13 @@ from compress.timing import Call, forward_call
 
 RUNTIMES = ("torch", "onnxruntime")
 MOST = {"batch": 2**31 - 1, "length": 2**31 - 1, "threads": 1024, "repeats": 2**31 - 1}
-"""What the libraries can take at all."""
+"""Largest values that the libraries take."""
 Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: each runtime with each batch size and length, on a device, so many times."""
+    """Each runtime is timed with each batch size and length, on one device, `repeats` times."""
 
     batches: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -105,7 +104,7 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
                 for shape in shapes:
                     with _fitting(shape):
                         calls = prepare(shape)
-                        wait = timing.waiter(setting.device)
+                        wait = timing.synchroniser(setting.device)
                         found = timing.interleaved(calls, setting.repeats, setting.warmups, wait)
                     timings += [
                         Timing(name, runtime, *shape, count, tuple(seconds))
@@ -116,12 +115,9 @@ def measure(paths: Sequence[Path], setting: Setting) -> tuple[list[Model], list[
 
 
 def _fitting(shape: tuple[int, int]) -> AbstractContextManager[None]:
-    """Context: that the memory is too small for a shape (batch, length) becomes a UserError."""
-    return memory.explained(
-        lambda: (
-            f"--batch {shape[0]} --length {shape[1]}: does not fit into memory; choose smaller ones."
-        )
-    )
+    """Context: UserError if memory does not suffice for a shape (batch, length)."""
+    place = f"--batch {shape[0]} --length {shape[1]}"
+    return memory.explained(lambda: f"{place}: does not fit into memory; choose smaller ones.")
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def _load(path: Path, device: torch.device) -> _Loaded:
 def _running(
     runtime: str, paths: Sequence[Path], loaded: Sequence[_Loaded], setting: Setting
 ) -> Iterator[Callable[[tuple[int, int]], list[Call]]]:
-    """Context: yields what makes, for a shape (batch, length), one call for each model."""
+    """Context: yields a function that makes one call a model for a shape (batch, length)."""
     if runtime == "torch":
         yield lambda shape: [
             forward_call(one.model, one.inputs(shape, setting.device)) for one in loaded
@@ -157,18 +153,16 @@ def _running(
             onnx_export.export(path, file)
             sessions.append(onnx_export.session(file, setting.threads, setting.device))
 
+        cpu = torch.device("cpu")
+
         def prepare(shape: tuple[int, int]) -> list[Call]:
             calls: list[Call] = []
             for session, one in zip(sessions, loaded, strict=True):
-                inputs = one.inputs(shape, torch.device("cpu"))
-                calls.append(_session_call(session.run, {n: t.numpy() for n, t in inputs.items()}))
+                inputs = {name: tensor.numpy() for name, tensor in one.inputs(shape, cpu).items()}
+                calls.append(partial(session.run, None, inputs))
             return calls
 
         yield prepare
-
-
-def _session_call(run: Callable[..., object], inputs: Mapping[str, object]) -> Call:
-    return lambda: run(None, inputs)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -220,8 +214,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    interrupts.watch()
-    try:
-        main()
-    except UserError as error:
-        fail(error)
+    interrupts.run(main)

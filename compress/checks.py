@@ -1,7 +1,6 @@
-"""What can be checked of a run before any library is loaded: its purpose, names and paths.
+"""Checks of a run before any library is loaded, within two seconds: its purpose, names and paths.
 
-A mistake is told within two seconds; reading data, loading models and joining the process group come
-later and check what they read.
+Whatever reads data or loads models is checked later.
 """
 
 from compress.configuration.config import Config
@@ -14,10 +13,10 @@ WITHOUT_STUDENT = ("teacher", "difficulty")
 
 
 def check(config: Config, stage: str) -> None:
-    """Raise UserError for the first thing that the run at this stage lacks or that is not there."""
+    """Raise UserError for the first thing that the run lacks for this stage or that does not exist."""
     task = tasks.of(config.robust.task)
     if stage not in WITHOUT_STUDENT:
-        _purpose(config)
+        _check_student(config)
     config.robust.loss.locate()
     for name, given in config.robust.models.items():
         key = f"robust_compression.{name}"
@@ -26,7 +25,7 @@ def check(config: Config, stage: str) -> None:
     sources.every(config.robust, task)
 
 
-def _purpose(config: Config) -> None:
+def _check_student(config: Config) -> None:
     """A student needs a loss, and something that makes it smaller unless the user wants it whole."""
     if not config.robust.loss.hook:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The error that a user can mend: one sentence that names the file, key or row and what to do.
+"""The error that a user can correct: one sentence that names the file, key or row and what to do.
 
 `train.py` prints it without a traceback and ends with exit code 1 on every rank.
 """
@@ -18,13 +18,13 @@ class UserError(Exception):
     """A mistake in the configuration, the data or the machine; the message is one sentence."""
 
 
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the valid word nearest to `word`, else the valid words."""
-    words = sorted(valid)
-    close = get_close_matches(word, words, n=1, cutoff=0.5)
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the valid name nearest to `name`, else the valid names."""
+    names = sorted(valid)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; valid here: {', '.join(words)}." if len(words) <= 20 else "."
+    return f"; valid here: {', '.join(names)}." if len(names) <= 20 else "."
 
 
 def first_line(error: BaseException) -> str:
@@ -36,8 +36,8 @@ def first_line(error: BaseException) -> str:
 def fail(error: UserError) -> NoReturn:
     """Print the sentence once for all ranks of a node and end this process with exit code 1.
 
-    The launcher ends the other ranks as soon as one has failed, so the main rank speaks at once and
-    the others wait for it; they speak only if they are alone with the error.
+    The launcher ends the other ranks as soon as one has failed, so the main rank prints at once; the
+    others wait and print only if they still run, because the main rank has not failed.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(PATIENCE)

@@ -1,9 +1,9 @@
 """Ctrl-C ends a program in one line, with exit code 130 and no traceback, on every rank.
 
-The signal itself wakes a thread (`signal.set_wakeup_fd`), because the main thread may be inside an
-import or wait for other ranks, where Python runs no handler. SIGTERM is watched beside it, since the
-launcher sends it to every rank right after Ctrl-C and would cut the line short; it ends the process as
-it does by default, silently. Nothing is unwound: what is half-written lies under a temporary name.
+The signal wakes a thread (`signal.set_wakeup_fd`), because Python runs no handler while the main thread
+is inside an import or waits for other ranks. SIGTERM, which the launcher sends right after Ctrl-C, is
+watched too, so that it does not cut off the line. Nothing is unwound: unfinished files have temporary
+names.
 """
 
 import os
@@ -12,6 +12,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+
+from compress.errors import UserError, fail
 
 RANK_VARIABLES = (
     "RANK",
@@ -23,8 +25,8 @@ RANK_VARIABLES = (
 )
 """Where launchers write the rank of a process: deepspeed's, mpirun's, srun's."""
 PATIENCE = 1.0
-_words: list[Callable[[], str]] = [lambda: "interrupted"]
-_last: list[Callable[[], None]] = []
+_message: list[Callable[[], str]] = [lambda: "interrupted"]
+_before_end: list[Callable[[], None]] = []
 
 
 def watch() -> None:
@@ -33,10 +35,10 @@ def watch() -> None:
     A process that was started to ignore Ctrl-C (in the background) goes on ignoring it, unless it is a
     rank of a launcher, which passes Ctrl-C on.
     """
-    ours, wakes = socket.socketpair()
+    reading, wakes = socket.socketpair()
     wakes.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_wait, args=(ours, wakes), daemon=True, name="interrupts").start()
+    threading.Thread(target=_wait, args=(reading, wakes), daemon=True, name="interrupts").start()
     watched = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN or "LOCAL_RANK" in os.environ:
         watched.append(signal.SIGINT)
@@ -44,21 +46,30 @@ def watch() -> None:
         signal.signal(number, lambda *_: None)
 
 
-def words(line: Callable[[], str]) -> None:
-    """Set what gives the line that the main rank writes at Ctrl-C; called in another thread."""
-    _words[0] = line
+def run(main: Callable[[], None]) -> None:
+    """Run a command: Ctrl-C and a UserError end it in one line."""
+    watch()
+    try:
+        main()
+    except UserError as error:
+        fail(error)
+
+
+def set_message(line: Callable[[], str]) -> None:
+    """Set the function that gives the main rank's line at Ctrl-C; it is called in another thread."""
+    _message[0] = line
 
 
 def before_end(act: Callable[[], None]) -> None:
-    """Add what is done before the process ends, such as giving back a lock, in another thread."""
-    _last.append(act)
+    """Add a function that is called, in another thread, before the process ends."""
+    _before_end.append(act)
 
 
-def _wait(ours: socket.socket, wakes: socket.socket) -> None:
+def _wait(reading: socket.socket, wakes: socket.socket) -> None:
     """Wait for a signal and end the process; `wakes` is held so that it stays open."""
-    while received := ours.recv(64):
+    while received := reading.recv(64):
         if signal.SIGINT in received:
-            _end(130, f"{_words[0]()}\n")
+            _end(130, f"{_message[0]()}\n")
         elif signal.SIGTERM in received:
             _end(128 + signal.SIGTERM, "")
     wakes.close()
@@ -72,7 +83,7 @@ def _end(code: int, line: str) -> None:
     late = threading.Timer(PATIENCE, os._exit, (code,))
     late.daemon = True
     late.start()
-    for act in _last:
+    for act in _before_end:
         act()
     if line and all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES):
         sys.stdout.flush()

@@ -1,9 +1,9 @@
-"""One run at a time in an output directory: `run.lock` says which process writes there.
+"""One run at a time in an output directory: `run.lock` names the process that writes there.
 
-The main rank holds the lock for its run; a thread renews its time of change every 20 s. A lock counts
-as left behind when its process has ended, which is known at once on the same machine (and container),
-and of another one when it has not been renewed for 3 minutes by the clock of the file system. Then it
-is taken over, by one run even if several try. The file system needs hard links or exclusive creation.
+The main rank holds the lock; a thread renews its time of change every 20 s. A lock is abandoned when
+its process has ended, which is known on the same machine (and container), or when it was not renewed
+for 3 minutes by the clock of the file system; then one run takes it over, even if several try. The file
+system needs hard links or exclusive creation.
 """
 
 import json
@@ -21,7 +21,7 @@ from compress.errors import PATIENCE, UserError, fail
 
 NAME = "run.lock"
 RENEWED = 20.0
-LEFT = 180.0
+ABANDONED = 180.0
 TRIES, PAUSE = 100, 0.05
 
 
@@ -37,7 +37,7 @@ class Lock:
         self._thread: threading.Thread | None = None
 
     def claim(self) -> str | None:
-        """Take the lock; the line to say if it was taken over from a run that has ended.
+        """Take the lock; a message if it was taken over from a run that has ended.
 
         Raises UserError if another run holds it, or if the directory cannot be written to.
         """
@@ -55,7 +55,7 @@ class Lock:
                 holder = _read(self.path)
                 if holder is None:
                     continue
-                why = _left(self.path, holder)
+                why = _abandoned(self.path, holder)
                 if why is None:
                     raise UserError(self._refusal(holder))
                 if self._replace(holder, text):
@@ -82,27 +82,27 @@ class Lock:
 
     def _renew(self) -> None:
         """Renew the lock until it is released; end the run if another one has taken it over."""
-        mine = self._text
+        own = self._text
         while not self._done.wait(RENEWED):
             with suppress(OSError):
                 holder = _read(self.path)
                 if self._done.is_set():
                     return
                 if holder is None:
-                    _create(self.path, mine)
-                elif holder == mine:
+                    _create(self.path, own)
+                elif holder == own:
                     os.utime(self.path)
                 elif _owner(holder) is not None:
                     fail(UserError(f"{self.path}: was taken over by {_who(holder)}; this run ends."))
 
     def _replace(self, holder: str, text: str) -> bool:
-        """Put `text` in place of what `holder` left; False if another run was faster.
+        """Replace the abandoned text `holder`; False if another run was faster.
 
-        The guard lets one process at a time look and replace; one that died meanwhile leaves it behind.
+        The guard lets one process at a time look and replace; that of a dead one is removed.
         """
         if not _create(self._guard, text):
             other = _read(self._guard)
-            if other is not None and _left(self._guard, other) is not None:
+            if other is not None and _abandoned(self._guard, other) is not None:
                 self._guard.unlink(missing_ok=True)
             return False
         try:
@@ -117,10 +117,12 @@ class Lock:
     def _refusal(self, holder: str) -> str:
         owner, since = _owner(holder), ""
         if owner is None:
-            return f"{self.path}: cannot be read and is new; try again in {LEFT / 60:.0f} minutes."
+            return f"{self.path}: cannot be read and is new; try again in {ABANDONED / 60:.0f} minutes."
         with suppress(ValueError, KeyError):
             since = f" since {json.loads(holder)['since']}"
-        ended = "" if owner.here else f" (if it has ended there, {LEFT / 60:.0f} minutes after that)"
+        ended = (
+            "" if owner.local else f" (if it has ended there, {ABANDONED / 60:.0f} minutes after that)"
+        )
         return (
             f"--output_dir {self.folder}: another run writes there ({_who(holder)}{since}); wait "
             f"until it has ended{ended} or choose another directory."
@@ -128,7 +130,7 @@ class Lock:
 
 
 def _read(path: Path) -> str | None:
-    """What a lock says, None if there is none."""
+    """The text of a lock, None if there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -147,14 +149,14 @@ def _who(text: str) -> str:
     return f"pid {owner.pid} on host {owner.host}" if owner else "an unknown process"
 
 
-def _left(path: Path, text: str) -> str | None:
-    """Why a lock counts as left behind, None if it does not."""
+def _abandoned(path: Path, text: str) -> str | None:
+    """Why a lock is abandoned, None if it is not."""
     owner = _owner(text)
     ended = owner.ended if owner is not None else None
     if ended is not None:
         return "which has ended" if ended else None
     age = _age(path)
-    return f"which has not renewed it for {age / 60:.0f} minutes" if age > LEFT else None
+    return f"which has not renewed it for {age / 60:.0f} minutes" if age > ABANDONED else None
 
 
 def _age(path: Path) -> float:

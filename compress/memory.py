@@ -1,7 +1,7 @@
 """Out of memory, on a GPU or in main memory: one sentence with the sizes and what to set."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -41,86 +41,75 @@ def explained(sentence: Callable[[], str]) -> Iterator[None]:
         raise UserError(sentence()) from None
 
 
-@contextmanager
-def training(where: str, shape: list[int], split: tuple[int, int], config: Config) -> Iterator[None]:
-    """Context: one optimiser step.
+def training(
+    where: str, shape: list[int], split: tuple[int, int], config: Config
+) -> AbstractContextManager[None]:
+    """Context of one optimiser step: UserError if memory does not suffice.
 
-    shape: of its micro-batch [samples, tokens], filled in meanwhile; split: the run's micro-batch and
-    accumulation steps.
-
-    Raises UserError in place of an error that says that memory does not suffice.
+    shape: [samples, tokens] of its micro-batch, filled in meanwhile; split: micro-batch and
+    accumulation steps of the run.
     """
-    with explained(lambda: _training(where, shape, split, config)):
-        yield
-
-
-def _training(where: str, shape: list[int], split: tuple[int, int], config: Config) -> str:
-    micro, accumulation = split
-    samples, tokens = shape or [micro, config.robust.task.max_length]
-    advice = []
-    smaller = next((n for n in range(micro // 2, 0, -1) if micro % n == 0), None)
-    if smaller:
-        parts = f"gradient_accumulation_steps to {accumulation * micro // smaller}"
-        advice.append(f"set train_micro_batch_size_per_gpu to {smaller} and {parts}")
-    advice.append(f"lower {LENGTH} ({config.robust.task.max_length})")
-    advice += _partition(config)
-    return (
-        f"{where}: out of memory with a micro-batch of {samples} samples, padded to {tokens} tokens; "
-        f"{_or(advice)}."
-    )
-
-
-@contextmanager
-def building(name: str, config: Config) -> Iterator[None]:
-    """Context: the engine of a model is made; UserError if memory does not suffice."""
 
     def sentence() -> str:
-        advice = [*_partition(config), "take a smaller robust_compression.model"]
+        micro, accumulation = split
+        samples, tokens = shape or [micro, config.robust.task.max_length]
+        advice = [f"lower {LENGTH} ({config.robust.task.max_length})", *_partition(config)]
+        smaller = next((n for n in range(micro // 2, 0, -1) if micro % n == 0), None)
+        if smaller:
+            advice.insert(
+                0,
+                f"set train_micro_batch_size_per_gpu to {smaller} and gradient_accumulation_steps to "
+                f"{accumulation * micro // smaller}",
+            )
         return (
+            f"{where}: out of memory with a micro-batch of {samples} samples, padded to {tokens} "
+            f"tokens; {_or(advice)}."
+        )
+
+    return explained(sentence)
+
+
+def building(name: str, config: Config) -> AbstractContextManager[None]:
+    """Context in which the engine of a model is made: UserError if memory does not suffice."""
+    advice = [*_partition(config), "take a smaller robust_compression.model"]
+    return explained(
+        lambda: (
             f"{name}: out of memory already for the weights and the optimiser, before the first "
             f"step; {_or(advice)}."
         )
-
-    with explained(sentence):
-        yield
+    )
 
 
-@contextmanager
-def scoring(where: str, inputs: Mapping[str, Tensor], config: Config) -> Iterator[None]:
-    """Context: a forward pass without training over `inputs` [B, L]; UserError as in `training`."""
-
-    def sentence() -> str:
-        samples, tokens = inputs["input_ids"].shape
-        size = config.robust.evaluation.batch_size
-        advice = [f"lower {LENGTH} ({config.robust.task.max_length})"]
-        if samples > 1:
-            advice.insert(0, f"set robust_compression.evaluation.batch_size to {size // 2}, now {size}")
-        return (
+def scoring(where: str, inputs: Mapping[str, Tensor], config: Config) -> AbstractContextManager[None]:
+    """Context of a forward pass without training over `inputs` [B, L]: UserError as in `training`."""
+    samples, tokens = inputs["input_ids"].shape
+    size = config.robust.evaluation.batch_size
+    advice = [f"lower {LENGTH} ({config.robust.task.max_length})"]
+    if samples > 1:
+        advice.insert(0, f"set robust_compression.evaluation.batch_size to {size // 2}, now {size}")
+    return explained(
+        lambda: (
             f"{where}: out of memory while scoring {samples} samples, padded to {tokens} tokens; "
             f"{_or(advice)}."
         )
-
-    with explained(sentence):
-        yield
+    )
 
 
-@contextmanager
-def anywhere(where: Callable[[], str]) -> Iterator[None]:
-    """Context: a whole run; UserError that names the place `where` if memory does not suffice."""
+def anywhere(where: Callable[[], str]) -> AbstractContextManager[None]:
+    """Context of a whole run: UserError that names the place `where` if memory does not suffice."""
     keys = ("train_micro_batch_size_per_gpu", "robust_compression.evaluation.batch_size", LENGTH)
-    with explained(lambda: f"{where() or 'the start'}: out of memory; lower {_or(keys)}."):
-        yield
+    return explained(lambda: f"{where() or 'the start'}: out of memory; lower {_or(keys)}.")
 
 
 def _partition(config: Config) -> list[str]:
-    """What would spread or move the optimiser and the weights."""
-    zero, out = config.deepspeed.zero_optimization, []
+    """Settings that would spread or move the optimiser and the weights."""
+    zero, advice = config.deepspeed.zero_optimization, []
     if zero.stage < 3 and ranks.world_size() > 1:
-        out.append("set zero_optimization.stage to 3")
+        advice.append("set zero_optimization.stage to 3")
     on_gpu = torch.accelerator.current_accelerator() is not None
     if on_gpu and zero.offload_optimizer is None and zero.stage > 0:
-        out.append('set zero_optimization.offload_optimizer to {"device": "cpu"}')
-    return out
+        advice.append('set zero_optimization.offload_optimizer to {"device": "cpu"}')
+    return advice
 
 
 def _or(parts: Sequence[str]) -> str:

@@ -1,17 +1,19 @@
-"""What the training of a student is made of: methods.
+"""The interface of what a student's training is made of.
 
-A mitigation, a pruner and a layer-wise term are each a `Method`: one file that holds its settings, what
-it needs, its checks, what enters the student's key, its arithmetic and its state. `training/trainer.py`
-drives a list of them in a written order. Nothing here loads torch, because settings blocks derive from
-`Method` and a mistake in a configuration is found without it.
+A mitigation, a pruner and a layer-wise term are each a `Method`: one file with its settings, needs,
+checks, arithmetic and state. `training/trainer.py` drives a list of them in a written order. Torch is
+not imported, because settings blocks derive from `Method` and mistakes in them are reported without it.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from compress.configuration.config import Config
     from compress.data.splits import TaskData
     from compress.microbatch import Batch
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,8 @@ class Run:
 class Method:
     """A part of a training; every hook has a default that does nothing.
 
-    name: unique among the methods of a training; needs: what the student stage must provide, of
-    "teacher" (probabilities), "difficulty", "mistakes" (of a first model), and what the trainer must,
-    "batch_mean" (see `batch_weight`); arguments: of the model's forward call, beside its inputs;
-    user_code: name of code of the user's that takes part, for messages.
+    name: unique among the methods of a training; needs: of "teacher" (probabilities), "difficulty" and
+    "mistakes" (of a first model), which the student stage provides, and "batch_mean" (`batch_weight`).
     """
 
     name: ClassVar[str]
@@ -67,11 +70,11 @@ class Method:
 
     @property
     def user_code(self) -> str | None:
-        """Name of the user's own code that takes part, for messages."""
+        """Name of the user's code that takes part, for messages."""
         return None
 
     def uses(self, what: str) -> bool:
-        """Whether it uses one of `needs`; a function of the user's may need less than it can get."""
+        """Whether it uses one of `needs`; a user's function may use less."""
         return what in self.needs
 
     def inputs(self) -> dict[str, Any]:
@@ -90,7 +93,7 @@ class Method:
         return {}
 
     def bind(self, engine: Any) -> None:  # noqa: ANN401  deepspeed.DeepSpeedEngine, untyped
-        """Meet the engine, once, after it is built."""
+        """Called once, after the engine is built."""
 
     def batch_weight(self, batch: Batch) -> Tensor:
         """Weight of each sample, [B], whose mean over the whole batch of all ranks `loss` needs.
@@ -111,7 +114,7 @@ class Method:
         return {}
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The gathered plain weights as the trained student has them."""
+        """Change the gathered plain weights to those of the trained student."""
         return weights
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,3 +123,15 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict()` was taken."""
+
+
+def subclasses_in(package: ModuleType, base: type[T]) -> dict[str, list[type[T]]]:
+    """Subclasses of `base` that each module of a package defines; without modules named `_...`."""
+    found = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if not info.name.startswith("_"):
+            module = importlib.import_module(f"{package.__name__}.{info.name}")
+            classes = [value for value in vars(module).values() if isinstance(value, type)]
+            own = [value for value in classes if value.__module__ == module.__name__]
+            found[info.name] = [value for value in own if issubclass(value, base)]
+    return found

@@ -91,17 +91,17 @@ class Batch:
         return self.difficulty
 
     def onset(self, warmup: float) -> float:
-        """How far sample weights have set in: 0 at the start of training, 1 from `warmup` on."""
+        """Progress of the warm-up of sample weights: 0 at the start of training, 1 from `warmup` on."""
         return min(1.0, self.progress / warmup) if warmup else 1.0
 
     def sample_weight(self, warmup: float = 0.0) -> Tensor:
-        """min(d_i, ceiling) over its mean over the training set, set in over the warm-up, [B]."""
+        """min(d_i, ceiling) over its mean over the training set, [B]; 1 before the warm-up."""
         d, onset = self.known_difficulty(), self.onset(warmup)
         full = d.float().clamp_max(self.ceiling) / self.mean_difficulty
         return full if onset == 1 else 1 + onset * (full - 1)
 
     def parts(self) -> dict[str, Tensor]:
-        """The terms worth watching, [B] each: cross-entropy, and KL to the teacher if there is one."""
+        """The terms that are logged, [B] each: cross-entropy, and KL to the teacher if there is one."""
         terms = {"cross_entropy": self.cross_entropy()}
         if self.teacher is not None:
             terms["kl_teacher"] = self.divergence(self.constant(1.0))

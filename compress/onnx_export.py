@@ -1,14 +1,10 @@
 """A model directory as one ONNX file with dynamic batch and sequence axes, checked against PyTorch.
 
-What: `export` writes the file, `session` opens it with onnxruntime, `random_inputs` makes inputs.
-Why: the file runs where no Python model code is, and the layers may differ in width, which no
-converter knows beforehand; so every export is compared with PyTorch before it gets its name.
-Tokenizer and configuration lie beside the file; what the tokenizer returns for a batch of pairs is what
-the graph takes.
-How:  deepspeed train.py ... --export onnx      writes OUTPUT_DIR/onnx/model.onnx
+deepspeed train.py ... --export onnx      writes OUTPUT_DIR/onnx/model.onnx
 
-The exporter is torch's TorchScript one with eager attention: measured beside the newer one
-(`dynamo=True`) its files run as fast and are made ten times sooner, without a further package.
+Layers may differ in width, which no converter expects, so every export is compared with PyTorch. The
+exporter is torch's TorchScript one with eager attention: measured beside the newer one (`dynamo=True`),
+its files run as fast and are made ten times sooner, without a further package.
 """
 
 import tempfile
@@ -133,8 +129,8 @@ def random_inputs(
     special = {value for name in SPECIAL if isinstance(value := getattr(config, name, None), int)}
     usable = torch.ones(config.vocab_size, dtype=torch.bool)
     usable[[number for number in special | {pairs.pad_id} if 0 <= number < len(usable)]] = False
-    words = usable.nonzero().flatten()
-    ids = words[torch.randint(len(words), (batch, length), generator=generator)]
+    ordinary = usable.nonzero().flatten()
+    ids = ordinary[torch.randint(len(ordinary), (batch, length), generator=generator)]
     real = length - torch.arange(batch).clamp(max=length - 1) if padded else torch.tensor([length])
     mask = (torch.arange(length) < real[:, None]).long().expand(batch, length).contiguous()
     end = getattr(config, "eos_token_id", None)
@@ -149,7 +145,7 @@ def random_inputs(
 
 
 def provider(device: torch.device) -> tuple[str, dict[str, int]]:
-    """What onnxruntime calls the device; UserError if it is a GPU and this onnxruntime has none."""
+    """onnxruntime's name of the device; UserError for a GPU that this onnxruntime cannot use."""
     import onnxruntime
 
     if device.type != "cuda":
@@ -174,7 +170,7 @@ def session(file: Path, threads: int, device: torch.device) -> "InferenceSession
 
 
 class _Logits(nn.Module):
-    """The model with tensors in and the logits out, which is all that a graph can hold."""
+    """The model as a function from tensors to logits, as the exporter needs it."""
 
     def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
         super().__init__()
@@ -215,9 +211,9 @@ def _check(
     broken = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.RuntimeException)
     try:
         running = session(file, 1, torch.device("cpu"))
-        for sample, wanted in zip(samples, expected, strict=True):
+        for sample, target in zip(samples, expected, strict=True):
             (logits,) = running.run(None, {name: t.numpy() for name, t in sample.items()})
-            difference = float(np.abs(logits - wanted.numpy()).max())
+            difference = float(np.abs(logits - target.numpy()).max())
             if not difference <= TOLERANCE:
                 raise UserError(
                     f"{model_dir}: its ONNX file differs from PyTorch by {difference:.2g} in the "

@@ -3,8 +3,8 @@
 python -m compress.predict MODEL_DIR --premise "A man sleeps." --hypothesis "Nobody is awake."
 python -m compress.predict MODEL_DIR --file pairs.tsv --columns claim evidence --output labels.jsonl
 
-What: the label and the probability of every label; a file of pairs gives one JSON line a row. Why: to
-see what a student says without writing a program. It reads any directory that `load_compressed` reads.
+Prints the label and the probability of every label; a file of pairs gives one JSON line a row. Takes
+any directory that `load_compressed` takes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from compress import artefacts, interrupts
 from compress.data import checking, reading, tokenising
 from compress.data.batches import pad, scoring_batches
-from compress.errors import UserError, fail, nearest
+from compress.errors import UserError, nearest
 from compress.models import encoders, model_questions, probe
 
 MAX_LENGTH = 128
@@ -71,19 +71,19 @@ def _text(cell: object, place: str, name: str) -> str:
 
 
 def length_limit(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, wished: int | None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, given: int | None
 ) -> int:
-    """Tokens after which a pair is cut: asked for, else as trained, else 128 or the model's positions.
+    """Tokens after which a pair is cut: as given, else as trained, else 128 or the model's positions.
 
     Raises UserError for a length that the model has no positions for or that leaves no text.
     """
     least = tokenizer.num_special_tokens_to_add(pair=True) + 2
-    limit = wished or getattr(model.config, encoders.TRAINED_LENGTH, None) or MAX_LENGTH
+    limit = given or getattr(model.config, encoders.TRAINED_LENGTH, None) or MAX_LENGTH
     if limit < least:
         raise UserError(f"--max_length {limit}: a pair needs at least {least} tokens.")
     positions = model_questions.Questions(model, tokenizer, str(path)).usable(limit)
-    if wished and limit > positions:
-        raise UserError(f"--max_length {wished}: {path} has {positions} positions.")
+    if given and limit > positions:
+        raise UserError(f"--max_length {given}: {path} has {positions} positions.")
     return positions
 
 
@@ -102,7 +102,7 @@ def probabilities(
     keep = getattr(model.config, encoders.TRAINED_KEEP, None)
     encoded = tokenising.of_pairs(tokenizer, pairs.first, pairs.second, max_length, keep)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    out = np.zeros((len(pairs.rows), len(model.config.id2label or {})))
+    scores = np.zeros((len(pairs.rows), len(model.config.id2label or {})))
     with torch.inference_mode():
         for chosen in scoring_batches(lengths, batch_size):
             batch = pad(
@@ -111,10 +111,10 @@ def probabilities(
                 tokenizer.padding_side,
             )
             logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
-            out[chosen] = logits.double().softmax(dim=1).cpu().numpy()
-    if not np.isfinite(out).all():
+            scores[chosen] = logits.double().softmax(dim=1).cpu().numpy()
+    if not np.isfinite(scores).all():
         raise UserError("the model's scores are not finite: its weights are damaged.")
-    return out
+    return scores
 
 
 def answer(labels: Sequence[str], values: NDArray[np.float64]) -> dict[str, object]:
@@ -219,8 +219,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    interrupts.watch()
-    try:
-        main()
-    except UserError as error:
-        fail(error)
+    interrupts.run(main)

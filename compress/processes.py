@@ -1,8 +1,7 @@
-"""Who made a file, and whether that process still runs: for locks and unfinished results.
+"""The process that made a file, and whether it still runs: for locks and unfinished results.
 
-A process is named by the machine (host name, boot and process-id namespace), its id and the time it
-started, so that neither another process with the same id nor one in a container of the same name is
-taken for it.
+A process is named by its machine (host name, boot, process-id namespace), its id and its start, so that
+another process with the same id, or one in a container of the same name, is not taken for it.
 """
 
 import os
@@ -29,15 +28,14 @@ class Process:
     started: int
 
     @property
-    def here(self) -> bool:
-        """Whether its id means something on this machine."""
-        mine = this()
-        return (self.host, self.machine) == (mine.host, mine.machine)
+    def local(self) -> bool:
+        """Whether it is of this machine, so that its id can be looked up."""
+        return (self.host, self.machine) == (this().host, this().machine)
 
     @property
     def ended(self) -> bool | None:
         """Whether it has ended; None if that cannot be told from this machine."""
-        if not self.here:
+        if not self.local:
             return None
         started = _started(self.pid)
         if started is not None:
@@ -74,9 +72,8 @@ def of_label(text: str) -> Process | None:
     if match is None:
         return None
     host, machine, pid, started = match.groups()
-    mine = this()
-    if f"{host}_{machine}" == mine.label.partition(".")[0]:
-        host = mine.host
+    if f"{host}_{machine}" == this().label.partition(".")[0]:
+        host = this().host
     return Process(host, machine, int(pid), int(started))
 
 

@@ -1,7 +1,7 @@
-"""Who made a result: versions, device, processes, memory and command; whether versions have changed.
+"""How a result was made: versions, device, processes, memory, command; whether it may be reused.
 
-Versions of `DECISIVE` packages decide whether a result is reused. Another device or number of processes
-does not: it rounds differently, and no more.
+Only other versions of `DECISIVE` packages forbid that. Another device or number of processes rounds
+differently, and no more.
 """
 
 from __future__ import annotations
@@ -72,15 +72,16 @@ def decide(what: str, origin: Origin, accepted: bool) -> tuple[bool, str | None]
 
 
 def by_versions(origins: Mapping[str, Origin]) -> list[tuple[list[str], Mapping[str, str]]]:
-    """The stages that were made with the same versions, and these, in order."""
-    found: list[tuple[list[str], Mapping[str, str]]] = []
+    """Names of the stages that were made with the same versions, and these, in order."""
+    stages: list[tuple[list[str], Mapping[str, str]]] = []
     for name, origin in origins.items():
-        same = next((names for names, versions in found if versions == origin["versions"]), None)
-        if same is None:
-            found.append(([name], origin["versions"]))
+        for names, known in stages:
+            if known == origin["versions"]:
+                names.append(name)
+                break
         else:
-            same.append(name)
-    return found
+            stages.append(([name], origin["versions"]))
+    return stages
 
 
 def sentence(origin: Origin) -> str:

@@ -1,12 +1,9 @@
-"""What the ranks say to each other: thin helpers on torch.distributed, no-ops in a single process.
-
-Why here: only the trainer, the checkpoint and the compression seam know DeepSpeed.
-"""
+"""Communication between the ranks: short functions on torch.distributed, no-ops in a single process."""
 
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -41,7 +38,7 @@ def barrier() -> None:
 
 
 def _device() -> torch.device:
-    """Where the backend wants its tensors: the CPU for gloo, this rank's accelerator else."""
+    """The device of the backend's tensors: the CPU for gloo, else this rank's accelerator."""
     if dist.get_backend() == "gloo":
         return torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator()
@@ -53,38 +50,29 @@ def broadcast(value: T) -> T:
     """The main rank's `value` (any picklable object) on every rank."""
     if world_size() == 1:
         return value
-    box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=0, device=_device())
-    return box[0]
+    values: list[Any] = [value]
+    dist.broadcast_object_list(values, src=0, device=_device())
+    return values[0]
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """Let the main rank do some work alone; every rank gets what it returns (any picklable object).
+    """What `work` returns on the main rank, which alone calls it, on every rank; any picklable object.
 
-    An error is raised on all ranks, on the others as a UserError of the same words, so that none waits
-    for a rank that has failed.
+    An error is raised on all ranks, as by `heeding_main`.
     """
-    if world_size() == 1:
-        return work()
-    if is_main():
-        try:
+    made = None
+    with heeding_main():
+        if is_main():
             made = work()
-        except Exception as error:
-            broadcast((None, str(error) or type(error).__name__))
-            raise
-        return broadcast((made, None))[0]
-    answer: tuple[T, str | None] = broadcast((None, ""))  # type: ignore[assignment]
-    if answer[1] is not None:
-        raise UserError(answer[1])
-    return answer[0]
+    return broadcast(cast(T, made))
 
 
 @contextmanager
 def heeding_main() -> Iterator[None]:
-    """Context around work of all ranks that the main rank may end alone: it writes, the others do not.
+    """Context in which an error of the main rank ends all ranks; all wait at its end.
 
-    All wait at the end. An error of the main rank there is raised on all ranks, as by `on_main`. There
-    must be no other collective inside: a rank that fails alone would wait in another one than the rest.
+    On the other ranks it is a UserError with the same text, so that none waits for a rank that has
+    failed. There must be no collective call inside: the ranks would wait in different ones.
     """
     if world_size() == 1:
         yield
@@ -101,7 +89,7 @@ def heeding_main() -> Iterator[None]:
 
 
 LOST = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "socket closed")
-"""What gloo and NCCL say when another rank has ended."""
+"""Parts of the errors of gloo and NCCL when another rank has ended."""
 
 
 def lost(error: RuntimeError) -> bool:
@@ -111,7 +99,7 @@ def lost(error: RuntimeError) -> bool:
 
 
 def say(text: str) -> None:
-    """One line on the terminal, from the main rank only."""
+    """Print a line, from the main rank only."""
     if is_main():
         tqdm.write(text)
 

@@ -1,22 +1,23 @@
 """A run: prepare the data, go through the stages, evaluate, report.
 
-What: `prepare` builds the context (owned output directory, encoded data, monitor), `execute` runs the
-asked stages and writes report.html and metrics.json. `train.py` calls both.
+`prepare` builds the context (output directory, data in tokens, monitor), `execute` runs the stages that
+are asked for and writes report.html and metrics.json. `train.py` calls both.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from compress import artefacts, disk, onnx_export, overview, ownership, ranks, versions
+from compress import artefacts, disk, onnx_export, ownership, ranks, versions
 from compress.compression.resolved import Resolved
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import RobustCompression
+from compress.configuration.used_keys import OURS
 from compress.data import hub, splits, tasks
+from compress.data.splits import TaskData
 from compress.errors import UserError
 from compress.models import encoders, probe
 from compress.scoring import chance
@@ -27,11 +28,10 @@ from compress.stages.onnx import Onnx
 from compress.stages.stage import Artefact, Stage, find, obtain
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
-from compress.stages.tokens import encode
+from compress.stages.tokenised import encode
 from compress.training.monitor import open_monitor
 
 STAGES = ("teacher", "difficulty", "student", "evaluate")
-OURS = "robust_compression"
 
 
 def check_export(stage: str, export: str | None) -> None:
@@ -43,14 +43,6 @@ def check_export(stage: str, export: str | None) -> None:
     onnx_export.require()
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model that the configuration names: its directory, and how its tokenizer must be used."""
-
-    folder: Path
-    fit: probe.Fit
-
-
 def prepare(
     config: Config, output_dir: Path, device: torch.device, accept_versions: bool = False
 ) -> Context:
@@ -58,22 +50,24 @@ def prepare(
 
     accept_versions: whether artefacts of other versions of torch and so on are reused.
     """
-    robust = config.robust
     ranks.on_main(lambda: _open_folder(config, output_dir))
-    robust.loss.trial(config, len(tasks.of(robust.task).labels), device)
-    models = _check_models(config)
-    data = _read_data(config, output_dir)
+    config.robust.loss.trial(config, len(tasks.of(config.robust.task).labels), device)
+    folders, fits = _check_models(config)
+    data = splits.read(config.robust, output_dir)
+    for note in data.notes:
+        ranks.say(f"data: {note}")
     ranks.on_main(lambda: schedule.record(config, len(data.train), output_dir))
-    resolved = _resolve(config, models, data)
+    resolved = _resolve(config, folders, data)
     cache = ownership.cache_dir(config, output_dir)
     context = Context(
         config, output_dir, cache, data, device, resolved, accept_versions=accept_versions
     )
-    folders = {key: model.folder for key, model in models.items()}
-    tokenizers = {key: _tokenizer(model) for key, model in models.items()}
+    tokenizers = {key: encoders.load_tokenizer(folder) for key, folder in folders.items()}
+    for key, tokenizer in tokenizers.items():
+        fits[key].settle(tokenizer)
     encoded = encode(context, folders, tokenizers)
     context = replace(context, encoders=encoded, monitor=open_monitor(config, output_dir))
-    if robust.layerwise.any:
+    if config.robust.layerwise.any:
         given_models.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
     return context
 
@@ -86,35 +80,26 @@ def _open_folder(config: Config, output_dir: Path) -> None:
     artefacts.write_json(output_dir / "versions.json", versions.report())
 
 
-def _check_models(config: Config) -> dict[str, Model]:
-    """The models that the configuration names, by key; UserError for one that cannot serve."""
+def _check_models(config: Config) -> tuple[dict[str, Path], dict[str, probe.Fit]]:
+    """By key of each model of the configuration: its directory, and how its tokenizer must be used.
+
+    Raises UserError for a model that cannot serve.
+    """
     names, length = config.robust.models, config.robust.task.max_length
     folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in names.items()}
-    models = {
-        key: Model(folder, probe.together(folder, key, names[key], length))
-        for key, folder in folders.items()
-    }
-    for key, model in models.items():
-        if (commit := hub.commit(model.folder)) is not None:
+    fits = {key: probe.together(path, key, names[key], length) for key, path in folders.items()}
+    for key, folder in folders.items():
+        if (commit := hub.commit(folder)) is not None:
             ranks.say(f"{key}: {names[key]} is commit {commit} of the hub")
-        for note in model.fit.notes:
+        for note in fits[key].notes:
             ranks.say(f"note: {note}.")
     if difficulty.needed(config.robust):
         difficulty.check_model(config, folders["model"])
-    return models
+    return folders, fits
 
 
-def _read_data(config: Config, output_dir: Path) -> splits.TaskData:
-    """The splits, with a line for each note on them."""
-    data = splits.read(config.robust, output_dir)
-    for note in data.notes:
-        ranks.say(f"data: {note}")
-    return data
-
-
-def _resolve(config: Config, models: Mapping[str, Model], data: splits.TaskData) -> Resolved:
+def _resolve(config: Config, folders: Mapping[str, Path], data: TaskData) -> Resolved:
     """The student's compression; UserError now for labels or schedules that a stage would reject."""
-    folders = {key: model.folder for key, model in models.items()}
     given_models.check(folders, data)
     resolved = student.check(config, folders.get("student.model", folders["model"]), data)
     if difficulty.needed(config.robust):
@@ -122,24 +107,37 @@ def _resolve(config: Config, models: Mapping[str, Model], data: splits.TaskData)
     return resolved
 
 
-def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, used as the model takes it."""
-    tokenizer = encoders.load_tokenizer(model.folder)
-    model.fit.settle(tokenizer)
-    return tokenizer
+def overview(config: Config, data: TaskData, stages: tuple[str, ...], device: str) -> str:
+    """One line: task, rows, teacher, compression, loss, stages, ranks and device of a run."""
+    robust, world = config.robust, ranks.world_size()
 
+    def count(number: int, unit: str) -> str:
+        return f"{number} {unit}{'s' if number > 1 else ''}"
 
-def announce(context: Context, stage: str) -> None:
-    """Say in one line what will be done."""
-    stages = stages_of(context.config.robust, stage)
-    ranks.say(overview.line(context.config, context.data, stages, str(context.device)))
+    ood = ", ".join(f"{name} {len(split):,}" for name, split in data.ood.items())
+    parts = [
+        f"task {robust.task.name}, seed {robust.seed}: train {len(data.train):,} samples, "
+        f"dev {len(data.dev):,}, OOD {ood or 'none'}"
+    ]
+    if robust.teacher.model is not None:
+        parts.append(f"teacher {robust.teacher.model} as it is")
+    else:
+        parts.append(
+            f"teacher {robust.model}, {count(robust.teacher.epochs or robust.epochs, 'epoch')}"
+        )
+    if "student" in stages:
+        label = config.compression_label if config.compresses else "not compressed, as configured,"
+        epochs = count(robust.student.epochs or robust.epochs, "epoch")
+        parts.append(f"student {label} with the loss {config.mitigation_label}, {epochs}")
+    plural = "s" if len(stages) > 1 else ""
+    return "; ".join([*parts, f"stage{plural} {', '.join(stages)}; {count(world, 'rank')} ({device})"])
 
 
 def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
     """The stages that `--stage` makes rather than only finds.
 
-    All are without a difficulty that the loss does not use; a teacher that is given is only scored, so
-    that each stage may do it.
+    `all` leaves out a difficulty that the loss does not use. A given teacher is only scored, so that
+    each stage may do it.
     """
     if stage == "all":
         return tuple(n for n in STAGES if n != "difficulty" or difficulty.needed(robust))
@@ -148,12 +146,14 @@ def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
 
 
 def execute(context: Context, stage: str, export: str | None = None) -> None:
-    """Run one stage, or all in order; say what was made, what was reused, and where it is.
+    """Run one stage, or all in order; print what was made, what was reused, and where it is.
 
     export: `onnx` writes the student as `onnx/model.onnx` too.
     Raises UserError if the stage needs one that has not been run.
     """
-    context = replace(context, stage=stage, chosen=stages_of(context.config.robust, stage))
+    chosen = stages_of(context.config.robust, stage)
+    ranks.say(overview(context.config, context.data, chosen, str(context.device)))
+    context = replace(context, stage=stage, chosen=chosen)
     remaining_work.check_places(context)
     keys = {*remaining_work.keys(context), ownership.figures_found(context.output_dir) or ""}
     ranks.on_main(lambda: context.monitor.keep(keys))
@@ -163,17 +163,17 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
         ranks.say(f"WARNING: {note}")
     if stage == "teacher":
         return
-    asked = "difficulty" in context.chosen
-    hardness = _obtain(Difficulty(), context) if asked else find(Difficulty(), context)
-    if stage == "all" and not asked and hardness is not None:
-        _say(hardness)
+    asked = "difficulty" in chosen
+    losses = _obtain(Difficulty(), context) if asked else find(Difficulty(), context)
+    if stage == "all" and not asked and losses is not None:
+        _say(losses)
     if stage == "difficulty":
         return
     context, choice = alpha.settle(context)
     _obtain(Student(), context)
-    if "evaluate" in context.chosen:
+    if "evaluate" in chosen:
         with context.monitor.progress.stage("evaluate"):
-            results.make(context, hardness, choice)
+            results.make(context, losses, choice)
     if export is not None:
         _say(obtain(Onnx(), context))
 

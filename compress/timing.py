@@ -1,4 +1,4 @@
-"""Time models side by side in one process: in turns, so that a busy moment of the machine hits all."""
+"""Times of models in one process, in turns, so that other load on the machine affects all alike."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,8 +32,8 @@ def interleaved(calls: Sequence[Call], repeats: int, warmups: int, wait: Call) -
     return seconds
 
 
-def waiter(device: torch.device) -> Call:
-    """What returns when the device has finished what was started."""
+def synchroniser(device: torch.device) -> Call:
+    """A function that returns when the device has finished what was started."""
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
 
 

@@ -67,9 +67,9 @@ def cut_agreement(v: Array, hard: NDArray[np.bool_]) -> float:
     v [N], hard [N] of the other split; as many samples of the highest variance count as hard.
     """
     order = np.argsort(-v, kind="stable")
-    mine = np.zeros(len(v), dtype=bool)
-    mine[order[: int(hard.sum())]] = True
-    return float((mine == hard).mean())
+    highest = np.zeros(len(v), dtype=bool)
+    highest[order[: int(hard.sum())]] = True
+    return float((highest == hard).mean())
 
 
 def agreement(v: Array, truth: NDArray[np.str_] | None) -> float | None:

@@ -31,5 +31,5 @@ def check() -> None:
 def report() -> dict[str, str]:
     """Versions by package, and Python's."""
     found = {package: installed(package) for package in PACKAGES}
-    ours = {"python": platform.python_version(), "robust-compression": __version__}
-    return {**ours, **{package: v for package, v in found.items() if v}}
+    own = {"python": platform.python_version(), "robust-compression": __version__}
+    return own | {package: number for package, number in found.items() if number}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress.bag_of_words import BUCKETS, fit_predict, out_of_fold, pair_bags, text_bags
+from compress.stages.bag_of_words import BUCKETS, fit_predict, out_of_fold, pair_bags, text_bags
 
 
 def lists(bags):
@@ -76,6 +76,6 @@ def test_a_large_set_trains_on_a_part_of_it(monkeypatch):
         seen.append((len(rows), len(labels), len(test)))
         return np.full((len(test), classes), 0.5, dtype=np.float32)
 
-    monkeypatch.setattr("compress.bag_of_words.fit_predict", counting)
+    monkeypatch.setattr("compress.stages.bag_of_words.fit_predict", counting)
     out_of_fold(*overlapping(50, 4), 2, 5, 30)
     assert seen == [(30, 30, 10)] * 5

@@ -13,7 +13,7 @@ from compress.stages.best_dev import BestDev
 
 
 def test_epochs_before_pruning_is_complete_and_later_equals_do_not_count(monkeypatch):
-    monkeypatch.setattr(best_dev.checkpoint, "gather", lambda engine: {"step": engine})
+    monkeypatch.setattr(best_dev, "gather_weights", lambda engine: {"step": engine})
     accuracies = {10: 0.9, 20: 0.7, 30: 0.8, 40: 0.8}
     best = BestDev(lambda trainer: {"dev": accuracies[trainer.step]}, SimpleNamespace(complete_from=20))
     for step in accuracies:

@@ -8,7 +8,7 @@ import time
 import pytest
 from configs import BASE, OURS, ROOT, SPARSE, Files, at
 
-from compress import checks, overview
+from compress import checks, run
 from compress.configuration.config import load
 from compress.data.splits import Split, TaskData
 from compress.data.tasks import TASKS
@@ -163,13 +163,13 @@ def test_the_overview(files):
     split = Split((["a"] * 1200, ["b"] * 1200), [0] * 1200, ("x", "y"), (0, 1))
     data = TaskData(TASKS["mnli"], ("x", "y"), split, split, {"hans": split})
     config = files.load(ENCODER, SPARSE)
-    text = overview.line(config, data, ("teacher", "student"), "cpu")
+    text = run.overview(config, data, ("teacher", "student"), "cpu")
     assert text == (
         "task synthetic, seed 42: train 1,200 samples, dev 1,200, OOD hans 1,200; teacher "
         "synthetic-encoder, 3 epochs; student imp40 with the loss rmc, 3 epochs; stages teacher, "
         "student; 1 rank (cpu)"
     )
     given = files.load(at(f"{OURS}.teacher.model", "/m"), at(f"{OURS}.student.uncompressed", True))
-    text = overview.line(given, data, ("student",), "cpu")
+    text = run.overview(given, data, ("student",), "cpu")
     assert "teacher /m as it is; student not compressed, as configured, with" in text
-    assert "student" not in overview.line(given, data, ("teacher",), "cpu").partition("seed")[2]
+    assert "student" not in run.overview(given, data, ("teacher",), "cpu").partition("seed")[2]

@@ -24,7 +24,7 @@ from compress.stages.scores import Scores
 from compress.stages.shallow import Shallow
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
-from compress.stages.tokens import Tokens
+from compress.stages.tokenised import Tokens
 
 OURS = "robust_compression"
 STAGES = {

@@ -17,17 +17,17 @@ from transformers import (
     RobertaConfig,
 )
 
-from compress import export
 from compress.compression.masks import Masks
 from compress.errors import UserError
 from compress.layerwise import layer_map
 from compress.layerwise.attention import Attention
+from compress.layerwise.block import LayerwiseBlock
 from compress.layerwise.hidden import PROJECTION, Hidden
-from compress.layerwise.settings import LayerwiseBlock
 from compress.layerwise.terms import FrozenTeacher, terms_of
 from compress.methods import Shapes
 from compress.microbatch import Batch
 from compress.models import encoders
+from compress.stages import export
 
 BOTH = LayerwiseBlock(hidden=2.0, attention=3.0)
 DISTANCES = {kind.name: kind(FrozenTeacher(BOTH)).distance for kind in (Hidden, Attention)}

@@ -113,10 +113,10 @@ def test_a_process_of_the_same_id_that_started_later_is_another(tmp_path, lock_o
 
 @pytest.mark.parametrize("other", [{"host": "elsewhere"}, {"machine": "00000000"}])
 def test_of_another_machine_or_container_the_time_decides(tmp_path, other, lock_of):
-    left(tmp_path, age=lock.LEFT - 30, **other)
+    left(tmp_path, age=lock.ABANDONED - 30, **other)
     with pytest.raises(UserError, match="3 minutes after that"):
         lock_of(tmp_path).claim()
-    left(tmp_path, age=lock.LEFT + 62, **other)
+    left(tmp_path, age=lock.ABANDONED + 62, **other)
     assert "which has not renewed it for 4 minutes" in lock_of(tmp_path).claim()
 
 

@@ -7,8 +7,9 @@ import torch
 from tokenizer_models import CONFIGS, made
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compress import export, onnx_export, predict
+from compress import onnx_export, predict
 from compress.models import encoders
+from compress.stages import export
 
 NAMES = {"model_input_names": ["input_ids", "attention_mask"]}
 PAIRS = predict.Pairs(["wa wb wc", "wd"], ["we wf", "wg"], [1, 2])

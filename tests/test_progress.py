@@ -14,7 +14,7 @@ from compress import memory
 from compress.errors import UserError
 from compress.training import progress as module
 from compress.training.progress import Progress
-from compress.workload import Job, Work
+from compress.training.workload import Job, Work
 
 
 class Seen:
@@ -183,7 +183,7 @@ WAITS = """
 import sys, threading
 from compress import interrupts
 interrupts.watch()
-interrupts.words(lambda: "interrupted here")
+interrupts.set_message(lambda: "interrupted here")
 print("ready", flush=True)
 while sys.argv[1] == "busy":
     pass

@@ -3,8 +3,8 @@
 import pytest
 from configs import BASE, Files, at
 
-from compress import workload
-from compress.workload import Job, Work
+from compress.training import workload
+from compress.training.workload import Job, Work
 
 ROWS = {"train": 100, "dev": 20, "ood_a": 30, "ood_b": 10}  # 13 steps of 8 an epoch
 STAGES = ("teacher", "difficulty", "student", "evaluate")

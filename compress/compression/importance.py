@@ -1,11 +1,9 @@
-"""Importance of attention heads and ffn neurons: how much the loss depends on each.
+"""Importance of attention heads and ffn neurons: how much the loss of the training depends on each.
 
-I(h,l) = E_x |dL(x) / d xi(h,l)|, xi a multiplicative mask on the head's output, set to 1 (Michel et al.
-2019; Du et al. 2023, App. A). For neurons the mask is on the activation of each neuron, which
-is the first-order Taylor expansion of removing it (Molchanov et al. 2017). L is the run's loss hook.
-
-How: one mask per sample, [B, H] and [B, I], so that a single backward pass gives the gradient of each
-sample's own loss. Measured on a plain float32 copy of the model, alike under every ZeRO stage.
+I(h,l) = E_x |dL(x) / d xi(h,l)|, xi = 1 a multiplicative mask on the head's output (Michel et al. 2019;
+Du et al. 2023, App. A) or on a neuron's activation (Molchanov et al. 2017). There is one mask per
+sample, so that a single backward pass gives the gradient of each sample's own loss. Measured on a plain
+float32 copy of the model, alike under every ZeRO stage.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +34,7 @@ class Importance:
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a training at its end, and what it knows of each sample."""
+    """The loss of a training at its end, and what is known of each sample."""
 
     mitigation: Mitigation
     known: SampleData
@@ -53,11 +51,7 @@ def sample(size: int, count: int, seed: int) -> Indices:
 
 
 def measure(
-    model: PreTrainedModel,
-    data: Columns,
-    indices: Indices,
-    objective: Objective,
-    device: torch.device,
+    model: PreTrainedModel, data: Columns, indices: Indices, objective: Objective, device: torch.device
 ) -> Importance:
     """Importance under the loss of a training, the mean over these samples, equal on all ranks.
 
@@ -68,31 +62,23 @@ def measure(
     blocks = architectures.blocks(model)
     sums = [torch.zeros(n, dtype=torch.float64) for b in blocks for n in (b.heads, b.neurons)]
     for batch in scoring_batches(data.lengths[indices], BATCH):
-        mine, weight = share(indices[batch], ranks.rank(), ranks.world_size())
-        counted = torch.as_tensor(weight, dtype=torch.float64)
-        for total, gradient in zip(sums, _gradients(model, data, mine, objective, device), strict=True):
-            total += (gradient.double().cpu().abs() * counted[:, None]).sum(dim=0)
+        chosen, weight = share(indices[batch], ranks.rank(), ranks.world_size())
+        valid = torch.as_tensor(weight, dtype=torch.float64)
+        labels = torch.as_tensor(data.labels[chosen]).to(device)
+        with masked(model, len(chosen), device) as masks, torch.enable_grad():
+            logits = model(**data.batch(chosen, device)).logits
+            gradients = torch.autograd.grad(objective.loss(chosen, logits, labels).sum(), masks)
+        for total, gradient in zip(sums, gradients, strict=True):
+            total += (gradient.double().cpu().abs() * valid[:, None]).sum(dim=0)
     means = [torch.as_tensor(ranks.all_sum(total.numpy())) / len(indices) for total in sums]
     return Importance(means[0::2], means[1::2])
 
 
-def _gradients(
-    model: PreTrainedModel,
-    data: Columns,
-    indices: Indices,
-    objective: Objective,
-    device: torch.device,
-) -> tuple[Tensor, ...]:
-    """d loss / d xi of each sample: for every layer heads [B, H], then neurons [B, I]."""
-    labels = torch.as_tensor(data.labels[indices]).to(device)
-    with masked(model, len(indices), device) as masks, torch.enable_grad():
-        logits = model(**data.batch(indices, device)).logits
-        return torch.autograd.grad(objective.loss(indices, logits, labels).sum(), masks)
-
-
 @contextmanager
 def masked(model: PreTrainedModel, samples: int, device: torch.device) -> Iterator[list[Tensor]]:
-    """Hang a mask of ones per sample before each attention output and each feed-forward output."""
+    """Context: yields masks of ones for each sample, of a model's layers in turn: [B, H] before the
+    attention output, then [B, I] before the feed-forward output.
+    """
     modules, masks, handles = dict(model.named_modules()), [], []
     for block in architectures.blocks(model):
         for name, groups in ((block.attention_output, block.heads), (block.output, block.neurons)):

@@ -1,11 +1,9 @@
 """DeepSpeed's compression library behind four calls: `prepare`, `LayerMask`, `ready`, `copy_layers`.
 
-Nothing else in the package knows its layers, masks and JSON; it left DeepSpeed with 0.19.7 (upstream PR
-#8490). Gaps of the library that are filled here: its l1 masks are computed once, from the initial
-weights; learned scores start at random values and have no schedule; head pruning knows learned scores
-only and one number of heads for all layers; a ratio that was computed may round up by one; l1 fails in
-the first step, because the scheduler reads `schedule_offset_end`, which the parser fills for
-snip_momentum only; `student_initialization` prints from every rank.
+It left DeepSpeed with 0.19.7 (upstream PR #8490). Its gaps, filled in this module: l1 masks are
+computed once, from the initial weights; learned scores start at random values and have no schedule;
+head pruning has learned scores only and one number of heads for all layers; a ratio may round up by
+one; l1 fails in the first step; `student_initialization` prints from every rank.
 """
 
 import contextlib
@@ -32,7 +30,7 @@ class LayerMask:
     """The mask of one prepared layer: set as a whole, or learned scores of which the highest stay."""
 
     def __init__(self, layer: LinearLayer_Compress, pruner: Pruner, entries: int | None) -> None:
-        """Put a mask of ones, or scores of 0, in the place of what the library made; all stays.
+        """Replace the library's mask by a mask of ones, or scores of 0.
 
         entries: heads or neurons; None: one for each weight.
         """
@@ -137,7 +135,7 @@ def prepare(model: PreTrainedModel, pruners: Sequence[Pruner]) -> None:
 
 
 def ready(engine: Any, pruners: Iterable[Pruner]) -> None:  # noqa: ANN401  untyped
-    """Meet the initialised engine: its scheduler's missing key, its dtype and device."""
+    """Fill the missing key of the engine's scheduler; convert the masks to its dtype."""
     methods = engine.compression_scheduler.different_compression_methods
     methods["sparse_pruning"]["shared_parameters"].setdefault("schedule_offset_end", 0)
     for pruner in pruners:

@@ -1,8 +1,7 @@
-"""All pruners of a training as one method: in a written order, on one model, into one small model.
+"""All pruners of a training as one method, in the order of their work.
 
-Structural pruners (heads, ffn neurons) come first, single weights last, because sparsity is counted on
-what the others leave. The masked layers themselves are the business of `compress.compression.library`.
-What is cut at the end are the gathered weights (`compress.models.compressed`): the library's
+Heads and ffn neurons come first, single weights last, because sparsity is counted on what the others
+leave. At the end the gathered weights are cut (`compress.models.compressed`): the library's
 `redundancy_clean` cuts the layers of a second keyword with the masks of the first, and cannot shrink
 what ZeRO 3 has partitioned.
 """
@@ -17,14 +16,14 @@ import deepspeed
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import checkpoint
 from compress.compression import library
 from compress.compression.importance import Importance
-from compress.compression.pruner import Living, Now, Pruner
+from compress.compression.pruner import Pruner, PruningState, Remaining
 from compress.compression.units import UnitPruner
 from compress.methods import Method, Run
 from compress.models import architectures, compressed
 from compress.models.compressed import Kept, Layer
+from compress.training.engine import gather_weights
 
 Scorer = Callable[[Mapping[str, Tensor]], Importance]
 
@@ -42,7 +41,7 @@ class Masks(Method):
         self.pruners = [pruner.fresh() for pruner in pruners]
         self.blocks: list[architectures.Block] = []
         self._scorer = scorer
-        self._living: Living = {}
+        self._remaining: Remaining = {}
         self._engine: deepspeed.DeepSpeedEngine | None = None
         self._weights: Callable[[], Mapping[str, Tensor]] = dict
 
@@ -74,10 +73,10 @@ class Masks(Method):
         return library.engine_block(self.pruners)
 
     def bind(self, engine: deepspeed.DeepSpeedEngine) -> None:
-        """Meet the initialised engine."""
+        """Called once, after the engine is built."""
         library.ready(engine, self.pruners)
         self._engine = engine
-        self._weights = partial(checkpoint.gather, engine, everywhere=True)
+        self._weights = partial(gather_weights, engine, everywhere=True)
 
     def _whole(self, layer: Any) -> AbstractContextManager[None]:  # noqa: ANN401  untyped
         if self._engine is not None and self._engine.zero_optimization_stage() == 3:
@@ -94,11 +93,12 @@ class Masks(Method):
             assert self._scorer is not None
             importance = self._scorer(self.finish(dict(self._weights())))
         for pruner in self.pruners:
-            if pruner.refresh(step, Now(self._whole, self._living, importance)) and pruner.cuts:
-                self._find_living()
+            state = PruningState(self._whole, self._remaining, importance)
+            if pruner.refresh(step, state) and pruner.cuts:
+                self._find_remaining()
 
-    def _find_living(self) -> None:
-        self._living = {name: left for pruner in self.pruners for name, left in pruner.living().items()}
+    def _find_remaining(self) -> None:
+        self._remaining = {k: v for pruner in self.pruners for k, v in pruner.remaining().items()}
 
     def scalars(self) -> dict[str, float]:
         """The sparsity, where single weights go."""
@@ -106,7 +106,7 @@ class Masks(Method):
 
     def sparsity(self) -> float:
         """Share of pruned weights among those that heads and neurons leave (0 if none are pruned)."""
-        counts = [pruner.counts(self._living) for pruner in self.sparse]
+        counts = [pruner.counts(self._remaining) for pruner in self.sparse]
         total = sum(count for _, count in counts)
         return sum(pruned for pruned, _ in counts) / total if total else 0.0
 
@@ -125,7 +125,7 @@ class Masks(Method):
         """Put back what `state_dict` gave."""
         for pruner in self.pruners:
             pruner.load_state_dict(state[pruner.name])
-        self._find_living()
+        self._find_remaining()
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gathered weights of full size without masks, what is pruned is 0; changes the dictionary."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compress.compression.library import LayerMask
     from compress.models.architectures import Block
 
-Living = Mapping[str, "tuple[Tensor | None, Tensor | None]"]
+Remaining = Mapping[str, "tuple[Tensor | None, Tensor | None]"]
 """Layer -> indices of its outputs and inputs that the chosen heads and neurons leave (None: all)."""
 
 
@@ -37,15 +37,15 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Now:
+class PruningState:
     """What a refresh may look at, equal on all ranks.
 
-    whole: context in which a layer's weight is complete (ZeRO 3); living: what remains of each layer;
-    importance: of heads and neurons, if any pruner asked for it.
+    whole: context in which a layer's weight is complete (ZeRO 3); remaining: what remains of each
+    layer; importance: of heads and neurons, if any pruner asked for it.
     """
 
     whole: Callable[[Any], AbstractContextManager[None]]
-    living: Living = field(default_factory=dict)
+    remaining: Remaining = field(default_factory=dict)
     importance: Importance | None = None
 
 
@@ -87,15 +87,15 @@ class Pruner(Method):
         """Whether heads or neurons are chosen by importance at this step."""
         return False
 
-    def refresh(self, step: int, now: Now) -> bool:
+    def refresh(self, step: int, state: PruningState) -> bool:
         """Prune where the schedule of `step` says so; whether it did."""
         raise NotImplementedError
 
-    def counts(self, living: Living) -> tuple[float, float]:
-        """Pruned single weights and all weights of its layers, among those that are living."""
+    def counts(self, remaining: Remaining) -> tuple[float, float]:
+        """Pruned single weights and all weights of its layers, among those that are remaining."""
         return 0.0, 0.0
 
-    def living(self) -> Living:
+    def remaining(self) -> Remaining:
         """What it leaves of the layers, for pruners that come after it."""
         return {}
 

@@ -1,15 +1,12 @@
-"""`compression_training`: DeepSpeed's schema as far as it takes effect here, and our additions to it.
+"""`compression_training`: DeepSpeed's schema as far as it is supported, and additions to it.
 
-Ours: method "importance" for heads and ffn neurons, `target_heads` and `pruned_heads` of a head group,
-"first_half" and "every_second" for `teacher_layer`, an end for every schedule. Everything else is
-DeepSpeed's, so that its examples and tutorials stay valid. The blocks are found in `pruners/`; those of
-one key differ by shared_parameters.method.
+The additions: method "importance" for heads and ffn neurons, `target_heads` and `pruned_heads` of a
+head group, "first_half" and "every_second" for `teacher_layer`, an end for every schedule. The blocks
+are found in `pruners/`; those of one key differ by shared_parameters.method.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Field, Tag, create_model
@@ -18,6 +15,7 @@ from compress.compression import pruners
 from compress.compression.pruners.layers import LayerReduction
 from compress.compression.technique import PruningTechnique, Technique
 from compress.configuration.blocks import Block
+from compress.methods import subclasses_in
 
 if TYPE_CHECKING:
     from compress.configuration.robust_schema import RobustCompression
@@ -71,13 +69,7 @@ class _CompressionTraining(Block):
 
 def techniques() -> list[type[Technique]]:
     """The blocks of all modules in `pruners/`, by key and method."""
-    found: list[type[Technique]] = []
-    for info in pkgutil.iter_modules(pruners.__path__):
-        module = importlib.import_module(f"{pruners.__name__}.{info.name}")
-        own = [
-            v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__
-        ]
-        found += [block for block in own if issubclass(block, Technique)]
+    found = [block for blocks in subclasses_in(pruners, Technique).values() for block in blocks]
     return sorted(found, key=lambda block: (block.key, block.method))
 
 

@@ -1,10 +1,9 @@
 """What the blocks of `compression_training` share: keys, schedules, labels, the matching of layers.
 
-A block says its own part of everything: `label` in tables, whether it `removes` anything, which keys of
-`robust_compression` it `takes` up, and `resolve`, which turns it into a pruner for a model's layers.
-DeepSpeed takes a keyword that matches nothing, two groups that share a layer and a wrong number of
-heads in silence; all of it is found here, before training, on shapes alone. Torch is imported inside
-functions, so that a mistake in a configuration is found without loading it.
+`resolve` turns a block into a pruner for a model's layers. DeepSpeed silently accepts a keyword that
+matches nothing, two groups that share a layer and a wrong number of heads; they are errors in
+`resolve`, before training, on shapes alone. Torch is imported inside functions, so that a mistake in a
+configuration is reported without loading it.
 """
 
 from __future__ import annotations
@@ -110,10 +109,12 @@ class Group(Block):
 class PruningTechnique(Technique):
     """A block that prunes groups of layers.
 
-    fractions: the block of `robust_compression` that has the schedule where no steps are given.
+    fractions: the block of `robust_compression` that has the schedule where no steps are given; word:
+    what stands before the amount in `label`.
     """
 
     fractions: ClassVar[str]
+    word: ClassVar[str]
 
     shared_parameters: Schedule
     """What holds for all groups."""
@@ -140,6 +141,16 @@ class PruningTechnique(Technique):
     def percent(self) -> str:
         """Percent that goes, each once: `40`, or `20-60` for groups that differ."""
         return "-".join(f"{level:g}" for level in sorted({round(100 * (1 - r), 2) for r in self.dense}))
+
+    @property
+    def amount(self) -> str:
+        """What goes, in `label`."""
+        return self.percent
+
+    @property
+    def label(self) -> str:
+        """Such as `imp40`, `movement40`, `rows50` or `heads20_learned`."""
+        return self.word + self.amount
 
     def path(self, group: str) -> str:
         """The dotted key of a group."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from compress.compression.pruner import Living, Now, Planned, Pruner
+from compress.compression.pruner import Planned, Pruner, PruningState, Remaining
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import Group, Patterns, PruningTechnique, Schedule, match
 from compress.errors import UserError
@@ -70,7 +70,7 @@ class UnitPruner(Pruner):
         """Zero the weights of the units that are 0 in mask [units], in place."""
         raise NotImplementedError
 
-    def left(self, block: Block, kept: Tensor) -> Living:
+    def left(self, block: Block, kept: Tensor) -> Remaining:
         """What the kept units leave of the layers of a block."""
         raise NotImplementedError
 
@@ -107,16 +107,16 @@ class UnitPruner(Pruner):
         """Whether units are chosen by importance at this step."""
         return not self.learned and any(group.pruned is None for group in self.due(step))
 
-    def refresh(self, step: int, now: Now) -> bool:
+    def refresh(self, step: int, state: PruningState) -> bool:
         """Remove units where the schedule of `step` says so; whether it did."""
         due = self.due(step)
         for group in due:
             done = group.schedule(step).sparsity(step)
             if self.learned:
                 for number in group.blocks:
-                    self.mask(number).keep(remaining(self.full(number), group.keep, done))
+                    self.mask(number).keep(units_left(self.full(number), group.keep, done))
                 continue
-            for number, units in self._chosen(group, now.importance, done):
+            for number, units in self._chosen(group, state.importance, done):
                 self.kept[number] = tuple(sorted(units))
                 self.mask(number).choose(self.kept[number])
         return bool(due)
@@ -124,12 +124,13 @@ class UnitPruner(Pruner):
     def _chosen(
         self, group: Units, importance: Importance | None, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
+        """Block numbers, and the units that stay there: those that are not listed, or by importance."""
         if group.pruned is not None:
             return ((n, set(range(self.full(n))) - set(group.pruned)) for n in group.blocks)
         assert importance is not None
         return self.pick(group, importance, done)
 
-    def living(self) -> Living:
+    def remaining(self) -> Remaining:
         """What the kept units leave of the layers; nothing is known of learned scores."""
         import torch
 
@@ -154,7 +155,7 @@ class UnitPruner(Pruner):
         return weights
 
 
-def remaining(full: int, keep: int, done: float) -> int:
+def units_left(full: int, keep: int, done: float) -> int:
     """What is left of `full` on the way to `keep`, when `done` (0 to 1) of the removal is done."""
     return full - round((full - keep) * done)
 
@@ -178,11 +179,10 @@ class UnitShared(Schedule):
 class UnitPruning(PruningTechnique):
     """A block that removes units.
 
-    word: their name in `label`; pruner: what removes them; layer_kind: what `modules` must match.
+    pruner: what removes them; layer_kind: what `modules` must match.
     """
 
     fractions = "structured"
-    word: ClassVar[str]
     pruner: ClassVar[type[UnitPruner]]
     layer_kind: ClassVar[str]
 
@@ -198,13 +198,8 @@ class UnitPruning(PruningTechnique):
 
     @property
     def amount(self) -> str:
-        """What stands behind the word in `label`."""
+        """Such as `50` or `50_learned`."""
         return self.percent + ("_learned" if self.learned else "")
-
-    @property
-    def label(self) -> str:
-        """Such as `rows50` or `rows50_learned`."""
-        return self.word + self.amount
 
     def check(self, blocks: Sequence[Block]) -> None:
         """UserError for a number in shared_parameters that is not the model's."""

@@ -8,7 +8,7 @@ from compress import mitigations
 from compress.configuration.blocks import Block, Count, Epochs, Fraction, Natural
 from compress.configuration.deepspeed_schema import DeepSpeedBlock
 from compress.configuration.task_schema import TaskBlock
-from compress.layerwise.settings import LayerwiseBlock
+from compress.layerwise.block import LayerwiseBlock
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 

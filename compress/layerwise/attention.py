@@ -1,13 +1,8 @@
 """The term `attention`: the student's attention is pulled to the teacher's (after TinyBERT's Eq. 7).
 
-Compared are the probabilities of the softmax, in training too. Why: transformers returns them after
-dropout. A student in training would then be compared with its noise: E (p' - t)^2 = (p - t)^2 +
-p^2 r / (1 - r) for dropout rate r, and the second term flattens its attention. And the fast kernels
-return none at all.
-
-How: `expose` gives a model whose attention goes through transformers' interface a function that drops
-out after the probabilities are taken; DeBERTa-v2 has its own attention and gets two hooks. Neither
-changes logits, parameters, or what `save_pretrained` writes.
+Compared are probabilities before dropout. transformers returns them after it, which would add
+p^2 r / (1 - r) to (p - t)^2 for dropout rate r and flatten the attention; fast kernels return none.
+`expose` makes a model return them, without a change of logits, parameters or saved files.
 """
 
 from typing import Any
@@ -42,10 +37,10 @@ class Attention(Term):
         student: probabilities [B, A, L, L]; teacher: [B, A', L, L]; mask: [B, L]. Where A differs from
         A', both are averaged over their heads first. Returns [B].
         """
-        both = student.float(), teacher.float()
+        pair = student.float(), teacher.float()
         if student.shape[1] != teacher.shape[1]:
-            both = both[0].mean(dim=1, keepdim=True), both[1].mean(dim=1, keepdim=True)
-        squares = (both[0] - both[1]).square().mean(dim=1)
+            pair = pair[0].mean(dim=1, keepdim=True), pair[1].mean(dim=1, keepdim=True)
+        squares = (pair[0] - pair[1]).square().mean(dim=1)
         real = mask.bool()
         pairs = real.unsqueeze(2) & real.unsqueeze(1)
         return torch.where(pairs, squares, 0.0).sum(dim=(1, 2)) / pairs.sum(dim=(1, 2))
@@ -81,7 +76,8 @@ AttentionMaskInterface.register(NAME, eager_mask)
 def expose(model: PreTrainedModel) -> None:
     """Let `output_attentions=True` give probabilities before dropout, in place.
 
-    The model is one of `compress.models.architectures`; UserError for another.
+    DeBERTa-v2 does not use transformers' attention interface and gets two hooks. The model is one of
+    `compress.models.architectures`; UserError for another.
     """
     if model.config.model_type not in OWN_ATTENTION:
         model.set_attn_implementation(NAME)

@@ -1,11 +1,9 @@
 """The term `hidden`: the student's hidden states are pulled to the teacher's (Jiao et al. 2020, Eq. 8).
 
 Where the widths differ, one matrix without bias, shared by all layers, projects the student's states
-(Eq. 8's W_h). How it trains under every ZeRO stage: it is a submodule of the student, added before the
-engine is built, and a forward hook of the student calls it, inside the engine's forward. So the
-optimiser has its weights, and ZeRO 3 gathers them as for any other module; called from outside they
-would be empty there. It comes after the masks, so that no module keyword matches it, and the export
-takes the plain model's tensors only.
+(Eq. 8's W_h). It is a submodule of the student, added before the engine is built, and is called by a
+forward hook inside the engine's forward, so that every ZeRO stage trains and gathers it. It is added
+after the masks, so that no module keyword matches it; the export takes the plain model's tensors only.
 """
 
 import torch

@@ -1,15 +1,13 @@
-"""Which student layer learns from which teacher layer, and whether the two can be compared at all.
+"""Which student layer learns from which teacher layer, and whether the two can be compared.
 
-Everything here needs configurations only, so that a mistake
-is known before any training.
+Needs the models' configurations only, so that a mistake is found before any training.
 """
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from compress.data import tokenising
-from compress.data.splits import TaskData
 from compress.errors import UserError
-from compress.layerwise.settings import LayerwiseBlock
+from compress.layerwise.block import LayerwiseBlock
 from compress.methods import Shapes
 from compress.models import architectures, encoders, probe
 
@@ -58,22 +56,6 @@ def check(student: PreTrainedConfig, teacher: PreTrainedConfig, block: Layerwise
     pairs(student.num_hidden_layers, teacher.num_hidden_layers, block)
 
 
-def check_tokens(
-    student: PreTrainedTokenizerBase,
-    teacher: PreTrainedTokenizerBase,
-    data: TaskData,
-    max_length: int,
-) -> None:
-    """Raise UserError unless both models read the same tokens: states are compared token by token.
-
-    Judged by what the two tokenizers produce on training pairs.
-    """
-    if tokenising.equal(student, teacher):
-        return
-    if not tokenising.agree(student, teacher, data.train.texts, max_length, data.task.keep):
-        raise tokens_differ()
-
-
 def tokens_differ() -> UserError:
     """The error of two models that do not read the same tokens."""
     return UserError(
@@ -84,12 +66,18 @@ def tokens_differ() -> UserError:
 
 
 def check_run(shapes: Shapes, block: LayerwiseBlock) -> None:
-    """Raise UserError now if this run's student cannot be compared with its teacher."""
-    robust = shapes.config.robust
-    teacher = encoders.directory(
-        robust.teacher.model or robust.model, "robust_compression.teacher.model"
-    )
+    """Raise UserError now if this run's student cannot be compared with its teacher.
+
+    Both must read the same tokens, judged by what the two tokenizers produce on training pairs.
+    """
+    robust, data = shapes.config.robust, shapes.data
+    name = robust.teacher.model or robust.model
+    teacher = encoders.directory(name, "robust_compression.teacher.model")
     check(shapes.shape, encoders.load_config(teacher), block)
-    if shapes.start != teacher and robust.student.init_from != "teacher":
-        both = probe.settled(shapes.start), probe.settled(teacher)
-        check_tokens(*both, shapes.data, robust.task.max_length)
+    if shapes.start == teacher or robust.student.init_from == "teacher":
+        return
+    pair = probe.settled(shapes.start), probe.settled(teacher)
+    if tokenising.equal(*pair):
+        return
+    if not tokenising.agree(*pair, data.train.texts, robust.task.max_length, data.task.keep):
+        raise tokens_differ()

@@ -1,4 +1,4 @@
-"""What layer-wise terms share: total = loss + hidden * L_hidden + attention * L_attention.
+"""The base of layer-wise terms: total = loss + hidden * L_hidden + attention * L_attention.
 
 Each L is the mean over the layer pairs of `layer_map`, one value per sample. Source: TinyBERT (Jiao et
 al. 2020, Eq. 7 and 8), with probabilities instead of scores for attention.
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from compress.layerwise import layer_map
-from compress.layerwise.settings import LayerwiseBlock
+from compress.layerwise.block import LayerwiseBlock
 from compress.methods import Method, Run, Shapes
 from compress.microbatch import Batch
 from compress.models import encoders
@@ -51,7 +51,7 @@ class FrozenTeacher:
         return self.model
 
     def settle(self, student: PreTrainedModel, teacher: PreTrainedModel, seed: int) -> None:
-        """Take this teacher."""
+        """Pair the layers of these models, and freeze the teacher."""
         layer_map.check(student.config, teacher.config, self.block)
         depths = student.config.num_hidden_layers, teacher.config.num_hidden_layers
         self.pairs = layer_map.pairs(*depths, self.block)

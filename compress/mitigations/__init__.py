@@ -1,31 +1,24 @@
-"""The mitigations: one file each, chosen by `loss.hook` under the name of its file.
+"""The mitigations: one file each; `loss.hook` names the file.
 
-The folder is walked, so a new file is a new mitigation. Files whose name begins with an underscore are
-shared by them; `user` holds what a hook of the form `module:function` takes. Nothing here loads torch.
+The folder is searched, so a new file is a new mitigation. Files whose name begins with an underscore
+are shared; `user` is for a hook of the form `module:function`. Importing the package does not load
+torch.
 """
 
-import importlib
 import json
-import pkgutil
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
 from compress.errors import nearest
+from compress.methods import subclasses_in
 from compress.mitigations._shared import Mitigation, NoLoss
 
-
-def _only_class(file: str) -> type[Mitigation]:
-    """The mitigation that a file of this folder defines."""
-    module = importlib.import_module(f"{__name__}.{file}")
-    own = [value for value in vars(module).values() if isinstance(value, type)]
-    (found,) = (v for v in own if issubclass(v, Mitigation) and v.__module__ == module.__name__)
-    return found
-
-
-FILES = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")
-MITIGATIONS = {file: _only_class(file) for file in FILES}
+MITIGATIONS = {
+    name: block for name, (block,) in subclasses_in(sys.modules[__name__], Mitigation).items()
+}
 """Name of a hook -> its settings and arithmetic."""
 USER = MITIGATIONS.pop("user")
 USERS_OWN = "module:function"
@@ -53,8 +46,7 @@ def _keys(block: type[Mitigation]) -> list[str]:
 def mistake(values: object, key: str) -> tuple[str, str | None]:
     """(key at fault, what is wrong with it) of a `loss` block that was refused at `key`.
 
-    The hook is none of the mitigations, or it does not use a key that others use; None for whatever
-    else is wrong.
+    The hook is unknown, or does not use a key that others use; None for any other error.
     """
     hook = values.get("hook", "") if isinstance(values, Mapping) else ""
     if not isinstance(hook, str):

@@ -1,7 +1,7 @@
-"""A function of the user's, `module:function`: imported, called, checked; each mistake is one sentence.
+"""A function of the user's, `module:function`: imported, called, checked.
 
-A sentence names `robust_compression.loss.hook`, the function, and the line of the user's code: a
-traceback through this program would help nobody.
+An error names `robust_compression.loss.hook`, the function and the line of the user's code instead of a
+traceback through this program.
 """
 
 from __future__ import annotations
@@ -35,13 +35,7 @@ def load(hook: str, names: Sequence[str]) -> Function:
     in it, or if that takes neither the parameters `names` by position nor one alone.
     """
     path, _, name = hook.partition(":")
-    try:
-        module = importlib.import_module(path)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001  a module may also call sys.exit
-        _raise_if_memory(error)
-        raise refusal(hook, f"cannot be imported ({_described(error)})") from None
+    module = _attempt(hook, "cannot be imported ({})", importlib.import_module, path)
     if not hasattr(module, name):
         raise refusal(hook, f"cannot be imported ({_missing(module, name)})")
     function = getattr(module, name)
@@ -65,36 +59,40 @@ def can_take(function: Function, names: Sequence[str]) -> bool:
 
 def call(hook: str, function: Function, *arguments: object) -> object:
     """What the function returns; UserError if it raises, except for memory."""
+    return _attempt(hook, "raises {}", function, *arguments)
+
+
+def _attempt(hook: str, failure: str, function: Function, *arguments: object) -> Any:  # noqa: ANN401
+    """What a call of the user's code returns; what it raises, sys.exit too, becomes a UserError.
+
+    failure: the message, with {} for the error. Missing memory is no mistake of the code: that error is
+    raised as it is.
+    """
     try:
         return function(*arguments)
     except (KeyboardInterrupt, UserError):
         raise
-    except BaseException as error:  # noqa: BLE001  it may call sys.exit
-        _raise_if_memory(error)
-        raise refusal(hook, f"raises {_described(error)}") from None
+    except BaseException as error:
+        from compress import memory
 
-
-def _raise_if_memory(error: BaseException) -> None:
-    """Raise the error again if memory does not suffice, which is no mistake of the function."""
-    from compress import memory
-
-    if memory.exhausted(error):
-        raise error
+        if memory.exhausted(error):
+            raise
+        raise refusal(hook, failure.format(_described(error))) from None
 
 
 def checked(hook: str, function: Function, returned: object, labels: Tensor) -> Tensor:
-    """The losses [B] that a function returned for labels [B]; UserError if they are nothing such."""
+    """The losses [B] that a function returned for labels [B]; UserError for any other value."""
     import torch
 
-    wanted = f"one loss per sample is a tensor of shape {list(labels.shape)}"
+    expected = f"one loss per sample is a tensor of shape {list(labels.shape)}"
     if not isinstance(returned, torch.Tensor):
         what = "None" if returned is None else f"a {type(returned).__name__}"
-        wrong = f"returned {what}, but {wanted}"
+        wrong = f"returned {what}, but {expected}"
     elif returned.layout != torch.strided:
-        wrong = f"returned a sparse tensor, but {wanted}"
+        wrong = f"returned a sparse tensor, but {expected}"
     elif returned.shape != labels.shape:
         mean = "; leave the mean to the training" if returned.ndim == 0 else ""
-        wrong = f"returned a tensor of shape {list(returned.shape)}, but {wanted}{mean}"
+        wrong = f"returned a tensor of shape {list(returned.shape)}, but {expected}{mean}"
     elif not returned.is_floating_point():
         kind = str(returned.dtype).removeprefix("torch.")
         wrong = f"returned values of type {kind}, but a loss is of a float type"
@@ -129,7 +127,7 @@ def _missing(module: ModuleType, name: str) -> str:
 
 
 def _described(error: BaseException) -> str:
-    """An error in one line: type, message, the last line of the user's code on the way to it."""
+    """An error in one line: type, message, the innermost line of the user's code."""
     message = " ".join(str(error).split())
     place = _place(error)
     if isinstance(error, SyntaxError):

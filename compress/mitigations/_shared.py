@@ -1,4 +1,4 @@
-"""What mitigations share: their base class, and the settings that several of them have."""
+"""The base class of the mitigations, and settings that several of them have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from compress.microbatch import Batch, SampleData
 
     Array = NDArray[Any]
-else:  # names for the annotations of the other files, which need not load torch either
+else:  # names for the annotations of the other files, which do not load torch either
     Array = Batch = Tensor = Any
 
 
@@ -44,7 +44,7 @@ class Mitigation(Block, Method):
         return None
 
     def inputs(self) -> dict[str, Any]:
-        """Its settings, and the content of the user's files that take part."""
+        """Its settings, and the checksums of the user's files."""
         from compress import integrity
 
         sources = [integrity.digest(file) for file in self.files()]
@@ -65,17 +65,17 @@ class Mitigation(Block, Method):
         raise NotImplementedError
 
     def files(self) -> list[Path]:
-        """Files of the user's that it runs."""
+        """The user's files that it runs."""
         return []
 
     def locate(self) -> None:
-        """Raise UserError if code of the user's is nowhere; imports nothing."""
+        """Raise UserError if the user's code cannot be found; imports nothing."""
 
     def load(self) -> None:
         """Import the user's code; UserError for what cannot be used."""
 
     def trial(self, config: Config, classes: int, device: torch.device) -> None:
-        """Call the user's code on random batches; UserError for what a training would trip over."""
+        """Call the user's code on random batches; UserError for what would fail in training."""
 
 
 class NoLoss(Mitigation):

@@ -1,7 +1,7 @@
-"""The user's own loss, tried on small random batches before anything is trained.
+"""A trial of the user's loss on small random batches, before anything is trained.
 
-As in training: logits of the engine's type that carry a gradient, the scalars of the run, batches down
-to one sample (the last of an epoch may be short), the start, the middle and the end of the training.
+As in training: logits of the engine's type with a gradient, the scalars of the run, batches down to one
+sample (the last of an epoch may be short), at the start, the middle and the end of the training.
 """
 
 from __future__ import annotations

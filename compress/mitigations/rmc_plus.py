@@ -1,7 +1,7 @@
 """`rmc_weighted` with a lambda of each sample: the easy follow the teacher, the hard the gold label.
 
 lambda_i = lambda max(floor, 1 - (d_i - alpha) / (1 - alpha)); it sets in over the warm-up, as the
-sample weights do. Ours.
+sample weights do (this project).
 """
 
 from compress.mitigations._shared import Batch, Floor, FromDifficulty, Lambda, Tensor, Weighting

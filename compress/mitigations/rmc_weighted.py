@@ -1,4 +1,4 @@
-"""`rmc` with every sample weighted by its difficulty, mean 1 over the training set. Ours."""
+"""`rmc` with every sample weighted by its difficulty, mean 1 over the training set (this project)."""
 
 from compress.mitigations._shared import Batch, FromDifficulty, Lambda, Tensor, Weighting
 

@@ -3,7 +3,6 @@
 The function is called by position with `(logits [B, C], labels [B], teacher [B, C], difficulty [B] or
 None, weights)`, the scalars being attributes of `weights`, or, if it takes one parameter, with the
 `Batch` (`compress/microbatch.py`), whose `settings` are this block. It returns one loss per sample [B].
-Whatever is wrong with it is one sentence, found on random batches before anything is trained.
 """
 
 from __future__ import annotations
@@ -20,14 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.errors import UserError
 from compress.mitigations import _function
-from compress.mitigations._shared import (
-    Floor,
-    FromDifficulty,
-    Gamma,
-    Lambda,
-    Smoothing,
-    Weighting,
-)
+from compress.mitigations._shared import Floor, FromDifficulty, Gamma, Lambda, Smoothing, Weighting
 
 if TYPE_CHECKING:
     import torch

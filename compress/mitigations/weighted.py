@@ -1,4 +1,4 @@
-"""Cross-entropy weighted by difficulty, without a teacher: how much is re-weighting alone? Ours."""
+"""Cross-entropy weighted by difficulty, without a teacher, to isolate the weighting (this project)."""
 
 from compress.mitigations._shared import Batch, FromDifficulty, Tensor, Weighting
 

@@ -1,9 +1,9 @@
 """Stage alpha: `uncertainty.alpha` "auto", chosen in distribution (Du et al. 2023, Sec. 5.1).
 
-alpha says how biased a data set is. The student is trained with each candidate; dev is cut at the
-median of its own variance into an easy and a hard half; kept is the candidate that loses least from
-one to the other, (easy - hard) / easy, among those whose dev accuracy is within a point of the best. No
-OOD set is looked at. The paper says on what alpha is chosen, not from which grid: the grid is ours.
+The student is trained with each candidate; dev is cut at the median of its own variance into an easy
+and a hard half. Chosen is the candidate that loses least from one to the other, (easy - hard) / easy,
+among those whose dev accuracy is within a point of the best. No OOD set is used. The grid of candidates
+is this project's; the paper names none.
 """
 
 import shutil
@@ -58,7 +58,7 @@ class Alpha(Stage):
     name = "alpha"
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """Those that say in which tokens the students read, and which there are."""
+        """The candidates, and which tokens the students read."""
         return (f"{OURS}.uncertainty.alpha_candidates", f"{OURS}.student.init_from")
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
@@ -103,10 +103,9 @@ def settle(run: Context) -> tuple[Context, Artefact | None]:
     if robust.uncertainty.alpha != "auto":
         return run, None
     train = "student" in run.chosen
-    if not difficulty.used(robust) or (not train and find(Difficulty(), run) is None):
-        return _with(run, UNUSED), None
-    choice = find(Alpha(), run)
-    if choice is None and not train:
+    usable = difficulty.used(robust) and (train or find(Difficulty(), run) is not None)
+    choice = find(Alpha(), run) if usable else None
+    if choice is None and not (usable and train):
         return _with(run, UNUSED), None
     if choice is None:
         with run.monitor.progress.stage("alpha"):
@@ -120,11 +119,11 @@ def settle(run: Context) -> tuple[Context, Artefact | None]:
     return settled, choice
 
 
-def _halves(context: Context, made: Artefact, hardness: Artefact) -> Candidate:
+def _halves(context: Context, made: Artefact, losses: Artefact) -> Candidate:
     """Dev accuracy of an exported student, whole and by the halves of the variance."""
     scores = score_exported(context.for_student(), made, ["dev"])["dev"]
     hits = evaluation.correct(scores, context.data.dev)
-    hard = uncertainty.hard_half(uncertainty.variance(difficulty.load_losses(hardness.path, "dev")))
+    hard = uncertainty.hard_half(uncertainty.variance(difficulty.load_losses(losses.path, "dev")))
     return Candidate(*(float(np.mean(hits[mask])) for mask in (slice(None), ~hard, hard)))
 
 

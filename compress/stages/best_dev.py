@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from compress import checkpoint, ranks
+from compress import ranks
 from compress.compression.masks import Masks
+from compress.training.engine import gather_weights
 from compress.training.trainer import Trainer
 
 
@@ -15,14 +16,14 @@ class BestDev:
     Epochs before pruning is complete do not count: their model is larger than the one that is asked
     for. Of equal epochs the first is kept. The main rank holds the whole weights once more.
 
-    weights: gathered on the main rank, None before an epoch counts; kept: `epoch`, `epochs`, `dev`.
+    weights: gathered on the main rank, empty before an epoch counts; kept: `epoch`, `epochs`, `dev`.
     """
 
     def __init__(self, watch: Callable[[Trainer], dict[str, float]], masks: Masks) -> None:
         """watch: gives dev accuracy as `{"dev": accuracy}`, the same on all ranks."""
         self._watch, self._masks = watch, masks
         self._step = 0
-        self.weights: dict[str, Tensor] | None = None
+        self.weights: dict[str, Tensor] = {}
         self.kept: dict[str, float] = {}
 
     def __call__(self, trainer: Trainer) -> dict[str, float]:
@@ -30,13 +31,13 @@ class BestDev:
         values = self._watch(trainer)
         better = values["dev"] > self.kept.get("dev", -1.0)
         if better and trainer.step >= self._masks.complete_from:
-            self.weights, self._step = checkpoint.gather(trainer.engine), trainer.step
+            self.weights, self._step = gather_weights(trainer.engine), trainer.step
             epoch, epochs = (n // trainer.steps_per_epoch for n in (trainer.step, trainer.total_steps))
             self.kept = {"epoch": epoch, "epochs": epochs, "dev": values["dev"]}
         return values
 
     def settle(self, trainer: Trainer) -> bool:
-        """Say which epoch is kept; whether it is another than the last."""
+        """Print which epoch is kept; whether it is another than the last, which always counts."""
         kept = self.kept
         ranks.say(
             f"{trainer.name}: epoch {kept['epoch']} of {kept['epochs']} is kept, the best on dev "

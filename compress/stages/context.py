@@ -40,11 +40,11 @@ class Encoder:
 class Context:
     """What every stage needs.
 
-    resolved: what the student loses, and when; encoders: the models of the run by the key that names
-    each: `model`, `student.model` if it is given, `teacher.model` if its tokenizer is another; active:
-    which of them `encoder` is; stage: what `--stage` asks for; chosen: the stages that are made if they
-    are missing; accept_versions: whether artefacts of other versions are reused; known: artefacts that
-    this run has found or made, by their places; said: lines that are not said again.
+    resolved: the student's compression; encoders: models of the run by their keys: `model`,
+    `student.model` if it is given, `teacher.model` if its tokenizer is another; active: the key of
+    `encoder`; stage: of `--stage`; chosen: the stages that are made if they are missing;
+    accept_versions: whether artefacts of other versions are reused; known: artefacts that this run has
+    found or made, by directory; said: messages that are not repeated.
     """
 
     config: Config
@@ -87,7 +87,7 @@ class Context:
         return self.for_teacher() if init_from == "teacher" else self
 
     def training_facts(self) -> dict[str, Any]:
-        """Facts that matter to any training: content of data and model, order of labels, padding."""
+        """Facts that every training depends on: content of data and model, order of labels, padding."""
         order = encoders.find_labels(self.encoder.model, self.data.labels, self.data.task)
         return {
             "train": self.data.fingerprint("train"),
@@ -101,11 +101,11 @@ TRAINING = (
     *deepspeed_schema.TRAINING_KEYS,
     *(f"{OURS}.{key}" for key in ("seed", "model", "task", "task.max_length")),
 )
-"""Keys of the configuration that matter to any training."""
+"""Keys of the configuration that every training depends on."""
 
 
 def start_model(context: Context, source: Path) -> PreTrainedModel:
-    """The classifier of a directory that a training starts from, drawn from the run's seed."""
+    """The classifier that a training starts from; what its directory lacks is drawn from the seed."""
     torch.manual_seed(context.config.robust.seed)
     return encoders.load_classifier(source, context.data.labels, task=context.data.task)
 
@@ -130,7 +130,7 @@ def new_trainer(
 
 
 def watch_dev(context: Context) -> Callable[[Trainer], dict[str, float]]:
-    """What `Trainer.run_until` calls after each epoch: dev accuracy, as `{"dev": accuracy}`."""
+    """The function for `Trainer.run_until` that measures dev accuracy, `{"dev": accuracy}`."""
 
     def accuracy(trainer: Trainer) -> dict[str, float]:
         scores = score_split(context, trainer, "dev")
@@ -143,35 +143,20 @@ def score_exported(
     context: Context, made: Artefact, names: Iterable[str]
 ) -> dict[str, NDArray[np.float64]]:
     """Log-probabilities [N, C] of splits, by name, under an exported model in the context's tokens."""
-    classes, size = context.data.labels, context.config.robust.evaluation.batch_size
-    model = encoders.load_classifier(made.path / "model", classes, trained=True)
+    model = encoders.load_classifier(made.path / "model", context.data.labels, trained=True)
     forward = evaluation.model_forward(model, context.device)
-    return {
-        name: evaluation.score(
-            watched(context, name, forward),
-            context.columns[name],
-            size,
-            len(classes),
-            context.device,
-        )
-        for name in names
-    }
+    return {name: score(context, name, forward) for name in names}
 
 
 def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.float64]:
     """Log-probabilities [N, C] of a split under the model in training, in evaluation mode."""
     trainer.engine.eval()
-    return evaluation.score(
-        watched(context, split, trainer.forward),
-        context.columns[split],
-        context.config.robust.evaluation.batch_size,
-        len(context.data.labels),
-        context.device,
-    )
+    return score(context, split, trainer.forward)
 
 
-def watched(context: Context, split: str, forward: evaluation.Forward) -> evaluation.Forward:
-    """`forward` for one pass over a split, which a person sees going on."""
-    rows, size = len(context.columns[split]), context.config.robust.evaluation.batch_size
-    progress, batches = context.monitor.progress, -(-rows // size)
-    return progress.scoring(split, batches, rows, forward, context.config)
+def score(context: Context, split: str, forward: evaluation.Forward) -> NDArray[np.float64]:
+    """Log-probabilities [N, C] of a split under a forward pass, with its progress on the terminal."""
+    columns, size = context.columns[split], context.config.robust.evaluation.batch_size
+    batches, config = -(-len(columns) // size), context.config
+    counted = context.monitor.progress.scoring(split, batches, len(columns), forward, config)
+    return evaluation.score(counted, columns, size, len(context.data.labels), context.device)

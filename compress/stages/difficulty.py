@@ -38,16 +38,15 @@ UPDATES_PER_LEVEL = 10
 class Difficulty(Stage):
     """`train.parquet` and `dev.parquet`: losses [N, T] of every sample under T sub-networks.
 
-    Not of alpha and the normalisation, which come later. `trajectory`: one gradual pruning run that
-    stops at each sparsity, scores and goes on. `independent`: one run for each sparsity (Du et al.
-    2023, Sec. 5.1).
+    `trajectory`: one gradual pruning run that stops at each sparsity, scores and goes on;
+    `independent`: one run for each sparsity (Du et al. 2023, Sec. 5.1).
     """
 
     name = "difficulty"
     asked = True
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """Those of any training, and of the sub-networks."""
+        """Keys of any training, and of the sub-networks."""
         keys = ("protocol", "sparsities", "init_from", "epochs")
         return (*TRAINING, *(f"{OURS}.uncertainty.{key}" for key in keys))
 
@@ -56,9 +55,9 @@ class Difficulty(Stage):
         return (Teacher(),) if run.config.robust.uncertainty.init_from == "teacher" else ()
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Those of any training, and dev."""
-        here = run.starting_from(run.config.robust.uncertainty.init_from)
-        return {**here.training_facts(), "dev": run.data.fingerprint("dev")}
+        """Facts of any training, and the content of dev."""
+        start = run.starting_from(run.config.robust.uncertainty.init_from)
+        return {**start.training_facts(), "dev": run.data.fingerprint("dev")}
 
     def missing(self, run: Context) -> str:
         """What needs it: alpha "auto", or the loss."""
@@ -74,20 +73,20 @@ class Difficulty(Stage):
         """Prune, and score train and dev at each sparsity."""
         check(run.config, len(run.data.train))
         block = run.config.robust.uncertainty
-        here = run.starting_from(block.init_from)
-        start = made["teacher"].path / "model" if "teacher" in made else here.encoder.model
+        run = run.starting_from(block.init_from)
+        start = made["teacher"].path / "model" if "teacher" in made else run.encoder.model
         levels = [float(level) for level in block.sparsities]
         losses_of: dict[str, list[NDArray[np.float64]]] = {"train": [], "dev": []}
         runs = [levels] if block.protocol == "trajectory" else [[level] for level in levels]
         for targets in runs:
-            for trainer in _stops(here, targets, start):
-                for name, into in losses_of.items():
-                    scores = score_split(here, trainer, name)
-                    into.append(evaluation.cross_entropy(scores, here.columns[name].labels))
+            for trainer in _stops(run, targets, start):
+                for name, losses in losses_of.items():
+                    scores = score_split(run, trainer, name)
+                    losses.append(evaluation.cross_entropy(scores, run.columns[name].labels))
 
         def fill(folder: Path) -> None:
             for name, columns in losses_of.items():
-                labels = here.columns[name].labels
+                labels = run.columns[name].labels
                 save_losses(folder / f"{name}.parquet", levels, np.stack(columns, 1), labels)
 
         return fill
@@ -142,7 +141,8 @@ def check_model(config: Config, model: Path) -> None:
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:
     """Names of the linear layers in the Transformer blocks; UserError if there are none."""
-    return match(model, {"blocks": [block_pattern(model)]}, "sparse_pruning")["blocks"]
+    pattern = "^" + encoders.block_prefix(model).replace(".", r"\.") + r"\."
+    return match(model, {"blocks": [pattern]}, "sparse_pruning")["blocks"]
 
 
 def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trainer]:
@@ -166,11 +166,6 @@ def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trai
         trainer.run_until(end)
         yield trainer
     trainer.close()
-
-
-def block_pattern(model: PreTrainedModel) -> str:
-    """Regular expression for everything in the encoder's Transformer blocks."""
-    return "^" + encoders.block_prefix(model).replace(".", r"\.") + r"\."
 
 
 def save_losses(

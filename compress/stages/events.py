@@ -1,4 +1,4 @@
-"""What the monitors show of a finished run: hparams and texts, and histograms of the difficulty."""
+"""A finished run in the monitors: hparams and texts, and histograms of the difficulty."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,22 +10,20 @@ from compress.stages.context import Context
 SETTINGS = ("task", "compression", "mitigation", "seed")
 
 
-def write(context: Context, out: Mapping[str, Any], view: DifficultyView | None) -> None:
+def write(context: Context, metrics: Mapping[str, Any], view: DifficultyView | None) -> None:
     """Write the figures of metrics.json, and the difficulty of the training samples if there is one.
 
     The names sort behind those of the curves, which TensorBoard therefore shows first.
     """
     monitor, robust = context.monitor, context.config.robust
-    settings = {name: out[name] for name in SETTINGS}
-    settings |= {
-        "model": robust.model,
-        "alpha": robust.uncertainty.alpha,
-    }
+    settings = {name: metrics[name] for name in SETTINGS}
+    settings |= {"model": robust.model, "alpha": robust.uncertainty.alpha}
     if (share := getattr(robust.loss, "lambda_", None)) is not None:
         settings["lambda"] = share
-    monitor.results(settings, figures(out))
-    lines = [markdown.text(line) for line in (summary.verdict(out), *summary.size(out), *out["notes"])]
-    monitor.text("results", "\n\n".join([markdown.table(summary.cells(out)), *lines]))
+    monitor.results(settings, figures(metrics))
+    texts = (summary.verdict(metrics), *summary.size(metrics), *metrics["notes"])
+    parts = [markdown.table(summary.cells(metrics)), *map(markdown.text, texts)]
+    monitor.text("results", "\n\n".join(parts))
     if view is None:
         return
     monitor.histogram("uncertainty/d", view.difficulty)
@@ -36,15 +34,15 @@ def write(context: Context, out: Mapping[str, Any], view: DifficultyView | None)
         monitor.table(f"uncertainty/{name}", header, rows)
 
 
-def figures(out: Mapping[str, Any]) -> dict[str, float]:
+def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Accuracy of both models on every set, difference of the Deltas, F_bias, sizes; by name."""
     found: dict[str, float | None] = {}
     for role in ("teacher", "student"):
-        model = out[role]
+        model = metrics[role]
         found |= {f"{role} dev": model["dev"], f"{role} delta": model["delta"]}
         found |= {f"{role} ood {name}": accuracy for name, accuracy in model["ood"].items()}
-    found["delta difference"] = (out["delta_difference"] or {}).get("value")
-    found["f_bias"] = out["f_bias"]
-    found["student parameters"] = out["student"]["params"]
-    found["student sparsity"] = out["student"]["sparsity"]
+    found["delta difference"] = (metrics["delta_difference"] or {}).get("value")
+    found["f_bias"] = metrics["f_bias"]
+    found["student parameters"] = metrics["student"]["params"]
+    found["student sparsity"] = metrics["student"]["sparsity"]
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -24,7 +24,7 @@ class First(Stage):
     name = "first"
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """Those of any training, and its epochs."""
+        """Keys of any training, and the epochs."""
         return (*TRAINING, f"{OURS}.loss.hook", f"{OURS}.loss.first_epochs")
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
@@ -35,7 +35,7 @@ class First(Stage):
         return (Teacher(),) if same else ()
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Those of any training."""
+        """Facts of any training."""
         return run.training_facts()
 
     def includes(self, label: str) -> bool:
@@ -57,8 +57,3 @@ class First(Stage):
             np.save(folder / "probabilities.npy", probabilities)
 
         return fill
-
-
-def load(artefact: Artefact) -> np.ndarray:
-    """The softmax [N, C]."""
-    return np.load(artefact.path / "probabilities.npy")

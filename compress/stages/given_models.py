@@ -1,8 +1,4 @@
-"""The models that the configuration names: `model`, `student.model`, `teacher.model`.
-
-What: `check` says how their labels are read and refuses what cannot be; `check_equal_tokens` refuses
-two models that cannot be compared token by token.
-"""
+"""Checks of the models that the configuration names: labels, vocabulary, equal tokens."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +11,11 @@ from compress.models import encoders
 from compress.stages.context import Encoder
 
 MOST_UNKNOWN = 0.2
-"""Share of unknown words in train from which a model is said not to know the language."""
+"""Share of unknown words in train above which a warning is given."""
 
 
 def check(folders: Mapping[str, Path], data: TaskData) -> None:
-    """Say what is done to the labels of each model; UserError if they cannot be the task's.
+    """Warn of changes to the labels of each model; UserError if they cannot be the task's.
 
     folders: the models' directories by key.
     """
@@ -33,7 +29,7 @@ def check(folders: Mapping[str, Path], data: TaskData) -> None:
 
 
 def check_vocabulary(key: str, encoder: Encoder) -> None:
-    """Say it loudly if the tokenizer of a model does not know much of the training texts."""
+    """Warn if the tokenizer of a model does not know much of the training texts."""
     share = tokenising.unknown_share(encoder.tokenizer, encoder.columns["train"])
     if share >= MOST_UNKNOWN:
         ranks.say(
@@ -52,7 +48,7 @@ def check_equal_tokens(one: Encoder, other: Encoder) -> None:
     if one is other or tokenising.equal(one.tokenizer, other.tokenizer):
         return
     for column in ("input_ids", "token_type_ids"):
-        both = [encoder.columns["train"].table.data for encoder in (one, other)]
-        held = [table.column(column) for table in both if column in table.column_names]
-        if len(held) == 1 or (held and not held[0].equals(held[1])):
+        tables = [encoder.columns["train"].table.data for encoder in (one, other)]
+        found = [table.column(column) for table in tables if column in table.column_names]
+        if len(found) == 1 or (found and not found[0].equals(found[1])):
             raise layer_map.tokens_differ()

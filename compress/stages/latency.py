@@ -1,10 +1,9 @@
 """How fast teacher and student are on this device, measured in about two seconds at the end of a run.
 
-Both models take turns on random tokens, as many as the median dev sample has, in batches of 1 and 32;
-the median counts. `python -m compress.benchmark inference` measures at leisure, in more shapes.
-
-Left out, and said so: models whose one pass over both takes more than `MOST_OPERATIONS`, a batch of
-which fewer than `FEWEST` turns fit into the time, and what does not fit into the memory of the GPU.
+Both models take turns on random tokens, as many as the median dev sample has; the median counts. Left
+out, with a note, are models that are too large (`MOST_OPERATIONS`), batches of which fewer than
+`FEWEST` turns fit into the time, and what exceeds the GPU's memory. `python -m compress.benchmark
+inference` measures longer, in more shapes.
 """
 
 import statistics
@@ -25,7 +24,7 @@ SECONDS = 2.0
 SLACK = 2
 FEWEST, MOST = 3, 50
 MOST_OPERATIONS = {"cpu": 3e10, "cuda": 3e13}
-ELSEWHERE = "python -m compress.benchmark inference does it"
+ADVICE = "python -m compress.benchmark inference does it"
 Models = Mapping[str, PreTrainedModel]
 
 
@@ -38,7 +37,7 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
     gpu = device.type == "cuda"
     threads = torch.get_num_threads()
     machine = benchmark_report.machine(device, threads)
-    out: dict[str, Any] = {
+    result: dict[str, Any] = {
         "device": machine["device"] if gpu else machine["processor"],
         "threads": None if gpu else threads,
         "load_before": machine["load before"],
@@ -49,16 +48,16 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
     }
     sizes = {name: encoders.parameters(model) for name, model in models.items()}
     if not models or too_large(sizes, tokens, device):
-        out["left_out"].append(f"models of this size take too long here; {ELSEWHERE}")
-        return out
+        result["left_out"].append(f"models of this size take too long here; {ADVICE}")
+        return result
     try:
-        _fill(out, {name: timing.ready(model, device) for name, model in models.items()}, device)
+        _fill(result, {name: timing.ready(model, device) for name, model in models.items()}, device)
     except torch.OutOfMemoryError:
-        out["left_out"].append(f"the GPU's memory does not hold both models; {ELSEWHERE}")
+        result["left_out"].append(f"the GPU's memory does not hold both models; {ADVICE}")
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        out["timings"].clear()
-        out["left_out"].append(f"a model does not take random tokens ({first_line(error)})")
-    return out
+        result["timings"].clear()
+        result["left_out"].append(f"a model does not take random tokens ({first_line(error)})")
+    return result
 
 
 def too_large(sizes: Mapping[str, int], tokens: Mapping[str, int], device: torch.device) -> bool:
@@ -67,42 +66,33 @@ def too_large(sizes: Mapping[str, int], tokens: Mapping[str, int], device: torch
     return sum(2 * size * tokens[name] for name, size in sizes.items()) > most
 
 
-def _fill(out: dict[str, Any], models: Models, device: torch.device) -> None:
+def _fill(result: dict[str, Any], models: Models, device: torch.device) -> None:
     """Time each batch size that fits into what is left of the time.
 
-    A first pass of a quarter of the batch tells how long the whole one may take: at most four times
-    that, and less, because a first pass is slow.
+    A first pass of a quarter of the batch bounds the time of the whole one: at most four times that,
+    and less, because the first pass of a shape is slow.
     """
-    end, wait = time.perf_counter() + SECONDS, timing.waiter(device)
+    end, wait = time.perf_counter() + SECONDS, timing.synchroniser(device)
+
+    def seconds(batch: int, repeats: int) -> list[list[float]]:
+        """Of each model on a batch of random tokens."""
+        shapes = {name: (batch, result["tokens"][name]) for name in models}
+        calls = [
+            timing.forward_call(model, timing.random_tokens(model, shapes[name], device))
+            for name, model in models.items()
+        ]
+        return timing.interleaved(calls, repeats, 0, wait)
+
     for number, batch in enumerate(BATCHES):
         left = (end - time.perf_counter()) / (len(BATCHES) - number)
         part = max(1, batch // 4)
-        turn = _turn(models, out["tokens"], part, device, wait) * batch / part
+        turn = sum(map(sum, seconds(part, 1))) * batch / part
         if FEWEST * turn <= SLACK * left:
-            turn = _turn(models, out["tokens"], batch, device, wait)
+            turn = sum(map(sum, seconds(batch, 1)))
         repeats = min(MOST, int(left / turn))
         if repeats < FEWEST:
-            out["left_out"].append(f"a batch of {batch} takes too long here; {ELSEWHERE}")
+            result["left_out"].append(f"a batch of {batch} takes too long here; {ADVICE}")
             return
-        calls = _calls(models, out["tokens"], batch, device)
-        medians = [statistics.median(one) for one in timing.interleaved(calls, repeats, 0, wait)]
-        told = {f"{name}_ms": 1000 * one for name, one in zip(models, medians, strict=True)}
-        out["timings"].append({"batch": batch, **told, "repeats": repeats})
-
-
-def _calls(
-    models: Models, tokens: Mapping[str, int], batch: int, device: torch.device
-) -> list[timing.Call]:
-    """A forward pass of each model on a batch of random tokens."""
-    shapes = {name: (batch, tokens[name]) for name in models}
-    return [
-        timing.forward_call(model, timing.random_tokens(model, shapes[name], device))
-        for name, model in models.items()
-    ]
-
-
-def _turn(
-    models: Models, tokens: Mapping[str, int], batch: int, device: torch.device, wait: timing.Call
-) -> float:
-    """Seconds of one pass of both models on a batch; the first of a shape is slower than the others."""
-    return sum(map(sum, timing.interleaved(_calls(models, tokens, batch, device), 1, 0, wait)))
+        medians = [1000 * statistics.median(each) for each in seconds(batch, repeats)]
+        times = {f"{name}_ms": one for name, one in zip(models, medians, strict=True)}
+        result["timings"].append({"batch": batch, **times, "repeats": repeats})

@@ -1,4 +1,4 @@
-"""What metrics.json says of the two models beside accuracy: names, dimensions, bytes, latency."""
+"""The two models in metrics.json, beside accuracy: names, dimensions, bytes, latency."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from compress.stages.context import Context
 from compress.stages.stage import Artefact
 
 
-def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artefact) -> None:
-    """Write into metrics.json's `teacher` and `student` what they are, and how fast into `latency`.
+def add(metrics: dict[str, Any], context: Context, teacher: Artefact, student: Artefact) -> None:
+    """Add names and sizes to `teacher` and `student` of metrics.json, and `latency`.
 
     Both models are in memory together only if they are small enough to be timed.
     """
@@ -27,7 +27,7 @@ def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artef
         folder = artefact.path / "model"
         model = encoders.load_classifier(folder, context.data.labels, trained=True).eval()
         sizes[role] = encoders.parameters(model)
-        out[role] |= {
+        metrics[role] |= {
             "params": sizes[role],
             "nonzero_params": encoders.nonzero_parameters(model),
             "weights_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
@@ -40,23 +40,21 @@ def add(out: dict[str, Any], context: Context, teacher: Artefact, student: Artef
     for role, name in (("teacher", teacher_name), ("student", student_name)):
         named = name(context.config.robust)
         commit = hub.commit(encoders.directory(named["model"]))
-        out[role] |= named | ({"commit": commit} if commit else {})
-    out["latency"] = latency.measure(models, tokens, context.device)
+        metrics[role] |= named | ({"commit": commit} if commit else {})
+    metrics["latency"] = latency.measure(models, tokens, context.device)
 
 
 def about(context: Context) -> card.About:
-    """What the model card says beside the figures."""
+    """What the model card contains beside the figures."""
     robust = context.config.robust
-    ours, theirs = student_name(robust)["model"], teacher_name(robust)["model"]
-    from_teacher = robust.student.init_from == "teacher"
     source = context.for_student().encoder.model
-    if from_teacher and robust.teacher.model is not None:
+    if robust.student.init_from == "teacher" and robust.teacher.model is not None:
         source = encoders.directory(robust.teacher.model, "robust_compression.teacher.model")
     return card.About(
         task=robust.task.name,
-        base=ours,
+        base=student_name(robust)["model"],
         source=source,
-        teacher=theirs,
+        teacher=teacher_name(robust)["model"],
         trained=robust.teacher.model is None,
         texts=context.data.task.texts,
         compression=context.config.compression_label,
@@ -83,8 +81,8 @@ def student_name(robust: RobustCompression) -> dict[str, str]:
 def shape(model: PreTrainedModel) -> dict[str, int]:
     """Layers, hidden size, and heads and ffn neurons of all layers where the architecture is known."""
     sizes = {"layers": "num_hidden_layers", "hidden_size": "hidden_size"}
-    out = {key: getattr(model.config, name, None) for key, name in sizes.items()}
-    known = {key: int(value) for key, value in out.items() if value is not None}
+    given = {key: getattr(model.config, name, None) for key, name in sizes.items()}
+    known = {key: int(value) for key, value in given.items() if value is not None}
     if model.config.model_type not in architectures.ARCHITECTURES:
         return known
     blocks = architectures.blocks(model)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress import bag_of_words
 from compress.data.splits import Split
+from compress.stages import bag_of_words
 from compress.stages.context import Context
 from compress.stages.stage import Artefact, Fill, Stage
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from compress import artefacts, workload
+from compress import artefacts
 from compress.stages import difficulty
 from compress.stages.alpha import Alpha
 from compress.stages.context import Context
@@ -14,30 +14,29 @@ from compress.stages.shallow import Shallow
 from compress.stages.stage import Stage, check_place, find, key_of
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
+from compress.training import workload
 
 
 def job(context: Context) -> workload.Job:
     """The work of the chosen stages; those that will be reused are finished already."""
     rows = {name: len(columns) for name, columns in context.columns.items()}
-    config = context.config
-    out = workload.Job(
-        workload.planned(config, rows, context.chosen), config.deepspeed.train_batch_size
-    )
+    plan = workload.planned(context.config, rows, context.chosen)
+    job = workload.Job(plan, context.config.deepspeed.train_batch_size)
     for stage in _finished(context):
-        out.finish(stage)
-    return out
+        job.finish(stage)
+    return job
 
 
 def _finished(context: Context) -> set[str]:
-    """Names of stages that are there; their keys are known without making what they need."""
-    out = {stage.name for stage in (Teacher(), Difficulty()) if find(stage, context) is not None}
+    """Names of stages that exist; their keys are known without making what they need."""
+    names = {stage.name for stage in (Teacher(), Difficulty()) if find(stage, context) is not None}
     if context.config.robust.uncertainty.alpha == "auto":
         choice = context.output_dir / "alpha/choice" / artefacts.MARKER
-        return out | {"alpha", "student"} if choice.is_file() else out
+        return names | {"alpha", "student"} if choice.is_file() else names
     if find(Student(), context) is not None:
-        return out | {"first", "student"}
+        return names | {"first", "student"}
     needed = (need for need in Student().needs(context) if isinstance(need, First))
-    return out | {need.name for need in needed if find(need, context) is not None}
+    return names | {need.name for need in needed if find(need, context) is not None}
 
 
 def keys(context: Context) -> set[str]:

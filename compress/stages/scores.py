@@ -25,11 +25,11 @@ class Scores(Stage):
 
     @property
     def label(self) -> str:
-        """With whose they are."""
+        """With the model."""
         return f"{self.name} of the {self.role}"
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """What the student started from, because that says in which tokens it reads."""
+        """What the student started from, which decides its tokens."""
         return (f"{OURS}.student.init_from",) if self.role == "student" else ()
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
@@ -47,8 +47,8 @@ class Scores(Stage):
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Score the exported model."""
         names = [name for name in run.data.splits() if name != "train"]
-        here = run.for_teacher() if self.role == "teacher" else run.for_student()
-        scores = score_exported(here, made[self.role], names)
+        own = run.for_teacher() if self.role == "teacher" else run.for_student()
+        scores = score_exported(own, made[self.role], names)
 
         def fill(folder: Path) -> None:
             for name, values in scores.items():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress import bag_of_words
+from compress.stages import bag_of_words
 from compress.stages.context import Context
 from compress.stages.stage import Artefact, Fill, Stage
 

@@ -1,11 +1,9 @@
 """A stage of a run, and its artefact: what it depends on, under which key, where it is kept.
 
-The key of an artefact is a hash of its inputs: the stage's name, `NUMERICS`, the values of the keys of
-the configuration that the stage reads, facts (fingerprints of data and models), and the keys of the
-artefacts that it needs. The stage is made with a configuration that holds nothing else
-(`used_keys.reduced`), so that no result depends on a value that is not in its key.
-
-All ranks call `find`, `obtain` and `publish` alike; only the main rank reads and writes files.
+The key of an artefact is a hash of everything that the result depends on (`inputs_of`). The stage is
+made with a configuration that holds nothing else (`used_keys.reduced`), so that no result depends on a
+value that is not in its key. All ranks call `find`, `obtain` and `publish` alike; only the main rank
+reads and writes files.
 """
 
 import time
@@ -56,13 +54,13 @@ class Stage(ABC):
     """One step of a run, with its parameters."""
 
     name: ClassVar[str]
-    """Of its directory in the cache, or in the output directory."""
+    """Name of its directory."""
     asked: ClassVar[bool] = False
     """Whether it is made only if `--stage` asks for it; otherwise whenever another stage needs it."""
 
     @property
     def label(self) -> str:
-        """What it is called in lines, events and among the needs of another stage."""
+        """Its name in messages, events and the needs of another stage."""
         return self.name
 
     def configured(self, config: Config) -> Config:
@@ -90,19 +88,23 @@ class Stage(ABC):
         return False
 
     def missing(self, run: "Context") -> str:
-        """The sentence for an artefact that is needed and not to be made by this run."""
+        """The error message for an artefact that is needed but not made by this run."""
         return f"--stage {run.stage}: there is no {self.name} yet; run --stage {self.name} first."
 
     @abstractmethod
     def make(self, run: "Context", made: Mapping[str, Artefact]) -> Fill:
-        """Compute it, on all ranks; what is returned writes it into a directory, on the main rank.
+        """Compute it on all ranks; the returned function writes it into a directory, on the main rank.
 
         run: with the reduced configuration; made: the needed artefacts by label.
         """
 
 
 def inputs_of(stage: Stage, run: "Context") -> dict[str, Any]:
-    """What the result of a stage depends on, as JSON."""
+    """What the result of a stage depends on, as JSON.
+
+    Settings are the values of the keys that it reads, facts such as fingerprints of data and models,
+    needs the keys of the artefacts that it reads.
+    """
     config = stage.configured(run.config)
     return {
         "stage": stage.name,
@@ -121,8 +123,8 @@ def key_of(stage: Stage, run: "Context") -> str:
 def find(stage: Stage, run: "Context") -> Artefact | None:
     """The finished artefact of a stage, None if there is none that may be reused.
 
-    A damaged one is put aside; one of other versions is left alone unless the run accepts it. Either
-    is said once.
+    A damaged one is put aside; one of other versions is not reused unless the run accepts that. Either
+    is reported once.
     """
     inputs = inputs_of(stage, run)
     key = artefacts.key(inputs)
@@ -130,15 +132,15 @@ def find(stage: Stage, run: "Context") -> Artefact | None:
     known = run.known.get(path)
     if known is not None and known.key == key:
         return known
-    marker, trouble = ranks.on_main(lambda: artefacts.checked(path, inputs))
-    if trouble is not None:
-        ranks.say(trouble)
+    marker, damage = ranks.on_main(lambda: artefacts.checked(path, inputs))
+    if damage is not None:
+        ranks.say(damage)
     if marker is None:
         return None
-    usable, line = provenance.decide(stage.label, marker.get("origin", {}), run.accept_versions)
-    if line is not None and line not in run.said:
-        run.said.add(line)
-        ranks.say(line)
+    usable, note = provenance.decide(stage.label, marker.get("origin", {}), run.accept_versions)
+    if note is not None and note not in run.said:
+        run.said.add(note)
+        ranks.say(note)
     if not usable:
         return None
     run.known[path] = Artefact(path, marker, reused=True)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, checkpoint, export, ranks, uncertainty
+from compress import artefacts, ranks, uncertainty
 from compress.compression import importance, resolved
 from compress.compression.masks import Masks, Scorer
 from compress.compression.resolved import Resolved
@@ -26,7 +26,7 @@ from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
 from compress.scoring import evaluation
-from compress.stages import difficulty, first, model_figures, shallow
+from compress.stages import difficulty, export, model_figures, shallow
 from compress.stages.best_dev import BestDev
 from compress.stages.context import TRAINING, Context, new_trainer, start_model, watch_dev
 from compress.stages.difficulty import Difficulty
@@ -34,6 +34,7 @@ from compress.stages.first import First
 from compress.stages.shallow import Shallow
 from compress.stages.stage import Artefact, Fill, Stage, find
 from compress.stages.teacher import Teacher
+from compress.training.engine import gather_weights
 from compress.training.trainer import Trainer
 
 BLOCKS = ("pruning", "structured", "score_lr", "loss", "layerwise")
@@ -62,7 +63,7 @@ class Student(Stage):
         return config if self.alpha is None else config.with_alpha(self.alpha)
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """Those of any training, of compression and loss; of the difficulty where the loss uses it."""
+        """Keys of any training, of compression and loss, and of the difficulty where it is used."""
         keys = [*BLOCKS, *(f"student.{key}" for key in STUDENT_KEYS), "teacher.model"]
         if difficulty.used(config.robust):
             keys += [f"uncertainty.{key}" for key in ("alpha", "normalisation", "quantile")]
@@ -73,17 +74,17 @@ class Student(Stage):
 
         A loss of the user's gets the difficulty only if there is one or the run makes it.
         """
-        robust, out = run.config.robust, list[Stage]([Teacher()])
+        robust, needs = run.config.robust, list[Stage]([Teacher()])
         if robust.loss.shallow:
-            out.append(Shallow())
-        elif difficulty.used(robust) and (robust.loss.user_code is None or _there(run)):
-            out.append(Difficulty())
+            needs.append(Shallow())
+        elif difficulty.used(robust) and (robust.loss.user_code is None or _has_difficulty(run)):
+            needs.append(Difficulty())
         if robust.loss.uses("mistakes"):
-            out.append(First())
-        return tuple(out)
+            needs.append(First())
+        return tuple(needs)
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Those of a training, and of the methods, such as the source of a loss of the user's."""
+        """Facts of a training, and the inputs of the methods, such as the source of a user's loss."""
         methods = (run.config.robust.loss, *terms_of(run.config.robust.layerwise))
         return {
             **run.for_student().training_facts(),
@@ -91,7 +92,7 @@ class Student(Stage):
         }
 
     def includes(self, label: str) -> bool:
-        """Those of the small models that are made for it."""
+        """Those of the small models that it needs."""
         return label in ("first", "shallow")
 
     def place(self, run: Context, key: str) -> Path:
@@ -100,32 +101,30 @@ class Student(Stage):
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Compress as `compression_training` says, trained with the loss; export the model."""
-        robust, here, start = run.config.robust, run.for_student(), made["teacher"].path / "model"
+        robust, own, start = run.config.robust, run.for_student(), made["teacher"].path / "model"
         known = _known(run, made)
-        model = _start(here, start)
+        model = _start(own, start)
         shape = encoders.fresh(model)
-        masks = Masks(run.resolved.pruners, _scorer(here, shape, known))
+        masks = Masks(run.resolved.pruners, _scorer(own, shape, known))
         methods = [masks, robust.loss, *terms_of(robust.layerwise)]
         for method in methods:
-            method.attach(model, Run(run.config, start, here.data.labels, here.device))
+            method.attach(model, Run(run.config, start, own.data.labels, own.device))
         assert robust.student.epochs is not None, "epochs are resolved"
-        trainer = new_trainer(self.label, here, model, methods, robust.student.epochs, known)
-        best = BestDev(watch_dev(here), masks) if robust.student.keep == "best_dev" else None
-        trainer.run_until(trainer.total_steps, best or watch_dev(here))
+        trainer = new_trainer(self.label, own, model, methods, robust.student.epochs, known)
+        best = BestDev(watch_dev(own), masks) if robust.student.keep == "best_dev" else None
+        trainer.run_until(trainer.total_steps, best or watch_dev(own))
         earlier = best is not None and best.settle(trainer)
-        weights = (
-            best.weights if best and best.weights is not None else checkpoint.gather(trainer.engine)
-        )
-        wanted = _logits(here, trainer, masks, shape, weights, earlier)
+        weights = best.weights if best else gather_weights(trainer.engine)
+        expected = _logits(own, trainer, masks, shape, weights, earlier)
         trainer.close()
 
         def fill(folder: Path) -> None:
             small = masks.shrink(masks.finish(dict(weights)), shape)
             sparsity = masks.sparsity_of(small)
             length = robust.task.max_length
-            export.save(small, here.encoder.tokenizer, length, here.data.task.keep, folder / "model")
-            dev = here.columns["dev"].head(export.SAMPLES)
-            parity = export.difference(folder / "model", wanted, dev, here.device)
+            export.save(small, own.encoder.tokenizer, length, own.data.task.keep, folder / "model")
+            dev = own.columns["dev"].head(export.SAMPLES)
+            parity = export.difference(folder / "model", expected, dev, own.device)
             card.write(folder / "model", model_figures.about(run))
             layers = [{"heads": len(k.heads), "rows": len(k.neurons)} for k in masks.kept() or []]
             values = {"sparsity": sparsity, "parity": parity, "layers": layers}
@@ -137,7 +136,7 @@ class Student(Stage):
         return fill
 
 
-def _there(run: Context) -> bool:
+def _has_difficulty(run: Context) -> bool:
     """Whether there will be a difficulty when the student is trained."""
     return "difficulty" in run.chosen or find(Difficulty(), run) is not None
 
@@ -222,7 +221,9 @@ def _known(context: Context, made: Mapping[str, Artefact]) -> SampleData:
     robust, d = context.config.robust, None
     if "first" in made:
         labels = context.columns["train"].labels
-        d = robust.loss.difficulty_of_mistakes(first.load(made["first"]), labels)
+        d = robust.loss.difficulty_of_mistakes(
+            np.load(made["first"].path / "probabilities.npy"), labels
+        )
     elif "shallow" in made:
         d = difficulty.sample_difficulty(context, shallow.load(made["shallow"]))
     elif "difficulty" in made:

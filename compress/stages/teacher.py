@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import checkpoint, export
 from compress.compression.masks import Masks
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
-from compress.stages.context import TRAINING, Context, new_trainer, score_split, watch_dev, watched
+from compress.stages import export
+from compress.stages.context import TRAINING, Context, new_trainer, score, score_split, watch_dev
 from compress.stages.stage import Artefact, Fill, Stage
+from compress.training.engine import gather_weights
 
 KEY = f"{OURS}.teacher.model"
 Trained = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
@@ -34,13 +35,13 @@ class Teacher(Stage):
     asked = True
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """Those of any training, and its epochs; of one that is given only how long its inputs are."""
+        """Keys of any training, and the epochs; of a given teacher only the length of its inputs."""
         if config.robust.teacher.model is not None:
             return (KEY, f"{OURS}.task", f"{OURS}.task.max_length")
         return (*TRAINING, f"{OURS}.teacher.epochs")
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Those of a training; of one that is given, also itself and the order of its outputs."""
+        """Facts of a training; of a given teacher also its weights and the order of its outputs."""
         given, facts = run.config.robust.teacher.model, run.for_teacher().training_facts()
         if given is None:
             return facts
@@ -50,18 +51,18 @@ class Teacher(Stage):
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Fine-tune the encoder on the task, or take the given one; score train."""
-        block, here = run.config.robust.teacher, run.for_teacher()
+        block, own = run.config.robust.teacher, run.for_teacher()
         if block.model is None:
             assert block.epochs is not None, "epochs are resolved"
             weights, scores, shape = fine_tune(run, "teacher", block.epochs)
         else:
-            weights, scores, shape = _given(here)
+            weights, scores, shape = _given(own)
 
         def fill(folder: Path) -> None:
             np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
             shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
             length, keep = run.config.robust.task.max_length, run.data.task.keep
-            export.save(shape, here.encoder.tokenizer, length, keep, folder / "model")
+            export.save(shape, own.encoder.tokenizer, length, keep, folder / "model")
 
         return fill
 
@@ -83,22 +84,16 @@ def fine_tune(context: Context, name: str, epochs: int) -> Trained:
     trainer = new_trainer(name, context, model, [Masks(), Vanilla()], epochs)
     trainer.run_until(trainer.total_steps, watch_dev(context))
     scores = score_split(context, trainer, "train")
-    weights = checkpoint.gather(trainer.engine)
+    weights = gather_weights(trainer.engine)
     trainer.close()
     return weights, scores, shape
 
 
 def _given(context: Context) -> Trained:
-    """Score a teacher that the user has fine-tuned, in its own tokens, its outputs in our order."""
-    robust, data = context.config.robust, context.data
-    source = encoders.directory(robust.teacher.model or "", KEY)
+    """Score a given teacher in its own tokens, its outputs in the task's order of labels."""
+    data, name = context.data, context.config.robust.teacher.model or ""
+    source = encoders.directory(name, KEY)
     model = encoders.load_classifier(source, data.labels, trained=True, task=data.task)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
-    scores = evaluation.score(
-        watched(context, "train", evaluation.model_forward(model, context.device)),
-        context.columns["train"],
-        robust.evaluation.batch_size,
-        len(data.labels),
-        context.device,
-    )
+    scores = score(context, "train", evaluation.model_forward(model, context.device))
     return weights, scores, encoders.fresh(model)

@@ -1,9 +1,11 @@
-"""What the engine is built from: DeepSpeed's configuration, filled in, and the parameters in groups."""
+"""DeepSpeed's engine: its configuration, its groups of parameters, its gathered weights."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import deepspeed
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress import ranks
@@ -34,18 +36,14 @@ def parameter_groups(model: PreTrainedModel, config: Config) -> list[dict[str, A
 
 
 def engine_settings(
-    config: Config,
-    total_steps: int,
-    micro: int,
-    accumulation: int,
-    groups: Sequence[dict[str, Any]],
+    config: Config, total_steps: int, micro: int, accumulation: int, groups: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """DeepSpeed's configuration with every value filled in and its own printing off.
 
-    groups: of `parameter_groups`; one with a rate of its own has its own peak in the schedule. Under
-    ZeRO 3 on the CPU no parameter persists, because the pinned release gathers persistent ones with
-    several gloo operations and waits for the last only: weights were NaN now and then (upstream PR
-    #8539). Raises UserError if the user wants them to persist there.
+    groups: of `parameter_groups`; one with a rate of its own gets its own peak in the schedule. Under
+    ZeRO 3 on the CPU no parameter persists: the pinned release waits only for the last of several gloo
+    operations, so that weights were NaN at times (upstream PR #8539). Raises UserError if the user asks
+    for it.
     """
     settings = engine_keys(schedule.settled(config.merged))
     settings.update(
@@ -65,14 +63,30 @@ def engine_settings(
     if scheduler is not None:
         for note in schedule.notes(scheduler, total_steps):
             ranks.say(f"note: {note}")
-        settings["scheduler"] = _for_groups(scheduler, groups)
+        params = dict(scheduler["params"])
+        if "warmup_max_lr" in params and any("lr" in group for group in groups):
+            peak = params["warmup_max_lr"]
+            params["warmup_max_lr"] = [group.get("lr", peak) for group in groups]
+        settings["scheduler"] = {**scheduler, "params": params}
     return settings
 
 
-def _for_groups(scheduler: dict[str, Any], groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The schedule with one peak a group, where a group has a rate of its own."""
-    params = scheduler["params"]
-    if "warmup_max_lr" not in params or not any("lr" in group for group in groups):
-        return scheduler
-    peaks = [group.get("lr", params["warmup_max_lr"]) for group in groups]
-    return {**scheduler, "params": {**params, "warmup_max_lr": peaks}}
+def gather_weights(engine: deepspeed.DeepSpeedEngine, everywhere: bool = False) -> dict[str, Tensor]:
+    """Whole weights as float32, and buffers, on the CPU of the main rank, or of all (everywhere).
+
+    Other ranks get an empty dictionary. Under bf16 and fp16 these are the rounded weights that the
+    engine computes with. Collective under ZeRO 3, where one parameter at a time is gathered, so that no
+    device holds the whole model.
+    """
+    weights: dict[str, Tensor] = {}
+    keep = everywhere or ranks.is_main()
+    partitioned = engine.zero_optimization_stage() == 3
+    for name, parameter in engine.module.named_parameters(remove_duplicate=False):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
+            if keep:
+                weights[name] = parameter.detach().float().cpu().clone()
+    if keep:
+        weights |= {
+            name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers()
+        }
+    return weights

@@ -1,4 +1,4 @@
-"""How far the job is, for a person: a bar on a terminal, plain lines in a log file; main rank only.
+"""How far the job is: a bar on a terminal, plain lines in a log file; main rank only.
 
 A bar counts the whole stage, all its trainings and scoring passes. Where the bar or standard output is
 not on a terminal, a line comes every `STEPS` optimiser steps and every `SECONDS` seconds at least.
@@ -13,21 +13,22 @@ from contextlib import contextmanager
 from torch import Tensor
 from tqdm import tqdm
 
-from compress import memory, ranks, workload
+from compress import memory, ranks
 from compress.configuration.config import Config
-from compress.workload import Job
+from compress.training import workload
+from compress.training.workload import Job
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 STEPS, SECONDS = 50, 60.0
 EARLIEST = 6.0
-"""How many seconds before a line is due the thread that looks for it may write it: its own period."""
+"""Period in seconds of the thread that writes a line that will be due before it looks again."""
 FIRST_STEPS, FIRST_SECONDS = 20, 20.0
-"""After so many timed steps, or so long, the time of the whole job is told."""
+"""After so many timed steps, or seconds, the time of the whole job is printed."""
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class Progress:
-    """Where the job is; `stage` and `training` surround work, `step` and `scoring` count it."""
+    """State of the job; contexts `stage` and `training` surround work, `step` and `scoring` count."""
 
     def __init__(
         self,
@@ -39,18 +40,18 @@ class Progress:
         self.job = Job()
         self._clock, self._write = clock, write
         self._on_terminal = sys.stderr.isatty() if terminal is None else terminal
-        both = sys.stdout.isatty() if terminal is None else terminal
-        self._lines = not (both and self._on_terminal)
+        output = sys.stdout.isatty() if terminal is None else terminal
+        self._lines = not (output and self._on_terminal)
         self._bar: tqdm | None = None
         self._stage = self._doing = ""
         self._loss: dict[str, float] = {}
         self._marked = self._said = self._began = clock()
         self._said_step = 0
-        self._told, self._warm, self._ticking = False, False, False
+        self._estimated = self._warm = self._ticking = False
         self._lock = threading.RLock()
 
     def plan(self, job: Job) -> None:
-        """What the whole job has to do, so that its time left can be told."""
+        """Set the planned work, so that the time left can be estimated."""
         self.job = job
 
     @contextmanager
@@ -92,9 +93,9 @@ class Progress:
             self._expect(steps)
 
     def scoring(self, split: str, batches: int, rows: int, forward: Forward, config: Config) -> Forward:
-        """`forward`, each call of which counts as one of the batches of a split of so many samples.
+        """`forward`, each call of which counts as one batch of a split of `rows` samples.
 
-        Its calls raise UserError when the memory does not suffice.
+        Its calls raise UserError when memory does not suffice.
         """
         calls = 0
 
@@ -121,7 +122,7 @@ class Progress:
         return counted
 
     def beat(self, early: float = 0.0) -> None:
-        """Write a line if none has come for `SECONDS` seconds, or will before the next look."""
+        """Write a line if none has come for `SECONDS` seconds, less `early`."""
         with self._lock:
             now = self._clock()
             if self._stage and now >= self._said + SECONDS - early:
@@ -140,10 +141,10 @@ class Progress:
         bar, where = self._bar, self.where()
         if bar is not None:
             bar.disable = True
-        line = (
-            f"interrupted{f' in {where}' if where else ''}; finished stages are kept, the same command"
+        return (
+            f"{'' if bar is None else chr(10)}interrupted{f' in {where}' if where else ''}; finished "
+            "stages are kept, the same command continues with them"
         )
-        return f"{'' if bar is None else chr(10)}{line} continues with them"
 
     def _open(self, name: str, steps: int) -> None:
         with self._lock:
@@ -188,27 +189,27 @@ class Progress:
         self._bar.update(min(more, max(0, total - self._bar.n)))
 
     def _measures(self, sparsity: bool = False) -> list[str]:
-        """The last values of a training in words."""
-        out, values = [], self._loss
+        """The last values of a training as text."""
+        parts, values = [], self._loss
         if "loss" in values:
-            out.append(f"loss {values['loss']:.3f}")
+            parts.append(f"loss {values['loss']:.3f}")
         if sparsity and values.get("sparsity"):
-            out.append(f"sparsity {values['sparsity']:.2f}")
+            parts.append(f"sparsity {values['sparsity']:.2f}")
         if "samples_per_second" in values:
             rate = values["samples_per_second"]
-            out.append(f"{rate:.0f} samples/s" if rate >= 10 else f"{rate:.1f} samples/s")
-        return out
+            parts.append(f"{rate:.0f} samples/s" if rate >= 10 else f"{rate:.1f} samples/s")
+        return parts
 
     def _left(self) -> list[str]:
-        """The time left for the stage and for the job in words."""
+        """The time left for the stage and for the job as text."""
         work, stage = self.job.work[self._stage], self.job.stage_left(self._stage)
         job = self.job.left() if self.job.planned else None
         known = stage is not None and (work.steps or work.rows)
-        out = [f"stage {workload.duration(stage or 0.0)} left"] if known else []
-        return out if job is None else [*out, f"job {workload.duration(job)} left"]
+        parts = [f"stage {workload.duration(stage or 0.0)} left"] if known else []
+        return parts if job is None else [*parts, f"job {workload.duration(job)} left"]
 
     def _say(self, now: float) -> None:
-        """Write the line of this moment to the log."""
+        """Write a line to the log."""
         self._said, self._said_step = now, self.job.done(self._stage)[0]
         if not self._lines or not ranks.is_main():
             return
@@ -221,13 +222,13 @@ class Progress:
         sys.stdout.flush()
 
     def _expect(self, steps: int) -> None:
-        """Tell the time of the whole job, once, after the first steps."""
+        """Write the expected time of the whole job, once, after the first steps."""
         timed, seconds = self.job.measured(self._stage)
         enough = timed >= FIRST_STEPS or seconds >= FIRST_SECONDS or steps == self._counts()[1]
-        if self._told or not enough:
+        if self._estimated or not enough:
             return
         expected = self.job.expected()
         if expected is not None:
-            self._told = True
+            self._estimated = True
             if ranks.is_main():
                 self._write(workload.expectation(expected))

@@ -1,18 +1,11 @@
 """Training through `deepspeed.initialize`: one loop for teacher, sub-networks and student.
 
-What: `Trainer.run_until(step)` trains to an optimiser step and can be called again, so that a
-trajectory stops, scores and goes on. It drives the methods of a `Training` in their order: `bind` once
-the engine is built, `loss` in each micro-batch, `after_step`. Losses are one value per sample; they are
-reduced here, once: the sum over the whole batch divided by its size, for any number of ranks.
-
-The state of the loop is in `state_dict()`; optimiser and learning-rate schedule are the engine's own.
-Resuming inside a stage is not wired up yet.
+`Trainer.run_until(step)` can be called again, so that a trajectory stops, scores and goes on. It drives
+the methods of a `Training` in their order. Losses are one value per sample, reduced here: the sum over
+the whole batch divided by its size, for any number of ranks. The state of the loop is in
+`state_dict()`; resuming inside a stage is not implemented.
 """
 
-import contextlib
-import io
-import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,66 +22,24 @@ from transformers import PreTrainedModel
 from compress import memory, ranks
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
-from compress.errors import UserError, first_line
-from compress.interrupts import RANK_VARIABLES
+from compress.errors import UserError
 from compress.methods import Method
 from compress.microbatch import Batch, SampleData
 from compress.training.engine import engine_settings, parameter_groups
-from compress.training.monitor import Monitor, quieten
+from compress.training.monitor import Monitor
 
 KEPT = 200
-"""Of so many steps the losses are kept, to say at which one they were not finite."""
-
-
-def start(log_level: int = logging.ERROR) -> torch.device:
-    """Join the process group and return this rank's device.
-
-    log_level: of DeepSpeed's own lines, which come from the main rank only.
-
-    Without a launcher this process is alone; under mpirun or srun DeepSpeed finds the ranks. Its
-    shared-memory all-reduce is left out: it serves inference only, needs a compiler, and leaves 66 MiB
-    a rank and run in /dev/shm, where a container has 64 MB in all (see upstream issue #4002).
-    """
-    quieten()
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not os.environ.keys() & set(RANK_VARIABLES):
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(alone, MASTER_PORT=str(ranks.free_port()))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            deepspeed.init_distributed(verbose=False)
-    except torch.distributed.DistNetworkError as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise UserError(
-            f"the ranks cannot meet at {where} ({first_line(error)}); if another run has the "
-            "port, start with `deepspeed --master_port N`."
-        ) from None
-    if ranks.is_main():
-        deepspeed.utils.logger.setLevel(log_level)
-    accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
-        return torch.device("cpu")
-    accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device(accelerator.current_device_name())
-
-
-def stop() -> None:
-    """Leave the process group."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
+"""Steps whose losses are kept, to name the first at which they were not finite."""
 AfterEpoch = Callable[["Trainer"], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Training:
-    """What one training is made of.
+    """The parts of one training.
 
-    name: prefix of the events; methods: attached to the model, in the order in which they are driven:
-    those that prune, then the losses, the mitigation before layer-wise terms; known: of each training
-    sample; epochs: length of the learning-rate schedule.
+    name: prefix of the events; methods: attached to the model, in the order of their work: pruners,
+    then losses, the mitigation before layer-wise terms; known: of each training sample; epochs: length
+    of the learning-rate schedule.
     """
 
     name: str
@@ -116,10 +67,10 @@ class Trainer:
         self.log_every = config.deepspeed.steps_per_print or 10
         self.step = 0
         self.best: dict[str, float] = {}
-        micro, self.accumulation = batch_split(config, ranks.world_size())
-        self._micro, self._shape = micro, list[int]()
+        self._micro, self.accumulation = batch_split(config, ranks.world_size())
         groups = parameter_groups(training.model, config)
-        settings = engine_settings(config, self.total_steps, micro, self.accumulation, groups)
+        split = (self._micro, self.accumulation)
+        settings = engine_settings(config, self.total_steps, *split, groups)
         for method in training.methods:
             settings |= method.engine_block()
         with memory.building(self.name, config):
@@ -144,7 +95,7 @@ class Trainer:
         with self.training.monitor.progress.training(self.name, self.step, self.total_steps):
             self._after_step()
             while self.step < step:
-                self._checked_step(self._batch(self.step))
+                self._train_step(self._batch(self.step))
                 self.step += 1
                 self._after_step()
                 due = self.step % self.log_every == 0 or self.step == step
@@ -170,32 +121,29 @@ class Trainer:
             self._batches = (epoch, epoch_batches(lengths, self.batch_size, self.seed, epoch))
         return self._batches[1][position]
 
-    def _checked_step(self, batch: Indices) -> None:
-        """`_train_step`; UserError if memory does not suffice."""
-        where, shape = f"{self.name}: step {self.step + 1}", self._shape
-        shape.clear()
-        with memory.training(where, shape, (self._micro, self.accumulation), self.training.config):
-            self._train_step(batch)
-
     def _train_step(self, batch: Indices) -> None:
-        means = self._look_ahead(batch) if self._weighting and self.accumulation > 1 else {}
-        for turn in range(self.accumulation):
-            indices, valid, labels = self._part(batch, turn)
-            inputs = self.training.data.batch(indices, self.device)
-            self._shape[:] = inputs["input_ids"].shape
-            outputs = self.engine(**inputs, **self._arguments)
-            more = {"valid": valid, "inputs": inputs, "outputs": outputs}
-            part = self._known(indices, outputs.logits, labels, **more)
-            if self._weighting and self.accumulation == 1:
-                means = self._batch_means([part], len(batch))
-            per_sample = self._loss(part, means)
-            share_of_batch = ranks.world_size() * self.accumulation / len(batch)
-            loss = (per_sample * valid).sum() * share_of_batch
-            self.engine.backward(loss)
-            self.engine.step()
-            with torch.no_grad():
-                terms = part.parts() | part.watched
-                self._window.add(loss=per_sample, **terms, counted=valid)
+        """One optimiser step on the whole batch of all ranks; UserError if memory does not suffice."""
+        shape: list[int] = []
+        where, split = f"{self.name}: step {self.step + 1}", (self._micro, self.accumulation)
+        with memory.training(where, shape, split, self.training.config):
+            means = self._look_ahead(batch) if self._weighting and self.accumulation > 1 else {}
+            for turn in range(self.accumulation):
+                indices, valid, labels = self._part(batch, turn)
+                inputs = self.data.batch(indices, self.device)
+                shape[:] = inputs["input_ids"].shape
+                outputs = self.engine(**inputs, **self._arguments)
+                more = {"valid": valid, "inputs": inputs, "outputs": outputs}
+                part = self._known(indices, outputs.logits, labels, **more)
+                if self._weighting and self.accumulation == 1:
+                    means = self._batch_means([part], len(batch))
+                per_sample = self._loss(part, means)
+                share_of_batch = ranks.world_size() * self.accumulation / len(batch)
+                loss = (per_sample * valid).sum() * share_of_batch
+                self.engine.backward(loss)
+                self.engine.step()
+                with torch.no_grad():
+                    terms = part.parts() | part.watched
+                    self._window.add(loss=per_sample, **terms, counted=valid)
 
     def _known(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401
         """The micro-batch with what is known of its samples."""
@@ -203,17 +151,17 @@ class Trainer:
         return self.training.known.batch(indices, logits, labels, progress=progress, **more)
 
     def _loss(self, part: Batch, means: Mapping[str, Tensor]) -> Tensor:
-        """Sum of the losses of all methods, [B]: the first, and those beside it together."""
+        """Sum of the losses of all methods, [B]: the first, plus the sum of the others."""
         losses = []
         for method in self.training.methods:
             value = method.loss(replace(part, batch_mean=means.get(method.name)))
             losses += [] if value is None else [value]
         part.shared.clear()
-        first, *beside = losses
-        return first + torch.stack(beside).sum(dim=0) if beside else first
+        first, *others = losses
+        return first + torch.stack(others).sum(dim=0) if others else first
 
     def _part(self, batch: Indices, turn: int) -> tuple[Indices, Tensor, Tensor]:
-        """This rank's samples of one micro-batch: indices, 1 or 0 (padding) [m], labels [m]."""
+        """This rank's samples of one micro-batch: indices, valid mask, labels, each [m]."""
         world = ranks.world_size()
         part = turn * world + ranks.rank()
         indices, weight = share(batch, part, world * self.accumulation)
@@ -221,9 +169,9 @@ class Trainer:
         return indices, valid, torch.as_tensor(self.data.labels[indices]).to(self.device)
 
     def _look_ahead(self, batch: Indices) -> dict[str, Tensor]:
-        """Means of the batch weights over all micro-batches, which are run once more for them.
+        """Means of the batch weights, from an additional forward pass over all micro-batches.
 
-        Random states are put back, so that the training pass draws the same dropout.
+        Random states are restored, so that the training pass draws the same dropout.
         """
         accelerator = get_accelerator()
         states, parts = (torch.get_rng_state(), accelerator.get_rng_state()), []
@@ -240,8 +188,7 @@ class Trainer:
         """Mean of `Method.batch_weight` over the whole batch of all ranks, [], by method."""
         means = {}
         for method in self._weighting:
-            weights = [method.batch_weight(part) for part in parts]
-            sums = [(w * part.valid).sum() for w, part in zip(weights, parts, strict=True)]
+            sums = [(method.batch_weight(part) * part.valid).sum() for part in parts]
             total = ranks.all_sum(torch.stack(sums).sum().cpu().numpy())
             means[method.name] = torch.as_tensor(total / size, dtype=torch.float32).to(self.device)
         return means
@@ -251,7 +198,7 @@ class Trainer:
         history = list(self._window.history)
         values = self._window.means()
         if not np.isfinite(values["loss"]):
-            raise UserError(self._astray(history))
+            raise UserError(self._not_finite(history))
         rate = (self.engine.get_lr() or [0.0])[0]
         values.update(lr=rate)
         for method in self.training.methods:
@@ -260,8 +207,8 @@ class Trainer:
             self.training.monitor.scalars(self.name, values, self.step)
         return values
 
-    def _astray(self, history: Sequence[tuple[Tensor, Tensor]]) -> str:
-        """The sentence for a loss that is not finite: the first such step, whether the hook made it."""
+    def _not_finite(self, history: Sequence[tuple[Tensor, Tensor]]) -> str:
+        """The message for a loss that is not finite: the first such step, and a user's function."""
         local = np.array([[float(loss), float(gold)] for loss, gold in history])
         steps = ranks.all_sum(local).reshape(-1, self.accumulation, 2).sum(axis=1)
         first = int(np.argmin(np.isfinite(steps[:, 0])))
@@ -271,8 +218,8 @@ class Trainer:
         hook = next((method.user_code for method in self.training.methods if method.user_code), None)
         if hook is not None and np.isfinite(steps[first, 1]):
             return (
-                f"robust_compression.loss.hook: '{hook}' makes {self.name} go astray, the loss is not "
-                f"finite {where} though the model's outputs are; mend the function."
+                f"robust_compression.loss.hook: '{hook}' gives {self.name} a loss that is not finite "
+                f"{where} though the model's outputs are; correct the function."
             )
         also = f", look at robust_compression.loss.hook ('{hook}')" if hook else ""
         return (

@@ -18,17 +18,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compress import artefacts, export, ranks, run
+from compress import artefacts, ranks, run
 from compress.configuration import config
 from compress.errors import UserError
 from compress.models import encoders
-from compress.stages import difficulty
+from compress.stages import difficulty, export
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
 from compress.stages.stage import Artefact, find, obtain, publish
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
-from compress.training import trainer
+from compress.training import distributed
 from compress.training.monitor import Monitor
 
 ROOT = Path(__file__).parents[2]
@@ -105,14 +105,14 @@ def _weights(made: Artefact) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     output, model, specs = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    device = trainer.start()
+    device = distributed.start()
     for spec in json.loads(specs):
         try:
             one(spec, Path(output), model, device)
         except UserError as error:
             sys.stderr.write(f"{spec['name']}: {error}\n")
             raise
-    trainer.stop()
+    distributed.stop()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from compress import run
 from compress.configuration import config
 from compress.errors import UserError
-from compress.training import trainer
+from compress.training import distributed
 
 ROOT = Path(__file__).parents[2]
 HOOKS = """
@@ -61,7 +61,7 @@ def main() -> None:
         "train_batch_size=8",
         "gradient_accumulation_steps=2",
     ]
-    device, errors = trainer.start(), {}
+    device, errors = distributed.start(), {}
     for fault in ("training", "scoring", "late", "fails"):
         hook = f"late_hooks:{fault}" if fault in ("late", "fails") else "vanilla"
         settings = config.load(files, [*common, f"robust_compression.loss.hook={hook}"])
@@ -72,7 +72,7 @@ def main() -> None:
             errors[fault] = str(error)
         BertForSequenceClassification.forward = plain
     (folder / "errors.json").write_text(json.dumps(errors))
-    trainer.stop()
+    distributed.stop()
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from compress import run
 from compress.configuration import config
 from compress.errors import UserError
-from compress.training import trainer
+from compress.training import distributed
 
 
 def main() -> None:
-    device = trainer.start()
+    device = distributed.start()
     for spec in json.loads(sys.argv[1]):
         sys.stdout.write(f"-- {spec['output']}\n")
         settings = config.load(spec["files"], spec["set"])
@@ -27,7 +27,7 @@ def main() -> None:
         except UserError as error:
             sys.stdout.write(f"error: {error}\n")
         sys.stdout.flush()
-    trainer.stop()
+    distributed.stop()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from side_by_side import COMMON, JOBS, ROOT, Job
 
 from compress import run
 from compress.configuration import config
-from compress.training import trainer
+from compress.training import distributed
 
 CHOSEN = ("heads20", "heads40", "heads20_rows50_imp40")
 
@@ -78,14 +78,14 @@ def facts(output: Path, chosen: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    device = trainer.start()
+    device = distributed.start()
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, job in JOBS.items():
             if not job.ranks:
                 execute(job, Path(folder) / name, device, whole=not out)
                 out[name] = facts(Path(folder) / name, job.compression in CHOSEN)
-    trainer.stop()
+    distributed.stop()
     lines = [
         f'  "{name}": {{\n'
         + ",\n".join(f'    "{key}": {json.dumps(value)}' for key, value in sorted(found.items()))

@@ -10,7 +10,7 @@ import deepspeed
 import torch
 
 from compress.configuration.config import load
-from compress.training import trainer
+from compress.training import distributed
 from compress.training.engine import engine_settings, parameter_groups
 
 STEPS = 50
@@ -46,9 +46,9 @@ def peaks(config):
 def main():
     """Build each engine in turn."""
     base, cases = sys.argv[1], json.loads(sys.argv[2])
-    trainer.start()
+    distributed.start()
     found = [peaks(load([base], overrides)) for overrides in cases]
-    trainer.stop()
+    distributed.stop()
     print(json.dumps(found))
 
 

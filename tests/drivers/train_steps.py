@@ -19,21 +19,22 @@ from transformers import BertConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compress import checkpoint, ranks, run
+from compress import ranks, run
 from compress.compression.masks import Masks
 from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import match
 from compress.configuration import config
+from compress.layerwise.block import LayerwiseBlock
 from compress.layerwise.hidden import PROJECTION
-from compress.layerwise.settings import LayerwiseBlock
 from compress.layerwise.terms import Term, terms_of
 from compress.methods import Method
 from compress.microbatch import SampleData
 from compress.mitigations import MITIGATIONS
 from compress.models import compressed, encoders
 from compress.stages import context
-from compress.training import trainer
+from compress.training import distributed
+from compress.training.engine import gather_weights
 from compress.training.monitor import Monitor
 
 
@@ -108,7 +109,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     training = context.new_trainer("t", here, model, methods, settings.robust.epochs, known)
     training.run_until(spec["steps"], context.watch_dev(here) if terms else None)
     scores = context.score_split(here, training, "dev")
-    weights_now = checkpoint.gather(training.engine)
+    weights_now = gather_weights(training.engine)
     trained = weights_now.get(f"{PROJECTION}.weight", 0.0)
     plain = masks.finish(dict(weights_now)) if ranks.is_main() else {}
     state = training.state_dict()
@@ -150,10 +151,10 @@ def main() -> None:
         "steps_per_print=1",
         "tensorboard.enabled=false",
     ]
-    device = trainer.start()
+    device = distributed.start()
     for spec in json.loads(specs):
         one(spec, output, files, overrides, device)
-    trainer.stop()
+    distributed.stop()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Attention heads: `head_pruning`, by importance, from a list, or by learned scores.
 
-By importance the lowest heads over the layers of a group go (Michel et al. 2019; Du et al. 2023, App.
-A), at least one stays in each layer; learned scores choose within each layer. Both are in one file,
-because learned scores add nothing to the layers, keys and checks of heads but another count.
+By importance the lowest heads over the layers of a group are removed (Michel et al. 2019; Du et al.
+2023, App. A), but at least one stays in each layer; learned scores choose within each layer.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from compress.compression.pruner import Living
+from compress.compression.pruner import Remaining
 from compress.compression.technique import Ratio, exactly, something
 from compress.compression.units import (
     UnitGroup,
@@ -20,7 +19,7 @@ from compress.compression.units import (
     UnitPruning,
     Units,
     UnitShared,
-    remaining,
+    units_left,
 )
 from compress.configuration import blocks as settings
 from compress.errors import UserError
@@ -49,16 +48,16 @@ class Heads(UnitPruner):
         self, group: Units, importance: Importance, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
         """The most important heads over all blocks of the group."""
-        keep = remaining(sum(self.full(n) for n in group.blocks), group.keep, done)
+        keep = units_left(sum(self.full(n) for n in group.blocks), group.keep, done)
         scores = [importance.heads[n] for n in group.blocks]
         chosen = kept_heads(scores, keep, [self.gone(n) for n in group.blocks])
         return zip(group.blocks, chosen, strict=True)
 
-    def left(self, block: Block, kept: Tensor) -> Living:
+    def left(self, block: Block, kept: Tensor) -> Remaining:
         """Outputs of the projections and inputs of the attention output layer."""
         each = kept.new_tensor(list(range(block.head_size)))
         columns = (kept[:, None] * block.head_size + each).flatten()
-        inputs: Living = {block.attention_output: (None, columns)}
+        inputs: Remaining = {block.attention_output: (None, columns)}
         return {**dict.fromkeys(block.projections, (columns, None)), **inputs}
 
     def remove(self, weights: dict[str, Tensor], block: Block, mask: Tensor) -> None:

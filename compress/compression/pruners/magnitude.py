@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from compress.compression.pruner import Living, Now, Planned, Pruner
+from compress.compression.pruner import Planned, Pruner, PruningState, Remaining
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import Group, PruningTechnique, Schedule, Share
 from compress.configuration.blocks import Count
@@ -43,25 +43,25 @@ class Magnitude(Pruner):
         """Names of the layers."""
         return {name: None for group in self.groups.values() for name in group.layers}
 
-    def refresh(self, step: int, now: Now) -> bool:
+    def refresh(self, step: int, state: PruningState) -> bool:
         """Prune where the schedule of `step` says so; whether it did."""
         due = [g for g in self.groups.values() if g.schedule(step).refresh_at(step)]
         for group in due:
             for name in group.layers:
-                self.prune(name, group.schedule(step).sparsity(step), now)
+                self.prune(name, group.schedule(step).sparsity(step), state)
         return bool(due)
 
-    def prune(self, name: str, sparsity: float, now: Now) -> None:
+    def prune(self, name: str, sparsity: float, state: PruningState) -> None:
         """Bring a layer to this sparsity."""
-        mask, living = self.masks[name], now.living.get(name, (None, None))
-        with now.whole(mask.layer):
-            mask.set(_refreshed(mask.layer.weight.detach(), mask.value, sparsity, *living))
+        mask, remaining = self.masks[name], state.remaining.get(name, (None, None))
+        with state.whole(mask.layer):
+            mask.set(_refreshed(mask.layer.weight.detach(), mask.value, sparsity, *remaining))
 
-    def counts(self, living: Living) -> tuple[float, float]:
+    def counts(self, remaining: Remaining) -> tuple[float, float]:
         """Pruned weights and all weights of the layers, among those that heads and neurons leave."""
         pruned = total = 0.0
         for name, mask in self.masks.items():
-            left = _select(mask.value, *living.get(name, (None, None)))
+            left = _select(mask.value, *remaining.get(name, (None, None)))
             pruned += left.numel() - float(left.float().sum())
             total += left.numel()
         return pruned, total
@@ -97,16 +97,13 @@ class MagnitudePruning(PruningTechnique):
     method = "l1"
     order = 40
     fractions = "pruning"
+    word = "imp"
+    pruner: ClassVar[type[Magnitude]] = Magnitude
 
     shared_parameters: MagnitudeShared
     """What holds for all groups."""
     different_groups: Annotated[dict[str, WeightGroup], Field(min_length=1)]
     """Groups of layers, each under a name of your choice."""
-
-    @property
-    def label(self) -> str:
-        """Such as `imp40`."""
-        return f"imp{self.percent}"
 
     def takes(self, robust: RobustCompression) -> set[str]:
         """The schedule of single weights."""
@@ -118,20 +115,14 @@ class MagnitudePruning(PruningTechnique):
 
     def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> Magnitude:
         """See `PruningTechnique.resolve`."""
-        return Magnitude(self.planned(model, robust, total))
-
-    def planned(
-        self, model: PreTrainedModel, robust: RobustCompression, total: int
-    ) -> dict[str, Weights]:
-        """The layers of each group, and their schedule."""
-        pruning, groups = robust.pruning, self.different_groups
+        pruning, groups = robust.pruning, {}
         begin, end = self.steps(total, pruning.begin, pruning.end)
-        stride, out = self.stride(begin, end, pruning.updates), {}
+        stride = self.stride(begin, end, pruning.updates)
         for name, layers in self.matched(model).items():
-            target = 1 - groups[name].params.dense_ratio
+            target = 1 - self.different_groups[name].params.dense_ratio
             schedule = PruningSchedule(0.0, target, begin, end, stride, pruning.curve)
-            out[name] = Weights((schedule,), tuple(layers))
-        return out
+            groups[name] = Weights((schedule,), tuple(layers))
+        return self.pruner(groups)
 
 
 def n_pruned(size: int, sparsity: float) -> int:
@@ -169,15 +160,15 @@ def _select(matrix: Tensor, outputs: Tensor | None, inputs: Tensor | None) -> Te
 def _refreshed(
     weight: Tensor, mask: Tensor, sparsity: float, outputs: Tensor | None, inputs: Tensor | None
 ) -> Tensor:
-    """The mask with `sparsity` among the living outputs and inputs; the rest of it stays."""
+    """The mask with `sparsity` among the remaining outputs and inputs; the rest of it stays."""
     import torch
 
     weight = _select(weight, outputs, inputs).contiguous()
     new = magnitude_mask(weight, _select(mask, outputs, inputs), sparsity)
     if outputs is None and inputs is None:
         return new
-    out = mask.clone()
-    first = torch.arange(mask.shape[0]) if outputs is None else outputs
-    second = torch.arange(mask.shape[1]) if inputs is None else inputs
-    out[first[:, None].to(mask.device), second[None, :].to(mask.device)] = new
-    return out
+    whole = mask.clone()
+    rows = torch.arange(mask.shape[0]) if outputs is None else outputs
+    columns = torch.arange(mask.shape[1]) if inputs is None else inputs
+    whole[rows[:, None].to(mask.device), columns[None, :].to(mask.device)] = new
+    return whole

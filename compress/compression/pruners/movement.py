@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from compress.compression.pruner import Living, Now
+from compress.compression.pruner import PruningState, Remaining
 from compress.compression.pruners.magnitude import Magnitude, MagnitudePruning, MagnitudeShared
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from compress.configuration.robust_schema import RobustCompression
 
 
@@ -23,11 +21,11 @@ class Movement(Magnitude):
     name = "movement"
     learned = True
 
-    def prune(self, name: str, sparsity: float, now: Now) -> None:
+    def prune(self, name: str, sparsity: float, state: PruningState) -> None:
         """Let fewer weights of a layer stay."""
         self.masks[name].keep(round((1 - sparsity) * self.masks[name].size))
 
-    def counts(self, living: Living) -> tuple[float, float]:
+    def counts(self, remaining: Remaining) -> tuple[float, float]:
         """Pruned weights and all weights of the layers."""
         total = float(sum(mask.size for mask in self.masks.values()))
         return total - sum(mask.count for mask in self.masks.values()), total
@@ -44,6 +42,8 @@ class MovementPruning(MagnitudePruning):
     """Single weights of the lowest learned scores go, step by step."""
 
     method = "topk"
+    word = "movement"
+    pruner = Movement
 
     shared_parameters: MovementShared
 
@@ -52,11 +52,6 @@ class MovementPruning(MagnitudePruning):
         """By learned scores."""
         return "learned"
 
-    @property
-    def label(self) -> str:
-        """Such as `movement40`."""
-        return f"movement{self.percent}"
-
     def takes(self, robust: RobustCompression) -> set[str]:
         """The schedule of single weights without its refreshes, and the rate of the scores."""
         return {"pruning", "score_lr"}
@@ -64,7 +59,3 @@ class MovementPruning(MagnitudePruning):
     def stride(self, begin: int, end: int, updates: int) -> int:
         """Learned scores are refreshed at every step."""
         return 1
-
-    def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> Movement:
-        """See `PruningTechnique.resolve`."""
-        return Movement(self.planned(model, robust, total))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from compress.compression.pruner import Living
+from compress.compression.pruner import Remaining
 from compress.compression.technique import Share, something
-from compress.compression.units import UnitGroup, UnitPruner, UnitPruning, Units, remaining
+from compress.compression.units import UnitGroup, UnitPruner, UnitPruning, Units, units_left
 from compress.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class Neurons(UnitPruner):
     ) -> Iterator[tuple[int, Collection[int]]]:
         """The most important neurons of each block."""
         for number in group.blocks:
-            keep = remaining(self.full(number), group.keep, done)
+            keep = units_left(self.full(number), group.keep, done)
             yield number, kept_neurons(importance.neurons[number], keep, self.gone(number))
 
-    def left(self, block: Block, kept: Tensor) -> Living:
+    def left(self, block: Block, kept: Tensor) -> Remaining:
         """Outputs of the first and inputs of the second feed-forward layer."""
         return {block.intermediate: (kept, None), block.output: (None, kept)}
 

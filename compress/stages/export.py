@@ -37,14 +37,16 @@ def save(
     tokenizer.save_pretrained(folder)
 
 
-def difference(folder: Path, wanted: NDArray[np.float64], data: Columns, device: torch.device) -> float:
-    """Largest difference between wanted logits [N, C] and those of the directory, relative above 1.
+def difference(
+    folder: Path, expected: NDArray[np.float64], data: Columns, device: torch.device
+) -> float:
+    """Largest difference between expected logits [N, C] and a directory's, relative above 1.
 
     data: the N samples. Runs on the calling rank alone. Raises UserError above the tolerance.
     """
     forward = evaluation.model_forward(encoders.load_compressed(folder), device)
-    found = evaluation.logits(forward, data, SAMPLES, wanted.shape[1], device, alone=True)
-    worst = float((np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))).max())
+    found = evaluation.logits(forward, data, SAMPLES, expected.shape[1], device, alone=True)
+    worst = float((np.abs(found - expected) / np.maximum(1.0, np.abs(expected))).max())
     if not worst <= TOLERANCE:
         raise UserError(
             f"{folder}: the exported model differs from the one in training by {worst:.1e} in its "

@@ -45,9 +45,9 @@ def pair_bags(first: str, second: str) -> Bags:
 
 def _overlap(one: set[str], two: set[str]) -> Iterable[str]:
     """Of each text, in tenths the words that the other has, and the number of those that it lacks."""
-    for name, mine, other in (("first", one, two), ("second", two, one)):
-        yield f"{name} shared {round(10 * len(mine & other) / max(1, len(mine)))}"
-        yield f"{name} missing {min(10, len(mine - other))}"
+    for name, own, other in (("first", one, two), ("second", two, one)):
+        yield f"{name} shared {round(10 * len(own & other) / max(1, len(own)))}"
+        yield f"{name} missing {min(10, len(own - other))}"
 
 
 def fit_predict(

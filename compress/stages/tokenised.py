@@ -63,14 +63,14 @@ def encode(
     """
     given = tokenizers.get("teacher.model")
     same = given is not None and tokenising.equal(tokenizers["model"], given)
-    out = {
+    encoded = {
         key: _encoder(run, folders[key], tokenizer)
         for key, tokenizer in tokenizers.items()
         if key != "teacher.model" or not same
     }
-    for key, encoder in out.items():
+    for key, encoder in encoded.items():
         given_models.check_vocabulary(key, encoder)
-    return out
+    return encoded
 
 
 def _encoder(run: Context, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Encoder:
