@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compress.reporting import page, published_tables, study_figures, study_tables, tables
+from compress.reporting import markdown, page, published_tables, study_figures, study_tables
 from compress.study import analysis
 from compress.study.result_rows import Row
 
@@ -44,7 +44,7 @@ def write(
     for task, some, drawn in sections:
         lines += [f"## {task.name}", ""]
         for table in some:
-            lines += [tables.inert(table.caption), "", table.markdown(), ""]
+            lines += [markdown.without_html(table.caption), "", table.markdown(), ""]
         for name, picture in drawn.items():
             pictures[f"{task.name}-{name}.svg"] = picture.replace("<svg ", f"<svg {SVG} ", 1)
             lines += [f"![{CAPTIONS[name]}](<{task.name}-{name}.svg>)", "", CAPTIONS[name], ""]

@@ -202,6 +202,11 @@ class Task:
     teacher: Model
     students: list[Model]
 
+    @property
+    def models(self) -> list[Model]:
+        """The teacher and all students."""
+        return [self.teacher, *self.students]
+
     def baseline(self, model: Model) -> Model | None:
         """The vanilla student of the same compression, None for itself or if there is none."""
         same = [s for s in self.students if s.name == (model.name[0], BASELINE)]
