@@ -1,7 +1,7 @@
 """A run: prepare the data, go through the stages, evaluate, report.
 
 What: `prepare` builds the context (owned output directory, encoded data, monitor), `execute` runs the
-asked stages and writes metrics.json and report.html. `train.py` calls both.
+asked stages and writes report.html and metrics.json. `train.py` calls both.
 """
 
 from collections.abc import Mapping
@@ -154,6 +154,9 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     Raises UserError if the stage needs one that has not been run.
     """
     context = replace(context, stage=stage, chosen=stages_of(context.config.robust, stage))
+    remaining_work.check_places(context)
+    keys = {*remaining_work.keys(context), ownership.figures_found(context.output_dir) or ""}
+    ranks.on_main(lambda: context.monitor.keep(keys))
     context.monitor.progress.plan(remaining_work.job(context))
     made = _obtain(Teacher(), context)
     for note in chance.notes(teacher.train_accuracy(context, made), context.data.splits()):

@@ -109,7 +109,11 @@ def main(arguments: list[str] | None = None) -> int:
         failed = launch.execute(mine, machine, out / "logs")
         for name, why in failed.items():
             sys.stdout.write(f"failed: {name}: {why}\n")
-        rows = result_rows.collect(run for run in runs if launch.finished(run, options.accept_versions))
+        rows = result_rows.collect(
+            run
+            for run in runs
+            if run.name not in failed and launch.finished(run, options.accept_versions)
+        )
         if not rows:
             raise UserError(f"{out}: no run has finished; see {out / 'logs'}.")
         result_rows.save(rows, out / "results.parquet")
