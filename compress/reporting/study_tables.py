@@ -150,8 +150,8 @@ def _collapse(task: Task) -> str:
     unpaired = f" ({', '.join(alone)})" if alone else ""
     return (
         f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons) or 'none'}. "
-        "Dev is held against vanilla of the same compression and seed; vanilla itself, and what has no "
-        f"such vanilla{unpaired}, against the teacher."
+        "Dev is compared with vanilla of the same compression and seed; vanilla itself, and what has "
+        f"no such vanilla{unpaired}, with the teacher."
     )
 
 

@@ -1,6 +1,6 @@
 """results.parquet: what a study measured, one row a model and set, with the outcome of every sample.
 
-What: `collect` reads the finished runs, `save` and `load` the file. Everything that the report shows is
+`collect` reads the finished runs, `save` and `load` the file. Everything that the report shows is
 computed from these rows alone, so files of several machines can be put together.
 
 A row: task (name of its file), data (`task.name`), seed, role (teacher or student), compression,
@@ -51,7 +51,7 @@ def collect(runs: Iterable[Run]) -> list[Row]:
     So do the agreement, AUROC and seconds of the difficulty, which the runs of a task and seed share.
 
     Raises UserError for a run whose files are damaged, or whose teacher or difficulty is not that of
-    its neighbours.
+    the other runs of its task and seed.
     """
     rows: list[Row] = []
     read = [(run, *_files(run)) for run in runs]
