@@ -1,11 +1,8 @@
 """The report of a run: one HTML file that needs nothing else.
 
-It shows dev and OOD accuracy of teacher and student and the relative bias between them, and what they
-rest on: accuracy by subset, difficulty scores, sample sentences, settings. Equal input gives equal
-bytes. Needs neither torch nor DeepSpeed. The terminal's table and the verdict are in `summary`.
-
-Delta = (acc_dev - acc_ood) / acc_dev, F_bias = Delta_student / Delta_teacher, where the 95 % interval
-of Delta_teacher lies above 0 (Du et al. 2023, Sec. 3.4).
+It shows dev and OOD accuracy of teacher and student, the relative bias between them (`scoring.bias`),
+accuracy by subset, difficulty scores, sample sentences, settings. Equal input gives equal bytes. Needs
+neither torch nor DeepSpeed.
 """
 
 import json

@@ -31,9 +31,6 @@ def of_models(
     return Table.of(caption, models, [name, *columns])
 
 
-# Columns
-
-
 def on(model: Model, name: str, subset: str = "") -> str:
     """Accuracy on a set or a subset of it."""
     return percent(model.parts[name, subset])
@@ -98,9 +95,6 @@ def _changes(
 def on_each(task: Task, names: Iterable[str]) -> list[Column[Model]]:
     """Accuracy on each of some OOD sets; † where the teacher is at chance."""
     return [(_short(name) + chance_mark(task, [name]), partial(on, name=name)) for name in names]
-
-
-# Tables
 
 
 def accuracies(task: Task) -> Table:
@@ -246,9 +240,6 @@ def _seconds(tasks: Iterable[Task]) -> float:
         for model in task.models
         for key in keys[model is not task.teacher]
     )
-
-
-# Text
 
 
 def label(model: Model) -> str:

@@ -1,9 +1,8 @@
 """A study file becomes runs: each with its files, its seed and its directory.
 
 Names of parts are files next to the study's folder or of `ds_configs/` (`imp40` is
-`compression/imp40.json`); a name that ends in .json is a path from where you start. The files of a run
-are merged in this order: engine, task, settings, compression, mitigation; then `set`, `task_set` and
-what the command line sets. Everything is checked before anything is started.
+`compression/imp40.json`); a name that ends in .json is a path. The files of a run are merged in this
+order: engine, task, settings, compression, mitigation; then `set`, `task_set` and the command line.
 """
 
 from collections.abc import Mapping, Sequence
