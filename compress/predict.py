@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import artefacts, interrupts
-from compress.data import checking, reading, tokenising
+from compress.data import checking, reading, tokens
 from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, nearest
 from compress.models import encoders, model_questions, probe
@@ -100,7 +100,7 @@ def probabilities(
     Raises UserError if a score is not finite.
     """
     keep = getattr(model.config, encoders.TRAINED_KEEP, None)
-    encoded = tokenising.of_pairs(tokenizer, pairs.first, pairs.second, max_length, keep)
+    encoded = tokens.of_pairs(tokenizer, pairs.first, pairs.second, max_length, keep)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     scores = np.zeros((len(pairs.rows), len(model.config.id2label or {})))
     with torch.inference_mode():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import BertTokenizer, GPT2Tokenizer
 
-from compress.data import splits, tokenising
+from compress.data import splits, tokens
 from compress.data.batches import Columns
 from compress.stages import given_models
 from compress.stages.context import Encoder
@@ -25,14 +25,14 @@ def tokenizer():
 
 
 def test_the_share_of_unknown_words_by_hand(tmp_path, tokenizer):
-    assert tokenising.unknown_share(tokenizer, columns(tmp_path / "a", tokenizer, KNOWN)) == 0
-    share = tokenising.unknown_share(tokenizer, columns(tmp_path / "b", tokenizer, FOREIGN))
+    assert tokens.unknown_share(tokenizer, columns(tmp_path / "a", tokenizer, KNOWN)) == 0
+    share = tokens.unknown_share(tokenizer, columns(tmp_path / "b", tokenizer, FOREIGN))
     assert share == pytest.approx(8 / 10)  # "the" in each text of the second pair is known
 
 
 def test_a_tokenizer_that_spells_everything_out_knows_everything(tmp_path):
     spelt = GPT2Tokenizer(vocab={"<|endoftext|>": 0, "a": 1}, merges=[], pad_token="<|endoftext|>")
-    assert tokenising.unknown_share(spelt, columns(tmp_path, spelt, ["a", "aa"])) == 0
+    assert tokens.unknown_share(spelt, columns(tmp_path, spelt, ["a", "aa"])) == 0
 
 
 @pytest.mark.parametrize(("texts", "warned"), [(KNOWN, False), (FOREIGN, True)])

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.task_schema import OodBlock
-from compress.data import overlap, sources, tokenising
+from compress.data import overlap, sources, tokens
 from compress.data.checking import Checked, check
 from compress.data.tasks import Task, groups, of, ood_set
 from compress.errors import UserError
@@ -210,7 +210,7 @@ def encode(
     """
 
     def tokenise(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        inputs = tokenising.of_pairs(tokenizer, batch["first"], batch["second"], max_length, keep)
+        inputs = tokens.of_pairs(tokenizer, batch["first"], batch["second"], max_length, keep)
         return {**inputs, "length": [len(ids) for ids in inputs["input_ids"]]}
 
     first, second = split.texts

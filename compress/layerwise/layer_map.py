@@ -5,7 +5,7 @@ Needs the models' configurations only, so that a mistake is found before any tra
 
 from transformers import PreTrainedConfig
 
-from compress.data import tokenising
+from compress.data import tokens
 from compress.errors import UserError
 from compress.layerwise.block import LayerwiseBlock
 from compress.methods import Shapes
@@ -77,7 +77,7 @@ def check_run(shapes: Shapes, block: LayerwiseBlock) -> None:
     if shapes.start == teacher or robust.student.init_from == "teacher":
         return
     pair = probe.settled(shapes.start), probe.settled(teacher)
-    if tokenising.equal(*pair):
+    if tokens.equal(*pair):
         return
-    if not tokenising.agree(*pair, data.train.texts, robust.task.max_length, data.task.keep):
+    if not tokens.agree(*pair, data.train.texts, robust.task.max_length, data.task.keep):
         raise tokens_differ()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress.data import batches, tokenising
+from compress.data import batches, tokens
 from compress.errors import UserError, first_line
 
 SEGMENTS = "token_type_ids"
@@ -184,7 +184,7 @@ class Questions:
         """A pair of texts of exactly `length` tokens; a shorter one is repeated in the middle."""
         text = " ".join([self.text] * (length // WORDS + 1))
         try:
-            pair = tokenising.of_pairs(self.tokenizer, [text], [text], length)
+            pair = tokens.of_pairs(self.tokenizer, [text], [text], length)
         except Exception as error:  # noqa: BLE001  what tokenizers raise has no common base
             raise UserError(
                 f"{self.subject} has a tokenizer that cannot encode a pair ({first_line(error)})."

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compress import ranks
-from compress.data import tokenising
+from compress.data import tokens
 from compress.data.splits import TaskData
 from compress.layerwise import layer_map
 from compress.models import encoders
@@ -30,7 +30,7 @@ def check(folders: Mapping[str, Path], data: TaskData) -> None:
 
 def check_vocabulary(key: str, encoder: Encoder) -> None:
     """Warn if the tokenizer of a model does not know much of the training texts."""
-    share = tokenising.unknown_share(encoder.tokenizer, encoder.columns["train"])
+    share = tokens.unknown_share(encoder.tokenizer, encoder.columns["train"])
     if share >= MOST_UNKNOWN:
         ranks.say(
             f"WARNING: robust_compression.{key} {encoder.model}: {share:.0%} of the words of train are "
@@ -45,7 +45,7 @@ def check_equal_tokens(one: Encoder, other: Encoder) -> None:
     For the terms that compare them token by token. Tokenizers of one definition need no comparison;
     else the columns are compared, which reads all of them (about 10 GB for 40 million samples).
     """
-    if one is other or tokenising.equal(one.tokenizer, other.tokenizer):
+    if one is other or tokens.equal(one.tokenizer, other.tokenizer):
         return
     for column in ("input_ids", "token_type_ids"):
         tables = [encoder.columns["train"].table.data for encoder in (one, other)]

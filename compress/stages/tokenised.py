@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
-from compress.data import splits, tokenising
+from compress.data import splits, tokens
 from compress.data.batches import Columns
 from compress.models import encoders
 from compress.stages import given_models
@@ -62,7 +62,7 @@ def encode(
     folders, tokenizers: of the models, by their keys in `robust_compression`.
     """
     given = tokenizers.get("teacher.model")
-    same = given is not None and tokenising.equal(tokenizers["model"], given)
+    same = given is not None and tokens.equal(tokenizers["model"], given)
     encoded = {
         key: _encoder(run, folders[key], tokenizer)
         for key, tokenizer in tokenizers.items()
