@@ -111,7 +111,7 @@ def paired(
 ) -> tuple[Array, Array]:
     """Accuracies [R] of two models on one set whose N samples are drawn anew, the same for both.
 
-    How often each of the four joint outcomes is drawn is multinomial, so no weights of samples are kept.
+    How often each of the four joint outcomes is drawn is multinomial.
 
     first, second: whether each sample was right, [N].
     """
