@@ -21,6 +21,8 @@ from compress.integrity import MARKER
 SUFFIX = ".tmp"
 OUTDATED = 24 * 3600.0
 """Seconds without a change after which an unfinished file of an unknown process is removed."""
+NUMERICS = 1
+"""Raised whenever a change of this program changes the numbers of some result."""
 _numbers = itertools.count()
 
 

@@ -17,7 +17,6 @@ from compress.configuration.config import Config
 from compress.data import sources, tasks
 from compress.errors import UserError
 from compress.lock import Lock
-from compress.stages.stage import NUMERICS, cache_name
 
 KINDS = ("teacher", "difficulty", "first", "partial_input", "shallow", "tokens", "scores")
 """Directories of the cache."""
@@ -30,6 +29,12 @@ def cache_dir(config: Config, output_dir: Path) -> Path:
     """Where the artefacts lie that several runs share."""
     given = config.robust.cache_dir
     return Path(given) if given else output_dir.parent / "shared"
+
+
+def cache_name(config: Config) -> str:
+    """What the user calls the cache."""
+    named = config.robust.cache_dir is not None
+    return f"{used_keys.OURS}.cache_dir" if named else "--output_dir: the shared directory beside it"
 
 
 def claim(output_dir: Path, config: Config) -> None:
@@ -163,7 +168,7 @@ def stamp(config: Config) -> str:
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
     files += robust.loss.files()
-    facts = [NUMERICS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
+    facts = [artefacts.NUMERICS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

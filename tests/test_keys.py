@@ -10,6 +10,7 @@ from configs import BASE
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from stage_runs import run_of
 
+from compress import artefacts
 from compress.configuration import used_keys
 from compress.configuration.config import build
 from compress.configuration.robust_schema import Root
@@ -289,7 +290,7 @@ def test_settings_of_a_difficulty_that_the_loss_does_not_use(keys_of, key):
 
 def test_another_number_of_the_numerics_is_another_key(keys_of, monkeypatch):
     before = keys_of(BASE)
-    monkeypatch.setattr(stage, "NUMERICS", stage.NUMERICS + 1)
+    monkeypatch.setattr(artefacts, "NUMERICS", artefacts.NUMERICS + 1)
     assert changed(before, keys_of(BASE)) == STAGES.keys()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress import artefacts, disk, provenance, ranks
+from compress import artefacts, disk, ownership, provenance, ranks
 from compress.configuration import used_keys
 from compress.configuration.config import Config
 from compress.errors import UserError
@@ -21,8 +21,6 @@ from compress.errors import UserError
 if TYPE_CHECKING:
     from compress.stages.context import Context
 
-NUMERICS = 1
-"""Raised whenever a change of this program changes the numbers of some result."""
 Fill = Callable[[Path], None]
 
 
@@ -108,7 +106,7 @@ def inputs_of(stage: Stage, run: "Context") -> dict[str, Any]:
     config = stage.configured(run.config)
     return {
         "stage": stage.name,
-        "numerics": NUMERICS,
+        "numerics": artefacts.NUMERICS,
         "settings": used_keys.values(config, stage.reads(config)),
         "facts": stage.facts(_reduced(stage, run)),
         "needs": {need.label: key_of(need, run) for need in stage.needs(run)},
@@ -165,17 +163,12 @@ def obtain(stage: Stage, run: "Context") -> Artefact:
     return publish(stage, run, began, fill)
 
 
-def cache_name(config: Config) -> str:
-    """What the user calls the cache."""
-    named = config.robust.cache_dir is not None
-    return f"{used_keys.OURS}.cache_dir" if named else "--output_dir: the shared directory beside it"
-
-
 def check_place(stage: Stage, run: "Context") -> None:
     """Raise UserError if the artefact of a stage cannot be written to the cache; by look alone."""
     folder = stage.place(run, key_of(stage, run)).parent
     if folder.is_relative_to(run.cache_dir):
-        name = f"{cache_name(run.config)}: has no {stage.label} of this run, which must be written to"
+        cache = ownership.cache_name(run.config)
+        name = f"{cache}: has no {stage.label} of this run, which must be written to"
         ranks.on_main(lambda: disk.check(folder, name))
 
 
