@@ -144,10 +144,10 @@ def _nearest(path: Path) -> Path:
     return Path("/")
 
 
-def check(path: Path, name: str) -> None:
+def check(path: Path, name: str, writable: bool = True) -> None:
     """Raise UserError, by look alone, if a directory is not there and cannot be made or written to.
 
-    name: what the user calls it, such as `--output_dir`.
+    name: what the user calls it, such as `--output_dir`; writable: False if it need not be written to.
     """
     text = f"{name} {path}"
     try:
@@ -163,12 +163,13 @@ def check(path: Path, name: str) -> None:
         if there == path:
             raise UserError(f"{text}: is {what}; choose another directory.")
         raise UserError(f"{text}: '{there}' is {what}, not a directory; choose another.")
-    if os.access(there, os.W_OK | os.X_OK):
+    if not writable or os.access(there, os.W_OK | os.X_OK):
         return
+    where, why, advice = "" if there == path else f"'{there}' ", "", "change its rights"
     with suppress(OSError):
         if os.statvfs(there).f_flag & os.ST_RDONLY:
-            raise UserError(f"{text}: '{there}' cannot be written to (its disk is read-only).")
-    raise UserError(f"{text}: '{there}' cannot be written to; choose another or change its rights.")
+            why, advice = " (its disk is read-only)", "make it writable"
+    raise UserError(f"{text}: {where}cannot be written to{why}; choose another directory or {advice}.")
 
 
 def flush(folder: Path) -> None:

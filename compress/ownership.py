@@ -5,6 +5,7 @@ nothing of another configuration; `held` keeps other runs out.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from compress.configuration.config import Config
 from compress.data import sources, tasks
 from compress.errors import UserError
 from compress.lock import Lock
-from compress.stages.stage import NUMERICS
+from compress.stages.stage import NUMERICS, cache_name
 
 KINDS = ("teacher", "difficulty", "first", "partial_input", "shallow", "tokens", "scores")
 """Directories of the cache."""
@@ -64,7 +65,11 @@ def claim(output_dir: Path, config: Config) -> None:
 
 
 def _check_places(output_dir: Path, config: Config) -> None:
-    """Raise UserError for the first directory or file that could not be written to."""
+    """Raise UserError for the first directory or file that could not be written to.
+
+    A cache that is there may be read-only: whether anything must be written to it is known with the
+    keys of the artefacts (`remaining_work.check_places`).
+    """
     disk.check(output_dir, "--output_dir")
     for name in FOLDERS:
         disk.check(output_dir / name, "--output_dir: its entry")
@@ -72,15 +77,14 @@ def _check_places(output_dir: Path, config: Config) -> None:
         if (output_dir / name).is_dir():
             raise UserError(f"--output_dir {output_dir}: its '{name}' is a directory; choose another.")
     cache = cache_dir(config, output_dir)
-    named = config.robust.cache_dir is not None
-    key = "robust_compression.cache_dir" if named else "--output_dir: the shared directory beside it"
-    disk.check(cache, key)
+    key = cache_name(config)
+    disk.check(cache, key, writable=not cache.is_dir())
     inside = [output_dir / name for name in FOLDERS if _within(cache, output_dir / name)]
     if inside:
         raise UserError(f"{key} {cache}: lies in '{inside[0]}', which is replaced; choose another.")
     for entry in sorted(cache.iterdir()) if cache.is_dir() else ():
-        if entry.is_dir() or entry.name in KINDS:
-            disk.check(entry, key)
+        if entry.name in KINDS:
+            disk.check(entry, key, writable=False)
     for name in ("tensorboard", "csv_monitor"):
         block = config.merged.get(name) or {}
         if block.get("enabled"):
@@ -118,6 +122,7 @@ def _hold(lock: Lock, output_dir: Path, config: Config) -> None:
     claim(output_dir, config)
     cache = cache_dir(config, output_dir)
     shared = [entry for entry in cache.iterdir() if entry.is_dir()] if cache.is_dir() else []
+    shared = [entry for entry in shared if os.access(entry, os.W_OK)]
     own = [output_dir / name for name in ("", "alpha", "student", "student/model")]
     if count := artefacts.sweep([*own, *shared]):
         ranks.say(f"removed {count} unfinished files or directories of runs that have ended")
@@ -128,9 +133,17 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     return _difference(_lasting(old), _lasting(new))
 
 
-def identity(merged: Mapping[str, Any]) -> str:
-    """A hash that changes with whatever `difference` looks at."""
-    return artefacts.key(_lasting(merged))
+def figures_key(config: Config) -> str:
+    """Which figures a run makes: a hash of the whole configuration, what is evaluated included."""
+    return artefacts.key(config.merged)
+
+
+def figures_found(output_dir: Path) -> str | None:
+    """The key of the figures in an output directory, as of `figures_key`; None if there are none."""
+    try:
+        return artefacts.read_json(output_dir / "metrics.json")["keys"].get("evaluate")
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def stamp(config: Config) -> str:

@@ -1,7 +1,7 @@
 """A run: prepare the data, go through the stages, evaluate, report.
 
 `prepare` builds the context (output directory, data in tokens, monitor), `execute` runs the stages that
-are asked for and writes metrics.json and report.html. `train.py` calls both.
+are asked for and writes report.html and metrics.json. `train.py` calls both.
 """
 
 from collections.abc import Mapping
@@ -154,6 +154,9 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     chosen = stages_of(context.config.robust, stage)
     ranks.say(overview(context.config, context.data, chosen, str(context.device)))
     context = replace(context, stage=stage, chosen=chosen)
+    remaining_work.check_places(context)
+    keys = {*remaining_work.keys(context), ownership.figures_found(context.output_dir) or ""}
+    ranks.on_main(lambda: context.monitor.keep(keys))
     context.monitor.progress.plan(remaining_work.job(context))
     made = _obtain(Teacher(), context)
     for note in chance.notes(teacher.train_accuracy(context, made), context.data.splits()):

@@ -182,6 +182,8 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Run all jobs with both programs; the number of jobs that differ."""
     options, wrong = parse(), 0
+    revision = ["git", "-C", str(ROOT), "rev-parse", "--short", options.base]
+    options.base = subprocess.run(revision, check=True, capture_output=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as temporary:
         work = options.keep or Path(temporary)
         base = Path(temporary) / "base"

@@ -71,7 +71,11 @@ def finish(run, student=None, teacher=None, sizes=SETS, wholes=None, **changes):
         hits["subset/ood_sym1"] = kinds[np.arange(sizes["ood_sym1"]) % 3]
     metrics |= {
         "stamp": ownership.stamp(run.config),
-        "keys": {"teacher": f"teacher of seed {run.seed}", "difficulty": f"of seed {run.seed}"},
+        "keys": {
+            "teacher": f"teacher of seed {run.seed}",
+            "difficulty": f"of seed {run.seed}",
+            "evaluate": ownership.figures_key(run.config),
+        },
         "samples": {"train": 5000},
         "set_sizes": {"train": 9000, **(wholes or sizes)},
         "easy_hard": {"agreement": 0.8},

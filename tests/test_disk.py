@@ -13,16 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+import deepspeed.comm
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from configs import Files
 from conftest import mount
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from torch.utils.tensorboard import SummaryWriter
 
 from compress import artefacts, disk, errors
 from compress.artefacts import completed, replacing, write_json, writing
@@ -127,39 +128,24 @@ def test_files_are_on_the_disk_before_they_get_their_name(tmp_path, monkeypatch)
 # The monitors
 
 
-class Events:
-    """As DeepSpeed's writer of TensorBoard's events does it."""
-
-    def __init__(self, folder):
-        self.summary = SummaryWriter(str(folder))
-
-    def write_events(self, events):
-        for event in events:
-            self.summary.add_scalar(*event)
-        self.summary.flush()
-
-
-class Table:
-    """As DeepSpeed's writer of CSV files does it."""
-
-    def __init__(self, folder):
-        self.file = folder / "loss.csv"
-
-    def write_events(self, events):
-        with self.file.open("a+") as target:
-            target.write(f"{events}\n")
-
-
-@pytest.mark.parametrize("kind", [Events, Table])
+@pytest.mark.parametrize("kind", ["tensorboard", "csv_monitor"])
 def test_a_log_that_cannot_be_written_is_one_sentence(small, kind, monkeypatch, capfd):
+    """It names the folder of the events, and how to do without."""
     monkeypatch.setattr(threading, "excepthook", monitor._thread_failed)
-    watch = monitor.Monitor(kind(small), place=small)
+    monkeypatch.setattr(deepspeed.comm, "get_rank", lambda: 0)
+    (small.parent / "parts").mkdir()
+    config = Files(small.parent / "parts").load({kind: {"enabled": True, "output_path": str(small)}})
+    watch = monitor.open_monitor(config, small.parent / "run")
     watch.scalars("student", {"loss": 1.0}, 0)
     fill(small)
     with pytest.raises(UserError, match=r"cannot be written \(No space left") as caught:
         for step in range(2000):
             watch.scalars("student", {"loss": 1.0}, step)
-    assert str(caught.value).startswith(str(small))
+    sentence = str(caught.value)
+    assert sentence.startswith(str(small / "run")) and "free some of it" in sentence
+    assert f"'{kind}.enabled' false" in sentence and "\n" not in sentence
+    with pytest.raises(UserError, match=f"'{kind}.enabled' false"):
+        monitor.open_monitor(config, small.parent / "other")
     time.sleep(0.2)
     assert capfd.readouterr().err == ""
 
@@ -224,7 +210,10 @@ def test_directories_that_may_not_be_written_to(tmp_path, monkeypatch):
 
 def test_a_read_only_disk(small):
     mount(small, flags=32 | 1)  # MS_REMOUNT, MS_RDONLY
-    assert "its disk is read-only" in sentence_of(small)
-    assert "its disk is read-only" in sentence_of(small / "a/b")
+    for place, times in ((small, 1), (small / "a/b", 2)):
+        sentence = sentence_of(place)
+        assert "its disk is read-only" in sentence and "choose another directory" in sentence
+        assert sentence.count(str(small)) == times
+    disk.check(small, "cache_dir", writable=False)
     with pytest.raises(UserError, match="Read-only file system"):
         artefacts.write_json(small / "a.json", {})

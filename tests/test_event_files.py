@@ -9,6 +9,7 @@ from configs import Files, at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from compress.errors import UserError
+from compress.ownership import figures_key
 from compress.training.monitor import open_monitor
 
 STEPS = (10, 20, 30)
@@ -20,13 +21,20 @@ def files(tmp_path, monkeypatch):
     return Files(tmp_path)
 
 
-def start(files, output, *settings, stages=("teacher", "student"), steps=STEPS, figures=True):
-    """One start of a run that trains these stages and reuses the others."""
+def start(
+    files, output, *settings, stages=("teacher", "student"), steps=STEPS, figures=True, others=("",)
+):
+    """One start of a run that trains these stages; others: whose events stay if they are there.
+
+    The key of a stage is its name.
+    """
     both = {"tensorboard": {"enabled": True}, "csv_monitor": {"enabled": True}}
     monitor = open_monitor(files.load(both, *settings), output)
+    monitor.keep({*stages, *others})
     for stage in stages:
-        for step in steps:
-            monitor.scalars(stage, {"loss": 1 / step}, step)
+        with monitor.making(stage):
+            for step in steps:
+                monitor.scalars(stage, {"loss": 1 / step}, step)
     if figures:
         monitor.scalars("accuracy/student", {"dev": 0.5}, 0)
         monitor.table("difficulty/hardest", ["text", "d"], [["a", "1"]])
@@ -63,7 +71,7 @@ def test_a_run_has_its_name_and_one_curve_a_stage(files, tmp_path):
 def test_a_restart_writes_no_step_twice(files, tmp_path, stages):
     output = tmp_path / "run"
     start(files, output, figures=False, steps=(10, 20, 30, 40))
-    start(files, output, at("steps_per_print", 5), stages=stages)
+    start(files, output, stages=stages, others=("teacher", "student"))
     expected = whole() | {f"{s}/loss": [*STEPS, 40] for s in {"teacher", "student"} - set(stages)}
     assert curves(output / "tensorboard/run") == expected
     for stage in ("teacher", "student"):
@@ -72,16 +80,41 @@ def test_a_restart_writes_no_step_twice(files, tmp_path, stages):
     assert len(rows(output / "csv_monitor/accuracy_student_dev.csv")) == 2
 
 
-def test_other_settings_begin_an_empty_log(files, tmp_path):
+def test_events_of_other_artefacts_go_and_those_of_a_reused_one_stay(files, tmp_path):
     output = tmp_path / "run"
     start(files, output, stages=("teacher", "difficulty 0.30", "student"))
     (output / "csv_monitor/notes.csv").write_text("mine\n1\n")
-    start(files, output, at("robust_compression.seed", 7), stages=("student",))
+    start(files, output, at("robust_compression.seed", 7), stages=("difficulty",), others=("teacher",))
     found = whole()
-    del found["teacher/loss"]
+    found["difficulty/loss"] = found.pop("student/loss")
     assert curves(output / "tensorboard/run") == found
     names = {file.name for file in (output / "csv_monitor").glob("*.csv")}
-    assert names == {"student_loss.csv", "accuracy_student_dev.csv", "notes.csv"}
+    written = {"teacher_loss.csv", "difficulty_loss.csv", "accuracy_student_dev.csv"}
+    assert names == {*written, "notes.csv"}
+
+
+def test_figures_stay_as_long_as_their_metrics_do(files, tmp_path):
+    output = tmp_path / "run"
+    start(files, output, stages=())
+    owner = json.loads((output / "csv_monitor/run.json").read_text())["keys"]["accuracy"]
+    assert owner == figures_key(
+        files.load({kind: {"enabled": True} for kind in ("tensorboard", "csv_monitor")})
+    )
+    start(files, output, at("steps_per_print", 5), stages=(), figures=False, others=(owner,))
+    assert curves(output / "tensorboard/run") == {"accuracy/student/dev": [0]}
+    start(files, output, stages=(), figures=False)
+    assert curves(output / "tensorboard/run") == {}
+    assert not list((output / "csv_monitor").glob("*.csv"))
+
+
+def test_events_of_which_nothing_is_known_go(files, tmp_path):
+    """Such as those of an earlier version, whose run.json knows the configuration alone."""
+    output = tmp_path / "run"
+    start(files, output)
+    for mark in output.rglob("run.json"):
+        mark.write_text('{"output_dir": "", "configuration": "x"}')
+    start(files, output, stages=("teacher",), figures=False, others=("student",))
+    assert curves(output / "tensorboard/run") == {"teacher/loss": list(STEPS)}
 
 
 def test_stages_of_like_names_keep_their_own(files, tmp_path):
@@ -91,7 +124,8 @@ def test_stages_of_like_names_keep_their_own(files, tmp_path):
         output,
         stages=("difficulty 0.30", "difficulty 0.60", "difficulty", "alpha 0.2", "alpha 0.25"),
     )
-    start(files, output, stages=("difficulty", "alpha 0.2"))
+    others = ("difficulty 0.30", "difficulty 0.60", "alpha 0.25")
+    start(files, output, stages=("difficulty", "alpha 0.2"), others=others)
     found = curves(output / "tensorboard/run")
     assert len(found) == 6 and all(steps in ([0], list(STEPS)) for steps in found.values())
     assert len(rows(output / "csv_monitor/difficulty_0.30_loss.csv")) == 1 + len(STEPS)
@@ -130,7 +164,7 @@ def test_files_of_others_are_left_alone(files, tmp_path):
 def test_a_place_under_a_file_is_an_error(files, tmp_path):
     (tmp_path / "file").write_text("")
     place = {"csv_monitor": {"output_path": str(tmp_path / "file")}}
-    with pytest.raises(UserError, match=r"csv_monitor: events cannot be written to '.*file"):
+    with pytest.raises(UserError, match=r"file.*: cannot be written .*csv_monitor\.enabled"):
         start(files, tmp_path / "run", place)
 
 
@@ -138,7 +172,7 @@ def test_a_damaged_mark_is_no_obstacle(files, tmp_path):
     start(files, tmp_path / "run")
     (tmp_path / "run/csv_monitor/run.json").write_text("{")
     start(files, tmp_path / "run")
-    assert json.loads((tmp_path / "run/csv_monitor/run.json").read_text())["configuration"]
+    assert json.loads((tmp_path / "run/csv_monitor/run.json").read_text())["keys"]["teacher"]
     assert len(rows(tmp_path / "run/csv_monitor/teacher_loss.csv")) == 1 + len(STEPS)
 
 

@@ -6,9 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.scoring.metrics import accuracy, auroc, delta, pooled, relative_bias
-from compress.study.published import ENTRIES, EXCEPTIONS, OOD_SIZES, TEACHER
+from compress.study.published import ENTRIES, OOD_SIZES, TEACHER
 
 TOLERANCE = 0.004
+EXCEPTIONS = {
+    ("table2", "distilbert", "mnli"): 1.304,
+    ("table2", "minilm", "mnli"): 1.316,
+    ("table2", "pretrained-l6", "mnli"): 1.243,
+    ("table5", "vanilla", "mnli"): 1.316,
+}
+"""Entries in which the paper disagrees with itself -> the value that follows from its accuracies."""
 
 
 def brute_force_auroc(scores, positive):
@@ -22,30 +29,30 @@ def brute_force_auroc(scores, positive):
     return wins / pairs if pairs else None
 
 
-def follows(task, dev, ood):
-    teacher_dev, teacher_ood = TEACHER[task]
-    return relative_bias((dev, pooled(ood, OOD_SIZES)), (teacher_dev, pooled(teacher_ood, OOD_SIZES)))
+def follows(task, entry):
+    """F_bias that follows from the printed accuracies."""
+    dev, ood = TEACHER[task]
+    return relative_bias(
+        (100 * entry.dev, 100 * pooled(entry.ood, OOD_SIZES)), (dev, pooled(ood, OOD_SIZES))
+    )
 
 
-@pytest.mark.parametrize(
-    ("table", "row", "task", "dev", "ood", "f_bias"), ENTRIES, ids=lambda v: str(v) if v else None
-)
-def test_published_bias(table, row, task, dev, ood, f_bias):
-    entry = (table, row, task)
-    expected, tolerance = (EXCEPTIONS[entry], 5e-4) if entry in EXCEPTIONS else (f_bias, TOLERANCE)
-    assert follows(task, dev, ood) == pytest.approx(expected, abs=tolerance)
+@pytest.mark.parametrize("key", ENTRIES, ids="-".join)
+def test_published_bias(key):
+    expected, tolerance = (
+        (EXCEPTIONS[key], 5e-4) if key in EXCEPTIONS else (ENTRIES[key].f_bias, TOLERANCE)
+    )
+    assert follows(key[2], ENTRIES[key]) == pytest.approx(expected, abs=tolerance)
 
 
 def test_published_entries_are_all_there():
     assert len(ENTRIES) == 12 + 12 + 3 + 18 + 18
-    assert {entry[:3] for entry in ENTRIES} >= EXCEPTIONS.keys()
+    assert ENTRIES.keys() >= EXCEPTIONS.keys()
 
 
 def test_exceptions_are_the_only_ones():
     apart = {
-        (table, row, task)
-        for table, row, task, dev, ood, f_bias in ENTRIES
-        if abs(follows(task, dev, ood) - f_bias) > TOLERANCE
+        key for key, entry in ENTRIES.items() if abs(follows(key[2], entry) - entry.f_bias) > TOLERANCE
     }
     assert apart == set(EXCEPTIONS)
 

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import LIBC, mount
 from launcher import ROOT, job, launch, run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
@@ -62,3 +64,38 @@ def test_a_full_disk_ends_all_ranks_with_one_sentence(small: Path, tiny_model: P
     assert not [path for path in small.rglob("*") if path.name.startswith(".")]
     assert not list(small.glob("shared/teacher/*"))
     assert not (small / "run/run.lock").exists()
+
+
+def steps(folder: Path, stage: str) -> list[int]:
+    reader = EventAccumulator(str(folder / "tensorboard/run")).Reload()
+    return [event.step for event in reader.Scalars(f"{stage}/loss")]
+
+
+def test_a_teacher_of_before_keeps_its_curve_and_its_cache_may_be_read_only(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder, cache = tmp_path / "run", tmp_path / "shared"
+    cache.mkdir()
+    mount(cache, options="size=20m")
+    try:
+        done = run([sys.executable, *job(tiny_model, folder, stage="teacher")])
+        assert done.returncode == 0, done.stderr[-3000:]
+        teacher = steps(folder, "teacher")
+        other = "robust_compression.loss.lambda=0.4"
+        done = run([sys.executable, *job(tiny_model, folder, other)])
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert steps(folder, "teacher") == teacher == sorted(set(teacher)) != []
+        assert steps(folder, "student") == teacher
+        mount(cache, flags=32 | 1)  # MS_REMOUNT, MS_RDONLY
+        again = [other, "robust_compression.evaluation.sentences=2"]
+        done = run([sys.executable, *job(tiny_model, folder, *again)])
+        assert done.returncode == 0, done.stderr[-3000:]
+        keys = ("teacher", "difficulty", "student")
+        assert set(keys) <= set(json.loads((folder / "metrics.json").read_text())["reused"])
+        assert steps(folder, "teacher") == steps(folder, "student") == teacher
+        second = job(tiny_model, tmp_path / "second", "robust_compression.uncertainty.epochs=1")
+        done = run([sys.executable, *second])
+        assert done.returncode == 1 and "has no difficulty" in done.stderr
+        assert not (tmp_path / "second/student").exists()
+    finally:
+        LIBC.umount2(os.fsencode(cache), 2)

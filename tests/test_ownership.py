@@ -69,14 +69,15 @@ def test_a_part_of_the_cache_that_is_a_file(files, tmp_path, kind):
     assert f"shared/{kind}: is a file" in refused(tmp_path / "run", files.load())
 
 
-@pytest.mark.parametrize("part", ["", "teacher"])
-def test_a_cache_that_may_not_be_written_to(files, tmp_path, part, monkeypatch):
-    place = tmp_path / "cache" / part
-    place.mkdir(parents=True)
-    monkeypatch.setattr(os, "access", lambda path, mode: path != place)
-    assert f"'{place}' cannot be written to" in refused(
-        tmp_path / "run", files.load(cache(tmp_path / "cache"))
-    )
+def test_a_cache_that_may_not_be_written_to(files, tmp_path, monkeypatch):
+    """Where there is none it must be made; one that is there may hold all that is needed."""
+    config = files.load(cache(tmp_path / "disk/cache"))
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: not path.is_relative_to(tmp_path / "disk"))
+    sentence = refused(tmp_path / "run", config)
+    assert f"cache_dir {tmp_path}/disk/cache: '{tmp_path}/disk' cannot be written to" in sentence
+    (tmp_path / "disk/cache/teacher").mkdir(parents=True)
+    claim(tmp_path / "run", config)
 
 
 def test_entries_of_the_output_directory_of_the_wrong_kind(files, tmp_path):

@@ -251,7 +251,7 @@ def test_without_vanilla_dev_is_held_against_the_teacher(tmp_path):
     assert found.collapsed(model(found, "imp40", "vanilla")) == []
     caption = study_tables.accuracies(found).caption
     assert f"marked: {below}; {below} with a seed." in caption
-    assert "no such vanilla (imp40 rmc with seed 3, imp60 rmc), against the teacher." in caption
+    assert "no such vanilla (imp40 rmc with seed 3, imp60 rmc), with the teacher." in caption
 
 
 def test_vanilla_itself_is_held_against_the_teacher(tmp_path):
@@ -265,7 +265,7 @@ def test_vanilla_itself_is_held_against_the_teacher(tmp_path):
     assert {name for name, why in words.items() if why} == {("imp40", "vanilla")}
     assert words["imp40", "vanilla"] == below
     caption = study_tables.accuracies(found).caption
-    assert "vanilla itself, and what has no such vanilla, against the teacher." in caption
+    assert "vanilla itself, and what has no such vanilla, with the teacher." in caption
     for run in made:
         finish(run, {"dev": 0.88})
     assert "‡" not in study_tables.accuracies(analysis.tasks(result_rows.collect(made))[0]).caption

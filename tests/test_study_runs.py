@@ -73,6 +73,16 @@ def test_what_only_concerns_evaluation_is_done_again_in_place(tmp_path):
     assert not launch.finished(plan.expand(study_file(tmp_path), tmp_path / "out", changes)[0])
 
 
+def test_figures_of_another_evaluation_are_not_those_of_a_run_that_failed(tmp_path):
+    """A run writes config.json when it starts, and figures at its end."""
+    file, change = study_file(tmp_path), ['robust_compression.evaluation.ood=["sym1"]']
+    old, new = (plan.expand(file, tmp_path / "out", texts)[0] for texts in ([], change))
+    finish(old)
+    (new.output_dir / "config.json").write_text(json.dumps(new.config.merged))
+    assert not launch.finished(new)
+    assert launch.finished(old)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_interrupt_starts_no_other_run(tmp_path, jobs):
     class Interrupted(launch.Machine):

@@ -51,7 +51,7 @@ def test_the_first_of_every_unit_goes_before_the_others(tmp_path):
     order, taken = run_order.Schedule(runs), []
     while (run := order.take()) is not None:
         taken.append(run)
-        order.ended(run, well=True)
+        order.ended(run, succeeded=True)
     assert [run.seed for run in taken[:2]] == [1, 2]
     assert run_order.pioneers(runs) == set(names(taken[:2]))
     assert [(run.compression, run.mitigation) for run in taken[:2]] == [("imp40", "rmc")] * 2

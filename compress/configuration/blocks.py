@@ -1,4 +1,4 @@
-"""What every block of configuration is made of: a strict frozen model and the common ranges."""
+"""The base of every block of configuration, a strict frozen model, and common ranges."""
 
 from typing import Annotated, Literal
 

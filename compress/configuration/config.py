@@ -1,16 +1,13 @@
-"""Configuration: JSON files merged left to right, then `--set`, checked, frozen.
+"""Configuration: JSON files merged left to right, then `--set`; checked and frozen.
 
-What: `load(files, overrides)` returns a `Config`; every other module gets its blocks and never sees
-raw JSON. Why: DeepSpeed users tweak JSON, and nothing they set may be ignored in silence.
-
-The order of precedence is described in docs/configuration.md.
-
-Any mistake is a `UserError` that names the file (or `--set`), the key and the nearest valid key.
+`load(files, overrides)` returns a `Config`; every other module gets its blocks and never sees raw JSON.
+Nothing that a user sets is ignored in silence: any mistake is a `UserError` that names the file (or
+`--set`), the key and the nearest valid key. Precedence: docs/configuration.md.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +17,7 @@ from compress import mitigations
 from compress.compression.settings import CompressionTraining
 from compress.configuration import effects, whole_numbers
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
-from compress.configuration.merge import Merge, override, read
+from compress.configuration.merge import Merge, at, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
 from compress.errors import UserError, nearest
 
@@ -36,12 +33,21 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Config:
-    """A checked configuration: our block, DeepSpeed's, the merged JSON, and who gave each key."""
+    """A checked configuration: the blocks, the merged JSON, and the sources of each key."""
 
-    robust: RobustCompression
-    deepspeed: DeepSpeedBlock
+    root: Root
     merged: Mapping[str, Any]
-    sources: Mapping[tuple[str, ...], list[str]] = field(default_factory=dict)
+    sources: Mapping[tuple[str, ...], list[str]]
+
+    @property
+    def robust(self) -> RobustCompression:
+        """The block `robust_compression`."""
+        return self.root.robust_compression
+
+    @property
+    def deepspeed(self) -> DeepSpeedBlock:
+        """DeepSpeed's keys."""
+        return self.root
 
     @property
     def compression(self) -> CompressionTraining:
@@ -50,7 +56,7 @@ class Config:
 
     @property
     def compresses(self) -> bool:
-        """Whether the student is to be smaller or sparser than the run's model."""
+        """Whether the student becomes smaller or sparser than the run's model."""
         return self.robust.student.model is not None or self.compression.removes
 
     @property
@@ -71,12 +77,12 @@ class Config:
     def with_alpha(self, alpha: float) -> "Config":
         """The same with a value in place of alpha "auto"."""
         block = self.robust.uncertainty.model_copy(update={"alpha": alpha})
-        return replace(self, robust=self.robust.model_copy(update={"uncertainty": block}))
+        robust = self.robust.model_copy(update={"uncertainty": block})
+        return replace(self, root=self.root.model_copy(update={"robust_compression": robust}))
 
     def dump(self) -> dict[str, Any]:
         """Every value by its key, defaults too."""
-        values = self.deepspeed.model_dump(mode="json", by_alias=True)
-        return {**values, "robust_compression": self.robust.model_dump(mode="json", by_alias=True)}
+        return self.root.model_dump(mode="json", by_alias=True)
 
     @property
     def engine(self) -> dict[str, Any]:
@@ -101,25 +107,16 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
     except ValidationError as error:
         raise UserError(_sentence(error, merge)) from None
     effects.check(root, merge)
-    return _of(root, dict(merge.values), dict(merge.sources))
+    return Config(root, merge.values, merge.sources)
 
 
 def build(values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]]) -> Config:
-    """The configuration of merged values that come from a checked one; sources: of its keys."""
-    return _of(Root.model_validate(values), values, sources)
-
-
-def _of(root: Root, values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]]) -> Config:
-    blocks = {name: getattr(root, name) for name in DeepSpeedBlock.model_fields}
-    deepspeed = DeepSpeedBlock.model_construct(**blocks)
-    return Config(root.robust_compression, deepspeed, values, sources)
+    """The configuration of merged values that were checked before; sources: of its keys."""
+    return Config(Root.model_validate(values), values, sources)
 
 
 def _keys_at(path: Sequence[str], values: Any) -> list[str]:  # noqa: ANN401  any JSON value
-    """The keys that the block at a key path may hold, following optional and dict-valued fields.
-
-    Of blocks that differ by `type` it is the one whose type the values name.
-    """
+    """The keys of the block at a key path; of blocks that differ by `type`, the one of the values."""
     blocks: list[type[BaseModel]] = [Root]
     for key in path:
         values = values[key] if isinstance(values, dict) else {}
@@ -150,25 +147,23 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     key, source = ".".join(path), merge.source(path)
     if path[:2] == ["robust_compression", "loss"]:
         loss = merge.values["robust_compression"]["loss"]
-        wrong, said = mitigations.mistake(loss, path[-1])
-        if said is not None:
-            path = [*path[:2], wrong]
-            return f"{merge.source(path)}: '{'.'.join(path)}' {said}."
+        wrong, why = mitigations.mistake(loss, path[-1])
+        if why is not None:
+            return str(merge.error(f"robust_compression.loss.{wrong}", why))
     if problem["type"] == "extra_forbidden":
         names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
         if len(path) == 1 and path[0] in RobustCompression.model_fields:
             names = f"; did you mean 'robust_compression.{path[0]}'?"
-        return f"{source}: '{key}' is not a key that takes effect here{names}"
+        return f"{source}: '{key}' is not a key that takes effect{names}"
     if problem["type"] == "missing":
-        example = EXAMPLES.get(key, "")
-        return f"{merge.lacking(path)}{'; ' if example else ''}{example}."
-    value = json.dumps(merge.value(path) if below else problem["input"], default=str)
+        return "; ".join(filter(None, (merge.lacking(path), EXAMPLES.get(key)))) + "."
+    value = json.dumps(at(merge.values, path) if below else problem["input"], default=str)
     reason = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{source}: '{key}' is {value}, but: {reason}."
 
 
 def _user_path(path: Sequence[str], merge: Merge, kind: str) -> list[str]:
-    """Drop the parts that pydantic adds for unions, so that the path is what the user wrote."""
+    """The path as the user wrote it, without the parts that pydantic adds for unions."""
     node: Any = merge.values
     kept: list[str] = []
     for position, part in enumerate(path):

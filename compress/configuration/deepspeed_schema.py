@@ -1,9 +1,8 @@
-"""The part of DeepSpeed's own configuration schema that takes effect here.
+"""The part of DeepSpeed's own configuration schema that has an effect in this program.
 
-DeepSpeed accepts a misspelt top-level key or compression key in silence; these models do not.
-Blocks that this program never uses (its data loader, pipelines, inference, elasticity ...) are left
-out on purpose: setting them is an error. Only types live here; `config` merges files
-and turns a violation into a sentence. A test holds the keys against the installed DeepSpeed.
+DeepSpeed ignores a misspelt top-level or compression key; these models do not. Blocks that this program
+never uses (data loader, pipelines, inference, elasticity ...) are left out on purpose: setting them is
+an error. A test compares the keys with the installed DeepSpeed.
 """
 
 from typing import Annotated, Any, Literal
@@ -23,7 +22,7 @@ TRAINING_KEYS = (
     "torch_autocast",
     "communication_data_type",
 )
-"""Keys that the result of a training depends on; the others say where and how it runs."""
+"""Keys that the result of a training depends on; the others decide where and how it runs."""
 
 
 class OptimizerParams(Block):
@@ -112,34 +111,34 @@ class WarmupCosine(Block):
 Scheduler = Annotated[Warmup | WarmupDecay | WarmupCosine, Field(discriminator="type")]
 
 
-class OffloadOptimizer(Block):
+class Offload(Block):
+    """Keeps a part of the training outside the GPU."""
+
+    device: Literal["none", "cpu", "nvme"]
+    """Where it is kept."""
+    nvme_path: str | None = None
+    """With device nvme: a folder on that device that exists and can be written to."""
+    pin_memory: bool | None = None
+    """Keep them in page-locked memory, which is copied faster. On a machine without a GPU, either
+    value does the same."""
+    buffer_count: Count | None = None
+    """With device nvme: buffers in memory."""
+
+
+class OffloadOptimizer(Offload):
     """Keeps the optimiser's states outside the GPU."""
 
     device: Literal["none", "cpu", "nvme"]
     """Where the states are kept: cpu under ZeRO 1 to 3, nvme under ZeRO 3."""
-    nvme_path: str | None = None
-    """With device nvme: a folder on that device that exists and can be written to."""
-    pin_memory: bool | None = None
-    """Keep them in page-locked memory, which is copied faster. On a machine without a GPU, either
-    value does the same."""
-    buffer_count: Count | None = None
-    """With device nvme: buffers in memory."""
     ratio: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the states that is offloaded; only 1 is accepted."""
 
 
-class OffloadParam(Block):
+class OffloadParam(Offload):
     """Keeps the parameters outside the GPU (ZeRO 3)."""
 
     device: Literal["none", "cpu", "nvme"]
     """Where the parameters are kept."""
-    nvme_path: str | None = None
-    """With device nvme: a folder on that device that exists and can be written to."""
-    pin_memory: bool | None = None
-    """Keep them in page-locked memory, which is copied faster. On a machine without a GPU, either
-    value does the same."""
-    buffer_count: Count | None = None
-    """With device nvme: buffers in memory."""
     buffer_size: Count | None = None
     """With device nvme: numbers in each buffer."""
     max_in_cpu: Count | None = None
@@ -289,6 +288,6 @@ class DeepSpeedBlock(Block):
 
 
 def engine_keys(merged: dict[str, Any]) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given: the merged keys less the blocks that are handled here."""
-    ours = {"robust_compression", "compression_training", "tensorboard", "csv_monitor", "wandb"}
-    return {key: value for key, value in merged.items() if key not in ours}
+    """What `deepspeed.initialize` is given: the merged keys less those that this program handles."""
+    handled = {"robust_compression", "compression_training", "tensorboard", "csv_monitor", "wandb"}
+    return {key: value for key, value in merged.items() if key not in handled}

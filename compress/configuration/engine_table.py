@@ -1,12 +1,11 @@
-"""The table of DeepSpeed's keys: which take effect, at which stage and on which device.
+"""The table of DeepSpeed's keys, `engine_keys.toml`: which take effect, at which stage and device.
 
-What: `engine_keys.toml` beside this file has a row for every key; `check` raises for the first setting
-that the table refuses. Cases that depend on the machine (`device`, `lacking`) are left to
-`compress.configuration.machine`, because a configuration may be read elsewhere than it runs.
+Cases that depend on the machine (`device`, `lacking`) are left to `compress.configuration.machine`,
+because a configuration may be read on another machine than the one it runs on.
 """
 
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,14 +13,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compress.configuration.merge import Merge
+from compress.configuration.merge import Merge, at
 from compress.errors import UserError
 
 TABLE = Path(__file__).with_name("engine_keys.toml")
 
 
 class Case(BaseModel):
-    """One case of a row's `refused`; the head of the table says what the fields mean."""
+    """One case of a row's `refused`; the fields are described at the head of the table."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -53,10 +52,9 @@ class Row(BaseModel):
 
 @dataclass(frozen=True)
 class Found:
-    """A case that holds for a configuration: its key and the key's value."""
+    """A case that holds for a configuration, and its key."""
 
     key: str
-    value: Any
     case: Case
 
 
@@ -74,33 +72,31 @@ def check(merge: Merge) -> None:
 
 
 def holding(merge: Merge) -> Iterator[Found]:
-    """The cases that hold, in the table's order, whatever the machine."""
+    """The cases that hold, in the table's order, on any machine."""
     for key, row in rows().items():
-        path = tuple(key.split("."))
-        given = merge.given(*path)
+        given = merge.given(key)
         for case in row.refused:
             if case.absent == "only" if given else case.absent == "never":
                 continue
-            value = _value(merge, key)
-            if _holds(case, value, lambda other: _value(merge, other)):
-                yield Found(key, value, case)
+            if _holds(case, _value(merge, key), merge):
+                yield Found(key, case)
 
 
 def refusal(merge: Merge, found: Found, lacking: str = "") -> UserError:
-    """The sentence for a case."""
-    path, stage = found.key.split("."), _value(merge, "zero_optimization.stage")
-    why = found.case.why.replace("{stage}", str(stage)).replace("{lacking}", lacking)
-    return UserError(f"{merge.source(path)}: '{found.key}' {why}.")
+    """The sentence for a case; lacking: what the machine does not have."""
+    stage = str(_value(merge, "zero_optimization.stage"))
+    return merge.error(
+        found.key, found.case.why.replace("{stage}", stage).replace("{lacking}", lacking)
+    )
 
 
-def _holds(case: Case, value: object, of: Callable[[str], Any]) -> bool:
-    among = case.values is None or _among(value, case.values)
+def _holds(case: Case, value: object, merge: Merge) -> bool:
     return (
-        of("zero_optimization.stage") in case.stages
-        and among
+        _value(merge, "zero_optimization.stage") in case.stages
+        and (case.values is None or _among(value, case.values))
         and not _among(value, case.passing)
-        and all(_among(of(key), values) for key, values in case.when.items())
-        and not any(_among(of(key), values) for key, values in case.when_not.items())
+        and all(_among(_value(merge, key), values) for key, values in case.when.items())
+        and not any(_among(_value(merge, key), values) for key, values in case.when_not.items())
     )
 
 
@@ -111,9 +107,5 @@ def _among(value: object, values: list[Any]) -> bool:
 
 def _value(merge: Merge, key: str) -> Any:  # noqa: ANN401  any JSON value
     """What the user set, else the table's default."""
-    node: Any = merge.values
-    for part in key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return rows()[key].default
-        node = node[part]
-    return node
+    value = at(merge.values, key.split("."))
+    return rows()[key].default if value is None else value

@@ -1,8 +1,7 @@
 """What a configuration asks of this machine: device, compiler, packages, folders.
 
-Called by `train.py` where the run takes place, before data are read or the ranks meet; not when a
-configuration is only read, such as by a study that starts its runs elsewhere. Nothing here imports
-DeepSpeed, which takes seconds.
+Called by `train.py` before data are read or the ranks meet; not where a configuration is only read,
+such as by a study that starts its runs elsewhere. Does not import DeepSpeed, which takes seconds.
 """
 
 import importlib.util
@@ -15,7 +14,7 @@ from pathlib import Path
 from compress import disk
 from compress.configuration import engine_table
 from compress.configuration.config import Config
-from compress.configuration.merge import Merge
+from compress.configuration.merge import Merge, at
 from compress.errors import UserError
 
 ACCELERATORS = ("cuda", "cpu", "xpu", "npu", "mps", "hpu", "mlu", "sdaa", "supa")
@@ -29,17 +28,18 @@ def check(config: Config) -> None:
     device()
     for found in engine_table.holding(merge):
         case = found.case
-        if not case.of_machine or (case.device is not None and case.device != device()):
-            continue
-        lacking = LACKING[case.lacking]() if case.lacking else None
-        if lacking is None and case.lacking is not None:
-            continue
-        raise engine_table.refusal(merge, found, lacking or "")
+        if case.of_machine and case.device in (None, device()):
+            lacking = LACKING[case.lacking]() if case.lacking else ""
+            if lacking is not None:
+                raise engine_table.refusal(merge, found, lacking)
     _memory(config, merge)
     for block in ("offload_optimizer", "offload_param"):
-        _nvme(merge, ("zero_optimization", block, "nvme_path"))
+        _nvme(merge, block)
     for monitor in ("tensorboard", "csv_monitor"):
-        _output(merge, monitor)
+        path = at(merge.values, (monitor, "output_path"))
+        if path is not None:
+            where = f"{merge.source((monitor, 'output_path'))}: '{monitor}.output_path' is"
+            disk.check(Path(path), where)
 
 
 def device() -> str:
@@ -48,11 +48,11 @@ def device() -> str:
     Raises UserError for a DS_ACCELERATOR that it does not know.
     """
     named = os.environ.get("DS_ACCELERATOR")
-    if named is not None:
-        if named not in ACCELERATORS:
-            known = ", ".join(ACCELERATORS)
-            raise UserError(f"DS_ACCELERATOR is '{named}'; it must be one of {known}.")
+    if named in ACCELERATORS:
         return named
+    if named is not None:
+        known = ", ".join(ACCELERATORS)
+        raise UserError(f"DS_ACCELERATOR is '{named}'; it must be one of {known}.")
     import torch
 
     if torch.cuda.is_available() and torch.cuda.device_count() > 0:
@@ -63,7 +63,7 @@ def device() -> str:
 
 
 def _float16() -> str | None:
-    """As DeepSpeed asks for it (accelerator/cpu_accelerator.py)."""
+    """As in DeepSpeed (accelerator/cpu_accelerator.py)."""
     import torch
 
     try:
@@ -115,7 +115,7 @@ LACKING: dict[str, Callable[[], str | None]] = {
     "wandb": _package("wandb"),
     "tensorboard": _package("tensorboard"),
 }
-"""`lacking` of the table -> what this machine lacks, in words, or None."""
+"""`lacking` of the table -> the name of what this machine lacks, or None."""
 
 
 def _memory(config: Config, merge: Merge) -> None:
@@ -126,26 +126,18 @@ def _memory(config: Config, merge: Merge) -> None:
         return
     held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size * BYTES > held:
-        path = ("zero_optimization", "reduce_bucket_size")
-        raise UserError(
-            f"{merge.source(path)}: '{'.'.join(path)}' is {size}, a buffer of {size * BYTES / 1e9:.0f} "
-            f"GB, but this machine has {held / 1e9:.0f} GB; make it smaller."
+        raise merge.error(
+            "zero_optimization.reduce_bucket_size",
+            f"is {size}, a buffer of {size * BYTES / 1e9:.0f} GB, but this machine has "
+            f"{held / 1e9:.0f} GB; make it smaller",
         )
 
 
-def _nvme(merge: Merge, path: tuple[str, ...]) -> None:
-    if not merge.given(*path):
+def _nvme(merge: Merge, block: str) -> None:
+    key = f"zero_optimization.{block}.nvme_path"
+    if not merge.given(key):
         return
-    folder = Path(merge.values[path[0]][path[1]][path[2]] or "/dev/null")
+    folder = Path(at(merge.values, key.split(".")) or "/dev/null")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         problem = "cannot be written to" if folder.is_dir() else "is no folder"
-        raise UserError(f"{merge.source(path)}: '{'.'.join(path)}' is '{folder}', which {problem}.")
-
-
-def _output(merge: Merge, monitor: str) -> None:
-    """Where the events of a monitor go must be a folder, or become one."""
-    path = (monitor, "output_path")
-    if not merge.given(*path):
-        return
-    name = f"{merge.source(path)}: '{'.'.join(path)}' is"
-    disk.check(Path(merge.values[monitor]["output_path"]), name)
+        raise merge.error(key, f"is '{folder}', which {problem}")

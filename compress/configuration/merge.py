@@ -13,6 +13,14 @@ RECORD = "resolved_schedule"
 """Key of config.json under which a run records its schedules."""
 
 
+def at(values: Mapping[str, Any], path: Sequence[str]) -> Any:  # noqa: ANN401  any JSON value
+    """The value at a path of nested objects, None if it is absent."""
+    node: Any = values
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
 @dataclass
 class Merge:
     """The merged dictionary, and for each key path the sources that set it, the last one last."""
@@ -21,22 +29,22 @@ class Merge:
     sources: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, Any], source: str) -> None:
-        """Merge `values` over what is there; null returns a key to its default."""
-        self.sources.setdefault((), []).append(source)
-        self._into(self.values, values, source, ())
+        """Merge `values` over those of earlier sources; null returns a key to its default."""
+        self._merge(self.values, values, source, ())
 
-    def _into(
+    def _merge(
         self, target: dict[str, Any], values: Mapping[str, Any], source: str, path: tuple[str, ...]
     ) -> None:
+        self.sources.setdefault(path, []).append(source)
         for key, value in values.items():
-            here = (*path, key)
-            self.sources.setdefault(here, []).append(source)
-            if value is None:
-                target.pop(key, None)
-            elif isinstance(value, Mapping):
+            if isinstance(value, Mapping):
                 if not isinstance(target.get(key), dict):
                     target[key] = {}
-                self._into(target[key], value, source, here)
+                self._merge(target[key], value, source, (*path, key))
+                continue
+            self.sources.setdefault((*path, key), []).append(source)
+            if value is None:
+                target.pop(key, None)
             else:
                 target[key] = value
 
@@ -59,16 +67,13 @@ class Merge:
             return f"{places[0] if places else 'configuration'}: the key '{key}' is missing"
         return f"none of {', '.join(places)} gives the key '{key}'"
 
-    def given(self, *path: str) -> bool:
-        """Whether the user set this key (to other than null)."""
-        return self.value(path) is not None
+    def given(self, key: str) -> bool:
+        """Whether the user set this dotted key (to other than null)."""
+        return at(self.values, key.split(".")) is not None
 
-    def value(self, path: Sequence[str]) -> Any:  # noqa: ANN401  any JSON value
-        """What the user set for this key, None for nothing."""
-        node: Any = self.values
-        for key in path:
-            node = node.get(key) if isinstance(node, dict) else None
-        return node
+    def error(self, key: str, why: str) -> UserError:
+        """The sentence for a mistake in a dotted key: its source, the key, and `why`."""
+        return UserError(f"{self.source(key.split('.'))}: '{key}' {why}.")
 
 
 def _parse(text: str, source: str) -> Any:  # noqa: ANN401  any JSON value
@@ -102,16 +107,15 @@ def _too_deep(source: str) -> str:
 
 
 def _similar(file: Path) -> str:
-    """The hint for a file that is not there: the nearest name in its folder, or what a name needs."""
+    """The hint for a missing file: the nearest name in its folder, or that a suffix is missing."""
     if not file.suffix:
         return "; give the path of a JSON file, such as ds_configs/mitigation/rmc.json."
-    there = [other.name for other in file.parent.glob("*.json")] if file.parent.is_dir() else []
-    hint = nearest(file.name, there) if there else "."
+    hint = nearest(file.name, [other.name for other in file.parent.glob("*.json")])
     return hint if "did you mean" in hint else "."
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError if it cannot be read, or a key stands twice.
+    """The object in a JSON file; UserError if it cannot be read, or a key is given twice.
 
     The schedules that a run records in its config.json are no part of the configuration.
     """
@@ -131,7 +135,7 @@ def read(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: holds a value that cannot be read ({error}).") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: must hold a JSON object.")
-    values.pop(RECORD, None)  # what an earlier run wrote beside its configuration
+    values.pop(RECORD, None)
     return values
 
 

@@ -2,13 +2,11 @@
 
     python -m compress.configuration.reference > docs/configuration.md
 
-What a key means is the docstring under its field; types, ranges and defaults come from the JSON schema
-that pydantic makes of the blocks, so unions, lists and objects of blocks are described without code of
-their own. `engine_keys.toml` adds where DeepSpeed's keys are refused.
+Meanings are the docstrings of fields; types, ranges and defaults come from pydantic's JSON schema.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,12 +49,12 @@ RANGES = {
     "exclusiveMaximum": "below {}",
 }
 LARGE = 10**15
-"""Bounds from here on only say that the number must be storable; they are not listed."""
+"""Bounds from this on exist only so that the number can be stored; they are not listed."""
 
 
 @dataclass
 class Section:
-    """A block, and the keys at which it may stand, each with the choice that it belongs to (or "")."""
+    """A block, and the keys that may hold it, each with the choice that it belongs to (or "")."""
 
     block: Schema
     places: list[tuple[str, str]] = field(default_factory=list)
@@ -83,7 +81,7 @@ def page(root: type[BaseModel] = Root) -> str:
 def _collect(
     found: tuple[str, str, str], path: str, blocks: Mapping[str, Schema], sections: dict[str, Section]
 ) -> None:
-    """Put a block and the blocks in it into `sections`, in the order in which they stand.
+    """Put a block and the blocks in it into `sections`, in order.
 
     found: name of the block, what its key adds to `path`, and the choice that it belongs to.
     """
@@ -142,17 +140,20 @@ def _default(value: Schema) -> str:
 
 
 def _type(value: Schema) -> str:
-    """The values that a key may have, in words."""
+    """A description of the values that a key may have."""
     if "const" in value or "enum" in value:
-        return _any_of(value.get("enum", [value.get("const")]))
+        allowed = value.get("enum", [value.get("const")])
+        return _alternatives([f"`{json.dumps(each)}`" for each in allowed])
     if "$ref" in value:
         return "block"
     if choices := value.get("anyOf") or value.get("oneOf"):
-        kinds = [_type(choice) for choice in choices if choice.get("type") != "null"]
-        return _alternatives(list(dict.fromkeys(kinds)))
+        kinds = {_type(choice): None for choice in choices if choice.get("type") != "null"}
+        return _alternatives(list(kinds))
     kind = value.get("type")
     if kind == "array":
-        return f"list{_count(value)}: {_type(value['items'])}"
+        least, most = value.get("minItems"), value.get("maxItems")
+        count = f" of {'' if least == most else 'at least '}{least}" if least else ""
+        return f"list{count}: {_type(value['items'])}"
     if kind == "object":
         inner = value.get("additionalProperties")
         return f"object: name -> {_type(inner)}" if isinstance(inner, dict) else "object"
@@ -160,24 +161,13 @@ def _type(value: Schema) -> str:
     return " ".join(filter(None, (word.get(str(kind), "text"), _range(value))))
 
 
-def _any_of(values: Sequence[object]) -> str:
-    return _alternatives([f"`{json.dumps(value)}`" for value in values])
-
-
-def _alternatives(words: list[str]) -> str:
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+def _alternatives(values: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
 
 
 def _range(value: Schema) -> str:
     bounds = [(text, value[key]) for key, text in RANGES.items() if key in value]
     return " ".join(text.format(f"{bound:,}") for text, bound in bounds if bound < LARGE)
-
-
-def _count(value: Schema) -> str:
-    least, most = value.get("minItems"), value.get("maxItems")
-    if least is not None and least == most:
-        return f" of {least}"
-    return f" of at least {least}" if least else ""
 
 
 def _refusals() -> Iterator[str]:

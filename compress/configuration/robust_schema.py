@@ -1,7 +1,4 @@
-"""Our block of the configuration, `robust_compression`: its keys, types, ranges and defaults.
-
-Beside `deepspeed_schema`; `config` turns a violation into a sentence.
-"""
+"""The block `robust_compression` of the configuration: its keys, types, ranges and defaults."""
 
 from typing import Annotated, Any, Literal
 

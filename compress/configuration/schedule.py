@@ -1,9 +1,8 @@
 """The learning-rate schedule of each training, with no value left to a default of the library.
 
-What: `settled` says "auto" for an absent key whose default in DeepSpeed would override what the user
-set; `resolve` fills in every number for one training; `record` writes them into config.json. Why: of
-the pinned release `WarmupDecayLR` peaks at 0.001 whatever optimizer.params.lr says, and every warmup
-takes 1000 steps (deepspeed/runtime/lr_schedules.py; upstream issue #7303).
+Of the pinned release `WarmupDecayLR` peaks at 0.001 whatever optimizer.params.lr says, and every warmup
+takes 1000 steps (deepspeed/runtime/lr_schedules.py; upstream issue #7303). So `settled` sets absent
+keys to "auto", `resolve` fills in every number of one training, `record` writes them to config.json.
 """
 
 from collections.abc import Mapping
@@ -22,28 +21,24 @@ REPLACED = {
     "WarmupDecayLR": ("warmup_max_lr", "warmup_num_steps"),
     "WarmupCosineLR": ("warmup_num_steps",),
 }
-"""Type of schedule -> keys that are "auto" here when absent, because the library's default is fixed."""
+"""Type of schedule -> keys that become "auto" when absent, because the library's default is fixed."""
 LIBRARY: dict[str, dict[str, Any]] = {
     "WarmupLR": {"warmup_min_lr": 0.0, "warmup_max_lr": "auto", "warmup_type": "log"},
     "WarmupDecayLR": {"warmup_min_lr": 0.0, "warmup_type": "log"},
     "WarmupCosineLR": {"warmup_min_ratio": 0.0, "cos_min_ratio": 0.0001, "warmup_type": "log"},
 }
-"""The library's defaults that stay, said explicitly. WarmupLR's own peak is the optimiser's rate."""
+"""The library's other defaults, written out. WarmupLR's own peak is the optimiser's rate."""
 
 
 def settled(merged: Mapping[str, Any]) -> dict[str, Any]:
-    """The merged configuration, saying what happens where the user's words leave it to the device or
-    to the library: absent keys of the schedule, and the precision of torch_autocast.
+    """The merged configuration with a value for absent keys of the schedule and of torch_autocast.
 
-    Two configurations that train alike are the same here, so that they share their cache.
+    Two configurations that train alike become equal, so that they share their cache.
     """
     values = dict(merged)
-    if "scheduler" in values:
-        block = values["scheduler"]
-        params = dict(block["params"])
-        for key in REPLACED[block["type"]]:
-            params.setdefault(key, "auto")
-        values["scheduler"] = {**block, "params": params}
+    if block := values.get("scheduler"):
+        absent = [key for key in REPLACED[block["type"]] if key not in block["params"]]
+        values["scheduler"] = {**block, "params": block["params"] | dict.fromkeys(absent, "auto")}
     autocast = values.get("torch_autocast", {})
     if autocast.get("enabled") and "dtype" not in autocast:
         values["torch_autocast"] = {**autocast, "dtype": "bfloat16"}
@@ -52,10 +47,9 @@ def settled(merged: Mapping[str, Any]) -> dict[str, Any]:
 
 def resolve(config: "Config", total_steps: int) -> dict[str, Any] | None:
     """The `scheduler` block for a training of so many steps, every key given; None without one."""
-    values = settled(config.merged)
-    if "scheduler" not in values:
+    block = settled(config.merged).get("scheduler")
+    if block is None:
         return None
-    block = values["scheduler"]
     filled = {
         "total_num_steps": total_steps,
         "warmup_num_steps": max(1, round(WARMUP_SHARE * total_steps)),
@@ -67,7 +61,7 @@ def resolve(config: "Config", total_steps: int) -> dict[str, Any] | None:
 
 
 def notes(scheduler: Mapping[str, Any] | None, total_steps: int) -> list[str]:
-    """What a schedule that the user gave in steps does to a training of another length, in words."""
+    """Sentences on a schedule, given in steps, that does not fit the length of the training."""
     params = scheduler["params"] if scheduler else {}
     warmup, total = params.get("warmup_num_steps", 0), params.get("total_num_steps", total_steps)
     found = []
@@ -110,7 +104,6 @@ def of_trainings(config: "Config", samples: int) -> dict[str, dict[str, Any]]:
         found[name] = {"steps": steps, "lr": config.deepspeed.optimizer.params.lr}
         if name == "student" and config.compression.learned:
             found[name]["score_lr"] = robust.score_lr
-        scheduler = resolve(config, steps)
-        if scheduler is not None:
+        if scheduler := resolve(config, steps):
             found[name]["scheduler"] = scheduler
     return found

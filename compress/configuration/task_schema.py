@@ -1,6 +1,6 @@
-"""The block `robust_compression.task`: which data, and how a task of the user's own is described.
+"""The block `robust_compression.task`: which data are used, and the definition of a task.
 
-Beside `robust_schema`; the tasks that come with the program are the table in `compress.data.tasks`.
+The tasks that come with the program are the table in `compress.data.tasks`.
 """
 
 from typing import Annotated, Literal

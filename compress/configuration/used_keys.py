@@ -1,16 +1,16 @@
 """Which keys of a configuration a result depends on: their values, and a configuration of them alone.
 
-Keys are dotted names in the merged configuration; a name stands for everything below it. `values` gives
-what enters the key of an artefact, `reduced` a configuration in which every other key is back at its
-default, so that what is made with it cannot depend on a value that is not in its key.
+Keys are dotted names in the merged configuration; a name stands for everything below it. `values` enter
+the key of an artefact; it is made with `reduced`, in which every other key is back at its default.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
 from compress.configuration import schedule
 from compress.configuration.config import Config, build
+from compress.configuration.merge import at
 
 OURS = "robust_compression"
 WITHOUT_EFFECT = (
@@ -20,8 +20,7 @@ WITHOUT_EFFECT = (
     *(f"{OURS}.evaluation", f"{OURS}.task.ood_dir", f"{OURS}.cache_dir"),
     f"{OURS}.student.uncompressed",
 )
-"""Keys that change no artefact: what is watched, how the same sums are computed, what is evaluated,
-what is asked for on purpose."""
+"""Keys that change no artefact: monitors, how the same sums are computed, what is evaluated."""
 CONTENT = (f"{OURS}.task", f"{OURS}.model", f"{OURS}.student.model", f"{OURS}.teacher.model")
 """Keys that name data or a model: fingerprints of what they name enter the key, not their values."""
 RESOLVED = {
@@ -44,12 +43,12 @@ def values(config: Config, keys: Iterable[str], names: bool = False) -> dict[str
     """
     keys = [key for key in keys if names or key not in CONTENT]
     dump = reduced(config, keys).dump()
-    return {key: _at(dump, key) for key in keys}
+    return {key: at(dump, key.split(".")) for key in keys}
 
 
 def written(config: Config, key: str) -> str:
-    """The key that gives this one its value: itself, or the one that it follows where it is absent."""
-    follows = key in RESOLVED and _at(config.merged, key) is None
+    """The key that this one has its value from: itself, or its entry in `RESOLVED` if it is absent."""
+    follows = key in RESOLVED and at(config.merged, key.split(".")) is None
     return RESOLVED[key] if follows else key
 
 
@@ -58,14 +57,14 @@ def reduced(config: Config, keys: Iterable[str]) -> Config:
     whole = _resolved(config)
     out: dict[str, Any] = deepcopy(BLANK)
     for key in (*WITHOUT_EFFECT, *keys):
-        value = _at(whole, key)
+        value = at(whole, key.split("."))
         if value is not None:
             _put(out, key, value)
     return build(out, config.sources)
 
 
 def _resolved(config: Config) -> dict[str, Any]:
-    """The merged configuration with every value in place that stands for another one."""
+    """The merged configuration with the values of `RESOLVED` and of absent keys filled in."""
     out: dict[str, Any] = deepcopy(schedule.settled(config.merged))
     if "scheduler" in out:
         block = out["scheduler"]
@@ -74,18 +73,10 @@ def _resolved(config: Config) -> dict[str, Any]:
         if not out.get(key, {}).get("enabled"):
             out.pop(key, None)
     for key, other in RESOLVED.items():
-        if _at(out, key) is None:
-            _put(out, key, _at(out, other) or config.robust.epochs)
+        if at(out, key.split(".")) is None:
+            _put(out, key, at(out, other.split(".")) or config.robust.epochs)
     _put(out, f"{OURS}.uncertainty.alpha", config.robust.uncertainty.alpha)
     return out
-
-
-def _at(values: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401  any JSON value
-    """The value of a dotted key, None if it is absent."""
-    node: Any = values
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401  any JSON value

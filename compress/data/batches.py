@@ -1,8 +1,8 @@
 """Batches: which samples, in which order, padded to the longest of the batch.
 
-The order depends on seed and epoch only. One global batch is cut into equal micro-batches, one for
-each rank and accumulation step; a short last batch is filled up with samples of weight 0, so that
-every rank takes part in every step and the mean over the batch is exact for any number of ranks.
+The order depends on seed and epoch only. A global batch is cut into equal micro-batches, one for each
+rank and accumulation step; a short last batch is padded with samples of weight 0, so that every rank
+takes part in every step and the mean over the batch is exact for any number of ranks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def share(batch: Indices, rank: int, parts: int) -> tuple[Indices, NDArray[np.fl
 
 @dataclass(frozen=True)
 class Columns:
-    """The memory-mapped columns of an encoded split, its padding id and the side of the padding."""
+    """The memory-mapped columns of an encoded split; id and side of the padding."""
 
     table: datasets.Dataset
     pad_id: int
@@ -93,10 +93,8 @@ def pad(
         return torch.nn.utils.rnn.pad_sequence(list(lists), True, value, side)
 
     ids = [torch.as_tensor(r) for r in rows["input_ids"]]
-    inputs = {
-        "input_ids": padded(ids, pad_id),
-        "attention_mask": padded([torch.ones_like(r) for r in ids]),
-    }
+    mask = padded([torch.ones_like(r) for r in ids])
+    inputs = {"input_ids": padded(ids, pad_id), "attention_mask": mask}
     if "token_type_ids" in rows:
         inputs["token_type_ids"] = padded([torch.as_tensor(r) for r in rows["token_type_ids"]])
     return inputs

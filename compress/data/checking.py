@@ -1,13 +1,12 @@
-"""Rows of a source become texts, label ids and subsets; every sentence names the source and the row.
+"""Rows of a source become texts, label ids and subsets; messages name the source and the row.
 
-A column is looked up by its exact name. Where a row holds another column that could be meant as well
-(another accepted name, or one that differs in blanks or case only) and the two disagree, that is an
-error: nothing tells which is right.
+A column is looked up by its exact name. Where another column could be meant as well (another accepted
+name, or one that differs in blanks or case only) and the two disagree, that is an error.
 """
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -24,8 +23,8 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 class Checked:
     """N rows of a source.
 
-    texts: two lists [N]; labels: ids [N] into `names`; columns: subset column -> values [N]; rows: the
-    row of the source that each stands in [N].
+    texts: two lists [N]; labels: ids [N] into `names`; columns: subset column -> values [N]; rows: row
+    numbers in the source [N].
     """
 
     source: str
@@ -43,20 +42,20 @@ def check(task: Task, names: Sequence[str], source: sources.Source, entry: OodBl
     text that is none, an unknown label, and a source without rows.
     """
     ids = label_ids(task, names, entry.spellings)
-    out = Checked(source.name, names)
+    checked = Checked(source.name, names)
     reader: _Reader | None = None
     for number, row in source.rows:
         if reader is None:
             reader = _Reader.of(task, entry, row, source.name)
-            out.columns.update(_subsets(task, row, entry.subsets, source.name))
+            checked.columns.update(_subsets(task, row, entry.subsets, source.name))
         place = f"{source.name}: row {number}"
-        for key in (*reader.texts, reader.label, *out.columns):
+        for key in (*reader.texts, reader.label, *checked.columns):
             if row.get(key) is None:
                 raise UserError(f"{place} has no '{key}'.")
-        for cells, key in zip(out.texts, reader.texts, strict=True):
+        for cells, key in zip(checked.texts, reader.texts, strict=True):
             text = text_of(row[key], place, key)
             cells.append(_unquoted(text) if isinstance(entry, ByteStrings) else text)
-        check_pair(out.texts[0][-1], out.texts[1][-1], place)
+        check_pair(checked.texts[0][-1], checked.texts[1][-1], place)
         label = label_id(row[reader.label], ids)
         if label is None:
             raise UserError(
@@ -64,30 +63,30 @@ def check(task: Task, names: Sequence[str], source: sources.Source, entry: OodBl
                 f"known are {', '.join(names)} and 0 to {len(names) - 1}."
             )
         reader.check_rivals(row, ids, place)
-        out.labels.append(label)
-        out.rows.append(number)
-        for name, values in out.columns.items():
+        checked.labels.append(label)
+        checked.rows.append(number)
+        for name, values in checked.columns.items():
             values.append(str(row[name]))
-    if not out.labels:
+    if not checked.labels:
         raise UserError(f"{source.name}: holds no sample.")
-    return out
+    return checked
 
 
 def label_id(label: object, ids: Mapping[str, int]) -> int | None:
     """The class id of a label as it is written; None if it is no label.
 
-    A whole number written as a float, as tables with gaps do ("1.0"), is the same id.
+    A whole number written as a float ("1.0", in tables with empty cells) is the same id.
     """
-    word = spelling(label)
-    number, point, zeros = word.partition(".")
-    if word not in ids and point and number.isdecimal() and set(zeros) == {"0"}:
-        word = number
-    return ids.get(word)
+    name = spelling(label)
+    number, point, zeros = name.partition(".")
+    if name not in ids and point and number.isdecimal() and set(zeros) == {"0"}:
+        name = number
+    return ids.get(name)
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """The columns that are read, and for each the names, as `_plain` writes them, it could have had."""
+    """The columns that are read, and for each the names that it could have, as `_plain` writes them."""
 
     texts: tuple[str, str]
     label: str
@@ -97,18 +96,20 @@ class _Reader:
     @staticmethod
     def of(task: Task, entry: OodBlock, row: Row, source: str) -> "_Reader":
         possible = columns(task, entry)
-        first, second, label = (_column(row, names, source) for names in possible)
-        accepted = {
-            key: frozenset(map(_plain, names))
-            for key, names in zip((first, second, label), possible, strict=True)
-        }
-        return _Reader((first, second), label, accepted)
+        first, second, label = found = [_column(row, names, source) for names in possible]
+        plain = [frozenset(map(_plain, names)) for names in possible]
+        return _Reader((first, second), label, dict(zip(found, plain, strict=True)))
 
     def check_rivals(self, row: Row, ids: Mapping[str, int], place: str) -> None:
-        """Raise UserError if another column of the row could be meant, and says something else."""
+        """Raise UserError if another column of the row could be meant and differs."""
         names = tuple(row)
         if names not in self.known:
-            self.known[names] = list(self._rivals(names))
+            self.known[names] = [
+                (key, name)
+                for name in names
+                for key, accepted in self.accepted.items()
+                if name not in self.accepted and _plain(name) in accepted
+            ]
         for key, rival in self.known[names]:
             if key == self.label:
                 other = label_id(row[rival], ids)
@@ -122,12 +123,6 @@ class _Reader:
                     "meant, and they differ; remove or rename one of them."
                 )
 
-    def _rivals(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-        for name in names:
-            for key, accepted in self.accepted.items():
-                if name not in self.accepted and _plain(name) in accepted:
-                    yield key, name
-
 
 def _plain(name: str) -> str:
     """A column's name without case, blanks around it and a byte-order mark."""
@@ -139,12 +134,11 @@ def _column(row: Row, names: tuple[str, ...], source: str) -> str:
     for name in names:
         if name in row:
             return name
-    there = [shown(name) for name in row]
-    raise UserError(f"{source}: has no column '{names[0]}'{nearest(names[0], there)}")
+    raise UserError(f"{source}: has no column '{names[0]}'{nearest(names[0], map(shown, row))}")
 
 
 def _subsets(task: Task, row: Row, names: Sequence[str], source: str) -> dict[str, list[str]]:
-    """Empty columns for the subsets; a set of our own may lack them, one in JSON must have them."""
+    """Empty columns for the subsets; a shipped task's files may lack them, a defined one's may not."""
     for name in names:
         if task.defined and name not in row:
             raise UserError(f"{source}: has no column '{name}' of the 'subsets'{nearest(name, row)}")

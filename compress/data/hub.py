@@ -1,6 +1,6 @@
-"""The model hub, when it can be reached; a clear way out within seconds when it cannot.
+"""The model hub, with an error within seconds where it cannot be reached.
 
-Why: the hub's client retries for minutes behind a firewall. One short connection tells first; what is
+The hub's client retries for minutes behind a firewall, so one short connection is tried first. What is
 in the client's local cache is used without a connection.
 """
 
@@ -19,7 +19,7 @@ from compress.models.directories import WEIGHTS
 
 TIMEOUT = 5.0
 DESCRIPTION = ("*.json", "*.txt", "*.model", "README.md")
-"""Files of a model beside its weights; its card tells the licence."""
+"""Files of a model beside its weights; its card names the licence."""
 WAY_OUT = (
     "work without it by setting robust_compression.task.data_dir to a folder with train, dev and "
     "ood_<name> files, and robust_compression.model to a local model directory"
@@ -45,13 +45,10 @@ def reachable() -> bool:
 def model_directory(name: str, key: str = "robust_compression.model") -> str:
     """Local directory of a model on the hub: downloaded, or from the client's cache.
 
-    PyTorch's own files are taken only where the model has no safetensors (older ones, such as Turc et
-    al.'s small BERTs); transformers reads them without running what they hold.
-
-    name: id on the hub; `id@revision` pins a branch, tag or commit. key: where the configuration names
-    it, for messages.
-
-    Raises UserError if the hub cannot be reached and the cache does not hold the model.
+    PyTorch's own files are taken only where the model has no safetensors (such as Turc et al.'s small
+    BERTs); transformers reads them without running code in them.
+    name: id on the hub; `id@revision` pins a branch, tag or commit. key: of the configuration, for
+    messages. Raises UserError if the hub cannot be reached and the cache does not hold the model.
     """
     disable_progress_bars()
     repository, _, revision = name.partition("@")
@@ -68,7 +65,7 @@ def model_directory(name: str, key: str = "robust_compression.model") -> str:
                 break
         return folder
     except Exception as error:  # noqa: BLE001  the client's errors have no common base
-        raise UserError(_why(key, name, error)) from None
+        raise _error(key, name, error) from None
 
 
 def commit(folder: Path) -> str | None:
@@ -76,14 +73,14 @@ def commit(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def _why(key: str, name: str, error: Exception) -> str:
-    endpoint = huggingface_hub.constants.ENDPOINT
+def _error(key: str, name: str, error: Exception) -> UserError:
+    reason = f"cannot be had from the hub ({first_line(error)})"
     if not reachable():
-        return (
-            f"{key}: '{name}' is no local directory, is not in the local cache, and the hub "
-            f"({endpoint}) cannot be reached; {WAY_OUT}."
+        reason = (
+            "is no local directory, is not in the local cache, and the hub "
+            f"({huggingface_hub.constants.ENDPOINT}) cannot be reached"
         )
-    return f"{key}: '{name}' cannot be had from the hub ({first_line(error)}); {WAY_OUT}."
+    return UserError(f"{key}: '{name}' {reason}; {WAY_OUT}.")
 
 
 def load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
@@ -101,4 +98,4 @@ def load_split(path: str, config: str | None, split: str, revision: str | None) 
             trust_remote_code=False,
         )
     except Exception as error:  # noqa: BLE001  the client's errors have no common base
-        raise UserError(_why("robust_compression.task.name", path, error)) from None
+        raise _error("robust_compression.task.name", path, error) from None

@@ -1,11 +1,11 @@
 """Rows of a table from .jsonl, .csv, .tsv, .txt (tab-separated) or .parquet, each also gzip'ed.
 
-Why own code: an error must name the file and the row, and a cell that says "NA" is a word, which
-the data-frame readers do not guarantee.
+Data-frame readers do not serve: an error must name file and row, and a cell "NA" is a word.
 """
 
 import csv
 import gzip
+import io
 import json
 import os
 import zlib
@@ -57,6 +57,11 @@ def is_file(path: Path) -> bool:
     return False
 
 
+def without_suffix(name: str) -> str:
+    """The name of a file without its longest known suffix; the same for a name without one."""
+    return name.removesuffix(max(filter(name.endswith, SUFFIXES), key=len, default=""))
+
+
 def named(folder: Path, stems: tuple[str, ...]) -> list[Path]:
     """What lies in `folder` under one of the names with a known suffix, be it a file or not."""
     possible = [folder / (stem + suffix) for stem in stems for suffix in SUFFIXES]
@@ -73,7 +78,7 @@ def shown(value: object, longest: int = 60) -> str:
 def rows(file: Path) -> Iterator[tuple[int, Row]]:
     """Yield (row number, row); the number is the line of the file, or the record of a parquet file.
 
-    A cell of CSV or TSV whose header is blank is left out: nothing can ask for it.
+    A cell of CSV or TSV whose header is blank is left out.
     Raises UserError for a file that is corrupt, not UTF-8, or not a table, and for a column named
     twice, of which any reader would silently take one.
     """
@@ -102,63 +107,49 @@ def _bad_line(file: Path, error: UnicodeDecodeError) -> str:
 
 
 def _open_bytes(file: Path) -> IO[bytes]:
-    if file.suffix == ".gz":
-        return cast(IO[bytes], gzip.open(file, "rb"))
-    return file.open("rb")
+    return cast(IO[bytes], gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb"))
 
 
 def _open_text(file: Path, newline: str | None = None) -> IO[str]:
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8-sig", newline=newline)
-    return file.open(encoding="utf-8-sig", newline=newline)
+    return io.TextIOWrapper(_open_bytes(file), encoding="utf-8-sig", newline=newline)
 
 
 def _check_names(place: str, names: Sequence[str]) -> None:
     """Raise UserError if two columns have one name; place: the file, with the row for JSON."""
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise UserError(
-                f"{place} has {count} columns named '{shown(name)}'; rename or remove all but one."
-            )
-
-
-class _Pairs:
-    """What `json.loads` calls for each object of a line; the outermost one comes last.
-
-    Names inside a value may repeat: only columns are ever read.
-    """
-
-    names: Sequence[str] = ()
-
-    def __call__(self, pairs: list[tuple[str, Any]]) -> Row:
-        """The object, of which the names are kept."""
-        self.names = [name for name, _ in pairs]
-        return dict(pairs)
+    if len(set(names)) < len(names):
+        name, count = Counter(names).most_common(1)[0]
+        raise UserError(
+            f"{place} has {count} columns named '{shown(name)}'; rename or remove all but one."
+        )
 
 
 def _json_rows(file: Path) -> Iterator[tuple[int, Row]]:
-    pairs = _Pairs()
+    names: list[str] = []
+
+    def keep_names(pairs: list[tuple[str, Any]]) -> Row:
+        """Called for each object of a line, the outermost last; names inside a value may repeat."""
+        names[:] = [name for name, _ in pairs]
+        return dict(pairs)
+
     with _open_text(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, object_pairs_hook=pairs)
+                row = json.loads(line, object_pairs_hook=keep_names)
             except (ValueError, RecursionError) as error:
                 why = getattr(error, "msg", error)
                 raise UserError(f"{file}: row {number} is not valid JSON ({why}).") from None
             if not isinstance(row, dict):
                 raise UserError(f"{file}: row {number} is not a JSON object.")
-            if len(row) < len(pairs.names):
-                _check_names(f"{file}: row {number}", pairs.names)
+            _check_names(f"{file}: row {number}", names)
             yield number, row
 
 
 def _cell_rows(file: Path) -> Iterator[tuple[int, Row]]:
-    comma = ".csv" in file.suffixes
     csv.field_size_limit(1 << 30)
     with _open_text(file, newline="") as lines:
-        if comma:
+        if ".csv" in file.suffixes:
             reader = csv.reader(lines, strict=True)
         else:
             reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -1,8 +1,7 @@
 """Sentence pairs of a task: read, checked, tokenised once, memory-mapped.
 
 `read` gives the raw splits (from `sources`) with their content fingerprint; `encode` tokenises them
-once into an Arrow folder of the cache, which every rank maps into memory. Truncation cuts the longer
-text first, so both keep tokens; a task may say which text is cut last.
+once into an Arrow folder of the cache, which every rank maps into memory.
 """
 
 import hashlib
@@ -35,8 +34,8 @@ class Split:
     """One split of raw pairs; N samples.
 
     texts: two lists [N]; labels: ids [N] into `names`; groups: for each class id of the model the id
-    in `names` that it counts as; subsets: column -> values [N] by which the report splits; whole:
-    samples of the set that this is a part of, None if it is all of it.
+    in `names` that it counts as; subsets: column -> values [N] by which the report splits; whole: size
+    of the set that this is a part of, None if it is all of it.
     """
 
     texts: tuple[list[str], list[str]]
@@ -67,9 +66,9 @@ class Split:
         return self._digest
 
     def pair_keys(self, symmetric: bool) -> list[bytes]:
-        """A hash of each pair of texts [N], whatever the case, blanks, and form of Unicode.
+        """A hash of each pair of texts [N], without regard to case, blanks, and form of Unicode.
 
-        symmetric: nor to which of the texts is the first.
+        symmetric: nor to the order of the texts.
         """
         pairs = ([_comparable(text) for text in pair] for pair in zip(*self.texts, strict=True))
         if symmetric:
@@ -85,7 +84,7 @@ class Split:
 
 
 def _comparable(text: str) -> str:
-    """A text without case, repeated blanks and characters that are not seen, in one form of Unicode."""
+    """A text without case, repeated blanks and characters without width, in one form of Unicode."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).translate(UNSEEN)
     return " ".join(text.casefold().split())
@@ -107,16 +106,13 @@ class TaskData:
 
     def splits(self) -> dict[str, Split]:
         """All splits by the name under which they are stored."""
-        return {
-            "train": self.train,
-            "dev": self.dev,
-            **{f"ood_{n}": s for n, s in self.ood.items()},
-        }
+        ood = {f"ood_{name}": split for name, split in self.ood.items()}
+        return {"train": self.train, "dev": self.dev, **ood}
 
     def fingerprint(self, *names: str) -> str:
         """Content hash of the named splits (all without names)."""
-        chosen = names or tuple(self.splits())
-        parts = [self.splits()[name].fingerprint() for name in chosen]
+        splits = self.splits()
+        parts = [splits[name].fingerprint() for name in names or splits]
         return hashlib.sha256(repr((self.labels, parts)).encode()).hexdigest()
 
 
@@ -124,8 +120,8 @@ def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
     """Read and check all splits that the configuration names.
 
     output_dir: where samples that an OOD set shares with train are listed.
-    Raises UserError for a missing file or column, an unknown label, an empty or one-class split, an OOD
-    set that holds a pair of train; that a file is missing is said before the first one is read.
+    Raises UserError for a missing file (before the first one is read) or column, an unknown label, an
+    empty or one-class split, an OOD set that holds a pair of train.
     """
     block, task = config.task, of(config.task)
     places = sources.every(config, task)
@@ -133,9 +129,8 @@ def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
     train_rows = check(task, task.labels, places.pop("train"), own)
     labels = _labels(task, train_rows)
     _check_enough(block.train_samples, len(train_rows.labels))
-    every = _split(labels, train_rows, own)
-    dev_rows = check(task, labels, places.pop("dev"), own)
-    dev = _split(labels, dev_rows, own)
+    train = _split(labels, train_rows, own)
+    dev = _split(labels, check(task, labels, places.pop("dev"), own), own)
     ood, sides = {}, {}
     for split, place in places.items():
         name = split.removeprefix("ood_")
@@ -143,20 +138,20 @@ def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
         rows = check(task, entry.labels or labels, place, entry)
         ood[name] = _split(labels, rows, entry)
         sides[name] = overlap.Side(rows, ood[name].pair_keys(task.symmetric))
-    keys = every.pair_keys(task.symmetric)
+    keys = train.pair_keys(task.symmetric)
     whole = overlap.Side(train_rows, keys)
     kept, notes = overlap.apart(whole, sides, block.drop_overlap, output_dir)
     after = f" after {overlap.KEY}"
     _check_enough(block.train_samples, len(kept), after)
-    left = np.bincount(every.labels[kept], minlength=len(labels))
-    for number, label in enumerate(labels):
-        if not left[number]:
+    counts = np.bincount(train.labels[kept], minlength=len(labels))
+    for label, count in zip(labels, counts, strict=True):
+        if not count:
             raise UserError(f"{train_rows.source}: has no sample with the label '{label}'{after}.")
     used = [kept[place] for place in _drawn(len(kept), block.train_samples)]
-    train, dev = every.part(used), dev.part(_drawn(len(dev), block.eval_samples))
-    for name, used_part in (("train", train), ("dev", dev)):
-        if len(np.unique(used_part.labels)) < 2:
-            raise UserError(f"{name}: all {len(used_part)} samples have the same label.")
+    train, dev = train.part(used), dev.part(_drawn(len(dev), block.eval_samples))
+    for name, split_used in (("train", train), ("dev", dev)):
+        if len(np.unique(split_used.labels)) < 2:
+            raise UserError(f"{name}: all {len(split_used)} samples have the same label.")
     classes = train.labels.tolist()
     notes += overlap.notes([keys[i] for i in used], classes, dev.pair_keys(task.symmetric))
     ood = {name: rows.part(_drawn(len(rows), block.eval_samples)) for name, rows in ood.items()}
@@ -164,7 +159,7 @@ def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
 
 
 def _check_enough(limit: int | None, samples: int, after: str = "") -> None:
-    """Raise UserError if more samples of train are asked for than there are."""
+    """Raise UserError if train_samples is more than train has."""
     if limit is not None and limit > samples:
         raise UserError(
             f"robust_compression.task.train_samples is {limit}, but train has {samples} samples{after}."
@@ -173,14 +168,11 @@ def _check_enough(limit: int | None, samples: int, after: str = "") -> None:
 
 def _labels(task: Task, train: Checked) -> tuple[str, ...]:
     """Class names of the model: the task's, less optional ones of which train has no sample."""
-    present = set(train.labels)
-    kept = []
-    for number, name in enumerate(task.labels):
-        if number in present:
-            kept.append(name)
-        elif name not in task.optional_labels:
+    present = {task.labels[number] for number in set(train.labels)}
+    for name in task.labels:
+        if name not in present and name not in task.optional_labels:
             raise UserError(f"{train.source}: has no sample with the label '{name}'.")
-    return tuple(kept)
+    return tuple(name for name in task.labels if name in present)
 
 
 def _split(labels: tuple[str, ...], rows: Checked, entry: OodBlock) -> Split:
@@ -194,9 +186,9 @@ def _split(labels: tuple[str, ...], rows: Checked, entry: OodBlock) -> Split:
 
 
 def _drawn(size: int, limit: int | None) -> Sequence[int]:
-    """At most `limit` of `size` places: a random one of each of as many equal stretches.
+    """At most `limit` of `size` places: a random one of each of `limit` equal intervals.
 
-    Files are sorted by source, subset or label, or alternate between labels; no share may change.
+    So no share changes, though files are sorted by source, subset or label, or alternate in labels.
     """
     if limit is None or limit >= size:
         return range(size)
@@ -218,13 +210,11 @@ def encode(
     """
 
     def tokenise(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        out = tokens.of_pairs(tokenizer, batch["first"], batch["second"], max_length, keep)
-        return {**out, "length": [len(ids) for ids in out["input_ids"]]}
+        inputs = tokens.of_pairs(tokenizer, batch["first"], batch["second"], max_length, keep)
+        return {**inputs, "length": [len(ids) for ids in inputs["input_ids"]]}
 
-    table = datasets.Dataset.from_dict(
-        {"first": split.texts[0], "second": split.texts[1], "label": split.labels}
-    )
-    encoded = table.map(
-        tokenise, batched=True, remove_columns=["first", "second"], load_from_cache_file=False
-    )
+    first, second = split.texts
+    table = datasets.Dataset.from_dict({"first": first, "second": second, "label": split.labels})
+    texts = ["first", "second"]
+    encoded = table.map(tokenise, batched=True, remove_columns=texts, load_from_cache_file=False)
     encoded.save_to_disk(folder)

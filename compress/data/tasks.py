@@ -1,9 +1,8 @@
 """The tasks: columns, labels, hub ids of train / dev / OOD, label maps of the OOD sets.
 
-The shipped tasks are blocks of the same type as `task.definition` in the user's JSON, so a new one
-is an entry of the table, no code. Sources: Du et al. 2023, Sec. 3.2 and App. B; HANS: McCoy et al.
-2019; Symmetric: Schuster et al. 2019; PAWS: Zhang et al. 2019. Hub ids are those served as parquet,
-because `datasets` no longer runs loading scripts.
+The shipped tasks are blocks of the same type as `task.definition` in the user's JSON. Sources: Du et
+al. 2023, Sec. 3.2 and App. B; HANS: McCoy et al. 2019; Symmetric: Schuster et al. 2019; PAWS: Zhang et
+al. 2019. Hub ids are those served as parquet, because `datasets` no longer runs loading scripts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,12 @@ from typing import Literal
 from pydantic import Field
 
 from compress.configuration.task_schema import DefinitionBlock, HubBlock, OodBlock, TaskBlock
-from compress.data.reading import SUFFIXES
+from compress.data.reading import without_suffix
 from compress.errors import UserError, nearest
 
 
 class Task(DefinitionBlock):
-    """A definition with its name, and what only a shipped task says."""
+    """A definition with its name, and fields that only shipped tasks have."""
 
     name: str
     subsets: list[str] = Field(default=[])
@@ -121,8 +120,8 @@ TASKS = {task.name: task for task in _SHIPPED}
 def of(block: TaskBlock) -> Task:
     """The task that a configuration names or defines.
 
-    Raises UserError if there is none of this name, or if its definition does not hold together; its
-    sentence names the key below `task.definition`.
+    Raises UserError if there is none of this name, or if its definition contradicts itself, naming the
+    key below `task.definition`.
     """
     if block.definition is not None:
         return _defined(block.name, block.definition)
@@ -142,15 +141,15 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
     for label in block.spellings:
         if label not in block.labels:
             raise UserError(f"{key}.spellings: '{label}' is no label{nearest(label, block.labels)}")
-    words = [w for label in block.labels for w in (label, *block.spellings.get(label, ()))]
-    _check_distinct(f"{key}.labels", words)
+    names = [n for label in block.labels for n in (label, *block.spellings.get(label, ()))]
+    _check_distinct(f"{key}.labels", names)
     for set_name, entry in block.ood.items():
         _check_ood(f"{key}.ood.{set_name}", entry, block)
     return Task(name=name, defined=True, **dict(block))
 
 
 def _check_ood(key: str, block: OodBlock, task: DefinitionBlock) -> None:
-    """Raise UserError if an OOD set of a definition does not hold together with it."""
+    """Raise UserError if an OOD set of a definition contradicts itself or the task."""
     if (block.labels is None) != (block.label_map is None):
         missing = "labels" if block.labels is None else "label_map"
         raise UserError(f"{key}.{missing}: is missing; labels and label_map belong together.")
@@ -169,19 +168,19 @@ def _check_ood(key: str, block: OodBlock, task: DefinitionBlock) -> None:
 
 
 def _check_spellings(key: str, block: OodBlock, task: DefinitionBlock) -> None:
-    """Raise UserError if a word means two labels of an OOD set, or a label is none of the set's."""
+    """Raise UserError if a spelling means two labels of an OOD set, or is of no label of it."""
     labels = block.labels or task.labels
     for label in block.spellings:
         if label not in labels:
             raise UserError(
                 f"{key}.spellings: '{label}' is no label of the set{nearest(label, labels)}"
             )
-    words = [
-        word
+    names = [
+        name
         for label in labels
-        for word in sorted({label, *task.spellings.get(label, ()), *block.spellings.get(label, ())})
+        for name in sorted({label, *task.spellings.get(label, ()), *block.spellings.get(label, ())})
     ]
-    _check_distinct(f"{key}.{'spellings' if block.spellings else 'labels'}", words)
+    _check_distinct(f"{key}.{'spellings' if block.spellings else 'labels'}", names)
 
 
 def _check_columns(key: str, texts: Sequence[str], label: str) -> None:
@@ -191,11 +190,11 @@ def _check_columns(key: str, texts: Sequence[str], label: str) -> None:
         raise UserError(f"{key}.label: the column '{label}' is a text already.")
 
 
-def _check_distinct(key: str, words: Sequence[str]) -> None:
-    spelled = [spelling(word) for word in words]
-    for word, once in zip(words, spelled, strict=True):
-        if spelled.count(once) > 1:
-            raise UserError(f"{key}: '{word}' stands for two labels, or twice.")
+def _check_distinct(key: str, names: Sequence[str]) -> None:
+    spellings = [spelling(name) for name in names]
+    for name in names:
+        if spellings.count(spelling(name)) > 1:
+            raise UserError(f"{key}: '{name}' stands for two labels, or twice.")
 
 
 def stems(task: Task, split: str, entry: OodBlock | None) -> tuple[str, ...]:
@@ -206,8 +205,7 @@ def stems(task: Task, split: str, entry: OodBlock | None) -> tuple[str, ...]:
     name = getattr(task, split) if entry is None else entry.file
     if not isinstance(name, str):
         return (split,)
-    endings = [suffix for suffix in SUFFIXES if name.endswith(suffix)]
-    stem = name.removesuffix(max(endings, key=len, default=""))
+    stem = without_suffix(name)
     return (stem,) if task.defined or entry is None else (split, stem)
 
 
@@ -217,7 +215,7 @@ def ood_set(task: Task, name: str) -> OodBlock:
 
 
 def columns(task: Task, entry: OodBlock) -> list[tuple[str, ...]]:
-    """Of the two texts and the label, the names that their columns may have, the proper one first."""
+    """For each text and the label, the names that its column may have, the usual one first."""
     own = (*(entry.texts or (None, None)), entry.label)
     return [
         (given,) if given is not None else (name, *task.columns.get(name, ()))
@@ -230,17 +228,17 @@ def label_ids(
 ) -> dict[str, int]:
     """Every spelling of the labels, normalised by `spelling`, -> class id.
 
-    more: other words for a label, beside the task's. Ids count as labels too, unless some label is
-    itself a number.
+    more: further spellings, beside the task's. Ids count as labels too, unless some label is itself a
+    number.
     """
-    words = {
-        spelling(word): number
+    ids = {
+        spelling(name): number
         for number, label in enumerate(labels)
-        for word in (label, *task.spellings.get(label, ()), *(more or {}).get(label, ()))
+        for name in (label, *task.spellings.get(label, ()), *(more or {}).get(label, ()))
     }
-    if any(word.lstrip("_").isdigit() for word in words):
-        return words
-    return {str(number): number for number in range(len(labels))} | words
+    if any(name.lstrip("_").isdigit() for name in ids):
+        return ids
+    return {str(number): number for number in range(len(labels))} | ids
 
 
 def spelling(label: object) -> str:

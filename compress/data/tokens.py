@@ -1,4 +1,4 @@
-"""Pairs of texts become tokens, cut to a length: in training and in `compress.predict` alike."""
+"""Tokens of pairs of texts, cut to a length, the same in training and in `compress.predict`."""
 
 import json
 from collections.abc import Sequence
@@ -28,24 +28,23 @@ def of_pairs(
         return {**tokenizer(*texts, return_attention_mask=False, **limits)}
 
     texts = first, second
-    out = tokens("longest_first", *texts)
+    found = tokens("longest_first", *texts)
     if keep is None:
-        return out
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    own = tokenizer(texts[keep], add_special_tokens=False)["input_ids"]
-    for row, ids in enumerate(own):
-        if room // 2 < len(ids) < room and len(out["input_ids"][row]) == max_length:
+        return found
+    length = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    kept = tokenizer(texts[keep], add_special_tokens=False)["input_ids"]
+    for row, ids in enumerate(kept):
+        if length // 2 < len(ids) < length and len(found["input_ids"][row]) == max_length:
             pair = ([text[row]] for text in texts)
-            cut = tokens("only_second" if keep == 0 else "only_first", *pair)
-            for name, values in cut.items():
-                out[name][row] = values[0]
-    return out
+            for name, values in tokens("only_second" if keep == 0 else "only_first", *pair).items():
+                found[name][row] = values[0]
+    return found
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, columns: Columns) -> float:
     """Share of the tokenizer's unknown token among the tokens of at most `SAMPLE` samples.
 
-    Special tokens are not counted; 0 for a tokenizer that spells out what it does not know.
+    Special tokens are not counted; 0 for a tokenizer without an unknown token of its own.
     """
     unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
     others = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
@@ -53,28 +52,24 @@ def unknown_share(tokenizer: PreTrainedTokenizerBase, columns: Columns) -> float
         return 0.0
     step = max(1, len(columns) // SAMPLE)
     rows = columns.table[range(0, len(columns), step)]["input_ids"]
-    counts = [sum(i == unknown for i in ids) for ids in rows]
-    total = sum(sum(i == unknown or i not in special for i in ids) for ids in rows)
-    return sum(counts) / total if total else 0.0
+    counted = [i == unknown for ids in rows for i in ids if i == unknown or i not in special]
+    return sum(counted) / len(counted) if counted else 0.0
 
 
 def equal(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers are defined alike, so that they produce the same of any text."""
-    if set(one.model_input_names) != set(other.model_input_names):
-        return False
-    for trait in ("pad_token_id", "truncation_side"):
-        if getattr(one, trait) != getattr(other, trait):
-            return False
     definitions = [_definition(tokenizer) for tokenizer in (one, other)]
     return definitions[0] is not None and definitions[0] == definitions[1]
 
 
-def _definition(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+def _definition(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...] | None:
     """What a fast tokenizer does, less the length that it was last used with; None for a slow one."""
     if not tokenizer.is_fast:
         return None
-    found: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {key: value for key, value in found.items() if key not in ("truncation", "padding")}
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend = {key: value for key, value in backend.items() if key not in ("truncation", "padding")}
+    names = set(tokenizer.model_input_names)
+    return names, tokenizer.pad_token_id, tokenizer.truncation_side, backend
 
 
 def agree(
@@ -90,5 +85,5 @@ def agree(
     """
     step = max(1, len(texts[0]) // SAMPLE)
     first, second = (list(some[::step]) for some in texts)
-    found = [of_pairs(t, first, second, max_length, keep) for t in (one, other)]
-    return found[0] == found[1]
+    inputs = [of_pairs(t, first, second, max_length, keep) for t in (one, other)]
+    return inputs[0] == inputs[1]

@@ -1,7 +1,6 @@
 """Where an architecture has its heads and ffn neurons: module names of a block, by model type.
 
-Why: `compression_training` speaks in module names, and shrinking must know which tensors belong
-together. An architecture without an entry can be fine-tuned and pruned sparsely, not cut.
+An architecture without an entry can be fine-tuned and pruned to zeros, but not cut.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from compress.errors import UserError
 
 @dataclass(frozen=True)
 class Architecture:
-    """Names below a model: the list of blocks, and inside one block.
+    """Names below a model: the list of blocks, and inside one block. The defaults are BERT's.
 
     projections: everything that has one slice of rows a head (query, key, value, positions);
     count, width: attributes of the attention module that hold heads, and heads x head size;
@@ -22,11 +21,11 @@ class Architecture:
     """
 
     blocks: str
-    attention: str
-    projections: tuple[str, ...]
-    attention_output: str
-    intermediate: str
-    output: str
+    attention: str = "attention.self"
+    projections: tuple[str, ...] = ("query", "key", "value")
+    attention_output: str = "attention.output.dense"
+    intermediate: str = "intermediate.dense"
+    output: str = "output.dense"
     count: str = "num_attention_heads"
     width: str | None = "all_head_size"
     depth: str = "num_hidden_layers"
@@ -36,7 +35,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Block:
-    """Full module names of one Transformer block, and its present sizes."""
+    """Full module names of one Transformer block, and its sizes."""
 
     attention: str
     projections: tuple[str, ...]
@@ -48,21 +47,10 @@ class Block:
     neurons: int
 
 
-def _bert(base: str) -> Architecture:
-    return Architecture(
-        blocks=f"{base}.encoder.layer",
-        attention="attention.self",
-        projections=("query", "key", "value"),
-        attention_output="attention.output.dense",
-        intermediate="intermediate.dense",
-        output="output.dense",
-    )
-
-
 ARCHITECTURES = {
-    "bert": _bert("bert"),
-    "roberta": _bert("roberta"),
-    "xlm-roberta": _bert("roberta"),
+    "bert": Architecture("bert.encoder.layer"),
+    "roberta": Architecture("roberta.encoder.layer"),
+    "xlm-roberta": Architecture("roberta.encoder.layer"),
     "distilbert": Architecture(
         blocks="distilbert.transformer.layer",
         attention="attention",
@@ -78,11 +66,7 @@ ARCHITECTURES = {
     ),
     "deberta-v2": Architecture(
         blocks="deberta.encoder.layer",
-        attention="attention.self",
         projections=("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"),
-        attention_output="attention.output.dense",
-        intermediate="intermediate.dense",
-        output="output.dense",
     ),
 }
 
@@ -102,31 +86,25 @@ def blocks(model: PreTrainedModel) -> list[Block]:
 
     Raises UserError for an architecture without an entry.
     """
-    architecture, modules = find(model.config), dict(model.named_modules())
-    head_size = model.config.hidden_size // getattr(model.config, architecture.heads)
-    return [
-        _block(architecture, f"{architecture.blocks}.{number}", modules, head_size)
-        for number in range(getattr(model.config, architecture.depth))
-    ]
+    entry, modules = find(model.config), dict(model.named_modules())
+    head_size = model.config.hidden_size // getattr(model.config, entry.heads)
 
+    def block(prefix: str) -> Block:
+        attention = f"{prefix}.{entry.attention}"
+        projections = (f"{attention}.{name}" for name in entry.projections)
+        output, intermediate = f"{prefix}.{entry.attention_output}", f"{prefix}.{entry.intermediate}"
+        wide, high = modules[output], modules[intermediate]
+        assert isinstance(wide, nn.Linear)
+        assert isinstance(high, nn.Linear)
+        return Block(
+            attention=attention,
+            projections=tuple(name for name in projections if name in modules),
+            attention_output=output,
+            intermediate=intermediate,
+            output=f"{prefix}.{entry.output}",
+            head_size=head_size,
+            heads=wide.in_features // head_size,
+            neurons=high.out_features,
+        )
 
-def _block(
-    architecture: Architecture, prefix: str, modules: dict[str, nn.Module], head_size: int
-) -> Block:
-    attention = f"{prefix}.{architecture.attention}"
-    names = tuple(f"{attention}.{name}" for name in architecture.projections)
-    output = f"{prefix}.{architecture.attention_output}"
-    intermediate = f"{prefix}.{architecture.intermediate}"
-    wide, high = modules[output], modules[intermediate]
-    assert isinstance(wide, nn.Linear)
-    assert isinstance(high, nn.Linear)
-    return Block(
-        attention=attention,
-        projections=tuple(name for name in names if name in modules),
-        attention_output=output,
-        intermediate=intermediate,
-        output=f"{prefix}.{architecture.output}",
-        head_size=head_size,
-        heads=wide.in_features // head_size,
-        neurons=high.out_features,
-    )
+    return [block(f"{entry.blocks}.{n}") for n in range(getattr(model.config, entry.depth))]

@@ -1,11 +1,8 @@
 """A compressed model on disk: real dimensions, layer by layer, loaded with one call.
 
-What: `cut` removes heads and ffn neurons from a plain state dict, `build` makes a model of such
-dimensions from its configuration, `load_weights` fills it. Why: transformers 5 dropped `prune_heads`
-and knows one width for all layers; those of each layer stand in config.json, under `compressed_layers`.
-
-How to load:  from compress import load_compressed
-              model = load_compressed("runs/quickstart/student/model")
+`cut` removes heads and ffn neurons from a plain state dict, `build` makes a model of such dimensions
+from its configuration, `load_weights` fills it. transformers 5 has no `prune_heads` and one width for
+all layers, so those of each layer are listed in config.json, under `compressed_layers`.
 """
 
 import copy
@@ -108,17 +105,17 @@ def cut(
 
     weights: of `model`, whose modules name the tensors; kept: one entry a block.
     """
-    out = dict(weights)
+    remaining = dict(weights)
     for block, keep in zip(architectures.blocks(model), kept, strict=True):
         one = torch.arange(block.head_size)
         columns = torch.cat([head * block.head_size + one for head in keep.heads])
         neurons = torch.tensor(keep.neurons)
         for name in block.projections:
-            _select(out, name, columns, 0)
-        _select(out, block.attention_output, columns, 1)
-        _select(out, block.intermediate, neurons, 0)
-        _select(out, block.output, neurons, 1)
-    return out
+            _select(remaining, name, columns, 0)
+        _select(remaining, block.attention_output, columns, 1)
+        _select(remaining, block.intermediate, neurons, 0)
+        _select(remaining, block.output, neurons, 1)
+    return remaining
 
 
 def _select(weights: dict[str, Tensor], name: str, indices: Tensor, dimension: int) -> None:
@@ -138,22 +135,18 @@ def describe(config: PreTrainedConfig, layers: Sequence[Layer]) -> None:
     widths = {layer.neurons for layer in layers}
     if len(widths) == 1:
         setattr(config, architecture.neurons, widths.pop())
-    heads, width = getattr(config, architecture.heads), getattr(config, architecture.neurons)
-    plain = all(layer == Layer(heads, width) for layer in layers)
-    setattr(
-        config,
-        KEY,
-        None if plain else [{"heads": layer.heads, "rows": layer.neurons} for layer in layers],
-    )
+    plain = Layer(getattr(config, architecture.heads), getattr(config, architecture.neurons))
+    entries = [{"heads": layer.heads, "rows": layer.neurons} for layer in layers]
+    setattr(config, KEY, None if all(layer == plain for layer in layers) else entries)
 
 
 def reduced(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
     """A copy of the configuration with only these blocks."""
-    out = copy.deepcopy(config)
-    setattr(out, architectures.find(config).depth, len(layers))
+    part = copy.deepcopy(config)
+    setattr(part, architectures.find(config).depth, len(layers))
     if (all_sizes := sizes(config)) is not None:
-        describe(out, [all_sizes[number] for number in layers])
-    return out
+        describe(part, [all_sizes[number] for number in layers])
+    return part
 
 
 def load_weights(model: PreTrainedModel, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Model directories as files: what a name means and what must be there, without loading a library.
+"""Model directories as files: what a name means and which files must be present.
 
 A model is "synthetic-encoder" (the one that comes with the package), a local directory, or an id on the
-model hub. A wrong path is told within a second because nothing here imports torch or transformers.
+model hub. Nothing is imported from torch or transformers, so a wrong path is an error within a second.
 """
 
 from difflib import get_close_matches

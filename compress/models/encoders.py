@@ -1,7 +1,7 @@
-"""Encoders: where they come from, their tokenizer, a classifier on top, and their size.
+"""Encoders: directory, tokenizer, configuration, a classifier on top, its size.
 
-What a name means stands in `directories`. Weights are held in float32 whatever the file holds;
-DeepSpeed decides about lower precision.
+What a name means is in `directories`. Weights are held in float32 whatever the file holds; DeepSpeed
+decides about lower precision.
 """
 
 import hashlib
@@ -49,12 +49,11 @@ def directory(name: str, key: str = "robust_compression.model") -> Path:
 def check_weights(path: Path) -> None:
     """Raise UserError now if the directory's file of weights is damaged; reads its header only."""
     file = path / compressed.WEIGHTS
-    pickled = path / WEIGHTS_NAME
     try:
         if file.is_file():
             with safe_open(file, framework="pt") as weights:
                 weights.keys()
-        elif (file := pickled).is_file():
+        elif (file := path / WEIGHTS_NAME).is_file():
             torch.load(file, map_location="meta", weights_only=True)
     except DAMAGED as error:
         raise UserError(f"{file}: is damaged or incomplete ({first_line(error)}).") from None
@@ -78,7 +77,7 @@ def has_tokenizer(path: Path) -> bool:
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """The model's own tokenizer; UserError if the directory has none that can be read.
 
-    Without a vocabulary file transformers 5 makes up one of special tokens only, hence the look first.
+    The vocabulary is looked for first: without one transformers 5 returns one of special tokens only.
     """
     if not has_tokenizer(path):
         raise UserError(f"{path}: has no tokenizer ({', '.join(VOCABULARIES)} or *.model).")
@@ -107,17 +106,16 @@ def load_config(path: Path) -> PreTrainedConfig:
 def load_classifier(
     path: Path, labels: tuple[str, ...], trained: bool = False, task: Task | None = None
 ) -> PreTrainedModel:
-    """Classifier with C = len(labels) classes, in float32, head as in the file or freshly drawn.
+    """Classifier with C = len(labels) classes, in float32, head as in the file or random.
 
     trained: the directory must hold a classification head of these labels (a teacher); task: whose
-    labels they are, for a directory that names them otherwise. A head that has them in another order is
-    put in this one (`label_order`). The fresh head depends on torch's random state: seed it before.
-    Raises UserError for an unreadable directory, weights that lack tensors, labels that are others.
+    labels they are, for a directory that names them otherwise. Outputs are put in the order of `labels`
+    (`label_order`). A random head depends on torch's random state: seed it before.
+    Raises UserError for an unreadable directory, missing tensors, other labels.
     """
     config = load_config(path)
     order = label_order.find(path, config, labels, task, trained)
-    theirs = labels if order.plain else label_order.names(path, config)
-    _name_labels(config, theirs)
+    _name_labels(config, labels if order.plain else label_order.names(path, config))
     if compressed.sizes(config) is not None:
         config.dtype = torch.float32
         model = fresh_from(path, config)
@@ -147,12 +145,8 @@ def _load_plain(path: Path, config: PreTrainedConfig, trained: bool) -> PreTrain
         )
     except (*UNREADABLE, *DAMAGED) as error:
         raise UserError(f"{path}: is no readable model directory ({first_line(error)}).") from None
-    inner = f"{model.base_model_prefix}."
-    lacking = [
-        name
-        for name in sorted(info["missing_keys"])
-        if trained or (name.startswith(inner) and "pooler" not in name)
-    ]
+    missing, inner = sorted(info["missing_keys"]), f"{model.base_model_prefix}."
+    lacking = [n for n in missing if trained or (n.startswith(inner) and "pooler" not in n)]
     if lacking:
         raise UserError(f"{path}: its weights lack {len(lacking)} tensors such as '{lacking[0]}'.")
     return model
@@ -189,9 +183,9 @@ def find_device(name: str | None) -> torch.device:
         raise UserError(f"--device {name}: is no device; choose cpu, cuda or cuda:<number>.") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: choose cpu, cuda or cuda:<number>.")
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= there:
-        raise UserError(f"--device {name}: this machine has {there} GPUs that PyTorch can use.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"--device {name}: this machine has {count} GPUs that PyTorch can use.")
     return device
 
 

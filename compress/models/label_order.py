@@ -1,8 +1,7 @@
-"""Which output of a classifier is which label of the task, told by the names in its config.json.
+"""Which output of a classifier is which label of the task, by the names in its config.json.
 
-What: `find` maps the model's labels to the task's, through the spellings that the task knows; `arrange`
-puts its outputs in the task's order. Why: a model that a user brings may have its labels by another
-name or in another order, and outputs that are taken by their place would be the wrong classes.
+A user's model may have its labels by another name or in another order, and outputs taken by their place
+would be the wrong classes: `find` maps them, `arrange` puts the outputs in the task's order.
 """
 
 import json
@@ -28,8 +27,8 @@ NOT_RUN = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyE
 class Order:
     """Where the task's labels are among a model's outputs.
 
-    outputs: for each label of the task the output that stands for it [C], None if none does and the
-    head is drawn afresh; size: outputs that the model has; note: what a user should know of it.
+    outputs: for each label of the task the output that means it [C], None if none does and the head is
+    initialised at random; size: outputs that the model has; note: what a user should know of it.
     """
 
     outputs: tuple[int, ...] | None
@@ -38,48 +37,47 @@ class Order:
 
     @property
     def plain(self) -> bool:
-        """Whether the model's outputs are the task's labels as they stand."""
+        """Whether the model's outputs are the task's labels in its order."""
         return self.outputs == tuple(range(self.size))
 
 
 def names(path: Path, config: PreTrainedConfig) -> list[str]:
     """The labels of a directory's model in the order of its outputs, `LABEL_<id>` without a name.
 
-    As config.json itself has them: transformers drops a `label2id` that stands alone. Raises UserError
-    if `label2id` contradicts `id2label`, or names some outputs only that have no name there.
+    As config.json has them: transformers drops a `label2id` without an `id2label`. Raises UserError if
+    `label2id` contradicts `id2label`, or names some outputs only that have no name there.
     """
-    forwards, backwards = _written(path)
-    size = len(forwards or backwards) or config.num_labels or 0
-    given = forwards or {int(number): str(name) for number, name in (config.id2label or {}).items()}
-    out = [given.get(number, f"LABEL_{number}") for number in range(size)]
-    words = {number: name for number, name in backwards.items() if not _number_of(name)}
-    places = {spelling(name): number for number, name in forwards.items()}
-    turned = [name for n, name in backwards.items() if places.get(spelling(name), n) != n]
-    if turned:
-        theirs, other = (", ".join(f"{k} {v}" for k, v in m.items()) for m in (forwards, backwards))
+    id2label, label2id = _written(path)
+    size = len(id2label or label2id) or config.num_labels or 0
+    given = id2label or {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    found = [given.get(number, f"LABEL_{number}") for number in range(size)]
+    named = {number: name for number, name in label2id.items() if not _number_of(name)}
+    places = {spelling(name): number for number, name in id2label.items()}
+    if any(places.get(spelling(name), number) != number for number, name in label2id.items()):
+        one, other = (", ".join(f"{k} {v}" for k, v in m.items()) for m in (id2label, label2id))
         raise UserError(
-            f"{path}: id2label and label2id of its config.json contradict each other ({theirs} and "
+            f"{path}: id2label and label2id of its config.json contradict each other ({one} and "
             f"{other}); correct the wrong one."
         )
-    if not words or not all(map(_number_of, out)):
-        return out
-    if set(words) != set(range(size)):
+    if not named or not all(map(_number_of, found)):
+        return found
+    if set(named) != set(range(size)):
         raise UserError(
             f"{path}: label2id of its config.json names some of the {size} outputs only "
-            f"({', '.join(words.values())}); name them all in id2label."
+            f"({', '.join(named.values())}); name them all in id2label."
         )
-    return [words[number] for number in range(size)]
+    return [named[number] for number in range(size)]
 
 
 def _written(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     """Output -> name, as `id2label` and as `label2id` of config.json have it; ids may be strings."""
     try:
         raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        forwards = {int(number): str(name) for number, name in (raw.get("id2label") or {}).items()}
-        backwards = {int(number): str(name) for name, number in (raw.get("label2id") or {}).items()}
+        id2label = {int(number): str(name) for number, name in (raw.get("id2label") or {}).items()}
+        label2id = {int(number): str(name) for name, number in (raw.get("label2id") or {}).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: the labels of its config.json cannot be read ({error}).") from None
-    return forwards, backwards
+    return id2label, label2id
 
 
 def _number_of(name: str) -> re.Match[str] | None:
@@ -97,73 +95,69 @@ def find(
     """Map the outputs of a directory's classifier to the labels [C] of a run.
 
     task: its spellings are known too, and a label that train lacks may be among the model's. trained:
-    the head must be one of these labels; without it a head of as many others is drawn afresh, and so
-    is that of a directory without one. Raises UserError for what cannot be mapped.
+    the head must be one of these labels; without it a head of as many others is initialised at random,
+    and so is that of a directory without one. Raises UserError for what cannot be mapped.
     """
     architecture = (config.architectures or [""])[0]
-    if not architecture.endswith("ForSequenceClassification"):
-        if trained:
-            raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
+    classifier = architecture.endswith("ForSequenceClassification")
+    if trained and not classifier:
+        raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
+    given = names(path, config) if classifier else list(labels)
+    if given == list(labels):
         return Order(tuple(range(len(labels))), len(labels))
-    theirs = names(path, config)
-    if list(theirs) == list(labels):
-        return Order(tuple(range(len(labels))), len(labels))
-    found, note = _labels(theirs, labels, task)
-    if len(theirs) != len(labels) and (None in found or not set(labels) <= set(found)):
+    found, note = _labels(given, labels, task)
+    if len(given) != len(labels) and (None in found or not set(labels) <= set(found)):
         raise UserError(
-            f"{path}: is a classifier of {len(theirs)} labels, "
+            f"{path}: is a classifier of {len(given)} labels, "
             f"but the task has {len(labels)} ({', '.join(labels)})."
         )
-    if (wrong := _unmapped(theirs, found, labels)) is not None:
+    if (wrong := _unmapped(given, found, labels)) is not None:
         if trained:
             raise UserError(f"{path}: {wrong}; name them as the task does in id2label of config.json.")
-        return Order(None, len(theirs), f"{wrong}, so its classification head is drawn afresh")
+        return Order(None, len(given), f"{wrong}, so its classification head is drawn afresh")
     outputs = tuple(found.index(label) for label in labels)
-    return Order(outputs, len(theirs), note or _change(theirs, found, labels))
+    return Order(outputs, len(given), note or _change(given, found, labels))
 
 
 def _labels(
-    theirs: Sequence[str], labels: tuple[str, ...], task: Task | None
+    given: Sequence[str], labels: tuple[str, ...], task: Task | None
 ) -> tuple[list[str | None], str | None]:
-    """For each output the label of the task, None for an unknown name; and what is to be said of it."""
+    """For each output the label of the task, None for an unknown name; and a note for the user."""
     known: Sequence[str] = task.labels if task else labels
-    words = {
-        spelling(word): label
-        for label in known
-        for word in (label, *(task.spellings.get(label, ()) if task else ()))
+    spellings = task.spellings if task else {}
+    by_spelling = {
+        spelling(word): label for label in known for word in (label, *spellings.get(label, ()))
     }
-    found = [words.get(spelling(name)) for name in theirs]
-    numbers = [int(match[1]) for match in map(_number_of, theirs) if match]
-    counted = next((some for some in (labels, known) if len(some) == len(theirs)), None)
-    if None not in found or counted is None or sorted(numbers) != list(range(len(theirs))):
+    found = [by_spelling.get(spelling(name)) for name in given]
+    numbers = [int(match[1]) for match in map(_number_of, given) if match]
+    counted = next((some for some in (labels, known) if len(some) == len(given)), None)
+    if None not in found or counted is None or sorted(numbers) != list(range(len(given))):
         return found, None
-    pairs = ", ".join(f"{name} is {counted[n]}" for name, n in zip(theirs, numbers, strict=True))
+    pairs = ", ".join(f"{name} is {counted[n]}" for name, n in zip(given, numbers, strict=True))
     return [counted[number] for number in numbers], (
         f"its labels have numbers for names, so they are taken in the task's order ({pairs}); "
         "if that is wrong, name them in id2label of its config.json"
     )
 
 
-def _unmapped(
-    theirs: Sequence[str], found: Sequence[str | None], labels: tuple[str, ...]
-) -> str | None:
+def _unmapped(given: Sequence[str], found: Sequence[str | None], labels: tuple[str, ...]) -> str | None:
     """Why the outputs are not the labels; None if each label has just one."""
-    told = f"has the labels {', '.join(theirs)}, the task {', '.join(labels)}"
-    for name, label in zip(theirs, found, strict=True):
+    labels_of_both = f"has the labels {', '.join(given)}, the task {', '.join(labels)}"
+    for name, label in zip(given, found, strict=True):
         if label is None:
-            return f"{told}: '{name}' is none of them by any spelling that the task knows"
+            return f"{labels_of_both}: '{name}' is none of them by any spelling that the task knows"
         if found.count(label) > 1:
-            twice = " and ".join(f"'{n}'" for n, f in zip(theirs, found, strict=True) if f == label)
-            return f"{told}: {twice} both mean '{label}'"
+            twice = " and ".join(f"'{n}'" for n, f in zip(given, found, strict=True) if f == label)
+            return f"{labels_of_both}: {twice} both mean '{label}'"
     for label in labels:
         if label not in found:
-            return f"{told}: none of them means '{label}'"
+            return f"{labels_of_both}: none of them means '{label}'"
     return None
 
 
-def _change(theirs: Sequence[str], found: Sequence[str | None], labels: tuple[str, ...]) -> str | None:
+def _change(given: Sequence[str], found: Sequence[str | None], labels: tuple[str, ...]) -> str | None:
     """What is done to the outputs, None if nothing."""
-    left = [name for name, label in zip(theirs, found, strict=True) if label not in labels]
+    left = [name for name, label in zip(given, found, strict=True) if label not in labels]
     if left:
         return (
             f"its label '{left[0]}' is in no training sample, so that output is left out and the "
@@ -171,11 +165,11 @@ def _change(theirs: Sequence[str], found: Sequence[str | None], labels: tuple[st
         )
     if list(found) == list(labels):
         return None
-    return f"its labels ({', '.join(theirs)}) are put in the task's order ({', '.join(labels)})"
+    return f"its labels ({', '.join(given)}) are put in the task's order ({', '.join(labels)})"
 
 
 def inputs_of(order: Order) -> dict[str, Any]:
-    """What a result depends on; nothing for outputs that are left as they stand."""
+    """What a result depends on; nothing for outputs that stay unchanged."""
     return {} if order.plain else {"outputs": order.outputs}
 
 
@@ -192,26 +186,20 @@ def arrange(model: PreTrainedModel, order: Order, path: Path) -> None:
             f"{path}: the classification head of {type(model).__name__} cannot be found, so its labels "
             "cannot be put in the task's order."
         )
-    with torch.no_grad():
-        if order.outputs is None:
-            head.weight.normal_(0.0, getattr(model.config, "initializer_range", None) or 0.02)
-            if head.bias is not None:
-                head.bias.zero_()
-            return
-        _choose(head, order.outputs)
-    setattr(model, "num_labels", len(order.outputs))  # noqa: B010  a module's attribute for mypy
-
-
-def _choose(head: nn.Linear, outputs: Sequence[int]) -> None:
-    rows = torch.tensor(outputs)
-    head.out_features = len(outputs)
-    head.weight = nn.Parameter(head.weight[rows].clone())
-    if head.bias is not None:
-        head.bias = nn.Parameter(head.bias[rows].clone())
+    if order.outputs is None:
+        nn.init.normal_(head.weight, 0.0, getattr(model.config, "initializer_range", None) or 0.02)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+        return
+    rows = torch.tensor(order.outputs)
+    head.out_features = len(rows)
+    for name, value in list(head.named_parameters()):
+        setattr(head, name, nn.Parameter(value.detach()[rows]))
+    setattr(model, "num_labels", len(rows))  # noqa: B010  a module's attribute for mypy
 
 
 def find_head(model: PreTrainedModel, size: int) -> nn.Linear | None:
-    """The layer whose `size` outputs are the logits, told by what a change of its rows does to them."""
+    """The layer whose `size` outputs are the logits: changes of its rows change the logits likewise."""
     layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == size]
     training = model.training
     model.eval()

@@ -1,7 +1,7 @@
 """Why a model directory cannot be loaded, in one sentence; and that its own code is never run.
 
-transformers asks on the terminal whether to run a directory's Python code unless it is told not to, and
-names a package that does not help where a tokenizer needs another.
+transformers asks on the terminal whether to run a directory's Python code unless that is forbidden, and
+names the wrong package where a tokenizer needs one.
 """
 
 import json
@@ -19,7 +19,7 @@ PACKAGES = {"sentencepiece": "sentencepiece", "tiktoken": "tiktoken", "protobuf"
 
 
 def reason(path: Path, error: Exception) -> str:
-    """What to say of an exception: that the directory's own code would be needed, or its first line."""
+    """The reason for a message: that the directory's own code would be needed, or its first line."""
     if _entry(path / "config.json", "auto_map") and "custom code" in str(error):
         return "it needs Python code of its own (auto_map), which is never run; name another model"
     return first_line(error)
@@ -65,9 +65,8 @@ def _lacking(path: Path, error: Exception) -> list[str]:
         with files[0].open("rb") as source:
             pieces = source.read(1) == SENTENCEPIECE
         needed = {"sentencepiece", "protobuf"} if pieces else {"tiktoken"}
-    told = str(error).lower()
     if isinstance(error, ImportError):
-        needed |= {name for name in PACKAGES if name in told}
+        needed |= {name for name in PACKAGES if name in str(error).lower()}
     return [name for name in PACKAGES if name in needed and not _installed(PACKAGES[name])]
 
 

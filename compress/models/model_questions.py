@@ -1,11 +1,9 @@
-"""What a model answers to rows of its own tokenizer: which it takes, and how padding must lie.
-
-What: `Questions` puts those of `probe` to one model; `answer` is one forward pass or an exception.
-"""
+"""What a model answers to rows of its tokenizer: which it takes, and on which side padding must be."""
 
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,9 +17,9 @@ from compress.errors import UserError, first_line
 SEGMENTS = "token_type_ids"
 SHORT = 24
 WHOLE_PASS = 1024
-"""Longest row that goes through all blocks; a longer one stops before the first, after the tables."""
+"""Longest row that goes through all blocks; a longer one stops before the first block."""
 TOLERANCE = 1e-3
-"""Change of the logits, relative to the largest of them, that padding beside a row may make."""
+"""Change of the logits, relative to the largest of them, that padding may make."""
 WORDS = 64
 SIDES = ("right", "left")
 
@@ -32,7 +30,7 @@ Row = dict[str, list[int]]
 class Fit:
     """How a tokenizer must be used so that training, `compress.predict` and ONNX agree.
 
-    names: what it hands over, in its order; side: of the padding; notes: what a user should know.
+    names: the inputs that it gives, in its order; side: of the padding; notes: for the user.
     """
 
     names: tuple[str, ...]
@@ -77,7 +75,7 @@ def runs(model: PreTrainedModel, inputs: dict[str, Tensor]) -> bool:
     return not isinstance(answer(model, inputs), Exception)
 
 
-class _EnoughError(Exception):
+class _BlocksReachedError(Exception):
     """A row has reached the Transformer blocks."""
 
 
@@ -85,7 +83,7 @@ def answer(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor | Except
     """Logits [B, C], or what the model raises; a long row stops at the blocks and gives none, [0]."""
 
     def stop(*_: object) -> None:
-        raise _EnoughError
+        raise _BlocksReachedError
 
     handle = None
     if inputs["input_ids"].shape[1] > WHOLE_PASS and (block := _first_block(model)) is not None:
@@ -94,7 +92,7 @@ def answer(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor | Except
         with torch.inference_mode():
             logits: Tensor = model(**inputs).logits
         return logits
-    except _EnoughError:
+    except _BlocksReachedError:
         return torch.zeros(0)
     except Exception as error:  # noqa: BLE001  whatever a model raises is its answer
         return error
@@ -116,34 +114,13 @@ class Questions:
     tokenizer: PreTrainedTokenizerBase
     subject: str
 
-    def check_ids(self) -> None:
-        """Raise UserError without a padding token, or for ids beyond the model's embeddings."""
-        if self.tokenizer.pad_token_id is None:
-            raise UserError(
-                f"{self.subject} has a tokenizer without a padding token; name one as pad_token in its "
-                "tokenizer_config.json, and its id as pad_token_id in config.json."
-            )
-        try:
-            table = self.model.get_input_embeddings()
-        except NotImplementedError:
-            return
-        if not isinstance(table, nn.Embedding):
-            return
-        rows = table.num_embeddings
-        highest = max(max(self.tokenizer.get_vocab().values()), *self.tokenizer.all_special_ids)
-        if highest >= rows:
-            raise UserError(
-                f"{self.subject} has a tokenizer with token ids up to {highest}, but embeddings for "
-                f"{rows} tokens only (ids up to {rows - 1}); take the model's own tokenizer."
-            )
-
-    def check_start(self) -> None:
-        """Raise UserError if the shortest pair cannot be run, or only without its segment ids."""
-        found = self.ask(self.least, names=("input_ids", "attention_mask"))
-        if isinstance(found, Exception):
-            raise UserError(f"{self.subject} cannot be run on a pair of texts ({first_line(found)}).")
-        found = self.ask(self.least)
-        if isinstance(found, (IndexError, RuntimeError)):
+    def checked(self) -> "Questions":
+        """The same; UserError if the tokenizer does not fit the model's embeddings and classes."""
+        self._check_ids()
+        pair = self.ask(self.least, names=("input_ids", "attention_mask"))
+        if isinstance(pair, Exception):
+            raise UserError(f"{self.subject} cannot be run on a pair of texts ({first_line(pair)}).")
+        if isinstance(self.ask(self.least), (IndexError, RuntimeError)):
             table = getattr(self.model.config, "type_vocab_size", None)
             has = f" (type_vocab_size is {table})" if table is not None else ""
             raise UserError(
@@ -151,26 +128,43 @@ class Questions:
                 f"{max(self.row(self.least)[SEGMENTS])}, for which the model has no embeddings{has}; "
                 "take the model's own tokenizer."
             )
+        return self
+
+    def _check_ids(self) -> None:
+        """Raise UserError without a padding token, or for ids beyond the model's embeddings."""
+        if self.tokenizer.pad_token_id is None:
+            raise UserError(
+                f"{self.subject} has a tokenizer without a padding token; name one as pad_token in its "
+                "tokenizer_config.json, and its id as pad_token_id in config.json."
+            )
+        table = None
+        with suppress(NotImplementedError):
+            table = self.model.get_input_embeddings()
+        highest = max(max(self.tokenizer.get_vocab().values()), *self.tokenizer.all_special_ids)
+        if isinstance(table, nn.Embedding) and highest >= table.num_embeddings:
+            raise UserError(
+                f"{self.subject} has a tokenizer with token ids up to {highest}, but embeddings for "
+                f"{table.num_embeddings} tokens only (ids up to {table.num_embeddings - 1}); take the "
+                "model's own tokenizer."
+            )
 
     def usable(self, wanted: int) -> int:
         """The longest row that runs, at most `wanted` tokens."""
         return usable(self.model, lambda length: self.inputs([length]), self.least, wanted)
 
     def fit(self, max_length: int) -> Fit:
-        """How the tokenizer must be used; UserError if padding cannot be told from text.
+        """How the tokenizer must be used; UserError if the model reads padding as text.
 
         max_length: tokens that the model is known to take.
         """
         side, note = self.side(min(SHORT, max_length))
-        notes = tuple(text for text in (note, self.other_padding()) if text)
-        return Fit(self.names(), side, notes)
+        return Fit(self.names(), side, tuple(filter(None, (note, self.other_padding()))))
 
     def names(self) -> tuple[str, ...]:
-        """What the tokenizer must hand over, in its order: the mask, and segment ids that matter."""
-        given = tuple(self.tokenizer.model_input_names)
-        names = given if "attention_mask" in given else (*given, "attention_mask")
-        kept = {"input_ids", "attention_mask", *([SEGMENTS] if self.uses_segments else [])}
-        return tuple(name for name in names if name in kept)
+        """Inputs that the tokenizer must give, in its order: the mask, and segment ids that matter."""
+        names = dict.fromkeys((*self.tokenizer.model_input_names, "attention_mask"))
+        needed = {"input_ids", "attention_mask", *([SEGMENTS] if self.uses_segments else [])}
+        return tuple(name for name in names if name in needed)
 
     @cached_property
     def least(self) -> int:
@@ -179,7 +173,7 @@ class Questions:
 
     @cached_property
     def text(self) -> str:
-        """Words of the vocabulary, about as many as the longest row has tokens so far asked for."""
+        """About `WORDS` words of the vocabulary."""
         names = [name for name, _ in sorted(self.tokenizer.get_vocab().items(), key=lambda i: i[1])]
         special = set(self.tokenizer.all_special_tokens)
         plain = (re.sub(r"[\W_]", "", name) for name in names if name not in special)
@@ -187,28 +181,24 @@ class Questions:
         return " ".join(words[:: max(1, len(words) // WORDS)]) or "a"
 
     def row(self, length: int) -> Row:
-        """A pair of texts as the tokenizer gives it, of exactly `length` tokens where it can."""
+        """A pair of texts of exactly `length` tokens; a shorter one is repeated in the middle."""
         text = " ".join([self.text] * (length // WORDS + 1))
         try:
-            made = tokens.of_pairs(self.tokenizer, [text], [text], length)
+            pair = tokens.of_pairs(self.tokenizer, [text], [text], length)
         except Exception as error:  # noqa: BLE001  what tokenizers raise has no common base
             raise UserError(
                 f"{self.subject} has a tokenizer that cannot encode a pair ({first_line(error)})."
             ) from None
-        row = {name: list(made[name][0]) for name in ("input_ids", SEGMENTS) if name in made}
+        row = {name: list(pair[name][0]) for name in ("input_ids", SEGMENTS) if name in pair}
         middle = len(row["input_ids"]) // 2
         for values in row.values():
             values[middle:middle] = [values[middle]] * (length - len(values))
-        row["input_ids"] = self._all_text(row["input_ids"])
+        ids, padding = row["input_ids"], self.model.config.pad_token_id
+        if padding != self.tokenizer.pad_token_id and padding in ids:
+            # what only the model takes for padding might use no position
+            other = max((token for token in ids if token != padding), key=ids.count, default=padding)
+            row["input_ids"] = [other if token == padding else token for token in ids]
         return row
-
-    def _all_text(self, ids: list[int]) -> list[int]:
-        """The ids without one that only the model takes for padding: it may cost no position."""
-        theirs = self.model.config.pad_token_id
-        if theirs == self.tokenizer.pad_token_id or theirs not in ids:
-            return ids
-        other = max((number for number in ids if number != theirs), key=ids.count, default=theirs)
-        return [other if number == theirs else number for number in ids]
 
     def inputs(
         self, lengths: Sequence[int], side: str = "right", names: Sequence[str] | None = None
@@ -216,10 +206,10 @@ class Questions:
         """Model inputs of rows of these lengths, padded as in training."""
         rows = [self.row(length) for length in lengths]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        made = batches.pad(columns, self.tokenizer.pad_token_id, side)
-        if names is None and SEGMENTS in made and not self.takes_segments:
+        padded = batches.pad(columns, self.tokenizer.pad_token_id, side)
+        if names is None and SEGMENTS in padded and not self.takes_segments:
             names = ("input_ids", "attention_mask")
-        return {name: value for name, value in made.items() if names is None or name in names}
+        return {name: value for name, value in padded.items() if names is None or name in names}
 
     def ask(self, length: int, names: Sequence[str] | None = None) -> Tensor | Exception:
         """Logits [1, C] of one row, or what the model raises."""
@@ -228,18 +218,17 @@ class Questions:
     @cached_property
     def takes_segments(self) -> bool:
         """Whether the model's call has an argument for segment ids at all."""
-        made = batches.pad({k: [v] for k, v in self.row(self.least).items()}, 0)
-        return SEGMENTS in made and not isinstance(answer(self.model, made), TypeError)
+        inputs = batches.pad({k: [v] for k, v in self.row(self.least).items()}, 0)
+        return SEGMENTS in inputs and not isinstance(answer(self.model, inputs), TypeError)
 
     @cached_property
     def uses_segments(self) -> bool:
         """Whether segment ids change the logits."""
         if not self.takes_segments:
             return False
-        given, without = self.ask(self.least), self.ask(self.least, ("input_ids", "attention_mask"))
-        return not (
-            isinstance(given, Tensor) and isinstance(without, Tensor) and torch.equal(given, without)
-        )
+        answers = [self.ask(self.least), self.ask(self.least, ("input_ids", "attention_mask"))]
+        logits = [found for found in answers if isinstance(found, Tensor)]
+        return len(logits) < 2 or not torch.equal(*logits)
 
     def side(self, length: int) -> tuple[str, str | None]:
         """The side on which padding leaves the logits as they are, the tokenizer's first, and a note.
@@ -252,58 +241,58 @@ class Questions:
         shifts = {side: self.shift(length, side) for side in sides}
         for side in sides:
             if shifts[side] <= TOLERANCE:
-                changed = f"{self.subject} is padded on the {side}: it misreads padding on the {own}"
-                return side, None if side == own else changed
+                note = f"{self.subject} is padded on the {side}: it misreads padding on the {own}"
+                return side, None if side == own else note
         self._check_known_padding(sides, length)
         best = min(sides, key=lambda side: shifts[side])
         raised = self.padded(length, best)
         if isinstance(raised, Exception):
             raise UserError(f"{self.subject} cannot be run on a padded batch ({first_line(raised)}).")
         return best, (
-            f"{self.subject} gives a text other scores when padding stands beside it (by up to "
+            f"{self.subject} gives a text other scores when it is padded (by up to "
             f"{shifts[best]:.0%} of the largest), so scores depend on how texts are batched"
         )
 
     def _check_known_padding(self, sides: Sequence[str], length: int) -> None:
         """Raise UserError if only the model's pad_token_id is wrong."""
-        config, ours = self.model.config, self.tokenizer.pad_token_id
-        theirs = config.pad_token_id
-        if theirs == ours:
+        config, right = self.model.config, self.tokenizer.pad_token_id
+        wrong = config.pad_token_id
+        if wrong == right:
             return
-        config.pad_token_id = ours
+        config.pad_token_id = right
         try:
             shifts = [self.shift(length, side) for side in sides]
         finally:
-            config.pad_token_id = theirs
+            config.pad_token_id = wrong
         if min(shifts) <= TOLERANCE:
-            said = "has no pad_token_id" if theirs is None else f"has pad_token_id {theirs}"
+            has = "has no pad_token_id" if wrong is None else f"has pad_token_id {wrong}"
             raise UserError(
-                f"{self.subject} {said} in its config.json, so it takes padding for text; set "
-                f"pad_token_id to {ours}, the id of its tokenizer's '{self.tokenizer.pad_token}'."
+                f"{self.subject} {has} in its config.json, so it takes padding for text; set "
+                f"pad_token_id to {right}, the id of its tokenizer's '{self.tokenizer.pad_token}'."
             )
 
     def padded(self, length: int, side: str) -> Tensor | Exception:
-        """Logits [2, C] of a row and a short one with padding beside it, or what the model raises."""
+        """Logits [2, C] of a row and a shorter, padded one, or what the model raises."""
         return answer(self.model, self.inputs([length, max(self.least, length // 2)], side))
 
     def shift(self, length: int, side: str) -> float:
-        """How much padding beside a short row changes its logits, relative to the largest of them.
+        """How much padding changes the logits of a short row, relative to the largest of them.
 
         Infinite where the model raises.
         """
-        alone, both = self.ask(max(self.least, length // 2)), self.padded(length, side)
-        if isinstance(alone, Exception) or isinstance(both, Exception):
+        alone, batch = self.ask(max(self.least, length // 2)), self.padded(length, side)
+        if isinstance(alone, Exception) or isinstance(batch, Exception):
             return math.inf
         largest = float(alone.abs().max()) or 1.0
-        return float((both[1] - alone[0]).abs().max()) / largest
+        return float((batch[1] - alone[0]).abs().max()) / largest
 
     def other_padding(self) -> str | None:
         """A note if the model takes an ordinary token for padding without failing."""
-        theirs, ours = self.model.config.pad_token_id, self.tokenizer.pad_token_id
-        if theirs is None or theirs == ours or theirs < 0:
+        padding, own = self.model.config.pad_token_id, self.tokenizer.pad_token_id
+        if padding is None or padding == own or padding < 0:
             return None
-        name = self.tokenizer.convert_ids_to_tokens(theirs)
+        name = self.tokenizer.convert_ids_to_tokens(padding)
         return (
-            f"{self.subject} has pad_token_id {theirs} in its config.json, which is '{name}' for its "
-            f"tokenizer; its padding is {ours}: the model may not learn, or skip, '{name}'"
+            f"{self.subject} has pad_token_id {padding} in its config.json, which is '{name}' for its "
+            f"tokenizer; its padding is {own}: the model may not learn, or skip, '{name}'"
         )

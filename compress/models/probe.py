@@ -1,59 +1,53 @@
-"""Whether a model fits its tokenizer and the longest input: asked of the model before any training.
+"""Whether a model fits its tokenizer and the longest input: tried on the model before any training.
 
-What: rows of its own tokenizer go through it on the CPU, of full length and in a padded batch.
-Why: configuration keys mislead. Position tables have an offset in some families, -1 or an unused table
-in others; a pad token that a model does not know raises in one, and in another the wrong token is read.
-A model that cannot take the rows gives one sentence; what it ignores is no longer handed over.
+Rows of its own tokenizer go through it on the CPU, of full length and in a padded batch, because keys
+of config.json mislead: position tables have an offset in some families, -1 or an unused table in
+others; an unknown padding token raises in one model, and in another a wrong token is read as padding.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from compress import ranks
 from compress.errors import UserError
 from compress.models import encoders, stand_in
 from compress.models.model_questions import SHORT, Fit, Questions, made_up, runs, usable
 
+Found = TypeVar("Found")
+
 
 def together(path: Path, key: str, name: str, max_length: int) -> Fit:
-    """The same answer, or the same UserError, on all ranks; only the main rank asks.
+    """`check` on the main rank, with the same result or UserError on all ranks.
 
-    key, name: of the model in `robust_compression`; otherwise as `check`.
+    key, name: of the model in `robust_compression`.
     """
     return ranks.on_main(lambda: check(path, f"robust_compression.{key}: '{name}'", max_length))
 
 
 def check(path: Path, subject: str, max_length: int) -> Fit:
-    """Ask a stand-in of the directory's model; subject: how to name it, such as "key: 'name'".
+    """Try a stand-in of the directory's model; subject: its name in messages, such as "key: 'name'".
 
     Raises UserError where tokenizer, model and `max_length` do not fit.
     """
     tokenizer, config = encoders.load_tokenizer(path), encoders.load_config(path)
-    reason: UserError | None = None
-    for build in stand_in.builders(path, config):
-        try:
-            questions = Questions(build(), tokenizer, subject)
-            questions.check_ids()
-            questions.check_start()
-        except UserError as error:
-            reason = error
-            continue
-        longest = questions.usable(max_length)
-        if longest < max_length:
-            raise UserError(
-                f"{subject} has {longest} positions, but robust_compression.task.max_length is "
-                f"{max_length}; lower max_length, or take a model that reads more."
-            )
-        return questions.fit(max_length)
-    if reason is not None:
-        raise reason
-    return Fit(tuple(tokenizer.model_input_names), tokenizer.padding_side)
+    questions = _first(path, config, lambda model: Questions(model, tokenizer, subject).checked())
+    if questions is None:
+        return Fit(tuple(tokenizer.model_input_names), tokenizer.padding_side)
+    positions = questions.usable(max_length)
+    if positions < max_length:
+        raise UserError(
+            f"{subject} has {positions} positions, but robust_compression.task.max_length is "
+            f"{max_length}; lower max_length, or take a model that reads more."
+        )
+    return questions.fit(max_length)
 
 
 def settled(path: Path) -> PreTrainedTokenizerBase:
-    """The directory's tokenizer, handing over what its model uses; whether they fit is not asked."""
+    """The directory's tokenizer, set to give what its model uses, without checking that they fit."""
     tokenizer = encoders.load_tokenizer(path)
     for build in stand_in.builders(path, encoders.load_config(path))[:1]:
         names = Questions(build(), tokenizer, str(path)).names()
@@ -62,10 +56,8 @@ def settled(path: Path) -> PreTrainedTokenizerBase:
 
 
 def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, subject: str) -> Fit:
-    """The same of a loaded model on the CPU, in evaluation mode; UserError as `check`."""
-    questions = Questions(model, tokenizer, subject)
-    questions.check_ids()
-    questions.check_start()
+    """As `check`, for a loaded model on the CPU in evaluation mode and short rows."""
+    questions = Questions(model, tokenizer, subject).checked()
     return questions.fit(questions.usable(SHORT))
 
 
@@ -74,16 +66,25 @@ def longest(path: Path, wanted: int) -> int:
 
     Needs no tokenizer. Raises UserError for a configuration that makes no model.
     """
-    config = encoders.load_config(path)
+
+    def running(model: PreTrainedModel) -> PreTrainedModel | None:
+        return model if runs(model, made_up(model, 2)) else None
+
+    model = _first(path, encoders.load_config(path), running)
+    return wanted if model is None else usable(model, partial(made_up, model), 2, wanted)
+
+
+def _first(
+    path: Path, config: PreTrainedConfig, attempt: Callable[[PreTrainedModel], Found | None]
+) -> Found | None:
+    """The first result of `attempt` on a stand-in; without one its last UserError, or None."""
     reason: UserError | None = None
     for build in stand_in.builders(path, config):
         try:
-            model = build()
+            if (found := attempt(build())) is not None:
+                return found
         except UserError as error:
             reason = error
-            continue
-        if runs(model, made_up(model, 2)):
-            return usable(model, partial(made_up, model), 2, wanted)
     if reason is not None:
         raise reason
-    return wanted
+    return None

@@ -1,8 +1,8 @@
-"""A model of a directory's shape with few blocks and made-up weights, for questions about its inputs.
+"""A model of a directory's shape with few blocks and cheap weights, to try inputs on.
 
-Why: what ids, segments, positions and padding a model takes depends on its classes and table sizes, not
-on its weights or depth. One block of BERT-base takes a seventh of a second, one of 4,096 hidden units
-with 128,000 tokens three seconds and 3 GB; loading the weights of such a model would take 30 GB.
+Which ids, segments, positions and padding a model takes depends on its classes and table sizes only.
+One block of BERT-base takes a seventh of a second, one of 4,096 hidden units with 128,000 tokens three
+seconds and 3 GB; loading the weights of such a model would take 30 GB.
 """
 
 import copy
@@ -14,8 +14,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from compress.data import hub
-from compress.models import compressed, encoders
+from compress.models import compressed, directories, encoders
 
 WHOLE = 100 * 2**20
 LARGEST = 4 * 2**30
@@ -25,12 +24,12 @@ SCALE = 0.02
 
 
 def builders(path: Path, config: PreTrainedConfig) -> list[Callable[[], PreTrainedModel]]:
-    """What makes a model to ask, best first: one block where the weights are large, else (or then) all.
+    """Functions that make a model, best first: with one block if the files exceed `WHOLE` bytes, whole.
 
-    A whole model is not offered where its files exceed `LARGEST` bytes. What is returned raises
-    UserError where the configuration makes no model.
+    The whole model is left out where they exceed `LARGEST` bytes. The functions raise UserError where
+    the configuration makes no model.
     """
-    size = sum(file.stat().st_size for pattern in hub.WEIGHTS for file in path.glob(pattern))
+    size = sum(file.stat().st_size for pattern in directories.WEIGHTS for file in path.glob(pattern))
     shapes = [shallow(config)] if size > WHOLE else []
     shapes += [copy.deepcopy(config)] if size <= LARGEST else []
     return [partial(_filled, path, shape) for shape in shapes]
@@ -38,16 +37,16 @@ def builders(path: Path, config: PreTrainedConfig) -> list[Callable[[], PreTrain
 
 def shallow(config: PreTrainedConfig) -> PreTrainedConfig:
     """A copy with one Transformer block."""
-    out = copy.deepcopy(config)
-    setattr(out, compressed.KEY, None)
-    depths = {name: getattr(out, name, None) for name in DEPTHS}
+    shape = copy.deepcopy(config)
+    setattr(shape, compressed.KEY, None)
+    depths = {name: getattr(shape, name, None) for name in DEPTHS}
     for name, depth in depths.items():
         if isinstance(depth, int) and depth > 1:
-            setattr(out, name, 1)
+            setattr(shape, name, 1)
     for name, value in vars(config).items():
         if isinstance(value, list) and len(value) > 1 and len(value) in depths.values():
-            setattr(out, name, value[:1])
-    return out
+            setattr(shape, name, value[:1])
+    return shape
 
 
 def _filled(path: Path, config: PreTrainedConfig) -> PreTrainedModel:
@@ -61,8 +60,6 @@ def _filled(path: Path, config: PreTrainedConfig) -> PreTrainedModel:
             if parameter.ndim == 1 and name.endswith(".weight"):
                 parameter.fill_(1.0)
                 continue
-            flat = parameter.view(-1)
-            for start in range(0, len(flat), STEP):
-                part = flat[start : start + STEP]
+            for part in parameter.view(-1).split(STEP):
                 part.copy_(values[: len(part)])
     return model.eval()

@@ -21,19 +21,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compress import artefacts
-from compress.reporting import tables
+from compress.reporting import markdown, page, tables
 from compress.reporting.figures import OTHER_COLOURS
 from compress.reporting.numbers import printable
 from compress.versions import installed
 
 FOOTNOTE = (
     "Zeros give no speed-up: a dense kernel multiplies them like any other number, so a model that is "
-    "only sparse keeps the FLOP ratio 1.00. What is faster has fewer heads, rows or layers."
+    "only sparse keeps the FLOP ratio 1.00. What is faster has fewer heads, ffn neurons or layers."
 )
-HEADER = (
-    "runtime", "length", "batch", "model", "median ms", "10-90 % ms", "samples/s",
-    "speed-up", "FLOP ratio", "reached",
-)  # fmt: skip
+COLUMNS: list[tables.Column[Mapping[str, Any]]] = [
+    ("runtime", lambda row: row["runtime"]),
+    ("length", lambda row: str(row["length"])),
+    ("batch", lambda row: str(row["batch"])),
+    ("model", lambda row: row["model"]),
+    ("median ms", lambda row: f"{row['latency_ms']:.2f}"),
+    ("10-90 % ms", lambda row: f"{row['latency_ms_p10']:.2f}-{row['latency_ms_p90']:.2f}"),
+    ("samples/s", lambda row: f"{row['throughput']:,.0f}"),
+    ("speed-up", lambda row: f"{row['speedup']:.2f}"),
+    ("FLOP ratio", lambda row: f"{row['flop_ratio']:.2f}"),
+    ("reached", lambda row: f"{100 * row['reached']:.0f} %"),
+]
+SIZES: list[tables.Column["Model"]] = [
+    ("model", lambda model: model.name),
+    ("parameters", lambda model: f"{model.parameters:,}"),
+    ("non-zero", lambda model: f"{model.nonzero:,}"),
+    ("directory", lambda model: model.path),
+]
 BOUND = "bound: ratio of floating-point operations (in brackets: share reached)"
 HATCHES = ("", "///", "...")
 CPU_INFO = Path("/proc/cpuinfo")
@@ -131,40 +145,14 @@ def rows(timings: Sequence[Timing]) -> list[dict[str, Any]]:
     return out
 
 
-def markdown(
+def report(
     about: Mapping[str, Any], sizes: Sequence[Model], figures: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The report as text: machine, sizes, timings, and what zeros are worth."""
+    """The report as Markdown: machine, sizes, timings, and what zeros are worth."""
     listed = ", ".join(f"{name} {value}" for name, value in about.items() if value is not None)
-    small = [("model", "parameters", "non-zero", "directory")]
-    small += [(m.name, f"{m.parameters:,}", f"{m.nonzero:,}", m.path) for m in sizes]
-    large = [HEADER, *(_cells(row) for row in figures)]
-    note = f"Compared with {sizes[0].name}. {FOOTNOTE}"
-    return (
-        "\n\n".join(
-            [
-                f"{listed}.",
-                *(tables.markdown(rows, tables.pipes, padded=True) for rows in (small, large)),
-                note,
-            ]
-        )
-        + "\n"
-    )
-
-
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        row["runtime"],
-        str(row["length"]),
-        str(row["batch"]),
-        row["model"],
-        f"{row['latency_ms']:.2f}",
-        f"{row['latency_ms_p10']:.2f}-{row['latency_ms_p90']:.2f}",
-        f"{row['throughput']:,.0f}",
-        f"{row['speedup']:.2f}",
-        f"{row['flop_ratio']:.2f}",
-        f"{100 * row['reached']:.0f} %",
-    )
+    found = tables.Table.of("", sizes, SIZES), tables.Table.of("", figures, COLUMNS)
+    texts = [markdown.table([t.header, *t.rows], markdown.pipes, padded=True) for t in found]
+    return "\n\n".join([f"{listed}.", *texts, f"Compared with {sizes[0].name}. {FOOTNOTE}\n"])
 
 
 def picture(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> Figure:
@@ -226,16 +214,14 @@ def write(
 ) -> str:
     """Write inference.md, inference.json and inference.png into the folder; return the text."""
     figures = rows(timings)
-    text = markdown(about, sizes, figures)
+    text = report(about, sizes, figures)
     details = [{**row, "seconds": one.seconds} for row, one in zip(figures, timings, strict=True)]
     image = io.BytesIO()
     with matplotlib.rc_context({"text.parse_math": False}):
         picture(about, figures).savefig(image, format="png", dpi=150)
-    for name, content in (("inference.png", image.getvalue()), ("inference.md", text.encode())):
-        with artefacts.replacing(folder / name) as temporary:
-            temporary.write_bytes(content)
-    models = [vars(model) for model in sizes]
-    artefacts.write_json(
-        folder / "inference.json", {"machine": about, "models": models, "timings": details}
-    )
+    with artefacts.replacing(folder / "inference.png") as temporary:
+        temporary.write_bytes(image.getvalue())
+    page.write(folder / "inference.md", text)
+    values = {"machine": about, "models": [vars(model) for model in sizes], "timings": details}
+    artefacts.write_json(folder / "inference.json", values)
     return text

@@ -1,7 +1,7 @@
 """The model card: what the compressed model is, how to load it, what was measured, what is not known.
 
 Names (of labels, columns, tasks, models) are untrusted text: the front matter is written by YAML's own
-writer, Markdown is escaped. Nothing of the user's data stands in it, and no path of this machine.
+writer, Markdown is escaped. It holds nothing of the user's data and no path of this machine.
 """
 
 import re
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -53,43 +52,35 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
     names = [name for _, name in sorted((config.id2label or {}).items())]
     licence = licence_of(about.source)
     rows = [["id", "label"], *([str(number), name] for number, name in enumerate(names))]
-    values = {
-        **vars(about),
-        "front": _front_matter(about, names, licence, metrics),
-        "base": public_name(about.base),
-        "base_described": _described(about.base),
-        "teacher_described": _described(about.teacher)
-        + (", fine-tuned on the task by the same program" if about.trained else ", fine-tuned before"),
-        "kept": markdown.text(_dimensions(config)),
-        "labels": markdown.table(rows),
-        "plain": compressed.sizes(config) is None,
-        "obstacle": _obstacle(config),
-        "licensed": bool(licence),
-        "size": [],
-        "table": "",
-        "reason": "",
-        "ood": "",
-        "notes": [],
-        "made": "",
-    }
-    if metrics is not None:
-        sets = metrics["student"]["ood"].items()
-        values["table"] = markdown.table(summary.cells(metrics))
-        values["reason"] = summary.f_bias_reason(metrics)
-        values["notes"] = metrics["notes"]
-        values["size"] = summary.size(metrics)
-        values["made"] = provenance.sentence(metrics["artefacts"]["student"])
-        dev = summary.percent(metrics["student"]["dev"])
-        accuracies = ", ".join(f"{summary.percent(accuracy)} % on {name}" for name, accuracy in sets)
-        values["ood"] = f"{accuracies or 'not measured'}, against {dev} % on dev"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
+    origin = "fine-tuned on the task by the same program" if about.trained else "fine-tuned before"
+    text = page.render(
+        "card.md.j2",
+        about=about,
+        front=_front_matter(about, names, licence, metrics),
+        base=public_name(about.base),
+        base_described=_described(about.base),
+        teacher_described=f"{_described(about.teacher)}, {origin}",
+        kept=markdown.text(_dimensions(config)),
+        labels=markdown.table(rows),
+        obstacle=_obstacle(config),
+        licensed=bool(licence),
+        measured=None if metrics is None else _measured(metrics),
     )
-    environment.filters["md"] = markdown.text
-    page.write(folder / "README.md", environment.get_template("card.md.j2").render(values))
+    page.write(folder / "README.md", text)
+
+
+def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card says of an evaluated model."""
+    student = metrics["student"]
+    ood = ", ".join(f"{summary.percent(value)} % on {name}" for name, value in student["ood"].items())
+    return {
+        "table": markdown.table(summary.cells(metrics)),
+        "reason": summary.f_bias_reason(metrics),
+        "notes": metrics["notes"],
+        "size": summary.size(metrics),
+        "made": provenance.sentence(metrics["artefacts"]["student"]),
+        "ood": f"{ood or 'not measured'}, against {summary.percent(student['dev'])} % on dev",
+    }
 
 
 def public_name(name: str) -> str:
@@ -110,7 +101,7 @@ def is_directory(name: str) -> bool:
 
 
 def licence_of(source: Path) -> dict[str, Any]:
-    """The licence that a model's own card or config.json tells; empty where they do not."""
+    """The licence in a model's own card or config.json; empty where they name none."""
     found, file = {}, source / "README.md"
     try:
         if file.is_file():
@@ -178,7 +169,7 @@ def _described(name: str) -> str:
 
 
 def _dimensions(config: PreTrainedConfig) -> str:
-    """Layers, heads and ffn neurons as config.json tells."""
+    """Layers, heads and ffn neurons, from config.json."""
     hidden = f"hidden size {config.hidden_size}"
     if config.model_type not in architectures.ARCHITECTURES:
         return f"It has {config.num_hidden_layers} layers, {hidden}."

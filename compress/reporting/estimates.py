@@ -1,4 +1,4 @@
-"""Figures as cells of a table: digits, spread over seeds, interval, bold.
+"""Estimates as cells of a table: digits, spread over seeds, interval, bold.
 
 A cell may carry Markdown's `**bold**`, used only where a 95 % interval excludes zero.
 """
@@ -12,7 +12,7 @@ from compress.reporting.numbers import fixed
 from compress.study.analysis import Estimate, Figures
 
 NONE = "n/a"
-"""A figure that says nothing here; `-` is one that cannot be."""
+"""A figure that was not measured or says nothing; `-` is one that cannot be."""
 DIGITS = {"dev": (1, 100), "ood": (1, 100), "delta": (3, 1), "f_bias": (2, 1), "gap": (1, 100)}
 """Key of a difference -> its digits and factor."""
 
@@ -24,10 +24,13 @@ def percent(figures: Figures) -> str:
     return number(replace(found, low=low, high=high), 1, 100)
 
 
-def number(found: Estimate, digits: int, factor: float = 1) -> str:
-    """`mean ± sd [low, high]`; the standard deviation only with several seeds."""
-    value = fixed(factor * found.value, digits)
-    return f"{value}{_deviation(found, digits, factor)} {_interval(found, digits, factor)}"
+def number(found: Estimate, digits: int, factor: float = 1, value: str | None = None) -> str:
+    """`mean ± sd [low, high]`; the standard deviation only with several seeds. value: of the mean."""
+    mean, sd, low, high = (
+        "" if x is None else fixed(factor * x, digits)
+        for x in (found.value, found.sd, found.low, found.high)
+    )
+    return f"{value or mean}{sd and f' ± {sd}'} [{low}, {high}]"
 
 
 def signed(found: Estimate | None, digits: int, factor: float = 1) -> str:
@@ -37,16 +40,7 @@ def signed(found: Estimate | None, digits: int, factor: float = 1) -> str:
     value = f"{factor * found.value:+.{digits}f}"
     if float(value) == 0:
         value = value.lstrip("+-")
-    value = f"**{value}**" if found.certain else value
-    return f"{value}{_deviation(found, digits, factor)} {_interval(found, digits, factor)}"
-
-
-def _deviation(found: Estimate, digits: int, factor: float) -> str:
-    return "" if found.sd is None else f" ± {fixed(factor * found.sd, digits)}"
-
-
-def _interval(found: Estimate, digits: int, factor: float) -> str:
-    return f"[{fixed(factor * found.low, digits)}, {fixed(factor * found.high, digits)}]"
+    return number(found, digits, factor, f"**{value}**" if found.certain else value)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -1,6 +1,6 @@
-"""The report's drawings, as SVG text that can stand inside an HTML page; and the rows that they show.
+"""The report's figures, as SVG text for an HTML page; and the rows that they show.
 
-Matplotlib `Figure` objects without pyplot, so that nothing global is left behind; the SVG is cleaned:
+Matplotlib `Figure` objects without pyplot, so that no global state changes; the SVG is cleaned:
 no metadata, style sheet or fixed size, and every id is prefixed with the figure's name, because several
 drawings share one page. Equal data give equal bytes. Text stays text, which can be searched and read
 aloud. Colours: Okabe and Ito (2008), safe for colour-blind readers.

@@ -1,9 +1,8 @@
-"""Untrusted names in Markdown: labels, columns and tasks stay text, whatever characters they have."""
+"""Markdown: untrusted names (labels, columns, tasks) stay text, whatever characters they have."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from compress.reporting import tables
 from compress.reporting.numbers import printable
 
 _ACTIVE = re.compile(r"[\\`*\[\]|~$^]|(?<![^\W_])_|_(?![^\W_])|(?<=\w)(?=://)")
@@ -21,6 +20,29 @@ def cell(name: str) -> str:
     return _ACTIVE.sub(r"\\\g<0>", printable(name)).translate(_ENTITIES)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of plain texts; the first row is the header."""
-    return tables.markdown(rows, cell)
+def bold_cell(name: str) -> str:
+    """A cell on one line, without HTML, in which `**bold**` stays bold."""
+    return without_html(" ".join(pipes(name.replace("\\", r"\\")).split("\n")))
+
+
+def pipes(name: str) -> str:
+    """The text with its vertical bars escaped, which would end a cell."""
+    return name.replace("|", r"\|")
+
+
+def without_html(name: str) -> str:
+    """A text that may hold other markup, but no HTML."""
+    return name.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def table(
+    rows: Sequence[Sequence[str]], escape: Callable[[str], str] = cell, padded: bool = False
+) -> str:
+    """A table; the first row is the header.
+
+    padded: columns of one width, so that it can be read on a terminal too.
+    """
+    lines = [list(map(escape, row)) for row in rows]
+    widths = [max(map(len, column)) if padded else 0 for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * (width or 3) for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)

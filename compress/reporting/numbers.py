@@ -24,12 +24,6 @@ def number(value: float | None) -> str:
     return "n/a" if value is None else fixed(value, 3).replace("-", "−")
 
 
-def plus(value: float) -> str:
-    """Return a difference of ratios with three decimals and its sign, zero without one."""
-    text = number(value)
-    return text if text[0] == "−" or float(text) == 0 else f"+{text}"
-
-
 def interval(bounds: Sequence[float] | None) -> str:
     """Return `[low, high]` with three decimals each; "n/a" for None."""
     return "n/a" if bounds is None else f"[{number(bounds[0])}, {number(bounds[1])}]"
@@ -40,11 +34,12 @@ def count(value: int | None) -> str:
     return "n/a" if value is None else f"{value:,}"
 
 
-def signed(value: float | None) -> str:
-    """Return a difference with one decimal and its sign, zero without one; "" for None."""
+def signed(value: float | None, digits: int = 1) -> str:
+    """Return a difference with its sign and a real minus sign, zero without one; "" for None."""
     if value is None:
         return ""
-    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}".replace("-", "−")
+    sign = "" if round(value, digits) == 0 else "+"
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
 
 
 def points(new: float | None, old: float | None) -> float | None:

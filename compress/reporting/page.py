@@ -1,29 +1,32 @@
-"""HTML pages from the templates beside this module: one file each that needs nothing else.
+"""Pages from the templates beside this module: one file each that needs nothing else.
 
-Names, sentences and data are untrusted text, so autoescaping is on.
+Names, sentences and data are untrusted text: autoescaping is on in HTML, Markdown has the filter md.
 """
 
 import re
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
 from compress import artefacts
-from compress.reporting import numbers
+from compress.reporting import markdown, numbers
 
-FORMATS = ("percent", "number", "interval", "count", "signed", "megabytes", "significant", "duration")
+FORMATS = ("percent", "number", "interval", "count", "signed", "megabytes", "significant", "measure")
 """Functions of `numbers` that templates use as filters."""
 
 
 def render(template: str, **values: object) -> str:
     """The page; raises jinja2.UndefinedError if the template uses a value that is not given."""
-    loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {name: getattr(numbers, name) for name in FORMATS}
-    environment.filters |= {"shorten": numbers.shorten, "measure": numbers.measure, "cell": cell}
+    environment.filters |= {"shorten": numbers.shorten, "cell": cell, "md": markdown.text}
     return environment.get_template(template).render(values)
 
 
@@ -34,6 +37,6 @@ def write(path: Path, text: str) -> None:
 
 
 def cell(text: str) -> Markup:
-    """A cell's text as HTML: escaped, bold where Markdown says so, broken only before its interval."""
+    """A cell as HTML: escaped, bold where Markdown says so, broken only before its interval."""
     bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text)))
     return Markup(re.sub(r"^(.+?) (\[.+)$", r"<span>\1</span> <span>\2</span>", bold))

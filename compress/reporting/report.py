@@ -1,15 +1,12 @@
 """The report of a run: one HTML file that needs nothing else.
 
-It shows dev and OOD accuracy of teacher and student and the relative bias between them, and what they
-rest on: accuracy by subset, difficulty scores, sample sentences, settings. Equal input gives equal
-bytes. Needs neither torch nor DeepSpeed. The terminal's table and the verdict are in `summary`.
-
-Delta = (acc_dev - acc_ood) / acc_dev, F_bias = Delta_student / Delta_teacher, where the 95 % interval
-of Delta_teacher lies above 0 (Du et al. 2023, Sec. 3.4).
+It shows dev and OOD accuracy of teacher and student, the relative bias between them (`scoring.bias`),
+accuracy by subset, difficulty scores, sample sentences, settings. Equal input gives equal bytes. Needs
+neither torch nor DeepSpeed.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from markupsafe import Markup
 from compress import provenance
 from compress.reporting import numbers, page, summary
 from compress.reporting.figures import (
+    Subset,
     bar_chart,
     dev_subsets,
     histogram_chart,
@@ -27,12 +25,30 @@ from compress.reporting.figures import (
     most_different,
     ood_subsets,
 )
+from compress.reporting.numbers import count, number, percent
+from compress.reporting.tables import Column, Table
 
 _RUN_KEYS = (
     *("task", "seed", "compression", "mitigation", "teacher", "student", "notes", "samples"),
-    *("set_sizes", "at_chance", "vanished"),
-    *("seconds", "reused", "artefacts"),
+    *("set_sizes", "at_chance", "vanished", "seconds", "reused", "artefacts"),
 )
+
+
+SIZE = Markup(' <span class="quiet">n = {}</span>')
+SUBSETS: list[Column[Subset]] = [
+    ("Subset", lambda row: row.name),
+    ("n", lambda row: count(row.samples)),
+    ("Teacher, %", lambda row: percent(row.teacher)),
+    ("Student, %", lambda row: percent(row.student)),
+    ("Change", lambda row: _change(row.student, row.teacher)),
+]
+ALPHAS: list[Column[tuple[str, Mapping[str, float]]]] = [
+    ("alpha", lambda row: row[0]),
+    ("Dev, %", lambda row: percent(row[1]["dev"])),
+    ("Easy half, %", lambda row: percent(row[1]["dev_easy"])),
+    ("Hard half, %", lambda row: percent(row[1]["dev_hard"])),
+    ("Relative gap", lambda row: number(row[1]["gap"])),
+]
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ def write_report(
     """
     summary.require(metrics, _RUN_KEYS, "")
     summary.check(metrics)
-    subsets = ood_subsets(metrics)
+    tried, used = _alphas(metrics), (metrics.get("difficulty") or {}).get("alpha")
     text = page.render(
         "report.html.j2",
         metrics=metrics,
@@ -110,11 +126,10 @@ def write_report(
         pooled_size=sum(size for name, size in metrics["set_sizes"].items() if name.startswith("ood_")),
         points=numbers.points,
         figures={name: Markup(svg) for name, svg in figures(metrics, difficulty).items()},
-        subsets=most_different(subsets),
-        subset_total=len(subsets),
-        dev_subsets=dev_subsets(metrics),
+        tables=_tables(metrics, difficulty),
+        chosen_alpha=next((alpha for alpha in tried if float(alpha) == used), None),
+        subset_total=len(ood_subsets(metrics)),
         view=difficulty,
-        medians=_medians(difficulty),
         versions=provenance.by_versions(metrics["artefacts"]),
         unscored=0 if difficulty is None else int((~np.isfinite(difficulty.variance)).sum()),
         config=json.dumps(config, indent=2, ensure_ascii=False, default=str),
@@ -144,17 +159,67 @@ def figures(metrics: Mapping[str, Any], difficulty: DifficultyView | None) -> di
     return drawn
 
 
-def _medians(view: DifficultyView | None) -> list[tuple[str, int, float, float]]:
-    """Return group, size, median variance and median difficulty, where the truth is known."""
-    if view is None or view.truth is None:
-        return []
-    masks = [(str(name), np.asarray(view.truth) == name) for name in np.unique(view.truth)]
-    return [
-        (
-            name,
-            int(mask.sum()),
-            float(np.median(view.variance[mask])),
-            float(np.median(view.difficulty[mask])),
-        )
-        for name, mask in masks
+def _tables(metrics: Mapping[str, Any], view: DifficultyView | None) -> dict[str, Table]:
+    """The small tables by name; one without rows is left out of the page."""
+    models = [(role, metrics[role]) for role in ("teacher", "student")]
+    halves = [(role, model.get("dev_easy"), model.get("dev_hard")) for role, model in models]
+    parts, partial, sizes = metrics.get("easy_hard"), [], ["", ""]
+    if parts:
+        partial = [(role, parts[role]["easy"], parts[role]["hard"]) for role, _ in models]
+        sizes = [SIZE.format(count(parts[half])) for half in ("easy", "hard")]
+    return {
+        "dev_subsets": Table.of("", dev_subsets(metrics), SUBSETS),
+        "ood_subsets": Table.of("", most_different(ood_subsets(metrics)), SUBSETS),
+        "halves": _gaps(halves if any(None not in row for row in halves) else []),
+        "partial": _gaps(partial, *sizes),
+        "alpha": Table.of("", _alphas(metrics).items(), ALPHAS),
+        "medians": Table(
+            "",
+            ["Samples", "Number", "Median v", "Median d"],
+            _medians(view),
+        ),
+        "seconds": Table(
+            "",
+            ["Stage", "Time", "Peak memory, MB", "Device", "Processes", ""],
+            [
+                [
+                    *(stage, numbers.duration(made["seconds"])),
+                    " + ".join(map(numbers.megabytes, made["peak_memory_bytes"].values())),
+                    *(made["device"], str(made["ranks"])),
+                    "reused from an earlier run" if stage in (metrics["reused"] or []) else "",
+                ]
+                for stage, made in metrics["artefacts"].items()
+            ],
+        ),
+    }
+
+
+def _change(new: float | None, old: float | None) -> str:
+    return numbers.signed(numbers.points(new, old))
+
+
+def _gaps(rows: Iterable[tuple[str, Any, Any]], easy: str = "", hard: str = "") -> Table:
+    """Accuracy of both models on easy and hard samples; easy, hard: added to the headers."""
+    columns: list[Column[tuple[str, Any, Any]]] = [
+        ("", lambda row: row[0].capitalize()),
+        ("Easy, %" + Markup(easy), lambda row: percent(row[1])),
+        ("Hard, %" + Markup(hard), lambda row: percent(row[2])),
+        ("Gap", lambda row: _change(row[1], row[2]).replace("+", "")),
     ]
+    return Table.of("", rows, columns)
+
+
+def _alphas(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The values of alpha that were tried, with what was measured."""
+    return (metrics.get("difficulty") or {}).get("alpha_candidates") or {}
+
+
+def _medians(view: DifficultyView | None) -> list[list[str]]:
+    """Rows of group, size, median variance and median difficulty, where the truth is known."""
+    rows = []
+    if view is not None and view.truth is not None:
+        for group in np.unique(view.truth):
+            mask = np.asarray(view.truth) == group
+            v, d = (float(np.median(values[mask])) for values in (view.variance, view.difficulty))
+            rows.append([str(group), count(int(mask.sum())), numbers.measure(v), number(d)])
+    return rows

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compress.reporting import page, published_tables, study_figures, study_tables, tables
+from compress.reporting import markdown, page, published_tables, study_figures, study_tables
+from compress.reporting.tables import Table
 from compress.study import analysis
 from compress.study.result_rows import Row
 
@@ -27,7 +28,7 @@ def write(
 ) -> list[Path]:
     """Write report.html, and report.md with its pictures, into the folder; the paths of the two.
 
-    published: the table whose numbers stand beside ours; failed: what runs said that failed, by name;
+    published: the table whose numbers are shown beside the measured ones; failed: messages by run;
     command: as typed.
     """
     found = analysis.tasks(rows)
@@ -44,13 +45,13 @@ def write(
     for task, some, drawn in sections:
         lines += [f"## {task.name}", ""]
         for table in some:
-            lines += [tables.inert(table.caption), "", table.markdown(), ""]
+            lines += _text(table)
         for name, picture in drawn.items():
             pictures[f"{task.name}-{name}.svg"] = picture.replace("<svg ", f"<svg {SVG} ", 1)
             lines += [f"![{CAPTIONS[name]}](<{task.name}-{name}.svg>)", "", CAPTIONS[name], ""]
     if average is not None:
-        lines += ["## All tasks", "", average.caption, "", average.markdown(), ""]
-    lines += ["## Sizes and seconds", "", costs.caption, "", costs.markdown(), ""]
+        lines += ["## All tasks", "", *_text(average)]
+    lines += ["## Sizes and seconds", "", *_text(costs)]
     if failed:
         lines += ["## Failed runs", "", *(f"* {name}: {why}" for name, why in failed.items()), ""]
     html = page.render(
@@ -67,3 +68,8 @@ def write(
     for path, text in (texts | {folder / name: svg for name, svg in pictures.items()}).items():
         page.write(path, text)
     return list(texts)
+
+
+def _text(table: Table) -> list[str]:
+    """Caption and table as lines of Markdown."""
+    return [markdown.without_html(table.caption), "", table.markdown(), ""]

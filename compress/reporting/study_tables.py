@@ -4,34 +4,101 @@ A difference is bold only where its interval excludes zero and it says something
 teacher is not above the majority class).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 
 from compress.reporting.estimates import DIGITS, NONE, count, number, percent, signed, spread
-from compress.reporting.tables import Table
+from compress.reporting.tables import Column, Table
 from compress.study import published
 from compress.study.analysis import Model, Task
 
-TEACHERS = "Delta - teacher"
-COMPARED = ("dev", "OOD", "Delta", "F_bias")
+DIFFERENCES = {"dev": "dev", "ood": "OOD", "delta": "Delta", "f_bias": "F_bias", "gap": "gap"}
+"""Key of a difference to vanilla -> its header."""
 
 
 def all_of(task: Task) -> list[Table]:
     """The tables of a task."""
-    found = [accuracies(task), differences(task), above_chance(task)]
-    found += [by_set(task), easy_hard(task)]
+    found = [accuracies(task), differences(task), above_chance(task), by_set(task), easy_hard(task)]
     found += [by_subset(task, name) for name in task.teacher.ood_sets]
-    return [one for one in found if one is not None and one.rows]
+    return [table for table in found if table.rows]
+
+
+def of_models(
+    caption: str, task: Task, models: Iterable[Model], columns: Iterable[Column[Model]]
+) -> Table:
+    """A row for each model, its label in front; ‡ marks a model that has collapsed."""
+    name = ("model", lambda model: label(model) + " ‡" * bool(task.collapsed(model)))
+    return Table.of(caption, models, [name, *columns])
+
+
+def on(model: Model, name: str, subset: str = "") -> str:
+    """Accuracy on a set or a subset of it."""
+    return percent(model.parts[name, subset])
+
+
+def gap(model: Model) -> str:
+    """Accuracy on the easy less that on the hard dev samples; `-` where one kind is missing."""
+    return "-" if model.gap is None else number(model.gap.estimate(), 1, 100)
+
+
+DEV: Column[Model] = ("dev", partial(on, name="dev"))
+HALVES: list[Column[Model]] = [
+    *((half, partial(on, name="dev", subset=half)) for half in ("easy", "hard")),
+    ("gap", gap),
+]
+
+
+def measured(task: Task, names: Sequence[str] | None = None, digits: int = 2) -> list[Column[Model]]:
+    """Dev, accuracy over some OOD sets (default: all), Delta, its difference to the teacher's, F_bias.
+
+    † marks F_bias (of so many digits) where the teacher is at chance on one of the sets.
+    """
+    mark = chance_mark(task, names)
+
+    def difference(model: Model) -> str:
+        return signed(model.delta_difference(task.teacher, names).estimate(), 3)
+
+    def bias(model: Model) -> str:
+        found = model.f_bias(task.teacher, names)
+        return number(found.estimate(), digits) + mark if found else NONE
+
+    def of_student(cell: Callable[[Model], str]) -> Callable[[Model], str]:
+        return lambda model: "-" if model is task.teacher else cell(model)
+
+    return [
+        DEV,
+        (_pooled(task, names), lambda model: percent(model.pool(names))),
+        ("Delta", lambda model: number(model.delta(names).estimate(), 3)),
+        ("Delta - teacher", of_student(difference)),
+        ("F_bias", of_student(bias)),
+    ]
+
+
+def _changes(
+    task: Task, keys: Iterable[str], names: Sequence[str] | None = None
+) -> list[Column[Model]]:
+    """Differences to vanilla, by key of `Task.versus`; names: the OOD sets (default: all)."""
+    versus = cache(lambda model: task.versus(model, names))
+    mark = chance_mark(task, names)
+
+    def cell(model: Model, key: str) -> str:
+        found = versus(model)
+        if key == "f_bias" and found:
+            text = signed(found[key], *DIGITS[key]) if key in found else NONE
+            return text.replace("**", "") + mark if mark and key in found else text
+        return signed(found.get(key), *DIGITS.get(key, DIGITS["ood"]))
+
+    headers = DIFFERENCES | {"ood": _pooled(task, names)}
+    return [(headers.get(key, _short(key)), partial(cell, key=key)) for key in keys]
+
+
+def on_each(task: Task, names: Iterable[str]) -> list[Column[Model]]:
+    """Accuracy on each of some OOD sets; † where the teacher is at chance."""
+    return [(_short(name) + chance_mark(task, [name]), partial(on, name=name)) for name in names]
 
 
 def accuracies(task: Task) -> Table:
     """Dev, OOD (pooled), Delta and F_bias of every model."""
-    header = ["model", "seeds", "dev", _pooled(task), "Delta", TEACHERS, "F_bias"]
-    rows = []
-    for model in (task.teacher, *task.students):
-        *ood, bias = _out_of_distribution(task, model)
-        bias += _chance(task) * (bias not in ("-", NONE))
-        name, seeds = marked(task, model), str(len(model.seeds))
-        rows.append([name, seeds, percent(model.dev), *ood, bias])
     caption = (
         f"{task.name} ({_sizes(task)}): accuracies in percent, mean ± standard deviation over seeds "
         "[95 % bootstrap interval over samples and seeds; over samples only with one seed]. F_bias is "
@@ -40,15 +107,16 @@ def accuracies(task: Task) -> Table:
     )
     if truth := task.teacher.each("auroc"):
         caption += f" AUROC of the variance against the known truth: {spread(truth)} %."
-    shallow = [found for model in task.students if (found := model.each("shallow_auroc"))]
-    if shallow:
+    if shallow := [found for model in task.students if (found := model.each("shallow_auroc"))]:
         caption += f" Of the shallow classifier's error: {spread(shallow[0])} %."
     if task.at_chance:
-        names = ", ".join(name.removeprefix("ood_") for name in task.at_chance)
+        names = list_of(task.at_chance)
         caption += (
             f" † The teacher is not above the majority class on {names}: there F_bias says nothing."
         )
-    return Table(caption + without_bias(task) + _guard(task), header, rows)
+    caption += without_bias(task) + _collapse(task)
+    columns = [("seeds", lambda model: str(len(model.seeds))), *measured(task)]
+    return of_models(caption, task, task.models, columns)
 
 
 def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
@@ -63,9 +131,9 @@ def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
     return "".join(sentences)
 
 
-def _guard(task: Task) -> str:
-    """What the mark of a collapsed model means, and what dev was held against; empty if nothing is."""
-    reasons = sorted({word for model in task.students for word in task.collapsed(model)})
+def _collapse(task: Task) -> str:
+    """What the mark of a collapsed model means, and what dev was compared with; empty without one."""
+    reasons = sorted({reason for model in task.students for reason in task.collapsed(model)})
     alone = [
         label(model) + f" with seed {seeds[0]}" * (len(seeds) < len(model.seeds))
         for model in task.students
@@ -76,92 +144,51 @@ def _guard(task: Task) -> str:
     unpaired = f" ({', '.join(alone)})" if alone else ""
     return (
         f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons) or 'none'}. "
-        "Dev is held against vanilla of the same compression and seed; vanilla itself, and what has no "
-        f"such vanilla{unpaired}, against the teacher."
+        "Dev is compared with vanilla of the same compression and seed; vanilla itself, and what has "
+        f"no such vanilla{unpaired}, with the teacher."
     )
-
-
-def _out_of_distribution(
-    task: Task, model: Model, names: Sequence[str] | None = None
-) -> tuple[str, str, str, str]:
-    """Accuracy, Delta, its difference to the teacher's, F_bias over some OOD sets (default: all)."""
-    own = percent(model.pool(names)), number(model.delta(names).estimate(), 3)
-    if model is task.teacher:
-        return *own, "-", "-"
-    apart, bias = model.delta_difference(task.teacher, names), model.f_bias(task.teacher, names)
-    return *own, signed(apart.estimate(), 3), number(bias.estimate(), 2) if bias else NONE
 
 
 def differences(task: Task) -> Table:
     """Every mitigation against vanilla of the same compression and seeds."""
+    pairs = {model: pair for model in task.students if (pair := task.pair(model))}
     sets = task.teacher.ood_sets if len(task.teacher.ood_sets) > 1 else []
-    rows = []
-    for model in task.students:
-        found, pair = task.versus(model), task.pair(model)
-        if pair is not None:
-            cells = [signed(found.get(key), *how) for key, how in DIGITS.items()]
-            cells[-2] = cells[-2] if "f_bias" in found else NONE
-            if task.at_chance:
-                cells[-2] = cells[-2].replace("**", "") + _chance(task) * ("f_bias" in found)
-            each = [signed(found.get(name), 1, 100) for name in sets]
-            rows.append([marked(task, model), str(len(pair[0].seeds)), *cells, *each])
+    seeds = ("seeds", lambda model: str(len(pairs[model][0].seeds)))
     caption = (
         f"{task.name}: difference to vanilla with the same seeds, points of accuracy, Delta and "
         "F_bias (below 0 is less biased), gap between easy and hard; bold where the 95 % interval of "
         "the paired bootstrap excludes zero."
     )
-    header = ["model", "seeds", "dev", _pooled(task), "Delta", "F_bias", "gap"]
-    return Table(caption, [*header, *(name.removeprefix("ood_") for name in sets)], rows)
+    return of_models(caption, task, pairs, [seeds, *_changes(task, [*DIFFERENCES, *sets])])
 
 
-def above_chance(task: Task) -> Table | None:
-    """Dev, OOD, Delta, F_bias without the sets on which the teacher is at chance, if some are."""
-    names = task.above_chance
-    if not names or not task.at_chance:
-        return None
-    rows = []
-    for model in (task.teacher, *task.students):
-        found = task.versus(model, names)
-        change = [signed(found.get(key), *DIGITS[key]) for key in ("dev", "ood", "delta", "f_bias")]
-        change[-1] = NONE if found and "f_bias" not in found else change[-1]
-        measured = [percent(model.dev), *_out_of_distribution(task, model, names)]
-        rows.append([marked(task, model), *measured, *change])
-    header = ["model", *COMPARED[:-1], TEACHERS, COMPARED[-1]]
-    header += [f"{name} - vanilla" for name in COMPARED]
-    listed = ", ".join(name.removeprefix("ood_") for name in names)
-    caption = f"{task.name}: where the teacher is above chance ({listed}), pooled."
-    return Table(caption + without_bias(task, names), header, rows)
+def above_chance(task: Task) -> Table:
+    """Dev, OOD, Delta, F_bias without the sets on which the teacher is at chance, if only some are."""
+    names = task.above_chance if task.at_chance else []
+    if not names:
+        return Table("")
+    changes = _changes(task, list(DIFFERENCES)[:-1], names)
+    columns = [*measured(task, names), *((f"{name} - vanilla", cell) for name, cell in changes)]
+    caption = f"{task.name}: where the teacher is above chance ({list_of(names)}), pooled."
+    return of_models(caption + without_bias(task, names), task, task.models, columns)
 
 
-def by_set(task: Task) -> Table | None:
+def by_set(task: Task) -> Table:
     """Accuracy on each OOD set, where there are several."""
     names = task.teacher.ood_sets
-    if len(names) < 2:
-        return None
-    marks = [name.removeprefix("ood_") + " †" * (name in task.at_chance) for name in names]
-    rows = [
-        [marked(task, model), *(percent(model.parts[name, ""]) for name in names)]
-        for model in (task.teacher, *task.students)
-    ]
-    return Table(f"{task.name}: accuracy on each OOD set.", ["model", *marks], rows)
+    models = task.models if len(names) > 1 else []
+    return of_models(f"{task.name}: accuracy on each OOD set.", task, models, on_each(task, names))
 
 
 def easy_hard(task: Task) -> Table:
     """Accuracy on the dev samples that a partial-input classifier gets right and wrong."""
-    rows = []
-    for model in (task.teacher, *task.students):
-        if model.gap is not None:
-            halves = [model.parts["dev", half] for half in ("easy", "hard")]
-            gap = number(model.gap.estimate(), 1, 100)
-            rows.append([marked(task, model), *(percent(f) for f in halves), gap])
-    agreement = task.teacher.each("agreement")
     caption = f"{task.name}: dev samples that one text gives away (easy) and the others (hard)."
-    if agreement:
+    if agreement := task.teacher.each("agreement"):
         caption += (
             f" The variance ranking agrees with this cut on {spread(agreement)} % of dev (the paper, "
             f"MNLI: {published.AGREEMENT} %)."
         )
-    return Table(caption, ["model", "easy", "hard", "gap"], rows)
+    return of_models(caption, task, [m for m in task.models if m.gap is not None], HALVES)
 
 
 def by_subset(task: Task, name: str) -> Table:
@@ -169,15 +196,14 @@ def by_subset(task: Task, name: str) -> Table:
 
     Models stand in rows, as elsewhere, unless there are fewer of them than of subsets.
     """
-    models = (task.teacher, *task.students)
-    parts = sorted(part for part in task.teacher.parts if part[0] == name and part[1])
-    caption = f"{task.name}: accuracy on {name.removeprefix('ood_')} by gold label and subset, percent."
-    header = ["model", *(subset for _, subset in parts)]
-    rows = [[marked(task, model), *(percent(model.parts[part]) for part in parts)] for model in models]
-    if len(parts) > len(models):
-        (_, *names), *turned = zip(header, *rows, strict=True)
-        return Table(caption, ["subset", *names], [list(line) for line in turned])
-    return Table(caption, header, rows if parts else [])
+    parts = sorted(subset for set_name, subset in task.teacher.parts if set_name == name and subset)
+    caption = f"{task.name}: accuracy on {_short(name)} by gold label and subset, percent."
+    columns = [(part, partial(on, name=name, subset=part)) for part in parts]
+    table = of_models(caption, task, task.models if parts else [], columns)
+    if len(parts) <= len(task.models):
+        return table
+    (_, *names), *turned = zip(table.header, *table.rows, strict=True)
+    return Table(caption, ["subset", *names], turned)
 
 
 def costs(tasks: Sequence[Task]) -> Table:
@@ -186,65 +212,64 @@ def costs(tasks: Sequence[Task]) -> Table:
     for task in tasks:
         if scored := task.teacher.each("difficulty_seconds"):
             rows.append([task.name, "difficulty", "-", "-", count(scored), "-", "-", "as the teacher"])
-        for model in (task.teacher, *task.students):
-            devices = sorted(model.rows["device"].unique())
+        for model in task.models:
             keys = ("params", "nonzero_params", "seconds", "evaluation_seconds")
+            alphas = ", ".join(f"{alpha:g}" for alpha in sorted(set(model.each("alpha")))) or "-"
+            devices = ", ".join(sorted(model.rows["device"].unique()))
             counts = [count(model.each(key)) for key in keys]
-            alphas = sorted(set(model.each("alpha")))
-            used = ", ".join(f"{alpha:g}" for alpha in alphas) or "-"
-            rows.append([task.name, label(model), *counts, used, ", ".join(devices)])
+            rows.append([task.name, label(model), *counts, alphas, devices])
     header = ["task", "model", "parameters", "non-zero", "training", "evaluation", "alpha", "device"]
+    models = [model for task in tasks for model in task.models]
+    versions = sorted({v for model in models for v in model.rows["versions"].fillna("unknown")})
     caption = (
         "Parameters of each model, seconds to train it (jtt's with its first model's) and to evaluate "
-        f"its run, mean over seeds, and its alpha. All {_runs(tasks)} runs took {_total(tasks):,.0f} "
-        f"seconds, with each teacher and difficulty counted once. Made with {_versions(tasks)}."
+        "its run, mean over seeds, and its alpha. "
+        f"All {sum(len(model.seeds) for task in tasks for model in task.students)} runs took "
+        f"{_seconds(tasks):,.0f} seconds, with each teacher and difficulty counted once. "
+        f"Made with {'; '.join(versions)}."
     )
     return Table(caption, header, rows)
 
 
-def _versions(tasks: Iterable[Task]) -> str:
-    """The versions that the models were made with; several are told apart by semicolons."""
-    models = (model for task in tasks for model in (task.teacher, *task.students))
-    return "; ".join(sorted({row["versions"] or "unknown" for model in models for row in model.rows}))
-
-
-def _runs(tasks: Iterable[Task]) -> int:
-    """How many runs there are: a student and seed each."""
-    return sum(len(model.seeds) for task in tasks for model in task.students)
-
-
-def _total(tasks: Iterable[Task]) -> float:
-    """Seconds of all runs: each teacher, difficulty and student of a seed once, and evaluations."""
+def _seconds(tasks: Iterable[Task]) -> float:
+    """Of all runs: each teacher, difficulty and student of a seed once, and evaluations."""
     keys = ("seconds", "difficulty_seconds"), ("seconds", "evaluation_seconds")
     return sum(
         sum(model.each(key))
         for task in tasks
-        for model in (task.teacher, *task.students)
+        for model in task.models
         for key in keys[model is not task.teacher]
     )
 
 
 def label(model: Model) -> str:
-    """How a model is called in the tables."""
+    """The name of a model in the tables."""
     return " ".join(model.name).strip() or "teacher"
 
 
-def marked(task: Task, model: Model) -> str:
-    """The label, with a mark on a model that has collapsed."""
-    return label(model) + " ‡" * bool(task.collapsed(model))
+def list_of(names: Iterable[str]) -> str:
+    """OOD sets without their prefix, separated by commas."""
+    return ", ".join(map(_short, names))
 
 
-def _chance(task: Task) -> str:
-    return " †" if task.at_chance else ""
+def _short(name: str) -> str:
+    return name.removeprefix("ood_")
+
+
+def chance_mark(task: Task, names: Sequence[str] | None) -> str:
+    """The mark of a figure over OOD sets (default: all) if the teacher is at chance on one of them."""
+    chosen = task.teacher.ood_sets if names is None else names
+    return " †" if set(chosen) & set(task.at_chance) else ""
 
 
 def _sizes(task: Task) -> str:
     counts = [
-        f"{name.removeprefix('ood_')} {used:,}" + f" of {whole:,}" * (used < whole)
+        f"{_short(name)} {used:,}" + f" of {whole:,}" * (used < whole)
         for name, (used, whole) in task.sizes.items()
     ]
     return f"{task.teacher.rows['train_samples'].iloc[0]:,} training samples; {', '.join(counts)}"
 
 
-def _pooled(task: Task) -> str:
-    return "OOD pooled" if len(task.teacher.ood_sets) > 1 else "OOD"
+def _pooled(task: Task, names: Sequence[str] | None) -> str:
+    """The header of the accuracy over all OOD sets, or some."""
+    return "OOD pooled" if names is None and len(task.teacher.ood_sets) > 1 else "OOD"

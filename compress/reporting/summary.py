@@ -1,4 +1,4 @@
-"""A run in a few lines: the table for the terminal, the verdict in words, size and speed.
+"""A run in a few lines: the table for the terminal, the verdict, size and speed.
 
 Every function takes the run's metrics as in metrics.json. `table` and `verdict` raise a ValueError that
 names a required key that is missing.
@@ -14,9 +14,9 @@ from compress.reporting.numbers import (
     megabytes,
     number,
     percent,
-    plus,
     points,
     printable,
+    signed,
     significant,
 )
 from compress.scoring import bias
@@ -38,15 +38,16 @@ def cells(metrics: Metrics) -> list[list[str]]:
     pooled = len(sets) > 1
     header = ["", "parameters", "non-zero", "dev %", *(f"{printable(name)} %" for name in sets)]
     header += ["pooled OOD %"] if pooled else []
-    out = [[*header, "Delta", "Delta diff [95 %]", "F_bias"]]
+    rows = [[*header, "Delta", "Delta diff [95 %]", "F_bias"]]
     for role in ("teacher", "student"):
-        row = metrics[role]
-        line = [role, f"{row['params']:,}", f"{row['nonzero_params']:,}", percent(row["dev"])]
-        line += [percent(row["ood"].get(name)) for name in sets]
-        line += [percent(row["ood_pooled"])] if pooled else []
+        model = metrics[role]
+        row = [role, f"{model['params']:,}", f"{model['nonzero_params']:,}", percent(model["dev"])]
+        row += [percent(model["ood"].get(name)) for name in sets]
+        row += [percent(model["ood_pooled"])] if pooled else []
         bias_cells = [difference(metrics), number(metrics.get("f_bias")) + doubt(metrics)]
-        out.append([*line, number(row["delta"]), *(["-", "-"] if role == "teacher" else bias_cells)])
-    return out
+        row += [number(model["delta"]), *(["-", "-"] if role == "teacher" else bias_cells)]
+        rows.append(row)
+    return rows
 
 
 def table(metrics: Metrics) -> str:
@@ -106,7 +107,7 @@ def difference(metrics: Metrics) -> str:
     found = metrics.get("delta_difference")
     if found is None:
         return "n/a"
-    return f"{plus(found['value'])} {interval(found['interval'])}"
+    return f"{signed(found['value'], 3)} {interval(found['interval'])}"
 
 
 def f_bias_reason(metrics: Metrics) -> str:
@@ -128,8 +129,8 @@ def size(metrics: Metrics) -> list[str]:
     if small and small == large:
         parts = ["the teacher's dimensions"]
     else:
-        both = [(key, name) for key, name in PARTS if key in small and key in large]
-        parts = [f"{small[key]:,} {name} (teacher {large[key]:,})" for key, name in both]
+        shared = [(key, name) for key, name in PARTS if key in small and key in large]
+        parts = [f"{small[key]:,} {name} (teacher {large[key]:,})" for key, name in shared]
     sizes = [model.get("weights_bytes") for model in (student, teacher)]
     if None not in sizes:
         parts.append(f"{megabytes(sizes[0])} MB of weights on disk (teacher {megabytes(sizes[1])})")
@@ -209,6 +210,6 @@ def _difference_sentence(metrics: Metrics) -> list[str]:
     low, high = found["interval"]
     chance = ", which chance can explain" if low <= 0 <= high else ""
     return [
-        f"Its Delta differs from the teacher's by {plus(found['value'])} (95 % interval "
+        f"Its Delta differs from the teacher's by {signed(found['value'], 3)} (95 % interval "
         f"{number(low)} to {number(high)}){chance}."
     ]

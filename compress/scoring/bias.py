@@ -81,8 +81,8 @@ def known(interval: Interval) -> list[float] | None:
     return list(interval) if np.isfinite(interval).all() else None
 
 
-def says_something(interval: tuple[float, float] | list[float] | None) -> bool:
-    """Whether the interval of a teacher's Delta lies above 0, so that a ratio to it has a meaning."""
+def above_zero(interval: tuple[float, float] | list[float] | None) -> bool:
+    """Whether the interval of a teacher's Delta lies above 0, so that a ratio to it is defined."""
     return interval is not None and interval[0] > 0
 
 
@@ -98,7 +98,7 @@ def reason(delta: float | None, interval: list[float] | None) -> str | None:
         return (
             f"the teacher is no worse on OOD than on dev ({text}), so there is no bias to compare with"
         )
-    if not says_something(interval):
+    if not above_zero(interval):
         return (
             f"the teacher is not worse on OOD than on dev beyond chance ({text}), so a ratio to its "
             "Delta says nothing"

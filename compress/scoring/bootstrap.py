@@ -2,12 +2,7 @@
 
 In each replicate the samples of every set and the seeds are drawn anew with replacement, the same draw
 for all models, so that differences between models are paired (Efron and Tibshirani 1993, Ch. 10;
-Koehn 2004 for paired tests on test sets). Few seeds, drawn again, vary too little: their deviations are
-stretched so that the interval is as wide as Student's where the seeds are all that varies: exactly for
-two seeds, within 3 % on average for more. With one seed their spread is not seen at all.
-
-`paired` is the same for the two models of one run, without the weights of every sample: how often each
-of the four joint outcomes is drawn is multinomial.
+Koehn 2004 for paired tests on test sets). With one seed the spread over seeds is unknown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,11 +61,13 @@ def _weights(generator: np.random.Generator, replicates: int, count: int) -> NDA
 
 
 def stretch(seeds: int) -> float:
-    """How much wider than drawn again S seeds must vary: sqrt(S / (S - 1)) t(S - 1) / 1.96.
+    """Factor of the deviations of S drawn seeds: sqrt(S / (S - 1)) t(S - 1) / 1.96.
 
-    The square root undoes the bias of a variance over S values, the quotient is Student's correction
-    for a variance that is itself estimated. Two seeds drawn again are not normal: their interval is
-    their range, 2 s / sqrt(2), and Student's is t(1) times that.
+    Few seeds, drawn again, vary too little. With it the interval is as wide as Student's where only the
+    seeds vary: exactly for two seeds, within 3 % on average for more. The square root undoes the bias
+    of a variance over S values, the quotient is Student's correction for an estimated variance. Two
+    seeds drawn again are not normal: their interval is their range, 2 s / sqrt(2), and Student's is
+    t(1) times that.
     """
     freedom = seeds - 1
     if freedom < 1:
@@ -113,6 +110,8 @@ def paired(
     replicates: int = PAIRED_REPLICATES,
 ) -> tuple[Array, Array]:
     """Accuracies [R] of two models on one set whose N samples are drawn anew, the same for both.
+
+    The counts of the four joint outcomes are multinomial, so no weights of samples are kept.
 
     first, second: whether each sample was right, [N].
     """

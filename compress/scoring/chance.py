@@ -1,4 +1,4 @@
-"""Whether a teacher knows more than how often each class occurs: said whatever the cause may be."""
+"""Whether a teacher's accuracy is above that of always predicting the largest class."""
 
 from collections.abc import Mapping
 
@@ -34,19 +34,19 @@ def hardly_above(accuracy: float, split: Split) -> float | None:
 
 def notes(accuracies: Mapping[str, float], splits: Mapping[str, Split]) -> list[str]:
     """A sentence for each split on which the teacher is hardly above the majority class."""
-    shares = {name: hardly_above(value, splits[name]) for name, value in accuracies.items()}
-    out = []
-    for name, share in shares.items():
+    found = []
+    for name, accuracy in accuracies.items():
+        share = hardly_above(accuracy, splits[name])
         if share is None:
             continue
-        below = accuracies[name] < share - STANDARD_ERRORS * error(share, splits[name])
+        below = accuracy < share - STANDARD_ERRORS * error(share, splits[name])
         where, why = (
-            ("far below", "its labels stand for others than it says, or its tokens are not its own")
+            ("far below", "its labels mean others than it says, or its tokens are not its own")
             if below
             else ("hardly above", "it has learnt little, or its labels or tokens are not the task's")
         )
-        out.append(
-            f"The teacher is {where} the majority class on {name} ({accuracies[name]:.1%} against "
+        found.append(
+            f"The teacher is {where} the majority class on {name} ({accuracy:.1%} against "
             f"{share:.1%}): {why}; neither the student's accuracy nor F_bias says anything then."
         )
-    return out
+    return found

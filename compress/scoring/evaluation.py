@@ -57,7 +57,7 @@ def logits(
     values = values if alone else ranks.all_sum(values)
     if not np.isfinite(values).all():
         raise UserError(
-            "the model's scores are not finite: its training went astray or its weights are damaged; "
+            "the model's scores are not finite: its training diverged or its weights are damaged; "
             "lower optimizer.params.lr, or use bf16 instead of fp16."
         )
     return values
@@ -155,12 +155,12 @@ def at_chance(teacher: Mapping[str, Any], ood: Mapping[str, Split]) -> dict[str,
 
     Above means by more than three standard errors.
     """
-    out = {}
-    for name, split in ood.items():
-        share = chance.majority(split)
-        if teacher["ood"][name] < share + chance.STANDARD_ERRORS * chance.error(share, split):
-            out[name] = share
-    return out
+    shares = {name: chance.majority(split) for name, split in ood.items()}
+    return {
+        name: share
+        for name, share in shares.items()
+        if teacher["ood"][name] < share + chance.STANDARD_ERRORS * chance.error(share, ood[name])
+    }
 
 
 def notes(

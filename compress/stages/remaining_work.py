@@ -1,10 +1,17 @@
-"""The work of the stages of a run, less what is finished, for the time left."""
+"""What a run will make, and what is finished: for the time left, the places and the events."""
+
+from collections.abc import Iterator
 
 from compress import artefacts
+from compress.stages import difficulty
+from compress.stages.alpha import Alpha
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
-from compress.stages.stage import find
+from compress.stages.partial_input import PartialInput
+from compress.stages.scores import Scores
+from compress.stages.shallow import Shallow
+from compress.stages.stage import Stage, check_place, find, key_of
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
 from compress.training import workload
@@ -30,3 +37,47 @@ def _finished(context: Context) -> set[str]:
         return names | {"first", "student"}
     needed = (need for need in Student().needs(context) if isinstance(need, First))
     return names | {need.name for need in needed if find(need, context) is not None}
+
+
+def keys(context: Context) -> set[str]:
+    """Keys of all artefacts of this configuration that are trained, made or not. All ranks call it."""
+    found: set[str] = set()
+
+    def add(stage: Stage) -> None:
+        found.add(key_of(stage, context))
+        for need in stage.needs(context):
+            add(need)
+
+    for stage in (Difficulty(), _student(context), Student()):
+        add(stage)
+    return found
+
+
+def check_places(context: Context) -> None:
+    """Raise UserError if an artefact must be made and the cache is read-only. All ranks call it."""
+    chosen, tops = context.chosen, list[Stage]([Teacher()])
+    if "difficulty" in chosen:
+        tops.append(Difficulty())
+    if "student" in chosen:
+        tops.append(_student(context))
+    if "evaluate" in chosen:
+        shallow = [Shallow()] if context.config.robust.loss.shallow else []
+        tops += [Scores("teacher"), PartialInput(), *shallow]
+    for stage in tops:
+        for missing in _missing(stage, context):
+            check_place(missing, context)
+
+
+def _missing(stage: Stage, context: Context) -> Iterator[Stage]:
+    """The stage and those that it needs, as far as this run will make them."""
+    if find(stage, context) is None and (not stage.asked or stage.name in context.chosen):
+        yield stage
+        for need in stage.needs(context):
+            yield from _missing(need, context)
+
+
+def _student(context: Context) -> Stage:
+    """The student, or the choice among several."""
+    robust = context.config.robust
+    chooses = robust.uncertainty.alpha == "auto" and difficulty.used(robust)
+    return Alpha() if chooses else Student()

@@ -1,8 +1,9 @@
-"""Stage evaluate: both models on dev and OOD, F_bias, metrics.json, TensorBoard, report.html."""
+"""Stage evaluate: both models on dev and OOD, F_bias, TensorBoard, report.html, metrics.json."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Finished:
 
 
 def make(context: Context, hardness: Artefact | None, choice: Artefact | None) -> None:
-    """Accuracies of both models on dev and OOD, F_bias; metrics.json, events, report.html.
+    """Accuracies of both models on dev and OOD, F_bias; events, report.html, metrics.json.
 
     hardness: the loss matrix, if there is one; choice: how alpha was chosen. `hits.npz` keeps for each
     model and set which samples it got right.
@@ -60,19 +61,26 @@ def make(context: Context, hardness: Artefact | None, choice: Artefact | None) -
 
 
 def _report(context: Context, made: Finished, began: float) -> None:
-    """Write metrics.json, hits.npz, the model card, the report and the events; print the table."""
+    """Write metrics.json, hits.npz, the model card, the report and the events; print the table.
+
+    metrics.json says that all of them are there and of one run: it goes before the first is replaced,
+    once the new figures are on the disk, and gets its name last.
+    """
     folder = context.output_dir
     view = None if made.hardness is None else difficulty_view(context, made.hardness, made.guess)
     out = _metrics(context, made, view)
     out["artefacts"]["evaluate"]["seconds"] = time.perf_counter() - began
     out["seconds"] = {name: origin["seconds"] for name, origin in out["artefacts"].items()}
-    _keep_hits(context, made.scores, made.shortcut)
-    artefacts.write_json(folder / "metrics.json", out)
-    card.write(made.student.path / "model", model_figures.about(context), out)
-    report.write_report(folder / "report.html", out, context.config.merged, view)
-    events.write(context, out, view)
+    file = folder / "metrics.json"
+    with artefacts.replacing(file) as figures, artefacts.replacing(folder / "hits.npz") as hits:
+        artefacts.write_json(figures, out)
+        _write_hits(context, made, hits)
+        file.unlink(missing_ok=True)
+        card.write(made.student.path / "model", model_figures.about(context), out)
+        report.write_report(folder / "report.html", out, context.config.merged, view)
+        events.write(context, out, view)
     ranks.say(summary.terminal(out))
-    ranks.say(f"figures: {folder / 'metrics.json'}")
+    ranks.say(f"figures: {file}")
     ranks.say(f"report: {folder / 'report.html'}")
 
 
@@ -102,6 +110,7 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
             out["difficulty"]["alpha_candidates"] = candidates
     out["reused"] = [name for name, artefact in made.stages.items() if artefact.reused]
     out["keys"] = {name: artefact.key for name, artefact in made.stages.items()}
+    out["keys"]["evaluate"] = ownership.figures_key(context.config)
     out["stamp"] = ownership.stamp(context.config)
     out["artefacts"] = {name: artefact.origin for name, artefact in made.stages.items()}
     out["artefacts"]["evaluate"] = provenance.now(context.device)
@@ -172,16 +181,16 @@ def easy_hard(
     return out
 
 
-def _keep_hits(context: Context, both: Mapping[str, evaluation.Scores], shortcut: Artefact) -> None:
+def _write_hits(context: Context, made: Finished, file: Path) -> None:
     """Write `hits.npz`: `<model>/<set>`, whether each sample was right; `hard` of dev; subsets."""
-    raw, file = context.data, context.output_dir / "hits.npz"
-    arrays: dict[str, Any] = {"hard": partial_input.load(shortcut)}
+    raw = context.data
+    arrays: dict[str, Any] = {"hard": partial_input.load(made.shortcut)}
     for name, split in raw.ood.items():
         arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
-    for role, one in both.items():
+    for role, one in made.scores.items():
         for name, hits in evaluation.outcomes(one, raw.dev, raw.ood).items():
             arrays[f"{role}/{name}"] = hits
-    with artefacts.replacing(file) as temporary, temporary.open("wb") as target:
+    with file.open("wb") as target:
         np.savez_compressed(target, **arrays)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress import artefacts, provenance, ranks
+from compress import artefacts, disk, provenance, ranks
 from compress.configuration import used_keys
 from compress.configuration.config import Config
 from compress.errors import UserError
@@ -156,10 +156,27 @@ def obtain(stage: Stage, run: "Context") -> Artefact:
         return old
     if stage.asked and stage.name not in run.chosen:
         raise UserError(stage.missing(run))
+    check_place(stage, run)
     made = {need.label: obtain(need, run) for need in stage.needs(run)}
     began = time.perf_counter() - sum(a.seconds for label, a in made.items() if stage.includes(label))
     provenance.begin(run.device)
-    return publish(stage, run, began, stage.make(_reduced(stage, run), made))
+    with run.monitor.making(key_of(stage, run)):
+        fill = stage.make(_reduced(stage, run), made)
+    return publish(stage, run, began, fill)
+
+
+def cache_name(config: Config) -> str:
+    """What the user calls the cache."""
+    named = config.robust.cache_dir is not None
+    return f"{used_keys.OURS}.cache_dir" if named else "--output_dir: the shared directory beside it"
+
+
+def check_place(stage: Stage, run: "Context") -> None:
+    """Raise UserError if the artefact of a stage cannot be written to the cache; by look alone."""
+    folder = stage.place(run, key_of(stage, run)).parent
+    if folder.is_relative_to(run.cache_dir):
+        name = f"{cache_name(run.config)}: has no {stage.label} of this run, which must be written to"
+        ranks.on_main(lambda: disk.check(folder, name))
 
 
 def publish(stage: Stage, run: "Context", began: float, fill: Fill) -> Artefact:

@@ -20,7 +20,7 @@ from compress.study import launch, plan, result_rows, run_order
 
 RUNNING = {f"--{key}": key for key in ("shard", "jobs", "processes", "launcher", "list")}
 RUNNING |= {"--set": "overrides", "--accept_versions": "accept_versions"}
-"""Word of the command line that concerns runs -> its name among the options."""
+"""Argument of the command line that concerns runs -> its name among the options."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shard", metavar="i/n", help="every n-th task and seed")
     parser.add_argument("--jobs", type=_positive, help="runs side by side (1)")
     parser.add_argument("--processes", type=_positive, help="of each run (all GPUs, or 2 on a CPU)")
-    parser.add_argument("--launcher", help="more words for deepspeed ('--hostfile f')")
+    parser.add_argument("--launcher", help="more arguments for deepspeed ('--hostfile f')")
     parser.add_argument("--accept_versions", action="store_true", help=provenance.ACCEPT)
     parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
     parser.add_argument(
@@ -50,10 +50,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise UserError for words that do not go together: one of them would have no effect."""
-    idle = [name for name, key in RUNNING.items() if getattr(options, key) not in (None, False, [])]
-    if options.report and idle:
-        raise UserError(f"--report only reports: leave out {' and '.join(idle)}.")
+    """Raise UserError for arguments of which one would have no effect."""
+    without_effect = [
+        name for name, key in RUNNING.items() if getattr(options, key) not in (None, False, [])
+    ]
+    if options.report and without_effect:
+        raise UserError(f"--report only reports: leave out {' and '.join(without_effect)}.")
     if launch.placement(options.launcher or "") and options.processes is not None:
         raise UserError(
             f"--processes {options.processes}: --launcher '{options.launcher}' says which processes; "
@@ -87,29 +89,32 @@ def main(arguments: list[str] | None = None) -> int:
         result_rows.save(rows, out / "results.parquet")
     else:
         runs = plan.expand(options.study, out, options.overrides)
-        mine = run_order.shard(runs, options.shard or "1/1")
+        chosen = run_order.shard(runs, options.shard or "1/1")
         jobs = options.jobs or 1
         processes = options.processes or launch.default_processes(jobs)
         machine = launch.Machine(processes, jobs, options.launcher or "", options.accept_versions)
-        plan.check(mine, machine.ranks)
+        plan.check(chosen, machine.ranks)
         machine.check()
-        sys.stderr.write("".join(f"{line}\n" for line in plan.notes(mine)))
-        for line in (
-            line for run in mine for line in launch.version_lines(run, machine.accept_versions)
-        ):
-            sys.stderr.write(f"{line}\n")
+        lines = plan.notes(chosen)
+        for run in chosen:
+            lines += launch.version_lines(run, machine.accept_versions)
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
         if options.list:
-            done = [launch.finished(run, options.accept_versions) for run in mine]
-            for run, ready in zip(mine, done, strict=True):
+            done = [launch.finished(run, options.accept_versions) for run in chosen]
+            for run, ready in zip(chosen, done, strict=True):
                 sys.stdout.write(f"{run.name}: {'finished' if ready else 'to do'}\n")
-            sys.stdout.write(f"{len(mine)} runs, {sum(done)} finished\n")
+            sys.stdout.write(f"{len(chosen)} runs, {sum(done)} finished\n")
             return 0
         _make(out / "logs")
         artefacts.sweep([out])
-        failed = launch.execute(mine, machine, out / "logs")
+        failed = launch.execute(chosen, machine, out / "logs")
         for name, why in failed.items():
             sys.stdout.write(f"failed: {name}: {why}\n")
-        rows = result_rows.collect(run for run in runs if launch.finished(run, options.accept_versions))
+        rows = result_rows.collect(
+            run
+            for run in runs
+            if run.name not in failed and launch.finished(run, options.accept_versions)
+        )
         if not rows:
             raise UserError(f"{out}: no run has finished; see {out / 'logs'}.")
         result_rows.save(rows, out / "results.parquet")

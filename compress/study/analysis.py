@@ -8,7 +8,6 @@ same replicates of `bootstrap`, so differences are paired.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -150,19 +149,19 @@ class Model:
         A seed whose own teacher has no Delta above 0 beyond chance has none either. names: OOD sets to
         pool (default: all).
         """
-        base = self._peer(teacher)
+        base = teacher.only(self.seeds)
         if self.f_bias_reason(teacher, names) is not None:
             return None
         return _ratio(self.delta(names), base.delta(names), base.delta_over_samples(names)[0])
 
     def f_bias_reason(self, teacher: "Model", names: Sequence[str] | None = None) -> str | None:
         """Why the ratio to this teacher says nothing, by the rule of a single run; None if it does."""
-        base = self._peer(teacher)
+        base = teacher.only(self.seeds)
         return bias.reason(base.delta(names).value, bias.known(base.delta_over_samples(names)[1]))
 
     def delta_difference(self, teacher: "Model", names: Sequence[str] | None = None) -> Figures:
         """Delta less that of the teacher, of the same seeds."""
-        return self.delta(names).minus(self._peer(teacher).delta(names))
+        return self.delta(names).minus(teacher.only(self.seeds).delta(names))
 
     def delta_over_samples(
         self, names: Sequence[str] | None = None
@@ -180,13 +179,13 @@ class Model:
         by_seed = {seed: bootstrap.interval(each[:, n]) for n, seed in enumerate(of_seeds)}
         return by_seed, bootstrap.interval(mean)
 
-    def _peer(self, teacher: "Model") -> "Model":
-        """The teacher with the seeds of this model."""
-        return teacher if self.seeds == teacher.seeds else teacher.only(self.seeds)
-
-    def only(self, seeds: Sequence[int]) -> "Model":
+    def only(self, seeds: list[int]) -> "Model":
         """The same model with these seeds."""
-        return Model(self.rows[self.rows["seed"].isin(seeds)], self.draws, self.order)
+        return (
+            self
+            if seeds == self.seeds
+            else Model(self.rows[self.rows["seed"].isin(seeds)], self.draws, self.order)
+        )
 
     @property
     def vanished(self) -> bool:
@@ -201,6 +200,11 @@ class Task:
     name: str
     teacher: Model
     students: list[Model]
+
+    @property
+    def models(self) -> list[Model]:
+        """The teacher and all students."""
+        return [self.teacher, *self.students]
 
     def baseline(self, model: Model) -> Model | None:
         """The vanilla student of the same compression, None for itself or if there is none."""
@@ -232,8 +236,7 @@ class Task:
         shared = [s for s in model.seeds if other is not None and s in other.seeds]
         if other is None or not shared:
             return None
-        own, vanilla = (m if m.seeds == shared else m.only(shared) for m in (model, other))
-        return own, vanilla
+        return model.only(shared), other.only(shared)
 
     @property
     def data(self) -> str:
@@ -244,9 +247,8 @@ class Task:
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Of dev and each OOD set, how many samples were scored and how many the whole set has."""
         rows = self.teacher.rows[self.teacher.rows["subset"] == ""]
-        return {
-            name: (used, whole) for name, used, whole in _columns(rows, "set", "samples", "set_size")
-        }
+        found = rows[["set", "samples", "set_size"]].itertuples(index=False, name=None)
+        return {name: (samples, whole) for name, samples, whole in found}
 
     @property
     def at_chance(self) -> list[str]:
@@ -265,12 +267,12 @@ class Task:
         return [seed for seed in model.seeds if seed not in known]
 
     def collapsed(self, model: Model) -> list[str]:
-        """Why a reader must not believe the model's F_bias, as words for a mark; empty if nothing.
+        """Reasons not to believe the model's F_bias; empty if there are none.
 
-        Dev is held against vanilla of the same compression and seed; vanilla itself and a seed without
-        vanilla against the teacher, as in a run's own report.
+        Dev is compared with vanilla of the same compression and seed; vanilla itself and a seed without
+        vanilla with the teacher, as in a run's own report.
         """
-        words = ["a class vanished"] if model.vanished else []
+        reasons = ["a class vanished"] if model.vanished else []
         other = self.baseline(model)
         vanilla = other.dev.by_seed if other is not None else {}
         teacher = {s: v for s, v in self.teacher.dev.by_seed.items() if s not in vanilla}
@@ -278,8 +280,8 @@ class Task:
             lost = [usual[s] - dev for s, dev in model.dev.by_seed.items() if s in usual]
             if lost and max(lost) > evaluation.MOST_LOST:
                 every = len(lost) == len(model.seeds) and np.mean(lost) > evaluation.MOST_LOST
-                words.append(f"dev more than 2 points below {name}" + " with a seed" * (not every))
-        return words
+                reasons.append(f"dev more than 2 points below {name}" + " with a seed" * (not every))
+        return reasons
 
 
 def _ratio(student: Figures, teacher: Figures, intervals: Mapping[int, Interval]) -> Figures:
@@ -287,23 +289,19 @@ def _ratio(student: Figures, teacher: Figures, intervals: Mapping[int, Interval]
 
     intervals: of the teacher's Delta over the samples, by seed.
     """
-    kept = {s: d for s, d in teacher.by_seed.items() if bias.says_something(intervals[s])}
+    kept = {s: d for s, d in teacher.by_seed.items() if bias.above_zero(intervals[s])}
     by_seed = {s: student.by_seed[s] / d for s, d in kept.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
         replicates = np.where(teacher.replicates > 0, student.replicates / teacher.replicates, np.nan)
     return Figures(by_seed, student.value / teacher.value, replicates)
 
 
-def _columns(rows: pd.DataFrame, *names: str) -> Iterable[tuple[Any, ...]]:
-    """Some columns row by row."""
-    return zip(*(rows[name].tolist() for name in names), strict=True)
-
-
 def _sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
     """Samples of each set and subset; UserError if two models were evaluated on different data."""
     sizes: dict[Part, int] = {}
     wholes: dict[Part, int] = {}
-    for name, subset, *found in _columns(rows, "set", "subset", "train_samples", "set_size", "samples"):
+    columns = rows[["set", "subset", "train_samples", "set_size", "samples"]]
+    for name, subset, *found in columns.itertuples(index=False, name=None):
         parts = ((wholes, TRAIN), (wholes, (f"all of {name}", "")), (sizes, (name, subset)))
         for (known, key), size in zip(parts, found, strict=True):
             if (before := known.setdefault(key, size)) != size:
@@ -312,7 +310,7 @@ def _sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
                     "of different data cannot stand in one table."
                 )
     for model, own in rows.groupby(list(MODEL), sort=False):
-        if missing := sorted(set(sizes) - set(_columns(own, "set", "subset"))):
+        if missing := sorted(set(sizes) - set(zip(own["set"], own["subset"], strict=True))):
             raise UserError(
                 f"{'-'.join(filter(None, map(str, model)))} was not evaluated on {missing[0][0]}, "
                 "others were; delete its metrics.json and run the study again."

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from compress import artefacts, disk, ownership, provenance, ranks
-from compress.configuration import merge
 from compress.errors import UserError
 from compress.study.plan import Run
 from compress.study.run_order import Schedule, pioneers
@@ -135,9 +134,10 @@ def default_processes(jobs: int = 1) -> int:
 def finished(run: Run, accept_versions: bool = False) -> bool:
     """Whether the run has its figures, of just this configuration, these files and these versions.
 
-    If only evaluation differs, or a file that the configuration names has changed, the run is to do
-    again, and finds out itself what it can reuse; so it is, with a line, if its figures are damaged or
-    it was made with other versions that are not accepted.
+    metrics.json itself says of which configuration it is: config.json is that of the last start, which
+    may have failed. If only evaluation differs, or a file that the configuration names has changed, the
+    run is to do again, and finds out itself what it can reuse; so it is, with a line, if its figures
+    are damaged or it was made with other versions that are not accepted.
     Raises UserError if the place belongs to a configuration that differs in more.
     """
     place = run.output_dir
@@ -147,7 +147,6 @@ def finished(run: Run, accept_versions: bool = False) -> bool:
         old = artefacts.read_json(place / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{place}: its results cannot be read ({error}); delete it.") from None
-    old.pop(merge.RECORD, None)
     key = ownership.difference(old, run.config.merged)
     if key is not None:
         raise UserError(
@@ -163,7 +162,9 @@ def finished(run: Run, accept_versions: bool = False) -> bool:
     if torn is not None:
         sys.stderr.write(f"{place}: its figures are damaged ({torn}) and will be made again\n")
         return False
-    if old != run.config.merged or metrics.get("stamp") != ownership.stamp(run.config):
+    if ownership.figures_found(place) != ownership.figures_key(run.config):
+        return False
+    if metrics.get("stamp") != ownership.stamp(run.config):
         return False
     origins = metrics.get("artefacts", {}).values()
     return all(provenance.decide("", origin, accept_versions)[0] for origin in origins)

@@ -1,9 +1,8 @@
-"""A study file becomes runs: each with its files, its seed and its place.
+"""A study file becomes runs: each with its files, its seed and its directory.
 
-Names of parts are files beside the study's folder or of `ds_configs/` (`imp40` is
-`compression/imp40.json`); a name that ends in .json is a path from where you start. The files of a run
-are merged in this order: engine, task, settings, compression, mitigation; then `set`, `task_set` and
-what the command line sets. Everything is checked before anything is started.
+Names of parts are files next to the study's folder or of `ds_configs/` (`imp40` is
+`compression/imp40.json`); a name that ends in .json is a path. The files of a run are merged in this
+order: engine, task, settings, compression, mitigation; then `set`, `task_set` and the command line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,8 +46,9 @@ TABLES = Literal["table1", "table2", "table3", "table4", "table5", "table6", "fi
 class StudyBlock(Block):
     """A study file.
 
-    published: the table of Du et al. 2023 whose numbers stand beside ours; set: "a.b.c=value" for all
-    runs; task_set: the same for the runs of one task. In both, {task} is the name of the task.
+    published: the table of Du et al. 2023 whose numbers are shown beside the measured ones;
+    set: "a.b.c=value" for all runs; task_set: the same for the runs of one task. In both, {task} is the
+    name of the task.
     """
 
     title: str
@@ -65,7 +65,7 @@ class StudyBlock(Block):
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a study: the names of its parts, its checked configuration, its place."""
+    """One run of a study: the names of its parts, its checked configuration, its directory."""
 
     task: str
     compression: str
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How the run is called in lists: its place below the study's folder."""
+        """Its name in lists: its directory below the study's folder."""
         return f"{self.task}/{self.compression}-{self.mitigation}-seed{self.seed}"
 
 
@@ -131,9 +131,9 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
     first: dict[tuple[str, int], Run] = {}
     for run in runs:
         other = first.setdefault((run.task, run.seed), run)
-        ours, theirs = _shared(run.config), _shared(other.config)
-        for what, key in {**ours, **theirs}:
-            if ours.get((what, key)) != theirs.get((what, key)):
+        own, expected = _shared(run.config), _shared(other.config)
+        for what, key in {**own, **expected}:
+            if own.get((what, key)) != expected.get((what, key)):
                 key = used_keys.written(run.config, key)
                 raise UserError(
                     f"{run.name}: '{key}' is not that of {other.name}, so their {what} would differ "

@@ -1,4 +1,4 @@
-"""Published results that a study is held against.
+"""Published results that a study is compared with.
 
 Accuracies in percent and F_bias as printed in Tables 1-6 of Du et al., "Robustness Challenges in
 Model Distillation and Pruning for Natural Language Understanding", EACL 2023 (arXiv 2110.08419v2):
@@ -9,121 +9,57 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-OOD_SIZES = {"hans": 30000, "sym1": 712, "sym2": 712, "paws_wiki": 8000, "paws_qqp": 677}
+from compress.scoring import metrics
 
-# task -> (dev, {OOD set: accuracy}) of the teacher, BERT-base uncased
+OOD_SIZES = {
+    "ood_hans": 30000,
+    "ood_sym1": 712,
+    "ood_sym2": 712,
+    "ood_paws_wiki": 8000,
+    "ood_paws_qqp": 677,
+}
 TEACHER = {
-    "mnli": (84.2, {"hans": 59.8}),
-    "fever": (86.2, {"sym1": 58.9, "sym2": 64.5}),
-    "qqp": (90.9, {"paws_wiki": 48.9, "paws_qqp": 34.7}),
+    "mnli": (84.2, {"ood_hans": 59.8}),
+    "fever": (86.2, {"ood_sym1": 58.9, "ood_sym2": 64.5}),
+    "qqp": (90.9, {"ood_paws_wiki": 48.9, "ood_paws_qqp": 34.7}),
 }
+"""Task -> accuracy of the teacher, BERT-base uncased, on dev and on each OOD set."""
 
-# (table, row, task, dev, {OOD set: accuracy}, F_bias)
-ENTRIES = [
-    (1, "20%", "mnli", 84.4, {"hans": 55.5}, 1.182),
-    (1, "20%", "fever", 86.5, {"sym1": 57.0, "sym2": 64.6}, 1.045),
-    (1, "20%", "qqp", 90.7, {"paws_wiki": 47.2, "paws_qqp": 33.5}, 1.037),
-    (1, "40%", "mnli", 84.0, {"hans": 54.7}, 1.204),
-    (1, "40%", "fever", 86.4, {"sym1": 57.2, "sym2": 64.0}, 1.051),
-    (1, "40%", "qqp", 90.5, {"paws_wiki": 46.6, "paws_qqp": 32.4}, 1.049),
-    (1, "60%", "mnli", 83.4, {"hans": 52.8}, 1.266),
-    (1, "60%", "fever", 86.3, {"sym1": 56.9, "sym2": 63.3}, 1.068),
-    (1, "60%", "qqp", 90.2, {"paws_wiki": 45.9, "paws_qqp": 31.8}, 1.061),
-    (1, "70%", "mnli", 81.8, {"hans": 52.2}, 1.249),
-    (1, "70%", "fever", 85.9, {"sym1": 56.6, "sym2": 63.3}, 1.063),
-    (1, "70%", "qqp", 89.5, {"paws_wiki": 45.4, "paws_qqp": 30.7}, 1.065),
-    (2, "distilbert", "mnli", 82.3, {"hans": 51.2}, 1.289),
-    (2, "distilbert", "fever", 84.5, {"sym1": 51.9, "sym2": 60.4}, 1.183),
-    (2, "distilbert", "qqp", 89.9, {"paws_wiki": 48.1, "paws_qqp": 34.6}, 1.006),
-    (2, "minilm", "mnli", 83.1, {"hans": 51.4}, 1.309),
-    (2, "minilm", "fever", 84.2, {"sym1": 53.4, "sym2": 60.7}, 1.137),
-    (2, "minilm", "qqp", 89.9, {"paws_wiki": 46.8, "paws_qqp": 31.0}, 1.039),
-    (2, "truncated-l6", "mnli", 80.8, {"hans": 51.6}, 1.247),
-    (2, "truncated-l6", "fever", 84.4, {"sym1": 52.6, "sym2": 60.4}, 1.163),
-    (2, "truncated-l6", "qqp", 90.0, {"paws_wiki": 46.0, "paws_qqp": 32.4}, 1.056),
-    (2, "pretrained-l6", "mnli", 81.6, {"hans": 52.2}, 1.229),
-    (2, "pretrained-l6", "fever", 85.8, {"sym1": 54.7, "sym2": 62.6}, 1.115),
-    (2, "pretrained-l6", "qqp", 90.0, {"paws_wiki": 46.4, "paws_qqp": 33.9}, 1.045),
-    (3, "116heads-v1", "mnli", 84.1, {"hans": 55.5}, 1.172),
-    (3, "116heads-v2", "mnli", 84.2, {"hans": 53.7}, 1.25),
-    (3, "116heads-v3", "mnli", 84.0, {"hans": 55.3}, 1.176),
-    (4, "vanilla", "mnli", 84.0, {"hans": 54.7}, 1.204),
-    (4, "vanilla", "fever", 86.4, {"sym1": 57.2, "sym2": 64.0}, 1.051),
-    (4, "vanilla", "qqp", 90.5, {"paws_wiki": 46.6, "paws_qqp": 32.4}, 1.049),
-    (4, "distil", "mnli", 84.1, {"hans": 56.2}, 1.145),
-    (4, "distil", "fever", 86.3, {"sym1": 58.4, "sym2": 64.5}, 1.013),
-    (4, "distil", "qqp", 90.5, {"paws_wiki": 47.3, "paws_qqp": 33.2}, 1.032),
-    (4, "smooth", "mnli", 84.2, {"hans": 56.5}, 1.135),
-    (4, "smooth", "fever", 86.2, {"sym1": 60.7, "sym2": 65.8}, 0.937),
-    (4, "smooth", "qqp", 90.7, {"paws_wiki": 47.2, "paws_qqp": 33.8}, 1.036),
-    (4, "focal", "mnli", 84.0, {"hans": 56.7}, 1.122),
-    (4, "focal", "fever", 86.4, {"sym1": 59.4, "sym2": 65.2}, 0.981),
-    (4, "focal", "qqp", 90.7, {"paws_wiki": 46.2, "paws_qqp": 32.1}, 1.06),
-    (4, "jtt", "mnli", 83.8, {"hans": 56.3}, 1.132),
-    (4, "jtt", "fever", 86.2, {"sym1": 58.1, "sym2": 64.9}, 1.008),
-    (4, "jtt", "qqp", 90.4, {"paws_wiki": 47.3, "paws_qqp": 33.7}, 1.03),
-    (4, "rmc", "mnli", 84.2, {"hans": 58.6}, 1.049),
-    (4, "rmc", "fever", 86.1, {"sym1": 61.9, "sym2": 66.4}, 0.897),
-    (4, "rmc", "qqp", 90.4, {"paws_wiki": 47.6, "paws_qqp": 34.3}, 1.023),
-    (5, "vanilla", "mnli", 83.1, {"hans": 51.4}, 1.309),
-    (5, "vanilla", "fever", 84.2, {"sym1": 53.4, "sym2": 60.7}, 1.137),
-    (5, "vanilla", "qqp", 89.9, {"paws_wiki": 46.8, "paws_qqp": 31.0}, 1.039),
-    (5, "distil", "mnli", 83.1, {"hans": 53.7}, 1.221),
-    (5, "distil", "fever", 83.8, {"sym1": 56.5, "sym2": 61.0}, 1.052),
-    (5, "distil", "qqp", 89.6, {"paws_wiki": 46.7, "paws_qqp": 31.8}, 1.037),
-    (5, "smooth", "mnli", 82.7, {"hans": 53.8}, 1.206),
-    (5, "smooth", "fever", 83.7, {"sym1": 56.9, "sym2": 62.1}, 1.017),
-    (5, "smooth", "qqp", 89.4, {"paws_wiki": 46.8, "paws_qqp": 32.2}, 1.032),
-    (5, "focal", "mnli", 83.2, {"hans": 55.6}, 1.145),
-    (5, "focal", "fever", 83.8, {"sym1": 54.7, "sym2": 61.4}, 1.081),
-    (5, "focal", "qqp", 90.3, {"paws_wiki": 46.8, "paws_qqp": 33.2}, 1.041),
-    (5, "jtt", "mnli", 82.8, {"hans": 55.7}, 1.129),
-    (5, "jtt", "fever", 83.5, {"sym1": 53.8, "sym2": 61.7}, 1.085),
-    (5, "jtt", "qqp", 90.1, {"paws_wiki": 47.0, "paws_qqp": 32.9}, 1.034),
-    (5, "rmc", "mnli", 83.7, {"hans": 57.8}, 1.068),
-    (5, "rmc", "fever", 85.3, {"sym1": 58.0, "sym2": 63.3}, 1.017),
-    (5, "rmc", "qqp", 90.5, {"paws_wiki": 47.0, "paws_qqp": 33.4}, 1.038),
-]
+PRINTED = """
+table1 20%             84.4 55.5 1.182   86.5 57.0 64.6 1.045   90.7 47.2 33.5 1.037   1.088
+table1 40%             84.0 54.7 1.204   86.4 57.2 64.0 1.051   90.5 46.6 32.4 1.049   1.101
+table1 60%             83.4 52.8 1.266   86.3 56.9 63.3 1.068   90.2 45.9 31.8 1.061   1.132
+table1 70%             81.8 52.2 1.249   85.9 56.6 63.3 1.063   89.5 45.4 30.7 1.065   1.127
+table2 distilbert      82.3 51.2 1.289   84.5 51.9 60.4 1.183   89.9 48.1 34.6 1.006   1.159
+table2 minilm          83.1 51.4 1.309   84.2 53.4 60.7 1.137   89.9 46.8 31.0 1.039   1.162
+table2 truncated-l6    80.8 51.6 1.247   84.4 52.6 60.4 1.163   90.0 46.0 32.4 1.056   1.155
+table2 pretrained-l6   81.6 52.2 1.229   85.8 54.7 62.6 1.115   90.0 46.4 33.9 1.045   1.130
+table3 116heads-v1     84.1 55.5 1.172
+table3 116heads-v2     84.2 53.7 1.250
+table3 116heads-v3     84.0 55.3 1.176
+table4 vanilla         84.0 54.7 1.204   86.4 57.2 64.0 1.051   90.5 46.6 32.4 1.049   1.101
+table4 distil          84.1 56.2 1.145   86.3 58.4 64.5 1.013   90.5 47.3 33.2 1.032   1.063
+table4 smooth          84.2 56.5 1.135   86.2 60.7 65.8 0.937   90.7 47.2 33.8 1.036   1.036
+table4 focal           84.0 56.7 1.122   86.4 59.4 65.2 0.981   90.7 46.2 32.1 1.060   1.054
+table4 jtt             83.8 56.3 1.132   86.2 58.1 64.9 1.008   90.4 47.3 33.7 1.030   1.057
+table4 rmc             84.2 58.6 1.049   86.1 61.9 66.4 0.897   90.4 47.6 34.3 1.023   0.990
+table5 vanilla         83.1 51.4 1.309   84.2 53.4 60.7 1.137   89.9 46.8 31.0 1.039   1.162
+table5 distil          83.1 53.7 1.221   83.8 56.5 61.0 1.052   89.6 46.7 31.8 1.037   1.103
+table5 smooth          82.7 53.8 1.206   83.7 56.9 62.1 1.017   89.4 46.8 32.2 1.032   1.085
+table5 focal           83.2 55.6 1.145   83.8 54.7 61.4 1.081   90.3 46.8 33.2 1.041   1.089
+table5 jtt             82.8 55.7 1.129   83.5 53.8 61.7 1.085   90.1 47.0 32.9 1.034   1.083
+table5 rmc             83.7 57.8 1.068   85.3 58.0 63.3 1.017   90.5 47.0 33.4 1.038   1.041
+"""
+"""Table and row; of each task as in `TEACHER`: accuracy on dev and the OOD sets, F_bias; last, where it
+is printed (Table 3 has MNLI alone), F_bias averaged over the tasks."""
 
-# The entries in which the paper disagrees with itself -> the value that follows from its accuracies.
-EXCEPTIONS = {
-    (2, "distilbert", "mnli"): 1.304,
-    (2, "minilm", "mnli"): 1.316,
-    (2, "pretrained-l6", "mnli"): 1.243,
-    (5, "vanilla", "mnli"): 1.316,
+TABLE6 = {
+    ("table5", "vanilla"): {"dev": 83.1, "hans": 51.4, "easy": 90.9, "hard": 73.2, "gap": 17.7},
+    ("table5", "rmc"): {"dev": 83.7, "hans": 57.8, "easy": 90.6, "hard": 74.9, "gap": 15.7},
+    ("table4", "vanilla"): {"dev": 84.0, "hans": 54.7, "easy": 91.0, "hard": 74.9, "gap": 16.1},
+    ("table4", "rmc"): {"dev": 84.2, "hans": 58.6, "easy": 90.3, "hard": 75.9, "gap": 14.4},
 }
-
-# (table, row) -> F_bias averaged over mnli, fever and qqp, as printed (Table 3 has mnli alone)
-AVERAGES = {
-    (1, "20%"): 1.088,
-    (1, "40%"): 1.101,
-    (1, "60%"): 1.132,
-    (1, "70%"): 1.127,
-    (2, "distilbert"): 1.159,
-    (2, "minilm"): 1.162,
-    (2, "truncated-l6"): 1.155,
-    (2, "pretrained-l6"): 1.13,
-    (4, "vanilla"): 1.101,
-    (4, "distil"): 1.063,
-    (4, "smooth"): 1.036,
-    (4, "focal"): 1.054,
-    (4, "jtt"): 1.057,
-    (4, "rmc"): 0.99,
-    (5, "vanilla"): 1.162,
-    (5, "distil"): 1.103,
-    (5, "smooth"): 1.085,
-    (5, "focal"): 1.089,
-    (5, "jtt"): 1.083,
-    (5, "rmc"): 1.041,
-}
-
-# (name, dev, hans, accuracy on hard and on easy samples, gap), Table 6
-TABLE6 = [
-    ("minilm-vanilla", 83.1, 51.4, 73.2, 90.9, 17.7),
-    ("minilm-rmc", 83.7, 57.8, 74.9, 90.6, 15.7),
-    ("40%-vanilla", 84.0, 54.7, 74.9, 91.0, 16.1),
-    ("40%-rmc", 84.2, 58.6, 75.9, 90.3, 14.4),
-]
+"""Table of the same compression (MiniLM, 40 % sparsity) and loss -> MNLI, the two halves of dev."""
 FIGURE1_GAPS = {0.40: 16.1, 0.85: 22.7}
 AGREEMENT = 82.8
 """Share of MNLI dev on which variance and a hypothesis-only classifier agree, per cent (Sec. 4.1)."""
@@ -151,7 +87,7 @@ SOURCES = {"figure3": ("table1", "table4")}
 
 @dataclass(frozen=True)
 class Entry:
-    """A printed row for one task: accuracies as fractions, OOD by our names of the sets, F_bias."""
+    """A printed row for one task: accuracies as fractions, OOD by `ood_<name>`, F_bias."""
 
     dev: float
     ood: Mapping[str, float]
@@ -160,19 +96,25 @@ class Entry:
     @property
     def pooled(self) -> float:
         """Accuracy over the pooled samples of the OOD sets."""
-        sizes = {name: OOD_SIZES[name.removeprefix("ood_")] for name in self.ood}
-        return sum(sizes[n] * a for n, a in self.ood.items()) / sum(sizes.values())
+        return metrics.pooled(self.ood, OOD_SIZES)
 
 
-@dataclass(frozen=True)
-class Halves:
-    """A row of Table 6 (MNLI), in per cent."""
+def _parse() -> tuple[dict[tuple[str, str, str], Entry], dict[tuple[str, str], float]]:
+    """Entries by table, row and task, and averages by table and row."""
+    entries: dict[tuple[str, str, str], Entry] = {}
+    averages: dict[tuple[str, str], float] = {}
+    for line in PRINTED.strip().splitlines():
+        table, row, *texts = line.split()
+        values = iter(map(float, texts))
+        for task in ["mnli"] if table == "table3" else TEACHER:
+            sets = TEACHER[task][1]
+            dev, *ood = (next(values) / 100 for _ in ["dev", *sets])
+            entries[table, row, task] = Entry(dev, dict(zip(sets, ood, strict=True)), next(values))
+        averages.update(((table, row), mean) for mean in values)
+    return entries, averages
 
-    dev: float
-    hans: float
-    easy: float
-    hard: float
-    gap: float
+
+ENTRIES, AVERAGES = _parse()
 
 
 def entry(table: str, task: str, compression: str, mitigation: str) -> Entry | None:
@@ -181,28 +123,23 @@ def entry(table: str, task: str, compression: str, mitigation: str) -> Entry | N
     table: table1 to table5, or a figure of `SOURCES`.
     """
     for source in SOURCES.get(table, (table,)):
-        rows = [(_number(source), row, task) for row in _rows(source, compression, mitigation)]
-        found = [one[3:] for one in ENTRIES if one[:3] in rows]
-        if found:
-            devs, sets, biases = zip(*found, strict=True)
-            ood = {name: fmean(one[name] for one in sets) for name in sets[0]}
-            return _entry(fmean(devs), ood, fmean(biases))
+        rows = [(source, row, task) for row in _rows(source, compression, mitigation)]
+        if found := [ENTRIES[row] for row in rows if row in ENTRIES]:
+            ood = {name: fmean(one.ood[name] for one in found) for name in found[0].ood}
+            biases = [one.f_bias for one in found if one.f_bias is not None]
+            return Entry(fmean(one.dev for one in found), ood, fmean(biases))
     return None
 
 
 def average(table: str, compression: str, mitigation: str) -> float | None:
     """Published F_bias of a student averaged over the three tasks; None where none is printed."""
-    rows = [(_number(table), row) for row in _rows(table, compression, mitigation)]
+    rows = [(table, row) for row in _rows(table, compression, mitigation)]
     return next((AVERAGES[row] for row in rows if row in AVERAGES), None)
 
 
 def has_averages(table: str | None) -> bool:
     """Whether the paper prints averages over the tasks in a table."""
-    return table is not None and any(number == _number(table) for number, _ in AVERAGES)
-
-
-def _number(table: str) -> int:
-    return int(table[5:]) if table.startswith("table") else 0
+    return any(name == table for name, _ in AVERAGES)
 
 
 def _rows(table: str, compression: str, mitigation: str) -> list[str]:
@@ -214,25 +151,21 @@ def _rows(table: str, compression: str, mitigation: str) -> list[str]:
 
 
 def ood_sets(task: str) -> list[str]:
-    """The OOD sets of the paper for a task, by our names; empty for a task of another kind."""
-    return sorted(f"ood_{name}" for name in TEACHER[task][1]) if task in TEACHER else []
+    """The OOD sets of the paper for a task; empty for a task of another kind."""
+    return sorted(TEACHER[task][1]) if task in TEACHER else []
 
 
-def easy_hard(task: str, compression: str, mitigation: str) -> Halves | None:
-    """The row of a student in Table 6; None if there is none."""
-    rows = {"40%": STANDS_FOR["table4"], "minilm": STANDS_FOR["table5"]}
-    for name, dev, hans, hard, easy, gap in TABLE6:
-        row, _, loss = name.partition("-")
-        if (task, loss) == ("mnli", mitigation) and compression in rows[row]:
-            return Halves(dev=dev, hans=hans, easy=easy, hard=hard, gap=gap)
+def easy_hard(task: str, compression: str, mitigation: str) -> Mapping[str, float] | None:
+    """The row of a student in Table 6, in percent; None if there is none."""
+    for (table, loss), row in TABLE6.items():
+        if (task, loss) == ("mnli", mitigation) and compression in STANDS_FOR[table]:
+            return row
     return None
 
 
 def teacher(task: str) -> Entry | None:
     """The published row of the teacher, without F_bias; None for a task of another kind."""
-    return _entry(*TEACHER[task]) if task in TEACHER else None
-
-
-def _entry(dev: float, ood: Mapping[str, float], f_bias: float | None = None) -> Entry:
-    """From accuracies in per cent, with the paper's names of the OOD sets."""
-    return Entry(dev / 100, {f"ood_{n}": value / 100 for n, value in ood.items()}, f_bias)
+    if task not in TEACHER:
+        return None
+    dev, ood = TEACHER[task]
+    return Entry(dev / 100, {name: accuracy / 100 for name, accuracy in ood.items()})

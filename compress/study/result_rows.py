@@ -1,15 +1,7 @@
 """results.parquet: what a study measured, one row a model and set, with the outcome of every sample.
 
-What: `collect` reads the finished runs, `save` and `load` the file. Everything that the report shows is
-computed from these rows alone, so files of several machines can be put together.
-
-A row: task (name of its file), data (`task.name`), seed, role (teacher or student), compression,
-mitigation, set (dev, ood_<name>), subset (empty: the whole set; of dev `easy` and `hard`), samples,
-accuracy (fraction), hits (bits, one a sample), and the figures of the model or run that it belongs to,
-repeated. set_size: samples that the whole set has, where only some were scored; train_samples: that it
-was trained on; auroc, shallow_auroc: of the variance and of the shallow classifier's error for the
-known truth; seconds: of training; evaluation_seconds: of the run, on the rows of its student; device,
-versions: with which the model was made.
+Everything that the report shows is computed from these rows alone, so files of several machines can be
+put together.
 """
 
 import zipfile
@@ -28,20 +20,26 @@ from compress.study.plan import Run
 
 VERSION = "5"
 MODEL = ("task", "seed", "role", "compression", "mitigation")
+COLUMNS = {
+    pa.string(): "task data role compression mitigation set subset device versions",
+    pa.int64(): "seed samples set_size train_samples params nonzero_params",
+    pa.float64(): "accuracy sparsity seconds difficulty_seconds evaluation_seconds agreement auroc "
+    "shallow_auroc alpha",
+    pa.bool_(): "vanished at_chance",
+    pa.binary(): "hits",
+}
 SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("task", "data", "role", "compression", "mitigation")),
-        *((name, pa.string()) for name in ("set", "subset", "device", "versions")),
-        *((name, pa.int64()) for name in ("seed", "samples", "set_size", "train_samples")),
-        *((name, pa.int64()) for name in ("params", "nonzero_params")),
-        *((name, pa.float64()) for name in ("accuracy", "sparsity", "seconds")),
-        *((name, pa.float64()) for name in ("difficulty_seconds", "evaluation_seconds")),
-        *((name, pa.float64()) for name in ("agreement", "auroc", "shallow_auroc", "alpha")),
-        *((name, pa.bool_()) for name in ("vanished", "at_chance")),
-        ("hits", pa.binary()),
-    ],
+    [(name, kind) for kind, names in COLUMNS.items() for name in names.split()],
     metadata={"version": VERSION},
 )
+"""A row: task (name of its file), data (`task.name`), seed, role (teacher or student), compression,
+mitigation, set (dev, ood_<name>), subset (empty: the whole set; of dev `easy` and `hard`), samples,
+accuracy (fraction), hits (bits, one a sample), and the figures of the model or run that it belongs to,
+repeated. set_size: samples that the whole set has, where only some were scored; train_samples: that it
+was trained on; auroc, shallow_auroc: of the variance and of the shallow classifier's error for the
+known truth; seconds: of training; evaluation_seconds: of the run, on the rows of its student; device,
+versions: with which the model was made.
+"""
 Row = dict[str, Any]
 
 
@@ -51,7 +49,7 @@ def collect(runs: Iterable[Run]) -> list[Row]:
     So do the agreement, AUROC and seconds of the difficulty, which the runs of a task and seed share.
 
     Raises UserError for a run whose files are damaged, or whose teacher or difficulty is not that of
-    its neighbours.
+    the other runs of its task and seed.
     """
     rows: list[Row] = []
     read = [(run, *_files(run)) for run in runs]
@@ -65,9 +63,12 @@ def collect(runs: Iterable[Run]) -> list[Row]:
                     f"{run.output_dir}: has another {what} than {name} (its data, model or settings "
                     "have changed); delete one of them and run the study again."
                 )
-    teachers: dict[tuple[str, int], str] = {}
-    for what in ("teacher", "difficulty"):
-        teachers |= {(task, seed): name for (task, seed, of), (_, name) in first.items() if of == what}
+    teachers = {  # a run that has a difficulty before one that has none
+        (task, seed): name
+        for what in ("teacher", "difficulty")
+        for (task, seed, of), (_, name) in first.items()
+        if of == what
+    }
     for run, metrics, arrays in read:
         if teachers[run.task, run.seed] == run.name:
             rows += _model(run, metrics, arrays, "teacher")

@@ -1,9 +1,9 @@
 """Which run of a study starts when: one machine's share of the runs, and their order side by side.
 
 Runs of one task and seed share a teacher and a difficulty: they are a unit. A unit stays on one machine
-(`--shard`), and of its runs only one goes until one has ended well and left behind what the others
-reuse; then they go side by side (`--jobs`). The one that goes ahead is the first that needs a
-difficulty, so that the others find it; a loss that uses none does not make it.
+(`--shard`), and only one of its runs is started until one has succeeded and made what the others reuse;
+then they run side by side (`--jobs`). The first is one that needs a difficulty, as the others do not
+make it.
 """
 
 import threading
@@ -46,7 +46,7 @@ def ahead_first(runs: Sequence[Run]) -> list[Run]:
 
 
 def pioneers(runs: Sequence[Run]) -> set[str]:
-    """The names of the run of every unit that goes ahead."""
+    """The names of the runs that are started first, one of every unit."""
     return {run.name for run in {unit(run): run for run in reversed(ahead_first(runs))}.values()}
 
 
@@ -56,8 +56,8 @@ class Schedule:
     def __init__(self, runs: Sequence[Run]) -> None:
         """Begin with the runs that are to be made."""
         self._waiting = list(runs)
-        self._open: set[tuple[str, int]] = set()
-        self._pioneering: set[tuple[str, int]] = set()
+        self._shared: set[tuple[str, int]] = set()
+        self._first: set[tuple[str, int]] = set()
         self.stopped = False
         self._changed = threading.Condition()
 
@@ -68,18 +68,18 @@ class Schedule:
                 run = self._next()
                 if run is not None:
                     self._waiting.remove(run)
-                    if unit(run) not in self._open:
-                        self._pioneering.add(unit(run))
+                    if unit(run) not in self._shared:
+                        self._first.add(unit(run))
                     return run
                 self._changed.wait()
         return None
 
-    def ended(self, run: Run, well: bool) -> None:
-        """Say that a run that was taken has ended; a unit whose run failed sends another ahead."""
+    def ended(self, run: Run, succeeded: bool) -> None:
+        """A run that was taken has ended; after a failure another run of its unit is the first."""
         with self._changed:
-            self._pioneering.discard(unit(run))
-            if well:
-                self._open.add(unit(run))
+            self._first.discard(unit(run))
+            if succeeded:
+                self._shared.add(unit(run))
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -90,7 +90,7 @@ class Schedule:
             self._changed.notify_all()
 
     def _next(self) -> Run | None:
-        closed = self._open | self._pioneering
+        closed = self._shared | self._first
         ahead = (run for run in ahead_first(self._waiting) if unit(run) not in closed)
-        behind = (run for run in self._waiting if unit(run) in self._open)
+        behind = (run for run in self._waiting if unit(run) in self._shared)
         return next(ahead, None) or next(behind, None)

@@ -1,16 +1,8 @@
-"""An embedded inference benchmark with a known shortcut, made by a small grammar of our own.
+"""The embedded benchmark: inference pairs from a small grammar, with lexical overlap as shortcut.
 
-Why: the robustness of a compressed encoder (Du et al. 2023) shows on pairs where a shortcut that
-the training data rewards gives the wrong answer. Public corpora need a download and say nothing
-sure about the difficulty of one sample; here every pair is built from events whose truth is known.
-
-What: English premise/hypothesis pairs, labelled "entailment" or "not_entailment". In training,
-lexical overlap predicts the label of all but a few "conflicting" pairs; the out-of-distribution
-split has high overlap throughout, as HANS does (McCoy et al. 2019), so overlap says nothing there.
-A premise tells one or two events in one of six structures; a hypothesis tells one event. It is
-entailed if and only if it is one of the premise's events, in either voice and up to synonyms.
-Each structure comes with both labels at both overlap levels, and no word gives a label away.
-
+A premise states one or two events in one of six structures; a hypothesis, one event, is entailed if it
+is one of them, in either voice and up to synonyms. In training, overlap predicts the label of all but
+a few "conflicting" pairs; the OOD split has high overlap throughout, as HANS does (McCoy et al. 2019).
 Run: ``python -m compress.synthetic.generator --output_dir data/synthetic [--seed 0]``.
 """
 
@@ -20,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -29,11 +22,11 @@ FIELDS = ("premise", "hypothesis", "label", "structure", "alignment")
 ENTAILED, NOT_ENTAILED = "entailment", "not_entailment"
 ALIGNED, CONFLICTING = "aligned", "conflicting"
 MAX_PAIRS = 200_000
-"""Most pairs one call gives: the rarest kind of pair has a million members in each hash part."""
+"""Most pairs of one call: the rarest kind of pair has a million members in each hash part."""
 
 
 def _forms(text: str) -> tuple[tuple[str, ...], ...]:
-    """Read space-separated meanings, each with its synonymous forms between slashes."""
+    """Meanings, separated by spaces, each with its two synonyms, separated by a slash."""
     return tuple(tuple(meaning.split("/")) for meaning in text.split())
 
 
@@ -78,7 +71,7 @@ class Person:
     adjective: str | None = None
 
     def __str__(self) -> str:
-        """Give the phrase with its article."""
+        """The phrase with its article."""
         return " ".join(filter(None, ("the", self.adjective, self.noun)))
 
 
@@ -91,7 +84,7 @@ class Event:
     patient: Person
 
     def text(self, passive: bool) -> str:
-        """Tell the event as a clause in the given voice."""
+        """The event as a clause."""
         if passive:
             participle = IRREGULAR.get(self.verb, self.verb)
             return f"{self.patient} was {participle} by {self.agent}"
@@ -100,7 +93,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Scene:
-    """A premise, the events that it states, events that it seems to state, the hypothesis voice."""
+    """A premise, the events that it states and only seems to state, and the hypothesis' voice."""
 
     premise: str
     stated: tuple[Event, ...]
@@ -108,20 +101,18 @@ class Scene:
     passive: bool = False
 
     def words(self) -> set[str]:
-        """Give the premise's nouns, adjectives and verbs, the latter as past tenses."""
-        told = (*self.stated, *self.misread)
-        verbs = {event.verb for event in told}
-        people = {person for event in told for person in (event.agent, event.patient)}
-        return verbs | {word for person in people for word in str(person).split()}
+        """The premise's nouns, adjectives, articles and verbs, the latter as past tenses."""
+        events = (*self.stated, *self.misread)
+        return {word for event in events for word in event.text(passive=False).split()}
 
 
 def _draw(rng: Random, lexicon: Sequence[Sequence[str]], count: int) -> list[str]:
-    """Draw ``count`` words of distinct meaning, each in one of its two forms."""
+    """Words of distinct meaning, each in one of its two forms."""
     return [rng.choice(forms) for forms in rng.sample(lexicon, count)]
 
 
 def _cast(rng: Random) -> list[Person]:
-    """Draw three distinct persons, two in ten of them with an adjective of their own."""
+    """Three distinct persons, each with an adjective with probability 0.2."""
     adjectives = _draw(rng, ADJECTIVES, 3)
     return [
         Person(noun, adjective if rng.random() < 0.2 else None)
@@ -130,12 +121,12 @@ def _cast(rng: Random) -> list[Person]:
 
 
 def _place(rng: Random, probability: float) -> str:
-    """Close a premise with a place, or with nothing."""
+    """The end of a premise: a place, or nothing."""
     return f" in the {rng.choice(PLACES)}" if rng.random() < probability else ""
 
 
 def _two_voices(rng: Random, place: float, change: bool) -> Scene:
-    """Tell one event, in the voice of the hypothesis or in the other one."""
+    """One event. place: probability of a place; change: the hypothesis has the other voice."""
     a, b, _ = _cast(rng)
     (verb,) = _draw(rng, VERBS, 1)
     event, passive = Event(a, verb, b), rng.random() < 0.5
@@ -143,20 +134,10 @@ def _two_voices(rng: Random, place: float, change: bool) -> Scene:
     return Scene(premise, (event,), (Event(b, verb, a),), passive != change)
 
 
-def _swap(rng: Random) -> Scene:
-    """Exchange who did it with whom it was done to; the place keeps the pair from being equal."""
-    return _two_voices(rng, 1.0, change=False)
-
-
-def _passive(rng: Random) -> Scene:
-    """Change the voice, with the roles moved rightly or left where they were."""
-    return _two_voices(rng, 0.4, change=True)
-
-
 def _embed(rng: Random, described: str, cast: list[Person], verb: str) -> tuple[str, Event, Event]:
-    """Let the person described act, or be acted on: the premise, its main event and a misreading.
+    """A premise in which `described` is agent or patient, its main event, and a misreading of it.
 
-    ``described`` names the first of ``cast`` by means of the second, who takes no part.
+    described: a phrase for the first of `cast` that names the second, who takes no part.
     """
     a, b, c = cast
     if rng.random() < 0.5:
@@ -166,24 +147,20 @@ def _embed(rng: Random, described: str, cast: list[Person], verb: str) -> tuple[
     return premise + _place(rng, 0.4), stated, misread
 
 
-def _relative_subject(rng: Random) -> Scene:
-    """Describe a person by a clause in which he or she acts."""
+def _relative(rng: Random, subject: bool) -> Scene:
+    """A person described by a clause of which he or she is the subject or the object."""
     a, b, c = _cast(rng)
     inner, outer = _draw(rng, VERBS, 2)
-    premise, stated, misread = _embed(rng, f"{a} that {inner} {b}", [a, b, c], outer)
-    return Scene(premise, (stated, Event(a, inner, b)), (misread, Event(b, inner, a)))
-
-
-def _relative_object(rng: Random) -> Scene:
-    """Describe a person by a clause in which something is done to him or her."""
-    a, b, c = _cast(rng)
-    inner, outer = _draw(rng, VERBS, 2)
-    premise, stated, misread = _embed(rng, f"{a} that {b} {inner}", [a, b, c], outer)
-    return Scene(premise, (stated, Event(b, inner, a)), (misread, Event(a, inner, b)))
+    described = f"{a} that {inner} {b}" if subject else f"{a} that {b} {inner}"
+    premise, stated, misread = _embed(rng, described, [a, b, c], outer)
+    act, reverse = Event(a, inner, b), Event(b, inner, a)
+    if not subject:
+        act, reverse = reverse, act
+    return Scene(premise, (stated, act), (misread, reverse))
 
 
 def _prepositional(rng: Random) -> Scene:
-    """Put a bystander next to the agent or the patient."""
+    """A person who takes no part stands next to the agent or the patient."""
     a, b, c = _cast(rng)
     (verb,) = _draw(rng, VERBS, 1)
     described = f"{a} {rng.choice(PREPOSITIONS)} {b}"
@@ -192,18 +169,17 @@ def _prepositional(rng: Random) -> Scene:
 
 
 def _conjunction(rng: Random) -> Scene:
-    """Join two agents, two patients or two things done."""
+    """Two agents, two patients or two verbs."""
     a, b, c = _cast(rng)
     first, second = _draw(rng, VERBS, 2)
     kind = rng.randrange(3)
+    misread = (Event(a, first, b), Event(b, first, a))
     if kind == 0:
         premise = f"{a} and {b} {first} {c}"
         stated = (Event(a, first, c), Event(b, first, c))
-        misread = (Event(a, first, b), Event(b, first, a))
     elif kind == 1:
         premise = f"{c} {first} {a} and {b}"
         stated = (Event(c, first, a), Event(c, first, b))
-        misread = (Event(a, first, b), Event(b, first, a))
     else:
         premise = f"{a} {first} {b} and {second} {c}"
         stated = (Event(a, first, b), Event(a, second, c))
@@ -212,10 +188,10 @@ def _conjunction(rng: Random) -> Scene:
 
 
 _BUILDERS: dict[str, Callable[[Random], Scene]] = {
-    "swap": _swap,
-    "passive": _passive,
-    "relative_subject": _relative_subject,
-    "relative_object": _relative_object,
+    "swap": partial(_two_voices, place=1.0, change=False),  # a place, so that no pair has equal texts
+    "passive": partial(_two_voices, place=0.4, change=True),
+    "relative_subject": partial(_relative, subject=True),
+    "relative_object": partial(_relative, subject=False),
     "prepositional": _prepositional,
     "conjunction": _conjunction,
 }
@@ -223,7 +199,7 @@ STRUCTURES = tuple(_BUILDERS)
 
 
 def vocabulary() -> list[str]:
-    """Every word that the grammar can write, lower-cased and sorted."""
+    """Every word of the grammar, in lower case, sorted."""
     return sorted({*SYNONYM, *IRREGULAR.values(), *PLACES, *FUNCTION_WORDS, "."})
 
 
@@ -234,7 +210,7 @@ def overlap(premise: str, hypothesis: str) -> float:
 
 
 def _drop_adjectives(event: Event, rng: Random) -> Event:
-    """Leave each adjective out with probability one half; that never adds a claim."""
+    """Each adjective left out with probability 0.5, which never adds a claim."""
 
     def shorten(person: Person) -> Person:
         return replace(person, adjective=None) if rng.random() < 0.5 else person
@@ -243,12 +219,12 @@ def _drop_adjectives(event: Event, rng: Random) -> Event:
 
 
 def _reword(event: Event, used: set[str], entailed: bool, rng: Random) -> Event:
-    """Tell the event in other words, of the same meaning or, in one slot at least, of another.
+    """The event with synonyms; unless entailed, one to three of its slots get another meaning.
 
-    ``used`` holds the premise's words; a foreign word differs from them in meaning and joins them.
-    In half of the cases one slot, unless foreign, keeps its own noun or verb.
+    used: the premise's words; a new word differs from all of them in meaning and is added. In half of
+    the cases one slot, unless it has another meaning, keeps its own noun or verb.
     """
-    foreign = set() if entailed else set(rng.sample(range(3), rng.randint(1, 3)))
+    changed = set() if entailed else set(rng.sample(range(3), rng.randint(1, 3)))
     kept = rng.randrange(6)
 
     def fresh(lexicon: Sequence[Sequence[str]]) -> str:
@@ -257,13 +233,13 @@ def _reword(event: Event, used: set[str], entailed: bool, rng: Random) -> Event:
         return form
 
     def word(slot: int, old: str, lexicon: Sequence[Sequence[str]]) -> str:
-        if slot in foreign:
+        if slot in changed:
             return fresh(lexicon)
         return old if slot == kept else SYNONYM[old]
 
     def person(slot: int, old: Person) -> Person:
         adjective = SYNONYM[old.adjective] if old.adjective else None
-        if slot in foreign:
+        if slot in changed:
             adjective = fresh(ADJECTIVES) if rng.random() < 0.1 else None
         return Person(word(slot, old.noun, NOUNS), adjective)
 
@@ -276,7 +252,7 @@ def _sentence(text: str) -> str:
 
 
 def _pair(structure: str, label: str, alignment: str, rng: Random) -> dict[str, str]:
-    """Build one pair of the kind asked for, with the keys FIELDS."""
+    """One pair with the keys FIELDS."""
     scene = _BUILDERS[structure](rng)
     entailed = label == ENTAILED
     if entailed == (alignment == ALIGNED):
@@ -289,12 +265,12 @@ def _pair(structure: str, label: str, alignment: str, rng: Random) -> dict[str, 
 
 
 def _in_pretraining_part(premise: str, hypothesis: str) -> bool:
-    """Split the space of all pairs in two halves, the same on every machine and for every seed."""
+    """Whether a pair belongs to the half of all pairs, by a hash, that no benchmark draws from."""
     return hashlib.sha256(f"{premise}\t{hypothesis}".encode()).digest()[0] % 2 == 0
 
 
 def _kinds(size: int, conflicting: int) -> Iterator[tuple[str, str, int]]:
-    """Share ``size`` pairs out over (label, alignment, count) so that labels are balanced."""
+    """(label, alignment, count) of `size` pairs with balanced labels."""
     entailed, low = size // 2, conflicting // 2
     yield ENTAILED, ALIGNED, entailed - low
     yield ENTAILED, CONFLICTING, low
@@ -308,7 +284,7 @@ def _sample(
     seen: set[tuple[str, str]],
     pretraining: bool,
 ) -> list[dict[str, str]]:
-    """Draw unseen pairs of the given kinds, structures in turn, from one hash part."""
+    """New pairs of the given kinds, structures in turn, from one hash part; added to `seen`."""
     rows = []
     for label, alignment, count in kinds:
         turns = rng.sample(STRUCTURES, len(STRUCTURES))
@@ -328,24 +304,19 @@ def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 0:
             raise ValueError(f"{name} must be 0 or more pairs, not {size}.")
-    if sum(sizes.values()) > MAX_PAIRS:
-        raise ValueError(
-            f"The grammar gives at most {MAX_PAIRS} pairs at a time, not {sum(sizes.values())}."
-        )
+    if (total := sum(sizes.values())) > MAX_PAIRS:
+        raise ValueError(f"The grammar gives at most {MAX_PAIRS} pairs at a time, not {total}.")
 
 
 def generate(
     seed: int = 0, train: int = 4000, dev: int = 1000, ood: int = 2000, conflicting: float = 0.05
 ) -> dict[str, list[dict[str, str]]]:
-    """Make the benchmark's three splits, keyed "train", "dev" and "ood".
+    """The benchmark's splits "train", "dev" and "ood": rows with the keys FIELDS, no pair twice.
 
-    Sizes are in pairs; ``conflicting`` is the share of train and dev pairs, from 0 to 1, on which
-    overlap misleads. Each row has the keys FIELDS. In ood every pair has high overlap, so its
-    entailed half is aligned and the other half conflicting. No pair occurs twice, in one split or
-    two. A split depends on the seed and, but for avoided repetitions, on nothing but its own size.
+    train, dev, ood: sizes in pairs; conflicting: share of train and dev on which overlap misleads. A
+    split depends on the seed and, but for avoided repetitions, on its own size only.
 
-    Raises ValueError on a negative size, on sizes beyond MAX_PAIRS together, and on a share
-    outside [0, 1].
+    Raises ValueError for a negative size, sizes beyond MAX_PAIRS together, a share outside [0, 1].
     """
     _check_sizes(train=train, dev=dev, ood=ood)
     if not 0 <= conflicting <= 1:
@@ -360,10 +331,9 @@ def generate(
 
 
 def pretraining_pairs(seed: int, n: int) -> list[dict[str, str]]:
-    """Make ``n`` pairs of which half conflict with overlap, none of them in any benchmark.
+    """Rows as in `generate`, half of them conflicting, that no benchmark of any seed holds.
 
-    Rows are as in :func:`generate`. The two draw from disjoint parts of the space of pairs,
-    whatever their seeds. Raises ValueError if ``n`` is negative or beyond MAX_PAIRS.
+    Raises ValueError if `n` is negative or beyond MAX_PAIRS.
     """
     _check_sizes(n=n)
     return _sample(_kinds(n, n // 2), Random(f"pretraining {seed}"), set(), pretraining=True)
@@ -378,15 +348,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dev", type=int, default=1000, help="pairs distributed as in training")
     parser.add_argument("--ood", type=int, default=2000, help="pairs with high overlap throughout")
     parser.add_argument("--conflicting", type=float, default=0.05, help="share in train and dev")
-    args = parser.parse_args(argv)
+    sizes = vars(parser.parse_args(argv))
+    folder = sizes.pop("output_dir")
     try:
-        splits = generate(args.seed, args.train, args.dev, args.ood, args.conflicting)
+        splits = generate(**sizes)
     except ValueError as error:
         parser.error(str(error))
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, rows in splits.items():
         stem = "ood_synthetic" if name == "ood" else name
-        path = args.output_dir / f"{stem}.jsonl"
+        path = folder / f"{stem}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         logger.info("%s: %d pairs", path, len(rows))
 

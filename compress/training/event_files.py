@@ -1,12 +1,14 @@
-"""The event files of a run: where they lie, whose they are, and what of an earlier start goes.
+"""The event files of a run: where they lie, for which artefacts they were written, and which go.
 
-A folder of events belongs to one run and one configuration (`run.json` in it says which). What is
-written again is removed first: the events of a stage when it is trained anew, all of them when the
-configuration has changed. Those of stages that are reused stay, so that each curve has each step once.
+A folder of events belongs to one run. `run.json` in it says for each group of events (those of one
+training, or the final figures) the key of the artefact that they were written for. What is written
+again is removed first; at the start of a run all groups go whose key is not that of one of its
+artefacts. So each curve has each step once, and none is of another configuration.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,69 @@ from deepspeed.monitor.config import CSVConfig
 from deepspeed.monitor.csv_monitor import csvMonitor
 from torch.utils.tensorboard import SummaryWriter
 
-from compress import artefacts
+from compress import artefacts, disk
 from compress.errors import UserError
 
 OWNER = "run.json"
 EVENTS = "events.out.tfevents.*"
 
 
-def claim(block: Mapping[str, Any], kind: str, output_dir: Path, identity: str) -> Path:
-    """The folder for the events of a run, empty of those of another configuration.
+class Folder:
+    """The folder for the events of a run."""
+
+    def __init__(self, path: Path, kind: str, owner: str, key: str) -> None:
+        """kind: `tensorboard` or `csv_monitor`; owner: the run's directory, "" in the run's own.
+
+        key: of the artefact that events are written for; changed while another one is made.
+        """
+        self.path, self.key, self._kind, self._owner = path, key, kind, owner
+        keys = _mark(path).get("keys")
+        self._keys: dict[str, str] = dict(keys) if isinstance(keys, dict) else {}
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Remove all events but those of groups that were written for artefacts of these keys."""
+        with self.writing():
+            self._keys = {group: key for group, key in self._keys.items() if key in keys}
+            kept = {file for group in self._keys for file in self._files(group)}
+            for file in set(_written(self.path)) - kept:
+                file.unlink()
+            self._record()
+
+    def begin(self, group: str) -> None:
+        """Remove the events of a group before it is written, and record for which artefact it is."""
+        for file in self._files(group):
+            file.unlink()
+        self._keys[group] = self.key
+        self._record()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Context around writing events; if the disk refuses, a UserError says how to do without."""
+        try:
+            with disk.writing(self.path):
+                yield
+        except UserError as error:
+            advice = f"; '{self._kind}.enabled' false leaves these events out."
+            raise UserError(str(error).removesuffix(".") + advice) from None
+
+    def _files(self, group: str) -> list[Path]:
+        """The files of a group; "difficulty 0.30" is none of the group "difficulty"."""
+        tables = self.path.glob(f"{group}_*.csv")
+        own = [file for file in tables if not file.stem[len(group) + 1].isdigit()]
+        return [*self.path.glob(f"{EVENTS}.{group}"), *own]
+
+    def _record(self) -> None:
+        about = {"output_dir": self._owner, "keys": self._keys}
+        artefacts.write_json(self.path / OWNER, about)
+
+
+def claim(block: Mapping[str, Any], kind: str, output_dir: Path, key: str) -> Folder:
+    """The folder for the events of a run.
 
     block: `tensorboard` or `csv_monitor` of the configuration, which is `kind`. By default the folder
     lies in the output directory. In a place that the user has named, a folder that another run uses is
-    left alone, and one of this run's name is taken inside it. identity: of the configuration, as
-    `ownership.identity`. Raises UserError if it cannot be made.
+    left alone, and one of this run's name is taken inside it. key: as of `Folder`. Raises UserError if
+    it cannot be made.
     """
     path, job, name = block.get("output_path"), block.get("job_name"), output_dir.absolute().name
     if path:
@@ -36,15 +87,8 @@ def claim(block: Mapping[str, Any], kind: str, output_dir: Path, identity: str) 
         inner = Path(kind, name) if kind == "tensorboard" else Path(kind)
         place, owner = output_dir / (job or inner), ""
     tries = (place, *(place / f"{name}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100)))))
-    try:
-        folder = next(folder for folder in tries if _take(folder, owner))
-        if _mark(folder).get("configuration") not in (None, identity):
-            for file in _written(folder):
-                file.unlink()
-        artefacts.write_json(folder / OWNER, {"output_dir": owner, "configuration": identity})
-    except OSError as error:
-        raise UserError(f"{kind}: events cannot be written to '{place}' ({error}).") from None
-    return folder
+    with Folder(place, kind, owner, key).writing():
+        return Folder(next(folder for folder in tries if _take(folder, owner)), kind, owner, key)
 
 
 def _written(folder: Path) -> list[Path]:
@@ -81,42 +125,47 @@ def group_of(tag: str) -> str:
 
 
 class CsvFiles(csvMonitor):
-    """DeepSpeed's writer of one file a tag; the files of a group go before its first row."""
+    """DeepSpeed's writer of one file a tag."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         """folder: where the files go."""
-        super().__init__(CSVConfig(enabled=True, output_path=str(folder.parent), job_name=folder.name))
+        place = folder.path
+        super().__init__(CSVConfig(enabled=True, output_path=str(place.parent), job_name=place.name))
         self._folder, self._begun = folder, set[str]()
 
     def write_events(self, event_list: Sequence[tuple[str, float, int]]) -> None:
-        """Write (tag, value, step) triples."""
-        for group in sorted({group_of(tag) for tag, _, _ in event_list} - self._begun):
-            self._begun.add(group)
-            for file in self._folder.glob(f"{group}_*.csv"):
-                if not file.stem[len(group) + 1].isdigit():  # of "difficulty 0.30", not of "difficulty"
-                    file.unlink()
-        super().write_events(event_list)
+        """Write (tag, value, step) triples; UserError if the disk refuses."""
+        with self._folder.writing():
+            for group in sorted({group_of(tag) for tag, _, _ in event_list} - self._begun):
+                self._folder.begin(group)
+                self._begun.add(group)
+            super().write_events(event_list)
 
 
 class TensorBoardFiles:
     """One event file for each group of tags, so that a group can be written anew."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         """folder: where the files go."""
         self._folder = folder
         self._writers: dict[str, SummaryWriter] = {}
 
-    def writer(self, group: str) -> SummaryWriter:
-        """The writer of a group; what an earlier start has written of it goes."""
-        if group not in self._writers:
-            for file in self._folder.glob(f"{EVENTS}.{group}"):
-                file.unlink()
-            self._writers[group] = SummaryWriter(str(self._folder), filename_suffix=f".{group}")
-        return self._writers[group]
+    @contextmanager
+    def writer(self, group: str) -> Iterator[SummaryWriter]:
+        """Context: yields the writer of a group, and flushes it; UserError if the disk refuses."""
+        with self._folder.writing():
+            if group not in self._writers:
+                self._folder.begin(group)
+                self._writers[group] = SummaryWriter(
+                    str(self._folder.path), filename_suffix=f".{group}"
+                )
+            yield self._writers[group]
+            self._writers[group].flush()
 
     def write_events(self, event_list: Sequence[tuple[str, float, int]]) -> None:
-        """Write (tag, value, step) triples."""
-        for tag, value, step in event_list:
-            self.writer(group_of(tag)).add_scalar(tag, value, step)
-        for group in {group_of(tag) for tag, _, _ in event_list}:
-            self._writers[group].flush()
+        """Write (tag, value, step) triples; UserError if the disk refuses."""
+        for group in sorted({group_of(tag) for tag, _, _ in event_list}):
+            with self.writer(group) as writer:
+                for tag, value, step in event_list:
+                    if group_of(tag) == group:
+                        writer.add_scalar(tag, value, step)

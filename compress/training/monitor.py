@@ -5,7 +5,8 @@
 
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from compress import disk, ownership, ranks
+from compress import ownership, ranks
 from compress.configuration.config import Config
 from compress.reporting import markdown
 from compress.training import event_files
@@ -54,32 +55,43 @@ class Monitor:
     def __init__(
         self,
         writer: Writer | None = None,
-        tensorboard: Callable[[], SummaryWriter] | None = None,
-        place: Path = Path(),
+        figures: Callable[[], AbstractContextManager[SummaryWriter]] | None = None,
+        folders: Sequence[event_files.Folder] = (),
     ) -> None:
-        """writer: DeepSpeed's monitor; tensorboard: gives the writer for text and histograms.
+        """writer: DeepSpeed's monitor; figures: TensorBoard's writer for texts and histograms.
 
-        place: where they write, for what is said when the disk is full: a UserError of each method.
+        folders: where they write.
         """
-        self._writer, self._figures, self._place = writer, tensorboard, place
+        self._writer, self._figures, self._folders = writer, figures, folders
         self.progress = Progress()
 
-    @property
-    def _tensorboard(self) -> SummaryWriter | None:
-        return None if self._figures is None else self._figures()
+    @contextmanager
+    def making(self, key: str) -> Iterator[None]:
+        """Context around making an artefact of this key: the events written meanwhile are its."""
+        before = [folder.key for folder in self._folders]
+        for folder in self._folders:
+            folder.key = key
+        try:
+            yield
+        finally:
+            for folder, old in zip(self._folders, before, strict=True):
+                folder.key = old
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Remove the events of artefacts that have none of these keys."""
+        for folder in self._folders:
+            folder.keep(keys)
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Write each value as `prefix/name` at a step."""
         if self._writer is not None:
-            with disk.writing(self._place):
-                self._writer.write_events([(f"{prefix}/{n}", v, step) for n, v in values.items()])
+            self._writer.write_events([(f"{prefix}/{n}", v, step) for n, v in values.items()])
 
     def histogram(self, name: str, values: NDArray[np.floating]) -> None:
         """Write a histogram (TensorBoard only)."""
-        if self._tensorboard is not None:
-            with disk.writing(self._place):
-                self._tensorboard.add_histogram(name, values)
-                self._tensorboard.flush()
+        if self._figures is not None:
+            with self._figures() as tensorboard:
+                tensorboard.add_histogram(name, values)
 
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write a table as Markdown text (TensorBoard only)."""
@@ -87,10 +99,9 @@ class Monitor:
 
     def text(self, name: str, markdown: str) -> None:
         """Write a text (TensorBoard only)."""
-        if self._tensorboard is not None:
-            with disk.writing(self._place):
-                self._tensorboard.add_text(name, markdown)
-                self._tensorboard.flush()
+        if self._figures is not None:
+            with self._figures() as tensorboard:
+                tensorboard.add_text(name, markdown)
 
     def results(self, settings: Mapping[str, str | float], figures: Mapping[str, float]) -> None:
         """Write the settings of the run and what it came to, all as hparams of the run itself.
@@ -98,40 +109,35 @@ class Monitor:
         TensorBoard gets no scalars of the figures: single points would stand among the curves. Other
         writers, which have no hparams, get them as last values.
         """
-        with disk.writing(self._place):
-            for kind in ("csv_monitor", "wandb_monitor"):
-                writer = getattr(self._writer, kind, None)
-                if writer is not None and writer.enabled:
-                    writer.write_events([(f"results/{n}", value, 0) for n, value in figures.items()])
-            if (tensorboard := self._tensorboard) is not None:
+        for kind in ("csv_monitor", "wandb_monitor"):
+            writer = getattr(self._writer, kind, None)
+            if writer is not None and writer.enabled:
+                writer.write_events([(f"results/{n}", value, 0) for n, value in figures.items()])
+        if self._figures is not None:
+            with self._figures() as tensorboard:
                 for part in hparams({**settings, **figures}, {}):
                     tensorboard._get_file_writer().add_summary(part)
-                tensorboard.flush()
 
 
 def open_monitor(config: Config, output_dir: Path) -> Monitor:
     """Monitor with the writers that the JSON switches on; see `event_files` for where they write."""
     blocks = {name: config.merged.get(name) or {} for name in ("tensorboard", "csv_monitor", "wandb")}
     blocks = {name: block for name, block in blocks.items() if block.get("enabled")}
-    named = [b["output_path"] for b in blocks.values() if b.get("output_path")]
-    place = Path(named[0]) if named else output_dir
-    with ranks.heeding_main(), disk.writing(place):
+    with ranks.heeding_main():
         if not blocks or not ranks.is_main():
             return Monitor()
-        return _writers(config, blocks, output_dir, place)
+        return _writers(config, blocks, output_dir)
 
 
-def _writers(
-    config: Config, blocks: Mapping[str, Mapping[str, Any]], output_dir: Path, place: Path
-) -> Monitor:
-    identity = ownership.identity(config.merged)
+def _writers(config: Config, blocks: Mapping[str, Mapping[str, Any]], output_dir: Path) -> Monitor:
+    key = ownership.figures_key(config)
     master = MonitorMaster(get_monitor_config({k: v for k, v in blocks.items() if k == "wandb"}))
+    kinds = [kind for kind in ("tensorboard", "csv_monitor") if kind in blocks]
+    folders = {kind: event_files.claim(blocks[kind], kind, output_dir, key) for kind in kinds}
     figures = None
-    if "tensorboard" in blocks:
-        folder = event_files.claim(blocks["tensorboard"], "tensorboard", output_dir, identity)
-        master.tb_monitor = files = event_files.TensorBoardFiles(folder)
+    if "tensorboard" in folders:
+        master.tb_monitor = files = event_files.TensorBoardFiles(folders["tensorboard"])
         figures = partial(files.writer, "figures")
-    if "csv_monitor" in blocks:
-        folder = event_files.claim(blocks["csv_monitor"], "csv_monitor", output_dir, identity)
-        master.csv_monitor = event_files.CsvFiles(folder)
-    return Monitor(master, figures, place)
+    if "csv_monitor" in folders:
+        master.csv_monitor = event_files.CsvFiles(folders["csv_monitor"])
+    return Monitor(master, figures, list(folders.values()))
