@@ -13,8 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from compress import interrupts
 from compress.errors import UserError
+from compress.runtime import interrupts
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,8 +49,9 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once
     sys.path.insert(0, str(Path.cwd()))  # for loss hooks given by dotted path
 
-    from compress import checks, versions
+    from compress import checks
     from compress.configuration import config, machine
+    from compress.runtime import versions
 
     versions.check()
     settings = config.load(options.deepspeed_config, options.overrides)
@@ -58,7 +59,9 @@ def main() -> None:
     config.batch_split(settings, int(os.environ.get("WORLD_SIZE", "1")))
     machine.check(settings)
 
-    from compress import memory, ownership, ranks, run
+    from compress import run
+    from compress.files import ownership
+    from compress.runtime import memory, ranks
     from compress.training import distributed
 
     settings.robust.loss.load()

@@ -23,12 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from compress import interrupts, memory, onnx_export, timing
 from compress.errors import UserError
+from compress.inference import onnx_export, timing
+from compress.inference.timing import Call, forward_call
 from compress.models import directories, encoders, probe
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Model, Timing
-from compress.timing import Call, forward_call
+from compress.runtime import interrupts, memory
 
 RUNTIMES = ("torch", "onnxruntime")
 MOST = {"batch": 2**31 - 1, "length": 2**31 - 1, "threads": 1024, "repeats": 2**31 - 1}

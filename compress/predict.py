@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress import artefacts, interrupts
 from compress.data import checking, reading, tokens
 from compress.data.batches import pad, scoring_batches
 from compress.errors import UserError, nearest
+from compress.files import artefacts
 from compress.models import encoders, model_questions, probe
+from compress.runtime import interrupts
 
 MAX_LENGTH = 128
 COLUMNS = ("premise", "hypothesis")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from compress import artefacts, disk, onnx_export, ownership, ranks, versions
 from compress.compression.resolved import Resolved
 from compress.configuration import schedule
 from compress.configuration.config import Config
@@ -19,7 +18,10 @@ from compress.configuration.used_keys import OURS
 from compress.data import hub, splits, tasks
 from compress.data.splits import TaskData
 from compress.errors import UserError
+from compress.files import artefacts, disk, ownership
+from compress.inference import onnx_export
 from compress.models import encoders, probe
+from compress.runtime import ranks, versions
 from compress.scoring import chance
 from compress.stages import alpha, difficulty, given_models, remaining_work, results, student, teacher
 from compress.stages.context import Context

@@ -5,7 +5,8 @@ import json
 import numpy as np
 from launcher import ROOT
 
-from compress import ownership, versions
+from compress.files import ownership
+from compress.runtime import versions
 from compress.study import plan, result_rows
 
 STUDY = {

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import compress
-from compress.artefacts import MARKER, completed, key, write_json, writing
+from compress.files.artefacts import MARKER, completed, key, write_json, writing
 
 ROOT = Path(compress.__file__).parents[1]
 INPUTS = {"seed": 1, "files": ["a", "b"], "nested": {"x": 0.5, "y": None}}
@@ -85,7 +85,7 @@ def test_a_killed_writer_is_never_taken_for_complete(tmp_path, marked):
     script = f"""
 import os, signal
 from pathlib import Path
-from compress import artefacts
+from compress.files import artefacts
 path = Path({str(tmp_path / "a")!r})
 with artefacts.writing(path, {INPUTS!r}, 0.0) as folder:
     (folder / "data.txt").write_text("half")

@@ -10,8 +10,9 @@ import torch
 from small_models import KEPT, exported, fresh, masked
 
 import compress
-from compress import benchmark, onnx_export, timing
+from compress import benchmark
 from compress.errors import UserError
+from compress.inference import onnx_export, timing
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Timing, short_names
 

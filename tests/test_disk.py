@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from compress import artefacts, disk, errors
-from compress.artefacts import completed, replacing, write_json, writing
+from compress import errors
 from compress.errors import UserError
+from compress.files import artefacts, disk
+from compress.files.artefacts import completed, replacing, write_json, writing
 from compress.training import monitor
 
 INPUTS = {"seed": 1}

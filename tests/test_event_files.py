@@ -9,7 +9,7 @@ from configs import Files, at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from compress.errors import UserError
-from compress.ownership import figures_key
+from compress.files.ownership import figures_key
 from compress.training.monitor import open_monitor
 
 STEPS = (10, 20, 30)

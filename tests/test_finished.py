@@ -11,7 +11,7 @@ from stage_runs import run_of
 
 from compress.configuration.config import build
 from compress.errors import UserError
-from compress.ownership import figures_found, figures_key
+from compress.files.ownership import figures_found, figures_key
 from compress.stages import remaining_work, results
 from compress.stages.partial_input import PartialInput
 from compress.stages.scores import Scores

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 import compress
-from compress import integrity
-from compress.artefacts import MARKER, checked, completed, sweep, temporary_name, writing
+from compress.files import integrity
+from compress.files.artefacts import MARKER, checked, completed, sweep, temporary_name, writing
 
 ROOT = Path(compress.__file__).parents[1]
 INPUTS = {"seed": 1}
@@ -158,7 +158,7 @@ def test_a_marker_of_other_inputs_is_no_damage(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from compress import artefacts
+from compress.files import artefacts
 folder = Path(sys.argv[1])
 file = folder / "x.json"
 with artefacts.writing(folder / "teacher", {}, 0.0) as made, artefacts.replacing(file) as x:

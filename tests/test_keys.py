@@ -10,10 +10,10 @@ from configs import BASE
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from stage_runs import run_of
 
-from compress import artefacts
 from compress.configuration import used_keys
 from compress.configuration.config import build
 from compress.configuration.robust_schema import Root
+from compress.files import artefacts
 from compress.mitigations import MITIGATIONS, USER
 from compress.models import encoders, label_order
 from compress.stages import stage

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress import lock, processes
 from compress.errors import UserError
-from compress.lock import NAME, Lock
+from compress.files import lock, processes
+from compress.files.lock import NAME, Lock
 
 ROOT = Path(compress.__file__).parents[1]
 HOLD = """
 import sys, time
 from pathlib import Path
 from compress.errors import UserError
-from compress.lock import Lock
+from compress.files.lock import Lock
 lock = Lock(Path(sys.argv[1]))
 while not Path(sys.argv[2]).exists():
     time.sleep(0.001)

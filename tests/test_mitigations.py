@@ -10,9 +10,9 @@ import torch
 from launcher import ROOT, launch
 from stage_runs import run_of
 
-from compress import artefacts
 from compress.configuration import config
 from compress.errors import UserError
+from compress.files import artefacts
 from compress.mitigations import MITIGATIONS
 from compress.stages.alpha import Candidate, choose, settle
 

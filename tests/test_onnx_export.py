@@ -15,9 +15,10 @@ from stage_runs import run_of
 from transformers import AutoModelForSequenceClassification, BartConfig, BertConfig
 
 import compress
-from compress import onnx_export, run
+from compress import run
 from compress.configuration.config import build
 from compress.errors import UserError
+from compress.inference import onnx_export
 from compress.models import architectures
 from compress.stages import onnx as onnx_stage
 from compress.stages.stage import Stage, obtain

@@ -7,7 +7,8 @@ import torch
 from tokenizer_models import CONFIGS, made
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compress import onnx_export, predict
+from compress import predict
+from compress.inference import onnx_export
 from compress.models import encoders
 from compress.stages import export
 

@@ -170,7 +170,7 @@ def test_only_the_main_rank_writes_and_all_say_the_same(folder, put, tmp_path, m
     with pytest.raises(UserError) as main:
         read(folder, tmp_path)
     (tmp_path / "overlap.jsonl").unlink()
-    monkeypatch.setattr("compress.ranks.on_main", lambda work: None)
+    monkeypatch.setattr("compress.runtime.ranks.on_main", lambda work: None)
     with pytest.raises(UserError) as other:
         read(folder, tmp_path)
     assert str(main.value) == str(other.value)

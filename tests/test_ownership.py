@@ -8,7 +8,7 @@ import pytest
 from configs import Files
 
 from compress.errors import UserError
-from compress.ownership import KINDS, claim, held
+from compress.files.ownership import KINDS, claim, held
 
 OURS = "robust_compression"
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from configs import Files, at
 
-from compress import memory
 from compress.errors import UserError
+from compress.runtime import memory
 from compress.training import progress as module
 from compress.training.progress import Progress
 from compress.training.workload import Job, Work
@@ -181,7 +181,7 @@ def test_other_errors_are_not_taken_for_it(config):
 
 WAITS = """
 import sys, threading
-from compress import interrupts
+from compress.runtime import interrupts
 interrupts.watch()
 interrupts.set_message(lambda: "interrupted here")
 print("ready", flush=True)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress import ranks
 from compress.errors import UserError
+from compress.runtime import ranks
 
 ROOT = Path(compress.__file__).parents[1]
 TWO = """
 import sys
 import torch.distributed as dist
-from compress import ranks
+from compress.runtime import ranks
 from compress.errors import UserError
 
 dist.init_process_group("gloo")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from compress import ownership
 from compress.configuration import schedule
 from compress.configuration.config import load
 from compress.configuration.merge import RECORD
 from compress.errors import UserError
+from compress.files import ownership
 
 HERE = Path(__file__).parent
 LR, SCORE_LR, STEPS = 3e-4, 0.02, 50

@@ -7,9 +7,9 @@ import pytest
 from configs import BASE, OURS
 from stage_runs import run_of
 
-from compress import provenance, versions
 from compress.configuration.config import build
 from compress.errors import UserError
+from compress.runtime import provenance, versions
 from compress.stages.stage import Stage, find, key_of, obtain
 
 

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from studies import ORIGIN, finish, finished_runs, model, runs_of
 
-from compress import provenance
 from compress.errors import UserError
 from compress.reporting import published_tables, study_tables
+from compress.runtime import provenance
 from compress.study import analysis, result_rows
 
 

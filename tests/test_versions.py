@@ -2,8 +2,8 @@
 
 import pytest
 
-from compress import versions
 from compress.errors import UserError
+from compress.runtime import versions
 
 
 def test_installed_one_is_taken():

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress import ranks
 from compress.data.batches import Columns, Indices, scoring_batches, share
 from compress.microbatch import SampleData
 from compress.mitigations import Mitigation
 from compress.models import architectures
+from compress.runtime import ranks
 
 BATCH = 32
 

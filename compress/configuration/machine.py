@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from compress import disk
 from compress.configuration import engine_table
 from compress.configuration.config import Config
 from compress.configuration.merge import Merge, at
 from compress.errors import UserError
+from compress.files import disk
 
 ACCELERATORS = ("cuda", "cpu", "xpu", "npu", "mps", "hpu", "mlu", "sdaa", "supa")
 """What the pinned DeepSpeed takes for DS_ACCELERATOR (accelerator/real_accelerator.py)."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress import artefacts
 from compress.configuration.merge import RECORD
+from compress.files import artefacts
 
 if TYPE_CHECKING:
     from compress.configuration.config import Config

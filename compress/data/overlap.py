@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress import artefacts, ranks
 from compress.data.checking import Checked
 from compress.errors import UserError
+from compress.files import artefacts
+from compress.runtime import ranks
 
 FILE = "overlap.jsonl"
 """In the output directory: one line for each OOD sample that train holds too."""

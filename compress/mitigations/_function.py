@@ -73,7 +73,7 @@ def _attempt(hook: str, failure: str, function: Function, *arguments: object) ->
     except (KeyboardInterrupt, UserError):
         raise
     except BaseException as error:
-        from compress import memory
+        from compress.runtime import memory
 
         if memory.exhausted(error):
             raise

@@ -45,7 +45,7 @@ class Mitigation(Block, Method):
 
     def inputs(self) -> dict[str, Any]:
         """Its settings, and the checksums of the user's files."""
-        from compress import integrity
+        from compress.files import integrity
 
         sources = [integrity.digest(file) for file in self.files()]
         return {**self.model_dump(by_alias=True), **({"sources": sources} if sources else {})}

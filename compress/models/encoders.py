@@ -23,10 +23,10 @@ from transformers import (
 )
 from transformers.utils import WEIGHTS_NAME
 
-from compress import integrity
 from compress.data import hub
 from compress.data.tasks import Task
 from compress.errors import UserError, first_line
+from compress.files import integrity
 from compress.models import compressed, directories, label_order, loading
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")

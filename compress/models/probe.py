@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from compress import ranks
 from compress.errors import UserError
 from compress.models import encoders, stand_in
 from compress.models.model_questions import SHORT, Fit, Questions, made_up, runs, usable
+from compress.runtime import ranks
 
 Found = TypeVar("Found")
 

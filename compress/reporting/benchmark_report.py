@@ -20,11 +20,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from compress import artefacts
+from compress.files import artefacts
 from compress.reporting import markdown, page, tables
 from compress.reporting.figures import OTHER_COLOURS
 from compress.reporting.numbers import printable
-from compress.versions import installed
+from compress.runtime.versions import installed
 
 FOOTNOTE = (
     "Zeros give no speed-up: a dense kernel multiplies them like any other number, so a model that is "

@@ -16,9 +16,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
-from compress import provenance
 from compress.models import architectures, compressed, directories, encoders
 from compress.reporting import markdown, page, summary
+from compress.runtime import provenance
 
 SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)$|models--([^/]+)$")
 """How the hub's cache names the directory of a model."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
-from compress import artefacts
+from compress.files import artefacts
 from compress.reporting import markdown, numbers
 
 FORMATS = ("percent", "number", "interval", "count", "signed", "megabytes", "significant", "measure")

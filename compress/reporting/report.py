@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from compress import provenance
 from compress.reporting import numbers, page, summary
 from compress.reporting.figures import (
     Subset,
@@ -27,6 +26,7 @@ from compress.reporting.figures import (
 )
 from compress.reporting.numbers import count, number, percent
 from compress.reporting.tables import Column, Table
+from compress.runtime import provenance
 
 _RUN_KEYS = (
     *("task", "seed", "compression", "mitigation", "teacher", "student", "notes", "samples"),

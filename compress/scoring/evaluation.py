@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress import ranks
 from compress.data.batches import Columns, scoring_batches, share
 from compress.data.splits import Split
 from compress.errors import UserError
+from compress.runtime import ranks
 from compress.scoring import chance, metrics
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]

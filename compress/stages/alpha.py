@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from compress import artefacts, ranks, uncertainty
+from compress import uncertainty
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
+from compress.files import artefacts
+from compress.runtime import ranks
 from compress.scoring import evaluation
 from compress.stages import difficulty
 from compress.stages.context import Context, score_exported

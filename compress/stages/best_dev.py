@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from compress import ranks
 from compress.compression.masks import Masks
+from compress.runtime import ranks
 from compress.training.engine import gather_weights
 from compress.training.trainer import Trainer
 

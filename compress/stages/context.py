@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress import ranks
 from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
 from compress.configuration.config import Config
@@ -20,6 +19,7 @@ from compress.data.splits import TaskData
 from compress.methods import Method
 from compress.microbatch import SampleData
 from compress.models import encoders, label_order
+from compress.runtime import ranks
 from compress.scoring import evaluation
 from compress.stages.stage import Artefact
 from compress.training.monitor import Monitor

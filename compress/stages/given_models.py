@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from compress import ranks
 from compress.data import tokens
 from compress.data.splits import TaskData
 from compress.layerwise import layer_map
 from compress.models import encoders
+from compress.runtime import ranks
 from compress.stages.context import Encoder
 
 MOST_UNKNOWN = 0.2

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from compress import timing
 from compress.errors import first_line
+from compress.inference import timing
 from compress.models import encoders
 from compress.reporting import benchmark_report
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress import onnx_export
+from compress.inference import onnx_export
 from compress.stages.context import Context
 from compress.stages.stage import Artefact, Fill, Stage
 from compress.stages.student import Student

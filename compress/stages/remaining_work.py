@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from compress import artefacts
+from compress.files import artefacts
 from compress.stages import difficulty
 from compress.stages.alpha import Alpha
 from compress.stages.context import Context

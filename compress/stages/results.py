@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress import artefacts, ownership, provenance, ranks, uncertainty
+from compress import uncertainty
+from compress.files import artefacts, ownership
 from compress.reporting import card, report, summary
+from compress.runtime import provenance, ranks
 from compress.scoring import bias, chance, evaluation
 from compress.stages import difficulty, events, model_figures, partial_input, scores, shallow
 from compress.stages.context import Context

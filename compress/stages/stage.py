@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress import artefacts, disk, ownership, provenance, ranks
 from compress.configuration import used_keys
 from compress.configuration.config import Config
 from compress.errors import UserError
+from compress.files import artefacts, disk, ownership
+from compress.runtime import provenance, ranks
 
 if TYPE_CHECKING:
     from compress.stages.context import Context

@@ -13,18 +13,20 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import artefacts, ranks, uncertainty
+from compress import uncertainty
 from compress.compression import importance, resolved
 from compress.compression.masks import Masks, Scorer
 from compress.compression.resolved import Resolved
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
+from compress.files import artefacts
 from compress.layerwise.terms import terms_of
 from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
+from compress.runtime import ranks
 from compress.scoring import evaluation
 from compress.stages import difficulty, export, model_figures, shallow
 from compress.stages.best_dev import BestDev

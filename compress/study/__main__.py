@@ -13,9 +13,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from compress import artefacts, provenance, versions
 from compress.errors import UserError, fail
+from compress.files import artefacts
 from compress.reporting import study_report
+from compress.runtime import provenance, versions
 from compress.study import launch, plan, result_rows, run_order
 
 RUNNING = {f"--{key}": key for key in ("shard", "jobs", "processes", "launcher", "list")}

@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from compress import artefacts, disk, ownership, provenance, ranks
 from compress.errors import UserError
+from compress.files import artefacts, disk, ownership
+from compress.runtime import provenance, ranks
 from compress.study.plan import Run
 from compress.study.run_order import Schedule, pioneers
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from compress import artefacts, provenance
 from compress.errors import UserError
+from compress.files import artefacts
+from compress.runtime import provenance
 from compress.study.plan import Run
 
 VERSION = "5"

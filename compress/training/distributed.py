@@ -9,9 +9,9 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from compress import ranks
 from compress.errors import UserError, first_line
-from compress.interrupts import RANK_VARIABLES
+from compress.runtime import ranks
+from compress.runtime.interrupts import RANK_VARIABLES
 from compress.training.monitor import quieten
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import ranks
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.configuration.deepspeed_schema import engine_keys
 from compress.errors import UserError
+from compress.runtime import ranks
 
 NEVER = 1 << 40
 

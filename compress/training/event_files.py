@@ -16,8 +16,8 @@ from deepspeed.monitor.config import CSVConfig
 from deepspeed.monitor.csv_monitor import csvMonitor
 from torch.utils.tensorboard import SummaryWriter
 
-from compress import artefacts, disk
 from compress.errors import UserError
+from compress.files import artefacts, disk
 
 OWNER = "run.json"
 EVENTS = "events.out.tfevents.*"

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from compress import ownership, ranks
 from compress.configuration.config import Config
+from compress.files import ownership
 from compress.reporting import markdown
+from compress.runtime import ranks
 from compress.training import event_files
 from compress.training.progress import Progress
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from torch import Tensor
 from tqdm import tqdm
 
-from compress import memory, ranks
 from compress.configuration.config import Config
+from compress.runtime import memory, ranks
 from compress.training import workload
 from compress.training.workload import Job
 

@@ -19,12 +19,12 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress import memory, ranks
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
 from compress.errors import UserError
 from compress.methods import Method
 from compress.microbatch import Batch, SampleData
+from compress.runtime import memory, ranks
 from compress.training.engine import engine_settings, parameter_groups
 from compress.training.monitor import Monitor
 

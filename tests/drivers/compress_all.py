@@ -18,10 +18,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compress import artefacts, ranks, run
+from compress import run
 from compress.configuration import config
 from compress.errors import UserError
+from compress.files import artefacts
 from compress.models import encoders
+from compress.runtime import ranks
 from compress.stages import difficulty, export
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty

@@ -19,7 +19,7 @@ from transformers import BertConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compress import ranks, run
+from compress import run
 from compress.compression.masks import Masks
 from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
@@ -32,6 +32,7 @@ from compress.methods import Method
 from compress.microbatch import SampleData
 from compress.mitigations import MITIGATIONS
 from compress.models import compressed, encoders
+from compress.runtime import ranks
 from compress.stages import context
 from compress.training import distributed
 from compress.training.engine import gather_weights

@@ -16,8 +16,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from compress import artefacts, disk, processes
 from compress.errors import PATIENCE, UserError, fail
+from compress.files import artefacts, disk, processes
 
 NAME = "run.lock"
 RENEWED = 20.0

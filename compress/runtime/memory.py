@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from compress import ranks
 from compress.configuration.config import Config
 from compress.errors import UserError
+from compress.runtime import ranks
 
 SIGNS = (
     "out of memory",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress import onnx_export
+from compress.inference import onnx_export
 
 Call = Callable[[], object]
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress import versions
+from compress.runtime import versions
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ def now(device: torch.device) -> dict[str, Any]:
     """Of a result that this process has just made; memory: the largest of this process, in bytes."""
     import torch
 
-    from compress import ranks
+    from compress.runtime import ranks
 
     memory = {"host": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
     if device.type == "cuda":

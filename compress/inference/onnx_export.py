@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from compress import disk
 from compress.errors import UserError, first_line
+from compress.files import disk
 from compress.models import encoders, model_questions, probe
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from compress import disk, integrity, processes
-from compress.integrity import MARKER
+from compress.files import disk, integrity, processes
+from compress.files.integrity import MARKER
 
 SUFFIX = ".tmp"
 OUTDATED = 24 * 3600.0

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compress import artefacts, disk, interrupts, ranks
 from compress.configuration import merge, used_keys
 from compress.configuration.config import Config
 from compress.data import sources, tasks
 from compress.errors import UserError
-from compress.lock import Lock
+from compress.files import artefacts, disk
+from compress.files.lock import Lock
+from compress.runtime import interrupts, ranks
 
 KINDS = ("teacher", "difficulty", "first", "partial_input", "shallow", "tokens", "scores")
 """Directories of the cache."""

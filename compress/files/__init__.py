@@ -1,0 +1,1 @@
+"""Files on disk: artefacts, checksums, locks, a full disk, whose an output directory is."""

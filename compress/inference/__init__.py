@@ -1,0 +1,1 @@
+"""Speed and deployment of finished models: ONNX files and timing."""

@@ -1,0 +1,1 @@
+"""The running processes: ranks, Ctrl-C, memory, versions and provenance."""
