@@ -19,12 +19,24 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    file = tmp_path_factory.mktemp("golden") / "found.json"
+    """The facts of all jobs, trained in two processes side by side."""
+    folder = tmp_path_factory.mktemp("golden")
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "tests/drivers/golden_jobs.py"), str(file)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(file.read_text())
+    driver, halves = str(ROOT / "tests/drivers/golden_jobs.py"), (ONE_RANK[0::2], ONE_RANK[1::2])
+    started = [
+        subprocess.Popen(
+            [sys.executable, driver, str(folder / f"{number}.json"), *names],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, names in enumerate(halves)
+    ]
+    errors = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    files = [folder / f"{number}.json" for number in range(2)]
+    return {name: facts for file in files for name, facts in json.loads(file.read_text()).items()}
 
 
 def test_every_job_is_recorded():

@@ -14,9 +14,10 @@ from compress.configuration import used_keys
 from compress.configuration.config import build
 from compress.configuration.robust_schema import Root
 from compress.files import artefacts
+from compress.methods import code_digest
 from compress.mitigations import MITIGATIONS, USER
 from compress.models import encoders, label_order
-from compress.stages import stage
+from compress.stages import stage, student
 from compress.stages.alpha import Alpha
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
@@ -292,6 +293,24 @@ def test_another_number_of_the_numerics_is_another_key(keys_of, monkeypatch):
     before = keys_of(BASE)
     monkeypatch.setattr(artefacts, "NUMERICS", artefacts.NUMERICS + 1)
     assert changed(before, keys_of(BASE)) == STAGES.keys()
+
+
+def test_other_arithmetic_of_a_method_is_another_key_and_another_docstring_is_not(tmp_path):
+    def digest(source):
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.py"
+        file.write_text(source)
+        return code_digest(str(file))
+
+    text = "'One.'\n\nclass Kind:\n    'Two.'\n\n    def loss(self, x):\n        return {} * x\n"
+    plain = digest(text.format(2))
+    assert plain == digest(text.format(2).replace("One", "Three").replace("Two", "Four") + "# five\n")
+    assert plain != digest(text.format(3))
+
+
+def test_the_code_of_every_method_enters_the_key_of_the_student(keys_of, monkeypatch):
+    before = keys_of(BASE)
+    monkeypatch.setattr(student, "code_digest", lambda file: f"other {file}")
+    assert changed(before, keys_of(BASE)) == STUDENT
 
 
 def test_a_stage_is_made_with_its_own_keys_only():

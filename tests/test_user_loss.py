@@ -152,6 +152,9 @@ def test_a_function_of_the_batch_is_tried_and_says_what_it_needs(written):
     tried(hook := written(text))
     assert USER(hook=hook).uses("difficulty")
     assert not USER(hook=written(f"{text}loss.needs = {{'teacher'}}\n")).uses("difficulty")
+    for needs in ("{'dificulty'}", "{'mistakes'}", "'difficulty'"):
+        with pytest.raises(UserError, match=r"needs .*'difficulty' and 'teacher'"):
+            USER(hook=written(f"{text}loss.needs = {needs}\n")).load()
     refused(
         lambda: tried(written(text.replace("divergence", "nothing"))), "AttributeError", "own_hook.py:3"
     )

@@ -32,9 +32,8 @@ def run(own: UserLoss, config: Config, classes: int, device: torch.device) -> No
     alpha = config.robust.uncertainty.alpha
     generator = np.random.default_rng(0)
     teacher = generator.dirichlet(np.ones(classes), SAMPLES).astype(np.float32)
-    known = own.sample_data(
-        teacher, np.linspace(0.5, 1.0, SAMPLES), alpha if isinstance(alpha, float) else 0.0
-    )
+    difficulty = np.linspace(0.5, 1.0, SAMPLES) if own.uses("difficulty") else None
+    known = own.sample_data(teacher, difficulty, alpha if isinstance(alpha, float) else 0.0)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         torch.manual_seed(0)

@@ -79,7 +79,10 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
 
     def load(self) -> None:
         """Import the function."""
-        self.function  # noqa: B018  imports it
+        needs = getattr(self.function, "needs", self.needs)
+        if not isinstance(needs, set | frozenset) or not needs <= self.needs:
+            allowed = " and ".join(f"'{name}'" for name in sorted(self.needs))
+            raise _function.refusal(self.hook, f"has needs {needs!r}; it is a set of {allowed}")
 
     def trial(self, config: Config, classes: int, device: torch.device) -> None:
         """Call the function on random batches as a training does."""

@@ -3,6 +3,7 @@
 Order within a run: layer reduction, then heads and ffn neurons, then single weights.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
 from compress.files import artefacts
 from compress.layerwise.terms import terms_of
-from compress.methods import Run, Shapes
+from compress.methods import Run, Shapes, code_digest
 from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
@@ -86,11 +87,14 @@ class Student(Stage):
         return tuple(needs)
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Facts of a training, and the inputs of the methods, such as the source of a user's loss."""
+        """Facts of a training, and the methods: inputs such as a user's source, and their code."""
         methods = (run.config.robust.loss, *terms_of(run.config.robust.layerwise))
+        kinds: dict[str, type] = {one.name: type(one) for one in methods}
+        kinds |= {block.key: type(block) for block in run.config.compression.active}
         return {
             **run.for_student().training_facts(),
             **{method.name: method.inputs() for method in methods},
+            "code": {name: code_digest(inspect.getfile(kind)) for name, kind in kinds.items()},
         }
 
     def includes(self, label: str) -> bool:

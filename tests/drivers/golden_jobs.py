@@ -1,6 +1,6 @@
 """Train every mechanism for 20 steps in one process and write what is the same on all processors.
 
-    python tests/drivers/golden_jobs.py FILE
+    python tests/drivers/golden_jobs.py FILE [JOB ...]
 
 Jobs are those of side_by_side.py that need one rank; the first is evaluated too. Kept of each: how
 often a scalar was logged, the highest learning rate, the sparsity of each step, the first loss of each
@@ -28,6 +28,7 @@ from compress import run
 from compress.configuration import config
 from compress.training import distributed
 
+ONE_RANK = [name for name, job in JOBS.items() if not job.ranks]
 CHOSEN = ("heads20", "heads40", "heads20_rows50_imp40")
 
 
@@ -81,10 +82,10 @@ def main() -> None:
     device = distributed.start()
     out = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, job in JOBS.items():
-            if not job.ranks:
-                execute(job, Path(folder) / name, device, whole=not out)
-                out[name] = facts(Path(folder) / name, job.compression in CHOSEN)
+        for name in sys.argv[2:] or ONE_RANK:
+            job = JOBS[name]
+            execute(job, Path(folder) / name, device, whole=name == ONE_RANK[0])
+            out[name] = facts(Path(folder) / name, job.compression in CHOSEN)
     distributed.stop()
     lines = [
         f'  "{name}": {{\n'
