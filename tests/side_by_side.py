@@ -71,6 +71,10 @@ JOBS = {
     "zero3-movement": Job("movement40", zero=3, ranks=2),
 }
 
+VARIANTS = ("from-teacher", "quantile", "auto-alpha", "accumulation", "bf16")
+"""Jobs that only this comparison runs: the suite records the mechanisms that they vary."""
+RECORDED = [name for name, job in JOBS.items() if not job.ranks and name not in VARIANTS]
+
 
 def run(code: Path, job: Job, output: Path) -> None:
     """Run a job with the program in `code`; raises CalledProcessError with its last lines shown."""

@@ -2,7 +2,7 @@
 
     python tests/drivers/golden_jobs.py FILE [JOB ...]
 
-Jobs are those of side_by_side.py that need one rank; the first is evaluated too. Kept of each: how
+Jobs are those that side_by_side.py calls RECORDED; the first is evaluated too. Kept of each: how
 often a scalar was logged, the highest learning rate, the sparsity of each step, the first loss of each
 training, numbers of parameters and zeros, a digest of the shapes and zeros of the exported tensors (not
 where heads are chosen by importance: a near tie may fall otherwise), heads and ffn neurons left in all
@@ -22,13 +22,12 @@ from safetensors.numpy import load_file
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from side_by_side import COMMON, JOBS, ROOT, Job
+from side_by_side import COMMON, JOBS, RECORDED, ROOT, Job
 
 from compress import run
 from compress.configuration import config
 from compress.training import distributed
 
-ONE_RANK = [name for name, job in JOBS.items() if not job.ranks]
 CHOSEN = ("heads20", "heads40", "heads20_rows50_imp40")
 
 
@@ -82,9 +81,9 @@ def main() -> None:
     device = distributed.start()
     out = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in sys.argv[2:] or ONE_RANK:
+        for name in sys.argv[2:] or RECORDED:
             job = JOBS[name]
-            execute(job, Path(folder) / name, device, whole=name == ONE_RANK[0])
+            execute(job, Path(folder) / name, device, whole=name == RECORDED[0])
             out[name] = facts(Path(folder) / name, job.compression in CHOSEN)
     distributed.stop()
     lines = [
