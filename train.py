@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from compress.errors import UserError
-from compress.runtime import interrupts
+from compress.runtime import interrupts, versions
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,11 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--export", choices=["onnx"], help="write the student as OUTPUT_DIR/onnx/model.onnx too"
     )
-    parser.add_argument(
-        "--accept_versions",
-        action="store_true",
-        help="reuse what was made with other versions of torch, transformers or deepspeed",
-    )
+    parser.add_argument("--accept_versions", action="store_true", help=versions.ACCEPT)
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     return parser.parse_args(arguments)
 
@@ -51,7 +47,6 @@ def main() -> None:
 
     from compress import checks
     from compress.configuration import config, machine
-    from compress.runtime import versions
 
     versions.check()
     settings = config.load(options.deepspeed_config, options.overrides)

@@ -36,9 +36,8 @@ COMMON = (
     'csv_monitor={"enabled": true}',
     "tensorboard=null",
 )
-UNTOLD = {"seconds", "versions", "keys", "stamp", "device", "reused", "latency", "artefacts"} | {
-    "world_size"
-}
+UNTOLD = {"seconds", "versions", "keys", "stamp", "device", "reused", "latency", "artefacts"}
+UNTOLD |= {"world_size"}
 """Keys of metrics.json that differ between two runs of one program."""
 
 

@@ -10,10 +10,10 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import deepspeed
 from torch import Tensor
+from torch.nn import Linear
 from transformers import PreTrainedModel
 
 from compress.compression import library
@@ -23,7 +23,10 @@ from compress.compression.units import UnitPruner
 from compress.methods import Method, Run
 from compress.models import architectures, compressed
 from compress.models.compressed import Kept, Layer
-from compress.training.engine import gather_weights
+from compress.training.engine import gather_weights, gathered
+
+if TYPE_CHECKING:
+    import deepspeed
 
 Scorer = Callable[[Mapping[str, Tensor]], Importance]
 
@@ -72,16 +75,14 @@ class Masks(Method):
         """`compression_training` for the engine's configuration; empty without a pruner."""
         return library.engine_block(self.pruners)
 
-    def bind(self, engine: deepspeed.DeepSpeedEngine) -> None:
+    def bind(self, engine: "deepspeed.DeepSpeedEngine") -> None:
         """Called once, after the engine is built."""
         library.ready(engine, self.pruners)
         self._engine = engine
         self._weights = partial(gather_weights, engine, everywhere=True)
 
-    def _whole(self, layer: Any) -> AbstractContextManager[None]:  # noqa: ANN401  untyped
-        if self._engine is not None and self._engine.zero_optimization_stage() == 3:
-            return deepspeed.zero.GatheredParameters([layer.weight])
-        return nullcontext()
+    def _whole(self, layer: Linear) -> AbstractContextManager[None]:
+        return nullcontext() if self._engine is None else gathered(self._engine, layer.weight)
 
     def after_step(self, step: int) -> None:
         """Prune where the schedules of `step` say so.

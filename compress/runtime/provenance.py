@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 DECISIVE = ("torch", "transformers", "deepspeed")
-ACCEPT = "reuse what was made with other versions of torch, transformers or deepspeed"
 Origin = Mapping[str, Any]
 
 

@@ -7,6 +7,8 @@ from compress import __version__
 from compress.errors import UserError
 
 DEEPSPEED = "0.19.6"
+ACCEPT = "reuse what was made with other versions of torch, transformers or deepspeed"
+"""What --accept_versions does."""
 PACKAGES = ("deepspeed", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 
 

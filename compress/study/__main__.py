@@ -16,7 +16,7 @@ from pathlib import Path
 from compress.errors import UserError, fail
 from compress.files import artefacts
 from compress.reporting import study_report
-from compress.runtime import provenance, versions
+from compress.runtime import versions
 from compress.study import launch, plan, result_rows, run_order
 
 RUNNING = {f"--{key}": key for key in ("shard", "jobs", "processes", "launcher", "list")}
@@ -37,7 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=_positive, help="runs side by side (1)")
     parser.add_argument("--processes", type=_positive, help="of each run (all GPUs, or 2 on a CPU)")
     parser.add_argument("--launcher", help="more arguments for deepspeed ('--hostfile f')")
-    parser.add_argument("--accept_versions", action="store_true", help=provenance.ACCEPT)
+    parser.add_argument("--accept_versions", action="store_true", help=versions.ACCEPT)
     parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
     parser.add_argument(
         "--report", nargs="+", type=Path, metavar="PARQUET", help="only report these results"

@@ -1,6 +1,7 @@
 """DeepSpeed's engine: its configuration, its groups of parameters, its gathered weights."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import deepspeed
@@ -71,6 +72,15 @@ def engine_settings(
     return settings
 
 
+def gathered(engine: deepspeed.DeepSpeedEngine, parameter: Tensor) -> AbstractContextManager[None]:
+    """Context in which a parameter is whole on every rank; collective under ZeRO 3."""
+    partitioned = engine.zero_optimization_stage() == 3
+    whole: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
+        [parameter], enabled=partitioned
+    )
+    return whole
+
+
 def gather_weights(engine: deepspeed.DeepSpeedEngine, everywhere: bool = False) -> dict[str, Tensor]:
     """Whole weights as float32, and buffers, on the CPU of the main rank, or of all (everywhere).
 
@@ -80,9 +90,8 @@ def gather_weights(engine: deepspeed.DeepSpeedEngine, everywhere: bool = False) 
     """
     weights: dict[str, Tensor] = {}
     keep = everywhere or ranks.is_main()
-    partitioned = engine.zero_optimization_stage() == 3
     for name, parameter in engine.module.named_parameters(remove_duplicate=False):
-        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
+        with gathered(engine, parameter):
             if keep:
                 weights[name] = parameter.detach().float().cpu().clone()
     if keep:

@@ -21,7 +21,6 @@ class LayerReduction(Technique):
 
     key = "layer_reduction"
     order = 10
-    method = ""
 
     enabled: bool
     """Whether layers go at all."""

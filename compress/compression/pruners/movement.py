@@ -34,7 +34,7 @@ class Movement(Magnitude):
 class MovementShared(MagnitudeShared):
     """What holds for all groups of weights."""
 
-    method: Literal["topk"]  # type: ignore[assignment]
+    method: Literal["topk"]  # type: ignore[assignment]  # where l1 has its own
     """topk: the weights of lowest learned scores go (movement pruning)."""
 
 
