@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from compress.configuration.config import Config
     from compress.data.splits import TaskData
     from compress.microbatch import Batch
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,9 +81,8 @@ class Method:
         """What its result depends on; enters the student's key."""
         return {}
 
-    def check(self, shapes: Shapes) -> object:
-        """Raise UserError now for what the training would reject; the result is kept by the caller."""
-        return None
+    def check(self, shapes: Shapes) -> None:
+        """Raise UserError before anything is trained for what the training would reject."""
 
     def attach(self, model: PreTrainedModel, run: Run) -> None:
         """Prepare the model in place, before the engine is built."""
@@ -128,7 +124,7 @@ class Method:
         """Go on where `state_dict()` was taken."""
 
 
-def subclasses_in(package: ModuleType, base: type[T]) -> dict[str, list[type[T]]]:
+def subclasses_in(package: ModuleType, base: type) -> dict[str, list[type[Any]]]:
     """Subclasses of `base` that each module of a package defines; without modules named `_...`."""
     found = {}
     for info in pkgutil.iter_modules(package.__path__):

@@ -6,6 +6,7 @@ carry its masks, moves them along its schedules, and applies them to the gathere
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class PruningState:
     importance: Importance | None = None
 
 
-class Pruner(Method):
+class Pruner(Method, ABC):
     """Masks of one technique on one model; what `resolve` gives has none yet, see `fresh`.
 
     kind: what the masked layer calls them; learned: scores by gradient; cuts: makes layers narrower;
@@ -79,17 +80,17 @@ class Pruner(Method):
         return max(group.schedules[-1].end for group in self.groups.values())
 
     @property
+    @abstractmethod
     def carriers(self) -> dict[str, int | None]:
         """Names of the layers that carry masks, and their entries; None: one a weight."""
-        raise NotImplementedError
 
     def needs_importance(self, step: int) -> bool:
         """Whether heads or neurons are chosen by importance at this step."""
         return False
 
+    @abstractmethod
     def refresh(self, step: int, state: PruningState) -> bool:
         """Prune where the schedule of `step` says so; whether it did."""
-        raise NotImplementedError
 
     def counts(self, remaining: Remaining) -> tuple[float, float]:
         """Pruned single weights and all weights of its layers, among those that are remaining."""

@@ -9,6 +9,7 @@ configuration is reported without loading it.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -50,14 +51,14 @@ class Technique(Block):
     method: ClassVar[str] = ""
 
     @property
+    @abstractmethod
     def active(self) -> bool:
         """Whether it is enabled."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """Its part of the compression's name, such as `imp40`."""
-        raise NotImplementedError
 
     @property
     def removes(self) -> bool:
@@ -177,13 +178,13 @@ class PruningTechnique(Technique):
         """Names of the layers of each group; see `match`."""
         return match(model, {n: g.modules for n, g in self.different_groups.items()}, self.key)
 
+    @abstractmethod
     def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> Pruner:
         """The pruner for this model in a training of `total` optimiser steps; only shapes count.
 
         Raises UserError for a keyword without a layer, groups that share one, a layer of the wrong
         kind, a number that leaves nothing or removes nothing, a schedule that does not fit.
         """
-        raise NotImplementedError
 
 
 def match(

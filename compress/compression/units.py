@@ -6,6 +6,7 @@ cut when the model is exported (`compress.models.compressed`).
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -56,23 +57,23 @@ class UnitPruner(Pruner):
         self.kept: dict[int, tuple[int, ...]] = {}
 
     @staticmethod
+    @abstractmethod
     def related(block: Block) -> tuple[str, ...]:
         """Names of the layers that shrink with the one that carries the mask."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pick(
         self, group: Units, importance: Importance, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
         """Block numbers, and units that stay there when `done` (0 to 1) of the removal is done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self, weights: dict[str, Tensor], block: Block, mask: Tensor) -> None:
         """Zero the weights of the units that are 0 in mask [units], in place."""
-        raise NotImplementedError
 
+    @abstractmethod
     def left(self, block: Block, kept: Tensor) -> Remaining:
         """What the kept units leave of the layers of a block."""
-        raise NotImplementedError
 
     @property
     def numbers(self) -> list[int]:
@@ -204,6 +205,7 @@ class UnitPruning(PruningTechnique):
     def check(self, blocks: Sequence[Block]) -> None:
         """UserError for a number in shared_parameters that is not the model's."""
 
+    @abstractmethod
     def count(
         self, name: str, blocks: Sequence[Block], robust: RobustCompression
     ) -> tuple[int, tuple[int, ...] | None]:
@@ -211,7 +213,6 @@ class UnitPruning(PruningTechnique):
 
         Raises UserError for what leaves nothing or removes nothing.
         """
-        raise NotImplementedError
 
     def takes(self, robust: RobustCompression) -> set[str]:
         """The schedule of heads and neurons; rounds and samples where something is chosen."""

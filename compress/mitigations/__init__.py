@@ -16,7 +16,7 @@ from compress.errors import nearest
 from compress.methods import subclasses_in
 from compress.mitigations._shared import Mitigation, NoLoss
 
-MITIGATIONS = {
+MITIGATIONS: dict[str, type[Mitigation]] = {
     name: block for name, (block,) in subclasses_in(sys.modules[__name__], Mitigation).items()
 }
 """Name of a hook -> its settings and arithmetic."""

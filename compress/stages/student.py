@@ -6,6 +6,7 @@ Order within a run: layer reduction, then heads and ffn neurons, then single wei
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ class Student(Stage):
         trainer.close()
 
         def fill(folder: Path) -> None:
-            small = masks.shrink(masks.finish(dict(weights)), shape)
+            plain = reduce(lambda plain, method: method.finish(plain), methods, dict(weights))
+            small = masks.shrink(plain, shape)
             sparsity = masks.sparsity_of(small)
             length = robust.task.max_length
             export.save(small, own.encoder.tokenizer, length, own.data.task.keep, folder / "model")
@@ -214,8 +216,8 @@ def check(config: Config, model: Path, data: TaskData) -> Resolved:
     encoders.check_weights(model)
     found = resolved.resolve(config, model, len(data.train))
     shapes = Shapes(config, model, found.model.config, found.model, data)
-    for term in terms_of(robust.layerwise):
-        term.check(shapes)
+    for method in (robust.loss, *terms_of(robust.layerwise)):
+        method.check(shapes)
     return found
 
 
