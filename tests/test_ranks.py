@@ -29,7 +29,7 @@ def work(error=None):
     return {"made": ranks.rank()}
 
 def heeded(error, everywhere=False):
-    with ranks.heeding_main():
+    with ranks.sharing_errors():
         if error is not None and (everywhere or ranks.is_main()):
             raise error
 
@@ -81,5 +81,5 @@ def test_a_single_process_has_its_own_error() -> None:
     assert ranks.on_main(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         ranks.on_main(lambda: 1 / 0)
-    with pytest.raises(UserError), ranks.heeding_main():
+    with pytest.raises(UserError), ranks.sharing_errors():
         raise UserError("x")

@@ -58,17 +58,17 @@ def broadcast(value: T) -> T:
 def on_main(work: Callable[[], T]) -> T:
     """What `work` returns on the main rank, which alone calls it, on every rank; any picklable object.
 
-    An error is raised on all ranks, as by `heeding_main`.
+    An error is raised on all ranks, as by `sharing_errors`.
     """
     made = None
-    with heeding_main():
+    with sharing_errors():
         if is_main():
             made = work()
     return broadcast(cast(T, made))
 
 
 @contextmanager
-def heeding_main() -> Iterator[None]:
+def sharing_errors() -> Iterator[None]:
     """Context in which an error of the main rank ends all ranks; all wait at its end.
 
     On the other ranks it is a UserError with the same text, so that none waits for a rank that has

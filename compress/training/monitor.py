@@ -124,7 +124,7 @@ def open_monitor(config: Config, output_dir: Path) -> Monitor:
     """Monitor with the writers that the JSON switches on; see `event_files` for where they write."""
     blocks = {name: config.merged.get(name) or {} for name in ("tensorboard", "csv_monitor", "wandb")}
     blocks = {name: block for name, block in blocks.items() if block.get("enabled")}
-    with ranks.heeding_main():
+    with ranks.sharing_errors():
         if not blocks or not ranks.is_main():
             return Monitor()
         return _writers(config, blocks, output_dir)

@@ -108,7 +108,7 @@ class Trainer:
             method.after_step(self.step)
 
     def _measured(self, values: dict[str, float]) -> None:
-        with ranks.heeding_main():
+        with ranks.sharing_errors():
             self.training.monitor.scalars(self.name, values, self.step)
         self.best |= {name: max(value, self.best.get(name, value)) for name, value in values.items()}
         self.engine.train()
@@ -203,7 +203,7 @@ class Trainer:
         values.update(lr=rate)
         for method in self.training.methods:
             values.update(method.scalars())
-        with ranks.heeding_main():
+        with ranks.sharing_errors():
             self.training.monitor.scalars(self.name, values, self.step)
         return values
 
