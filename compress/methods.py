@@ -11,7 +11,7 @@ import ast
 import hashlib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from compress.configuration.config import Config
@@ -93,6 +93,13 @@ class Method:
 
     def bind(self, engine: Any) -> None:  # noqa: ANN401  deepspeed.DeepSpeedEngine, untyped
         """Called once, after the engine is built."""
+
+    def scores(self) -> Sequence[nn.Parameter]:
+        """Parameters that it adds to the model and that are trained at `score_lr`."""
+        return ()
+
+    def before_step(self) -> None:
+        """Called on all ranks between the last backward pass of an optimiser step and the step."""
 
     def batch_weight(self, batch: Batch) -> Tensor:
         """Weight of each sample, [B], whose mean over the whole batch of all ranks `loss` needs.

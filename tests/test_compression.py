@@ -1,19 +1,13 @@
-"""The seam without an engine: masked and cut models agree, state comes back, layers are copied.
-
-The second half shows the defects of the pinned library that the seam works around.
-"""
+"""Masks without an engine, ours and the library's: masked and cut models agree; layers are copied."""
 
 import copy
 
 import pytest
 import torch
-from deepspeed.compression.basic_layer import LinearLayer_Compress
-from deepspeed.compression.compress import init_compression, redundancy_clean
 from small_models import CONFIGS, IDS
 from transformers import AutoModelForSequenceClassification
 
 from compress.compression.importance import Importance
-from compress.compression.library import ratio_of
 from compress.compression.masks import Masks
 from compress.compression.pruners.heads import Heads
 from compress.compression.pruners.layers import LayerReduction, outside
@@ -23,6 +17,7 @@ from compress.compression.pruners.neurons import Neurons
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.units import Units
 from compress.models import architectures, compressed
+from compress.runtime import versions
 
 END = (PruningSchedule(0.0, 1.0, 0, 4),)
 HALF = (PruningSchedule(0.0, 0.5, 0, 4),)
@@ -60,26 +55,36 @@ def everything(model, learned):
     ]
     heads, neurons = Units(END, (0, 1), keep=3 if learned else 5), Units(END, (0, 1), keep=11)
     weights = Weights(HALF, tuple(names))
-    sparse = Movement if learned else Magnitude
-    pruners = [Heads({"g": heads}), Neurons({"g": neurons}), sparse({"g": weights})]
-    for pruner in pruners:
+    pruners = [Heads({"g": heads}), Neurons({"g": neurons}), Magnitude({"g": weights})]
+    for pruner in pruners[:2]:
         pruner.learned = learned
     return pruners
 
 
-def masked(model, pruners, scorer=scorer):
-    masks = Masks(pruners, scorer)
+def movement(model):
+    """Half of the weights of the attention of both blocks, by learned scores."""
+    names = tuple(name for block in architectures.blocks(model) for name in block.projections)
+    return [Movement({"g": Weights(HALF, names)})]
+
+
+@pytest.fixture(params=["native", "deepspeed"])
+def kind(request):
+    if request.param == "deepspeed" and not versions.has_library():
+        pytest.skip("this release of DeepSpeed has no compression library")
+    return request.param
+
+
+def masked(model, pruners, kind="native", scorer=scorer):
+    masks = Masks(pruners, scorer, kind)
     masks.attach(model)
     return masks
 
 
-def pruned(model, learned):
-    masks = masked(model, everything(model, learned))
-    if learned:
-        generator = torch.Generator().manual_seed(1)
-        for name, parameter in model.named_parameters():
-            if name.endswith("_scores"):
-                parameter.data = torch.randn(parameter.shape, generator=generator)
+def pruned(model, pruners, kind="native"):
+    masks = masked(model, pruners, kind)
+    generator = torch.Generator().manual_seed(1)
+    for score in masks.scores():
+        score.data = torch.randn(score.shape, generator=generator)
     for step in range(5):
         masks.after_step(step)
     return masks
@@ -91,10 +96,10 @@ def logits(model):
 
 
 @pytest.mark.parametrize("learned", [False, True], ids=["chosen", "learned"])
-def test_masked_and_cut_model_agree(model, learned):
+def test_masked_and_cut_model_agree(model, learned, kind):
     shape = copy.deepcopy(model)
     dense = logits(model)
-    masks = pruned(model, learned)
+    masks = pruned(model, everything(model, learned), kind)
     wanted = logits(model)
     assert (wanted - dense).abs().max() > 1e-3
     small = masks.shrink(masks.finish(model.state_dict()), shape).eval()
@@ -104,27 +109,40 @@ def test_masked_and_cut_model_agree(model, learned):
     assert [block.neurons for block in blocks] == [11, 11]
 
 
-def test_nothing_is_pruned_before_the_first_step(model):
-    dense = logits(model)
-    masked(model, everything(model, learned=True))
-    torch.testing.assert_close(logits(model), dense)
+def test_movement_masked_and_finished_model_agree(model, kind):
+    shape = copy.deepcopy(model)
+    masks = pruned(model, movement(model), kind)
+    small = masks.shrink(masks.finish(model.state_dict()), shape).eval()
+    torch.testing.assert_close(logits(small), logits(model), atol=1e-5, rtol=1e-5)
+    assert masks.sparsity() == masks.sparsity_of(small) == 0.5
 
 
 @pytest.mark.parametrize("learned", [False, True], ids=["chosen", "learned"])
-def test_state_brings_the_masks_back(model, learned):
+def test_before_the_first_step_the_model_is_the_plain_one(model, learned):
+    """Bit for bit, and only the planned layers are of another kind."""
+    dense, kinds = logits(model), {name: type(m) for name, m in model.named_modules()}
+    masks = masked(model, everything(model, learned))
+    assert torch.equal(logits(model), dense)
+    planned = {name for p in masks.pruners if p.learned for name in p.carriers}
+    changed = {name for name, m in model.named_modules() if type(m) is not kinds[name]}
+    assert changed == planned
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["chosen", "learned"])
+def test_state_brings_the_masks_back(model, learned, kind):
     other = copy.deepcopy(model)
-    masks = pruned(model, learned)
-    again = masked(other, masks.pruners)
-    again.load_state_dict(masks.state_dict())
+    masks = pruned(model, everything(model, learned), kind)
+    again = masked(other, masks.pruners, kind)
     other.load_state_dict(model.state_dict())
+    again.load_state_dict(masks.state_dict())
     assert torch.equal(logits(other), logits(model))
     assert again.sparsity() == pytest.approx(masks.sparsity())
 
 
-def test_sparsity_holds_among_what_heads_and_rows_leave():
+def test_sparsity_holds_among_what_heads_and_rows_leave(kind):
     model = fresh("bert")
     shape = copy.deepcopy(model)
-    masks = pruned(model, learned=False)
+    masks = pruned(model, everything(model, learned=False), kind)
     small = masks.shrink(masks.finish(model.state_dict()), shape)
     for name in masks.sparse[0].carriers:
         weight = dict(small.named_modules())[name].weight
@@ -141,7 +159,7 @@ def test_removed_heads_stay_removed_over_the_rounds():
         return Importance([torch.rand(4, generator=generator) for _ in range(2)], [])
 
     linear = PruningSchedule(0.0, 1.0, 0, 4, 1, "linear")
-    masks = masked(model, [Heads({"h": Units((linear,), (0, 1), keep=4)})], changing)
+    masks = masked(model, [Heads({"h": Units((linear,), (0, 1), keep=4)})], scorer=changing)
     before = [set(range(4)), set(range(4))]
     for step, left in zip(range(1, 5), (7, 6, 5, 4), strict=True):
         masks.after_step(step)
@@ -154,13 +172,13 @@ def test_removed_heads_stay_removed_over_the_rounds():
 # ------------------------------------------------------------------------------------ layer reduction
 
 
-def reduce_layers(model, layers, others=None):
+def reduce_layers(model, layers, others=None, kind="native"):
     block = LayerReduction(enabled=True, teacher_layer=layers, other_module_name=others)
-    return block.reduced(model, layers)
+    return block.reduced(model, layers, kind)
 
 
-def test_layers_are_copied(model, capfd):
-    student = reduce_layers(model, [1]).eval()
+def test_layers_are_copied(model, kind, capfd):
+    student = reduce_layers(model, [1], kind=kind).eval()
     prefix = architectures.find(model.config).blocks
     source, target = model.state_dict(), student.state_dict()
     for name, value in target.items():
@@ -176,7 +194,7 @@ def test_all_layers_in_order_are_the_model_itself(model):
 def test_uneven_layers_keep_their_sizes():
     model = fresh("bert")
     shape = copy.deepcopy(model)
-    masks = pruned(model, learned=False)
+    masks = pruned(model, everything(model, learned=False))
     small = masks.shrink(masks.finish(model.state_dict()), shape)
     sizes = [(b.heads, b.neurons) for b in architectures.blocks(small)]
     one = reduce_layers(small, [1])
@@ -193,77 +211,3 @@ def test_other_modules_that_are_left_out_are_fresh():
         student.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight
     )
     assert not torch.equal(student.classifier.weight, model.classifier.weight)
-
-
-# ------------------------------------------------------------------------------------ library defects
-
-
-def block(technique, modules, related, **shared):
-    shared = {"enabled": True, "schedule_offset": 0, **shared}
-    group = {"params": {"dense_ratio": 0.5}, "modules": modules, "related_modules": related}
-    return {
-        "compression_training": {
-            technique: {"shared_parameters": shared, "different_groups": {"g": group}}
-        }
-    }
-
-
-def test_library_mixes_up_masks_of_several_keywords():
-    """`redundancy_clean` cuts the columns of the second keyword's layers with the first one's mask."""
-    model = fresh("bert")
-    modules = ["layer.0.intermediate.dense", "layer.1.intermediate.dense"]
-    related = [[r"layer.0.output.dense"], [r"layer.1.output.dense"]]
-    settings = block("row_pruning", modules, related, method="l1")
-    init_compression(model, copy.deepcopy(settings))
-    layers = [dict(model.named_modules())[f"bert.encoder.{name}"] for name in modules]
-    for layer in layers:
-        layer.row_pruning_enabled = True
-    wanted = logits(model)
-    redundancy_clean(model, copy.deepcopy(settings))
-    assert (logits(model) - wanted).abs().max() > 1e-3
-
-
-def test_library_rounds_a_ratio_up():
-    """All but 11 of 12 heads: the library keeps 2, for `1 - 11 / 12` is a little above 1 / 12."""
-    layer = LinearLayer_Compress(24, 24)
-    layer.enable_head_pruning(1 - 11 / 12, "topk", 12)
-    assert layer.get_mask("head").sum() == 2
-    layer.head_pruning_ratio = ratio_of(1, 12)
-    assert layer.get_mask("head").sum() == 1
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 12, 144, 1536, 589824])
-def test_our_ratio_keeps_exactly_what_is_asked(size):
-    for keep in {0, 1, size // 3, size // 2, size - 1, size}:
-        layer = torch.arange(size, dtype=torch.float32)
-        mask = TopK(layer, ratio_of(keep, size))
-        assert int(mask.sum()) == keep
-
-
-def TopK(scores, ratio):  # noqa: N802  the library's name for it
-    from deepspeed.compression.utils import TopKBinarizer
-
-    return TopKBinarizer.apply(scores, ratio, False)
-
-
-def test_library_learns_from_random_scores():
-    """Two layers alike start with different heads switched off, before any training."""
-    torch.manual_seed(0)
-    first, second = LinearLayer_Compress(24, 24), LinearLayer_Compress(24, 24)
-    for layer in (first, second):
-        layer.enable_head_pruning(0.5, "topk", 12)
-    assert not torch.equal(first.get_mask("head"), second.get_mask("head"))
-
-
-def test_library_takes_a_keyword_that_matches_nothing():
-    model = fresh("bert")
-    init_compression(model, block("row_pruning", ["no.such.layer"], [["neither"]], method="l1"))
-
-
-def test_library_configuration_does_not_know_the_new_widths():
-    model = fresh("bert")
-    settings = block("row_pruning", ["intermediate.dense"], [[r"layer.\d.output.dense"]], method="l1")
-    init_compression(model, copy.deepcopy(settings))
-    redundancy_clean(model, copy.deepcopy(settings))
-    assert model.bert.encoder.layer[0].intermediate.dense.out_features == 16
-    assert model.config.intermediate_size == 32

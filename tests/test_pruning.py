@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.compression.pruners.magnitude import magnitude_mask, n_pruned
-from compress.compression.pruning_schedule import PruningSchedule
+from compress.compression.library import magnitude_mask
+from compress.compression.pruning_schedule import PruningSchedule, n_pruned
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 

@@ -8,22 +8,21 @@ what ZeRO 3 has partitioned.
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.nn import Linear
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.compression import library
+from compress.compression import masking
 from compress.compression.importance import Importance
-from compress.compression.pruner import Pruner, PruningState, Remaining
+from compress.compression.masking import Kind, Remaining
+from compress.compression.pruner import Pruner, PruningState
 from compress.compression.units import UnitPruner
 from compress.methods import Method, Run
 from compress.models import architectures, compressed
 from compress.models.compressed import Kept, Layer
-from compress.training.engine import gather_weights, gathered
+from compress.training.engine import gather_weights
 
 if TYPE_CHECKING:
     import deepspeed
@@ -36,8 +35,10 @@ class Masks(Method):
 
     name = "masks"
 
-    def __init__(self, pruners: Iterable[Pruner] = (), scorer: Scorer | None = None) -> None:
-        """pruners: as resolved, in the order of their work.
+    def __init__(
+        self, pruners: Iterable[Pruner] = (), scorer: Scorer | None = None, kind: Kind = "native"
+    ) -> None:
+        """pruners: as resolved, in the order of their work; kind: `robust_compression.masks`.
 
         scorer: measures importance on plain weights, called where a pruner asks for it.
         """
@@ -45,7 +46,8 @@ class Masks(Method):
         self.blocks: list[architectures.Block] = []
         self._scorer = scorer
         self._remaining: Remaining = {}
-        self._engine: deepspeed.DeepSpeedEngine | None = None
+        self._sparsity = 0.0
+        self._masking = masking.choose(kind)
         self._weights: Callable[[], Mapping[str, Tensor]] = dict
 
     @property
@@ -68,35 +70,50 @@ class Masks(Method):
         self.blocks = architectures.blocks(model) if self.units else []
         for pruner in self.pruners:
             pruner.blocks = self.blocks
-        library.prepare(model, self.pruners)
+        self._masking.prepare(model, self.pruners)
         self._weights = model.state_dict
 
     def engine_block(self) -> dict[str, Any]:
-        """`compression_training` for the engine's configuration; empty without a pruner."""
-        return library.engine_block(self.pruners)
+        """`compression_training` for the engine's configuration, where DeepSpeed's library masks."""
+        return self._masking.engine_block(self.pruners)
+
+    def scores(self) -> list[nn.Parameter]:
+        """Learned scores, which are trained at a rate of their own."""
+        return self._masking.scores()
 
     def bind(self, engine: "deepspeed.DeepSpeedEngine") -> None:
         """Called once, after the engine is built."""
-        library.ready(engine, self.pruners)
-        self._engine = engine
+        self._masking.bind(engine)
         self._weights = partial(gather_weights, engine, everywhere=True)
 
-    def _whole(self, layer: Linear) -> AbstractContextManager[None]:
-        return nullcontext() if self._engine is None else gathered(self._engine, layer.weight)
+    def before_step(self) -> None:
+        """Zero the gradients of pruned weights."""
+        self._masking.before_step()
 
     def after_step(self, step: int) -> None:
         """Prune where the schedules of `step` say so.
 
         Runs on all ranks alike: weights and importance are equal there, and so are the masks.
         """
+        self._masking.after_step()
         importance = None
         if any(pruner.needs_importance(step) for pruner in self.pruners):
             assert self._scorer is not None
             importance = self._scorer(self.finish(dict(self._weights())))
+        refreshed = False
         for pruner in self.pruners:
-            state = PruningState(self._whole, self._remaining, importance)
-            if pruner.refresh(step, state) and pruner.cuts:
-                self._find_remaining()
+            if pruner.refresh(step, PruningState(self._remaining, importance)):
+                refreshed = True
+                if pruner.cuts:
+                    self._find_remaining()
+        if refreshed:
+            self._refreshed()
+
+    def _refreshed(self) -> None:
+        self._masking.refresh()
+        counts = [pruner.counts(self._remaining) for pruner in self.sparse]
+        total = sum(count for _, count in counts)
+        self._sparsity = sum(pruned for pruned, _ in counts) / total if total else 0.0
 
     def _find_remaining(self) -> None:
         self._remaining = {k: v for pruner in self.pruners for k, v in pruner.remaining().items()}
@@ -107,9 +124,7 @@ class Masks(Method):
 
     def sparsity(self) -> float:
         """Share of pruned weights among those that heads and neurons leave (0 if none are pruned)."""
-        counts = [pruner.counts(self._remaining) for pruner in self.sparse]
-        total = sum(count for _, count in counts)
-        return sum(pruned for pruned, _ in counts) / total if total else 0.0
+        return self._sparsity
 
     def sparsity_of(self, small: PreTrainedModel) -> float:
         """Share of zeros in the sparse layers of the finished model (0 if none are pruned)."""
@@ -127,6 +142,7 @@ class Masks(Method):
         for pruner in self.pruners:
             pruner.load_state_dict(state[pruner.name])
         self._find_remaining()
+        self._refreshed()
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gathered weights of full size without masks, what is pruned is 0; changes the dictionary."""

@@ -7,11 +7,11 @@ carry its masks, moves them along its schedules, and applies them to the gathere
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from compress.compression.masking import Remaining
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.methods import Method
 
@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compress.compression.importance import Importance
-    from compress.compression.library import LayerMask
+    from compress.compression.masking import LayerMask, WeightMasks
     from compress.models.architectures import Block
-
-Remaining = Mapping[str, "tuple[Tensor | None, Tensor | None]"]
-"""Layer -> indices of its outputs and inputs that the chosen heads and neurons leave (None: all)."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,9 @@ class Planned:
 class PruningState:
     """What a refresh may look at, equal on all ranks.
 
-    whole: context in which a layer's weight is complete (ZeRO 3); remaining: what remains of each
-    layer; importance: of heads and neurons, if any pruner asked for it.
+    remaining: what remains of each layer; importance: of heads and neurons, if any pruner asked for it.
     """
 
-    whole: Callable[[Any], AbstractContextManager[None]]
     remaining: Remaining = field(default_factory=dict)
     importance: Importance | None = None
 
@@ -54,7 +49,8 @@ class Pruner(Method, ABC):
     """Masks of one technique on one model; what `resolve` gives has none yet, see `fresh`.
 
     kind: what the masked layer calls them; learned: scores by gradient; cuts: makes layers narrower;
-    groups: what is pruned together, by name; blocks: of the model; masks: by layer.
+    groups: what is pruned together, by name; blocks: of the model; masks: by layer; weights: the masks
+    of single weights, for a pruner that sets them from magnitudes.
     """
 
     kind: ClassVar[str]
@@ -66,7 +62,8 @@ class Pruner(Method, ABC):
         """Nothing is pruned yet."""
         self.groups = groups
         self.blocks: Sequence[Block] = ()
-        self.masks: dict[str, LayerMask] = {}
+        self.masks: Mapping[str, LayerMask] = {}
+        self.weights: WeightMasks | None = None
 
     def fresh(self) -> Self:
         """The same pruner for another model."""

@@ -32,3 +32,8 @@ class PruningSchedule:
         if step == self.end:
             return True
         return self.begin <= step < self.end and (step - self.begin) % self.stride == 0
+
+
+def n_pruned(size: int, sparsity: float) -> int:
+    """Number of weights removed from a tensor of `size` at this sparsity."""
+    return min(round(size * sparsity), size)

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from compress.compression.pruner import Planned, Pruner, PruningState, Remaining
+from compress.compression.masking import Remaining
+from compress.compression.pruner import Planned, Pruner, PruningState
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import Group, Patterns, PruningTechnique, Schedule, match
 from compress.errors import UserError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from compress.compression.importance import Importance
-    from compress.compression.library import LayerMask
+    from compress.compression.masking import LayerMask
     from compress.configuration.robust_schema import RobustCompression
     from compress.models.architectures import Block
 
@@ -143,14 +144,13 @@ class UnitPruner(Pruner):
         """Put back what `state_dict` gave."""
         super().load_state_dict(state)
         for number in () if self.learned else self.numbers:
-            mask = self.mask(number).value.flatten()
-            self.kept[number] = tuple(mask.nonzero().flatten().tolist())
+            self.kept[number] = tuple(self.mask(number).state().nonzero().flatten().tolist())
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Zero what belongs to removed units, in place; `kept` says what is left."""
         for number in self.numbers:
             block = self.blocks[number]
-            mask = self.mask(number).take(weights, getattr(block, self.carrier)).view(-1)
+            mask = self.mask(number).take(weights).view(-1)
             self.kept[number] = tuple(mask.nonzero().flatten().tolist())
             self.remove(weights, block, mask)
         return weights

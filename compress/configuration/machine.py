@@ -16,6 +16,7 @@ from compress.configuration.config import Config
 from compress.configuration.merge import Merge, at
 from compress.errors import UserError
 from compress.files import disk
+from compress.runtime import versions
 
 ACCELERATORS = ("cuda", "cpu", "xpu", "npu", "mps", "hpu", "mlu", "sdaa", "supa")
 """What the pinned DeepSpeed takes for DS_ACCELERATOR (accelerator/real_accelerator.py)."""
@@ -33,6 +34,13 @@ def check(config: Config) -> None:
             if lacking is not None:
                 raise engine_table.refusal(merge, found, lacking)
     _memory(config, merge)
+    if config.robust.masks == "deepspeed" and not versions.has_library():
+        release = versions.installed("deepspeed")
+        raise merge.error(
+            "robust_compression.masks",
+            f"is 'deepspeed', but deepspeed {release} has no compression library; set it to 'native' "
+            f"or run: pip install deepspeed=={versions.DEEPSPEED[0]}",
+        )
     for block in ("offload_optimizer", "offload_param"):
         _nvme(merge, block)
     for monitor in ("tensorboard", "csv_monitor"):

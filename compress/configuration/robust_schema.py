@@ -133,6 +133,10 @@ class RobustCompression(Block):
     student: StudentBlock = StudentBlock()
     pruning: PruningBlock = PruningBlock()
     structured: StructuredBlock = StructuredBlock()
+    masks: Literal["native", "deepspeed"] = "native"
+    """What masks the weights and copies layers. native: this program, with every supported release of
+    DeepSpeed. deepspeed: DeepSpeed's compression library, which 0.19.6 is the last release to have; the
+    students are the same."""
     score_lr: Annotated[float, Field(gt=0)] = 0.01
     """Learning rate of learned pruning scores (method topk). Sanh et al. (2020) use 0.01."""
     uncertainty: UncertaintyBlock = UncertaintyBlock()

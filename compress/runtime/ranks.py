@@ -120,3 +120,12 @@ def all_sum(values: NDArray[np.floating]) -> NDArray[np.float64]:
     tensor = torch.as_tensor(local).to(_device())
     dist.all_reduce(tensor)
     return tensor.cpu().numpy()
+
+
+def sum_counts(counts: torch.Tensor) -> torch.Tensor:
+    """Sum of int64 counts over the ranks, on every rank, on the device of `counts`."""
+    if world_size() == 1:
+        return counts
+    total = counts.to(_device())
+    dist.all_reduce(total)
+    return total.to(counts.device)

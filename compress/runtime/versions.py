@@ -1,12 +1,15 @@
-"""Versions of everything that a result depends on, and the one that is required."""
+"""Versions of everything that a result depends on, and those that are taken."""
 
+import importlib.util
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from compress import __version__
 from compress.errors import UserError
 
-DEEPSPEED = "0.19.6"
+DEEPSPEED = ("0.19.6", "0.19.8")
+"""Releases that every test runs with; the first is the last that has the compression library."""
 ACCEPT = "reuse what was made with other versions of torch, transformers or deepspeed"
 """What --accept_versions does."""
 PACKAGES = ("deepspeed", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
@@ -21,13 +24,23 @@ def installed(package: str) -> str | None:
 
 
 def check() -> None:
-    """Raise UserError unless the last DeepSpeed with the compression library is installed."""
+    """Raise UserError unless a release of DeepSpeed is installed that this program is tested with."""
     found = installed("deepspeed")
-    if found is None or found.split("+")[0] != DEEPSPEED:
+    if found is None or found.split("+")[0] not in DEEPSPEED:
         raise UserError(
-            f"deepspeed {found or '(none)'} is installed, but {DEEPSPEED} is needed, the last release "
-            f"with the compression library; run: pip install deepspeed=={DEEPSPEED}"
+            f"deepspeed {found or '(none)'} is installed, but this program is tested with "
+            f"{' and '.join(DEEPSPEED)} only; run: pip install deepspeed=={DEEPSPEED[0]}"
         )
+
+
+def has_library() -> bool:
+    """Whether the installed DeepSpeed has the compression library; does not import it.
+
+    Later releases keep a stub named deepspeed.compression (upstream PR #8490).
+    """
+    spec = importlib.util.find_spec("deepspeed")
+    places = (spec.submodule_search_locations or []) if spec else []
+    return any((Path(place) / "compression" / "compress.py").is_file() for place in places)
 
 
 def report() -> dict[str, str]:

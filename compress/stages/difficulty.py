@@ -48,7 +48,7 @@ class Difficulty(Stage):
     def reads(self, config: Config) -> tuple[str, ...]:
         """Keys of any training, and of the sub-networks."""
         keys = ("protocol", "sparsities", "init_from", "epochs")
-        return (*TRAINING, *(f"{OURS}.uncertainty.{key}" for key in keys))
+        return (*TRAINING, f"{OURS}.masks", *(f"{OURS}.uncertainty.{key}" for key in keys))
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
         """The teacher if the sub-networks start from it."""
@@ -158,7 +158,8 @@ def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trai
         stride = max(1, (half - begin) // UPDATES_PER_LEVEL)
         schedules.append(PruningSchedule(before, target, begin, half, stride))
     layers = _linear_layers(model)
-    masks = Masks([Magnitude({"blocks": Weights(tuple(schedules), tuple(layers))})])
+    pruner = Magnitude({"blocks": Weights(tuple(schedules), tuple(layers))})
+    masks = Masks([pruner], kind=context.config.robust.masks)
     masks.attach(model)
     name = "difficulty" if len(targets) > 1 else f"difficulty {targets[0]:.2f}"
     trainer = new_trainer(name, context, model, [masks, Vanilla()], epochs)

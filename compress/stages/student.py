@@ -41,7 +41,7 @@ from compress.stages.teacher import Teacher
 from compress.training.engine import gather_weights
 from compress.training.trainer import Trainer
 
-BLOCKS = ("pruning", "structured", "score_lr", "loss", "layerwise")
+BLOCKS = ("pruning", "structured", "masks", "score_lr", "loss", "layerwise")
 """Keys of `robust_compression` that say how the student is compressed and trained."""
 STUDENT_KEYS = ("model", "init_from", "epochs", "keep")
 
@@ -112,7 +112,7 @@ class Student(Stage):
         known = _known(run, made)
         model = _start(own, start)
         shape = encoders.fresh(model)
-        masks = Masks(run.resolved.pruners, _scorer(own, shape, known))
+        masks = Masks(run.resolved.pruners, _scorer(own, shape, known), robust.masks)
         methods = [masks, robust.loss, *terms_of(robust.layerwise)]
         for method in methods:
             method.attach(model, Run(run.config, start, own.data.labels, own.device))
@@ -154,7 +154,9 @@ def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
     from_teacher = context.config.robust.student.init_from == "teacher"
     model = start_model(context, teacher_model if from_teacher else context.encoder.model)
     reduction, layers = context.config.compression.layers, context.resolved.layers
-    return model if reduction is None or layers is None else reduction.reduced(model, layers)
+    if reduction is None or layers is None:
+        return model
+    return reduction.reduced(model, layers, context.config.robust.masks)
 
 
 def _scorer(context: Context, shape: PreTrainedModel, known: SampleData) -> Scorer:
@@ -183,7 +185,7 @@ def _logits(
     """Logits [N, C] of the masked model on the first dev samples, in float32.
 
     Those of the engine, unless it computes in lower precision or has gone on since (earlier): then of a
-    masked model in float32 with the gathered weights, on the main rank.
+    model of full size in float32 with the gathered weights, 0 where pruned, on the main rank.
     """
     torch.set_float32_matmul_precision("highest")  # TF32, if the environment switched it on
     dev, classes = context.columns["dev"].head(export.SAMPLES), len(context.data.labels)
@@ -192,11 +194,8 @@ def _logits(
         return evaluation.logits(trainer.forward, dev, export.SAMPLES, classes, context.device)
 
     def alone() -> NDArray[np.float64]:
-        model = encoders.fresh(shape)
-        again = Masks(masks.pruners)
-        again.attach(model)
-        again.load_state_dict(masks.state_dict())
-        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        model, plain = encoders.fresh(shape), masks.finish(dict(weights))
+        model.load_state_dict({name: plain[name] for name in model.state_dict()})
         forward = evaluation.model_forward(model, context.device)
         return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
 

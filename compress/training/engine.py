@@ -6,7 +6,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.configuration import schedule
@@ -16,22 +16,24 @@ from compress.errors import UserError
 from compress.runtime import ranks
 
 NEVER = 1 << 40
+RACING = "0.19.6"
 
 
-def parameter_groups(model: PreTrainedModel, config: Config) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: PreTrainedModel, config: Config, scores: Sequence[nn.Parameter]
+) -> list[dict[str, Any]]:
     """Parameters in groups: weight decay on matrices, none on biases and normalisation.
 
-    Learned pruning scores, if there are any, are a third group with a learning rate of their own.
+    scores: learned pruning scores, a third group with a learning rate of their own.
     Groups without parameters are left out, as the engine does.
     """
     decay = config.deepspeed.optimizer.params.weight_decay
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    scores = [p for name, p in named if name.endswith("_scores")]
-    others = [p for name, p in named if not name.endswith("_scores")]
+    learned = {id(score) for score in scores}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in learned]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
-        {"params": scores, "weight_decay": 0.0, "lr": config.robust.score_lr},
+        {"params": list(scores), "weight_decay": 0.0, "lr": config.robust.score_lr},
     ]
     return [group for group in groups if group["params"]]
 
@@ -42,9 +44,9 @@ def engine_settings(
     """DeepSpeed's configuration with every value filled in and its own printing off.
 
     groups: of `parameter_groups`; one with a rate of its own gets its own peak in the schedule. Under
-    ZeRO 3 on the CPU no parameter persists: the pinned release waits only for the last of several gloo
-    operations, so that weights were NaN at times (upstream PR #8539). Raises UserError if the user asks
-    for it.
+    ZeRO 3 on the CPU no parameter persists with 0.19.6: that release waits only for the last of several
+    gloo operations, so that weights were NaN at times (upstream PR #8539). Raises UserError if the user
+    asks for it.
     """
     settings = engine_keys(schedule.settled(config.merged))
     settings.update(
@@ -52,11 +54,11 @@ def engine_settings(
         gradient_accumulation_steps=accumulation,
         steps_per_print=NEVER,
     )
-    if config.deepspeed.zero_optimization.stage == 3 and torch.distributed.get_backend() == "gloo":
+    if config.deepspeed.zero_optimization.stage == 3 and _races():
         if config.deepspeed.zero_optimization.stage3_param_persistence_threshold:
             raise UserError(
                 "zero_optimization.stage3_param_persistence_threshold must be 0 or absent on the CPU: "
-                "this release of DeepSpeed races there (upstream PR #8539)."
+                f"DeepSpeed {RACING} races there (upstream PR #8539); 0.19.8 does not."
             )
         zero = {**settings["zero_optimization"], "stage3_param_persistence_threshold": 0}
         settings["zero_optimization"] = zero
@@ -70,6 +72,12 @@ def engine_settings(
             params["warmup_max_lr"] = [group.get("lr", peak) for group in groups]
         settings["scheduler"] = {**scheduler, "params": params}
     return settings
+
+
+def _races() -> bool:
+    """Whether gathering persistent parameters under ZeRO 3 races (upstream PR #8539)."""
+    racing = deepspeed.__version__.split("+")[0] == RACING
+    return racing and torch.distributed.get_backend() == "gloo"
 
 
 def gathered(engine: deepspeed.DeepSpeedEngine, parameter: Tensor) -> AbstractContextManager[None]:

@@ -68,7 +68,8 @@ class Trainer:
         self.step = 0
         self.best: dict[str, float] = {}
         self._micro, self.accumulation = batch_split(config, ranks.world_size())
-        groups = parameter_groups(training.model, config)
+        scores = [score for method in training.methods for score in method.scores()]
+        groups = parameter_groups(training.model, config, scores)
         split = (self._micro, self.accumulation)
         settings = engine_settings(config, self.total_steps, *split, groups)
         for method in training.methods:
@@ -140,6 +141,9 @@ class Trainer:
                 share_of_batch = ranks.world_size() * self.accumulation / len(batch)
                 loss = (per_sample * valid).sum() * share_of_batch
                 self.engine.backward(loss)
+                if turn == self.accumulation - 1:
+                    for method in self.training.methods:
+                        method.before_step()
                 self.engine.step()
                 with torch.no_grad():
                     terms = part.parts() | part.watched

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from compress.compression.pruner import Remaining
+from compress.compression.masking import Remaining
 from compress.compression.technique import Ratio, exactly, something
 from compress.compression.units import (
     UnitGroup,

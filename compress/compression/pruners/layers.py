@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from compress.compression.masking import Kind
+
 
 class LayerReduction(Technique):
     """Whole layers go: the student's layers are copies of those that are named."""
@@ -85,7 +87,7 @@ class LayerReduction(Technique):
     def check_others(self, model: PreTrainedModel) -> None:
         """UserError unless the modules to copy are there and lie outside the Transformer blocks.
 
-        The library copies parameters by position: a module that holds the blocks would undo the choice.
+        A module that holds the blocks would undo the choice.
         """
         from compress.models import architectures
 
@@ -98,18 +100,43 @@ class LayerReduction(Technique):
                     f"{path}.other_module_name: '{name}' holds layers; name modules outside '{prefix}'."
                 )
 
-    def reduced(self, source: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    def reduced(
+        self, source: PreTrainedModel, layers: Sequence[int], masks: Kind = "native"
+    ) -> PreTrainedModel:
         """A student whose blocks are copies of these blocks of `source`, everything else copied too.
 
-        layers: of `kept`. Modules outside the blocks that other_module_name leaves out are fresh.
+        layers: of `kept`; masks: `robust_compression.masks`. Modules outside the blocks that
+        other_module_name leaves out are fresh.
         """
-        from compress.compression import library
         from compress.models import architectures, compressed
 
         student = compressed.build(compressed.reduced(source.config, layers))
         others = outside(source) if self.other_module_name is None else self.other_module_name
-        library.copy_layers(student, source, architectures.find(source.config).blocks, layers, others)
+        prefix = architectures.find(source.config).blocks
+        if masks == "deepspeed":
+            from compress.compression import library
+
+            library.copy_layers(student, source, prefix, layers, others)
+        else:
+            copy_by_name(student, source, prefix, layers, others)
         return student
+
+
+def copy_by_name(
+    student: PreTrainedModel,
+    source: PreTrainedModel,
+    prefix: str,
+    layers: Sequence[int],
+    others: Sequence[str],
+) -> None:
+    """Copy blocks of `source` by number into the student's, in place, and modules by name.
+
+    prefix: name of the list of blocks in both models. Parameters and buffers are found by their names,
+    so that a block that lacks one (ModernBERT's first has no norm) gets no other's.
+    """
+    pairs = [(f"{prefix}.{new}", f"{prefix}.{old}") for new, old in enumerate(layers)]
+    for new, old in [*pairs, *((name, name) for name in others)]:
+        student.get_submodule(new).load_state_dict(source.get_submodule(old).state_dict())
 
 
 def outside(model: PreTrainedModel) -> list[str]:

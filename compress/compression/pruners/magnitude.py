@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compress.compression.pruner import Planned, Pruner, PruningState, Remaining
+from compress.compression.masking import Remaining
+from compress.compression.pruner import Planned, Pruner, PruningState
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import Group, PruningTechnique, Schedule, Share
 from compress.configuration.blocks import Count
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from compress.compression.masking import WeightMasks
     from compress.configuration.robust_schema import RobustCompression
 
 
@@ -46,32 +48,35 @@ class Magnitude(Pruner):
     def refresh(self, step: int, state: PruningState) -> bool:
         """Prune where the schedule of `step` says so; whether it did."""
         due = [g for g in self.groups.values() if g.schedule(step).refresh_at(step)]
-        for group in due:
-            for name in group.layers:
-                self.prune(name, group.schedule(step).sparsity(step), state)
+        targets = {name: g.schedule(step).sparsity(step) for g in due for name in g.layers}
+        if targets:
+            self.prune(targets, state)
         return bool(due)
 
-    def prune(self, name: str, sparsity: float, state: PruningState) -> None:
-        """Bring a layer to this sparsity."""
-        mask, remaining = self.masks[name], state.remaining.get(name, (None, None))
-        with state.whole(mask.layer):
-            mask.set(_refreshed(mask.layer.weight.detach(), mask.value, sparsity, *remaining))
+    def prune(self, targets: Mapping[str, float], state: PruningState) -> None:
+        """Bring layers to these sparsities."""
+        self._weights.prune(targets, state.remaining)
 
     def counts(self, remaining: Remaining) -> tuple[float, float]:
         """Pruned weights and all weights of the layers, among those that heads and neurons leave."""
-        pruned = total = 0.0
-        for name, mask in self.masks.items():
-            left = _select(mask.value, *remaining.get(name, (None, None)))
-            pruned += left.numel() - float(left.float().sum())
-            total += left.numel()
-        return pruned, total
+        return self._weights.counts(remaining)
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Zero the pruned weights in place."""
-        for name, mask in self.masks.items():
-            weight = weights[f"{name}.weight"]
-            weights[f"{name}.weight"] = weight * mask.take(weights, name).to(weight)
-        return weights
+        return self._weights.finish(weights)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Masks by layer, bool on the CPU, of what this rank owns."""
+        return self._weights.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self._weights.load(state)
+
+    @property
+    def _weights(self) -> WeightMasks:
+        assert self.weights is not None, "the model has no masks yet"
+        return self.weights
 
 
 class WeightGroup(Group):
@@ -123,52 +128,3 @@ class MagnitudePruning(PruningTechnique):
             schedule = PruningSchedule(0.0, target, begin, end, stride, pruning.curve)
             groups[name] = Weights((schedule,), tuple(layers))
         return self.pruner(groups)
-
-
-def n_pruned(size: int, sparsity: float) -> int:
-    """Number of weights removed from a tensor of `size` at this sparsity."""
-    return min(round(size * sparsity), size)
-
-
-def magnitude_mask(weight: Tensor, mask: Tensor | None, sparsity: float) -> Tensor:
-    """Mask that removes the lowest-magnitude weights and keeps removed what `mask` removed.
-
-    weight, mask: same shape, mask 0/1; exactly `n_pruned` entries of the result are 0 (or more, if
-    the old mask has more). Ties go to the lower index, so every rank decides alike.
-    """
-    flat = weight.detach().float().abs().flatten()
-    if mask is not None:
-        flat = flat.masked_fill(mask.flatten() == 0, -1.0)
-    count = n_pruned(flat.numel(), sparsity)
-    new = flat.new_ones(flat.shape)
-    if count:
-        threshold = flat.kthvalue(count).values
-        below = flat < threshold
-        ties = (flat == threshold).nonzero().flatten()
-        new[below] = 0
-        new[ties[: count - int(below.sum())]] = 0
-    if mask is not None:
-        new *= mask.flatten()
-    return new.view(weight.shape).to(weight.dtype)
-
-
-def _select(matrix: Tensor, outputs: Tensor | None, inputs: Tensor | None) -> Tensor:
-    matrix = matrix if outputs is None else matrix[outputs.to(matrix.device)]
-    return matrix if inputs is None else matrix[:, inputs.to(matrix.device)]
-
-
-def _refreshed(
-    weight: Tensor, mask: Tensor, sparsity: float, outputs: Tensor | None, inputs: Tensor | None
-) -> Tensor:
-    """The mask with `sparsity` among the remaining outputs and inputs; the rest of it stays."""
-    import torch
-
-    weight = _select(weight, outputs, inputs).contiguous()
-    new = magnitude_mask(weight, _select(mask, outputs, inputs), sparsity)
-    if outputs is None and inputs is None:
-        return new
-    whole = mask.clone()
-    rows = torch.arange(mask.shape[0]) if outputs is None else outputs
-    columns = torch.arange(mask.shape[1]) if inputs is None else inputs
-    whole[rows[:, None].to(mask.device), columns[None, :].to(mask.device)] = new
-    return whole

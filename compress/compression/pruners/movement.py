@@ -6,12 +6,16 @@ start at 0 with nothing pruned, and the share that stays follows the schedule at
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from compress.compression.pruner import PruningState, Remaining
+from compress.compression.masking import Remaining
+from compress.compression.pruner import PruningState
 from compress.compression.pruners.magnitude import Magnitude, MagnitudePruning, MagnitudeShared
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compress.configuration.robust_schema import RobustCompression
 
 
@@ -21,14 +25,31 @@ class Movement(Magnitude):
     name = "movement"
     learned = True
 
-    def prune(self, name: str, sparsity: float, state: PruningState) -> None:
-        """Let fewer weights of a layer stay."""
-        self.masks[name].keep(round((1 - sparsity) * self.masks[name].size))
+    def prune(self, targets: Mapping[str, float], state: PruningState) -> None:
+        """Let fewer weights of each layer stay."""
+        for name, sparsity in targets.items():
+            self.masks[name].keep(round((1 - sparsity) * self.masks[name].size))
 
     def counts(self, remaining: Remaining) -> tuple[float, float]:
         """Pruned weights and all weights of the layers."""
         total = float(sum(mask.size for mask in self.masks.values()))
         return total - sum(mask.count for mask in self.masks.values()), total
+
+    def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Zero the pruned weights in place."""
+        for name, mask in self.masks.items():
+            weight = weights[f"{name}.weight"]
+            weights[f"{name}.weight"] = weight * mask.take(weights).to(weight)
+        return weights
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """How many weights of each layer stay."""
+        return {name: mask.state() for name, mask in self.masks.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        for name, mask in self.masks.items():
+            mask.load(state[name])
 
 
 class MovementShared(MagnitudeShared):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from compress.compression.pruner import Remaining
+from compress.compression.masking import Remaining
 from compress.compression.technique import Share, something
 from compress.compression.units import UnitGroup, UnitPruner, UnitPruning, Units, units_left
 from compress.errors import UserError

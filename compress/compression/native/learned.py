@@ -1,0 +1,181 @@
+"""Learned scores: a linear layer that multiplies its weight by a mask of the highest scores.
+
+The straight-through estimator (Bengio et al. 2013; Sanh et al. 2020, Sec. 4): the mask is a step of the
+scores in the forward pass, and the identity in the backward pass, so that the gradient of a score is
+that of its mask entry, pruned or not. The gradient of a pruned weight is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.compression.masking import LayerMask
+
+NAME = "mask_scores"
+
+
+class Selection:
+    """Which scores stay, between two optimiser steps: all above a threshold, and the first that tie.
+
+    On a CPU the threshold is looked for near the last one, so that no step sorts all scores.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known."""
+        self._threshold: Tensor | None = None
+        self._end: Tensor | None = None
+        self._count = -1
+        self._near = (0.0, 0.0)
+
+    def forget(self) -> None:
+        """The scores have changed."""
+        self._threshold = None
+
+    def mask(self, scores: Tensor, count: int) -> Tensor:
+        """The highest `count` scores, of equal ones the first: bool of the shape of `scores`."""
+        if count >= scores.numel():
+            return torch.ones_like(scores, dtype=torch.bool)
+        if count <= 0:
+            return torch.zeros_like(scores, dtype=torch.bool)
+        flat = scores.detach().flatten()
+        if self._threshold is None or self._count != count:
+            self._count = count
+            if flat.device.type == "cpu":
+                self._find_near(flat, count)
+            else:
+                self._find(flat, count)
+        assert self._threshold is not None
+        kept = flat >= self._threshold
+        if self._end is not None:
+            late = torch.arange(len(flat), device=flat.device) >= self._end
+            kept &= ~((flat == self._threshold) & late)
+        return kept.view(scores.shape)
+
+    def _find(self, flat: Tensor, count: int) -> None:
+        """Set the threshold, and the position from which on ties do not stay; all on the device."""
+        self._threshold = flat.sort(descending=True).values[count - 1]
+        wanted = count - (flat > self._threshold).sum()
+        self._end = torch.searchsorted((flat == self._threshold).cumsum(0), wanted + 1)
+
+    def _find_near(self, flat: Tensor, count: int) -> None:
+        """The same, in what lies between the bounds of the last search; no end if all ties stay."""
+        low, high = self._near
+        inside, above = flat[(flat >= low) & (flat <= high)], int((flat > high).sum())
+        if not above < count <= above + len(inside):
+            inside, above = flat, 0
+        threshold = inside.kthvalue(len(inside) - (count - above) + 1).values
+        wanted = count - above - int((inside > threshold).sum())
+        self._threshold, self._end = threshold, None
+        if int((inside == threshold).sum()) > wanted:
+            self._end = (flat == threshold).nonzero().flatten()[wanted]
+        moved = abs(float(threshold) - (low + high) / 2)
+        reach = max(2 * moved, (high - low) / 4)
+        self._near = (float(threshold) - reach, float(threshold) + reach)
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer whose weight (and bias, for neurons) is multiplied by the mask of its scores.
+
+    mask_scores: [O, I] for weights, [O, 1] for neurons, [1, H] for heads; count: how many stay.
+    """
+
+    mask_scores: nn.Parameter
+
+    def __init__(self, linear: nn.Linear, shape: tuple[int, int]) -> None:
+        """Take the parameters of a layer; scores are 0."""
+        given = (linear.in_features, linear.out_features, linear.bias is not None)
+        super().__init__(*given, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        zeros = torch.zeros(*shape, dtype=linear.weight.dtype, device=linear.weight.device)
+        self.mask_scores = nn.Parameter(zeros)
+        self.count = zeros.numel()
+        self.selection = Selection()
+        self.train(linear.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Outputs [..., O] of inputs [..., I]."""
+        output: Tensor = _Masked.apply(input, self.weight, self.bias, self.mask_scores, self)
+        return output
+
+    def masks(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Masks that fit the weight, bool, and the bias, [O] (None: it stays)."""
+        mask = self.selection.mask(scores, self.count)
+        rows, columns = mask.shape
+        if rows == 1:
+            return mask.repeat_interleave(self.in_features // columns, dim=1), None
+        return mask, mask.view(-1) if columns == 1 else None
+
+
+class _Masked(torch.autograd.Function):
+    """The layer's product; saves no masked copy of the weight for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # noqa: ANN401  of autograd
+        """arguments: input [..., I], weight [O, I], bias [O] or None, scores, layer."""
+        inputs, weight, bias, scores, layer = arguments
+        ctx.save_for_backward(inputs, weight, bias, scores)
+        ctx.layer = layer
+        mask, rows = layer.masks(scores)
+        masked = bias if bias is None or rows is None else bias * rows
+        return nn.functional.linear(inputs, weight * mask, masked)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401  of autograd
+        """Gradients of input, weight, bias and scores."""
+        [gradient] = gradients
+        inputs, weight, bias, scores = ctx.saved_tensors
+        mask, rows = ctx.layer.masks(scores)
+        to_input = None
+        if ctx.needs_input_grad[0]:
+            to_input = (gradient @ (weight * mask).to(gradient.dtype)).to(inputs.dtype)
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        given = inputs.reshape(-1, inputs.shape[-1]).to(gradient.dtype)
+        dense = (flat.t() @ given).to(weight.dtype)
+        dense_bias = None if bias is None else flat.sum(dim=0).to(bias.dtype)
+        to_scores = _folded(dense * weight, scores.shape)
+        if dense_bias is not None and rows is not None:
+            to_scores = to_scores + (dense_bias * bias)[:, None]
+            dense_bias = dense_bias * rows
+        return to_input, dense * mask, dense_bias, to_scores, None
+
+
+def _folded(values: Tensor, shape: torch.Size) -> Tensor:
+    """Sum of [O, I] over what shares a score."""
+    if shape == values.shape:
+        return values
+    if shape[0] == 1:
+        return values.t().reshape(shape[1], -1).sum(dim=1)[None, :]
+    return values.sum(dim=1, keepdim=True)
+
+
+class LearnedMask(LayerMask):
+    """The scores of one masked layer."""
+
+    def __init__(self, name: str, layer: MaskedLinear) -> None:
+        """name: of the layer in the model."""
+        self._name, self.layer = name, layer
+        self.size = self.count = layer.count
+
+    def choose(self, units: Iterable[int]) -> None:
+        """Learned scores are not chosen."""
+        raise TypeError("units with learned scores follow their scores")
+
+    def keep(self, count: int) -> None:
+        """Let the highest `count` entries stay."""
+        self.count = self.layer.count = count
+
+    def state(self) -> Tensor:
+        """How many stay."""
+        return torch.tensor(self.count)
+
+    def load(self, state: Tensor) -> None:
+        """Put back what `state` gave."""
+        self.keep(int(state))
+
+    def take(self, weights: dict[str, Tensor]) -> Tensor:
+        """The final mask, from gathered weights; scores are taken out of them."""
+        return Selection().mask(weights.pop(f"{self._name}.{NAME}"), self.count)
