@@ -20,7 +20,7 @@ from deepspeed.compression.utils import TopKBinarizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.compression.masking import LayerMask, Masking, Remaining, WeightMasks
+from compress.compression.masking import LayerMask, Masking, Remaining, Target, WeightMasks
 from compress.compression.pruner import Pruner
 from compress.compression.pruning_schedule import n_pruned
 from compress.compression.technique import exactly
@@ -111,12 +111,12 @@ class LibraryWeights(WeightMasks):
         """masks: by layer."""
         self._masks, self._masking = masks, masking
 
-    def prune(self, targets: Mapping[str, float], remaining: Remaining) -> None:
-        """Bring layers to these sparsities; what is pruned stays pruned. Called on all ranks alike."""
-        for name, sparsity in targets.items():
+    def prune(self, targets: Mapping[str, Target], remaining: Remaining) -> None:
+        """Bring layers to their sparsities; what is pruned stays pruned. Called on all ranks alike."""
+        for name, target in targets.items():
             mask, left = self._masks[name], remaining.get(name, (None, None))
             with self._masking.whole(mask.layer.weight):
-                mask.set(_refreshed(mask.layer.weight.detach(), mask.value, sparsity, *left))
+                mask.set(_refreshed(mask.layer.weight.detach(), mask.value, target.sparsity, *left))
 
     def counts(self, remaining: Remaining) -> tuple[float, float]:
         """Pruned and all weights among those that are remaining."""

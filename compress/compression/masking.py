@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 Kind = Literal["native", "deepspeed"]
 Remaining = Mapping[str, "tuple[Tensor | None, Tensor | None]"]
 """Layer -> indices of its outputs and inputs that the chosen heads and neurons leave (None: all)."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a layer is brought to: a share of pruned weights.
+
+    pattern: (n, m): at most m - n of m neighbouring inputs of an output go, so that n or more stay.
+    """
+
+    sparsity: float
+    pattern: tuple[int, int] | None = None
 
 
 class LayerMask(ABC):
@@ -55,8 +67,8 @@ class WeightMasks(ABC):
     """The masks of single weights of several layers, set from magnitudes."""
 
     @abstractmethod
-    def prune(self, targets: Mapping[str, float], remaining: Remaining) -> None:
-        """Bring layers to these sparsities; what is pruned stays pruned. Called on all ranks alike."""
+    def prune(self, targets: Mapping[str, Target], remaining: Remaining) -> None:
+        """Bring layers to their targets; what is pruned stays pruned. Called on all ranks alike."""
 
     @abstractmethod
     def counts(self, remaining: Remaining) -> tuple[float, float]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress.compression.pruner import Pruner
+from compress.compression.pruners.magnitude import Magnitude
 from compress.configuration.config import Config, training_steps
 from compress.errors import UserError
-from compress.models import compressed, encoders
+from compress.models import architectures, compressed, encoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,6 +52,7 @@ def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Prune
     total = training_steps(config, samples, epochs)
     found = tuple(block.resolve(model, config.robust, total) for block in config.compression.pruning)
     _check_order(found)
+    _check_patterns(config, model, found)
     return found
 
 
@@ -71,3 +73,26 @@ def _check_order(found: tuple[Pruner, ...]) -> None:
                 f"rows are gone at step {cutting}; raise robust_compression.pruning.end or lower "
                 "robust_compression.structured.end."
             )
+
+
+def _check_patterns(config: Config, model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:
+    """A pattern must still be there when the inputs of heads and ffn neurons that go are cut out."""
+    groups = {n: g for p in found if isinstance(p, Magnitude) for n, g in p.groups.items() if g.pattern}
+    if not groups:
+        return
+    path = f"compression_training.sparse_pruning.different_groups.{next(iter(groups))}"
+    if config.robust.masks == "deepspeed":
+        raise UserError(
+            f"{path}: DeepSpeed's library has no pattern; set robust_compression.masks to 'native'."
+        )
+    cutting = {pruner.name for pruner in found if pruner.cuts}
+    if "neurons" in cutting:
+        raise UserError(
+            f"{path}: the pattern is lost where row_pruning cuts inputs; use one of the two in a run."
+        )
+    neighbours = max(group.pattern[1] for group in groups.values() if group.pattern)
+    if "heads" in cutting and any(b.head_size % neighbours for b in architectures.blocks(model)):
+        raise UserError(
+            f"{path}: the pattern is lost where head_pruning cuts inputs, because the size of a head "
+            f"is no multiple of {neighbours}; use one of the two in a run."
+        )

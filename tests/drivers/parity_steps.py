@@ -3,8 +3,8 @@
     deepspeed tests/drivers/parity_steps.py OUTPUT MODEL SPEC
 
 SPEC: JSON of {"kinds": [...], "stage", "steps", "set": [...], "jobs": {name: {"file": name in
-ds_configs/compression, "set": [...]}}}. The main rank writes OUTPUT/<name>-<kind>.json: the loss of each
-step, the size of each exported tensor with digests of its values and zeros, what is kept of each layer.
+ds_configs/compression, "set": [...]}}}. The main rank writes OUTPUT/<name>-<kind>.json: the loss of
+each step, the size of each exported tensor, digests of its values and zeros, what each layer keeps.
 """
 
 import hashlib
@@ -72,7 +72,8 @@ def make_ties_stable() -> None:
 
 
 def digest(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()[:16]
+    value = tensor if tensor.dtype == torch.bool else tensor + 0.0  # no negative zeros
+    return hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def one(base: Context, steps: int) -> dict:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from compress.compression.masking import Remaining, WeightMasks
-from compress.compression.native import selection
+from compress.compression.masking import Remaining, Target, WeightMasks
+from compress.compression.native import patterns, selection
 from compress.compression.native.shards import Shard
 from compress.compression.native.zeroing import Zeroing
 from compress.compression.pruning_schedule import n_pruned
@@ -25,18 +25,22 @@ class ZeroedWeights(WeightMasks):
         """layers: names of linear layers whose weights `zeroing` has."""
         self._zeroing, self._layers = zeroing, tuple(layers)
 
-    def prune(self, targets: Mapping[str, float], remaining: Remaining) -> None:
-        """Bring layers to these sparsities; what is pruned stays pruned. Collective from ZeRO 1 on."""
+    def prune(self, targets: Mapping[str, Target], remaining: Remaining) -> None:
+        """Bring layers to their targets; what is pruned stays pruned. Collective from ZeRO 1 on."""
         for layers in self._portions(list(targets)):
             shards = [self._shard(layer) for layer in layers]
             open_ = [self._open(layer, remaining) for layer in layers]
             gone = self._summed([~free & left for free, left in open_])
             sizes = [size(s.shape, remaining.get(n)) for n, s in zip(layers, shards, strict=True)]
             counts = [
-                max(0, n_pruned(full, targets[layer]) - already)
+                max(0, n_pruned(full, targets[layer].sparsity) - already)
                 for layer, full, already in zip(layers, sizes, gone, strict=True)
             ]
-            free = [unpruned & left for unpruned, left in open_]
+            allowed = self._allowed(layers, targets)
+            free = [
+                unpruned & left if rule is None else unpruned & left & rule
+                for (unpruned, left), rule in zip(open_, allowed, strict=True)
+            ]
             keys = [
                 selection.magnitude_bits(shard.master[mask], shard.precision)
                 for shard, mask in zip(shards, free, strict=True)
@@ -45,6 +49,23 @@ class ZeroedWeights(WeightMasks):
             for layer, mask, lowest in zip(layers, free, found, strict=True):
                 entries = torch.zeros_like(mask).masked_scatter_(mask, lowest)
                 self._zeroing.prune(weight_of(layer), entries)
+
+    def _allowed(self, layers: Sequence[str], targets: Mapping[str, Target]) -> list[Tensor | None]:
+        """What may go of this rank's shards under their patterns, bool [length]; None: everything."""
+        found = dict[str, Tensor]()
+        kinds = {targets[layer].pattern for layer in layers}
+        for pattern in sorted(kind for kind in kinds if kind is not None):
+            named = [layer for layer in layers if targets[layer].pattern == pattern]
+            parts = [self._shard(layer) for layer in named]
+            keys = []
+            for layer, shard in zip(named, parts, strict=True):
+                bits = selection.magnitude_bits(shard.master, shard.precision)
+                pruned = self._zeroing.pruned.get(weight_of(layer))
+                keys.append(bits if pruned is None else bits.masked_fill(pruned, -1))
+            starts = [shard.start for shard in parts]
+            masks = patterns.candidates(keys, starts, pattern, self._divided)
+            found |= dict(zip(named, masks, strict=True))
+        return [found.get(layer) for layer in layers]
 
     def counts(self, remaining: Remaining) -> tuple[float, float]:
         """Pruned and all weights among those that are remaining, over all ranks; collective."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from compress.compression.masking import Remaining
+from compress.compression.masking import Remaining, Target
 from compress.compression.pruner import PruningState
-from compress.compression.pruners.magnitude import Magnitude, MagnitudePruning, MagnitudeShared
+from compress.compression.pruners.magnitude import Magnitude, MagnitudePruning, SparseShared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +25,10 @@ class Movement(Magnitude):
     name = "movement"
     learned = True
 
-    def prune(self, targets: Mapping[str, float], state: PruningState) -> None:
+    def prune(self, targets: Mapping[str, Target], state: PruningState) -> None:
         """Let fewer weights of each layer stay."""
-        for name, sparsity in targets.items():
-            self.masks[name].keep(round((1 - sparsity) * self.masks[name].size))
+        for name, target in targets.items():
+            self.masks[name].keep(round((1 - target.sparsity) * self.masks[name].size))
 
     def counts(self, remaining: Remaining) -> tuple[float, float]:
         """Pruned weights and all weights of the layers."""
@@ -52,10 +52,10 @@ class Movement(Magnitude):
             mask.load(state[name])
 
 
-class MovementShared(MagnitudeShared):
+class MovementShared(SparseShared):
     """What holds for all groups of weights."""
 
-    method: Literal["topk"]  # type: ignore[assignment]  # where l1 has its own
+    method: Literal["topk"]
     """topk: the weights of lowest learned scores go (movement pruning)."""
 
 
@@ -66,7 +66,7 @@ class MovementPruning(MagnitudePruning):
     word = "movement"
     pruner = Movement
 
-    shared_parameters: MovementShared
+    shared_parameters: MovementShared  # type: ignore[assignment]  # where l1 has its own
 
     @property
     def chooses(self) -> str:
