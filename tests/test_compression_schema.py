@@ -87,7 +87,8 @@ PRUNING = [block for block in techniques() if issubclass(block, PruningTechnique
 @pytest.mark.parametrize("technique", PRUNING, ids=lambda block: f"{block.key}-{block.method}")
 def test_keys_are_the_librarys_and_ours(technique):
     shared = technique.model_fields["shared_parameters"].annotation.model_fields
-    assert set(shared) == SHARED[technique.key] | OURS["shared"]
+    pattern = {"pattern"} if technique.method == "l1" else set()
+    assert set(shared) == SHARED[technique.key] | OURS["shared"] | pattern
     group = get_args(technique.model_fields["different_groups"].annotation)[1].model_fields
     assert set(group) == GROUPS.get(technique.key, GROUP | {c.DIFFERENT_GROUPS_RELATED_MODULE_SCOPE})
     more = OURS["params"] if technique.key == "head_pruning" else set()

@@ -38,7 +38,10 @@ def check(root: Root, merge: Merge) -> None:
     """
     blocks = root.compression_training or CompressionTraining()
     for key, why in chain(
-        _pruners(root, blocks, merge), _robust(root, blocks), _schedule(root, blocks)
+        _pruners(root, blocks, merge),
+        _robust(root, blocks),
+        _masks(root, blocks),
+        _schedule(root, blocks),
     ):
         if merge.given(key):
             raise merge.error(key, why)
@@ -113,6 +116,31 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
     yield from ((f"robust_compression.{key}", why) for key, (holds, why) in cases.items() if holds)
     if bf16 and bf16.enabled and fp16 and fp16.enabled:
         yield "fp16", "and bf16 exclude each other"
+
+
+def _masks(root: Root, blocks: CompressionTraining) -> Cases:
+    """What takes the weights that are held at 0, or their gradients, out of reach."""
+    robust, zero = root.robust_compression, root.zero_optimization
+    difficulty = robust.loss.user_code is not None or robust.loss.uses("difficulty")
+    held = any(not block.learned for block in blocks.pruning) or difficulty
+    if not (blocks.active or difficulty):
+        yield "robust_compression.masks", "has no effect: nothing is pruned and no layers go"
+    if robust.masks != "native" or not held:
+        return
+    optimizer, parameters = zero.offload_optimizer, zero.offload_param
+    for key, block in (("offload_optimizer", optimizer), ("offload_param", parameters)):
+        if block is not None and block.device == "nvme":
+            yield (
+                f"zero_optimization.{key}.device",
+                "is nvme, where the weights that pruning holds at 0 cannot be reached; set it to cpu",
+            )
+    offloaded = optimizer is not None and optimizer.device == "cpu"
+    if zero.stage in (1, 2) and offloaded and root.gradient_clipping:
+        yield (
+            "gradient_clipping",
+            "counts pruned weights under ZeRO 1 and 2 with offload_optimizer; remove one of them or "
+            "set zero_optimization.stage to 3",
+        )
 
 
 def _schedule(root: Root, blocks: CompressionTraining) -> Cases:

@@ -1,7 +1,8 @@
 """The table of DeepSpeed's keys, `engine_keys.toml`: which take effect, at which stage and device.
 
-Cases that depend on the machine (`device`, `lacking`) are left to `compress.configuration.machine`,
-because a configuration may be read on another machine than the one it runs on.
+Cases that depend on the machine (`device`, `lacking`, `releases`) are left to
+`compress.configuration.machine`, because a configuration may be read on another machine than the one it
+runs on.
 """
 
 import tomllib
@@ -33,11 +34,12 @@ class Case(BaseModel):
     absent: str = "never"
     device: str | None = None
     lacking: str | None = None
+    releases: list[str] = []
 
     @property
     def of_machine(self) -> bool:
         """Whether it depends on the machine."""
-        return self.device is not None or self.lacking is not None
+        return bool(self.device or self.lacking or self.releases)
 
 
 class Row(BaseModel):

@@ -29,7 +29,7 @@ def check(config: Config) -> None:
     device()
     for found in engine_table.holding(merge):
         case = found.case
-        if case.of_machine and case.device in (None, device()):
+        if case.of_machine and case.device in (None, device()) and _concerned(case.releases):
             lacking = LACKING[case.lacking]() if case.lacking else ""
             if lacking is not None:
                 raise engine_table.refusal(merge, found, lacking)
@@ -68,6 +68,12 @@ def device() -> str:
     others = [name for name in ("xpu", "mps") if getattr(torch, name).is_available()]
     plugins = [n for n in ("npu", "mlu", "sdaa", "supa") if importlib.util.find_spec(f"torch_{n}")]
     return (others + plugins + ["cpu"])[0]
+
+
+def _concerned(releases: list[str]) -> bool:
+    """Whether the installed DeepSpeed is among these releases; all are, if none is named."""
+    found = versions.installed("deepspeed") or ""
+    return not releases or found.split("+")[0] in releases
 
 
 def _float16() -> str | None:

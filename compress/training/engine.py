@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.configuration.deepspeed_schema import engine_keys
-from compress.errors import UserError
 from compress.runtime import ranks
 
 NEVER = 1 << 40
@@ -55,11 +54,6 @@ def engine_settings(
         steps_per_print=NEVER,
     )
     if config.deepspeed.zero_optimization.stage == 3 and _races():
-        if config.deepspeed.zero_optimization.stage3_param_persistence_threshold:
-            raise UserError(
-                "zero_optimization.stage3_param_persistence_threshold must be 0 or absent on the CPU: "
-                f"DeepSpeed {RACING} races there (upstream PR #8539); 0.19.8 does not."
-            )
         zero = {**settings["zero_optimization"], "stage3_param_persistence_threshold": 0}
         settings["zero_optimization"] = zero
     scheduler = schedule.resolve(config, total_steps)
