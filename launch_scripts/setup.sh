@@ -30,6 +30,21 @@ if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$wanted" ]; then
   echo "$wanted" > "$VENV/installed"
 fi
 
+# beside FOLDER FILE: enter a further environment that sees the packages of this one, less those of FILE.
+beside() {
+  local packages wanted
+  packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  wanted=$(cat "$2" | sha256sum)
+  if [ "$(cat "$1/installed" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing $2 into $1"
+    python -m venv "$1" || stop "'python -m venv $1' failed"
+    echo "$packages" > "$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+    DS_BUILD_OPS=0 "$1/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r "$2"
+    echo "$wanted" > "$1/installed"
+  fi
+  source "$1/bin/activate"
+}
+
 quietly() { ( trap '' INT; exec deepspeed --log_level warning "$@" ) }  # the launcher passes Ctrl-C on itself
 
 launch() {

@@ -56,7 +56,10 @@ def test_sets_used_in_part_are_named_with_the_size_of_the_whole(write):
     ("why", "told"),
     [
         ({"vanished": ["neutral"]}, "because the student has collapsed"),
-        ({"at_chance": {"hans": 0.5}}, "because the teacher is not above the majority class on OOD"),
+        (
+            {"at_chance": {"hans": 0.5}},
+            "because the teacher is not clearly above the majority class on OOD",
+        ),
     ],
 )
 def test_the_verdict_does_not_praise_a_bias_that_says_nothing(why, told):

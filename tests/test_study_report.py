@@ -152,7 +152,7 @@ def test_teacher_at_chance_is_marked(tmp_path):
     found = analysis.tasks(result_rows.collect(made))[0]
     table = study_tables.accuracies(found)
     assert study_tables.by_set(found).header[2] == "sym2 †"
-    assert "not above the majority class on sym2" in table.caption
+    assert "not clearly above the majority class on sym2" in table.caption
     assert table.rows[1][-1].endswith("†")
     row = next(row for row in study_tables.differences(found).rows if row[0] == "imp40 rmc")
     assert row[5].endswith("†") and "**" not in row[5], "it says nothing, so it is not bold"
@@ -192,7 +192,7 @@ def test_no_such_table_where_all_or_none_are_above_chance(task, tmp_path):
         finish(run, at_chance={"sym1": 0.5, "sym2": 0.5})
     found = analysis.tasks(result_rows.collect(made))[0]
     assert not study_tables.above_chance(found).rows
-    assert "(teacher not above the majority class)" in study_figures.all_of(found)["figure3"]
+    assert "(teacher not clearly above the majority class)" in study_figures.all_of(found)["figure3"]
 
 
 def test_sizes_seconds_and_alpha_of_the_losses_that_have_one(task):

@@ -96,7 +96,7 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
                 if len(points) > 1:
                     _line(axes, points, style)
         left.set(xlabel="sparsity, %", ylabel=f"accuracy on {printable(listed)}, %")
-        doubt = " (teacher not above the majority class)" * (not judged)
+        doubt = " (teacher not clearly above the majority class)" * (not judged)
         right.set(xlabel="sparsity, %", ylabel="F_bias" + (doubt if drawn else " n/a: see the tables"))
         for axes in (left, right):
             axes.grid()

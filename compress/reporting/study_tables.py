@@ -1,7 +1,7 @@
 """The tables of a study's report, as text: the same for Markdown and HTML.
 
 A difference is bold only where its interval excludes zero and it says something (not F_bias where the
-teacher is not above the majority class).
+teacher is not clearly above the majority class).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -111,9 +111,7 @@ def accuracies(task: Task) -> Table:
         caption += f" Of the shallow classifier's error: {spread(shallow[0])} %."
     if task.at_chance:
         names = list_of(task.at_chance)
-        caption += (
-            f" † The teacher is not above the majority class on {names}: there F_bias says nothing."
-        )
+        caption += f" † The teacher is not clearly above the majority class on {names}: there F_bias says nothing."
     caption += without_bias(task) + _collapse(task)
     columns = [("seeds", lambda model: str(len(model.seeds))), *measured(task)]
     return of_models(caption, task, task.models, columns)

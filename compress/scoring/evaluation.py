@@ -151,7 +151,7 @@ def vanished(student: Mapping[str, Any], dev: Split) -> list[str]:
 
 
 def at_chance(teacher: Mapping[str, Any], ood: Mapping[str, Split]) -> dict[str, float]:
-    """OOD sets on which the teacher is not above the majority class, with that class's share.
+    """OOD sets on which the teacher is not clearly above the majority class, with that class's share.
 
     Above means by more than three standard errors.
     """
@@ -178,8 +178,9 @@ def notes(
         )
     for name, most in at_chance(teacher, ood).items():
         out.append(
-            f"The teacher is not above the majority class on {name} ({teacher['ood'][name]:.1%} "
-            f"against {most:.1%}): there F_bias says nothing."
+            f"The teacher is not clearly above the majority class on {name} "
+            f"({teacher['ood'][name]:.1%} against {most:.1%}, less than three standard errors more): "
+            "there F_bias says nothing."
         )
     if teacher["dev"] - student["dev"] > MOST_LOST:
         out.append(

@@ -2,8 +2,8 @@
 
     deepspeed tests/drivers/parity_steps.py OUTPUT MODEL SPEC
 
-SPEC: JSON of {"kinds": [...], "stage", "steps", "set": [...], "jobs": {name: {"file": name in
-ds_configs/compression, "set": [...]}}}. The main rank writes OUTPUT/<name>-<kind>.json: the loss of
+SPEC: JSON of {"stage", "steps", "set": [...], "jobs": {name: {"file": name in ds_configs/compression,
+"kinds": [...], "set": [...]}}}. The main rank writes OUTPUT/<name>-<kind>.json: the loss of
 each step, the size of each exported tensor, digests of its values and zeros, what each layer keeps.
 """
 
@@ -135,7 +135,7 @@ def main() -> None:
     base: Context | None = None
     for name, job in spec["jobs"].items():
         file = str(ROOT / f"ds_configs/compression/{job['file']}.json")
-        for kind in spec["kinds"]:
+        for kind in job["kinds"]:
             more = [f"robust_compression.masks={kind}", *job.get("set", [])]
             settings = config.load([*files, file], [*overrides, *more])
             if base is None:
