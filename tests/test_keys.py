@@ -253,6 +253,16 @@ def test_other_data_change_the_stages_that_see_them(keys_of, part, stages):
     assert changed(keys_of(BASE), keys_of(BASE, words={part: ("seven", "eight")})) == stages
 
 
+@pytest.mark.parametrize(("keep", "depends"), [("last", False), ("best_dev", True)])
+def test_a_student_chosen_by_dev_depends_on_the_content_of_dev(keys_of, keep, depends):
+    """Its loss uses no difficulty, which depends on dev in any case."""
+    merged = deepcopy(BASE)
+    put(merged, f"{OURS}.loss.hook", "vanilla")
+    put(merged, f"{OURS}.student.keep", keep)
+    other = keys_of(merged, words={"dev": ("seven", "eight")})
+    assert ("student" in changed(keys_of(merged), other)) == depends
+
+
 def test_another_encoder_changes_what_is_trained(keys_of):
     merged = deepcopy(BASE)
     put(merged, f"{OURS}.model", "another")

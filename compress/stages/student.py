@@ -88,12 +88,17 @@ class Student(Stage):
         return tuple(needs)
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Facts of a training, and the methods: inputs such as a user's source, and their code."""
+        """Facts of a training, and the methods: inputs such as a user's source, and their code.
+
+        The content of dev too, if the epoch is chosen by the accuracy there.
+        """
         methods = (run.config.robust.loss, *terms_of(run.config.robust.layerwise))
         kinds: dict[str, type] = {one.name: type(one) for one in methods}
         kinds |= {block.key: type(block) for block in run.config.compression.active}
+        chosen = run.config.robust.student.keep == "best_dev"
         return {
             **run.for_student().training_facts(),
+            **({"dev": run.data.fingerprint("dev")} if chosen else {}),
             **{method.name: method.inputs() for method in methods},
             "code": {name: code_digest(inspect.getfile(kind)) for name, kind in kinds.items()},
         }
