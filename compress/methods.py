@@ -7,13 +7,10 @@ not imported, because settings blocks derive from `Method` and mistakes in them 
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -141,22 +138,3 @@ def subclasses_in(package: ModuleType, base: type) -> dict[str, list[type[Any]]]
             own = [value for value in classes if value.__module__ == module.__name__]
             found[info.name] = [value for value in own if issubclass(value, base)]
     return found
-
-
-@cache
-def code_digest(file: str) -> str:
-    """SHA-256 of the code in a file, without comments and docstrings.
-
-    A method whose arithmetic is edited is another one: no result of the old code is reused for it.
-    """
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [statement for statement in node.body if not _is_text(statement)]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    """Whether a statement is a string alone: a docstring of whatever stands before or around it."""
-    value = statement.value if isinstance(statement, ast.Expr) else None
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)

@@ -3,7 +3,6 @@
 Order within a run: layer reduction, then heads and ffn neurons, then single weights.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import uncertainty
+from compress import method_code, uncertainty
 from compress.compression import importance, resolved
 from compress.compression.masks import Masks, Scorer
 from compress.compression.resolved import Resolved
@@ -24,7 +23,7 @@ from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
 from compress.files import artefacts
 from compress.layerwise.terms import terms_of
-from compress.methods import Run, Shapes, code_digest
+from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
@@ -93,14 +92,12 @@ class Student(Stage):
         The content of dev too, if the epoch is chosen by the accuracy there.
         """
         methods = (run.config.robust.loss, *terms_of(run.config.robust.layerwise))
-        kinds: dict[str, type] = {one.name: type(one) for one in methods}
-        kinds |= {block.key: type(block) for block in run.config.compression.active}
         chosen = run.config.robust.student.keep == "best_dev"
         return {
             **run.for_student().training_facts(),
             **({"dev": run.data.fingerprint("dev")} if chosen else {}),
             **{method.name: method.inputs() for method in methods},
-            "code": {name: code_digest(inspect.getfile(kind)) for name, kind in kinds.items()},
+            "code": method_code.of_student(run.config),
         }
 
     def includes(self, label: str) -> bool:
