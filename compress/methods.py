@@ -8,12 +8,15 @@ not imported, because settings blocks derive from `Method` and mistakes in them 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from compress.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +122,10 @@ class Method:
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Change the gathered plain weights to those of the trained student."""
         return weights
+
+    def wrong(self, hook: str, why: str) -> UserError:
+        """The error of a hook that does not do what this class says; it names the method's file."""
+        return UserError(f"{inspect.getfile(type(self))}: '{hook}' of {type(self).__name__} {why}.")
 
     def state_dict(self) -> dict[str, Any]:
         """All state, for `load_state_dict`."""

@@ -300,6 +300,18 @@ def test_settings_of_a_difficulty_that_the_loss_does_not_use(keys_of, key):
     assert not changed(keys_of(merged), keys_of(after)) & {"student", "teacher"}
 
 
+@pytest.mark.parametrize("hook", ["own_loss", "own_loss_without_difficulty"])
+def test_a_loss_of_the_users_is_given_the_configured_alpha(keys_of, hook):
+    """Whether it takes the difficulty or not: the student's stage sees it, and its key holds it."""
+    merged = deepcopy(BASE)
+    put(merged, f"{OURS}.loss.hook", f"stage_runs:{hook}")
+    other = deepcopy(merged)
+    put(other, f"{OURS}.uncertainty.alpha", 0.25)
+    config = build(other, {})
+    assert used_keys.reduced(config, Student().reads(config)).robust.uncertainty.alpha == 0.25
+    assert "student" in changed(keys_of(merged), keys_of(other))
+
+
 def test_another_number_of_the_numerics_is_another_key(keys_of, monkeypatch):
     before = keys_of(BASE)
     monkeypatch.setattr(artefacts, "NUMERICS", artefacts.NUMERICS + 1)

@@ -66,10 +66,15 @@ class Student(Stage):
         return config if self.alpha is None else config.with_alpha(self.alpha)
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """Keys of any training, of compression and loss, and of the difficulty where it is used."""
+        """Keys of any training, of compression and loss, and of the difficulty where it is used.
+
+        A loss of the user's is given alpha in any case.
+        """
         keys = [*BLOCKS, *(f"student.{key}" for key in STUDENT_KEYS), "teacher.model"]
         if difficulty.used(config.robust):
             keys += [f"uncertainty.{key}" for key in ("alpha", "normalisation", "quantile")]
+        elif config.robust.loss.user_code is not None:
+            keys.append("uncertainty.alpha")
         return (*TRAINING, "compression_training", *(f"{OURS}.{key}" for key in keys))
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
