@@ -7,16 +7,16 @@ not imported, because settings blocks derive from `Method` and mistakes in them 
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from compress.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -123,6 +123,10 @@ class Method:
         """Change the gathered plain weights to those of the trained student."""
         return weights
 
+    def wrong(self, hook: str, why: str) -> UserError:
+        """The error of a hook that does not do what this class says; it names the method's file."""
+        return UserError(f"{inspect.getfile(type(self))}: '{hook}' of {type(self).__name__} {why}.")
+
     def state_dict(self) -> dict[str, Any]:
         """All state, for `load_state_dict`."""
         return {}
@@ -141,22 +145,3 @@ def subclasses_in(package: ModuleType, base: type) -> dict[str, list[type[Any]]]
             own = [value for value in classes if value.__module__ == module.__name__]
             found[info.name] = [value for value in own if issubclass(value, base)]
     return found
-
-
-@cache
-def code_digest(file: str) -> str:
-    """SHA-256 of the code in a file, without comments and docstrings.
-
-    A method whose arithmetic is edited is another one: no result of the old code is reused for it.
-    """
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [statement for statement in node.body if not _is_text(statement)]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    """Whether a statement is a string alone: a docstring of whatever stands before or around it."""
-    value = statement.value if isinstance(statement, ast.Expr) else None
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)

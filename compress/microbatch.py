@@ -128,3 +128,22 @@ class SampleData:
 
         scalars = {key: getattr(self, key) for key in ("mean_difficulty", "ceiling", "alpha")}
         return Batch(logits, labels, rows(self.teacher), rows(self.difficulty), **scalars, **more)
+
+
+def mistake_in(returned: object, labels: Tensor) -> str | None:
+    """What is wrong with what a method returned for labels [B]; None for one value a sample, [B]."""
+    expected = f"one loss per sample is a tensor of shape {list(labels.shape)}"
+    if not isinstance(returned, Tensor):
+        what = "None" if returned is None else f"a {type(returned).__name__}"
+        return f"returned {what}, but {expected}"
+    if returned.layout != torch.strided:
+        return f"returned a sparse tensor, but {expected}"
+    if returned.shape != labels.shape:
+        mean = "; leave the mean to the training" if returned.ndim == 0 else ""
+        return f"returned a tensor of shape {list(returned.shape)}, but {expected}{mean}"
+    if not returned.is_floating_point():
+        kind = str(returned.dtype).removeprefix("torch.")
+        return f"returned values of type {kind}, but a loss is of a float type"
+    if returned.device != labels.device:
+        return f"returned a tensor on {returned.device}, but the batch is on {labels.device}"
+    return None

@@ -169,3 +169,9 @@ def test_batch_split_without_solution(files, total, micro, accumulation, world):
     }
     with pytest.raises(UserError, match=f"train_batch_size is {total}, .*{world} ranks x"):
         batch_split(files.load(batch), world)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    """Editors on Windows write one."""
+    files = Files(tmp_path)
+    assert files.load("\ufeff" + '{"train_batch_size": 24}').deepspeed.train_batch_size == 24

@@ -1,23 +1,24 @@
 """Every key of the configuration changes the key of a stage, or is declared to change none."""
 
+import ast
 import types
 from copy import deepcopy
 from functools import partial
 from typing import Annotated, Literal, Union, get_args, get_origin
 
 import pytest
-from configs import BASE
+from configs import BASE, ROOT, SPARSE
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from stage_runs import run_of
 
+from compress import method_code
 from compress.configuration import used_keys
 from compress.configuration.config import build
 from compress.configuration.robust_schema import Root
-from compress.files import artefacts
-from compress.methods import code_digest
+from compress.files import artefacts, ownership
 from compress.mitigations import MITIGATIONS, USER
 from compress.models import encoders, label_order
-from compress.stages import stage, student
+from compress.stages import stage
 from compress.stages.alpha import Alpha
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
@@ -253,6 +254,16 @@ def test_other_data_change_the_stages_that_see_them(keys_of, part, stages):
     assert changed(keys_of(BASE), keys_of(BASE, words={part: ("seven", "eight")})) == stages
 
 
+@pytest.mark.parametrize(("keep", "depends"), [("last", False), ("best_dev", True)])
+def test_a_student_chosen_by_dev_depends_on_the_content_of_dev(keys_of, keep, depends):
+    """Its loss uses no difficulty, which depends on dev in any case."""
+    merged = deepcopy(BASE)
+    put(merged, f"{OURS}.loss.hook", "vanilla")
+    put(merged, f"{OURS}.student.keep", keep)
+    other = keys_of(merged, words={"dev": ("seven", "eight")})
+    assert ("student" in changed(keys_of(merged), other)) == depends
+
+
 def test_another_encoder_changes_what_is_trained(keys_of):
     merged = deepcopy(BASE)
     put(merged, f"{OURS}.model", "another")
@@ -289,28 +300,80 @@ def test_settings_of_a_difficulty_that_the_loss_does_not_use(keys_of, key):
     assert not changed(keys_of(merged), keys_of(after)) & {"student", "teacher"}
 
 
+@pytest.mark.parametrize("hook", ["own_loss", "own_loss_without_difficulty"])
+def test_a_loss_of_the_users_is_given_the_configured_alpha(keys_of, hook):
+    """Whether it takes the difficulty or not: the student's stage sees it, and its key holds it."""
+    merged = deepcopy(BASE)
+    put(merged, f"{OURS}.loss.hook", f"stage_runs:{hook}")
+    other = deepcopy(merged)
+    put(other, f"{OURS}.uncertainty.alpha", 0.25)
+    config = build(other, {})
+    assert used_keys.reduced(config, Student().reads(config)).robust.uncertainty.alpha == 0.25
+    assert "student" in changed(keys_of(merged), keys_of(other))
+
+
 def test_another_number_of_the_numerics_is_another_key(keys_of, monkeypatch):
     before = keys_of(BASE)
     monkeypatch.setattr(artefacts, "NUMERICS", artefacts.NUMERICS + 1)
     assert changed(before, keys_of(BASE)) == STAGES.keys()
 
 
-def test_other_arithmetic_of_a_method_is_another_key_and_another_docstring_is_not(tmp_path):
-    def digest(source):
-        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.py"
-        file.write_text(source)
-        return code_digest(str(file))
+def test_other_arithmetic_of_a_method_is_another_key_and_another_docstring_is_not():
+    def code(source):
+        return ast.dump(method_code.without_texts(source))
 
     text = "'One.'\n\nclass Kind:\n    'Two.'\n\n    def loss(self, x):\n        return {} * x\n"
-    plain = digest(text.format(2))
-    assert plain == digest(text.format(2).replace("One", "Three").replace("Two", "Four") + "# five\n")
-    assert plain != digest(text.format(3))
+    plain = code(text.format(2))
+    assert plain == code(text.format(2).replace("One", "Three").replace("Two", "Four") + "# five\n")
+    assert plain != code(text.format(3))
 
 
-def test_the_code_of_every_method_enters_the_key_of_the_student(keys_of, monkeypatch):
-    before = keys_of(BASE)
-    monkeypatch.setattr(student, "code_digest", lambda file: f"other {file}")
-    assert changed(before, keys_of(BASE)) == STUDENT
+@pytest.fixture
+def edited(monkeypatch):
+    """Function (old, new): from now on the files that hold the old code hold the new."""
+    real = method_code.without_texts
+
+    def edit(old, new):
+        method_code.digest.cache_clear()
+        monkeypatch.setattr(method_code, "without_texts", lambda text: real(text.replace(old, new)))
+
+    yield edit
+    method_code.digest.cache_clear()
+
+
+SPARSE_KEY = "compression_training.sparse_pruning.shared_parameters"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stages"),
+    [
+        ("mitigations/jtt", "self.upweight)", "2.0)", STUDENT),
+        ("mitigations/_shared", "difficulty.clip(max=ceiling)", "difficulty", STUDENT),
+        ("mitigations/_shared", "class Gamma(Mitigation)", "class Gamma(Lambda)", set()),
+        ("mitigations/rmc", "batch.distillation(self.lambda_", "batch.distillation(1.0", set()),
+        ("mitigations/vanilla", "return batch.cross_entropy()", "return 0", TRAINED),
+        ("layerwise/hidden", ".square()", ".abs()", STUDENT),
+        ("layerwise/terms", "return self.weight * term", "return term", STUDENT),
+        ("compression/pruners/movement", "round(", "int(", STUDENT),
+        (
+            "compression/pruners/magnitude",
+            "Target(group.schedule(step).sparsity(step)",
+            "Target(0.5",
+            {*STUDENT, "difficulty"},
+        ),
+    ],
+)
+def test_edited_code_of_a_method_or_of_what_it_derives_from(keys_of, edited, file, old, new, stages):
+    """Here a student of movement pruning, which derives from magnitude pruning, with jtt."""
+    assert old in (ROOT / "compress" / f"{file}.py").read_text()
+    merged = deepcopy(SPARSE | BASE)
+    merged[OURS] |= {"loss": {"hook": "jtt"}, "layerwise": {"hidden": 1.0}}
+    put(merged, f"{SPARSE_KEY}.method", "topk")
+    config = build(merged, {})
+    before, stamp = keys_of(merged), ownership.stamp(config)
+    edited(old, new)
+    assert changed(before, keys_of(merged)) == stages
+    assert (ownership.stamp(config) != stamp) == bool(stages), "a study notices it too"
 
 
 def test_a_stage_is_made_with_its_own_keys_only():

@@ -1,6 +1,7 @@
 """A stage is made once for each of its inputs and versions; what its artefact says of its making."""
 
 import json
+import shutil
 from copy import deepcopy
 
 import pytest
@@ -44,6 +45,17 @@ class Large(Small):
 
     def includes(self, label):
         return label == "small"
+
+
+class Uneven(Small):
+    """Comes out otherwise whenever its noise is another, such as with another number of ranks."""
+
+    name = "uneven"
+    noise = 0
+
+    def make(self, run, made):
+        self.made += 1
+        return lambda folder: (folder / "noise.txt").write_text(str(self.noise))
 
 
 @pytest.fixture
@@ -118,3 +130,79 @@ def test_another_build_or_package_changes_nothing(run, monkeypatch):
     release = versions.report()["torch"].partition("+")[0]
     installed(monkeypatch, torch=f"{release}+cu999", numpy="99.0.0", python="9.9")
     assert obtain(Small(), run()).reused
+
+
+def emptied(artefact):
+    """Delete an artefact, as a user may."""
+    shutil.rmtree(artefact.path)
+
+
+def test_what_was_made_from_another_is_made_again_and_that_is_said(run, capsys):
+    need = Uneven()
+    stage = Large(need)
+    first = obtain(stage, run())
+    emptied(obtain(need, run()))
+    assert obtain(stage, run()).reused, "nothing is there that contradicts it"
+    need.noise = 1
+    obtain(need, run())
+    capsys.readouterr()
+    here = run()
+    assert find(stage, here) is None and find(stage, here) is None
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("large: not reused") and "another uneven" in line
+    again = obtain(stage, here)
+    assert not again.reused and again.key == first.key and stage.made == 2
+    assert obtain(stage, run()).reused and stage.made == 2
+
+
+def test_what_came_out_the_same_again_changes_nothing(run):
+    need = Uneven()
+    stage = Large(need)
+    obtain(stage, run())
+    emptied(obtain(need, run()))
+    obtain(need, run())
+    assert need.made == 2 and obtain(stage, run()).reused
+
+
+def test_what_was_made_from_something_stale_is_stale_too(run):
+    """As the choice of alpha, of which students were trained from a teacher that is made again."""
+    need = Uneven()
+    middle = Large(need)
+    middle.name = "middle"
+    last, here = Large(middle), run()
+    obtain(last, run())
+    assert find(last, here).reused
+    emptied(obtain(need, run()))
+    need.noise = 1
+    here.known.clear()
+    assert find(last, here).reused, "what is not there contradicts nothing"
+    obtain(need, here)
+    assert find(middle, here) is None and find(last, here) is None, "seen by the run that made it"
+
+
+def test_two_that_were_made_from_one(run):
+    """Each is compared with what is there, whoever made that again."""
+    need = Uneven()
+    one, two = Large(need), Large(need)
+    two.name = "two"
+    obtain(one, run()), obtain(two, run())
+    emptied(obtain(need, run()))
+    need.noise = 1
+    obtain(need, run())
+    assert not obtain(one, run()).reused
+    assert find(two, run()) is None
+    assert not obtain(two, run()).reused and obtain(one, run()).reused
+
+
+def test_a_marker_that_does_not_say_what_it_was_made_from_is_taken(run):
+    """Those of earlier versions."""
+    need = Uneven()
+    stage = Large(need)
+    file = obtain(stage, run()).path / "complete.json"
+    marker = json.loads(file.read_text())
+    assert marker.pop("made_from").keys() == {"uneven"}
+    file.write_text(json.dumps(marker))
+    emptied(obtain(need, run()))
+    need.noise = 1
+    obtain(need, run())
+    assert obtain(stage, run()).reused

@@ -120,7 +120,7 @@ def read(file: Path) -> dict[str, Any]:
     The schedules that a run records in its config.json are no part of the configuration.
     """
     try:
-        values = _parse(file.read_text(encoding="utf-8"), str(file))
+        values = _parse(file.read_text(encoding="utf-8-sig"), str(file))
     except FileNotFoundError:
         raise UserError(f"{file}: cannot be read (there is no such file){_similar(file)}") from None
     except OSError as error:

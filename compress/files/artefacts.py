@@ -31,6 +31,11 @@ def key(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
+def content(marker: Mapping[str, Any]) -> str:
+    """A hash of the files of an artefact, by name and checksum; the same wherever and whenever made."""
+    return key(marker["files"])
+
+
 def completed(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     """The marker of an artefact made from exactly these inputs and still as it was made, else None."""
     return _examined(path, inputs)[0]
@@ -110,15 +115,16 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def writing(
-    path: Path, inputs: Mapping[str, Any], began: float, origin: Mapping[str, Any] | None = None
+    path: Path, inputs: Mapping[str, Any], began: float, making: Mapping[str, Any] | None = None
 ) -> Iterator[Path]:
     """Context: yields a temporary directory that becomes `path`, marked complete, on success.
 
-    began: `time.perf_counter()` at the start of the stage; the marker keeps the seconds since; origin:
-    of `provenance.now`. On an exception nothing remains. An older artefact at `path` is replaced,
-    unless another process has finished the same one with the same versions meanwhile. Flushing and
-    checksums take about 2 s for a model of 440 MB. Raises UserError if the disk is full or cannot be
-    written to.
+    began: `time.perf_counter()` at the start of the stage; the marker keeps the seconds since; making:
+    entries of the marker that say how it is made, "origin" (of `provenance.now`) and "made_from"
+    (`content` of each artefact that it read, by label). On an exception nothing remains. An older
+    artefact at `path` is replaced, unless another process has made the same one alike meanwhile.
+    Flushing and checksums take about 2 s for a model of 440 MB. Raises UserError if the disk is full
+    or cannot be written to.
     """
     temporary = temporary_name(path)
     try:
@@ -127,7 +133,7 @@ def writing(
             temporary.mkdir()
             yield temporary
             marker = {"key": key(inputs), "inputs": inputs, "seconds": time.perf_counter() - began}
-            marker |= {"origin": origin} if origin else {}
+            marker |= making or {}
             disk.flush(temporary)
             write_json(temporary / MARKER, {**marker, "files": integrity.listing(temporary)})
             _move(temporary, path, marker)
@@ -137,13 +143,13 @@ def writing(
 
 
 def _move(temporary: Path, path: Path, marker: Mapping[str, Any]) -> None:
-    """Rename into place, unless another process did so with the same inputs and versions meanwhile."""
+    """Rename into place, unless another process did so with the same inputs, made alike, meanwhile."""
     old = temporary.with_name(f"{temporary.name}.old")
     try:
         temporary.rename(path)
     except OSError:
         other = completed(path, marker["inputs"])
-        if other is not None and _versions(other) == _versions(marker):
+        if other is not None and _making(other) == _making(marker):
             return
         path.rename(old)
         temporary.rename(path)
@@ -151,8 +157,9 @@ def _move(temporary: Path, path: Path, marker: Mapping[str, Any]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _versions(marker: Mapping[str, Any]) -> object:
-    return marker.get("origin", {}).get("versions")
+def _making(marker: Mapping[str, Any]) -> object:
+    """With which versions and from what an artefact was made."""
+    return marker.get("origin", {}).get("versions"), marker.get("made_from", {})
 
 
 def read_json(path: Path) -> dict[str, Any]:

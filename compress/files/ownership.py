@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from compress import method_code
 from compress.configuration import merge, used_keys
 from compress.configuration.config import Config
 from compress.data import sources, tasks
@@ -153,10 +154,15 @@ def figures_found(output_dir: Path) -> str | None:
 
 
 def stamp(config: Config) -> str:
-    """A hash that changes when a file changes which the configuration names: data, models, own loss.
+    """A hash that changes with a file that the configuration names (data, models, own loss), and with
+    the code of a method that the run trains with.
 
-    Of names, sizes and times only, so that it costs nothing; contents are compared by the run itself.
+    Of files the names, sizes and times only, so that it costs nothing; contents are compared by the run
+    itself.
     """
+    from compress.compression.pruners.magnitude import Magnitude
+    from compress.mitigations.vanilla import Vanilla
+
     robust = config.robust
     names = [robust.task.data_dir, robust.task.ood_dir, *robust.models.values()]
     files = [
@@ -169,7 +175,9 @@ def stamp(config: Config) -> str:
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
     files += robust.loss.files()
-    facts = [artefacts.NUMERICS, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
+    code = [*method_code.of_student(config).items(), *map(method_code.digest, (Vanilla, Magnitude))]
+    about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    facts = [artefacts.NUMERICS, *code, *about]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

@@ -131,8 +131,13 @@ class Term(Method, ABC):
         return self.weight * term
 
 
-def terms_of(block: LayerwiseBlock) -> tuple[Term, ...]:
-    """The terms of weight above 0, `Hidden` of `hidden.py` and so on."""
-    teacher = FrozenTeacher(block)
+def classes_of(block: LayerwiseBlock) -> dict[str, type[Term]]:
+    """The classes of the terms of weight above 0, by name: `Hidden` of `hidden.py` and so on."""
     modules = {name: importlib.import_module(f"compress.layerwise.{name}") for name in block.weights}
-    return tuple(getattr(module, name.capitalize())(teacher) for name, module in modules.items())
+    return {name: getattr(module, name.capitalize()) for name, module in modules.items()}
+
+
+def terms_of(block: LayerwiseBlock) -> tuple[Term, ...]:
+    """The terms of weight above 0."""
+    teacher = FrozenTeacher(block)
+    return tuple(kind(teacher) for kind in classes_of(block).values())

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from compress.errors import UserError, nearest
 
@@ -82,25 +82,11 @@ def _attempt(hook: str, failure: str, function: Function, *arguments: object) ->
 
 def checked(hook: str, function: Function, returned: object, labels: Tensor) -> Tensor:
     """The losses [B] that a function returned for labels [B]; UserError for any other value."""
-    import torch
+    from compress.microbatch import mistake_in
 
-    expected = f"one loss per sample is a tensor of shape {list(labels.shape)}"
-    if not isinstance(returned, torch.Tensor):
-        what = "None" if returned is None else f"a {type(returned).__name__}"
-        wrong = f"returned {what}, but {expected}"
-    elif returned.layout != torch.strided:
-        wrong = f"returned a sparse tensor, but {expected}"
-    elif returned.shape != labels.shape:
-        mean = "; leave the mean to the training" if returned.ndim == 0 else ""
-        wrong = f"returned a tensor of shape {list(returned.shape)}, but {expected}{mean}"
-    elif not returned.is_floating_point():
-        kind = str(returned.dtype).removeprefix("torch.")
-        wrong = f"returned values of type {kind}, but a loss is of a float type"
-    elif returned.device != labels.device:
-        wrong = f"returned a tensor on {returned.device}, but the batch is on {labels.device}"
-    else:
-        return returned
-    raise refusal(hook, f"{wrong} ({place(function)})")
+    if (wrong := mistake_in(returned, labels)) is not None:
+        raise refusal(hook, f"{wrong} ({place(function)})")
+    return cast("Tensor", returned)
 
 
 def source(function: Function) -> Path:

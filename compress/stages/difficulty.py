@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import uncertainty
+from compress import method_code, uncertainty
 from compress.compression.masks import Masks
 from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
@@ -55,9 +55,10 @@ class Difficulty(Stage):
         return (Teacher(),) if run.config.robust.uncertainty.init_from == "teacher" else ()
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Facts of any training, and the content of dev."""
+        """Facts of any training, the content of dev, the code of loss and pruner."""
         start = run.starting_from(run.config.robust.uncertainty.init_from)
-        return {**start.training_facts(), "dev": run.data.fingerprint("dev")}
+        code = [method_code.digest(kind) for kind in (Vanilla, Magnitude)]
+        return {**start.training_facts(), "dev": run.data.fingerprint("dev"), "code": code}
 
     def missing(self, run: Context) -> str:
         """What needs it: alpha "auto", or the loss."""

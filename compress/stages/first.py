@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from compress import method_code
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
+from compress.mitigations.vanilla import Vanilla
 from compress.stages.context import TRAINING, Context
 from compress.stages.stage import Artefact, Fill, Stage
 from compress.stages.teacher import Teacher, fine_tune
@@ -35,8 +37,8 @@ class First(Stage):
         return (Teacher(),) if same else ()
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Facts of any training."""
-        return run.training_facts()
+        """Facts of any training, and the code of the loss."""
+        return {**run.training_facts(), "code": method_code.digest(Vanilla)}
 
     def includes(self, label: str) -> bool:
         """The teacher's seconds."""

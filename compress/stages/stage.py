@@ -39,6 +39,11 @@ class Artefact:
         return str(self.marker["key"])
 
     @property
+    def content(self) -> str:
+        """Hash of its files."""
+        return artefacts.content(self.marker)
+
+    @property
     def seconds(self) -> float:
         """How long its making took."""
         return float(self.marker["seconds"])
@@ -122,9 +127,19 @@ def key_of(stage: Stage, run: "Context") -> str:
 def find(stage: Stage, run: "Context") -> Artefact | None:
     """The finished artefact of a stage, None if there is none that may be reused.
 
-    A damaged one is put aside; one of other versions is not reused unless the run accepts that. Either
-    is reported once.
+    A damaged one is put aside; one of other versions is not reused unless the run accepts that, nor one
+    that was made from a needed artefact which has been made again and came out otherwise. Each is
+    reported once.
     """
+    found = _there(stage, run)
+    other = None if found is None else _made_again(stage, run, found)
+    if other is not None:
+        _say_once(run, f"{stage.label}: not reused, because it was made from another {other}")
+    return found if other is None else None
+
+
+def _there(stage: Stage, run: "Context") -> Artefact | None:
+    """The artefact that the run knows, or finds sound and of versions that it accepts."""
     inputs = inputs_of(stage, run)
     key = artefacts.key(inputs)
     path = stage.place(run, key)
@@ -137,13 +152,34 @@ def find(stage: Stage, run: "Context") -> Artefact | None:
     if marker is None:
         return None
     usable, note = provenance.decide(stage.label, marker.get("origin", {}), run.accept_versions)
-    if note is not None and note not in run.said:
-        run.said.add(note)
-        ranks.say(note)
+    if note is not None:
+        _say_once(run, note)
     if not usable:
         return None
     run.known[path] = Artefact(path, marker, reused=True)
     return run.known[path]
+
+
+def _made_again(stage: Stage, run: "Context", found: Artefact) -> str | None:
+    """Label of the first needed artefact that is no longer what `found` was made from, or None.
+
+    Nor may that have been made from another itself. One that is not there does not count: it is
+    compared when it has been made again.
+    """
+    made_from = found.marker.get("made_from", {})
+    for need in stage.needs(run):
+        now = _there(need, run) if need.label in made_from else None
+        if now is None:
+            continue
+        if now.content != made_from[need.label] or _made_again(need, run, now) is not None:
+            return need.label
+    return None
+
+
+def _say_once(run: "Context", line: str) -> None:
+    if line not in run.said:
+        run.said.add(line)
+        ranks.say(line)
 
 
 def obtain(stage: Stage, run: "Context") -> Artefact:
@@ -176,13 +212,17 @@ def check_place(stage: Stage, run: "Context") -> None:
 def publish(stage: Stage, run: "Context", began: float, fill: Fill) -> Artefact:
     """Write the artefact of a stage: the main rank alone; all ranks wait, and fail if it fails.
 
-    began: `time.perf_counter()` at the start of its making.
+    began: `time.perf_counter()` at the start of its making. The marker keeps what the needed artefacts
+    were, as far as the run knows them.
     """
     inputs = inputs_of(stage, run)
     path = stage.place(run, artefacts.key(inputs))
+    needed = ((need.label, find(need, run)) for need in stage.needs(run))
+    made_from = {label: made.content for label, made in needed if made is not None}
 
     def write() -> None:
-        with artefacts.writing(path, inputs, began, provenance.now(run.device)) as folder:
+        making = {"origin": provenance.now(run.device), "made_from": made_from}
+        with artefacts.writing(path, inputs, began, making) as folder:
             fill(folder)
 
     ranks.on_main(write)

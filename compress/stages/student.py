@@ -3,7 +3,6 @@
 Order within a run: layer reduction, then heads and ffn neurons, then single weights.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import uncertainty
+from compress import method_code, uncertainty
 from compress.compression import importance, resolved
 from compress.compression.masks import Masks, Scorer
 from compress.compression.resolved import Resolved
@@ -24,7 +23,7 @@ from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
 from compress.files import artefacts
 from compress.layerwise.terms import terms_of
-from compress.methods import Run, Shapes, code_digest
+from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
@@ -67,10 +66,15 @@ class Student(Stage):
         return config if self.alpha is None else config.with_alpha(self.alpha)
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """Keys of any training, of compression and loss, and of the difficulty where it is used."""
+        """Keys of any training, of compression and loss, and of the difficulty where it is used.
+
+        A loss of the user's is given alpha in any case.
+        """
         keys = [*BLOCKS, *(f"student.{key}" for key in STUDENT_KEYS), "teacher.model"]
         if difficulty.used(config.robust):
             keys += [f"uncertainty.{key}" for key in ("alpha", "normalisation", "quantile")]
+        elif config.robust.loss.user_code is not None:
+            keys.append("uncertainty.alpha")
         return (*TRAINING, "compression_training", *(f"{OURS}.{key}" for key in keys))
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
@@ -88,14 +92,17 @@ class Student(Stage):
         return tuple(needs)
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Facts of a training, and the methods: inputs such as a user's source, and their code."""
+        """Facts of a training, and the methods: inputs such as a user's source, and their code.
+
+        The content of dev too, if the epoch is chosen by the accuracy there.
+        """
         methods = (run.config.robust.loss, *terms_of(run.config.robust.layerwise))
-        kinds: dict[str, type] = {one.name: type(one) for one in methods}
-        kinds |= {block.key: type(block) for block in run.config.compression.active}
+        chosen = run.config.robust.student.keep == "best_dev"
         return {
             **run.for_student().training_facts(),
+            **({"dev": run.data.fingerprint("dev")} if chosen else {}),
             **{method.name: method.inputs() for method in methods},
-            "code": {name: code_digest(inspect.getfile(kind)) for name, kind in kinds.items()},
+            "code": method_code.of_student(run.config),
         }
 
     def includes(self, label: str) -> bool:

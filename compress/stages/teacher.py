@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compress import method_code
 from compress.compression.masks import Masks
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
@@ -41,10 +42,13 @@ class Teacher(Stage):
         return (*TRAINING, f"{OURS}.teacher.epochs")
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Facts of a training; of a given teacher also its weights and the order of its outputs."""
+        """Facts of a training, and the code of its loss.
+
+        Of a given teacher, which is not trained, its weights and the order of its outputs instead.
+        """
         given, facts = run.config.robust.teacher.model, run.for_teacher().training_facts()
         if given is None:
-            return facts
+            return {**facts, "code": method_code.digest(Vanilla)}
         source = encoders.directory(given, KEY)
         order = encoders.find_labels(source, run.data.labels, run.data.task, trained=True)
         return {**facts, "teacher": encoders.fingerprint(source), **label_order.inputs_of(order)}

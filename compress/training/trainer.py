@@ -23,7 +23,7 @@ from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
 from compress.errors import UserError
 from compress.methods import Method
-from compress.microbatch import Batch, SampleData
+from compress.microbatch import Batch, SampleData, mistake_in
 from compress.runtime import memory, ranks
 from compress.training.engine import engine_settings, parameter_groups
 from compress.training.monitor import Monitor
@@ -155,11 +155,14 @@ class Trainer:
         return self.training.known.batch(indices, logits, labels, progress=progress, **more)
 
     def _loss(self, part: Batch, means: Mapping[str, Tensor]) -> Tensor:
-        """Sum of the losses of all methods, [B]: the first, plus the sum of the others."""
+        """Sum of the losses of all methods, [B]: the first, plus the sum of the others.
+
+        Raises UserError for another shape, which would train another loss by broadcasting.
+        """
         losses = []
         for method in self.training.methods:
             value = method.loss(replace(part, batch_mean=means.get(method.name)))
-            losses += [] if value is None else [value]
+            losses += [] if value is None else [_per_sample(method, "loss", value, part)]
         part.shared.clear()
         first, *others = losses
         return first + torch.stack(others).sum(dim=0) if others else first
@@ -192,7 +195,8 @@ class Trainer:
         """Mean of `Method.batch_weight` over the whole batch of all ranks, [], by method."""
         means = {}
         for method in self._weighting:
-            sums = [(method.batch_weight(part) * part.valid).sum() for part in parts]
+            weights = [_per_sample(method, "batch_weight", method.batch_weight(p), p) for p in parts]
+            sums = [(w * p.valid).sum() for w, p in zip(weights, parts, strict=True)]
             total = ranks.all_sum(torch.stack(sums).sum().cpu().numpy())
             means[method.name] = torch.as_tensor(total / size, dtype=torch.float32).to(self.device)
         return means
@@ -258,6 +262,13 @@ class Trainer:
     def close(self) -> None:
         """Release the engine, so that another can be built in this process."""
         self.engine.destroy()
+
+
+def _per_sample(method: Method, hook: str, value: Tensor, part: Batch) -> Tensor:
+    """What a hook of a method returned, one value a sample [B]; UserError for anything else."""
+    if (wrong := mistake_in(value, part.labels)) is not None:
+        raise method.wrong(hook, wrong)
+    return value
 
 
 class _Window:
