@@ -126,8 +126,8 @@ def averages(tasks: Sequence[Task], table: str | None) -> Table | None:
     ]
     caption = (
         f"Mean over {', '.join(published.TEACHER)}, each over the OOD sets of the paper, beside "
-        f"{table} of {PAPER} (its mean as printed). † A teacher is not clearly above the majority class "
-        "on one of the sets."
+        f"{table} of {PAPER} (its mean as printed). † A teacher is not clearly above the majority "
+        "class on one of the sets."
     )
     without = [without_bias(task, _sets(task)) for task in chosen]
     caption += "".join(f" {task.name}:{why}" for task, why in zip(chosen, without, strict=True) if why)
