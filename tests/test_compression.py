@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from small_models import CONFIGS, IDS
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BartConfig, Gemma3TextConfig
 
 from compress.compression.importance import Importance
 from compress.compression.masks import Masks
@@ -137,6 +137,42 @@ def test_state_brings_the_masks_back(model, learned, kind):
     again.load_state_dict(masks.state_dict())
     assert torch.equal(logits(other), logits(model))
     assert again.sparsity() == pytest.approx(masks.sparsity())
+
+
+SCALED = {
+    "gemma3": Gemma3TextConfig(
+        vocab_size=40, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=40, pad_token_id=0,
+    ),
+    "bart": BartConfig(
+        vocab_size=40, d_model=24, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=40,
+        pad_token_id=0, eos_token_id=3, scale_embedding=True,
+    ),
+}  # fmt: skip
+"""Their embeddings are classes of their own, which multiply by a constant (upstream issue #2283)."""
+
+
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("sparse", [Magnitude, Movement], ids=["magnitude", "movement"])
+def test_embeddings_of_a_class_of_their_own_stay(name, sparse):
+    """The library replaces every embedding by its own class: Gemma's logits change, BART's are none."""
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_config(SCALED[name]).eval()
+    ids = IDS + 1
+    ids[:, -1] = 3
+    with torch.no_grad():
+        dense, before = model(ids).logits, type(model.get_input_embeddings())
+    layers = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "layers." in n]
+    masks = masked(model, [sparse({"g": Weights(HALF, tuple(layers))})])
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, dense)
+    assert type(model.get_input_embeddings()) is before is not torch.nn.Embedding
+    for step in range(5):
+        masks.after_step(step)
+    assert masks.sparsity() == pytest.approx(0.5)
+    with torch.no_grad():
+        assert not torch.equal(model(ids).logits, dense)
 
 
 def test_sparsity_holds_among_what_heads_and_rows_leave(kind):

@@ -14,7 +14,7 @@ from side_by_side import RECORDED, ROOT
 GOLDEN = json.loads((ROOT / "tests/golden_runs.json").read_text())
 FIRST, *OTHERS = RECORDED
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.release, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ SPECS.append({"name": "dropout_focal", **DROPOUT, "hook": "focal", "gamma": 0.0}
 FOCAL_ALONE = {"name": "focal_zero0", "stage": 0, **FOCAL}
 GOLDEN = [{"name": "golden", "stage": 2, "groups": GROUP, "steps": 4}, SPECS[2], FOCAL_ALONE]
 
-pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.launcher, pytest.mark.release, pytest.mark.timeout(600)]
 
 
 def results(folder: Path, name: str, ranks: int) -> list[dict]:
