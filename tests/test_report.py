@@ -58,7 +58,7 @@ def test_sets_used_in_part_are_named_with_the_size_of_the_whole(write):
         ({"vanished": ["neutral"]}, "because the student has collapsed"),
         (
             {"at_chance": {"hans": 0.5}},
-            "not clearly above the majority class on OOD",
+            "because the teacher is not clearly above the majority class on OOD",
         ),
     ],
 )

@@ -113,7 +113,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     weights_now = gather_weights(training.engine)
     trained = weights_now.get(f"{PROJECTION}.weight", 0.0)
     plain = masks.finish(dict(weights_now)) if ranks.is_main() else {}
-    state = training.state_dict()
+    everywhere = gather_weights(training.engine, everywhere=True)
     reports = [seen for seen in recorder.seen if "loss" in seen]
     result = {
         "progress": witness.progress,
@@ -122,8 +122,9 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
         "layers": [[seen.get("hidden"), seen.get("attention")] for seen in reports],
         "projection": [projection, torch.as_tensor(trained).tolist()],
         "masks": {
-            name: "".join(map(str, m.int().flatten().tolist()))
-            for name, m in state["methods"]["masks"].get("magnitude", {}).items()
+            name: "".join(map(str, (everywhere[f"{name}.weight"] != 0).int().flatten().tolist()))
+            for pruner in masks.pruners
+            for name in pruner.carriers
         },
         "scores": scores.tolist(),
         "weights": {
