@@ -53,7 +53,10 @@ def listed(output_dir):
     return [json.loads(line) for line in (output_dir / "overlap.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("case", [str.upper, lambda text: f"  {text} ", lambda text: text], ids=str)
+CASES = {"upper": str.upper, "blanks": lambda text: f"  {text} ", "same": lambda text: text}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_pair_of_train_whatever_its_case_and_blanks(folder, put, case):
     leak = {k: case(v) if isinstance(v, str) else v for k, v in questions(0, start=2)[0].items()}
     file = put("ood_mine", [*questions(1, start=30), leak])

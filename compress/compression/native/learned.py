@@ -102,8 +102,8 @@ class MaskedLinear(nn.Linear):
         return output
 
     def masks(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Masks that fit the weight, bool, and the bias, [O] (None: it stays)."""
-        mask = self.selection.mask(scores, self.count)
+        """Masks that fit the weight, and the bias, [O] (None: it stays); bytes of 0 and 1."""
+        mask = self.selection.mask(scores, self.count).view(torch.uint8)
         rows, columns = mask.shape
         if rows == 1:
             return mask.repeat_interleave(self.in_features // columns, dim=1), None

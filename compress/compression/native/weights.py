@@ -60,8 +60,8 @@ class ZeroedWeights(WeightMasks):
             keys = []
             for layer, shard in zip(named, parts, strict=True):
                 bits = selection.magnitude_bits(shard.master, shard.precision)
-                pruned = self._zeroing.pruned.get(weight_of(layer))
-                keys.append(bits if pruned is None else bits.masked_fill(pruned, -1))
+                kept = self._zeroing.kept.get(weight_of(layer))
+                keys.append(bits if kept is None else bits.masked_fill(~kept, -1))
             starts = [shard.start for shard in parts]
             masks = patterns.candidates(keys, starts, pattern, self._divided)
             found |= dict(zip(named, masks, strict=True))
@@ -81,9 +81,9 @@ class ZeroedWeights(WeightMasks):
 
     def state(self) -> dict[str, Tensor]:
         """What is pruned of this rank's shards by layer, bool on the CPU."""
-        pruned = self._zeroing.pruned
+        kept = self._zeroing.kept
         names = {layer: weight_of(layer) for layer in self._layers}
-        return {layer: pruned[name].cpu() for layer, name in names.items() if name in pruned}
+        return {layer: ~kept[name].cpu() for layer, name in names.items() if name in kept}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave."""
@@ -112,14 +112,14 @@ class ZeroedWeights(WeightMasks):
 
     def _open(self, layer: str, remaining: Remaining) -> tuple[Tensor, Tensor]:
         """Of this rank's shard: what is not pruned, and what heads and neurons leave, bool [length]."""
-        shard, pruned = self._shard(layer), self._zeroing.pruned.get(weight_of(layer))
+        shard, kept = self._shard(layer), self._zeroing.kept.get(weight_of(layer))
         device = shard.master.device
         everything = torch.ones(shard.length, dtype=torch.bool, device=device)
         left = everything
         if layer in remaining:
             outputs, inputs = remaining[layer]
             left = inside(shard, outputs, inputs).to(device)
-        return everything if pruned is None else ~pruned, left
+        return everything if kept is None else kept, left
 
     def _summed(self, masks: Sequence[Tensor]) -> list[int]:
         """Entries of each mask, over all ranks."""

@@ -20,14 +20,15 @@ from compress.compression.native.shards import Shard
 class Zeroing:
     """Parameters with pruned entries.
 
-    shards: by name of the parameter; pruned: by name, bool [length of the shard] on its device.
+    shards: by name of the parameter; kept: by name, bool [length of the shard] on its device, where
+    anything is pruned.
     """
 
     def __init__(self) -> None:
         """Nothing is pruned."""
         self.parameters: dict[str, nn.Parameter] = {}
         self.shards: dict[str, Shard] = {}
-        self.pruned: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}
         self._changed: set[str] = set()
         self._engine: Any = None
 
@@ -46,28 +47,28 @@ class Zeroing:
 
     def prune(self, name: str, entries: Tensor) -> None:
         """Prune these entries of a parameter too, bool [length of the shard]; then call `refresh`."""
-        earlier = self.pruned.get(name)
-        self.pruned[name] = entries if earlier is None else earlier | entries
-        self.shards[name].zero(self.pruned[name])
+        earlier = self.kept.get(name)
+        self.kept[name] = ~entries if earlier is None else earlier & ~entries
+        self.shards[name].zero(self.kept[name])
         self._changed.add(name)
 
     def refresh(self) -> None:
         """Zero what the model computes with where `prune` was called; collective from ZeRO 1 on."""
-        changed = [(self.shards[n], self.pruned[n]) for n in self.parameters if n in self._changed]
+        changed = [(self.shards[n], self.kept[n]) for n in self.parameters if n in self._changed]
         self._changed.clear()
         if changed:
             shards.refresh_copies(self._engine, changed)
 
     def before_step(self) -> None:
         """Zero the gradients of pruned weights, so that the norm that clips does not count them."""
-        for name, pruned in self.pruned.items():
-            self.shards[name].zero_gradient(pruned)
+        for name, kept in self.kept.items():
+            self.shards[name].zero_gradient(kept)
 
     def _after_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:  # noqa: ANN401
         """Zero master weights that this step has changed: DeepSpeed steps one group at a time."""
         groups = optimizer.param_groups
         stepped = {p.untyped_storage().data_ptr() for group in groups for p in group["params"]}
-        for name, pruned in self.pruned.items():
+        for name, kept in self.kept.items():
             shard = self.shards[name]
             if shard.length and shard.stored_in(stepped):
-                shard.zero(pruned)
+                shard.zero(kept)
