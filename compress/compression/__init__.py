@@ -1,1 +1,1 @@
-"""What a student loses and when, and DeepSpeed's compression library behind one seam."""
+"""What a student loses and when: pruners, and their masks (ours, or DeepSpeed's library)."""
