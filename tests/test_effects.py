@@ -182,3 +182,40 @@ def test_a_keyword_that_is_no_regular_expression(base):
     broken = SPARSE.replace('"encoder"', '"("')
     with pytest.raises(UserError, match="not a regular expression"):
         load([base], [broken])
+
+
+OFFLOAD = '"offload_optimizer": {"device": "%s"%s}'
+NVME = OFFLOAD % ("nvme", ', "nvme_path": "/tmp"')
+HELD = [
+    ([f'zero_optimization={{"stage": 3, {NVME}}}'], "offload_optimizer.device", "cannot be reached"),
+    (
+        ['zero_optimization={"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/tmp"}}'],
+        "offload_param.device",
+        "cannot be reached",
+    ),
+    (
+        [f'zero_optimization={{"stage": 2, {OFFLOAD % ("cpu", "")}}}', "gradient_clipping=1.0"],
+        "gradient_clipping",
+        "counts pruned weights",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "key", "why"), HELD)
+def test_what_puts_zeroed_weights_out_of_reach_is_refused(base, overrides, key, why):
+    with pytest.raises(UserError, match=why) as error:
+        load([base], [*overrides, SPARSE])
+    assert key in str(error.value)
+    load([base], [*overrides, "robust_compression.loss.hook=vanilla"])  # nothing is held at 0
+
+
+def test_offload_to_the_cpu_is_taken_where_it_can_be_reached(base):
+    zero3 = f'zero_optimization={{"stage": 3, {OFFLOAD % ("cpu", "")}}}'
+    load([base], [zero3, "gradient_clipping=1.0", SPARSE])
+    load([base], [zero3.replace("3", "2"), SPARSE])
+
+
+def test_masks_without_anything_to_mask_are_refused(base):
+    with pytest.raises(UserError, match="nothing is pruned"):
+        load([base], ["robust_compression.loss.hook=vanilla", "robust_compression.masks=native"])
+    load([base], ["robust_compression.masks=native"])  # the difficulty of rmc prunes

@@ -1,4 +1,4 @@
-"""Only the last DeepSpeed with the compression library is taken."""
+"""Only releases of DeepSpeed that the program is tested with are taken."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def test_installed_one_is_taken():
     versions.check()
 
 
-@pytest.mark.parametrize("found", ["0.19.7", "0.19.5", "1.0.0", None])
+@pytest.mark.parametrize("found", ["0.19.7", "0.19.5", "0.19.9", "1.0.0", None])
 def test_any_other_is_refused(monkeypatch, found):
     monkeypatch.setattr(versions, "installed", lambda package: found)
     with pytest.raises(UserError, match=r"pip install deepspeed==0\.19\.6"):
@@ -26,3 +26,17 @@ def test_report_names_what_a_result_depends_on():
     assert {"python", "torch", "deepspeed", "transformers", "robust-compression"} <= set(
         versions.report()
     )
+
+
+def test_the_library_is_asked_for_only_where_it_is(monkeypatch, tmp_path):
+    """A later release keeps a stub of the package, without compress.py."""
+    from importlib.machinery import ModuleSpec
+
+    spec = ModuleSpec("deepspeed", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(versions.importlib.util, "find_spec", lambda name: spec)
+    (tmp_path / "compression").mkdir()
+    (tmp_path / "compression/__init__.py").touch()
+    assert not versions.has_library()
+    (tmp_path / "compression/compress.py").touch()
+    assert versions.has_library()
