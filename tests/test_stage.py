@@ -86,7 +86,7 @@ def test_it_is_made_once_and_sees_only_what_it_reads(run):
 def test_its_origin(run):
     origin = obtain(Small(), run()).origin
     assert origin["versions"] == versions.report() and origin["device"] == "cpu"
-    assert origin["ranks"] == 1 and origin["seconds"] >= 0 and "pytest" in origin["command"]
+    assert origin["ranks"] == 1 and origin["seconds"] >= 0 and origin["command"]
     assert 1e8 < origin["peak_memory_bytes"]["host"] < 1e11
 
 

@@ -31,7 +31,7 @@ class Small(torch.nn.Module):
 def peaks(config):
     """Highest rate of each group over all steps."""
     model = Small()
-    groups = parameter_groups(model, config)
+    groups = parameter_groups(model, config, [model.mask_scores])
     settings = engine_settings(config, STEPS, 2, 1, groups)
     engine = deepspeed.initialize(model=model, model_parameters=groups, config=settings)[0]
     seen = []
