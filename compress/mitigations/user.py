@@ -22,10 +22,8 @@ from compress.mitigations import _function
 from compress.mitigations._shared import Floor, FromDifficulty, Gamma, Lambda, Smoothing, Weighting
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from compress.configuration.config import Config
     from compress.microbatch import Batch
 
 PARAMETERS = ("logits", "labels", "teacher", "difficulty", "weights")
@@ -84,11 +82,10 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
             allowed = " and ".join(f"'{name}'" for name in sorted(self.needs))
             raise _function.refusal(self.hook, f"has needs {needs!r}; it is a set of {allowed}")
 
-    def trial(self, config: Config, classes: int, device: torch.device) -> None:
-        """Call the function on random batches as a training does."""
-        from compress.mitigations import _trial
-
-        _trial.run(self, config, classes, device)
+    def refusal(self, why: str) -> UserError:
+        """The error of the function; it names the line at which that begins."""
+        where = f"({_function.place(self.function)}, tried on a random batch)"
+        return _function.refusal(self.hook, f"{why} {where}")
 
     def loss(self, batch: Batch) -> Tensor:
         """What the function returns, [B].
