@@ -148,7 +148,7 @@ def finished(run: Run, accept_versions: bool = False) -> bool:
         old = artefacts.read_json(place / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{place}: its results cannot be read ({error}); delete it.") from None
-    key = ownership.difference(old, run.config.merged)
+    key = ownership.difference(old, run.config)
     if key is not None:
         raise UserError(
             f"{place}: holds a run of another configuration ({key} differs); choose another "
