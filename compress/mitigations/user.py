@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import UserError
-from compress.mitigations import _function
+from compress.mitigations import _function, _sources
 from compress.mitigations._shared import Floor, FromDifficulty, Gamma, Lambda, Smoothing, Weighting
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
         return super().uses(what)
 
     def files(self) -> list[Path]:
-        """The file in which the function is written."""
-        return [_function.source(self.function)]
+        """The files of the function and its module, and of what they import of the user's own."""
+        left_out = (str(_function.PACKAGE.resolve()), *_function.LIBRARIES)
+        return _sources.of(self.hook, self.function, left_out)
 
     def locate(self) -> None:
         """Raise UserError if its module is neither in the current folder nor installed."""
