@@ -244,6 +244,14 @@ LOSSES = {
     "no gradient": (lambda self, batch: batch.cross_entropy().detach(), "without a gradient"),
     "not finite": (lambda self, batch: batch.cross_entropy() / 0, "not finite"),
     "raises": (lambda self, batch: batch.logit, "AttributeError"),
+    "logits in place": (
+        lambda self, batch: (batch.logits.mul_(2), batch.cross_entropy())[1],
+        "changes 'logits' in place",
+    ),
+    "teacher in place": (
+        lambda self, batch: (batch.teacher.zero_(), batch.cross_entropy())[1],
+        "changes 'teacher' in place",
+    ),
 }
 
 

@@ -6,7 +6,7 @@ sample (the last of an epoch may be short), at the start, the middle and the end
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,10 @@ def run(own: Mitigation, config: Config, classes: int, device: torch.device) -> 
                 labels = torch.arange(size, device=device) % classes
                 indices = generator.integers(SAMPLES, size=size)
                 batch = known.batch(indices, leaf * 1, labels, progress=progress)
+                given = {name: value.detach().clone() for name, value in _tensors(batch).items()}
                 loss = _attempt(own, _loss, own, batch)
-                wrong = mistake_in(loss, labels) or _wrong(own, loss, leaf, beside)
+                wrong = _changed(batch, given) or mistake_in(loss, labels)
+                wrong = wrong or _wrong(own, loss, leaf, beside)
                 if wrong is not None:
                     raise own.refusal(wrong)
 
@@ -69,6 +71,20 @@ def _loss(own: Mitigation, batch: Batch) -> Tensor:
             raise own.wrong("batch_weight", mistake)
         batch = replace(batch, batch_mean=weight.mean())
     return own.loss(batch)
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    """What a loss is given of each sample."""
+    values = {name: getattr(batch, name) for name in ("logits", "labels", "teacher", "difficulty")}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _changed(batch: Batch, given: Mapping[str, Tensor]) -> str | None:
+    """That a loss has written into what it was given, which layer-wise terms and figures see too."""
+    for name, value in _tensors(batch).items():
+        if not torch.equal(value.detach(), given[name]):
+            return f"changes '{name}' in place; work on a copy ({name}.clone())"
+    return None
 
 
 def _attempt(own: Mitigation, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
