@@ -6,9 +6,10 @@
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
+from types import TracebackType
 from typing import NoReturn
 
 PATIENCE = 5.0
@@ -47,3 +48,23 @@ def fail(error: UserError) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
     os._exit(1)
+
+
+Hook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
+
+
+def _shown(otherwise: Hook) -> Hook:
+    """What is called for an exception that ends the program: prints a UserError as one sentence."""
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, UserError):
+            sys.stderr.write(f"error: {error}\n")
+        else:
+            otherwise(kind, error, trace)
+
+    return show
+
+
+sys.excepthook = _shown(sys.excepthook)
+"""The file of a method may be wrong: that is found while a program imports this package, before its
+`main` could catch anything."""

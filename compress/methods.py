@@ -7,13 +7,10 @@ not imported, because settings blocks derive from `Method` and mistakes in them 
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.errors import UserError
@@ -26,6 +23,10 @@ if TYPE_CHECKING:
     from compress.configuration.config import Config
     from compress.data.splits import TaskData
     from compress.microbatch import Batch
+
+
+NEEDS = ("teacher", "difficulty", "mistakes", "batch_mean")
+"""What a method may need: see `Method`."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +134,3 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict()` was taken."""
-
-
-def subclasses_in(package: ModuleType, base: type) -> dict[str, list[type[Any]]]:
-    """Subclasses of `base` that each module of a package defines; without modules named `_...`."""
-    found = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        if not info.name.startswith("_"):
-            module = importlib.import_module(f"{package.__name__}.{info.name}")
-            classes = [value for value in vars(module).values() if isinstance(value, type)]
-            own = [value for value in classes if value.__module__ == module.__name__]
-            found[info.name] = [value for value in own if issubclass(value, base)]
-    return found

@@ -29,6 +29,8 @@ from compress.models import encoders, model_questions, probe
 from compress.runtime import interrupts
 
 MAX_LENGTH = 128
+LONGEST = 100_000
+"""Tokens of a pair, at most, that a configuration may name."""
 COLUMNS = ("premise", "hypothesis")
 
 
@@ -79,13 +81,32 @@ def length_limit(
     Raises UserError for a length that the model has no positions for or that leaves no text.
     """
     least = tokenizer.num_special_tokens_to_add(pair=True) + 2
-    limit = given or getattr(model.config, encoders.TRAINED_LENGTH, None) or MAX_LENGTH
+    limit = given or _trained(model, path, encoders.TRAINED_LENGTH, range(1, LONGEST + 1)) or MAX_LENGTH
     if limit < least:
-        raise UserError(f"--max_length {limit}: a pair needs at least {least} tokens.")
+        place = (
+            f"--max_length {limit}"
+            if given
+            else f"{path}/config.json: {encoders.TRAINED_LENGTH} {limit}"
+        )
+        raise UserError(f"{place}: a pair needs at least {least} tokens.")
     positions = model_questions.Questions(model, tokenizer, str(path)).usable(limit)
     if given and limit > positions:
         raise UserError(f"--max_length {given}: {path} has {positions} positions.")
     return positions
+
+
+def _trained(model: PreTrainedModel, path: Path, key: str, valid: range) -> int | None:
+    """A whole number that the model's configuration keeps of the training; None if it has none.
+
+    Raises UserError for any other value.
+    """
+    value: object = getattr(model.config, key, None)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value in valid):
+        return value
+    raise UserError(
+        f"{path}/config.json: '{key}' is {json.dumps(value, default=str)}, but it must be a whole "
+        f"number from {valid.start} to {valid.stop - 1}; correct it or remove the key."
+    )
 
 
 def probabilities(
@@ -94,13 +115,13 @@ def probabilities(
     pairs: Pairs,
     max_length: int,
     batch_size: int,
+    keep: int | None = None,
 ) -> NDArray[np.float64]:
-    """Probabilities [N, C] of the pairs, cut as the model's configuration says it was in training.
+    """Probabilities [N, C] of the pairs, cut as in training; keep: the text that is cut last.
 
     The model must be in evaluation mode; it runs on the device where its weights are.
     Raises UserError if a score is not finite.
     """
-    keep = getattr(model.config, encoders.TRAINED_KEEP, None)
     encoded = tokens.of_pairs(tokenizer, pairs.first, pairs.second, max_length, keep)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     scores = np.zeros((len(pairs.rows), len(model.config.id2label or {})))
@@ -163,6 +184,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
     model = encoders.load_compressed(options.model_dir)
     tokenizer = encoders.load_tokenizer(options.model_dir)
     probe.fit(model, tokenizer, str(options.model_dir)).settle(tokenizer)
+    keep = _trained(model, options.model_dir, encoders.TRAINED_KEEP, range(2))
     limit = length_limit(model, tokenizer, options.model_dir, options.max_length)
     if options.file is None:
         premise, hypothesis = (
@@ -173,7 +195,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
     else:
         pairs = read(options.file, tuple(options.columns or COLUMNS))
     nn.Module.to(model, encoders.find_device(options.device))
-    values = probabilities(model, tokenizer, pairs, limit, options.batch_size)
+    values = probabilities(model, tokenizer, pairs, limit, options.batch_size, keep)
     names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     if options.file is None:
         yield names[int(values[0].argmax())]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import compress
-from compress.files.artefacts import MARKER, completed, key, write_json, writing
+from compress.files.artefacts import MARKER, checked, completed, key, write_json, writing
 
 ROOT = Path(compress.__file__).parents[1]
 INPUTS = {"seed": 1, "files": ["a", "b"], "nested": {"x": 0.5, "y": None}}
@@ -198,6 +198,43 @@ def test_a_damaged_marker_is_not_taken(tmp_path, content):
     make(tmp_path / "a")
     (tmp_path / "a" / MARKER).write_bytes(content)
     assert completed(tmp_path / "a", INPUTS) is None
+
+
+ORIGIN = {"versions": {"torch": "2.0"}, "device": "cpu", "ranks": 2, "peak_memory_bytes": {"host": 1}}
+
+
+def test_a_marker_may_lack_how_it_was_made_or_say_it(tmp_path):
+    make(tmp_path / "a")
+    marker = json.loads((tmp_path / "a" / MARKER).read_text())
+    without_memory = {key: ORIGIN[key] for key in ("versions", "device", "ranks")}
+    for more in ({}, {"origin": ORIGIN, "made_from": {"teacher": "0"}}, {"origin": without_memory}):
+        write_json(tmp_path / "a" / MARKER, {**marker, **more})
+        assert completed(tmp_path / "a", INPUTS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"origin": value} for value in (None, [], {}, "x", 3)),
+        *({"origin": {**ORIGIN, "versions": value}} for value in (None, [], {"torch": 2})),
+        *({"origin": {**ORIGIN, "device": value}} for value in (None, 3)),
+        *({"origin": {**ORIGIN, "ranks": value}} for value in (None, "2", 0, 1.5)),
+        *({"origin": {**ORIGIN, "peak_memory_bytes": value}} for value in (None, 3, {"host": "x"})),
+        *({"seconds": value} for value in (None, "1", float("nan"), float("inf"), [])),
+        *({"made_from": value} for value in (None, [], "x", {"teacher": None})),
+        *({"inputs": value} for value in (None, {}, {**INPUTS, "seed": 2})),
+        {"files": {"data\0.txt": {}}},
+    ],
+    ids=repr,
+)
+def test_a_marker_with_fields_of_another_shape_is_damaged(tmp_path, change):
+    make(tmp_path / "a")
+    file = tmp_path / "a" / MARKER
+    file.write_text(json.dumps({**json.loads(file.read_text()), "origin": ORIGIN, **change}))
+    assert completed(tmp_path / "a", INPUTS) is None
+    marker, line = checked(tmp_path / "a", INPUTS)
+    assert (marker is None and MARKER in line) or "data" in line
+    assert checked(tmp_path / "a", INPUTS) == (None, None)
 
 
 @settings(deadline=None, max_examples=60, derandomize=True, database=None)

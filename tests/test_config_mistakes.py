@@ -5,7 +5,8 @@ import json
 import pytest
 from configs import BASE, FULL, OURS, SPARSE, Files, at
 
-from compress.configuration.config import load
+from compress.configuration.config import _check_removed, load
+from compress.configuration.merge import Merge, override
 from compress.errors import UserError
 
 GROUPS = "compression_training.sparse_pruning.different_groups"
@@ -316,3 +317,48 @@ def test_two_half_precisions(files):
     sentence, file = files.refused(at("bf16.enabled", True), at("fp16.enabled", True))
     assert sentence.startswith(f"{file}: ") and "'fp16' and bf16" in sentence
     assert files.load(at("bf16.enabled", True), at("fp16.enabled", False))
+
+
+@pytest.mark.parametrize("by_override", [False, True])
+@pytest.mark.parametrize(
+    ("path", "value", "hint"), [row for row in UNKNOWN if row[0] != f"{OURS}.loss.xyz"]
+)
+def test_an_unknown_key_is_refused_with_null_too(files, path, value, hint, by_override):
+    sources = {"overrides": [f"{path}=null"]} if by_override else {}
+    with pytest.raises(UserError) as caught:
+        files.load(*([FULL] if by_override else [FULL, at(path, None)]), **sources)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"--set {path}=null: " if by_override else str(files.folder))
+    assert f"'{path}' is not a key that takes effect" in sentence
+    if "did you mean" in hint:
+        assert hint in sentence
+
+
+def test_an_unknown_key_with_null_below_others(files):
+    for path, key in (
+        ("robust_compresion.task.name", "robust_compresion"),
+        (f"{OURS}.task.nmae.first", f"{OURS}.task.nmae"),
+        (f"{OURS}.seed.first", f"{OURS}.seed.first"),
+        ("epochs", "epochs"),
+    ):
+        with pytest.raises(UserError, match=f"'{key}' is not a key that takes effect"):
+            files.load(overrides=[f"{path}=null"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("bf16", "tensorboard.enabled", "scheduler.params.total_num_steps", "compression_training"),
+        *(
+            f"{OURS}.{key}"
+            for key in ("epochs", "loss", "loss.lambda", "loss.gamma", "layerwise.hidden")
+        ),
+        *(f"{OURS}.task.{key}" for key in ("max_length", "definition.labels", "definition.ood.x.file")),
+        *(f"{SHARED}.method", f"{SHARED}.schedule_offset", f"{GROUPS}.any", f"{GROUPS}.encoder.params"),
+    ],
+)
+def test_null_at_any_key_that_is_one_is_accepted(path):
+    merge = Merge()
+    merge.add(override(f"{path}=null"), "--set")
+    assert merge.removed == {tuple(path.split(".")): "--set"}
+    _check_removed(merge)

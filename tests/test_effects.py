@@ -6,6 +6,7 @@ import pytest
 
 from compress.configuration.config import load
 from compress.errors import UserError
+from compress.models import directories
 
 BASE = {
     "train_batch_size": 8,
@@ -42,6 +43,8 @@ REFUSED = [
         "with rmc, rmc_plus",
     ),
     ("robust_compression.uncertainty.quantile=0.9", "'minmax'"),
+    ("robust_compression.cache_dir=", "at least 1 character"),
+    ('robust_compression.evaluation.ood=["hans", "x", "hans"]', 'names "hans" twice'),
 ]
 
 
@@ -219,3 +222,45 @@ def test_masks_without_anything_to_mask_are_refused(base):
     with pytest.raises(UserError, match="nothing is pruned"):
         load([base], ["robust_compression.loss.hook=vanilla", "robust_compression.masks=native"])
     load([base], ["robust_compression.masks=native"])  # the difficulty of rmc prunes
+
+
+def test_alpha_candidates_that_are_tried_twice(base):
+    alpha = "robust_compression.uncertainty.alpha=auto"
+    with pytest.raises(UserError, match=r"alpha_candidates' names 0\.5 twice"):
+        load([base], [alpha, "robust_compression.uncertainty.alpha_candidates=[0.2, 0.5, 0.5]"])
+
+
+OWN = [f"robust_compression.{name}.epochs=2" for name in ("teacher", "student", "uncertainty")]
+SCORED = "robust_compression.teacher.model=other"
+
+
+@pytest.mark.parametrize("own", [OWN, [SCORED, *OWN[1:]]], ids=["trained", "given teacher"])
+def test_epochs_that_every_training_replaces(base, own):
+    epochs = "robust_compression.epochs=4"
+    with pytest.raises(UserError, match=r"^--set robust_compression.epochs=4: .*student\.epochs and"):
+        load([base], [*own, epochs])
+    for left in range(len(own)):
+        if own[left] != SCORED:
+            load([base], [epochs, *own[:left], *own[left + 1 :]])
+
+
+def test_the_epochs_of_a_task_may_be_replaced(base, tmp_path):
+    """As with everything that a later file gives; and config.json of that run can be given again."""
+    file = tmp_path / "task.json"
+    file.write_text(json.dumps({"robust_compression": {"epochs": 4}}))
+    config = load([base, file], OWN)
+    assert config.robust.epochs == 4
+    file.write_text(json.dumps(config.merged))
+    assert load([file]).robust == config.robust
+
+
+def test_alpha_of_a_task_may_stand_beside_a_loss_without_difficulty(base):
+    overrides = ["robust_compression.loss.hook=vanilla", "robust_compression.uncertainty.alpha=0.3"]
+    assert load([base], overrides).robust.uncertainty.alpha == 0.3
+
+
+@pytest.mark.parametrize("name", ["bert@", "@x", "@"])
+def test_half_a_revision(name):
+    with pytest.raises(UserError, match=f"model: '{name}' is no id on the hub; .* id@revision"):
+        directories.local(name, "robust_compression.model")
+    assert directories.local("bert@x", "robust_compression.model") is None

@@ -8,7 +8,7 @@ import pytest
 from configs import Files
 
 from compress.errors import UserError
-from compress.files.ownership import KINDS, claim, held
+from compress.files.ownership import KINDS, claim, difference, figures_key, held
 
 OURS = "robust_compression"
 
@@ -131,3 +131,63 @@ def test_a_disk_that_fails_anywhere_in_a_run_is_a_sentence(files, tmp_path):
     with pytest.raises(FileNotFoundError), held(tmp_path / "run", files.load()):
         raise FileNotFoundError(2, "a defect")
     assert not (tmp_path / "run/run.lock").exists()
+
+
+def found(config):
+    """What a run of this configuration leaves as its config.json."""
+    return {
+        **json.loads(json.dumps(dict(config.merged))),
+        "resolved_schedule": {"student": {"steps": 9}},
+    }
+
+
+DEFAULTS = [
+    {OURS: {"student": {"keep": "last"}}},
+    {OURS: {"student": {}, "layerwise": {}}},
+    {OURS: {"seed": 42, "uncertainty": {"init_from": "pretrained"}}},
+    {OURS: {"loss": {"lambda": 0.9}}},
+    {OURS: {"teacher": {"epochs": 3}}},
+    {"bf16": {"enabled": False}},
+    {"scheduler": {"params": {"warmup_num_steps": "auto"}}},
+    {"optimizer": {"params": {"weight_decay": 0}}},
+]
+SCHEDULED = {"scheduler": {"type": "WarmupLR", "params": {}}}
+
+
+@pytest.mark.parametrize("written", DEFAULTS, ids=repr)
+def test_a_default_may_be_written_into_a_finished_configuration_or_left_out(files, written):
+    short, long = files.load(SCHEDULED), files.load(SCHEDULED, written)
+    assert short.merged != long.merged
+    assert difference(found(short), long) is None and difference(found(long), short) is None
+    assert figures_key(short) == figures_key(long)
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({OURS: {"seed": 7, "epochs": 4}}, f"{OURS}.epochs"),
+        ({OURS: {"student": {"keep": "best_dev"}}}, f"{OURS}.student.keep"),
+        ({OURS: {"loss": {"hook": "weighted"}}}, f"{OURS}.loss.hook"),
+        ({OURS: {"loss": {"lambda": 0.8}}}, f"{OURS}.loss.lambda"),
+        ({"bf16": {"enabled": True}}, "bf16"),
+        ({"optimizer": {"params": {"lr": 2e-4}}}, "optimizer.params.lr"),
+    ],
+)
+def test_a_value_that_differs_is_named(files, changed, key):
+    old, new = files.load(), files.load(changed)
+    assert difference(found(old), new) == difference(found(new), old) == key
+    assert figures_key(old) != figures_key(new)
+
+
+def test_what_is_evaluated_is_of_the_figures_alone(files):
+    old, new = files.load(), files.load({OURS: {"evaluation": {"sentences": 3}}})
+    assert difference(found(old), new) is None and figures_key(old) != figures_key(new)
+
+
+@pytest.mark.parametrize("harm", [{"epocs": 4}, {"seed": "x"}, {"loss": {"hook": "gone"}}], ids=repr)
+def test_a_configuration_that_is_no_longer_taken_is_compared_as_written(files, harm):
+    config = files.load()
+    old = found(config)
+    old[OURS] |= harm
+    (key,) = harm
+    assert difference(old, config).startswith(f"{OURS}.{key}")

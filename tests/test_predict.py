@@ -1,6 +1,7 @@
 """What the command line says of a pair is what the model says of it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -116,6 +117,37 @@ def test_a_pair_is_cut_as_in_training(plain, capsys):
     ]
     predict.main(whole)
     assert capsys.readouterr().out == told[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((encoders.TRAINED_LENGTH, value) for value in ("x", 0, -3, 2.5, True, [8], 10**12)),
+        *((encoders.TRAINED_KEEP, value) for value in (5, -1, "0", False, 0.0, {})),
+    ],
+)
+def test_odd_values_of_the_training_in_config_json(plain, key, value):
+    settings = json.loads((plain / "config.json").read_text())
+    (plain / "config.json").write_text(json.dumps({**settings, key: value}))
+    with pytest.raises(UserError) as caught:
+        predict.main([str(plain), "--premise", "a", "--hypothesis", "b", "--device", "cpu"])
+    assert str(caught.value).startswith(f"{plain}/config.json: '{key}' is {json.dumps(value)}, but")
+
+
+def test_a_trained_length_that_leaves_no_text(plain):
+    settings = json.loads((plain / "config.json").read_text())
+    (plain / "config.json").write_text(json.dumps({**settings, encoders.TRAINED_LENGTH: 2}))
+    with pytest.raises(UserError, match=r"config\.json: trained_max_length 2: .* at least 5 tokens"):
+        predict.main([str(plain), "--premise", "a", "--hypothesis", "b", "--device", "cpu"])
+
+
+@pytest.mark.parametrize("entry", [5, "x", {}, {"heads": 1e999, "rows": 4}, {"heads": None, "rows": 4}])
+def test_odd_sizes_of_layers_in_config_json(uneven, tmp_path, entry):
+    folder = shutil.copytree(uneven, tmp_path / "model")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "compressed_layers": [entry] * 2}))
+    with pytest.raises(UserError, match="'compressed_layers' must list heads and rows"):
+        predict.main([str(folder), "--premise", "a", "--hypothesis", "b", "--device", "cpu"])
 
 
 def test_one_pair_in_a_fresh_process(uneven):

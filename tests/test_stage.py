@@ -206,3 +206,27 @@ def test_a_marker_that_does_not_say_what_it_was_made_from_is_taken(run):
     need.noise = 1
     obtain(need, run())
     assert obtain(stage, run()).reused
+
+
+@pytest.mark.parametrize("harm", [None, [], {}, {"versions": {}}])
+def test_a_marker_that_does_not_tell_its_making_rightly_is_made_again(run, harm):
+    stage = Small()
+    file = obtain(stage, run()).path / "complete.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "origin": harm}))
+    assert not obtain(stage, run(accept_versions=True)).reused
+    assert obtain(stage, run()).reused and stage.made == 2
+
+
+def test_a_marker_without_its_making_is_accepted_and_can_be_shown(run):
+    stage = Small()
+    file = obtain(stage, run()).path / "complete.json"
+    marker = json.loads(file.read_text())
+    del marker["origin"]
+    file.write_text(json.dumps(marker))
+    assert find(stage, run()) is None
+    found = obtain(stage, run(accept_versions=True))
+    assert found.reused and found.origin.keys() == obtain(Small(), run()).origin.keys()
+    assert provenance.by_versions({"small": found.origin}) == [(["small"], {})]
+    assert provenance.sentence(found.origin) == (
+        "torch unknown, transformers unknown, deepspeed unknown"
+    )

@@ -133,6 +133,18 @@ def test_a_changed_file_makes_a_run_to_do_again(tmp_path):
         sys.path.remove(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "origins", [None, [], {"student": None}, {"student": {"versions": []}}, {"student": {}}], ids=repr
+)
+def test_figures_that_do_not_say_how_they_were_made_are_made_again(tmp_path, origins, capsys):
+    run = runs_of(tmp_path)[0]
+    finish(run)
+    assert launch.finished(run)
+    finish(run, artefacts=origins)
+    assert not launch.finished(run) and "are damaged" in capsys.readouterr().err
+    assert launch.version_lines(run, accept_versions=True) == []
+
+
 @pytest.mark.parametrize("name", ["parts/pairs.csv", "ood_x.csv", "swapped/test.tsv"])
 def test_a_changed_file_that_a_task_in_json_names_makes_a_run_to_do_again(tmp_path, name):
     definition = {

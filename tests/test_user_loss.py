@@ -178,11 +178,11 @@ def test_out_of_memory_and_an_interrupt_are_no_mistake_of_the_function(written):
             tried(hook)
 
 
-def test_the_source_of_a_decorated_function_is_its_own_file(written, tmp_path):
+def test_the_sources_of_a_decorated_function_are_its_own_file_and_its_decorators(written, tmp_path):
     (tmp_path / "own_decorator.py").write_text(
         "import functools\ndef twice(f):\n    @functools.wraps(f)\n"
         "    def inner(*a):\n        return 2 * f(*a)\n    return inner\n"
     )
     hook = written(f"{HEAD}from own_decorator import twice\n@twice\n{SIGNATURE}    return {GOLD}\n")
-    assert USER(hook=hook).files() == [tmp_path / "own_hook.py"]
+    assert USER(hook=hook).files() == [tmp_path / "own_hook.py", tmp_path / "own_decorator.py"]
     tried(hook)

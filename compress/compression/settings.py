@@ -7,6 +7,8 @@ are found in `pruners/`; those of one key differ by shared_parameters.method.
 
 from __future__ import annotations
 
+import inspect
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Field, Tag, create_model
@@ -15,7 +17,7 @@ from compress.compression import pruners
 from compress.compression.pruners.layers import LayerReduction
 from compress.compression.technique import PruningTechnique, Technique
 from compress.configuration.blocks import Block
-from compress.methods import subclasses_in
+from compress.method_files import subclasses_in, wrong
 
 if TYPE_CHECKING:
     from compress.configuration.robust_schema import RobustCompression
@@ -68,14 +70,32 @@ class _CompressionTraining(Block):
 
 
 def techniques() -> list[type[Technique]]:
-    """The blocks of all modules in `pruners/`, by key and method."""
+    """The blocks of all modules in `pruners/`, by key and method.
+
+    Raises UserError, naming the file, for a class without its name there, or with that of another.
+    """
     found = [block for blocks in subclasses_in(pruners, Technique).values() for block in blocks]
+    for block in found:
+        for name, kind in (("key", str), ("order", int), ("method", str)):
+            if not isinstance(getattr(block, name, None), kind):
+                raise wrong(block, f"must have a value of '{name}', {kind.__name__}")
+    for first, second in combinations(found, 2):
+        if (first.key, first.method) == (second.key, second.method):
+            other = f"{second.__name__} in {inspect.getfile(second)}"
+            raise wrong(first, f"has the same 'key' and 'method' as {other}; give one of them another")
+    for block in found:
+        others = [one for one in found if one.key == block.key]
+        if len(others) > 1 and sum(map(_is_default, others)) != 1:
+            files = " and ".join(inspect.getfile(one) for one in others if one is not block)
+            why = "and exactly one of them must have a default for shared_parameters.method"
+            raise wrong(block, f"has the key '{block.key}', as a class in {files}, {why}")
     return sorted(found, key=lambda block: (block.key, block.method))
 
 
 def _is_default(block: type[Technique]) -> bool:
-    shared: Any = block.model_fields["shared_parameters"].annotation
-    return not shared.model_fields["method"].is_required()
+    shared = block.model_fields.get("shared_parameters")
+    method = getattr(shared and shared.annotation, "model_fields", {}).get("method")
+    return method is not None and not method.is_required()
 
 
 def _union(blocks: list[type[Technique]]) -> Any:  # noqa: ANN401  an annotation

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from compress import mitigations
 from compress.compression.settings import CompressionTraining
-from compress.configuration import effects, whole_numbers
+from compress.configuration import effects, field_types, whole_numbers
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
 from compress.configuration.merge import Merge, at, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
@@ -101,6 +101,7 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
         merge.add(read(Path(file)), str(file))
     for text in overrides:
         merge.add(override(text), f"--set {text}")
+    _check_removed(merge)
     merge.values = whole_numbers.settle(merge.values, Root)
     try:
         root = Root.model_validate(merge.values)
@@ -119,7 +120,7 @@ def _keys_at(path: Sequence[str], values: Any) -> list[str]:  # noqa: ANN401  an
     """The keys of the block at a key path; of blocks that differ by `type`, the one of the values."""
     blocks: list[type[BaseModel]] = [Root]
     for key in path:
-        values = values[key] if isinstance(values, dict) else {}
+        values = values.get(key) if isinstance(values, dict) else {}
         fields = [block.model_fields[key] for block in blocks if key in block.model_fields]
         if fields:
             found = [t for info in fields for t in _types(info.annotation)]
@@ -151,15 +152,30 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
         if why is not None:
             return str(merge.error(f"robust_compression.loss.{wrong}", why))
     if problem["type"] == "extra_forbidden":
-        names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
-        if len(path) == 1 and path[0] in RobustCompression.model_fields:
-            names = f"; did you mean 'robust_compression.{path[0]}'?"
-        return f"{source}: '{key}' is not a key that takes effect{names}"
+        return _unknown(path, source, merge)
     if problem["type"] == "missing":
         return "; ".join(filter(None, (merge.lacking(path), EXAMPLES.get(key)))) + "."
     value = json.dumps(at(merge.values, path) if below else problem["input"], default=str)
     reason = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{source}: '{key}' is {value}, but: {reason}."
+
+
+def _unknown(path: Sequence[str], source: str, merge: Merge) -> str:
+    """The sentence for a key that is no field, with the nearest that is one."""
+    names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
+    if len(path) == 1 and path[0] in RobustCompression.model_fields:
+        names = f"; did you mean 'robust_compression.{path[0]}'?"
+    return f"{source}: '{'.'.join(path)}' is not a key that takes effect{names}"
+
+
+def _check_removed(merge: Merge) -> None:
+    """Raise UserError for a key that is no field, was given no value and was set to null."""
+    for path, source in merge.removed.items():
+        found: list[Any] = [Root]
+        for end, key in enumerate(path, 1):
+            found = field_types.below(found, key)
+            if not found:
+                raise UserError(_unknown(path[:end], source, merge))
 
 
 def _user_path(path: Sequence[str], merge: Merge, kind: str) -> list[str]:

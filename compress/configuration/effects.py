@@ -1,6 +1,7 @@
 """Settings that are valid alone and cannot take effect together: each is an error."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 
 from compress.compression.settings import CompressionTraining
@@ -40,6 +41,8 @@ def check(root: Root, merge: Merge) -> None:
     for key, why in chain(
         _pruners(root, blocks, merge),
         _robust(root, blocks),
+        _repeated(root),
+        _epochs(root, merge),
         _masks(root, blocks),
         _schedule(root, blocks),
     ):
@@ -116,6 +119,33 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
     yield from ((f"robust_compression.{key}", why) for key, (holds, why) in cases.items() if holds)
     if bf16 and bf16.enabled and fp16 and fp16.enabled:
         yield "fp16", "and bf16 exclude each other"
+
+
+def _repeated(root: Root) -> Cases:
+    """Lists that name something twice."""
+    robust = root.robust_compression
+    lists: dict[str, Sequence[object]] = {
+        "evaluation.ood": robust.evaluation.ood or [],
+        "uncertainty.alpha_candidates": robust.uncertainty.alpha_candidates,
+    }
+    for key, values in lists.items():
+        if twice := [value for value in values if values.count(value) > 1]:
+            yield f"robust_compression.{key}", f"names {json.dumps(twice[0])} twice"
+
+
+def _epochs(root: Root, merge: Merge) -> Cases:
+    """Epochs on the command line that every training replaces by its own.
+
+    Those of a file may be replaced: task files give some, and a run's config.json holds all of them.
+    """
+    robust = root.robust_compression
+    trained = {"student": robust.student.epochs, "uncertainty": robust.uncertainty.epochs}
+    if robust.teacher.model is None:
+        trained["teacher"] = robust.teacher.epochs
+    source = merge.source(["robust_compression", "epochs"])
+    if None not in trained.values() and source.startswith("--set "):
+        names = " and ".join(f"{name}.epochs" for name in sorted(trained))
+        yield "robust_compression.epochs", f"has no effect: {names} replace it for every training"
 
 
 def _masks(root: Root, blocks: CompressionTraining) -> Cases:

@@ -23,10 +23,14 @@ def at(values: Mapping[str, Any], path: Sequence[str]) -> Any:  # noqa: ANN401  
 
 @dataclass
 class Merge:
-    """The merged dictionary, and for each key path the sources that set it, the last one last."""
+    """The merged dictionary, and for each key path the sources that set it, the last one last.
+
+    removed: key path that was set to null though it had no value -> the source that did so last.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     sources: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
+    removed: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, Any], source: str) -> None:
         """Merge `values` over those of earlier sources; null returns a key to its default."""
@@ -44,7 +48,8 @@ class Merge:
                 continue
             self.sources.setdefault((*path, key), []).append(source)
             if value is None:
-                target.pop(key, None)
+                if target.pop(key, None) is None:
+                    self.removed[*path, key] = source
             else:
                 target[key] = value
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from compress import mitigations
 from compress.configuration.blocks import Block, Count, Epochs, Fraction, Natural
 from compress.configuration.deepspeed_schema import DeepSpeedBlock
-from compress.configuration.task_schema import TaskBlock
+from compress.configuration.task_schema import Name, TaskBlock
 from compress.layerwise.block import LayerwiseBlock
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -144,7 +144,7 @@ class RobustCompression(Block):
     """The loss that the student is trained with: its name, `hook`, and the settings of that loss."""
     layerwise: LayerwiseBlock = LayerwiseBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
-    cache_dir: str | None = None
+    cache_dir: Name | None = None
     """Directory of what several runs share (teacher, difficulty, tokens). Default: `shared` beside
     the output directory."""
 

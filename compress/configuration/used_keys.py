@@ -63,6 +63,14 @@ def reduced(config: Config, keys: Iterable[str]) -> Config:
     return build(out, config.sources)
 
 
+def whole(config: Config) -> dict[str, Any]:
+    """Every value after resolution; equal for two configurations that ask for the same.
+
+    A default that is written out is the same as one that is not.
+    """
+    return build(_resolved(config), config.sources).dump()
+
+
 def _resolved(config: Config) -> dict[str, Any]:
     """The merged configuration with the values of `RESOLVED` and of absent keys filled in."""
     out: dict[str, Any] = deepcopy(schedule.settled(config.merged))

@@ -3,10 +3,11 @@
 DeepSpeed's own examples write bucket sizes so, and `json` reads them as floats.
 """
 
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
+
+from compress.configuration.field_types import options
 
 
 def settle(value: Any, annotation: Any) -> Any:  # noqa: ANN401  any JSON value, any annotation
@@ -15,8 +16,8 @@ def settle(value: Any, annotation: Any) -> Any:  # noqa: ANN401  any JSON value,
     Floats stay where a float is allowed too; what has a fraction or another type is left to the
     validation. annotation: a pydantic model or the type of one of its fields.
     """
-    options = _options(annotation)
-    for option in options:
+    allowed = options(annotation)
+    for option in allowed:
         if isinstance(value, dict) and isinstance(option, type) and issubclass(option, BaseModel):
             names = {info.alias or name: info.annotation for name, info in option.model_fields.items()}
             value = {k: settle(v, names[k]) if k in names else v for k, v in value.items()}
@@ -24,15 +25,6 @@ def settle(value: Any, annotation: Any) -> Any:  # noqa: ANN401  any JSON value,
             value = {k: settle(v, get_args(option)[1]) for k, v in value.items()}
         elif isinstance(value, list) and get_origin(option) is list:
             value = [settle(v, get_args(option)[0]) for v in value]
-    if isinstance(value, float) and value.is_integer() and int in options and float not in options:
+    if isinstance(value, float) and value.is_integer() and int in allowed and float not in allowed:
         return int(value)
     return value
-
-
-def _options(annotation: Any) -> list[Any]:  # noqa: ANN401  any annotation
-    """The members of a union, without what `Annotated` adds."""
-    if get_origin(annotation) is Annotated:
-        return _options(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [option for member in get_args(annotation) for option in _options(member)]
-    return [annotation]

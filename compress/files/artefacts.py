@@ -8,6 +8,7 @@ temporary name names the process that writes, so that `sweep` can remove what a 
 import hashlib
 import itertools
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 from compress.files import disk, integrity, processes
 from compress.files.integrity import MARKER
+from compress.runtime import provenance
 
 SUFFIX = ".tmp"
 OUTDATED = 24 * 3600.0
@@ -26,7 +28,7 @@ NUMERICS = 1
 _numbers = itertools.count()
 
 
-def key(inputs: Mapping[str, Any]) -> str:
+def key(inputs: object) -> str:
     """SHA-256 over the canonical JSON of the inputs."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -67,12 +69,31 @@ def _examined(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | N
     except (OSError, ValueError, RecursionError) as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         return None, f"{path / MARKER} ({why})"
-    if not isinstance(marker.get("seconds"), (int, float)) or not isinstance(marker.get("key"), str):
+    if not isinstance(marker.get("key"), str):
         return None, f"{path / MARKER} (it does not name its inputs)"
     if marker["key"] != key(inputs):
         return None, None
-    wrong = integrity.damage(path, marker)
-    return (marker, None) if wrong is None else (None, wrong)
+    if (mistake := _mistake(marker)) is not None:
+        return None, f"{path / MARKER} ({mistake})"
+    damage = integrity.damage(path, marker)
+    return (marker, None) if damage is None else (None, damage)
+
+
+def _mistake(marker: Mapping[str, Any]) -> str | None:
+    """What is wrong with the fields of a marker, or None; its files are examined elsewhere.
+
+    "origin" and "made_from" may be absent.
+    """
+    seconds, made_from = marker.get("seconds"), marker.get("made_from", {})
+    if key(marker.get("inputs")) != marker["key"]:
+        return "it does not name its inputs"
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return "it does not say how long its making took"
+    if "origin" in marker and not provenance.readable(marker["origin"]):
+        return "it does not say how it was made"
+    if not isinstance(made_from, dict) or not all(isinstance(v, str) for v in made_from.values()):
+        return "it does not say what it was made from"
+    return None
 
 
 def temporary_name(path: Path) -> Path:

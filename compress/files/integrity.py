@@ -58,7 +58,7 @@ def damage(folder: Path, marker: Mapping[str, Any]) -> str | None:
         for name, about in files.items():
             try:
                 why = compare(folder / name, about)
-            except FileNotFoundError:
+            except (FileNotFoundError, ValueError):  # no file has a name with a null character
                 why = "is missing"
             except OSError as error:
                 why = f"cannot be read: {error.strerror}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from compress import method_code
 from compress.configuration import merge, used_keys
-from compress.configuration.config import Config
+from compress.configuration.config import Config, build
 from compress.data import sources, tasks
 from compress.errors import UserError
 from compress.files import artefacts, disk
@@ -63,7 +63,7 @@ def claim(output_dir: Path, config: Config) -> None:
             f"--output_dir {output_dir}: its config.json is not one of this program and would be "
             "overwritten; choose another directory."
         )
-    key = difference(old, config.merged) if finished else None
+    key = difference(old, config) if finished else None
     if key is not None:
         raise UserError(
             f"--output_dir {output_dir}: belongs to another configuration ({key} differs); "
@@ -135,14 +135,23 @@ def _hold(lock: Lock, output_dir: Path, config: Config) -> None:
         ranks.say(f"removed {count} unfinished files or directories of runs that have ended")
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """The first key in which two merged configurations differ, among those that results depend on."""
-    return _difference(_lasting(old), _lasting(new))
+def difference(old: Mapping[str, Any], new: Config) -> str | None:
+    """The first key in which a configuration differs from the one that config.json holds.
+
+    Among the keys that results depend on, after resolution: a default may be written or not. One that
+    this version does not take (any more) is compared as it was written.
+    """
+    written = {key: value for key, value in old.items() if key != merge.RECORD}
+    try:
+        before = used_keys.whole(build(written, {}))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return _difference(_lasting(written), _lasting(new.merged))
+    return _difference(_lasting(before), _lasting(used_keys.whole(new)))
 
 
 def figures_key(config: Config) -> str:
     """Which figures a run makes: a hash of the whole configuration, what is evaluated included."""
-    return artefacts.key(config.merged)
+    return artefacts.key(used_keys.whole(config))
 
 
 def figures_found(output_dir: Path) -> str | None:
@@ -186,13 +195,14 @@ def _lasting(merged: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return {
         key: _lasting(value, f"{path}{key}.") if isinstance(value, Mapping) else value
         for key, value in merged.items()
-        if key != merge.RECORD and not used_keys.without_effect(f"{path}{key}")
+        if not used_keys.without_effect(f"{path}{key}")
     }
 
 
 def _difference(old: object, new: object, path: str = "") -> str | None:
+    """The first key that differs: of those that both have, before those that one lacks."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*old, *new}):
+        for key in sorted({*old, *new}, key=lambda key: (key not in old or key not in new, key)):
             here = f"{path}.{key}" if path else key
             if key not in old or key not in new:
                 return here

@@ -4,8 +4,8 @@ Each L is the mean over the layer pairs of `layer_map`, one value per sample. So
 al. 2020, Eq. 7 and 8), with probabilities instead of scores for attention.
 """
 
-import importlib
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from compress import method_files
+from compress.errors import UserError
 from compress.layerwise import layer_map
 from compress.layerwise.block import LayerwiseBlock
 from compress.methods import Method, Run, Shapes
@@ -133,8 +135,27 @@ class Term(Method, ABC):
 
 def classes_of(block: LayerwiseBlock) -> dict[str, type[Term]]:
     """The classes of the terms of weight above 0, by name: `Hidden` of `hidden.py` and so on."""
-    modules = {name: importlib.import_module(f"compress.layerwise.{name}") for name in block.weights}
-    return {name: getattr(module, name.capitalize()) for name, module in modules.items()}
+    return {name: _class_of(name) for name in block.weights}
+
+
+def _class_of(name: str) -> type[Term]:
+    """The class of a term; UserError, naming its file, if there is none that can be used."""
+    file = Path(__file__).with_name(f"{name}.py")
+    if not file.is_file():
+        raise UserError(f"{file}: is missing; LayerwiseBlock has a weight '{name}', its term is there.")
+    module = method_files.load(f"compress.layerwise.{name}", file.parent)
+    kind = getattr(module, name.capitalize(), None)
+    if not isinstance(kind, type) or not issubclass(kind, Term):
+        raise UserError(f"{file}: defines no class {name.capitalize()} derived from Term.")
+    method_files.check(kind)
+    for attribute in ("name", "field"):
+        if not isinstance(getattr(kind, attribute, None), str):
+            raise method_files.wrong(kind, f"must have a value of '{attribute}', str")
+    if kind.name != name:
+        raise method_files.wrong(
+            kind, f"has the name '{kind.name}'; it is that of the weight, '{name}'"
+        )
+    return kind
 
 
 def terms_of(block: LayerwiseBlock) -> tuple[Term, ...]:

@@ -12,14 +12,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
+from compress import method_files
 from compress.errors import nearest
-from compress.methods import subclasses_in
 from compress.mitigations._shared import Mitigation, NoLoss
 
-MITIGATIONS: dict[str, type[Mitigation]] = {
-    name: block for name, (block,) in subclasses_in(sys.modules[__name__], Mitigation).items()
-}
+MITIGATIONS: dict[str, type[Mitigation]] = method_files.only(sys.modules[__name__], Mitigation)
 """Name of a hook -> its settings and arithmetic."""
+for _kind in MITIGATIONS.values():
+    if _kind.loss is Mitigation.loss:
+        raise method_files.wrong(_kind, "does not define 'loss'")
+    if "mistakes" in _kind.needs and (
+        _kind.difficulty_of_mistakes is Mitigation.difficulty_of_mistakes
+        or _kind.first_model_epochs is Mitigation.first_model_epochs
+    ):
+        raise method_files.wrong(
+            _kind,
+            "needs 'mistakes', so it must define 'first_model_epochs' and 'difficulty_of_mistakes'",
+        )
 USER = MITIGATIONS.pop("user")
 USERS_OWN = "module:function"
 

@@ -89,11 +89,6 @@ def checked(hook: str, function: Function, returned: object, labels: Tensor) -> 
     return cast("Tensor", returned)
 
 
-def source(function: Function) -> Path:
-    """The file in which a loss was written, behind its decorators."""
-    return Path(inspect.getfile(inspect.unwrap(function)))
-
-
 def place(function: Function) -> str:
     """`file.py:12`, where a function is defined."""
     code = inspect.unwrap(function).__code__

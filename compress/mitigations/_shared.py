@@ -75,7 +75,15 @@ class Mitigation(Block, Method):
         """Import the user's code; UserError for what cannot be used."""
 
     def trial(self, config: Config, classes: int, device: torch.device) -> None:
-        """Call the user's code on random batches; UserError for what would fail in training."""
+        """Call the loss on random batches; UserError for what would fail in training."""
+        from compress.mitigations import _trial
+
+        if self.hook:
+            _trial.run(self, config, classes, device)
+
+    def refusal(self, why: str) -> UserError:
+        """The error of a loss that does not do on a random batch what a training needs."""
+        return self.wrong("loss", f"{why} (tried on a random batch)")
 
 
 class NoLoss(Mitigation):

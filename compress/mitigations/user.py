@@ -18,14 +18,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import UserError
-from compress.mitigations import _function
+from compress.mitigations import _function, _sources
 from compress.mitigations._shared import Floor, FromDifficulty, Gamma, Lambda, Smoothing, Weighting
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from compress.configuration.config import Config
     from compress.microbatch import Batch
 
 PARAMETERS = ("logits", "labels", "teacher", "difficulty", "weights")
@@ -65,8 +63,9 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
         return super().uses(what)
 
     def files(self) -> list[Path]:
-        """The file in which the function is written."""
-        return [_function.source(self.function)]
+        """The files of the function and its module, and of what they import of the user's own."""
+        left_out = (str(_function.PACKAGE.resolve()), *_function.LIBRARIES)
+        return _sources.of(self.hook, self.function, left_out)
 
     def locate(self) -> None:
         """Raise UserError if its module is neither in the current folder nor installed."""
@@ -84,11 +83,10 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
             allowed = " and ".join(f"'{name}'" for name in sorted(self.needs))
             raise _function.refusal(self.hook, f"has needs {needs!r}; it is a set of {allowed}")
 
-    def trial(self, config: Config, classes: int, device: torch.device) -> None:
-        """Call the function on random batches as a training does."""
-        from compress.mitigations import _trial
-
-        _trial.run(self, config, classes, device)
+    def refusal(self, why: str) -> UserError:
+        """The error of the function; it names the line at which that begins."""
+        where = f"({_function.place(self.function)}, tried on a random batch)"
+        return _function.refusal(self.hook, f"{why} {where}")
 
     def loss(self, batch: Batch) -> Tensor:
         """What the function returns, [B].

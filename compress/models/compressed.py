@@ -51,7 +51,7 @@ def sizes(config: PreTrainedConfig) -> list[Layer] | None:
     depth, where = getattr(config, architecture.depth), f"{config.name_or_path}/config.json"
     try:
         layers = [Layer(int(entry["heads"]), int(entry["rows"])) for entry in entries]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise UserError(
             f"{where}: '{KEY}' must list heads and rows (ffn neurons) of each layer."
         ) from None

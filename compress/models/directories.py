@@ -28,6 +28,9 @@ def local(name: str, key: str) -> Path | None:
         raise UserError(f"{key}: '{name}' is a file; name the model's directory.")
     if is_path(name):
         raise UserError(f"{key}: there is no directory '{name}'.")
+    repository, at, revision = name.partition("@")
+    if at and not (repository and revision):
+        raise UserError(f"{key}: '{name}' is no id on the hub; give it as id@revision, or without @.")
     if get_close_matches(name, [SYNTHETIC_ENCODER], cutoff=0.9):
         raise UserError(f"{key}: there is no model '{name}'; did you mean '{SYNTHETIC_ENCODER}'?")
     return None

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 DECISIVE = ("torch", "transformers", "deepspeed")
 Origin = Mapping[str, Any]
+UNKNOWN: Origin = {
+    "versions": {},
+    "device": "unknown",
+    "ranks": "unknown",
+    "peak_memory_bytes": {},
+    "command": "unknown",
+}
+"""Of a result that does not say how it was made, or not all of it."""
 
 
 def now(device: torch.device) -> dict[str, Any]:
@@ -45,6 +53,24 @@ def begin(device: torch.device) -> None:
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def readable(origin: object) -> bool:
+    """Whether a value has the shape of what `now` gives; what it may lack is in `UNKNOWN`."""
+    if not isinstance(origin, dict):
+        return False
+    count, memory = origin.get("ranks"), origin.get("peak_memory_bytes", {})
+    return (
+        _is_table(origin.get("versions"), str)
+        and isinstance(origin.get("device"), str)
+        and isinstance(count, int)
+        and count >= 1
+        and _is_table(memory, (int, float))
+    )
+
+
+def _is_table(value: object, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, kinds) for one in value.values())
 
 
 def difference(origin: Origin) -> str | None:
@@ -86,9 +112,11 @@ def by_versions(origins: Mapping[str, Origin]) -> list[tuple[list[str], Mapping[
 def sentence(origin: Origin) -> str:
     """Such as `torch 2.13.0, transformers 5.23.0, deepspeed 0.19.6 on cpu, 2 processes`."""
     count = origin["ranks"]
+    if count == UNKNOWN["ranks"]:
+        return packages(origin)
     return f"{packages(origin)} on {origin['device']}, {count} process{'es' * (count != 1)}"
 
 
 def packages(origin: Origin) -> str:
     """The decisive packages with their versions."""
-    return ", ".join(f"{name} {origin['versions'].get(name)}" for name in DECISIVE)
+    return ", ".join(f"{name} {origin['versions'].get(name, 'unknown')}" for name in DECISIVE)

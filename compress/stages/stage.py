@@ -51,7 +51,7 @@ class Artefact:
     @property
     def origin(self) -> dict[str, Any]:
         """Versions, device, ranks, seconds, memory and command of its making."""
-        return {**self.marker.get("origin", {}), "seconds": self.seconds}
+        return {**provenance.UNKNOWN, **self.marker.get("origin", {}), "seconds": self.seconds}
 
 
 class Stage(ABC):

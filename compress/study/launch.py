@@ -14,7 +14,7 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +148,7 @@ def finished(run: Run, accept_versions: bool = False) -> bool:
         old = artefacts.read_json(place / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{place}: its results cannot be read ({error}); delete it.") from None
-    key = ownership.difference(old, run.config.merged)
+    key = ownership.difference(old, run.config)
     if key is not None:
         raise UserError(
             f"{place}: holds a run of another configuration ({key} differs); choose another "
@@ -160,6 +160,8 @@ def finished(run: Run, accept_versions: bool = False) -> bool:
             torn = hits.testzip()
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         torn = str(error)
+    if torn is None and _origins(metrics) != metrics.get("artefacts", {}):
+        torn = "metrics.json does not say how they were made"
     if torn is not None:
         sys.stderr.write(f"{place}: its figures are damaged ({torn}) and will be made again\n")
         return False
@@ -167,14 +169,20 @@ def finished(run: Run, accept_versions: bool = False) -> bool:
         return False
     if metrics.get("stamp") != ownership.stamp(run.config):
         return False
-    origins = metrics.get("artefacts", {}).values()
-    return all(provenance.decide("", origin, accept_versions)[0] for origin in origins)
+    return all(provenance.decide("", o, accept_versions)[0] for o in _origins(metrics).values())
+
+
+def _origins(metrics: Mapping[str, Any]) -> dict[str, provenance.Origin]:
+    """How each artefact of a run was made, by stage, as far as that can be read."""
+    found = metrics.get("artefacts")
+    known = found if isinstance(found, dict) else {}
+    return {stage: origin for stage, origin in known.items() if provenance.readable(origin)}
 
 
 def version_lines(run: Run, accept_versions: bool) -> list[str]:
     """A line for each artefact of a run that was made with other versions: whether it is reused."""
     try:
-        origins = artefacts.read_json(run.output_dir / "metrics.json").get("artefacts", {})
+        origins = _origins(artefacts.read_json(run.output_dir / "metrics.json"))
     except (OSError, ValueError):
         return []
     name = run.name
