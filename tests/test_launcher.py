@@ -46,7 +46,7 @@ SPECS.append({"name": "dropout_focal", **DROPOUT, "hook": "focal", "gamma": 0.0}
 FOCAL_ALONE = {"name": "focal_zero0", "stage": 0, **FOCAL}
 GOLDEN = [{"name": "golden", "stage": 2, "groups": GROUP, "steps": 4}, SPECS[2], FOCAL_ALONE]
 
-pytestmark = [pytest.mark.launcher, pytest.mark.release, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
 
 def results(folder: Path, name: str, ranks: int) -> list[dict]:
@@ -75,11 +75,13 @@ def one_rank(tmp_path_factory, tiny_model) -> Path:
     return folder
 
 
+@pytest.mark.release
 def test_nothing_is_compiled_and_no_shared_memory_is_left(two_ranks: Path) -> None:
     assert not (two_ranks / "extensions").exists()
     assert json.loads((two_ranks / "shared_memory.json").read_text()) == []
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_stages_agree(two_ranks: Path, stage: int) -> None:
     plain, other = (results(two_ranks, f"zero{z}", 2)[0] for z in (0, stage))
@@ -91,6 +93,7 @@ def test_zero_stages_agree(two_ranks: Path, stage: int) -> None:
         assert other["weights"][name] == pytest.approx(value, abs=1e-4), name
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("name", [spec["name"] for spec in SPECS])
 def test_ranks_have_equal_masks_and_scores(two_ranks: Path, name: str) -> None:
     first, second = results(two_ranks, name, 2)
@@ -98,6 +101,7 @@ def test_ranks_have_equal_masks_and_scores(two_ranks: Path, name: str) -> None:
     assert first["scores"] == second["scores"]
 
 
+@pytest.mark.release
 def test_asked_sparsity_is_reached_and_pruned_weights_are_zero(two_ranks: Path) -> None:
     for stage in range(4):
         result = results(two_ranks, f"zero{stage}", 2)[0]
@@ -108,6 +112,7 @@ def test_asked_sparsity_is_reached_and_pruned_weights_are_zero(two_ranks: Path) 
             assert result["zeros"][f"{name}.weight"] >= mask.count("0")
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("stage", [2, 3])
 def test_bf16_stays_near_float32(two_ranks: Path, stage: int) -> None:
     """The engine converts the weights, not the masks: a float mask made the product float32."""
@@ -116,6 +121,7 @@ def test_bf16_stays_near_float32(two_ranks: Path, stage: int) -> None:
     assert half["sparsity"][-1] == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "accumulated", "bf16"])
 def test_layerwise_term_trains_alike(two_ranks: Path, name: str) -> None:
     """Also where ZeRO 3 partitions the projection, and where a step has two backward passes."""
@@ -127,6 +133,7 @@ def test_layerwise_term_trains_alike(two_ranks: Path, name: str) -> None:
         np.testing.assert_allclose(other["projection"][1], plain["projection"][1], atol=1e-5)
 
 
+@pytest.mark.release
 def test_layerwise_term_counts_and_trains_its_projection(two_ranks: Path) -> None:
     result, without = (results(two_ranks, n, 2)[0] for n in ("layerwise_zero3", "zero3"))
     hidden, attention = result["layers"][0]
@@ -140,6 +147,7 @@ def test_layerwise_term_counts_and_trains_its_projection(two_ranks: Path) -> Non
     assert without["projection"] == [None, 0.0]
 
 
+@pytest.mark.release
 def test_groups_keep_their_own_targets(two_ranks: Path) -> None:
     masks = results(two_ranks, "two_groups", 2)[0]["masks"]
     for name, mask in masks.items():
@@ -147,12 +155,14 @@ def test_groups_keep_their_own_targets(two_ranks: Path) -> None:
         assert mask.count("0") == round(len(mask) * target), name
 
 
+@pytest.mark.release
 def test_training_does_not_depend_on_the_number_of_ranks(two_ranks: Path, one_rank: Path) -> None:
     two, one = results(two_ranks, "zero2", 2)[0], results(one_rank, "zero2", 1)[0]
     np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-4)
     np.testing.assert_allclose(one["scores"], two["scores"], atol=1e-4)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("other", ["zero3", "accumulated"])
 def test_focal_counts_the_batch_of_all_ranks_and_micro_batches_as_one(
     two_ranks: Path, one_rank: Path, other: str
@@ -162,6 +172,7 @@ def test_focal_counts_the_batch_of_all_ranks_and_micro_batches_as_one(
         np.testing.assert_allclose(results(two_ranks, name, 2)[0]["losses"], alone["losses"], rtol=1e-4)
 
 
+@pytest.mark.release
 def test_looking_ahead_leaves_the_dropout_alone(two_ranks: Path) -> None:
     """gamma 0 is cross-entropy: the same training, though each batch has been through twice."""
     plain, focal = (results(two_ranks, f"dropout_{n}", 2)[0] for n in ("vanilla", "focal"))
@@ -170,6 +181,7 @@ def test_looking_ahead_leaves_the_dropout_alone(two_ranks: Path) -> None:
     assert abs(plain["losses"][0] - without[0]) > 1e-4
 
 
+@pytest.mark.release
 def test_golden_four_steps(one_rank: Path) -> None:
     """A refactoring shows the identical loss: these four values change only on purpose."""
     result = results(one_rank, "golden", 1)[0]
@@ -187,6 +199,7 @@ def whole_job(tmp_path_factory, tiny_model) -> tuple[Path, str]:
     return folder / "run", done.stdout
 
 
+@pytest.mark.release
 def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
     folder, output = whole_job
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -213,6 +226,7 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
     assert "teacher" in output and str(folder / "report.html") in output
 
 
+@pytest.mark.release
 def test_exported_student_loads_and_scores_as_stored(whole_job: tuple[Path, str]) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
