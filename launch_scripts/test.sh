@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
 # Install what the tests need and run them all; arguments go to pytest (for example: -k losses).
-# Without arguments the tests that concern DeepSpeed's releases run with requirements-current.txt too, in a
-# second environment that has only the other DeepSpeed of its own.
+# Without arguments, what concerns DeepSpeed's releases runs a second time with requirements-current.txt, in
+# an environment beside the first that has only that DeepSpeed of its own.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt requirements-test.txt requirements-onnx.txt
-export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu}
+export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 ruff check .
 ruff format --check .
 mypy
 if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
 
-export PARITY_RECORD=$VENV/parity.json
+export PARITY_RECORD="$PWD/$VENV/parity.json"
 rm -f "$PARITY_RECORD"
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not launcher"
-python -m pytest -m launcher
-
+python -m pytest -n 2 --dist loadfile
 beside "$VENV-current" requirements-current.txt
-python -m pytest -m "parity or release" tests
+export GOLDEN_JOBS="imp40 movement40 heads40 rows50_learned layers_first_half heads20_rows50_imp40"
+python -m pytest -n 2 --dist loadfile -m "parity or release"
