@@ -9,7 +9,7 @@ ruff format --check .
 mypy
 if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
 
-export PARITY_RECORD="$PWD/$VENV/parity.json"
+export PARITY_RECORD=$VIRTUAL_ENV/parity.json
 rm -f "$PARITY_RECORD"
 python -m pytest -n 2 --dist loadfile
 beside "$VENV-current" requirements-current.txt
