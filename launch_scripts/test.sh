@@ -11,7 +11,7 @@ if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
 
 export PARITY_RECORD=$VIRTUAL_ENV/parity.json
 rm -f "$PARITY_RECORD"
-python -m pytest -n 2 --dist loadfile
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 beside "$VENV-current" requirements-current.txt
 export GOLDEN_JOBS="imp40 movement40 heads40 rows50_learned layers_first_half heads20_rows50_imp40"
-python -m pytest -n 2 --dist loadfile -m "parity or release"
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "parity or release"

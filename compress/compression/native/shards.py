@@ -90,15 +90,18 @@ class Fragment(Shard):
 
     def __init__(self, parameter: nn.Parameter) -> None:
         """parameter: linked by the engine; a parameter of other ranks has an empty shard."""
-        self._mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]
-        address = None if self._mapping is None else self._mapping.lp_fragment_address
+        address = getattr(parameter._hp_mapping, "lp_fragment_address", None)  # type: ignore[attr-defined]
         start, length = (address.start, address.numel) if address else (0, 0)
         super().__init__(parameter, parameter.shape, start, length)
 
     @property
+    def _mapping(self) -> Any:  # noqa: ANN401  DeepSpeed links it anew when it loads a checkpoint
+        return self.parameter._hp_mapping  # type: ignore[attr-defined]
+
+    @property
     def master(self) -> Tensor:
         """Master weights, float32 [length]."""
-        if self._mapping is None:
+        if not self.length:
             return self.parameter.data.new_empty(0, dtype=torch.float32)
         fragment: Tensor = self._mapping.hp_fragment
         return fragment
@@ -109,7 +112,7 @@ class Fragment(Shard):
 
     def zero_gradient(self, kept: Tensor) -> None:
         """The same with the summed gradient; between the last backward pass and the step."""
-        if self._mapping is None:
+        if not self.length:
             return
         index = self.parameter._index_in_param_group  # type: ignore[attr-defined]
         gradient = self._mapping.get_lp_grad_fragment(index).view(-1)
