@@ -20,7 +20,7 @@ from deepspeed.compression.utils import TopKBinarizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.compression.masking import LayerMask, Masking, Remaining, Target, WeightMasks
+from compress.compression.masking import LayerMask, Masking, Remaining, Target, WeightMasks, applied
 from compress.compression.pruner import Pruner
 from compress.compression.pruning_schedule import n_pruned
 from compress.compression.technique import exactly
@@ -129,10 +129,7 @@ class LibraryWeights(WeightMasks):
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gathered weights, 0 where they are pruned; changes the dictionary."""
-        for name, mask in self._masks.items():
-            weight = weights[f"{name}.weight"]
-            weights[f"{name}.weight"] = weight * mask.take(weights).to(weight)
-        return weights
+        return applied(self._masks, weights)
 
     def state(self) -> dict[str, Tensor]:
         """What is pruned by layer, bool on the CPU."""

@@ -63,6 +63,14 @@ class LayerMask(ABC):
         """The final mask, from gathered weights; scores are taken out of them."""
 
 
+def applied(masks: Mapping[str, LayerMask], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gathered weights of layers, 0 where their masks of single weights are; changes the dictionary."""
+    for name, mask in masks.items():
+        weight = weights[f"{name}.weight"]
+        weights[f"{name}.weight"] = weight * mask.take(weights).to(weight)
+    return weights
+
+
 class WeightMasks(ABC):
     """The masks of single weights of several layers, set from magnitudes."""
 

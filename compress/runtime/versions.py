@@ -9,7 +9,8 @@ from compress import __version__
 from compress.errors import UserError
 
 DEEPSPEED = ("0.19.6", "0.19.8")
-"""Releases that every test runs with; the first is the last that has the compression library."""
+"""Releases that the tests of masks, launcher and golden runs are run with; the first is the last that
+has the compression library."""
 ACCEPT = "reuse what was made with other versions of torch, transformers or deepspeed"
 """What --accept_versions does."""
 PACKAGES = ("deepspeed", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")

@@ -6,7 +6,7 @@ histograms (radix select): 11, 10 and 10 bits in three sums over the ranks. No w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from compress.runtime import ranks
 
 DIGITS = ((20, 11), (10, 10), (0, 10))
 """Shift and width of each digit of a 31-bit magnitude, highest first."""
-Sum = Callable[[Tensor], Tensor]
 
 
 def magnitude_bits(weights: Tensor, precision: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from compress.compression.masking import Remaining, Target
+from compress.compression.masking import Remaining, Target, applied
 from compress.compression.pruner import PruningState
 from compress.compression.pruners.magnitude import Magnitude, MagnitudePruning, SparseShared
 
@@ -37,10 +37,7 @@ class Movement(Magnitude):
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Zero the pruned weights in place."""
-        for name, mask in self.masks.items():
-            weight = weights[f"{name}.weight"]
-            weights[f"{name}.weight"] = weight * mask.take(weights).to(weight)
-        return weights
+        return applied(self.masks, weights)
 
     def state_dict(self) -> dict[str, Tensor]:
         """How many weights of each layer stay."""
