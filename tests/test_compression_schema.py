@@ -6,6 +6,9 @@ import sys
 from typing import get_args
 
 import pytest
+
+pytest.importorskip("deepspeed.compression.compress", reason="DeepSpeed has it until 0.19.6")
+
 from deepspeed.compression import constants as c
 from deepspeed.compression.config import get_compression_config
 
