@@ -4,21 +4,26 @@ import contextlib
 import io
 import logging
 import os
+from datetime import timedelta
 
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
 from compress.errors import UserError, first_line
-from compress.runtime import ranks
+from compress.runtime import agreement, ranks, watchdog
 from compress.runtime.interrupts import RANK_VARIABLES
 from compress.training.monitor import quieten
 
+LATER = 30.0
+"""Seconds after the watchdog that a collective fails by itself."""
 
-def start(log_level: int = logging.ERROR) -> torch.device:
+
+def start(log_level: int = logging.ERROR, timeout: float = 600.0) -> torch.device:
     """Join the process group and return this rank's device.
 
-    log_level: of DeepSpeed's own lines, which come from the main rank only.
+    log_level: of DeepSpeed's own lines, which come from the main rank only; timeout: seconds after
+    which a rank that does not take part is given up (`compress.runtime.watchdog`).
 
     Without a launcher this process is the only rank; under mpirun or srun DeepSpeed finds the ranks.
     Its shared-memory all-reduce is left out: it serves inference only, needs a compiler, and leaves 66
@@ -32,13 +37,14 @@ def start(log_level: int = logging.ERROR) -> torch.device:
         os.environ.update(alone, MASTER_PORT=str(ranks.free_port()))
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            deepspeed.init_distributed(verbose=False)
+            deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout + LATER))
     except torch.distributed.DistNetworkError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
             f"the ranks cannot meet at {where} ({first_line(error)}); if another run has the "
             "port, start with `deepspeed --master_port N`."
         ) from None
+    watchdog.start(timeout)
     if ranks.is_main():
         deepspeed.utils.logger.setLevel(log_level)
     accelerator = get_accelerator()
@@ -51,4 +57,5 @@ def start(log_level: int = logging.ERROR) -> torch.device:
 def stop() -> None:
     """Leave the process group."""
     if torch.distributed.is_initialized():
+        agreement.finish()
         torch.distributed.destroy_process_group()
