@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):  # noqa: N818  nothing is wrong
-    """The run was asked to end; what it has done is saved, so that the same command continues."""
+    """The run was asked to end, and has saved what it has done; the text is its last line."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -67,8 +67,8 @@ def run(main: Callable[[], None], resumes: bool = False) -> None:
         main()
     except UserError as error:
         fail(error)
-    except Interrupted:
-        _end(AGAIN, f"{_message[0]()}\n")
+    except Interrupted as error:
+        _end(AGAIN, f"{error}\n")
 
 
 @contextmanager
@@ -84,6 +84,11 @@ def loop() -> Iterator[None]:
 def wanted() -> bool:
     """Whether a signal has asked this rank to end."""
     return _wanted.is_set()
+
+
+def ended() -> Interrupted:
+    """The exception that ends a loop; its text is the line for the place where the run is."""
+    return Interrupted(_message[0]())
 
 
 def set_message(line: Callable[[], str]) -> None:

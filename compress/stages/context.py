@@ -19,11 +19,10 @@ from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data.batches import Columns
 from compress.data.splits import TaskData
-from compress.errors import Interrupted
 from compress.methods import Method
 from compress.microbatch import SampleData
 from compress.models import encoders, label_order
-from compress.runtime import agreement, ranks
+from compress.runtime import agreement, interrupts, ranks
 from compress.scoring import evaluation
 from compress.stages.stage import Artefact
 from compress.training.monitor import Monitor
@@ -182,7 +181,7 @@ def score(context: Context, split: str, forward: evaluation.Forward) -> NDArray[
 
     def interruptible(inputs: Mapping[str, Tensor]) -> Tensor:
         if agreement.exchange()[0]:
-            raise Interrupted
+            raise interrupts.ended()
         return counted(inputs)
 
     with agreement.loop():

@@ -22,7 +22,7 @@ from compress.data.batches import Columns, Indices, epoch_batches, share
 from compress.errors import Interrupted
 from compress.methods import Method
 from compress.microbatch import Batch, SampleData, mistake_in
-from compress.runtime import agreement, memory, ranks
+from compress.runtime import agreement, interrupts, memory, ranks
 from compress.training import finite, shards, training_state
 from compress.training.engine import engine_settings, parameter_groups
 from compress.training.monitor import Monitor
@@ -154,7 +154,7 @@ class Trainer:
         if stop or late or saver.due(self.step):
             saver.save_now()
         if stop:
-            raise Interrupted
+            raise interrupts.ended()
 
     def _after_step(self) -> None:
         for method in self.training.methods:

@@ -5,7 +5,7 @@
 Places: `step NAME N`: before optimiser step N + 1 of a training; `save NAME N`: while the checkpoint at
 step N is written; `score NAME N`: in the Nth forward pass of scoring, NAME is stage and split;
 `refresh NAME N`: after the masks of step N. KILL_WITH: number of the signal (9); KILL_RANK: the rank
-that is hit (all if absent).
+that hits; KILL_WHOM: itself ("rank", the default), its "launcher", or "everything" of its session.
 """
 
 import os
@@ -24,7 +24,7 @@ from compress.training.trainer import Trainer
 ROOT = Path(__file__).parents[2]
 KIND, *WORDS, NUMBER = os.environ["KILL_AT"].split(" ")
 WITH = int(os.environ.get("KILL_WITH", "9"))
-RANK = os.environ.get("KILL_RANK")
+RANK, WHOM = os.environ.get("KILL_RANK"), os.environ.get("KILL_WHOM", "rank")
 
 
 def hit(kind: str, name: str, number: int) -> None:
