@@ -4,8 +4,8 @@
 
 A run is killed (SIGKILL to a rank, to the launcher, or to everything) at several random places, in the
 order of its work: in each stage once at least, a third of them while a checkpoint is written; the same
-command is given again each time. Prints for each run whether it came to its end, whether weights, losses,
-figures and curves are equal, and how many optimiser steps were done twice. Exit code 1 if any is not.
+command is given again each time. Prints for each run whether it came to its end, whether weights,
+losses, figures and curves are equal, and how many optimiser steps were done twice. Exit code 1 if not.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class Job:
 
 
 def places(draw: random.Random, count: int) -> list[str]:
-    """Where a run is killed, in the order of its work: each training once at least, a third in a save."""
+    """Where a run is killed, in the order of its work: each training at least once, a third in saves."""
     names = [*TRAININGS, *(draw.choice(list(TRAININGS)) for _ in range(count - len(TRAININGS)))]
     found = []
     for number, name in enumerate(names[:count]):

@@ -85,11 +85,15 @@ class Folder:
             advice = f"; '{self.kind}.enabled' false leaves these events out."
             raise UserError(str(error).removesuffix(".") + advice) from None
 
+    def tables(self, group: str) -> list[str]:
+        """Names of the CSV files of a group; "difficulty 0.30" is none of the group "difficulty"."""
+        names = [file.stem for file in self.path.glob(f"{group}_*.csv")]
+        return [name for name in names if not name[len(group) + 1].isdigit()]
+
     def _files(self, group: str) -> list[Path]:
-        """The files of a group; "difficulty 0.30" is none of the group "difficulty"."""
-        tables = self.path.glob(f"{group}_*.csv")
-        own = [file for file in tables if not file.stem[len(group) + 1].isdigit()]
-        return [*self.path.glob(f"{EVENTS}.{group}"), *own]
+        """The files of a group."""
+        tables = [self.path / f"{name}.csv" for name in self.tables(group)]
+        return [*self.path.glob(f"{EVENTS}.{group}"), *tables]
 
     def _record(self) -> None:
         about = {"output_dir": self._owner, "keys": self._keys}
@@ -163,6 +167,7 @@ class CsvFiles(csvMonitor):
             for group in sorted({group_of(tag) for tag, _, _ in event_list} - self._begun):
                 self._folder.begin(group)
                 self._begun.add(group)
+                self.filenames += self._folder.tables(group)  # a table that is resumed has its header
             super().write_events(event_list)
 
 
