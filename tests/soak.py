@@ -82,7 +82,7 @@ class Job:
 
 
 def places(draw: random.Random, count: int) -> list[str]:
-    """Where a run is killed, in the order of its work: each training at least once, a third in saves."""
+    """Where a run is killed, in the order of its work: in each training, and a third in saves."""
     names = [*TRAININGS, *(draw.choice(list(TRAININGS)) for _ in range(count - len(TRAININGS)))]
     found = []
     for number, name in enumerate(names[:count]):

@@ -10,7 +10,7 @@ import pytest
 from launcher import ROOT, launch, run
 
 DRIVER = str(ROOT / "tests/drivers/resume_steps.py")
-STEPS, AT, LATER = 16, 7, 11
+STEPS, AT, LATER = 10, 5, 7
 BF16, PARTS = ['bf16={"enabled": true}'], ["gradient_accumulation_steps=2"]
 FOCAL = ["robust_compression.loss.hook=focal"]
 COMBINED = "heads20_rows50_imp40"

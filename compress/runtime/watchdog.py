@@ -73,16 +73,16 @@ def give_up() -> None:
         found = {n: _answer(store, n) for n in range(dist.get_world_size())}
     except (RuntimeError, dist.DistError):
         host = os.environ["MASTER_ADDR"]
-        _end(f"rank 0 at {host} cannot be reached", True)
+        _end(f"rank 0 at {host} could not be reached", True)
         return
     there = {n: place for n, place in found.items() if place is not None}
     missing = [n for n, place in found.items() if place is None]
     if missing:
-        sentence = f"{_named(store, missing)} {'does' if len(missing) == 1 else 'do'} not answer"
+        sentence = f"{_named(store, missing)} did not answer"
     else:
         busy = [n for n, place in there.items() if not place["waits"]] or list(there)
         where = there[busy[0]]["at"]
-        sentence = f"{_named(store, busy)} did not take part in the next step (it is at {where})"
+        sentence = f"{_named(store, busy)}, at {where}, did not take part in the next step"
     _end(sentence, rank == min(there))
 
 
@@ -131,6 +131,6 @@ def _end(sentence: str, speaks: bool) -> None:
     timeout = f"{_state['timeout']:g} s (robust_compression.timeout)"
     if speaks:
         os.environ["LOCAL_RANK"] = "0"
-        fail(UserError(f"{sentence} since {timeout}; look at that host, then start the run again."))
+        fail(UserError(f"{sentence} for {timeout}; look at that host, then start the run again."))
     time.sleep(1)
     os._exit(1)
