@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from compress.compression.resolved import Resolved
-from compress.configuration import schedule
+from compress.configuration import batch_sizes, schedule
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.used_keys import OURS
@@ -155,6 +155,7 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     """
     chosen = stages_of(context.config.robust, stage)
     ranks.say(overview(context.config, context.data, chosen, str(context.device)))
+    ranks.say(f"batch: {batch_sizes.sentence(context.config.deepspeed, ranks.world_size())}")
     context = replace(context, stage=stage, chosen=chosen)
     remaining_work.check_places(context)
     keys = {*remaining_work.keys(context), ownership.figures_found(context.output_dir) or ""}
