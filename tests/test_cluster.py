@@ -18,9 +18,9 @@ from launcher import ROOT, job
 
 from compress.files import artefacts
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 CLUSTER = ROOT / "tests/cluster"
-TWO_HOSTS = ("doctor", "pdsh", "mpirun", "no_mpi4py")
+TWO_HOSTS = ("doctor", "unshared", "pdsh", "mpirun", "no_mpi4py")
 SLURM = ("srun", "one", "parts", "fails", "quits")
 OURS = "robust_compression"
 
@@ -101,7 +101,7 @@ def drive(results, tiny_model, driver, *command):
         text=True,
         cwd=ROOT,
         env=environment,
-        timeout=500,
+        timeout=850,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return Cases(results)
@@ -138,6 +138,14 @@ def test_the_doctor_looks_at_both_hosts(hosts):
         assert words in said
     assert "all-reduce        2 hosts  gloo: " in said and "nothing is wrong" in said
     assert "8 samples a step = micro-batch 4 x 2 ranks" in said
+
+
+def test_the_doctor_finds_a_directory_that_is_not_shared_and_a_port_that_is_taken(hosts):
+    said = hosts.log("unshared")
+    assert hosts.code("unshared") == 1, said
+    assert "hostb: a file written to" in said and "on a file system that all hosts share" in said
+    assert "hosta: port 29500 is taken; start with --master_port" in said
+    assert said.rstrip().endswith("2 to do")
 
 
 def test_a_hostfile_through_pdsh(hosts):

@@ -9,8 +9,9 @@ mapfile -t words < "$results/words"
 export OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu RANKS=2
 ended() { echo "$2" > "$results/$1.code"; }
 state_of() { scontrol show job "$1" | grep -o 'JobState=[A-Z]*' | cut -d= -f2; }
+exit_code() { scontrol show job "$1" | grep -o ' ExitCode=[0-9]*' | cut -d= -f2; }
 until_ended() {
-  for _ in $(seq 300); do
+  for _ in $(seq 600); do
     case $(state_of "$1") in COMPLETED|FAILED|CANCELLED|TIMEOUT) return;; esac
     sleep 0.3
   done
@@ -18,12 +19,13 @@ until_ended() {
 for case in "$@"; do
   case $case in
     srun)
-      timeout 100 srun -n 2 python train.py "${words[@]}" --output_dir "$results/srun/run" > "$results/srun.log" 2>&1
+      timeout 180 srun -n 2 python train.py "${words[@]}" --output_dir "$results/srun/run" > "$results/srun.log" 2>&1
       ended srun $?;;
     one)
       printf '#!/bin/bash\n%s\n' 'exec python train.py "$@"' > "$results/one.sh"
-      timeout 100 sbatch --wait -n 2 -o "$results/one.log" "$results/one.sh" "${words[@]}" --output_dir "$results/one/run"
-      ended one $?;;
+      job=$(sbatch --parsable -n 2 -o "$results/one.log" "$results/one.sh" "${words[@]}" --output_dir "$results/one/run")
+      until_ended "$job"
+      ended one "$(exit_code "$job")";;
     parts|fails|quits)
       job=$(cd "$project" && MODE=$case sbatch --parsable -o "$results/$case.log" launch_scripts/slurm.sbatch \
         --deepspeed_config "$results/stand_in.json" --output_dir "$results/$case/run")
@@ -33,6 +35,6 @@ for case in "$@"; do
       fi
       until_ended "$job"
       scontrol show job "$job" > "$results/$case.job"
-      ended "$case" "$(grep -o ' ExitCode=[0-9]*' "$results/$case.job" | cut -d= -f2)";;
+      ended "$case" "$(exit_code "$job")";;
   esac
 done
