@@ -94,6 +94,14 @@ def test_the_variables_that_torch_reads():
     assert alone == BATCH
 
 
+def test_when_mpi_itself_is_asked():
+    assert found(OPEN_MPI).of_mpi and not found({**OPEN_MPI, **MEETING}).of_mpi
+    assert found({**OPEN_MPI, "MASTER_PORT": "29500"}).of_mpi
+    unknown = found({"PMIX_RANK": "1", **MEETING})
+    assert unknown.of_mpi and unknown.variables() == {"RANK": "1", "LOCAL_RANK": "0"}
+    assert not found(STEP).of_mpi and not Launch().of_mpi
+
+
 def test_a_script_that_sets_some_of_them():
     """The usual wrapper around srun leaves LOCAL_RANK to Slurm."""
     without = {name: value for name, value in TORCH.items() if name != "LOCAL_RANK"}
@@ -157,10 +165,12 @@ def test_mpirun_without_mpi4py_says_so(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(UserError) as caught:
-        launchers.meet(found(OPEN_MPI))
-    message = str(caught.value)
-    assert "pip install mpi4py" in message and "\n" not in message
+    for step in (lambda: adopt(dict(OPEN_MPI)), lambda: launchers.meet(found(OPEN_MPI))):
+        with pytest.raises(UserError) as caught:
+            step()
+        message = str(caught.value)
+        assert "pip install mpi4py" in message and "\n" not in message
+    assert adopt({**OPEN_MPI, **MEETING}).address == "10.0.0.1", "not needed where the user says it"
 
 
 def test_own_address_is_one_of_this_machine():

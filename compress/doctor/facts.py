@@ -71,12 +71,12 @@ def gather(folder: Path, token: str, host: str, port: int, patience: float = PAT
     from compress.configuration import machine
     from compress.runtime import versions
 
-    addresses = _interfaces()
+    addresses, device = _interfaces(), machine.device()
     return Facts(
         name=socket.gethostname(),
         versions=versions.report(),
-        device=machine.device(),
-        gpus=tuple(_gpus()),
+        device=device,
+        gpus=tuple(_gpus() if device == "cuda" else ()),
         cores=len(os.sched_getaffinity(0)),
         memory=_memory(),
         disk=_disk(folder),
@@ -115,8 +115,6 @@ def appears(file: Path, seconds: float) -> bool:
 def _gpus() -> list[Gpu]:
     import torch
 
-    if not torch.cuda.is_available():
-        return []
     found = []
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)

@@ -45,7 +45,7 @@ class Launch:
     @property
     def of_mpi(self) -> bool:
         """Whether the ranks have to agree through MPI on where they meet."""
-        return self.launcher == "mpirun" and not (self.address and self.port)
+        return self.launcher == "mpirun" and not (self.address and self.port and self.ranks)
 
     def variables(self) -> dict[str, str]:
         """What torch and DeepSpeed read, as far as it is known; empty for a single process."""
@@ -80,8 +80,16 @@ def found(environment: Mapping[str, str]) -> Launch:
 
 
 def adopt(environment: MutableMapping[str, str]) -> Launch:
-    """As `found`; and write it into the environment for torch and DeepSpeed."""
+    """As `found`; and write it into the environment for torch and DeepSpeed.
+
+    Raises UserError if the ranks have to meet through MPI and mpi4py is missing.
+    """
     launch = found(environment)
+    if launch.of_mpi:
+        try:
+            import mpi4py  # noqa: F401
+        except ImportError as error:
+            raise _without_mpi4py(error) from None
     environment.update(launch.variables())
     return launch
 
@@ -94,11 +102,7 @@ def meet(launch: Launch) -> Launch:
     try:
         from mpi4py import MPI as library  # noqa: N811
     except (ImportError, RuntimeError) as error:
-        raise UserError(
-            "mpirun has started this process, whose ranks find each other through the package mpi4py, "
-            f"but that cannot be imported ({first_line(error)}); run: pip install mpi4py, or start "
-            "with `deepspeed` instead of mpirun."
-        ) from None
+        raise _without_mpi4py(error) from None
     world: Any = library.COMM_WORLD
     ranks = world.Get_size()
     if launch.ranks is not None and ranks != launch.ranks:
@@ -117,6 +121,14 @@ def meet(launch: Launch) -> Launch:
         ranks,
         launch.address or address,
         launch.port or port,
+    )
+
+
+def _without_mpi4py(error: Exception) -> UserError:
+    return UserError(
+        "mpirun has started this process, whose ranks find each other through the package mpi4py, but "
+        f"that cannot be imported ({first_line(error)}); run: pip install mpi4py, or start with "
+        "`deepspeed` instead of mpirun."
     )
 
 
