@@ -58,7 +58,7 @@ def main() -> None:
 
     from compress import run
     from compress.files import ownership
-    from compress.runtime import memory, ranks
+    from compress.runtime import memory, ranks, watchdog
     from compress.training import distributed
 
     settings.robust.loss.load()
@@ -66,7 +66,8 @@ def main() -> None:
     ownership.claim(options.output_dir, settings)
     timers = settings.deepspeed.wall_clock_breakdown
     try:
-        device = distributed.start(logging.INFO if timers else logging.ERROR, launch)
+        level = logging.INFO if timers else logging.ERROR
+        device = distributed.start(level, 60 * settings.robust.timeout, launch)
         with ownership.held(options.output_dir, settings):
             context = run.prepare(settings, options.output_dir, device, options.accept_versions)
             progress = context.monitor.progress
@@ -75,6 +76,8 @@ def main() -> None:
                 run.execute(context, options.stage, options.export)
         distributed.stop()
     except RuntimeError as error:
+        if watchdog.timed_out(error):
+            watchdog.give_up()
         if not ranks.lost(error):
             raise
         raise UserError(
@@ -83,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    interrupts.run(main)
+    interrupts.run(main, resumes=True)

@@ -19,6 +19,10 @@ class UserError(Exception):
     """A mistake in the configuration, the data or the machine; the message is one sentence."""
 
 
+class Interrupted(Exception):  # noqa: N818  nothing is wrong
+    """The run was asked to end; what it has done is saved, so that the same command continues."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the valid name nearest to `name`, else the valid names."""
     names = sorted(valid)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from compress.synthetic import generator
 
@@ -182,6 +182,20 @@ def tiny_model(tmp_path_factory):
         torch.manual_seed(0)
         BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def four_heads(tiny_model, tmp_path_factory):
+    """Directory of a random encoder of four layers of four heads: every file removes something."""
+    folder = tmp_path_factory.mktemp("four_heads") / "model"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+    lengths = {"intermediate_size": 64, "max_position_embeddings": 64}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(BertConfig(vocab_size=len(tokenizer), **sizes, **lengths)).save_pretrained(folder)
     return folder
 
 

@@ -32,6 +32,7 @@ def test_the_exported_student_is_that_of_its_epoch(tiny_model: Path, tmp_path: P
     """Learned scores change after the last pruning step too, so they must be those of the epoch."""
     words = (
         "robust_compression.student.keep=best_dev",
+        "robust_compression.epochs=1",
         "robust_compression.student.epochs=8",
         "optimizer.params.lr=0.02",
         "zero_optimization.stage=3",

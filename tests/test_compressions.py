@@ -31,9 +31,7 @@ SETTINGS["layers_0_1_2"] = ["compression_training.layer_reduction.teacher_layer=
 
 def stages(name):
     """Those of the exports; test_parity.py trains each mechanism at every stage."""
-    if name in {"heads20_rows50_imp40", "movement40"}:
-        return range(4)
-    return (3,) if name in {"layers_0_1_2", "layers_every_second", "heads20_learned"} else (2, 3)
+    return (0, 2, 3) if name in {"heads20_rows50_imp40", "movement40"} else (3,)
 
 
 SPECS = [

@@ -17,6 +17,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, B
 from compress import predict
 from compress.models import encoders
 
+pytestmark = pytest.mark.slow
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 KEYS = ("Alpha", "Beta", "Gamma")
 NOUNS = ("bird", "cat", "dog", "house", "river", "stone", "tree", "train")

@@ -12,9 +12,9 @@ from launcher import ROOT, run
 from compress.compression.masking import Target
 from compress.compression.native import selection
 from compress.compression.native.learned import MaskedLinear, Selection
-from compress.compression.native.shards import Shard
 from compress.compression.native.weights import ZeroedWeights, inside
 from compress.compression.native.zeroing import Zeroing
+from compress.training.shards import Shard
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 

@@ -99,7 +99,7 @@ def test_runs_of_a_stage_are_counted_together():
     with seen.progress.stage("difficulty"):
         for name in ("difficulty 0.30", "difficulty 0.60", "difficulty 0.80"):
             seen.train(30, 0.1, name=name)
-        assert seen.progress.where() == "difficulty at step 90 of 90"
+        assert seen.progress.where() == "difficulty, step 90 of 90"
     assert [line.split(",")[0] for line in seen.lines if "step" in line] == [
         "difficulty: step 50 of 90"
     ]
@@ -131,11 +131,11 @@ def test_a_terminal_gets_one_bar_over_all_its_runs(capsys, config, monkeypatch):
 
 def test_the_last_line_at_an_interrupt():
     seen = Seen()
-    assert seen.progress.interrupted().startswith("interrupted; finished stages are kept")
+    assert seen.progress.interrupted().startswith("interrupted; the same command")
     with seen.progress.stage("difficulty", 504):
         seen.train(120, 0.1, total=504)
         line = seen.progress.interrupted()
-    assert line.startswith("interrupted in difficulty at step 120 of 504; finished stages are kept")
+    assert line.startswith("interrupted in difficulty, step 120 of 504; the same command continues")
 
 
 CPU = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"

@@ -48,6 +48,7 @@ def scheduler(kind, **params):
     return [] if kind == "none" else [f"scheduler={json.dumps(block)}"]
 
 
+@pytest.mark.slow
 def test_every_schedule_peaks_at_the_users_rates(base):
     types = [{}, {"warmup_type": "linear"}]
     cases = [(kind, stage, types[stage % 2]) for kind in SCHEDULERS for stage in range(4)]

@@ -87,12 +87,12 @@ class WeightMasks(ABC):
         """Gathered weights, 0 where they are pruned; changes the dictionary."""
 
     @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """The masks by layer, bool on the CPU; of what this rank owns."""
+    def state(self) -> Mapping[str, Any]:
+        """What is pruned by layer, bool: tensors, or pieces of what this rank owns."""
 
     @abstractmethod
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave, of any ranks."""
 
 
 class Masking(ABC):

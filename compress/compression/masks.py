@@ -133,11 +133,11 @@ class Masks(Method):
         total = sum(weight.numel() for weight in weights)
         return sum(int((weight == 0).sum()) for weight in weights) / total if total else 0.0
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         """State of each pruner, by its name."""
         return {pruner.name: pruner.state_dict() for pruner in self.pruners}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Put back what `state_dict` gave."""
         for pruner in self.pruners:
             pruner.load_state_dict(state[pruner.name])

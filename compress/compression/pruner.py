@@ -16,8 +16,6 @@ from compress.compression.pruning_schedule import PruningSchedule
 from compress.methods import Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from compress.compression.importance import Importance
     from compress.compression.masking import LayerMask, WeightMasks
     from compress.models.architectures import Block
@@ -101,7 +99,7 @@ class Pruner(Method, ABC):
         """What it chose as a block of `compression_training`, to run again."""
         return {}
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """Masks by layer, bool on the CPU; of learned scores (parameters) how many stay."""
         return {name: mask.state() for name, mask in self.masks.items()}
 

@@ -118,6 +118,21 @@ class EvaluationBlock(Block):
     """How many sentence pairs the report shows."""
 
 
+class CheckpointBlock(Block):
+    """How often the state of an unfinished training is saved, so that the same command continues it.
+    Changes no result."""
+
+    every_minutes: Annotated[float, Field(gt=0)] | None = 10
+    """Minutes between two checkpoints; longer if saving would take more than 2 % of the time. null:
+    none but those of every_steps and of a signal."""
+    every_steps: Count | None = None
+    """Optimiser steps between two checkpoints, beside every_minutes."""
+    keep: Count = 2
+    """How many complete checkpoints of a training stay on the disk."""
+    enabled: bool = True
+    """Whether anything is saved before a stage is finished, at a signal too."""
+
+
 class RobustCompression(Block):
     """The block `robust_compression`: everything that is not DeepSpeed's."""
 
@@ -144,6 +159,10 @@ class RobustCompression(Block):
     """The loss that the student is trained with: its name, `hook`, and the settings of that loss."""
     layerwise: LayerwiseBlock = LayerwiseBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
+    checkpoint: CheckpointBlock = CheckpointBlock()
+    timeout: Annotated[float, Field(gt=0)] = 10
+    """Minutes after which a rank that does not take part in the next step is given up: every rank ends,
+    and a message names it and its host."""
     cache_dir: Name | None = None
     """Directory of what several runs share (teacher, difficulty, tokens). Default: `shared` beside
     the output directory."""

@@ -77,16 +77,21 @@ def _sentence(error: Exception, code: int, path: Path, temporary: Path | None) -
         named = path / named.relative_to(temporary)
     elif temporary is None and named.parent == path.parent and named.name.endswith(".tmp"):
         named = path
-    free = _free(path) if code in SPACE else ""
-    return f"{named}: cannot be written ({os.strerror(code)}{free}); {ADVICE[code]}."
+    left = _free(path) if code in SPACE else ""
+    return f"{named}: cannot be written ({os.strerror(code)}{left}); {ADVICE[code]}."
+
+
+def free(path: Path) -> int | None:
+    """Bytes free on the disk of a path, there or not; None where it cannot be told."""
+    with suppress(OSError):
+        return shutil.disk_usage(_nearest(path)).free
+    return None
 
 
 def _free(path: Path) -> str:
     """`, 1.5 MB free` on the disk of a path; empty where it cannot be told."""
-    with suppress(OSError):
-        free = shutil.disk_usage(_nearest(path)).free
-        return f", {size(free)} free"
-    return ""
+    count = free(path)
+    return "" if count is None else f", {size(count)} free"
 
 
 def size(count: float) -> str:

@@ -28,10 +28,10 @@ TRIES, PAUSE = 100, 0.05
 class Lock:
     """The lock of a directory; free until `claim`."""
 
-    def __init__(self, folder: Path) -> None:
-        """folder: the output directory, which must be there when it is claimed."""
-        self.folder, self.path = folder, folder / NAME
-        self._guard = folder / f".{NAME}.guard"
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        """folder: must be there when it is claimed; name: of the lock's file in it."""
+        self.folder, self.path = folder, folder / name
+        self._guard = folder / f".{name}.guard"
         self._text = ""
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -41,6 +41,21 @@ class Lock:
 
         Raises UserError if another run holds it, or if the directory cannot be written to.
         """
+        line, holder = self._take()
+        if holder is not None:
+            raise UserError(self._refusal(holder))
+        return line
+
+    def holder(self) -> str | None:
+        """Take the lock, or say who has it, such as `pid 12 on host node1`.
+
+        Raises UserError if the directory cannot be written to.
+        """
+        _, holder = self._take()
+        return None if holder is None else _who(holder)
+
+    def _take(self) -> tuple[str | None, str | None]:
+        """Take the lock: a message if it was taken over; and the text of the lock of another run."""
         about = {
             **processes.this().as_json(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -51,15 +66,15 @@ class Lock:
         with disk.writing(self.path):
             for _ in range(TRIES):
                 if _create(self.path, text):
-                    return self._hold(text, None)
+                    return self._hold(text, None), None
                 holder = _read(self.path)
                 if holder is None:
                     continue
                 why = _abandoned(self.path, holder)
                 if why is None:
-                    raise UserError(self._refusal(holder))
+                    return None, holder
                 if self._replace(holder, text):
-                    return self._hold(text, f"took over the lock of {_who(holder)}, {why}")
+                    return self._hold(text, f"took over the lock of {_who(holder)}, {why}"), None
                 time.sleep(PAUSE)
         raise UserError(f"--output_dir {self.folder}: several runs are starting there; try again.")
 

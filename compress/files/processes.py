@@ -82,6 +82,14 @@ def this() -> Process:
     return _of(os.getpid())
 
 
+def of_pid(pid: int) -> Process | None:
+    """The running process of this machine with an id; None without one, or without /proc."""
+    started = _started(pid)
+    if started is None or started < 0:
+        return None
+    return Process(socket.gethostname(), _machine(), pid, started)
+
+
 @cache
 def _of(pid: int) -> Process:
     return Process(socket.gethostname(), _machine(), pid, _started(pid) or 0)

@@ -1,9 +1,9 @@
-"""Ctrl-C ends a program in one line, with exit code 130 and no traceback, on every rank.
+"""Signals end a program in one line, without a traceback, on every rank; a training saves first.
 
 The signal wakes a thread (`signal.set_wakeup_fd`), because Python runs no handler while the main thread
-is inside an import or waits for other ranks. SIGTERM, which the launcher sends right after Ctrl-C, is
-watched too, so that it does not cut off the line. Nothing is unwound: unfinished files have temporary
-names.
+is inside an import or waits for other ranks. Inside `loop` the thread only records that the end is
+wanted: the loop finishes its step, saves and raises `Interrupted`, in `GRACE` seconds at most.
+Elsewhere, and at a second Ctrl-C, the program ends at once; unfinished files have temporary names.
 """
 
 import os
@@ -11,9 +11,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from compress.errors import UserError, fail
+from compress.errors import Interrupted, UserError, fail
+from compress.files.processes import Process
+from compress.runtime import launcher_watch
 
 RANK_VARIABLES = (
     "RANK",
@@ -24,39 +27,67 @@ RANK_VARIABLES = (
     "SLURM_PROCID",
 )
 """Where launchers write the rank of a process: deepspeed's, mpirun's, srun's."""
-PATIENCE = 1.0
+AGAIN = 75
+"""Exit code of a run that was interrupted and that the same command continues (EX_TEMPFAIL)."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+MORE = (signal.SIGUSR1, signal.SIGUSR2)
+"""What job schedulers send ahead of the end."""
+GRACE, PATIENCE, LOOK = 25.0, 1.0, 1.0
 _message: list[Callable[[], str]] = [lambda: "interrupted"]
 _before_end: list[Callable[[], None]] = []
+_depth, _wanted, _code = [0], threading.Event(), [0]
 
 
-def watch() -> None:
-    """End this process from now on in one line at Ctrl-C; to be called once, in the main thread.
+def watch(resumes: bool = False) -> None:
+    """End this process from now on in one line at a signal; to be called once, in the main thread.
 
-    A process that was started to ignore Ctrl-C (in the background) goes on ignoring it, unless it is a
-    rank of a launcher, which passes Ctrl-C on.
+    resumes: whether the same command continues: then every signal of `SIGNALS` and `MORE`, and the end
+    of the launcher, gives exit code `AGAIN`, else Ctrl-C and SIGTERM give 130 and 143. A process that
+    was started to ignore Ctrl-C (in the background) goes on ignoring it, unless it is a rank of a
+    launcher, which passes Ctrl-C on.
     """
+    _code[0] = AGAIN if resumes else 0
     reading, wakes = socket.socketpair()
     wakes.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_wait, args=(reading, wakes), daemon=True, name="interrupts").start()
-    watched = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN or "LOCAL_RANK" in os.environ:
-        watched.append(signal.SIGINT)
-    for number in watched:
-        signal.signal(number, lambda *_: None)
+    for number in (*SIGNALS, *(MORE if resumes else ())):
+        ignored = number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN
+        if not ignored or "LOCAL_RANK" in os.environ:
+            signal.signal(number, lambda *_: None)
+    if resumes and (launchers := launcher_watch.ancestors()):
+        watcher = threading.Thread(target=_watch_launcher, args=(launchers,), daemon=True)
+        watcher.start()
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a command: Ctrl-C and a UserError end it in one line."""
-    watch()
+def run(main: Callable[[], None], resumes: bool = False) -> None:
+    """Run a command: a signal and a UserError end it in one line; resumes: as of `watch`."""
+    watch(resumes)
     try:
         main()
     except UserError as error:
         fail(error)
+    except Interrupted:
+        _end(AGAIN, f"{_message[0]()}\n")
+
+
+@contextmanager
+def loop() -> Iterator[None]:
+    """Context of a loop that asks `wanted` with each step and raises `Interrupted` once it says so."""
+    _depth[0] += 1
+    try:
+        yield
+    finally:
+        _depth[0] -= 1
+
+
+def wanted() -> bool:
+    """Whether a signal has asked this rank to end."""
+    return _wanted.is_set()
 
 
 def set_message(line: Callable[[], str]) -> None:
-    """Set the function that gives the main rank's line at Ctrl-C; it is called in another thread."""
+    """Set the function that gives the main rank's line at the end; it is called in another thread."""
     _message[0] = line
 
 
@@ -66,13 +97,38 @@ def before_end(act: Callable[[], None]) -> None:
 
 
 def _wait(reading: socket.socket, wakes: socket.socket) -> None:
-    """Wait for a signal and end the process; `wakes` is held so that it stays open."""
+    """Wait for signals; `wakes` is held so that it stays open."""
     while received := reading.recv(64):
-        if signal.SIGINT in received:
-            _end(130, f"{_message[0]()}\n")
-        elif signal.SIGTERM in received:
-            _end(128 + signal.SIGTERM, "")
+        for number in sorted(received):  # Ctrl-C before the SIGTERM that a launcher adds
+            if number in (*SIGNALS, *(MORE if _code[0] else ())):
+                _received(number)
     wakes.close()
+
+
+def _received(number: int) -> None:
+    """Let the loop end this process, or do it now: outside of one, and at a second Ctrl-C."""
+    line = f"{_message[0]()}\n"
+    if not _code[0]:
+        _end(128 + number, line if number == signal.SIGINT else "")
+    if not _depth[0] or (_wanted.is_set() and number == signal.SIGINT):
+        _end(AGAIN, line)
+    _want()
+
+
+def _want() -> None:
+    if not _wanted.is_set():
+        _wanted.set()
+        late = threading.Timer(GRACE, lambda: _end(AGAIN, f"{_message[0]()}\n"))
+        late.daemon = True
+        late.start()
+
+
+def _watch_launcher(launchers: list[Process]) -> None:
+    """End once a launcher has: nothing else would end this rank."""
+    launcher_watch.wait_for_end(launchers, LOOK)
+    if not _depth[0]:
+        _end(AGAIN, f"{_message[0]()}\n")
+    _want()
 
 
 def _end(code: int, line: str) -> None:

@@ -1,8 +1,10 @@
 """Communication between the ranks: short functions on torch.distributed, no-ops in a single process."""
 
+import itertools
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -12,8 +14,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from compress.errors import UserError
+from compress.runtime import watchdog
 
 T = TypeVar("T")
+WAIT = timedelta(seconds=5)
+"""Between two signs of life of a rank that waits for the main one."""
 
 
 def rank() -> int:
@@ -67,12 +72,30 @@ def on_main(work: Callable[[], T]) -> T:
     return broadcast(cast(T, made))
 
 
+def gathered(work: Callable[[], T]) -> list[T | str]:
+    """What `work` returns on each rank, in their order, on every rank; small objects.
+
+    The text of a UserError or OSError stands in the place of what a rank does not return.
+    """
+    found: T | str
+    try:
+        found = work()
+    except (UserError, OSError) as error:
+        found = str(error)
+    if world_size() == 1:
+        return [found]
+    every: list[Any] = [None] * world_size()
+    dist.all_gather_object(every, found)
+    return every
+
+
 @contextmanager
 def sharing_errors() -> Iterator[None]:
     """Context in which an error of the main rank ends all ranks; all wait at its end.
 
     On the other ranks it is a UserError with the same text, so that none waits for a rank that has
-    failed. There must be no collective call inside: the ranks would wait in different ones.
+    failed. There must be no collective call inside: the ranks would wait in different ones. They do not
+    wait in a collective for what the main rank does, however long it takes.
     """
     if world_size() == 1:
         yield
@@ -81,11 +104,31 @@ def sharing_errors() -> Iterator[None]:
         yield
     except Exception as error:
         if is_main() or isinstance(error, UserError):
+            _meet()
             broadcast(str(error) or type(error).__name__)
         raise
+    _meet()
     why: str | None = broadcast(None)
     if why is not None:
         raise UserError(why)
+
+
+_meetings = itertools.count()
+
+
+def _meet() -> None:
+    """Wait for the main rank at the store where the ranks have met, which has no time limit."""
+    store, number = dist.distributed_c10d._get_default_store(), next(_meetings)
+    if is_main():
+        store.set(f"meeting/{number}", "1")
+        return
+    while True:
+        try:
+            store.wait([f"meeting/{number}"], WAIT)
+        except dist.DistStoreError:
+            watchdog.beat()
+        else:
+            return
 
 
 LOST = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "socket closed")

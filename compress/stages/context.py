@@ -1,29 +1,33 @@
 """What the stages share: the context of a run, building a trainer, scoring splits."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from compress.checkpoints.unfinished import Unfinished
 from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data.batches import Columns
 from compress.data.splits import TaskData
+from compress.errors import Interrupted
 from compress.methods import Method
 from compress.microbatch import SampleData
 from compress.models import encoders, label_order
-from compress.runtime import ranks
+from compress.runtime import agreement, ranks
 from compress.scoring import evaluation
 from compress.stages.stage import Artefact
 from compress.training.monitor import Monitor
-from compress.training.trainer import Trainer, Training
+from compress.training.trainer import AfterEpoch, Trainer, Training
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Context:
     `student.model` if it is given, `teacher.model` if its tokenizer is another; active: the key of
     `encoder`; stage: of `--stage`; chosen: the stages that are made if they are missing;
     accept_versions: whether artefacts of other versions are reused; known: artefacts that this run has
-    found or made, by directory; said: messages that are not repeated.
+    found or made, by directory; unfinished: what the stage that is made has done so far; said: messages
+    that are not repeated.
     """
 
     config: Config
@@ -60,6 +65,7 @@ class Context:
     chosen: tuple[str, ...] = ("teacher", "difficulty", "student", "evaluate")
     accept_versions: bool = False
     known: dict[Path, Artefact] = field(default_factory=dict)
+    unfinished: Unfinished = field(default_factory=Unfinished)
     said: set[str] = field(default_factory=set)
 
     @property
@@ -121,7 +127,16 @@ def new_trainer(
     """A trainer on the train split of the context; see `Training`."""
     data, known = context.columns["train"], known or SampleData()
     training = Training(
-        name, context.config, model, methods, data, known, epochs, context.device, context.monitor
+        name,
+        context.config,
+        model,
+        methods,
+        data,
+        known,
+        epochs,
+        context.device,
+        context.monitor,
+        context.unfinished.training(name),
     )
     trainer = Trainer(training)
     samples, size = len(trainer.data), trainer.batch_size
@@ -129,14 +144,16 @@ def new_trainer(
     return trainer
 
 
-def watch_dev(context: Context) -> Callable[[Trainer], dict[str, float]]:
-    """The function for `Trainer.run_until` that measures dev accuracy, `{"dev": accuracy}`."""
+@dataclass(frozen=True)
+class WatchDev(AfterEpoch):
+    """Measures dev accuracy, `{"dev": accuracy}`."""
 
-    def accuracy(trainer: Trainer) -> dict[str, float]:
-        scores = score_split(context, trainer, "dev")
-        return {"dev": float(evaluation.correct(scores, context.data.dev).mean())}
+    context: Context
 
-    return accuracy
+    def __call__(self, trainer: Trainer) -> dict[str, float]:
+        """See `AfterEpoch`."""
+        scores = score_split(self.context, trainer, "dev")
+        return {"dev": float(evaluation.correct(scores, self.context.data.dev).mean())}
 
 
 def score_exported(
@@ -145,7 +162,10 @@ def score_exported(
     """Log-probabilities [N, C] of splits, by name, under an exported model in the context's tokens."""
     model = encoders.load_classifier(made.path / "model", context.data.labels, trained=True)
     forward = evaluation.model_forward(model, context.device)
-    return {name: score(context, name, forward) for name in names}
+    part = context.unfinished.part
+    return {
+        name: part(f"{made.key[:8]} {name}", partial(score, context, name, forward)) for name in names
+    }
 
 
 def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.float64]:
@@ -159,4 +179,11 @@ def score(context: Context, split: str, forward: evaluation.Forward) -> NDArray[
     columns, size = context.columns[split], context.config.robust.evaluation.batch_size
     batches, config = -(-len(columns) // size), context.config
     counted = context.monitor.progress.scoring(split, batches, len(columns), forward, config)
-    return evaluation.score(counted, columns, size, len(context.data.labels), context.device)
+
+    def interruptible(inputs: Mapping[str, Tensor]) -> Tensor:
+        if agreement.exchange()[0]:
+            raise Interrupted
+        return counted(inputs)
+
+    with agreement.loop():
+        return evaluation.score(interruptible, columns, size, len(context.data.labels), context.device)

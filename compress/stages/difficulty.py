@@ -80,10 +80,9 @@ class Difficulty(Stage):
         losses_of: dict[str, list[NDArray[np.float64]]] = {"train": [], "dev": []}
         runs = [levels] if block.protocol == "trajectory" else [[level] for level in levels]
         for targets in runs:
-            for trainer in _stops(run, targets, start):
+            for trainer, level in zip(_stops(run, targets, start), targets, strict=True):
                 for name, losses in losses_of.items():
-                    scores = score_split(run, trainer, name)
-                    losses.append(evaluation.cross_entropy(scores, run.columns[name].labels))
+                    losses.append(_losses(run, trainer, level, name))
 
         def fill(folder: Path) -> None:
             for name, columns in losses_of.items():
@@ -146,11 +145,34 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
     return match(model, {"blocks": [pattern]}, "sparse_pruning")["blocks"]
 
 
-def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trainer]:
-    """Train one pruning run and yield the trainer at each target sparsity, recovered."""
+def _part(level: float, split: str) -> str:
+    """Name of the losses of a split at a sparsity among the parts of this stage."""
+    return f"{level!r} {split}"
+
+
+def _losses(run: Context, trainer: Trainer | None, level: float, split: str) -> NDArray[np.float64]:
+    """The losses [N] of a split at a sparsity; trainer: None if an earlier run has kept them."""
+
+    def make() -> NDArray[np.float64]:
+        assert trainer is not None, "what is kept is not made"
+        scores = score_split(run, trainer, split)
+        return evaluation.cross_entropy(scores, run.columns[split].labels)
+
+    return run.unfinished.part(_part(level, split), make)
+
+
+def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trainer | None]:
+    """Train one pruning run and yield the trainer at each target sparsity, recovered.
+
+    Nothing is trained, and None yielded, if all losses of the run are kept already.
+    """
     epochs = context.config.robust.sub_networks["epochs"]
-    model = start_model(context, start)
     total = _steps(context.config, len(context.data.train))
+    if context.unfinished.has(*(_part(t, split) for t in targets for split in ("train", "dev"))):
+        context.monitor.progress.skip(total)
+        yield from [None] * len(targets)
+        return
+    model = start_model(context, start)
     ends = [round(total * (i + 1) / len(targets)) for i in range(len(targets))]
     begins = [0, *ends[:-1]]
     schedules = []

@@ -6,15 +6,16 @@ value that is not in its key. All ranks call `find`, `obtain` and `publish` alik
 reads and writes files.
 """
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from compress.checkpoints.unfinished import Unfinished
 from compress.configuration import used_keys
 from compress.configuration.config import Config
 from compress.errors import UserError
@@ -210,11 +211,26 @@ def obtain(stage: Stage, run: "Context") -> Artefact:
         raise UserError(stage.missing(run))
     check_place(stage, run)
     made = {need.label: obtain(need, run) for need in stage.needs(run)}
-    began = time.perf_counter() - sum(a.seconds for label, a in made.items() if stage.includes(label))
-    provenance.begin(run.device)
-    with run.monitor.making(key_of(stage, run)):
-        fill = stage.make(_reduced(stage, run), made)
-    return publish(stage, run, began, fill)
+    key = key_of(stage, run)
+    place = stage.place(run, key)
+    shared = place.is_relative_to(run.cache_dir)
+    unfinished = Unfinished.of(run.config.robust.checkpoint, place, key, shared)
+    with unfinished.alone(stage.label, partial(_appeared, stage, run)):
+        if (other := find(stage, run)) is not None:
+            return other
+        included = sum(a.seconds for label, a in made.items() if stage.includes(label))
+        provenance.begin(run.device)
+        with run.monitor.making(key):
+            fill = stage.make(replace(_reduced(stage, run), unfinished=unfinished), made)
+        published = publish(stage, run, unfinished.began - unfinished.earlier - included, fill)
+    unfinished.remove()
+    return published
+
+
+def _appeared(stage: Stage, run: "Context") -> bool:
+    """Whether the artefact of a stage has appeared; on the main rank alone."""
+    inputs = inputs_of(stage, run)
+    return artefacts.completed(stage.place(run, artefacts.key(inputs)), inputs) is not None
 
 
 def check_place(stage: Stage, run: "Context") -> None:

@@ -31,7 +31,7 @@ from compress.runtime import ranks
 from compress.scoring import evaluation
 from compress.stages import difficulty, export, model_figures, shallow
 from compress.stages.best_dev import BestDev
-from compress.stages.context import TRAINING, Context, new_trainer, start_model, watch_dev
+from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, start_model
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
 from compress.stages.shallow import Shallow
@@ -125,8 +125,8 @@ class Student(Stage):
             method.attach(model, Run(run.config, start, own.data.labels, own.device))
         assert robust.student.epochs is not None, "epochs are resolved"
         trainer = new_trainer(self.label, own, model, methods, robust.student.epochs, known)
-        best = BestDev(watch_dev(own), masks) if robust.student.keep == "best_dev" else None
-        trainer.run_until(trainer.total_steps, best or watch_dev(own))
+        best = BestDev(WatchDev(own), masks) if robust.student.keep == "best_dev" else None
+        trainer.run_until(trainer.total_steps, best or WatchDev(own))
         earlier = best is not None and best.settle(trainer)
         weights = best.weights if best else gather_weights(trainer.engine)
         expected = _logits(own, trainer, masks, shape, weights, earlier)

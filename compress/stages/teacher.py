@@ -4,6 +4,7 @@ A teacher given as `teacher.model` is not trained, only scored.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
 from compress.stages import export
-from compress.stages.context import TRAINING, Context, new_trainer, score, score_split, watch_dev
+from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, score, score_split
 from compress.stages.stage import Artefact, Fill, Stage
 from compress.training.engine import gather_weights
 
@@ -86,8 +87,9 @@ def fine_tune(context: Context, name: str, epochs: int) -> Trained:
     model = encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
     shape = encoders.fresh(model)
     trainer = new_trainer(name, context, model, [Masks(), Vanilla()], epochs)
-    trainer.run_until(trainer.total_steps, watch_dev(context))
-    scores = score_split(context, trainer, "train")
+    trainer.run_until(trainer.total_steps, WatchDev(context))
+    score_train = partial(score_split, context, trainer, "train")
+    scores = context.unfinished.part(f"{name} train", score_train)
     weights = gather_weights(trainer.engine)
     trainer.close()
     return weights, scores, shape
@@ -99,5 +101,6 @@ def _given(context: Context) -> Trained:
     source = encoders.directory(name, KEY)
     model = encoders.load_classifier(source, data.labels, trained=True, task=data.task)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
-    scores = score(context, "train", evaluation.model_forward(model, context.device))
+    forward = evaluation.model_forward(model, context.device)
+    scores = context.unfinished.part("train", partial(score, context, "train", forward))
     return weights, scores, encoders.fresh(model)

@@ -4,25 +4,31 @@ import contextlib
 import io
 import logging
 import os
+from datetime import timedelta
 
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
 from compress.errors import UserError, first_line
-from compress.runtime import launchers, ranks
+from compress.runtime import agreement, launchers, ranks, watchdog
 from compress.runtime.launchers import Launch
 from compress.training.monitor import quieten
 
+LATER = 30.0
+"""Seconds after the watchdog that a collective fails by itself."""
 LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
 """Where DeepSpeed's engine reads the number of its device; it wants the two to agree."""
 
 
-def start(log_level: int = logging.ERROR, launch: Launch | None = None) -> torch.device:
+def start(
+    log_level: int = logging.ERROR, timeout: float = 600.0, launch: Launch | None = None
+) -> torch.device:
     """Join the process group and return this rank's device.
 
-    log_level: of DeepSpeed's own lines, which come from the main rank only; launch: who started this
-    process, default: what the environment says.
+    log_level: of DeepSpeed's own lines, which come from the main rank only; timeout: seconds after
+    which a rank that does not take part is given up (`compress.runtime.watchdog`); launch: who started
+    this process, default: what the environment says.
 
     Without a launcher this process is the only rank. DeepSpeed's own search for ranks is never used: it
     takes every job of Slurm for MPI. Its shared-memory all-reduce is left out: it serves inference
@@ -39,13 +45,14 @@ def start(log_level: int = logging.ERROR, launch: Launch | None = None) -> torch
     os.environ.update(launch.variables())
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            deepspeed.init_distributed(verbose=False)
+            deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout + LATER))
     except torch.distributed.DistNetworkError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
             f"the ranks cannot meet at {where} ({first_line(error)}); if another run has the port, "
             "start with `deepspeed --master_port N` or another MASTER_PORT."
         ) from None
+    watchdog.start(timeout)
     if ranks.is_main():
         deepspeed.utils.logger.setLevel(log_level)
     accelerator = get_accelerator()
@@ -60,4 +67,5 @@ def start(log_level: int = logging.ERROR, launch: Launch | None = None) -> torch
 def stop() -> None:
     """Leave the process group."""
     if torch.distributed.is_initialized():
+        agreement.finish()
         torch.distributed.destroy_process_group()

@@ -7,6 +7,7 @@ artefacts. So each curve has each step once, and none is of another configuratio
 """
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,8 @@ class Folder:
 
         key: of the artefact that events are written for; changed while another one is made.
         """
-        self.path, self.key, self._kind, self._owner = path, key, kind, owner
+        self.path, self.key, self.kind, self._owner = path, key, kind, owner
+        self._resumed: set[str] = set()
         keys = _mark(path).get("keys")
         self._keys: dict[str, str] = dict(keys) if isinstance(keys, dict) else {}
 
@@ -44,10 +46,32 @@ class Folder:
                 file.unlink()
             self._record()
 
+    def position(self, group: str) -> dict[str, int]:
+        """Sizes of the files of a group, which are on the disk from then on."""
+        with self.writing():
+            files = self._files(group)
+            for file in files:
+                disk.flush_entry(file)
+            return {file.name: file.stat().st_size for file in files}
+
+    def resume(self, group: str, sizes: Mapping[str, int]) -> None:
+        """Keep of the files of a group what they held when `position` was asked."""
+        with self.writing():
+            for file in self._files(group):
+                if file.name not in sizes:
+                    file.unlink()
+                elif file.stat().st_size > sizes[file.name]:
+                    os.truncate(file, sizes[file.name])
+        self._resumed.add(group)
+
     def begin(self, group: str) -> None:
-        """Remove the events of a group before it is written, and record for which artefact it is."""
-        for file in self._files(group):
+        """Remove the events of a group before it is written, and record for which artefact it is.
+
+        Those of a group that is resumed stay.
+        """
+        for file in () if group in self._resumed else self._files(group):
             file.unlink()
+        self._resumed.discard(group)
         self._keys[group] = self.key
         self._record()
 
@@ -58,7 +82,7 @@ class Folder:
             with disk.writing(self.path):
                 yield
         except UserError as error:
-            advice = f"; '{self._kind}.enabled' false leaves these events out."
+            advice = f"; '{self.kind}.enabled' false leaves these events out."
             raise UserError(str(error).removesuffix(".") + advice) from None
 
     def _files(self, group: str) -> list[Path]:

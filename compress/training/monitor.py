@@ -83,6 +83,17 @@ class Monitor:
         for folder in self._folders:
             folder.keep(keys)
 
+    def position(self, prefix: str) -> dict[str, dict[str, int]]:
+        """How far the events of a training are written; on the disk from then on."""
+        group = event_files.group_of(prefix)
+        return {folder.kind: folder.position(group) for folder in self._folders}
+
+    def resume(self, prefix: str, position: Mapping[str, Mapping[str, int]]) -> None:
+        """Go on writing the events of a training there: later ones are removed."""
+        group = event_files.group_of(prefix)
+        for folder in self._folders:
+            folder.resume(group, position.get(folder.kind, {}))
+
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Write each value as `prefix/name` at a step."""
         if self._writer is not None:

@@ -92,6 +92,14 @@ class Progress:
                 self._say(now)
             self._expect(steps)
 
+    def skip(self, steps: int) -> None:
+        """So many optimiser steps of the stage were done by an earlier run."""
+        with self._lock:
+            if self._stage:
+                self.job.skip(self._stage, steps)
+                self._said_step = self.job.done(self._stage)[0]
+                self._show(0)
+
     def scoring(self, split: str, batches: int, rows: int, forward: Forward, config: Config) -> Forward:
         """`forward`, each call of which counts as one batch of a split of `rows` samples.
 
@@ -129,11 +137,11 @@ class Progress:
                 self._say(now)
 
     def where(self) -> str:
-        """Where the job is, such as `difficulty at step 120 of 504`; nothing before the first stage."""
+        """Where the job is, such as `difficulty, step 120 of 504`; nothing before the first stage."""
         if not self._stage:
             return ""
         steps, total = self._counts()
-        at = f" at step {steps} of {total}" if total else ""
+        at = f", step {steps} of {total}" if total else ""
         return f"{self._stage}{at}"
 
     def interrupted(self) -> str:
@@ -141,10 +149,8 @@ class Progress:
         bar, where = self._bar, self.where()
         if bar is not None:
             bar.disable = True
-        return (
-            f"{'' if bar is None else chr(10)}interrupted{f' in {where}' if where else ''}; finished "
-            "stages are kept, the same command continues with them"
-        )
+        line = f"interrupted{f' in {where}' if where else ''}; the same command continues"
+        return line if bar is None else f"\n{line}"
 
     def _open(self, name: str, steps: int) -> None:
         with self._lock:

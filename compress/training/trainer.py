@@ -2,35 +2,49 @@
 
 `Trainer.run_until(step)` can be called again, so that a trajectory stops, scores and goes on. It drives
 the methods of a `Training` in their order. Losses are one value per sample, reduced here: the sum over
-the whole batch divided by its size, for any number of ranks. The state of the loop is in
-`state_dict()`; resuming inside a stage is not implemented.
+the whole batch divided by its size, for any number of ranks. All state of the loop is in
+`training_state`; it is saved, and the next run with the same inputs goes on there.
 """
 
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import deepspeed
-import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compress.checkpoints.saver import Saver
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import Columns, Indices, epoch_batches, share
-from compress.errors import UserError
+from compress.errors import Interrupted
 from compress.methods import Method
 from compress.microbatch import Batch, SampleData, mistake_in
-from compress.runtime import memory, ranks
+from compress.runtime import agreement, memory, ranks
+from compress.training import finite, shards, training_state
 from compress.training.engine import engine_settings, parameter_groups
 from compress.training.monitor import Monitor
+from compress.training.window import Window
 
-KEPT = 200
-"""Steps whose losses are kept, to name the first at which they were not finite."""
-AfterEpoch = Callable[["Trainer"], dict[str, float]]
+COPIES = 3
+"""Of each weight that a checkpoint holds: the weight itself, and two averages of Adam."""
+
+
+class AfterEpoch:
+    """What is measured after each epoch."""
+
+    def __call__(self, trainer: "Trainer") -> dict[str, float]:
+        """The values for the monitor, alike on all ranks; the state of the training stays as it is."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """All state, for `load_state_dict`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict()` was taken."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Training:
 
     name: prefix of the events; methods: attached to the model, in the order of their work: pruners,
     then losses, the mitigation before layer-wise terms; known: of each training sample; epochs: length
-    of the learning-rate schedule.
+    of the learning-rate schedule; saver: of its checkpoints.
     """
 
     name: str
@@ -51,6 +65,7 @@ class Training:
     epochs: int
     device: torch.device
     monitor: Monitor
+    saver: Saver = field(default_factory=Saver)
 
 
 class Trainer:
@@ -67,6 +82,8 @@ class Trainer:
         self.log_every = config.deepspeed.steps_per_print or 10
         self.step = 0
         self.best: dict[str, float] = {}
+        self.after_epoch: AfterEpoch | None = None
+        self.window = Window()
         self._micro, self.accumulation = batch_split(config, ranks.world_size())
         scores = [score for method in training.methods for score in method.scores()]
         groups = parameter_groups(training.model, config, scores)
@@ -83,37 +100,81 @@ class Trainer:
         self._arguments = {k: v for method in training.methods for k, v in method.arguments.items()}
         self._weighting = [method for method in training.methods if method.uses("batch_mean")]
         torch.manual_seed(self.seed + 1 + ranks.rank())
-        self._window = _Window(KEPT * self.accumulation)
+        parts = shards.of(self.engine, dict(self.engine.module.named_parameters()))
+        self._finite = finite.FiniteCheck([] if finite.left_out(config) else parts.values())
         self._batches: tuple[int, list[Indices]] = (-1, [])
+        self._started, self._pending, self._resumed_at = False, False, -1
+        training.saver.check_space(COPIES * sum(shard.written_bytes for shard in parts.values()))
 
     def run_until(self, step: int, after_epoch: AfterEpoch | None = None) -> None:
         """Train up to this optimiser step; write what `after_epoch` measures to the monitor.
 
-        Raises UserError if the loss is not finite; all ranks see it alike.
+        The first call goes on at the newest checkpoint. Raises UserError if a loss or gradient is not
+        finite, and Interrupted, with the state saved, if a signal asks for the end; all ranks alike.
         """
+        self.after_epoch = after_epoch
+        if not self._started:
+            self._resume()
         self.engine.train()
-        self._window.restart()
-        with self.training.monitor.progress.training(self.name, self.step, self.total_steps):
-            self._after_step()
+        self.window.restart()
+        progress = self.training.monitor.progress
+        with progress.training(self.name, self.step, self.total_steps), agreement.loop():
+            if self.step != self._resumed_at:
+                self._after_step()
+            if self._pending:
+                self._measure()
             while self.step < step:
                 self._train_step(self._batch(self.step))
                 self.step += 1
                 self._after_step()
                 due = self.step % self.log_every == 0 or self.step == step
-                self.training.monitor.progress.step(self._report() if due else None)
+                progress.step(self._report() if due else None)
                 if after_epoch is not None and self.step % self.steps_per_epoch == 0:
-                    self._measured(after_epoch(self))
+                    self._measure()
+                self._save_if_due()
+
+    def _resume(self) -> None:
+        """Go on at the newest checkpoint, if there is one."""
+        self._started = True
+        saved = self.training.saver.bind(self._state)
+        if saved is None:
+            return
+        self._pending = training_state.load(self, saved)
+        self._resumed_at = self.step
+        ranks.say(f"{self.name}: continues at step {self.step} of {self.total_steps}")
+        self.training.monitor.progress.skip(self.step)
+
+    def _state(self) -> tuple[int, dict[str, Any]]:
+        return self.step, training_state.state_dict(self, self._pending)
+
+    def _save_if_due(self) -> None:
+        """Save where that is due; Interrupted if a signal has asked for the end."""
+        saver = self.training.saver
+        stop, late = agreement.exchange(saver.late())
+        if stop or late or saver.due(self.step):
+            saver.save_now()
+        if stop:
+            raise Interrupted
 
     def _after_step(self) -> None:
         for method in self.training.methods:
             method.after_step(self.step)
 
-    def _measured(self, values: dict[str, float]) -> None:
+    def _measure(self) -> None:
+        """Call `after_epoch`; interrupted meanwhile, it is called again when the training continues."""
+        assert self.after_epoch is not None, "only a training that measures has something pending"
+        self._pending = True
+        try:
+            values = self.after_epoch(self)
+        except Interrupted:
+            self.training.saver.save_now()
+            raise
+        self._pending = False
         with ranks.sharing_errors():
             self.training.monitor.scalars(self.name, values, self.step)
         self.best |= {name: max(value, self.best.get(name, value)) for name, value in values.items()}
         self.engine.train()
-        self._window.restart()
+        self.window.restart()
 
     def _batch(self, step: int) -> Indices:
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -141,13 +202,22 @@ class Trainer:
                 share_of_batch = ranks.world_size() * self.accumulation / len(batch)
                 loss = (per_sample * valid).sum() * share_of_batch
                 self.engine.backward(loss)
-                if turn == self.accumulation - 1:
-                    for method in self.training.methods:
-                        method.before_step()
-                self.engine.step()
                 with torch.no_grad():
                     terms = part.parts() | part.watched
-                    self._window.add(loss=per_sample, **terms, counted=valid)
+                    self._finite.add(indices, valid, per_sample, terms["cross_entropy"])
+                    self.window.add(loss=per_sample, **terms, counted=valid)
+                if turn == self.accumulation - 1:
+                    self._before_step()
+                self.engine.step()
+
+    def _before_step(self) -> None:
+        """Look at losses and gradients; then the methods may change the gradients."""
+        if self._finite.failed():
+            hook = next((m.user_code for m in self.training.methods if m.user_code), None)
+            raise self._finite.error(self.name, finite.where(self.step + 1, self.steps_per_epoch), hook)
+        self._finite.forget()
+        for method in self.training.methods:
+            method.before_step()
 
     def _known(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401
         """The micro-batch with what is known of its samples."""
@@ -203,10 +273,7 @@ class Trainer:
 
     def _report(self) -> dict[str, float]:
         """Means over the steps since the last report, over all ranks; written to the monitor."""
-        history = list(self._window.history)
-        values = self._window.means()
-        if not np.isfinite(values["loss"]):
-            raise UserError(self._not_finite(history))
+        values = self.window.means()
         rate = (self.engine.get_lr() or [0.0])[0]
         values.update(lr=rate)
         for method in self.training.methods:
@@ -215,52 +282,13 @@ class Trainer:
             self.training.monitor.scalars(self.name, values, self.step)
         return values
 
-    def _not_finite(self, history: Sequence[tuple[Tensor, Tensor]]) -> str:
-        """The message for a loss that is not finite: the first such step, and a user's function."""
-        local = np.array([[float(loss), float(gold)] for loss, gold in history])
-        steps = ranks.all_sum(local).reshape(-1, self.accumulation, 2).sum(axis=1)
-        first = int(np.argmin(np.isfinite(steps[:, 0])))
-        step = self.step - len(steps) + first + 1
-        epoch = (step - 1) // self.steps_per_epoch + 1
-        where = f"at step {step} (epoch {epoch})"
-        hook = next((method.user_code for method in self.training.methods if method.user_code), None)
-        if hook is not None and np.isfinite(steps[first, 1]):
-            return (
-                f"robust_compression.loss.hook: '{hook}' gives {self.name} a loss that is not finite "
-                f"{where} though the model's outputs are; correct the function."
-            )
-        also = f", look at robust_compression.loss.hook ('{hook}')" if hook else ""
-        return (
-            f"{self.name}: the loss is not finite {where}; lower optimizer.params.lr, set "
-            f"gradient_clipping, use bf16 instead of fp16{also}."
-        )
-
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits [B, C] of model inputs, through the engine (collective under ZeRO 3)."""
         return self.engine(**inputs).logits
 
-    def state_dict(self) -> dict[str, Any]:
-        """All state of this loop; epoch and batch follow from the step."""
-        return {
-            "step": self.step,
-            "epoch": self.step // self.steps_per_epoch,
-            "seed": self.seed,
-            "methods": {method.name: method.state_dict() for method in self.training.methods},
-            "rng": {"cpu": torch.get_rng_state(), "device": get_accelerator().get_rng_state()},
-            "best": dict(self.best),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict()` was taken."""
-        self.step, self.seed, self.best = state["step"], state["seed"], dict(state["best"])
-        for method in self.training.methods:
-            method.load_state_dict(state["methods"][method.name])
-        torch.set_rng_state(state["rng"]["cpu"])
-        get_accelerator().set_rng_state(state["rng"]["device"])
-        self._batches = (-1, [])
-
     def close(self) -> None:
         """Release the engine, so that another can be built in this process."""
+        self.training.saver.close()
         self.engine.destroy()
 
 
@@ -269,35 +297,3 @@ def _per_sample(method: Method, hook: str, value: Tensor, part: Batch) -> Tensor
     if (wrong := mistake_in(value, part.labels)) is not None:
         raise method.wrong(hook, wrong)
     return value
-
-
-class _Window:
-    """Sums of per-sample values since the last report, and (loss, cross-entropy) by micro-batch."""
-
-    def __init__(self, kept: int) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.history: deque[tuple[Tensor, Tensor]] = deque(maxlen=kept)
-        self.began = time.perf_counter()
-
-    def restart(self) -> None:
-        """Do not count the time since the last report (evaluation) as training."""
-        if not self.sums:
-            self.began = time.perf_counter()
-
-    def add(self, counted: Tensor, **values: Tensor) -> None:
-        rows = {"samples": counted.sum()}
-        rows |= {name: (value.detach().float() * counted).sum() for name, value in values.items()}
-        self.history.append((rows["loss"], rows["cross_entropy"]))
-        for name, value in rows.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
-
-    def means(self) -> dict[str, float]:
-        names = list(self.sums)
-        local = np.array([float(self.sums[name]) for name in names])
-        totals = dict(zip(names, ranks.all_sum(local), strict=True))
-        samples = totals.pop("samples")
-        seconds = time.perf_counter() - self.began
-        self.sums, self.began = {}, time.perf_counter()
-        self.history.clear()
-        means = {name: float(total / samples) for name, total in totals.items()}
-        return {**means, "samples_per_second": float(samples / seconds)}

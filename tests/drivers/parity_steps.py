@@ -11,12 +11,14 @@ import hashlib
 import json
 import math
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -33,9 +35,10 @@ from compress.stages.context import Context, new_trainer
 from compress.training import distributed
 from compress.training.engine import gather_weights
 from compress.training.monitor import Monitor
+from compress.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
-PARTS = "zero{stage} tasks/synthetic mitigation/rmc"
+PARTS = "tasks/synthetic mitigation/rmc"
 
 
 class Recorder(Monitor):
@@ -76,15 +79,45 @@ def digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-def one(base: Context, steps: int) -> dict:
-    """A student of the context's configuration, trained for so many steps."""
+@dataclass
+class Training:
+    """A student in training, what records it, and its masks."""
+
+    trainer: Trainer
+    recorder: Recorder
+    masks: Masks
+    shape: PreTrainedModel
+
+    def facts(self) -> dict:
+        """What came out, on the main rank; ends the training."""
+        weights = gather_weights(self.trainer.engine)
+        sparsity = self.masks.sparsity()
+        self.trainer.close()
+        if not ranks.is_main():
+            return {}
+        small = self.masks.shrink(self.masks.finish(weights), self.shape)
+        tensors = small.state_dict()
+        return {
+            "losses": self.recorder.losses,
+            "sparsity": sparsity,
+            "kept": [[k.heads, k.neurons] for k in self.masks.kept() or []],
+            "shapes": {name: list(t.shape) for name, t in tensors.items()},
+            "zeros": {name: digest(t == 0) for name, t in tensors.items()},
+            "pruned": sum(int((t == 0).sum()) for t in tensors.values()),
+            "weights": {name: digest(t) for name, t in tensors.items()},
+            "largest": {name: float(t.abs().max()) for name, t in tensors.items()},
+        }
+
+
+def begun(base: Context, dropout: float = 0.1) -> Training:
+    """A student of the context's configuration before its first step."""
     recorder = Recorder()
     here = replace(base, monitor=recorder)
     settings, data = here.config, here.columns["train"]
     model = student._start(here, here.encoder.model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.1
+            module.p = dropout
     shape = encoders.fresh(model)
     generator = np.random.default_rng(0)
     teacher = generator.dirichlet(np.ones(len(here.data.labels)), len(data)).astype(np.float32)
@@ -95,31 +128,12 @@ def one(base: Context, steps: int) -> dict:
     masks.attach(model)
     methods = [masks, settings.robust.loss]
     trainer = new_trainer("t", here, model, methods, settings.robust.epochs, known)
-    trainer.run_until(steps)
-    weights = gather_weights(trainer.engine)
-    sparsity = masks.sparsity()
-    trainer.close()
-    if not ranks.is_main():
-        return {}
-    small = masks.shrink(masks.finish(weights), shape)
-    tensors = small.state_dict()
-    return {
-        "losses": recorder.losses,
-        "sparsity": sparsity,
-        "kept": [[k.heads, k.neurons] for k in masks.kept() or []],
-        "shapes": {name: list(t.shape) for name, t in tensors.items()},
-        "zeros": {name: digest(t == 0) for name, t in tensors.items()},
-        "pruned": sum(int((t == 0).sum()) for t in tensors.values()),
-        "weights": {name: digest(t) for name, t in tensors.items()},
-        "largest": {name: float(t.abs().max()) for name, t in tensors.items()},
-    }
+    return Training(trainer, recorder, masks, shape)
 
 
-def main() -> None:
-    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    output, model, spec = Path(arguments[0]), arguments[1], json.loads(arguments[2])
-    output.mkdir(parents=True, exist_ok=True)
-    files = [str(ROOT / f"ds_configs/{n}.json") for n in PARTS.format(**spec).split()]
+def contexts(output: Path, model: str, spec: dict) -> Iterator[tuple[str, Context]]:
+    """Each job of a spec, `<name>-<kind>`, with the context of its student."""
+    files = [str(ROOT / f"ds_configs/{n}.json") for n in PARTS.split()]
     epochs = -(-spec["steps"] // 5)
     overrides = [
         f"robust_compression.model={model}",
@@ -130,25 +144,36 @@ def main() -> None:
         "tensorboard.enabled=false",
         *spec.get("set", []),
     ]
-    make_ties_stable()
     device = distributed.start()
     base: Context | None = None
     for name, job in spec["jobs"].items():
+        stage = str(ROOT / f"ds_configs/zero{job.get('stage', spec.get('stage'))}.json")
         file = str(ROOT / f"ds_configs/compression/{job['file']}.json")
         for kind in job["kinds"]:
             more = [f"robust_compression.masks={kind}", *job.get("set", [])]
-            settings = config.load([*files, file], [*overrides, *more])
+            settings = config.load([stage, *files, file], [*overrides, *more])
             if base is None:
                 base = run.prepare(settings, output / "run", device)
                 assert training_steps(settings, len(base.data.train), epochs) >= spec["steps"]
             start = Path(settings.robust.student.model or model)
             found = resolved.resolve(settings, start, len(base.data.train))
             encoder = replace(base.encoder, model=start)
-            context = replace(base, config=settings, resolved=found, encoders={"model": encoder})
-            result = one(context, spec["steps"])
-            if ranks.is_main():
-                (output / f"{name}-{kind}.json").write_text(json.dumps(result))
+            made = replace(base, config=settings, resolved=found, encoders={"model": encoder})
+            yield f"{name}-{kind}", made
     distributed.stop()
+
+
+def main() -> None:
+    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    output, model, spec = Path(arguments[0]), arguments[1], json.loads(arguments[2])
+    output.mkdir(parents=True, exist_ok=True)
+    make_ties_stable()
+    for name, context in contexts(output, model, spec):
+        training = begun(context)
+        training.trainer.run_until(spec["steps"])
+        facts = training.facts()
+        if ranks.is_main():
+            (output / f"{name}.json").write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":

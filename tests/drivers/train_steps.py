@@ -108,7 +108,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     projection = getattr(model, PROJECTION).weight.tolist() if terms else None
     methods = [masks, witness, loss, *terms]
     training = context.new_trainer("t", here, model, methods, settings.robust.epochs, known)
-    training.run_until(spec["steps"], context.watch_dev(here) if terms else None)
+    training.run_until(spec["steps"], context.WatchDev(here) if terms else None)
     scores = context.score_split(here, training, "dev")
     weights_now = gather_weights(training.engine)
     trained = weights_now.get(f"{PROJECTION}.weight", 0.0)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from compress.checkpoints.pieces import Piece, Readable
 from compress.compression.masking import Remaining, Target, WeightMasks
 from compress.compression.native import patterns, selection
-from compress.compression.native.shards import Shard
 from compress.compression.native.zeroing import Zeroing
 from compress.compression.pruning_schedule import n_pruned
 from compress.runtime import ranks
+from compress.training.shards import Shard
 
 ENTRIES = 1 << 25
 """Entries of a rank that are looked at together: a sum over the ranks is worth it, memory suffices."""
@@ -79,16 +80,22 @@ class ZeroedWeights(WeightMasks):
         """The weights as they are: what is pruned is 0."""
         return weights
 
-    def state(self) -> dict[str, Tensor]:
-        """What is pruned of this rank's shards by layer, bool on the CPU."""
+    def state(self) -> dict[str, Piece]:
+        """What is pruned of this rank's shards by layer, bool."""
         kept = self._zeroing.kept
         names = {layer: weight_of(layer) for layer in self._layers}
-        return {layer: ~kept[name].cpu() for layer, name in names.items() if name in kept}
+        return {
+            layer: self._shard(layer).owned(~kept[name])
+            for layer, name in names.items()
+            if name in kept
+        }
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave."""
-        for layer, mask in state.items():
-            self._zeroing.prune(weight_of(layer), mask.to(self._shard(layer).master.device))
+    def load(self, state: Mapping[str, Readable]) -> None:
+        """Put back what `state` gave, of any ranks."""
+        for layer, pieces in state.items():
+            shard = self._shard(layer)
+            mask = pieces.read(shard.start, shard.length)
+            self._zeroing.prune(weight_of(layer), mask.to(shard.master.device))
 
     @property
     def _divided(self) -> bool:

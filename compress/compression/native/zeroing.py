@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.compression.native import shards
-from compress.compression.native.shards import Shard
+from compress.training import shards
+from compress.training.shards import Shard
 
 
 class Zeroing:

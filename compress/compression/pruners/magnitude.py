@@ -71,9 +71,9 @@ class Magnitude(Pruner):
         """Zero the pruned weights in place."""
         return self._weights.finish(weights)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Masks by layer, bool on the CPU, of what this rank owns."""
-        return self._weights.state()
+    def state_dict(self) -> dict[str, Any]:
+        """What is pruned by layer; see `WeightMasks.state`."""
+        return dict(self._weights.state())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""

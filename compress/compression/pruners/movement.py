@@ -39,7 +39,7 @@ class Movement(Magnitude):
         """Zero the pruned weights in place."""
         return applied(self.masks, weights)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """How many weights of each layer stay."""
         return {name: mask.state() for name, mask in self.masks.items()}
 

@@ -2,7 +2,8 @@
 
 A shard is a range of the flattened parameter: all of it at stage 0, what falls into the rank's flat
 partition at stages 1 and 2, the rank's slice without its padding at stage 3. Shards of one parameter
-follow each other in the order of the ranks.
+follow each other in the order of the ranks. The optimiser steps tensors of its own, which hold one
+shard or many: `Shard.place` says where.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from compress.checkpoints.pieces import Piece
 from compress.runtime import ranks
 
 
@@ -39,20 +41,60 @@ class Shard:
         """Master weights, float32 [length]."""
         return self.parameter.data.view(-1)
 
+    def owned(self, values: Tensor) -> Piece:
+        """What this rank writes of values of the shard, [length], to a checkpoint.
+
+        A shard that all ranks have whole is dealt to them in ranges.
+        """
+        total = self.shape.numel()
+        if self.divided:
+            return Piece(values, self.start, total)
+        first, last = (total * n // ranks.world_size() for n in (ranks.rank(), ranks.rank() + 1))
+        return Piece(values[first:last], first, total)
+
+    @property
+    def written_bytes(self) -> int:
+        """Size of the master weights that this rank writes to a checkpoint."""
+        return 4 * self.length // (1 if self.divided else ranks.world_size())
+
     @property
     def precision(self) -> torch.dtype:
         """The type that the model computes with."""
         return self.parameter.dtype
 
+    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401  deepspeed.DeepSpeedEngine
+        """The float32 tensor that the optimiser steps, and where the shard begins in it."""
+        return self.parameter, 0
+
+    def set_master(self, values: Tensor) -> None:
+        """Set the master weights; float32 [length]."""
+        self.master.data.copy_(values)
+
+    def copy_master(self) -> None:
+        """Set this rank's part of the weights that the model computes with to the master weights.
+
+        At stages 1 and 2 `update_lp_params` does that for all parameters.
+        """
+
     def zero(self, kept: Tensor) -> None:
         """Set master weights to 0 where they are not kept, bool [length]."""
         _keep(self.master, kept)
 
+    @property
+    def gradient(self) -> Tensor | None:
+        """The summed gradient, [length]; between the last backward pass and the step."""
+        return None if self.parameter.grad is None else self.parameter.grad.view(-1)
+
+    def gradient_sum(self) -> Tensor | None:
+        """The sum of the gradient, []: not finite if a value is not; None for a shard without one."""
+        gradient = self.gradient
+        return None if gradient is None else gradient.sum(dtype=torch.float32)
+
     def zero_gradient(self, kept: Tensor) -> None:
-        """The same with the summed gradient; between the last backward pass and the step."""
-        gradient = self.parameter.grad
+        """Zero the gradient where it is not kept, bool [length]."""
+        gradient = self.gradient
         if gradient is not None:
-            _keep(gradient, kept.view(gradient.shape))
+            _keep(gradient, kept)
 
     def zero_copy(self, kept: Tensor) -> None:
         """The same with the weights that the model computes with."""
@@ -65,15 +107,24 @@ class Shard:
 class LowPrecision(Shard):
     """A whole parameter in bf16 or fp16 at stage 0; its master weights are the engine's."""
 
-    def __init__(self, parameter: nn.Parameter, master: Tensor) -> None:
-        """master: flat view of the engine's float32 weights."""
+    def __init__(self, parameter: nn.Parameter, place: tuple[Tensor, int]) -> None:
+        """place: the engine's float32 tensor, and where the parameter begins in it."""
         super().__init__(parameter, parameter.shape, 0, parameter.numel())
-        self._master = master
+        self._place = place
 
     @property
     def master(self) -> Tensor:
         """Master weights, float32 [length]."""
-        return self._master
+        flat, position = self._place
+        return flat.data.view(-1).narrow(0, position, self.length)
+
+    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401
+        """See `Shard.place`."""
+        return self._place
+
+    def copy_master(self) -> None:
+        """See `Shard.copy_master`."""
+        self.parameter.data.view(-1).copy_(self.master)
 
     def zero_copy(self, kept: Tensor) -> None:
         """Set the weights that the model computes with to 0 where they are not kept."""
@@ -106,19 +157,29 @@ class Fragment(Shard):
         fragment: Tensor = self._mapping.hp_fragment
         return fragment
 
+    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401
+        """See `Shard.place`."""
+        master = self.master
+        storage = master.untyped_storage().data_ptr()
+        for flat in engine.optimizer.single_partition_of_fp32_groups:
+            if flat.untyped_storage().data_ptr() == storage:
+                return flat, master.storage_offset() - flat.storage_offset()
+        return master, 0
+
     def zero(self, kept: Tensor) -> None:
         """Set master weights to 0 where they are not kept, bool [length]."""
         _keep(self.master.data, kept)
 
-    def zero_gradient(self, kept: Tensor) -> None:
-        """The same with the summed gradient; between the last backward pass and the step."""
+    @property
+    def gradient(self) -> Tensor | None:
+        """See `Shard.gradient`."""
         if not self.length:
-            return
+            return None
         index = self.parameter._index_in_param_group  # type: ignore[attr-defined]
-        gradient = self._mapping.get_lp_grad_fragment(index).view(-1)
+        gradient: Tensor = self._mapping.get_lp_grad_fragment(index).view(-1)
         if gradient.numel() > self.length:
             gradient = gradient.narrow(0, self.start, self.length)
-        _keep(gradient, kept)
+        return gradient
 
 
 class Partition(Shard):
@@ -138,8 +199,26 @@ class Partition(Shard):
         """Master weights, float32 [length]."""
         return self._padded()[: self.length]
 
+    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401
+        """See `Shard.place`."""
+        part, group = engine.optimizer._get_fp32_opt_state_partition(self.parameter, True)
+        flat = engine.optimizer.fp32_partitioned_groups_flat[group]
+        return flat, part.storage_offset() - flat.storage_offset()
+
+    def copy_master(self) -> None:
+        """See `Shard.copy_master`."""
+        slice_: Tensor = self.parameter.ds_tensor.data  # type: ignore[attr-defined]
+        slice_.view(-1)[: self.length].copy_(self.master)
+
     def _padded(self) -> Tensor:
         return safe_get_local_fp32_param(self.parameter).data.view(-1)
+
+    def set_master(self, values: Tensor) -> None:
+        """See `Shard.set_master`."""
+        weights = self._padded()
+        weights[: self.length].copy_(values)
+        if self._copied:
+            safe_set_local_fp32_param(self.parameter, weights)
 
     def zero(self, kept: Tensor) -> None:
         """Set master weights to 0 where they are not kept, bool [length]."""
@@ -148,8 +227,14 @@ class Partition(Shard):
         if self._copied:
             safe_set_local_fp32_param(self.parameter, weights)
 
+    @property
+    def gradient(self) -> Tensor | None:
+        """See `Shard.gradient`; DeepSpeed hands out a copy."""
+        gradient: Tensor = safe_get_local_grad(self.parameter).view(-1)
+        return gradient[: self.length]
+
     def zero_gradient(self, kept: Tensor) -> None:
-        """The same with the summed gradient; between the last backward pass and the step."""
+        """See `Shard.zero_gradient`."""
         gradient = safe_get_local_grad(self.parameter).view(-1)
         _keep(gradient[: self.length], kept)
         safe_set_local_grad(self.parameter, gradient)
@@ -189,23 +274,23 @@ def of(engine: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Shard]:
     return {n: LowPrecision(p, masters[id(p)]) for n, p in parameters.items()}
 
 
-def _masters(optimizer: Any) -> dict[int, Tensor] | None:  # noqa: ANN401
-    """Flat master weights at stage 0 by id of the parameter; None if the parameters are their own.
+def _masters(optimizer: Any) -> dict[int, tuple[Tensor, int]] | None:  # noqa: ANN401
+    """Places of master weights at stage 0 by id of the parameter; None if the parameters are their own.
 
     The fused optimiser has one flat tensor a group, the unfused one a tensor for each parameter.
     """
-    found: dict[int, Tensor] = {}
+    found: dict[int, tuple[Tensor, int]] = {}
     if hasattr(optimizer, "fp32_groups_flat"):
         for group, flat in zip(optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True):
             position = 0
             for parameter in group:
-                found[id(parameter)] = flat.data.narrow(0, position, parameter.numel())
+                found[id(parameter)] = (flat, position)
                 position += parameter.numel()
         return found
     if not hasattr(optimizer, "fp32_groups"):
         return None
     for group, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
-        found |= {id(p): master.data.view(-1) for p, master in zip(group, masters, strict=True)}
+        found |= {id(p): (master, 0) for p, master in zip(group, masters, strict=True)}
     return found
 
 
@@ -223,6 +308,19 @@ def refresh_copies(engine: Any, changed: Iterable[tuple[Shard, Tensor]]) -> None
         shard.zero_copy(kept)
     if stage == 3:
         _gather_again([shard.parameter for shard, _ in changed])
+
+
+def copy_masters(engine: Any, parts: Iterable[Shard]) -> None:  # noqa: ANN401
+    """Set the weights that the model computes with to the master weights; collective from stage 1."""
+    stage = engine.zero_optimization_stage()
+    if stage in (1, 2):
+        engine.optimizer.update_lp_params()
+        return
+    parts = list(parts)
+    for shard in parts:
+        shard.copy_master()
+    if stage == 3:
+        _gather_again([shard.parameter for shard in parts])
 
 
 def _gather_again(parameters: Iterable[Any]) -> None:

@@ -1,0 +1,144 @@
+"""The checkpoints of one training: each complete or not there, the newest sound one is used.
+
+A checkpoint is a directory `step-000000120`. All ranks write their files under a temporary name,
+flushed to the disk; the main rank then writes `complete.json`, with size and SHA-256 of each file, and
+renames it. Every function is called by all ranks alike.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from compress.checkpoints import pieces
+from compress.checkpoints.pieces import Saved
+from compress.errors import UserError
+from compress.files import artefacts, disk, integrity
+from compress.files.integrity import MARKER
+from compress.runtime import ranks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The checkpoints in a directory; keep: how many complete ones stay."""
+
+    path: Path
+    keep: int
+
+    def save(self, step: int, state: Mapping[str, Any]) -> str | None:
+        """Write the state of all ranks at a step; why that was not possible, else None."""
+        target = self.path / f"step-{step:09}"
+        temporary = ranks.broadcast(artefacts.temporary_name(target))
+        _, wrong = _try(lambda: _open(temporary), main_only=True)
+        if wrong is None:
+            written, wrong = _try(lambda: _write(temporary, target, state))
+        if wrong is None:
+            files = {name: about for part in written for name, about in part.items()}
+            _, wrong = _try(lambda: self._finish(temporary, target, files), main_only=True)
+        if ranks.is_main():
+            shutil.rmtree(temporary, ignore_errors=True)
+        return wrong
+
+    def _finish(self, temporary: Path, target: Path, files: Mapping[str, Any]) -> None:
+        """Mark and rename; then remove the oldest."""
+        marker = {"ranks": ranks.world_size(), "files": dict(files)}
+        with disk.writing(target, temporary):
+            artefacts.write_json(temporary / MARKER, marker)
+            disk.flush_entry(temporary)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.rename(target)
+            disk.flush_entry(self.path)
+        for old in self._complete()[self.keep :]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _complete(self) -> list[Path]:
+        """Complete checkpoints, the newest first."""
+        found = self.path.glob("step-*") if self.path.is_dir() else ()
+        return sorted((path for path in found if (path / MARKER).is_file()), reverse=True)
+
+    def newest(self) -> Saved | None:
+        """The newest sound checkpoint; says of each damaged one that it is passed over."""
+        for path in ranks.on_main(self._complete):
+            marker, wrong = ranks.on_main(partial(_marker, path))
+            if wrong is None:
+                _, wrong = _try(partial(_damage, path, marker))
+            if wrong is None:
+                return Saved(path, marker["ranks"], ranks.rank())
+            ranks.say(f"passed over a damaged checkpoint: {wrong}")
+        return None
+
+    def remove(self) -> None:
+        """Delete all of them."""
+        ranks.on_main(lambda: shutil.rmtree(self.path, ignore_errors=True))
+
+
+def _try(work: Callable[[], T], main_only: bool = False) -> tuple[list[T], str | None]:
+    """What `work` returns on each rank, and the first error of one."""
+    idle = main_only and not ranks.is_main()
+    found = ranks.gathered((lambda: None) if idle else work)
+    wrong = next((text for text in found if isinstance(text, str)), None)
+    return cast("list[T]", found), wrong
+
+
+def _open(temporary: Path) -> None:
+    with disk.writing(temporary.parent):
+        temporary.mkdir(parents=True)
+
+
+def _write(temporary: Path, target: Path, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Write the files of this rank; size and checksum of each."""
+    with disk.writing(target, temporary):
+        names = pieces.write(temporary, ranks.rank(), state)
+        for name in names:
+            disk.flush_entry(temporary / name)
+        return {name: _about(temporary / name) for name in names}
+
+
+def _about(file: Path) -> dict[str, Any]:
+    return {"size": file.stat().st_size, "sha256": integrity.digest(file)}
+
+
+def _marker(path: Path) -> tuple[dict[str, Any], str | None]:
+    """The marker of a checkpoint, and what is wrong with it."""
+    try:
+        marker = artefacts.read_json(path / MARKER)
+        count, files = marker["ranks"], marker["files"]
+        expected = {name for rank in range(count) for name in pieces.names(rank)}
+        if files.keys() != expected:
+            return marker, f"{path / MARKER} (it does not list the files of {count} ranks)"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return {}, f"{path / MARKER} (cannot be read: {error})"
+    return marker, None
+
+
+def _damage(path: Path, marker: Mapping[str, Any]) -> str | None:
+    """The first damaged file among this rank's share of them."""
+    count, world = marker["ranks"], ranks.world_size()
+    own = [name for rank in range(ranks.rank(), count, world) for name in pieces.names(rank)]
+    return integrity.damage(path, {"files": {name: marker["files"][name] for name in own}})
+
+
+def check_space(path: Path, needed: int, keep: int) -> None:
+    """Raise UserError on all ranks if the disk does not hold so many checkpoints and the next one.
+
+    needed: bytes of this rank's part of one.
+    """
+    total = int(ranks.all_sum(np.array([float(needed)]))[0]) * (keep + 1)
+
+    def look() -> None:
+        free = disk.free(path)
+        if free is not None and free < total:
+            raise UserError(
+                f"{path}: its disk has {disk.size(free)} free, and {keep} checkpoints and the next one "
+                f"take {disk.size(total)}; free some, lower robust_compression.checkpoint.keep, or set "
+                "checkpoint.enabled to false to go without."
+            )
+
+    ranks.on_main(look)

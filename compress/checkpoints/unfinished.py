@@ -1,0 +1,160 @@
+"""What an unfinished stage has done so far: the results of its parts, the checkpoints of its trainings.
+
+It lies beside the place of the stage's artefact, under the artefact's key, and goes once that is there.
+So another configuration never continues it, and the same command does.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.checkpoints.folders import Folder
+from compress.checkpoints.saver import Saver
+from compress.configuration.robust_schema import CheckpointBlock
+from compress.errors import Interrupted
+from compress.files import artefacts
+from compress.files.lock import Lock
+from compress.runtime import interrupts, ranks
+
+SUFFIX = ".unfinished"
+SECONDS = "seconds.json"
+PAUSE = 2.0
+"""Seconds between two looks at what another run makes."""
+Values = NDArray[np.float64]
+
+
+@dataclass
+class Unfinished:
+    """The work on one artefact; every method is called by all ranks alike.
+
+    path: its directory; None: nothing is kept; shared: whether other runs may want the artefact; began:
+    `time.perf_counter()` at the start of the stage; earlier: seconds that earlier runs spent on it,
+    known to the main rank.
+    """
+
+    settings: CheckpointBlock = field(default_factory=CheckpointBlock)
+    path: Path | None = None
+    shared: bool = False
+    began: float = field(default_factory=time.perf_counter)
+    earlier: float = 0.0
+    _training: Saver | None = None
+
+    @staticmethod
+    def of(settings: CheckpointBlock, place: Path, key: str, shared: bool) -> "Unfinished":
+        """The work on the artefact at `place`; that of another key there is removed."""
+        folder = place.with_name(place.name + SUFFIX)
+        path = folder / key[:16]
+        if ranks.is_main() and folder.is_dir():
+            for other in folder.iterdir():
+                if other != path:
+                    shutil.rmtree(other, ignore_errors=True)
+        return Unfinished(settings, path, shared, earlier=_seconds(path) if ranks.is_main() else 0.0)
+
+    @property
+    def kept(self) -> Path | None:
+        """Where something is kept; None if nothing is."""
+        return self.path if self.settings.enabled else None
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the stage, by earlier runs too; on the main rank."""
+        return self.earlier + time.perf_counter() - self.began
+
+    @contextmanager
+    def alone(self, label: str, there: Callable[[], bool]) -> Iterator[None]:
+        """Context in which no other run makes the same artefact: one makes it, the others wait.
+
+        there: whether the artefact has appeared, so that nothing is waited for; asked on the main rank.
+        """
+        if self.path is None or not self.shared:
+            yield
+            return
+        folder = self.path.parent
+        lock = Lock(folder, "making.lock")
+
+        def wait() -> None:
+            said = ""
+            folder.mkdir(parents=True, exist_ok=True)
+            while (holder := lock.holder()) is not None and not there():
+                if holder != said:
+                    ranks.say(f"{label}: is made by another run ({holder}); this one waits for it")
+                said = holder
+                time.sleep(PAUSE)
+
+        interrupts.before_end(lock.release)
+        ranks.on_main(wait)
+        self.began = time.perf_counter()
+        self.earlier = _seconds(self.path) if ranks.is_main() else 0.0
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def part(self, name: str, make: Callable[[], Values]) -> Values:
+        """What `make` returns, kept at once; if an earlier run has kept it, `make` is not called.
+
+        If it is interrupted, the training that it belongs to is saved.
+        """
+        if self.kept is None:
+            return make()
+        path, inputs = self.kept / "parts" / name.replace(" ", "_"), {"part": name}
+        if ranks.on_main(lambda: artefacts.completed(path, inputs) is not None):
+            return np.load(path / "values.npy")
+        began = time.perf_counter()
+        try:
+            values = make()
+        except Interrupted:
+            if self._training is not None:
+                self._training.save_now()
+            raise
+
+        def write() -> None:
+            with artefacts.writing(path, inputs, began) as folder:
+                np.save(folder / "values.npy", values)
+            self._record()
+
+        ranks.on_main(write)
+        return values
+
+    def has(self, *names: str) -> bool:
+        """Whether these parts are kept."""
+        if self.kept is None:
+            return False
+        parts = self.kept / "parts"
+
+        def look() -> bool:
+            places = {name: parts / name.replace(" ", "_") for name in names}
+            return all(artefacts.completed(p, {"part": n}) is not None for n, p in places.items())
+
+        return ranks.on_main(look)
+
+    def training(self, name: str) -> Saver:
+        """The checkpoints of a training of the stage, of which there is one at a time."""
+        folder = None
+        if self.kept is not None:
+            folder = Folder(self.kept / name.replace(" ", "_"), self.settings.keep)
+        self._training = Saver(self.settings, folder, self._record)
+        return self._training
+
+    def remove(self) -> None:
+        """Delete it all: the artefact is there."""
+        if self.path is not None and ranks.is_main():
+            shutil.rmtree(self.path.parent, ignore_errors=True)
+
+    def _record(self) -> None:
+        """Keep how long it has taken; on the main rank."""
+        if self.kept is not None and ranks.is_main():
+            artefacts.write_json(self.kept / SECONDS, {"seconds": self.seconds})
+
+
+def _seconds(path: Path) -> float:
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return float(json.loads((path / SECONDS).read_text(encoding="utf-8"))["seconds"])
+    return 0.0

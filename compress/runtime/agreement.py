@@ -1,0 +1,50 @@
+"""What the ranks agree on between two steps, without one waiting for another.
+
+Each rank says what it wants with every step; all learn one step later whether any of them did, so that
+all of them act at the same step. The sum travels while the step is computed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from compress.runtime import interrupts, ranks, watchdog
+
+_pending: list[tuple[dist.Work, torch.Tensor]] = []
+_group: list[dist.ProcessGroup] = []
+
+
+@contextmanager
+def loop() -> Iterator[None]:
+    """Context of a loop of steps that all ranks take together and that calls `exchange` in each."""
+    with interrupts.loop(), watchdog.armed():
+        yield
+
+
+def exchange(late: bool = False) -> tuple[bool, ...]:
+    """Whether the run shall end, because a rank has got a signal, and whether the main rank is `late`.
+
+    What all the ranks said at their previous call; of one rank what it says now. Called by all alike.
+    """
+    watchdog.beat()
+    wishes = (interrupts.wanted(), late)
+    if ranks.world_size() == 1:
+        return wishes
+    if not _group:
+        _group.append(dist.new_group(backend="gloo"))
+    earlier = finish()
+    flags = torch.tensor(wishes, dtype=torch.uint8)
+    work = dist.all_reduce(flags, dist.ReduceOp.MAX, group=_group[0], async_op=True)
+    _pending.append((work, flags))
+    return earlier or (False,) * len(wishes)
+
+
+def finish() -> tuple[bool, ...]:
+    """Wait for the exchange that is under way; what came out, () if there is none."""
+    if not _pending:
+        return ()
+    work, flags = _pending.pop()
+    work.wait()
+    return tuple(map(bool, flags.tolist()))

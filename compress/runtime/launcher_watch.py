@@ -1,0 +1,54 @@
+"""Whether the programs that started this rank still run.
+
+`deepspeed` starts a launcher for each host, and that the ranks. If the launcher is killed, or
+`deepspeed` itself, which does not end its launcher, the ranks would train on unknown to anyone.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from compress.files import processes
+from compress.files.processes import Process
+
+RUNNER = b"deepspeed"
+
+
+def ancestors() -> list[Process]:
+    """The launcher that started this rank, and `deepspeed` if that started the launcher on this host.
+
+    Empty for a process that no launcher has started: its parent is a shell, which may end.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        return []
+    launcher = processes.of_pid(os.getppid())
+    found = [] if launcher is None else [launcher]
+    above = None if launcher is None else _parent(launcher.pid)
+    if above is not None and _is_runner(above):
+        runner = processes.of_pid(above)
+        found += [] if runner is None else [runner]
+    return found
+
+
+def wait_for_end(watched: list[Process], period: float) -> None:
+    """Return once one of them has ended; never if there is none. period: seconds between two looks."""
+    while not any(process.ended for process in watched):
+        time.sleep(period)
+
+
+def _parent(pid: int) -> int | None:
+    """Id of the parent of a process; None if that cannot be told or there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[1]) or None
+
+
+def _is_runner(pid: int) -> bool:
+    """Whether a process is the command `deepspeed`."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(Path(os.fsdecode(word)).name == os.fsdecode(RUNNER) for word in words[:3])

@@ -1,0 +1,136 @@
+"""A rank that hangs or is lost ends the run in bounded time, with a sentence that names it and host.
+
+While the ranks work in step (`armed`), each of them shows with `beat` that it goes on. One that has not
+for `timeout` seconds tells the others through the store at which the ranks met, looks which of them do
+the same, and ends. Those that say nothing are lost; if all speak, those hang that do not wait for
+another.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from compress.errors import UserError, fail
+
+LOOK, ANSWER = 1.0, 5.0
+"""Seconds between two looks at the clock; for which the others' answers are waited for."""
+COLLECTIVE = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
+PREFIX = "robust_compression"
+_state: dict[str, Any] = {"depth": 0, "beat": 0.0, "timeout": None, "store": None}
+
+
+def start(timeout: float) -> None:
+    """Watch this rank from now on; timeout: seconds. Nothing to watch with one rank."""
+    if dist.get_world_size() == 1:
+        return
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=ANSWER))
+    _state.update(timeout=timeout, store=dist.PrefixStore(PREFIX, store))
+    _state["store"].set(f"host/{dist.get_rank()}", socket.gethostname())
+    threading.Thread(target=_watch, daemon=True, name="watchdog").start()
+
+
+def beat() -> None:
+    """This rank goes on."""
+    _state["beat"] = time.monotonic()
+
+
+@contextmanager
+def armed() -> Iterator[None]:
+    """Context in which `beat` comes at least every `timeout` seconds as long as all ranks go on."""
+    beat()
+    _state["depth"] += 1
+    try:
+        yield
+    finally:
+        _state["depth"] -= 1
+        beat()
+
+
+def timed_out(error: BaseException) -> bool:
+    """Whether a collective failed because a rank did not take part in time."""
+    text = str(error).lower()
+    return _state["timeout"] is not None and ("timed out" in text or "timeout" in text)
+
+
+def give_up() -> None:
+    """End this process with the sentence; the first of the ranks that are there prints it."""
+    main = sys._current_frames().get(threading.main_thread().ident or 0)
+    store, rank = _state["store"], dist.get_rank()
+    try:
+        store.set(f"stuck/{rank}", json.dumps(_place(main)))
+        time.sleep(ANSWER)
+        found = {n: _answer(store, n) for n in range(dist.get_world_size())}
+    except (RuntimeError, dist.DistError):
+        host = os.environ["MASTER_ADDR"]
+        _end(f"rank 0 at {host} cannot be reached", True)
+        return
+    there = {n: place for n, place in found.items() if place is not None}
+    missing = [n for n, place in found.items() if place is None]
+    if missing:
+        sentence = f"{_named(store, missing)} {'does' if len(missing) == 1 else 'do'} not answer"
+    else:
+        busy = [n for n, place in there.items() if not place["waits"]] or list(there)
+        where = there[busy[0]]["at"]
+        sentence = f"{_named(store, busy)} did not take part in the next step (it is at {where})"
+    _end(sentence, rank == min(there))
+
+
+def _watch() -> None:
+    while True:
+        time.sleep(LOOK)
+        if _state["depth"] and time.monotonic() - _state["beat"] > _state["timeout"]:
+            give_up()
+
+
+def _place(frame: Any) -> dict[str, Any]:  # noqa: ANN401  a frame, or None
+    """Where the main thread is: the innermost line, and whether it waits for other ranks."""
+    if frame is None:
+        return {"at": "its end", "waits": False}
+    at, waits = f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}", False
+    while frame is not None:
+        waits = waits or any(part in frame.f_code.co_filename for part in COLLECTIVE)
+        frame = frame.f_back
+    return {"at": at, "waits": waits}
+
+
+def _answer(store: Any, rank: int) -> dict[str, Any] | None:  # noqa: ANN401  dist.Store
+    """Where a rank says that it is; None if it says nothing."""
+    if not store.check([f"stuck/{rank}"]):
+        return None
+    place: dict[str, Any] = json.loads(store.get(f"stuck/{rank}"))
+    return place
+
+
+def _named(store: Any, numbers: list[int]) -> str:  # noqa: ANN401  dist.Store
+    """Such as `rank 1 on host node2`, or `ranks 2, 3 on host node2`."""
+    hosts: dict[str, list[int]] = {}
+    for number in numbers:
+        host = "an unknown host"
+        with suppress(RuntimeError, dist.DistError):
+            host = store.get(f"host/{number}").decode()
+        hosts.setdefault(host, []).append(number)
+    return " and ".join(
+        f"rank{'s' if len(group) > 1 else ''} {', '.join(map(str, group))} on host {host}"
+        for host, group in hosts.items()
+    )
+
+
+def _end(sentence: str, speaks: bool) -> None:
+    """Exit code 1; the sentence if this rank is the one that speaks."""
+    timeout = f"{_state['timeout']:g} s (robust_compression.timeout)"
+    if speaks:
+        os.environ["LOCAL_RANK"] = "0"
+        fail(UserError(f"{sentence} since {timeout}; look at that host, then start the run again."))
+    time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,101 @@
+"""A training ends before the optimiser step in which a loss or a gradient is not finite.
+
+So the weights, and the checkpoints, stay those before it. All ranks see it alike.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from compress.configuration.config import Config
+from compress.data.batches import Indices
+from compress.errors import UserError
+from compress.runtime import ranks
+from compress.training.shards import Shard
+
+SHOWN = 8
+"""Rows that a message names."""
+
+
+class FiniteCheck:
+    """The values of one optimiser step on this rank."""
+
+    def __init__(self, gradients: Iterable[Shard]) -> None:
+        """gradients: shards whose gradients are looked at; none in float16, where the scale adapts."""
+        self._shards = list(gradients)
+        self._parts: list[tuple[Indices, Tensor, Tensor, Tensor]] = []
+
+    def add(self, rows: Indices, valid: Tensor, loss: Tensor, outputs: Tensor) -> None:
+        """The losses and cross-entropies of a micro-batch, [m] each; rows: numbers of its samples."""
+        self._parts.append((rows, valid, loss.detach(), outputs.detach()))
+
+    def failed(self) -> bool:
+        """Whether a loss or a gradient of any rank is not finite; between backward pass and step."""
+        sums = [(loss * valid).sum() for _, valid, loss, _ in self._parts]
+        sums += [total for shard in self._shards if (total := shard.gradient_sum()) is not None]
+        device = sums[0].device
+        wrong = ~torch.isfinite(torch.stack([value.to(device, torch.float32) for value in sums])).all()
+        if ranks.world_size() > 1:
+            flag = wrong.to(torch.float32)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            wrong = flag > 0
+        return bool(wrong)
+
+    def forget(self) -> None:
+        """The step is done."""
+        self._parts.clear()
+
+    def error(self, name: str, where: str, hook: str | None) -> UserError:
+        """The sentence with the samples; hook: name of the user's function that gives the loss."""
+        every = [part for part in ranks.gathered(self._rows) if not isinstance(part, str)]
+        bad, outputs_bad, all_rows = (sorted({n for part in every for n in part[k]}) for k in range(3))
+        rows = f"training sample{'s' if len(bad or all_rows) > 1 else ''} {_listed(bad or all_rows)}"
+        if not bad:
+            return UserError(
+                f"{name}: a gradient is not finite {where}, though the losses of {rows} are; lower "
+                "optimizer.params.lr or set gradient_clipping, and look at the loss if it is your own."
+            )
+        if hook is not None and not outputs_bad:
+            return UserError(
+                f"robust_compression.loss.hook: '{hook}' gives {name} a loss that is not finite "
+                f"{where} for {rows}, though the model's outputs are; correct the function."
+            )
+        also = f", look at robust_compression.loss.hook ('{hook}')" if hook else ""
+        return UserError(
+            f"{name}: the loss is not finite {where} for {rows}; lower optimizer.params.lr, set "
+            f"gradient_clipping, use bf16 instead of fp16{also}."
+        )
+
+    def _rows(self) -> tuple[list[int], list[int], list[int]]:
+        """Samples whose loss, and whose cross-entropy, is not finite; and all of this rank."""
+        loss, outputs, every = list[int](), list[int](), list[int]()
+        for rows, valid, losses, entropies in self._parts:
+            counts = valid.cpu().numpy() > 0
+            every += rows[counts].tolist()
+            for found, values in ((loss, losses), (outputs, entropies)):
+                found += rows[counts & ~np.isfinite(values.float().cpu().numpy())].tolist()
+        return loss, outputs, every
+
+
+def _listed(rows: Sequence[int]) -> str:
+    """The first rows, counted from 0 as in the training set."""
+    more = len(rows) - SHOWN
+    return ", ".join(map(str, rows[:SHOWN])) + (f" and {more} more" if more > 0 else "")
+
+
+def where(step: int, steps_per_epoch: int) -> str:
+    """Such as `at step 12 (epoch 2)`; step: counted from 1."""
+    return f"at step {step} (epoch {(step - 1) // steps_per_epoch + 1})"
+
+
+def left_out(config: Config) -> bool:
+    """Whether a step with gradients that are not finite is left to DeepSpeed, which skips it."""
+    engine = config.deepspeed
+    half = engine.fp16 is not None and engine.fp16.enabled
+    asked = engine.bf16 is not None and engine.bf16.enabled and engine.bf16.check_grad_overflow
+    autocast = engine.torch_autocast
+    scaled = autocast is not None and autocast.enabled and autocast.dtype == "float16"
+    return bool(half or asked or scaled)
