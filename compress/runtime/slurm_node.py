@@ -38,7 +38,7 @@ def words(environment: Mapping[str, str], arguments: Sequence[str]) -> list[str]
     places: dict[str, list[int | str]] = {str(number): [*range(ranks)] for number in range(nodes)}
     places[str(node)] = _devices(environment, ranks)
     return [
-        *(sys.executable, "-u", "-m", "deepspeed.launcher.launch", "--log_level=warning"),
+        *(sys.executable, "-u", "-m", "deepspeed.launcher.launch", "--log_level=critical"),
         f"--world_info={base64.urlsafe_b64encode(json.dumps(places).encode()).decode()}",
         f"--node_rank={node}",
         f"--master_addr={LOCAL if nodes == 1 else first_host(hosts)}",
