@@ -19,7 +19,6 @@ from huggingface_hub.utils import disable_progress_bars
 
 from compress.errors import UserError, first_line
 from compress.models.directories import WEIGHTS
-from compress.runtime import ranks
 
 TIMEOUT = 5.0
 DESCRIPTION = ("*.json", "*.txt", "*.model", "README.md")
@@ -51,6 +50,8 @@ def one_a_node() -> Iterator[None]:
 
     Collective: every rank enters it. A rank that fails lets the others go on, which then fail alike.
     """
+    from compress.runtime import ranks  # loads torch, which takes seconds
+
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if not first:
         ranks.barrier()
