@@ -85,12 +85,12 @@ def adopt(environment: MutableMapping[str, str]) -> Launch:
     Raises UserError if the ranks have to meet through MPI and mpi4py is missing.
     """
     launch = found(environment)
+    environment.update(launch.variables())
     if launch.of_mpi:
         try:
             import mpi4py  # noqa: F401
         except ImportError as error:
             raise _without_mpi4py(error) from None
-    environment.update(launch.variables())
     return launch
 
 
