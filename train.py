@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from compress.errors import UserError
-from compress.runtime import interrupts, versions
+from compress.runtime import interrupts, launchers, versions
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,14 +44,16 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once
     sys.path.insert(0, str(Path.cwd()))  # for loss hooks given by dotted path
+    launch = launchers.adopt(os.environ)
 
     from compress import checks
     from compress.configuration import config, machine
 
     versions.check()
-    settings = config.load(options.deepspeed_config, options.overrides)
+    settings = config.load(options.deepspeed_config, options.overrides, launch.ranks)
     checks.check(settings, options.stage)
-    config.batch_split(settings, int(os.environ.get("WORLD_SIZE", "1")))
+    if launch.ranks is not None:
+        config.batch_split(settings, launch.ranks)
     machine.check(settings)
 
     from compress import run
@@ -65,7 +67,7 @@ def main() -> None:
     timers = settings.deepspeed.wall_clock_breakdown
     try:
         level = logging.INFO if timers else logging.ERROR
-        device = distributed.start(level, 60 * settings.robust.timeout)
+        device = distributed.start(level, 60 * settings.robust.timeout, launch)
         with ownership.held(options.output_dir, settings):
             context = run.prepare(settings, options.output_dir, device, options.accept_versions)
             progress = context.monitor.progress

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from compress.compression.resolved import Resolved
-from compress.configuration import schedule
+from compress.configuration import batch_sizes, schedule
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.used_keys import OURS
@@ -88,7 +88,8 @@ def _check_models(config: Config) -> tuple[dict[str, Path], dict[str, probe.Fit]
     Raises UserError for a model that cannot serve.
     """
     names, length = config.robust.models, config.robust.task.max_length
-    folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in names.items()}
+    with hub.one_a_node():
+        folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in names.items()}
     fits = {key: probe.together(path, key, names[key], length) for key, path in folders.items()}
     for key, folder in folders.items():
         if (commit := hub.commit(folder)) is not None:
@@ -155,6 +156,7 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     """
     chosen = stages_of(context.config.robust, stage)
     ranks.say(overview(context.config, context.data, chosen, str(context.device)))
+    ranks.say(f"batch: {batch_sizes.sentence(context.config.deepspeed, ranks.world_size())}")
     context = replace(context, stage=stage, chosen=chosen)
     remaining_work.check_places(context)
     keys = {*remaining_work.keys(context), ownership.figures_found(context.output_dir) or ""}

@@ -23,7 +23,13 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 pytest.register_assert_rewrite("configs", "folders", "reports")
 
-FIRST = ("test_launcher.py", "test_parity.py", "test_study_launch.py", "test_compressions.py")
+FIRST = (
+    "test_cluster.py",
+    "test_launcher.py",
+    "test_parity.py",
+    "test_study_launch.py",
+    "test_compressions.py",
+)
 FIRST += ("test_one_run.py", "test_golden.py", "test_mitigations.py", "test_best_dev.py")
 """Files that take longest, in this order."""
 SLOWEST = 5.0
@@ -32,12 +38,12 @@ SLOWEST = 5.0
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as `fast` what is marked neither slow nor launcher nor gpu; the longest files come first.
+    """Mark as `fast` what has none of the other marks of this kind; the longest files come first.
 
     With several processes (`pytest -n 2 --dist loadfile`) each takes whole files in this order.
     """
     for item in items:
-        if not {"slow", "launcher", "gpu"} & {mark.name for mark in item.iter_markers()}:
+        if not {"slow", "launcher", "cluster", "gpu"} & {mark.name for mark in item.iter_markers()}:
             item.add_marker("fast")
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 

@@ -15,13 +15,14 @@ from pydantic import BaseModel, ValidationError
 
 from compress import mitigations
 from compress.compression.settings import CompressionTraining
-from compress.configuration import effects, field_types, whole_numbers
+from compress.configuration import batch_sizes, effects, field_types, whole_numbers
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
 from compress.configuration.merge import Merge, at, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
 from compress.errors import UserError, nearest
 
 EXAMPLES = {
+    "train_batch_size": "give it, or train_micro_batch_size_per_gpu from which it then follows",
     "robust_compression": "give a task file such as ds_configs/tasks/mnli.json",
     "robust_compression.task": "give a task file such as ds_configs/tasks/mnli.json",
     "robust_compression.model": "name a directory or a hub id such as bert-base-uncased",
@@ -90,11 +91,14 @@ class Config:
         return engine_keys(dict(self.merged))
 
 
-def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
+def load(
+    files: Iterable[str | Path], overrides: Iterable[str] = (), world_size: int | None = None
+) -> Config:
     """Merge the JSON `files` and the `overrides` ("a.b.c=value"), check, freeze.
 
-    Raises UserError for an unreadable file, an unknown key, a wrong type, a value out of range, or a
-    setting that cannot take effect.
+    world_size: ranks of the run, from which train_batch_size follows if it is not given; None if they
+    are not known. Raises UserError for an unreadable file, an unknown key, a wrong type, a value out of
+    range, or a setting that cannot take effect.
     """
     merge = Merge()
     for file in files:
@@ -103,6 +107,7 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = ()) -> Config:
         merge.add(override(text), f"--set {text}")
     _check_removed(merge)
     merge.values = whole_numbers.settle(merge.values, Root)
+    batch_sizes.complete(merge.values, merge.sources, world_size)
     try:
         root = Root.model_validate(merge.values)
     except ValidationError as error:
@@ -203,23 +208,4 @@ def batch_split(config: Config, world_size: int) -> tuple[int, int]:
 
     Raises UserError unless train_batch_size = micro * accumulation * world_size has a solution.
     """
-    block = config.deepspeed
-    total, micro = block.train_batch_size, block.train_micro_batch_size_per_gpu
-    accumulation = block.gradient_accumulation_steps
-    if micro is None:
-        accumulation = accumulation or 1
-        micro = total // (world_size * accumulation)
-    elif accumulation is None:
-        accumulation = total // (world_size * micro)
-    if not micro or not accumulation:
-        raise UserError(
-            f"train_batch_size is {total}, too small for {world_size} ranks x micro batch {micro or 1} "
-            f"x gradient_accumulation_steps {accumulation or 1}; raise it, or start fewer ranks."
-        )
-    if micro * accumulation * world_size != total:
-        raise UserError(
-            f"train_batch_size is {total}, but {world_size} ranks x micro batch {micro} x "
-            f"gradient_accumulation_steps {accumulation} make {world_size * micro * accumulation}; "
-            "change one of them so that they agree."
-        )
-    return micro, accumulation
+    return batch_sizes.split(config.deepspeed, world_size)

@@ -250,7 +250,9 @@ class DeepSpeedBlock(Block):
     """DeepSpeed's top-level keys that take effect here."""
 
     train_batch_size: Count
-    """Samples of one optimiser step, of all ranks together."""
+    """Samples of one optimiser step, of all ranks together. It may be left out, or null, where
+    train_micro_batch_size_per_gpu is given: then it is micro-batch x accumulation steps x ranks, and
+    other ranks give other results."""
     train_micro_batch_size_per_gpu: Count | None = None
     """Samples of one forward pass on one rank (a micro-batch). Default: what the other two batch
     keys leave."""

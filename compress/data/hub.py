@@ -4,8 +4,11 @@ The hub's client retries for minutes behind a firewall, so one short connection 
 in the client's local cache is used without a connection.
 """
 
+import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -41,6 +44,30 @@ def reachable() -> bool:
     return True
 
 
+@contextmanager
+def one_a_node() -> Iterator[None]:
+    """Context in which one rank of each node asks the hub; the others follow and find all in its cache.
+
+    Collective: every rank enters it. A rank that fails lets the others go on, which then fail alike.
+    """
+    from compress.runtime import ranks  # loads torch, which takes seconds
+
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not first:
+        ranks.barrier()
+        _follows.add(True)
+    try:
+        yield
+    finally:
+        _follows.clear()
+        if first:
+            ranks.barrier()
+
+
+_follows: set[bool] = set()
+"""Not empty while this rank may only read what another one has downloaded."""
+
+
 @cache
 def model_directory(name: str, key: str = "robust_compression.model") -> str:
     """Local directory of a model on the hub: downloaded, or from the client's cache.
@@ -59,7 +86,7 @@ def model_directory(name: str, key: str = "robust_compression.model") -> str:
                 repository,
                 revision=revision or None,
                 allow_patterns=[*DESCRIPTION, weights],
-                local_files_only=not reachable(),
+                local_files_only=bool(_follows) or not reachable(),
             )
             if any(Path(folder).glob(weights)):
                 break
@@ -85,6 +112,11 @@ def _error(key: str, name: str, error: Exception) -> UserError:
 
 def load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
     """A split of a data set on the hub, as a `datasets.Dataset`; UserError where it cannot be had."""
+    with one_a_node():
+        return _load_split(path, config, split, revision)
+
+
+def _load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
     if not reachable():
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     offline = datasets.DownloadConfig(local_files_only=not reachable(), max_retries=1)

@@ -18,7 +18,7 @@ from compress.data import sources, tasks
 from compress.errors import UserError
 from compress.files import artefacts, disk
 from compress.files.lock import Lock
-from compress.runtime import interrupts, ranks
+from compress.runtime import interrupts
 
 KINDS = ("teacher", "difficulty", "first", "partial_input", "shallow", "tokens", "scores")
 """Directories of the cache."""
@@ -110,29 +110,33 @@ def held(output_dir: Path, config: Config) -> Iterator[None]:
     Removes what runs that have ended left unfinished. Raises UserError on every rank, before anything
     is written, if another run is at work there or has left results of another configuration.
     """
+    from compress.runtime import ranks  # loads torch, which takes seconds
+
     lock = Lock(output_dir)
     interrupts.before_end(lock.release)
     try:
-        ranks.on_main(lambda: _hold(lock, output_dir, config))
+        for line in ranks.on_main(lambda: _hold(lock, output_dir, config)):
+            ranks.say(line)
         with disk.writing(output_dir, codes=disk.EVERYWHERE):
             yield
     finally:
         lock.release()
 
 
-def _hold(lock: Lock, output_dir: Path, config: Config) -> None:
+def _hold(lock: Lock, output_dir: Path, config: Config) -> list[str]:
+    """Take the lock and remove what is left over; what to say of both."""
     with disk.writing(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     line = lock.claim()
-    if line is not None:
-        ranks.say(line)
+    said = [] if line is None else [line]
     claim(output_dir, config)
     cache = cache_dir(config, output_dir)
     shared = [entry for entry in cache.iterdir() if entry.is_dir()] if cache.is_dir() else []
     shared = [entry for entry in shared if os.access(entry, os.W_OK)]
     own = [output_dir / name for name in ("", "alpha", "student", "student/model")]
     if count := artefacts.sweep([*own, *shared]):
-        ranks.say(f"removed {count} unfinished files or directories of runs that have ended")
+        said.append(f"removed {count} unfinished files or directories of runs that have ended")
+    return said
 
 
 def difference(old: Mapping[str, Any], new: Config) -> str | None:

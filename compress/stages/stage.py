@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from compress.checkpoints.unfinished import Unfinished
 from compress.configuration import used_keys
 from compress.configuration.config import Config
@@ -152,6 +154,7 @@ def _there(stage: Stage, run: "Context") -> Artefact | None:
         ranks.say(damage)
     if marker is None:
         return None
+    _await(path, marker)
     usable, note = provenance.decide(stage.label, marker.get("origin", {}), run.accept_versions)
     if note is not None:
         _say_once(run, note)
@@ -159,6 +162,20 @@ def _there(stage: Stage, run: "Context") -> Artefact | None:
         return None
     run.known[path] = Artefact(path, marker, reused=True)
     return run.known[path]
+
+
+def _await(path: Path, marker: Mapping[str, Any]) -> None:
+    """Wait until every rank sees an artefact that the main rank has found; collective.
+
+    Raises UserError on all ranks if one does not: its host has another file system.
+    """
+    lacking = None if ranks.is_main() else artefacts.await_files(path, marker, artefacts.APPEARING)
+    if ranks.all_sum(np.array([lacking is not None])).any():
+        raise UserError(
+            f"{lacking or path}: is not to be seen on every host {artefacts.APPEARING:.0f} s after it "
+            "was written; --output_dir, the cache and robust_compression.cache_dir must be on a file "
+            "system that all hosts share."
+        )
 
 
 def _made_again(stage: Stage, run: "Context", found: Artefact) -> str | None:

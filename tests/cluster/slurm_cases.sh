@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What test_cluster.py looks at, on a node of Slurm; leaves a log and the exit code of each case.
+#   slurm_cases.sh RESULTS PROJECT CASE...   (RESULTS/words: arguments of train.py, one a line, without --output_dir)
+#   srun: two tasks   one: one process in a batch job of two tasks   parts, fails, quits: launch_scripts/slurm.sbatch
+set -uo pipefail
+results=$1 project=$2
+shift 2
+mapfile -t words < "$results/words"
+export OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu RANKS=2
+ended() { echo "$2" > "$results/$1.code"; }
+state_of() { scontrol show job "$1" | grep -o 'JobState=[A-Z]*' | cut -d= -f2; }
+exit_code() { scontrol show job "$1" | grep -o ' ExitCode=[0-9]*' | cut -d= -f2; }
+until_ended() {
+  for _ in $(seq 600); do
+    case $(state_of "$1") in COMPLETED|FAILED|CANCELLED|TIMEOUT) return;; esac
+    sleep 0.3
+  done
+}
+for case in "$@"; do
+  case $case in
+    srun)
+      timeout 180 srun -n 2 python train.py "${words[@]}" --output_dir "$results/srun/run" > "$results/srun.log" 2>&1
+      ended srun $?;;
+    one)
+      printf '#!/bin/bash\n%s\n' 'exec python train.py "$@"' > "$results/one.sh"
+      job=$(sbatch --parsable -n 2 -o "$results/one.log" "$results/one.sh" "${words[@]}" --output_dir "$results/one/run")
+      until_ended "$job"
+      ended one "$(exit_code "$job")";;
+    parts|fails|quits)
+      job=$(cd "$project" && MODE=$case sbatch --parsable -o "$results/$case.log" launch_scripts/slurm.sbatch \
+        --deepspeed_config "$results/stand_in.json" --output_dir "$results/$case/run")
+      if [ "$case" = parts ]; then
+        for _ in $(seq 600); do [ -e "$results/parts/run/training" ] && break; sleep 0.1; done
+        scancel --batch --signal=USR1 "$job"  # as Slurm does before the time limit
+      fi
+      until_ended "$job"
+      scontrol show job "$job" > "$results/$case.job"
+      ended "$case" "$(exit_code "$job")";;
+  esac
+done

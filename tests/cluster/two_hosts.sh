@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Run a command on hosta, one of two hosts on this machine: network namespaces hosta and hostb with an address (10.77.0.1 and
+# 10.77.0.2 on eth0), a host name and an sshd each, and one file system, but for SCRATCH/private. As root.
+#   two_hosts.sh SCRATCH COMMAND...
+# All of it lives in private namespaces of processes, mounts and networks, and ends with the command.
+set -euo pipefail
+if [ -z "${INSIDE:-}" ]; then
+  INSIDE=1 exec unshare --pid --fork --kill-child --mount-proc --mount --net --uts "$0" "$@"
+fi
+unset INSIDE
+export PATH=$PATH:/usr/sbin:/sbin
+scratch=$1
+shift
+home=$(getent passwd "$(id -u)" | cut -d: -f6)
+mkdir -p "$scratch/ssh" "$scratch/private" "$home/.ssh"
+mount -t tmpfs tmpfs /run
+mkdir -p /run/netns /run/sshd
+printf '127.0.0.1 localhost\n10.77.0.1 hosta\n10.77.0.2 hostb\n' > "$scratch/etc_hosts"
+mount --bind "$scratch/etc_hosts" /etc/hosts
+ssh-keygen -q -t ed25519 -N '' -f "$scratch/ssh/id_ed25519"
+ssh-keygen -q -t ed25519 -N '' -f "$scratch/host_key"
+cp "$scratch/ssh/id_ed25519.pub" "$scratch/ssh/authorized_keys"
+printf 'StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n' > "$scratch/ssh/config"
+chmod 700 "$scratch/ssh"
+mount --bind "$scratch/ssh" "$home/.ssh"
+
+ip link set lo up
+for host in hosta hostb; do ip netns add $host; ip -n $host link set lo up; done
+ip link add eth0 netns hosta type veth peer name eth0 netns hostb
+ip -n hosta addr add 10.77.0.1/24 dev eth0
+ip -n hostb addr add 10.77.0.2/24 dev eth0
+for host in hosta hostb; do ip -n $host link set eth0 up; done
+on() { local host=$1; shift; ip netns exec "$host" unshare --uts bash -c 'hostname "$1"; shift; exec "$@"' - "$host" "$@"; }
+for host in hosta hostb; do
+  on $host bash -c '[ "$0" = hosta ] || mount -t tmpfs tmpfs "$1"; shift; exec "$@"' $host "$scratch/private" \
+    /usr/sbin/sshd -D -e -f /dev/null -h "$scratch/host_key" -o PidFile=none -o StrictModes=no -o UsePAM=no \
+    -o PermitRootLogin=yes -o PasswordAuthentication=no -o AuthorizedKeysFile="$scratch/ssh/authorized_keys" \
+    2> "$scratch/sshd_$host.log" &
+done
+for _ in $(seq 50); do on hosta ssh hostb true 2>/dev/null && break; sleep 0.1; done
+code=0
+on hosta "$@" || code=$?
+exit "$code"

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# What test_cluster.py looks at, on hosta of two hosts; leaves a log and the exit code of each case.
+#   two_hosts_cases.sh RESULTS CASE...   (RESULTS/words: arguments of train.py, one a line, without --output_dir)
+#   doctor   pdsh: launch_scripts/multinode.sh   mpirun: launch_scripts/mpirun.sh   no_mpi4py: mpirun without that package
+#   unshared: the doctor with a directory that hostb does not share, and a port that is taken
+set -uo pipefail
+results=$1
+shift
+mapfile -t words < "$results/words"
+printf 'hosta slots=1\nhostb slots=1\n' > "$results/hosts"
+printf 'DS_ACCELERATOR=cpu\nGLOO_SOCKET_IFNAME=eth0\nOMP_NUM_THREADS=1\n' > "$results/env"
+export DS_ENV_FILE=$results/env HOSTFILE=$results/hosts
+tcp="--allow-run-as-root --mca btl_tcp_if_include eth0 --mca oob_tcp_if_include eth0"
+for case in "$@"; do
+  log=$results/$case.log
+  case $case in
+    doctor) timeout 180 python -m compress.doctor --hostfile "$HOSTFILE" --output_dir "$results/doctor" --deepspeed_config \
+      "$results/stand_in.json";;
+    unshared) python -m http.server 29500 & server=$!
+      timeout 180 python -c 'import sys
+from compress.doctor import __main__, facts
+facts.PATIENCE = 1.0
+sys.exit(__main__.main())' --hostfile "$HOSTFILE" --output_dir "$results/scratch/private"
+      code=$?
+      kill "$server"
+      (exit "$code");;
+    pdsh) timeout 180 bash launch_scripts/multinode.sh "${words[@]}" --output_dir "$results/pdsh/run";;
+    mpirun) GLOO_SOCKET_IFNAME=eth0 OMP_NUM_THREADS=1 RANKS=2 MPIRUN="$tcp -x GLOO_SOCKET_IFNAME" timeout 180 \
+      bash launch_scripts/mpirun.sh "${words[@]}" --output_dir "$results/mpirun/run";;
+    no_mpi4py) HOSTFILE='' RANKS=2 OMP_NUM_THREADS=1 PYTHONPATH=$results/without MPIRUN=--allow-run-as-root timeout 180 \
+      bash launch_scripts/mpirun.sh "${words[@]}" --output_dir "$results/no_mpi4py/run";;
+  esac > "$log" 2>&1
+  echo $? > "$results/$case.code"
+done
