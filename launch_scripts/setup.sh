@@ -55,8 +55,17 @@ launch() {
     while [ $((ranks * 2)) -le "$gpus" ]; do ranks=$((ranks * 2)); done  # a power of 2 divides the batch
     quietly --num_accelerators "$ranks" --master_port "$port" "$@"
   else
-    threads=$(( $(nproc) / RANKS ))
+    ranks=$RANKS threads=$(( $(nproc) / RANKS ))
     DS_ACCELERATOR=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( threads > 0 ? threads : 1 ))} \
-      quietly --num_accelerators "$RANKS" --master_port "$port" "$@"
+      quietly --num_accelerators "$ranks" --master_port "$port" "$@"
   fi
+  figures_of "$ranks" "$@"
+}
+
+# figures_of RANKS train.py ...: fail unless the run is finished. `deepspeed` ends with 0 if its launcher was killed.
+figures_of() {
+  local ranks=$1
+  shift 2
+  case " $* " in *" --stage "[tds]* | *" --stage="[tds]* | *" -h "* | *" --help "*) return 0 ;; esac  # without figures
+  python -m compress.finished "$@" --ranks "$ranks" >/dev/null || stop "the run is not finished; the same command continues"
 }

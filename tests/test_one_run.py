@@ -16,6 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
 
+CHECKPOINTS_OFF = "robust_compression.checkpoint.enabled=false"
+
+
 def started(*words: str) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
@@ -57,13 +60,20 @@ def test_a_full_disk_ends_all_ranks_with_one_sentence(small: Path, tiny_model: P
     with (small / "fill").open("wb") as target:
         target.write(b"\0" * 240_000)
     began = time.monotonic()
-    done = launch(*job(tiny_model, small / "run", stage="teacher"))
+    done = launch(*job(tiny_model, small / "run", CHECKPOINTS_OFF, stage="teacher"))
     assert done.returncode == 1 and time.monotonic() - began < 200
     assert done.stderr.count("No space left on device") == 1 and " free); " in done.stderr
     assert "Traceback" not in done.stderr
     assert not [path for path in small.rglob("*") if path.name.startswith(".")]
     assert not list(small.glob("shared/teacher/*"))
     assert not (small / "run/run.lock").exists()
+
+
+def test_a_disk_that_does_not_hold_the_checkpoints(small: Path, tiny_model: Path) -> None:
+    done = run([sys.executable, *job(tiny_model, small / "run", stage="teacher")])
+    assert done.returncode == 1
+    assert "2 checkpoints and the next one take" in done.stderr and "Traceback" not in done.stderr
+    assert not list(small.glob("shared/teacher/*"))
 
 
 def steps(folder: Path, stage: str) -> list[int]:

@@ -96,6 +96,8 @@ class Unfinished:
             yield
         finally:
             lock.release()
+            with suppress(OSError):  # it stays if there is something to continue
+                folder.rmdir()
 
     def part(self, name: str, make: Callable[[], Values]) -> Values:
         """What `make` returns, kept at once; if an earlier run has kept it, `make` is not called.

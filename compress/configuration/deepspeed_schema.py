@@ -192,8 +192,7 @@ class BF16(Block):
     immediate_grad_update: bool | None = None
     """No effect here; only false is accepted."""
     check_grad_overflow: bool | None = None
-    """ZeRO 1 and 2: leave a step out whose gradients are not finite. ZeRO 0 always does, ZeRO 3
-    never."""
+    """ZeRO 0 to 2: leave a step out whose gradients are not finite, instead of ending the run there."""
 
 
 class FP16(Block):

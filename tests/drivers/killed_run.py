@@ -1,11 +1,12 @@
-"""train.py that kills itself, or a signal that it sends itself, at the places that KILL_AT names.
+"""train.py that kills itself, or a signal that it sends itself, at the place that KILL_AT names.
 
     KILL_AT="step difficulty 30" deepspeed tests/drivers/killed_run.py --deepspeed_config ...
 
 Places: `step NAME N`: before optimiser step N + 1 of a training; `save NAME N`: while the checkpoint at
 step N is written; `score NAME N`: in the Nth forward pass of scoring, NAME is stage and split;
-`refresh NAME N`: after the masks of step N. KILL_WITH: number of the signal (9); KILL_RANK: the rank
-that hits; KILL_WHOM: itself ("rank", the default), its "launcher", or "everything" of its session.
+`refresh NAME N`: after the masks of step N; `never 0`. KILL_WITH: number of the signal (9); KILL_RANK:
+the rank that hits (all if absent); KILL_WHOM: itself ("rank", the default), its "launcher", the
+"runner" that has started that, or "everything" of its session.
 """
 
 import os
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compress.checkpoints import pieces
 from compress.compression.masks import Masks
-from compress.runtime import ranks
+from compress.runtime import launcher_watch, ranks
 from compress.training.progress import Progress
 from compress.training.trainer import Trainer
 
@@ -29,11 +30,14 @@ RANK, WHOM = os.environ.get("KILL_RANK"), os.environ.get("KILL_WHOM", "rank")
 
 def hit(kind: str, name: str, number: int) -> None:
     """Send the signal if this is the place."""
-    if (kind, name, str(number)) == (KIND, " ".join(WORDS), NUMBER) and RANK in (
-        None,
-        str(ranks.rank()),
-    ):
-        os.kill(os.getpid(), WITH)
+    there = (kind, name, str(number)) == (KIND, " ".join(WORDS), NUMBER)
+    if not there or RANK not in (None, str(ranks.rank())):
+        return
+    if WHOM == "everything":
+        os.killpg(os.getpgid(0), WITH)
+    launcher = os.getppid()
+    runner = launcher_watch._parent(launcher) if WHOM == "runner" else 0
+    os.kill({"launcher": launcher, "runner": runner}.get(WHOM, os.getpid()), WITH)
 
 
 def around(owner, name, before):
