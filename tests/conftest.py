@@ -23,14 +23,8 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 pytest.register_assert_rewrite("configs", "folders", "reports")
 
-FIRST = (
-    "test_cluster.py",
-    "test_launcher.py",
-    "test_parity.py",
-    "test_study_launch.py",
-    "test_compressions.py",
-)
-FIRST += ("test_one_run.py", "test_golden.py", "test_mitigations.py", "test_best_dev.py")
+FIRST = ("cluster", "launcher", "soak", "parity", "resume", "compressions", "one_run", "interrupts")
+FIRST += ("study_launch", "golden", "mitigations", "best_dev", "predict")
 """Files that take longest, in this order."""
 SLOWEST = 5.0
 """Seconds that a test of the fast tier may take; the smaller of processor time and wall-clock time."""
@@ -45,7 +39,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if not {"slow", "launcher", "cluster", "gpu"} & {mark.name for mark in item.iter_markers()}:
             item.add_marker("fast")
-    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    order = {f"test_{name}.py": number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.hookimpl(wrapper=True)
