@@ -20,8 +20,6 @@ TO_DO = 3
 """Exit code of a run that is not finished."""
 WHOLE = ("all", "evaluate")
 """Stages that end with figures."""
-UNUSED_ALPHA = 0.5
-"""What alpha "auto" becomes where the difficulty is not used (`compress.stages.alpha.UNUSED`)."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +44,7 @@ def lacking(settings: Config, output_dir: Path) -> str | None:
     found = ownership.figures_found(output_dir)
     if found is None:
         return "there are no figures yet (metrics.json)"
-    if found not in _keys(settings):
+    if found not in ownership.figures_keys(settings):
         return "metrics.json is of other settings of the evaluation"
     if not (output_dir / "hits.npz").is_file():
         return "hits.npz is missing"
@@ -54,15 +52,6 @@ def lacking(settings: Config, output_dir: Path) -> str | None:
     if stamp != ownership.stamp(settings):
         return "files that the configuration names have changed since"
     return None
-
-
-def _keys(settings: Config) -> set[str]:
-    """Keys of the figures that the run may have made; alpha "auto" is a number in them."""
-    block = settings.robust.uncertainty
-    if block.alpha != "auto":
-        return {ownership.figures_key(settings)}
-    values = (*block.alpha_candidates, UNUSED_ALPHA)
-    return {ownership.figures_key(settings.with_alpha(alpha)) for alpha in values}
 
 
 def main(arguments: list[str] | None = None) -> int:

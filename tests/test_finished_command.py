@@ -11,7 +11,6 @@ from compress import finished
 from compress.configuration import config
 from compress.errors import UserError
 from compress.files import ownership
-from compress.stages import alpha
 
 OURS = "robust_compression"
 
@@ -82,12 +81,11 @@ def test_alpha_that_the_run_has_chosen(words):
     auto = (f"{OURS}.loss.hook=rmc", f"{OURS}.uncertainty.alpha=auto")
     tried = f"{OURS}.uncertainty.alpha_candidates"
     options = finished.parse(words(*auto, f"{tried}=[0.1, 0.3]"))
-    keys = finished._keys(config.load(options.deepspeed_config, options.overrides))
+    keys = ownership.figures_keys(config.load(options.deepspeed_config, options.overrides))
     settled = [
         config.load(options.deepspeed_config, options.overrides).with_alpha(a) for a in (0.1, 0.3)
     ]
     assert {ownership.figures_key(one) for one in settled} < keys
-    assert finished.UNUSED_ALPHA == alpha.UNUSED
 
 
 @pytest.mark.parametrize("stage", ["teacher", "student"])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,11 +84,28 @@ def test_figures_of_another_evaluation_are_not_those_of_a_run_that_failed(tmp_pa
     assert launch.finished(old)
 
 
+def test_a_run_whose_alpha_was_chosen_is_finished(tmp_path):
+    """Its figures are of the alpha that it settled on."""
+    words = ["robust_compression.loss.hook=rmc", "robust_compression.uncertainty.alpha=auto"]
+    auto = plan.expand(study_file(tmp_path), tmp_path / "out", words)[0]
+    chosen = replace(auto, config=auto.config.with_alpha(0.3))
+    finish(chosen)
+    (auto.output_dir / "config.json").write_text(json.dumps(auto.config.merged))
+    assert launch.finished(auto)
+
+
+ENDS = {
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    "75": "raise SystemExit(75)",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_an_interrupt_starts_no_other_run(tmp_path, jobs):
+def test_an_interrupt_starts_no_other_run(tmp_path, jobs, end):
     class Interrupted(launch.Machine):
         def command(self, run, slot=0):
-            return [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]
+            return [sys.executable, "-c", ENDS[end]]
 
     with pytest.raises(KeyboardInterrupt):
         launch.execute(runs_of(tmp_path), Interrupted(1, jobs), make(tmp_path / "logs"))

@@ -160,6 +160,10 @@ class RobustCompression(Block):
     layerwise: LayerwiseBlock = LayerwiseBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
     checkpoint: CheckpointBlock = CheckpointBlock()
+    profile: bool = False
+    """Write the seconds of the parts of a step, and what share the slowest rank takes, to the monitors;
+    and a trace of ten steps of the first rank to profile/ in the output directory (chrome://tracing).
+    Steps are slower meanwhile."""
     timeout: Annotated[float, Field(gt=0)] = 10
     """Minutes after which a rank that does not take part in the next step is given up: every rank ends,
     and a message names it and its host."""

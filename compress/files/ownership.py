@@ -158,6 +158,18 @@ def figures_key(config: Config) -> str:
     return artefacts.key(used_keys.whole(config))
 
 
+UNUSED_ALPHA = 0.5
+"""What alpha "auto" becomes where the difficulty is not used: it only scales the report's histogram."""
+
+
+def figures_keys(config: Config) -> set[str]:
+    """The keys of the figures that a run may have made; alpha "auto" is a number in them."""
+    block = config.robust.uncertainty
+    if block.alpha != "auto":
+        return {figures_key(config)}
+    return {figures_key(config.with_alpha(a)) for a in (*block.alpha_candidates, UNUSED_ALPHA)}
+
+
 def figures_found(output_dir: Path) -> str | None:
     """The key of the figures in an output directory, as of `figures_key`; None if there are none."""
     try:

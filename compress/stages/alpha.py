@@ -19,7 +19,7 @@ import numpy as np
 from compress import uncertainty
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
-from compress.files import artefacts
+from compress.files import artefacts, ownership
 from compress.runtime import ranks
 from compress.scoring import evaluation
 from compress.stages import difficulty
@@ -29,8 +29,6 @@ from compress.stages.stage import Artefact, Fill, Stage, find, obtain, publish
 from compress.stages.student import Student
 
 WITHIN = 0.01
-UNUSED = 0.5
-"""alpha where the loss does not use the difficulty: it only scales the report's histogram."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def settle(run: Context) -> tuple[Context, Artefact | None]:
     usable = difficulty.used(robust) and (train or find(Difficulty(), run) is not None)
     choice = find(Alpha(), run) if usable else None
     if choice is None and not (usable and train):
-        return _with(run, UNUSED), None
+        return _with(run, ownership.UNUSED_ALPHA), None
     if choice is None:
         with run.monitor.progress.stage("alpha"):
             choice = obtain(Alpha(), run)

@@ -136,6 +136,7 @@ def new_trainer(
         context.device,
         context.monitor,
         context.unfinished.training(name),
+        context.output_dir / "profile" / f"{name}.json" if context.config.robust.profile else None,
     )
     trainer = Trainer(training)
     samples, size = len(trainer.data), trainer.batch_size

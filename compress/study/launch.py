@@ -24,11 +24,11 @@ import torch
 
 from compress.errors import UserError
 from compress.files import artefacts, disk, ownership
-from compress.runtime import provenance, ranks
+from compress.runtime import interrupts, provenance, ranks
 from compress.study.plan import Run
 from compress.study.run_order import Schedule, pioneers
 
-INTERRUPTED = (-2, -15, 130, 143)
+INTERRUPTED = (-2, -15, interrupts.AGAIN, 130, 143)
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 
@@ -165,7 +165,7 @@ def finished(run: Run, accept_versions: bool = False) -> bool:
     if torn is not None:
         sys.stderr.write(f"{place}: its figures are damaged ({torn}) and will be made again\n")
         return False
-    if ownership.figures_found(place) != ownership.figures_key(run.config):
+    if ownership.figures_found(place) not in ownership.figures_keys(run.config):
         return False
     if metrics.get("stamp") != ownership.stamp(run.config):
         return False

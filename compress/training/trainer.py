@@ -8,6 +8,7 @@ the whole batch divided by its size, for any number of ranks. All state of the l
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -26,6 +27,7 @@ from compress.runtime import agreement, interrupts, memory, ranks
 from compress.training import finite, shards, training_state
 from compress.training.engine import engine_settings, parameter_groups
 from compress.training.monitor import Monitor
+from compress.training.profiling import StepProfile
 from compress.training.window import Window
 
 COPIES = 3
@@ -53,7 +55,7 @@ class Training:
 
     name: prefix of the events; methods: attached to the model, in the order of their work: pruners,
     then losses, the mitigation before layer-wise terms; known: of each training sample; epochs: length
-    of the learning-rate schedule; saver: of its checkpoints.
+    of the learning-rate schedule; saver: of its checkpoints; trace: file for where the time goes.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Training:
     device: torch.device
     monitor: Monitor
     saver: Saver = field(default_factory=Saver)
+    trace: Path | None = None
 
 
 class Trainer:
@@ -103,6 +106,7 @@ class Trainer:
         parts = shards.of(self.engine, dict(self.engine.module.named_parameters()))
         self._finite = finite.FiniteCheck([] if finite.left_out(config) else parts.values())
         self._batches: tuple[int, list[Indices]] = (-1, [])
+        self._profile = StepProfile(training.trace, self.device)
         self._started, self._pending, self._resumed_at = False, False, -1
         training.saver.check_space(COPIES * sum(shard.written_bytes for shard in parts.values()))
 
@@ -186,14 +190,17 @@ class Trainer:
     def _train_step(self, batch: Indices) -> None:
         """One optimiser step on the whole batch of all ranks; UserError if memory does not suffice."""
         shape: list[int] = []
+        profiled = self._profile.part
         where, split = f"{self.name}: step {self.step + 1}", (self._micro, self.accumulation)
         with memory.training(where, shape, split, self.training.config):
             means = self._look_ahead(batch) if self._weighting and self.accumulation > 1 else {}
             for turn in range(self.accumulation):
                 indices, valid, labels = self._part(batch, turn)
-                inputs = self.data.batch(indices, self.device)
+                with profiled("data"):
+                    inputs = self.data.batch(indices, self.device)
                 shape[:] = inputs["input_ids"].shape
-                outputs = self.engine(**inputs, **self._arguments)
+                with profiled("forward"):
+                    outputs = self.engine(**inputs, **self._arguments)
                 more = {"valid": valid, "inputs": inputs, "outputs": outputs}
                 part = self._known(indices, outputs.logits, labels, **more)
                 if self._weighting and self.accumulation == 1:
@@ -201,14 +208,17 @@ class Trainer:
                 per_sample = self._loss(part, means)
                 share_of_batch = ranks.world_size() * self.accumulation / len(batch)
                 loss = (per_sample * valid).sum() * share_of_batch
-                self.engine.backward(loss)
+                with profiled("backward"):
+                    self.engine.backward(loss)
                 with torch.no_grad():
                     terms = part.parts() | part.watched
                     self._finite.add(indices, valid, per_sample, terms["cross_entropy"])
                     self.window.add(loss=per_sample, **terms, counted=valid)
                 if turn == self.accumulation - 1:
                     self._before_step()
-                self.engine.step()
+                with profiled("optimizer"):
+                    self.engine.step()
+        self._profile.step()
 
     def _before_step(self) -> None:
         """Look at losses and gradients; then the methods may change the gradients."""
@@ -275,7 +285,7 @@ class Trainer:
         """Means over the steps since the last report, over all ranks; written to the monitor."""
         values = self.window.means()
         rate = (self.engine.get_lr() or [0.0])[0]
-        values.update(lr=rate)
+        values.update(self._profile.report(), lr=rate)
         for method in self.training.methods:
             values.update(method.scalars())
         with ranks.sharing_errors():
@@ -289,6 +299,7 @@ class Trainer:
     def close(self) -> None:
         """Release the engine, so that another can be built in this process."""
         self.training.saver.close()
+        self._profile.close()
         self.engine.destroy()
 
 
