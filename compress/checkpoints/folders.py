@@ -22,6 +22,8 @@ from compress.files.integrity import MARKER
 from compress.runtime import ranks
 
 T = TypeVar("T")
+NEW = 4
+"""Directories above a checkpoint that its saving may have made."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Folder:
 
     def newest(self) -> Saved | None:
         """The newest sound checkpoint; says of each damaged one that it is passed over."""
+        ranks.on_main(lambda: artefacts.sweep([self.path]))
         for path in ranks.on_main(self._complete):
             marker, wrong = ranks.on_main(partial(_marker, path))
             if wrong is None:
@@ -90,6 +93,8 @@ def _try(work: Callable[[], T], main_only: bool = False) -> tuple[list[T], str |
 def _open(temporary: Path) -> None:
     with disk.writing(temporary.parent):
         temporary.mkdir(parents=True)
+        for folder in list(temporary.parents)[:NEW]:
+            disk.flush_entry(folder)
 
 
 def _write(temporary: Path, target: Path, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,8 @@ from compress.runtime import ranks
 
 SHARE = 0.02
 """Of the time of a training, at most, for saving every so many minutes."""
+AT_END = 0.1
+"""Of the time between two checkpoints: as old the last one may be when a training stops to score."""
 State = Callable[[], tuple[int, dict[str, Any]]]
 
 
@@ -48,12 +50,17 @@ class Saver:
         every = self._settings.every_steps
         return every is not None and step % every == 0
 
-    def late(self) -> bool:
-        """Whether enough time has passed; False on all ranks but the main one."""
+    def late(self, part: float = 1.0) -> bool:
+        """Whether enough time has passed, or a part of it; False on all ranks but the main one."""
         minutes = self._settings.every_minutes
         if minutes is None or self._folder is None or not ranks.is_main():
             return False
-        return time.monotonic() - self._last >= max(60 * minutes, self._cost / SHARE)
+        return time.monotonic() - self._last >= max(60 * minutes * part, self._cost / SHARE)
+
+    def save_at_end(self) -> None:
+        """Save ahead of long work that trains nothing, unless the last checkpoint is fresh."""
+        if ranks.broadcast(self.late(AT_END)):
+            self.save_now()
 
     def save_now(self) -> None:
         """Save the state, unless it is the one that was saved last; a failure is said."""

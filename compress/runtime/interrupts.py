@@ -2,8 +2,9 @@
 
 The signal wakes a thread (`signal.set_wakeup_fd`), because Python runs no handler while the main thread
 is inside an import or waits for other ranks. Inside `loop` the thread only records that the end is
-wanted: the loop finishes its step, saves and raises `Interrupted`, in `GRACE` seconds at most.
-Elsewhere, and at a second Ctrl-C, the program ends at once; unfinished files have temporary names.
+wanted: the loop finishes its step, saves and raises `Interrupted`, in `GRACE` seconds at most after a
+signal that a kill follows. Elsewhere, and at a second Ctrl-C, the program ends at once; unfinished
+files have temporary names.
 """
 
 import os
@@ -35,7 +36,8 @@ MORE = (signal.SIGUSR1, signal.SIGUSR2)
 GRACE, PATIENCE, LOOK = 25.0, 1.0, 1.0
 _message: list[Callable[[], str]] = [lambda: "interrupted"]
 _before_end: list[Callable[[], None]] = []
-_depth, _wanted, _code = [0], threading.Event(), [0]
+_depth, _code = [0], [0]
+_wanted, _hurried = threading.Event(), threading.Event()
 
 
 def watch(resumes: bool = False) -> None:
@@ -117,12 +119,14 @@ def _received(number: int) -> None:
         _end(128 + number, line if number == signal.SIGINT else "")
     if not _depth[0] or (_wanted.is_set() and number == signal.SIGINT):
         _end(AGAIN, line)
-    _want()
+    _want(hurries=number in SIGNALS)
 
 
-def _want() -> None:
-    if not _wanted.is_set():
-        _wanted.set()
+def _want(hurries: bool = True) -> None:
+    """Ask the loop to end; hurries: the process is killed soon, so that it ends by itself before."""
+    _wanted.set()
+    if hurries and not _hurried.is_set():
+        _hurried.set()
         late = threading.Timer(GRACE, lambda: _end(AGAIN, f"{_message[0]()}\n"))
         late.daemon = True
         late.start()

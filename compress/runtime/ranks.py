@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -123,9 +124,12 @@ def _meet() -> None:
         store.set(f"meeting/{number}", "1")
         return
     while True:
+        began = time.monotonic()
         try:
             store.wait([f"meeting/{number}"], WAIT)
         except dist.DistStoreError:
+            if time.monotonic() - began < WAIT.total_seconds() / 2:
+                raise  # not the end of the waiting time: the store is gone
             watchdog.beat()
         else:
             return
