@@ -114,6 +114,7 @@ def test_names_are_what_tells_the_directories_apart(paths, names):
     assert short_names([Path(path) for path in paths]) == names
 
 
+@pytest.mark.slow
 def test_the_whole_measurement(folders, tmp_path, capsys):
     output = tmp_path / "out"
     shapes = ["--batch", "1", "3", "--length", "4", "20", "--repeats", "3", "--threads", "1"]

@@ -283,6 +283,7 @@ def load_elsewhere(address, split, home):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "split"),
     [
@@ -300,6 +301,7 @@ def test_a_data_set_of_a_hub_that_cannot_be_reached(tmp_path, silent, kind, spli
     assert seconds < TIMEOUT + 3
 
 
+@pytest.mark.slow
 def test_a_cached_data_set_is_used_while_the_hub_never_answers(tmp_path, silent):
     table = datasets.Dataset.from_dict({"premise": ["a"], "label": [1]})
     folder = tmp_path / "datasets" / "nobody___pairs" / "default" / "0.0.0" / ("0" * 40)

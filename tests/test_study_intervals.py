@@ -100,6 +100,7 @@ def study():
     return task, Plain(hits, task.teacher.draws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDENTS, ids="-".join)
 def test_intervals_are_those_of_a_plain_bootstrap(study, name):
     task, plain = study
@@ -120,6 +121,7 @@ def test_intervals_are_those_of_a_plain_bootstrap(study, name):
         assert told.low < told.high or (name[1], key) == ("distil", "f_bias")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in STUDENTS if name != VANILLA], ids="-".join)
 def test_intervals_of_differences_are_those_of_a_plain_bootstrap(study, name):
     task, plain = study

@@ -352,6 +352,7 @@ def probe(model, tokenizer, rows):
     return float(((features[cut:] @ head).sign() == signs[cut:]).double().mean())
 
 
+@pytest.mark.slow
 def test_encoder_separates_the_labels_where_overlap_does_not_and_a_random_one_cannot(tokenizer, splits):
     model = AutoModel.from_pretrained(ENCODER, dtype=torch.float32, local_files_only=True)
     rows = splits["ood"][:1800]
