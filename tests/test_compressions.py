@@ -177,7 +177,7 @@ def test_sparsity_is_exact_on_what_is_left(runs, name):
     "name", ["imp40", "movement40", "rows50", "rows50_learned", "layers_first_half"]
 )
 def test_loads_without_us(runs, name):
-    folder = runs / f"{name}-zero2/student/model"
+    folder = runs / f"{name}-zero3/student/model"
     plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     ours = compress.load_compressed(folder)
     ids = torch.arange(5, 25).view(2, 10)
@@ -187,19 +187,19 @@ def test_loads_without_us(runs, name):
 
 def test_chosen_heads_run_again_as_json(runs, model, tmp_path):
     """The choice, written as DeepSpeed's JSON, gives the same student when it is used as it is."""
-    chosen = runs / "heads40-zero2/student/heads.json"
-    spec = [{"name": "again", "files": [str(chosen)], "stage": 2}]
+    chosen = runs / "heads40-zero3/student/heads.json"
+    spec = [{"name": "again", "files": [str(chosen)], "stage": 3}]
     done = launch(
         str(ROOT / "tests/drivers/compress_all.py"), str(tmp_path), str(model), json.dumps(spec)
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    first, again = read(runs, "heads40-zero2")[0], read(tmp_path, "again")[0]
+    first, again = read(runs, "heads40-zero3")[0], read(tmp_path, "again")[0]
     np.testing.assert_allclose(again["losses"], first["losses"], rtol=1e-5)
     assert again["weights"] == pytest.approx(first["weights"], rel=1e-3, abs=1e-3)
 
 
 def test_the_directory_has_all_that_a_user_needs(runs):
-    folder = runs / "heads20-zero2/student/model"
+    folder = runs / "heads20-zero3/student/model"
     names = {file.name for file in folder.iterdir()}
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]

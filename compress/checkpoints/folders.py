@@ -7,6 +7,7 @@ renames it. Every function is called by all ranks alike.
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,12 +38,12 @@ class Folder:
         """Write the state of all ranks at a step; why that was not possible, else None."""
         target = self.path / f"step-{step:09}"
         temporary = ranks.broadcast(artefacts.temporary_name(target))
-        _, wrong = _try(lambda: _open(temporary), main_only=True)
+        _, wrong = attempt(lambda: _open(temporary), main_only=True)
         if wrong is None:
-            written, wrong = _try(lambda: _write(temporary, target, state))
+            written, wrong = attempt(lambda: _write(temporary, target, state))
         if wrong is None:
             files = {name: about for part in written for name, about in part.items()}
-            _, wrong = _try(lambda: self._finish(temporary, target, files), main_only=True)
+            _, wrong = attempt(lambda: self._finish(temporary, target, files), main_only=True)
         if ranks.is_main():
             shutil.rmtree(temporary, ignore_errors=True)
         return wrong
@@ -53,12 +54,15 @@ class Folder:
         with disk.writing(target, temporary):
             artefacts.write_json(temporary / MARKER, marker)
             disk.flush_entry(temporary)
+            earlier = temporary.with_name(f"{temporary.name}.old")
             if target.exists():
-                shutil.rmtree(target)
+                target.rename(earlier)
             temporary.rename(target)
             disk.flush_entry(self.path)
+            shutil.rmtree(earlier, ignore_errors=True)
         for old in self._complete()[self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
 
     def _complete(self) -> list[Path]:
         """Complete checkpoints, the newest first."""
@@ -71,10 +75,11 @@ class Folder:
         for path in ranks.on_main(self._complete):
             marker, wrong = ranks.on_main(partial(_marker, path))
             if wrong is None:
-                _, wrong = _try(partial(_damage, path, marker))
+                _, wrong = attempt(partial(_damage, path, marker))
             if wrong is None:
                 return Saved(path, marker["ranks"], ranks.rank())
             ranks.say(f"passed over a damaged checkpoint: {wrong}")
+            ranks.on_main(partial(_put_aside, path))
         return None
 
     def remove(self) -> None:
@@ -82,7 +87,7 @@ class Folder:
         ranks.on_main(lambda: shutil.rmtree(self.path, ignore_errors=True))
 
 
-def _try(work: Callable[[], T], main_only: bool = False) -> tuple[list[T], str | None]:
+def attempt(work: Callable[[], T], main_only: bool = False) -> tuple[list[T], str | None]:
     """What `work` returns on each rank, and the first error of one."""
     idle = main_only and not ranks.is_main()
     found = ranks.gathered((lambda: None) if idle else work)
@@ -108,6 +113,12 @@ def _write(temporary: Path, target: Path, state: Mapping[str, Any]) -> dict[str,
 
 def _about(file: Path) -> dict[str, Any]:
     return {"size": file.stat().st_size, "sha256": integrity.digest(file)}
+
+
+def _put_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, so that it counts no more; it goes with the others."""
+    with suppress(OSError):
+        path.rename(path.with_name(f"damaged-{path.name}"))
 
 
 def _marker(path: Path) -> tuple[dict[str, Any], str | None]:
@@ -139,7 +150,8 @@ def check_space(path: Path, needed: int, keep: int) -> None:
 
     def look() -> None:
         free = disk.free(path)
-        if free is not None and free < total:
+        there = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else 0
+        if free is not None and free + there < total:
             raise UserError(
                 f"{path}: its disk has {disk.size(free)} free, and {keep} checkpoints and the next one "
                 f"take {disk.size(total)}; free some, lower robust_compression.checkpoint.keep, or set "

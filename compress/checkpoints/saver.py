@@ -8,7 +8,7 @@ from compress.checkpoints import folders
 from compress.checkpoints.folders import Folder
 from compress.checkpoints.pieces import Saved
 from compress.configuration.robust_schema import CheckpointBlock
-from compress.runtime import ranks
+from compress.runtime import agreement, interrupts, ranks, watchdog
 
 SHARE = 0.02
 """Of the time of a training, at most, for saving every so many minutes."""
@@ -58,26 +58,41 @@ class Saver:
         return time.monotonic() - self._last >= max(60 * minutes * part, self._cost / SHARE)
 
     def save_at_end(self) -> None:
-        """Save ahead of long work that trains nothing, unless the last checkpoint is fresh."""
-        if ranks.broadcast(self.late(AT_END)):
-            self.save_now()
+        """Save ahead of long work that trains nothing, unless the last checkpoint is fresh.
+
+        Where a signal asks for the end too.
+        """
+        if self._folder is not None:
+            wishes = ranks.gathered(lambda: interrupts.wanted() or self.late(AT_END))
+            if any(wish is True for wish in wishes):
+                self.save_now()
 
     def save_now(self) -> None:
         """Save the state, unless it is the one that was saved last; a failure is said."""
         if self._folder is None or self._state is None:
             return
-        step, state = self._state()
-        if step == self._step and not state.get("pending"):
-            return
         began = time.monotonic()
-        wrong = self._folder.save(step, state)
-        if wrong is None:
-            self._step = step
-            ranks.on_main(self._saved)
-        else:
-            ranks.say(f"WARNING: no checkpoint at step {step}: {wrong}")
+        with agreement.loop():
+            wrong = self._save(self._folder, self._state)
+        if wrong is not None:
+            ranks.say(f"WARNING: no checkpoint is written here: {wrong}")
         self._last = time.monotonic()
         self._cost = self._last - began
+
+    def _save(self, folder: Folder, state: State) -> str | None:
+        """Save the state; what prevents it. A failure of one rank is one of all."""
+        made: list[tuple[int, dict[str, Any]]] = []
+        _, wrong = folders.attempt(lambda: made.append(state()))
+        if wrong is None:
+            step, values = made[0]
+            if step == self._step and not values["pending"]:
+                return None
+            watchdog.beat()
+            wrong = folder.save(step, values)
+            self._step = step if wrong is None else self._step
+        if wrong is None:
+            _, wrong = folders.attempt(self._saved, main_only=True)
+        return wrong
 
     def close(self) -> None:
         """Save no more: the engine is about to go."""

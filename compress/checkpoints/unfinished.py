@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from compress.checkpoints.folders import Folder
 from compress.checkpoints.saver import Saver
 from compress.configuration.robust_schema import CheckpointBlock
-from compress.errors import Interrupted
+from compress.errors import Interrupted, UserError
 from compress.files import artefacts
 from compress.files.lock import Lock
-from compress.runtime import interrupts, ranks
+from compress.runtime import interrupts, provenance, ranks
 
 SUFFIX = ".unfinished"
-SECONDS = "seconds.json"
+SECONDS, LOCK = "seconds.json", "making.lock"
 PAUSE = 2.0
 """Seconds between two looks at what another run makes."""
 Values = NDArray[np.float64]
@@ -48,13 +48,15 @@ class Unfinished:
 
     @staticmethod
     def of(settings: CheckpointBlock, place: Path, key: str, shared: bool) -> "Unfinished":
-        """The work on the artefact at `place`; that of another key there is removed."""
+        """The work on the artefact at `place`; that of another key or other versions is removed."""
         folder = place.with_name(place.name + SUFFIX)
-        path = folder / key[:16]
-        if ranks.is_main() and folder.is_dir():
-            for other in folder.iterdir():
-                if other != path:
-                    shutil.rmtree(other, ignore_errors=True)
+        versions = provenance.decisive()
+        path = folder / artefacts.key({"key": key, "versions": versions})[:16]
+        if ranks.is_main():
+            with suppress(OSError):
+                for other in folder.iterdir():
+                    if other != path and other.is_dir():
+                        shutil.rmtree(other, ignore_errors=True)
         return Unfinished(settings, path, shared, earlier=_seconds(path) if ranks.is_main() else 0.0)
 
     @property
@@ -77,15 +79,19 @@ class Unfinished:
             yield
             return
         folder = self.path.parent
-        lock = Lock(folder, "making.lock")
+        lock = Lock(folder, LOCK)
 
         def wait() -> None:
             said = ""
-            folder.mkdir(parents=True, exist_ok=True)
-            while (holder := lock.holder()) is not None and not there():
-                if holder != said:
-                    ranks.say(f"{label}: is made by another run ({holder}); this one waits for it")
-                said = holder
+            while not there():
+                with suppress(FileNotFoundError):  # the other run has removed the directory
+                    folder.mkdir(parents=True, exist_ok=True)
+                    holder = lock.holder()
+                    if holder is None:
+                        return
+                    if holder != said:
+                        ranks.say(f"{label}: another run makes it ({holder}); this one waits")
+                    said = holder
                 time.sleep(PAUSE)
 
         interrupts.before_end(lock.release)
@@ -96,8 +102,9 @@ class Unfinished:
             yield
         finally:
             lock.release()
-            with suppress(OSError):  # it stays if there is something to continue
-                folder.rmdir()
+            if ranks.is_main():
+                with suppress(OSError):  # it stays if there is something to continue
+                    folder.rmdir()
 
     def part(self, name: str, make: Callable[[], Values]) -> Values:
         """What `make` returns, kept at once; if an earlier run has kept it, `make` is not called.
@@ -145,10 +152,17 @@ class Unfinished:
         self._training = Saver(self.settings, folder, self._record)
         return self._training
 
+    def forget(self, training: str) -> None:
+        """Delete the checkpoints of a training whose results are kept as parts."""
+        if self.kept is not None and ranks.is_main():
+            shutil.rmtree(self.kept / training.replace(" ", "_"), ignore_errors=True)
+
     def remove(self) -> None:
-        """Delete it all: the artefact is there."""
+        """Delete it all: the artefact is there; within `alone`."""
         if self.path is not None and ranks.is_main():
-            shutil.rmtree(self.path.parent, ignore_errors=True)
+            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):  # the lock is in it
+                self.path.parent.rmdir()
 
     def _record(self) -> None:
         """Keep how long it has taken; on the main rank."""
@@ -160,3 +174,15 @@ def _seconds(path: Path) -> float:
     with suppress(OSError, ValueError, LookupError, TypeError):
         return float(json.loads((path / SECONDS).read_text(encoding="utf-8"))["seconds"])
     return 0.0
+
+
+def clear(place: Path) -> None:
+    """Remove what a run that was killed has left beside a finished artefact; on the main rank."""
+    folder = place.with_name(place.name + SUFFIX)
+    if not folder.is_dir():
+        return
+    lock = Lock(folder, LOCK)
+    with suppress(OSError, UserError):
+        if lock.holder() is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    lock.release()

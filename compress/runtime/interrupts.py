@@ -75,12 +75,17 @@ def run(main: Callable[[], None], resumes: bool = False) -> None:
 
 @contextmanager
 def loop() -> Iterator[None]:
-    """Context of a loop that asks `wanted` with each step and raises `Interrupted` once it says so."""
+    """Context of a loop that asks `wanted` with each step and raises `Interrupted` once it says so.
+
+    One that comes to its own end first ends the process.
+    """
     _depth[0] += 1
     try:
         yield
     finally:
         _depth[0] -= 1
+    if not _depth[0] and _wanted.is_set():
+        _end(AGAIN, f"{_message[0]()}\n")
 
 
 def wanted() -> bool:

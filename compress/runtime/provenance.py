@@ -81,6 +81,12 @@ def difference(origin: Origin) -> str | None:
     return " and ".join(changed) or None
 
 
+def decisive() -> dict[str, str]:
+    """The installed releases of the decisive packages."""
+    installed = versions.report()
+    return {name: _release(installed.get(name)) for name in DECISIVE}
+
+
 def _release(version: str | None) -> str:
     """Major, minor and patch: without the build, such as `+cpu`."""
     return (version or "unknown").partition("+")[0]

@@ -123,16 +123,17 @@ def _meet() -> None:
     if is_main():
         store.set(f"meeting/{number}", "1")
         return
-    while True:
-        began = time.monotonic()
-        try:
-            store.wait([f"meeting/{number}"], WAIT)
-        except dist.DistStoreError:
-            if time.monotonic() - began < WAIT.total_seconds() / 2:
-                raise  # not the end of the waiting time: the store is gone
-            watchdog.beat()
-        else:
-            return
+    with watchdog.armed():  # the store is in the main rank's process, and blocks if that hangs
+        while True:
+            began = time.monotonic()
+            try:
+                store.wait([f"meeting/{number}"], WAIT)
+            except dist.DistStoreError:
+                if time.monotonic() - began < WAIT.total_seconds() / 2:
+                    raise  # not the end of the waiting time: the store is gone
+                watchdog.beat()
+            else:
+                return
 
 
 LOST = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "socket closed")

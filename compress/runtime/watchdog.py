@@ -67,13 +67,16 @@ def give_up() -> None:
     """End this process with the sentence; the first of the ranks that are there prints it."""
     main = sys._current_frames().get(threading.main_thread().ident or 0)
     store, rank = _state["store"], dist.get_rank()
+    unreachable = f"rank 0 at {os.environ['MASTER_ADDR']} could not be reached"
+    blocked = threading.Timer(3 * ANSWER, _end, (unreachable, True))  # a store whose process hangs
+    blocked.daemon = True
+    blocked.start()
     try:
         store.set(f"stuck/{rank}", json.dumps(_place(main)))
         time.sleep(ANSWER)
         found = {n: _answer(store, n) for n in range(dist.get_world_size())}
     except (RuntimeError, dist.DistError):
-        host = os.environ["MASTER_ADDR"]
-        _end(f"rank 0 at {host} could not be reached", True)
+        _end(unreachable, True)
         return
     there = {n: place for n, place in found.items() if place is not None}
     missing = [n for n, place in found.items() if place is None]

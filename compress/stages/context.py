@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from compress.checkpoints.saver import Saver
 from compress.checkpoints.unfinished import Unfinished
 from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
@@ -115,6 +116,15 @@ def start_model(context: Context, source: Path) -> PreTrainedModel:
     return encoders.load_classifier(source, context.data.labels, task=context.data.task)
 
 
+def _saver(name: str, context: Context) -> Saver:
+    """The checkpoints of a training; none where the optimiser's states are on NVMe."""
+    offload = context.config.deepspeed.zero_optimization.offload_optimizer
+    if offload is None or offload.device != "nvme":
+        return context.unfinished.training(name)
+    ranks.say(f"note: {name}: states on NVMe are not saved; if interrupted, it starts anew")
+    return Saver()
+
+
 def new_trainer(
     name: str,
     context: Context,
@@ -135,7 +145,7 @@ def new_trainer(
         epochs,
         context.device,
         context.monitor,
-        context.unfinished.training(name),
+        _saver(name, context),
         context.output_dir / "profile" / f"{name}.json" if context.config.robust.profile else None,
     )
     trainer = Trainer(training)

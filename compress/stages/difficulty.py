@@ -150,6 +150,11 @@ def _part(level: float, split: str) -> str:
     return f"{level!r} {split}"
 
 
+def _parts(levels: list[float]) -> list[str]:
+    """Names of all the losses at these sparsities."""
+    return [_part(level, split) for level in levels for split in ("train", "dev")]
+
+
 def _losses(run: Context, trainer: Trainer | None, level: float, split: str) -> NDArray[np.float64]:
     """The losses [N] of a split at a sparsity; trainer: None if an earlier run has kept them."""
 
@@ -168,7 +173,7 @@ def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trai
     """
     epochs = context.config.robust.sub_networks["epochs"]
     total = _steps(context.config, len(context.data.train))
-    if context.unfinished.has(*(_part(t, split) for t in targets for split in ("train", "dev"))):
+    if context.unfinished.has(*_parts(targets)):
         context.monitor.progress.skip(total)
         yield from [None] * len(targets)
         return
@@ -184,12 +189,23 @@ def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trai
     pruner = Magnitude({"blocks": Weights(tuple(schedules), tuple(layers))})
     masks = Masks([pruner], kind=context.config.robust.masks)
     masks.attach(model)
-    name = "difficulty" if len(targets) > 1 else f"difficulty {targets[0]:.2f}"
+    name = "difficulty" if len(targets) > 1 else f"difficulty {_short(targets[0])}"
     trainer = new_trainer(name, context, model, [masks, Vanilla()], epochs)
-    for end in ends:
+    for end, target in zip(ends, targets, strict=True):
         trainer.run_until(end)
+        if trainer.step != end and not context.unfinished.has(*_parts([target])):
+            raise UserError(
+                f"{context.unfinished.path}: losses at sparsity {target:g} are missing, and its training "
+                "is beyond that; delete this directory."
+            )
         yield trainer
     trainer.close()
+    context.unfinished.forget(name)
+
+
+def _short(level: float) -> str:
+    """A sparsity with two digits, or with as many as it has."""
+    return f"{level:.2f}" if float(f"{level:.2f}") == level else repr(level)
 
 
 def save_losses(

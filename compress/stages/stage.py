@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from compress.checkpoints import unfinished as unfinished_work
 from compress.checkpoints.unfinished import Unfinished
 from compress.configuration import used_keys
 from compress.configuration.config import Config
@@ -206,6 +207,8 @@ def obtain(stage: Stage, run: "Context") -> Artefact:
     Raises UserError if it is missing and `--stage` does not ask for it.
     """
     if (old := find(stage, run)) is not None:
+        if ranks.is_main():
+            unfinished_work.clear(old.path)
         return old
     if stage.asked and stage.name not in run.chosen:
         raise UserError(stage.missing(run))
@@ -223,7 +226,7 @@ def obtain(stage: Stage, run: "Context") -> Artefact:
         with run.monitor.making(key):
             fill = stage.make(replace(_reduced(stage, run), unfinished=unfinished), made)
         published = publish(stage, run, unfinished.began - unfinished.earlier - included, fill)
-    unfinished.remove()
+        unfinished.remove()
     return published
 
 

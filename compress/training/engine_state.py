@@ -18,7 +18,7 @@ from compress.runtime import ranks
 from compress.training import shards
 from compress.training.shards import Shard
 
-COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
+COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """Attributes of DeepSpeed's loss scalers, and of its float16 optimisers at stage 0."""
 
@@ -33,7 +33,7 @@ def state_dict(engine: DeepSpeedEngine) -> dict[str, Any]:
         "optimizer_scalars": scalars,
         "groups": [_settings(group) for group in engine.basic_optimizer.param_groups],
         "scheduler": engine.lr_scheduler.state_dict() if engine.lr_scheduler else {},
-        "scaler": [_attributes(holder) for holder in _scalers(engine)],
+        "scaler": {k: v for holder in _scalers(engine) for k, v in _attributes(holder).items()},
         "autocast_scaler": _autocast_scaler(engine).state_dict() if _autocast_scaler(engine) else {},
         "buffers": dict(engine.module.named_buffers()) if ranks.is_main() else {},
         "counters": {name: getattr(engine, name) for name in COUNTERS},
@@ -58,13 +58,14 @@ def load(engine: DeepSpeedEngine, state: Mapping[str, Any], buffers: Mapping[str
         group.update({key: _as(value, group.get(key)) for key, value in saved.items()})
     if engine.lr_scheduler:
         engine.lr_scheduler.load_state_dict(state["scheduler"])
-    for holder, saved in zip(_scalers(engine), state["scaler"], strict=False):
-        for name, value in saved.items():
-            setattr(holder, name, value)
+    for holder in _scalers(engine):
+        for name in _attributes(holder).keys() & state["scaler"].keys():
+            setattr(holder, name, state["scaler"][name])
     if (scaler := _autocast_scaler(engine)) and state["autocast_scaler"]:
         scaler.load_state_dict(state["autocast_scaler"])
     for name, value in state["counters"].items():
         setattr(engine, name, value)
+    engine.micro_steps = engine.global_steps * engine.gradient_accumulation_steps()
 
 
 def _shards(engine: DeepSpeedEngine) -> dict[str, Shard]:
@@ -134,7 +135,8 @@ def _load_optimizer(
 def _scalers(engine: DeepSpeedEngine) -> list[Any]:
     """The objects that hold the scale of the loss in float16."""
     optimizer = engine.optimizer
-    return [holder for holder in (optimizer, getattr(optimizer, "loss_scaler", None)) if holder]
+    parts = (getattr(optimizer, name, None) for name in ("loss_scaler", "loss_scale_config"))
+    return [holder for holder in (optimizer, *parts) if holder]
 
 
 def _attributes(holder: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -92,10 +92,12 @@ def where(step: int, steps_per_epoch: int) -> str:
 
 
 def left_out(config: Config) -> bool:
-    """Whether a step with gradients that are not finite is left to DeepSpeed, which skips it."""
+    """Whether gradients are left to DeepSpeed, which skips a step; or lie on NVMe."""
     engine = config.deepspeed
     half = engine.fp16 is not None and engine.fp16.enabled
     asked = engine.bf16 is not None and engine.bf16.enabled and engine.bf16.check_grad_overflow
     autocast = engine.torch_autocast
     scaled = autocast is not None and autocast.enabled and autocast.dtype == "float16"
-    return bool(half or asked or scaled)
+    offload = engine.zero_optimization.offload_optimizer
+    far = offload is not None and offload.device == "nvme"
+    return bool(half or asked or scaled or far)

@@ -136,7 +136,7 @@ class Trainer:
                 if after_epoch is not None and self.step % self.steps_per_epoch == 0:
                     self._measure()
                 self._save_if_due()
-        self.training.saver.save_at_end()
+            self.training.saver.save_at_end()
 
     def _resume(self) -> None:
         """Go on at the newest checkpoint, if there is one."""

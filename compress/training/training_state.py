@@ -41,7 +41,9 @@ def state_dict(trainer: "Trainer", pending: bool) -> dict[str, Any]:
 
 def load(trainer: "Trainer", saved: Saved) -> bool:
     """Go on where a state was taken; whether its measurement is still to be made."""
-    state, same = saved.state(), saved.world == ranks.world_size()
+    state = saved.state()
+    same = saved.world == ranks.world_size()
+    same = same and state["rng"]["kind"] == get_accelerator().device_name()
     if state["total_steps"] != trainer.total_steps:
         raise UserError(
             f"{saved.folder}: is of a training of {state['total_steps']} steps, not of "
@@ -78,6 +80,7 @@ def _random_states() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": [kind, keys.astype(np.int64), position, has_gauss, cached],
         "cpu": torch.get_rng_state(),
+        "kind": get_accelerator().device_name(),
         "device": get_accelerator().get_rng_state(),
     }
 
