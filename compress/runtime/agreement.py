@@ -41,6 +41,12 @@ def exchange(late: bool = False) -> tuple[bool, ...]:
     return earlier or (False,) * len(wishes)
 
 
+def settled() -> bool:
+    """Whether the run shall end, by what the ranks say now; each waits for all. Called by all alike."""
+    now = exchange()
+    return (finish() or now)[0]
+
+
 def finish() -> tuple[bool, ...]:
     """Wait for the exchange that is under way; what came out, () if there is none."""
     if not _pending:

@@ -196,4 +196,8 @@ def score(context: Context, split: str, forward: evaluation.Forward) -> NDArray[
         return counted(inputs)
 
     with agreement.loop():
-        return evaluation.score(interruptible, columns, size, len(context.data.labels), context.device)
+        classes = len(context.data.labels)
+        scores = evaluation.score(interruptible, columns, size, classes, context.device)
+        if agreement.settled():
+            raise interrupts.ended()
+    return scores

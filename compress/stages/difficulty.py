@@ -195,8 +195,8 @@ def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trai
         trainer.run_until(end)
         if trainer.step != end and not context.unfinished.has(*_parts([target])):
             raise UserError(
-                f"{context.unfinished.path}: losses at sparsity {target:g} are missing, and its training "
-                "is beyond that; delete this directory."
+                f"{context.unfinished.path}: has no losses at sparsity {target:g}, and its training is "
+                "beyond that; delete this directory."
             )
         yield trainer
     trainer.close()

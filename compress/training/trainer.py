@@ -137,6 +137,8 @@ class Trainer:
                     self._measure()
                 self._save_if_due()
             self.training.saver.save_at_end()
+            if agreement.settled():
+                raise interrupts.ended()
 
     def _resume(self) -> None:
         """Go on at the newest checkpoint, if there is one."""
