@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def run(command: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
+def environment_of(**extra: str) -> dict[str, str]:
     environment = {
         **os.environ,
         "DS_ACCELERATOR": "cpu",
@@ -20,7 +20,38 @@ def run(command: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
     }
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
+    return environment
+
+
+def run(command: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
+    environment = environment_of(**extra)
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+
+
+def two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A driver on two ranks without a launcher, which would load torch twice more than the ranks do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    command = [sys.executable, *arguments]
+    started = [
+        subprocess.Popen(
+            command,
+            env={**environment_of(), **meet, "RANK": n, "LOCAL_RANK": n, "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in ("0", "1")
+    ]
+    try:
+        texts = [process.communicate(timeout=800) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    code = next((process.returncode for process in started if process.returncode), 0)
+    out, error = ("".join(parts) for parts in zip(*texts, strict=True))
+    return subprocess.CompletedProcess(command, code, out, error)
 
 
 def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:

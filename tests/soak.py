@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 EVERY = 3
 TRAININGS = {"teacher": 16, "difficulty": 32, "student": 16}
 """Optimiser steps of each training of the job."""
+SCORED = {"teacher": ("train", 16), "difficulty": ("dev", 16), "student": ("dev", 8)}
+"""A split that is scored in each stage, and after which step first: at the end, a stop, an epoch's end."""
 WHOM = ("rank", "launcher", "everything")
 PER_RUN = 6
 
@@ -87,13 +89,15 @@ def places(draw: random.Random, count: int) -> list[str]:
     found = []
     for number, name in enumerate(names[:count]):
         step = draw.randrange(EVERY + 1, TRAININGS[name])
-        if number % 3 == 0:
-            found.append((name, step // EVERY * EVERY, "save"))
-        else:
-            found.append((name, step, draw.choice(["step", "refresh"])))
+        kind = "save" if number % 3 == 0 else draw.choice(["step", "refresh", "score"])
+        step = {"save": step // EVERY * EVERY, "score": SCORED[name][1]}.get(kind, step)
+        found.append((name, step, kind))
     order = list(TRAININGS)
     found.sort(key=lambda place: (order.index(place[0]), place[1]))
-    return [f"{kind} {name} {step}" for name, step, kind in found]
+    return [
+        f"score {name} {SCORED[name][0]} 1" if kind == "score" else f"{kind} {name} {step}"
+        for name, step, kind in found
+    ]
 
 
 @dataclass
@@ -116,6 +120,8 @@ def tried(job: Job, reference: Path, folder: Path, draw: random.Random, kills: i
         last = place
         if (folder / "run/metrics.json").exists():
             break
+        if job.ranks == 1 and done.returncode != -9:
+            outcome.wrong.append(f"{place}: exit code {done.returncode}: {done.stderr[-1000:]}")
         outcome.kills += 1
     done = job.start(folder)
     outcome.lost += _lost(last, done.stdout)
@@ -128,7 +134,7 @@ def tried(job: Job, reference: Path, folder: Path, draw: random.Random, kills: i
 
 def _lost(place: str | None, output: str) -> int:
     """Optimiser steps between the place of a kill and where the next run went on."""
-    if place is None:
+    if place is None or place.startswith("score"):
         return 0
     _, name, step = place.split(" ")
     match = re.search(rf"^{name}: continues at step (\d+)", output, re.MULTILINE)

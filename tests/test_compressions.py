@@ -1,4 +1,4 @@
-"""Each compression through the real launcher, two ranks, ZeRO 0 to 3: smaller, loadable, the same.
+"""Each compression on two ranks, ZeRO 0 to 3: smaller, loadable, the same.
 
 One launch trains all students one after another, because a start costs more than the training. The
 export itself compares the logits of the masked and the exported model and fails above 1e-5.
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launcher import launch
+from launcher import two_ranks
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
@@ -93,7 +93,7 @@ def model(tmp_path_factory, tiny_model):
 def runs(tmp_path_factory, model):
     folder = tmp_path_factory.mktemp("runs")
     driver = str(ROOT / "tests/drivers/compress_all.py")
-    done = launch(driver, str(folder), str(model), json.dumps(SPECS))
+    done = two_ranks(driver, str(folder), str(model), json.dumps(SPECS))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -189,7 +189,7 @@ def test_chosen_heads_run_again_as_json(runs, model, tmp_path):
     """The choice, written as DeepSpeed's JSON, gives the same student when it is used as it is."""
     chosen = runs / "heads40-zero3/student/heads.json"
     spec = [{"name": "again", "files": [str(chosen)], "stage": 3}]
-    done = launch(
+    done = two_ranks(
         str(ROOT / "tests/drivers/compress_all.py"), str(tmp_path), str(model), json.dumps(spec)
     )
     assert done.returncode == 0, done.stderr[-3000:]

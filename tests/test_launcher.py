@@ -199,7 +199,6 @@ def whole_job(tmp_path_factory, tiny_model) -> tuple[Path, str]:
     return folder / "run", done.stdout
 
 
-@pytest.mark.release
 def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
     folder, output = whole_job
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -226,7 +225,6 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
     assert "teacher" in output and str(folder / "report.html") in output
 
 
-@pytest.mark.release
 def test_exported_student_loads_and_scores_as_stored(whole_job: tuple[Path, str]) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

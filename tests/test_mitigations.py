@@ -1,4 +1,4 @@
-"""Every shipped mitigation through the real launcher, two ranks; and how alpha "auto" decides."""
+"""Every shipped mitigation on two ranks; and how alpha "auto" decides."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launcher import ROOT, launch
+from launcher import ROOT, two_ranks
 from stage_runs import run_of
 
 from compress.configuration import config
@@ -75,7 +75,7 @@ def students(tmp_path_factory, tiny_model) -> Path:
     other = [f"robust_compression.cache_dir={folder}/other"]
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_twin", "trained": True, "set": other})
     driver = str(ROOT / "tests/drivers/compress_all.py")
-    done = launch(driver, str(folder), str(tiny_model), json.dumps(specs))
+    done = two_ranks(driver, str(folder), str(tiny_model), json.dumps(specs))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import deepspeed
 import pytest
-from launcher import ROOT, launch
+from launcher import ROOT, two_ranks
 
 from compress.runtime import versions
 
@@ -68,7 +68,7 @@ def students(request, four_heads, tmp_path_factory):
         "jobs": jobs(request.param, four_heads),
     }
     driver = str(ROOT / "tests/drivers/parity_steps.py")
-    done = launch(driver, str(folder), str(four_heads), json.dumps(spec))
+    done = two_ranks(driver, str(folder), str(four_heads), json.dumps(spec))
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, dict] = {"native": {}, "deepspeed": {}}
     for name, job in spec["jobs"].items():

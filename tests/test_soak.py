@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(900)]
 
 
 def test_six_kills_change_nothing(tmp_path, tiny_model):
-    job = Job(tiny_model)
+    job = Job(tiny_model, ranks=1)
     alone = job.start(tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr[-3000:]
     outcome = tried(job, tmp_path / "alone", tmp_path / "killed", random.Random(7), 6)
