@@ -27,7 +27,7 @@ EVERY = 3
 TRAININGS = {"teacher": 16, "difficulty": 32, "student": 16}
 """Optimiser steps of each training of the job."""
 SCORED = {"teacher": ("train", 16), "difficulty": ("dev", 16), "student": ("dev", 8)}
-"""A split that is scored in each stage, and after which step first: at the end, a stop, an epoch's end."""
+"""A split that each stage scores, and after which step first: at the end, a stop, an epoch's end."""
 WHOM = ("rank", "launcher", "everything")
 PER_RUN = 6
 

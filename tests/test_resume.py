@@ -16,7 +16,7 @@ STEPS, AT, LATER = 10, 5, 7
 BF16, PARTS = ['bf16={"enabled": true}'], ["gradient_accumulation_steps=2"]
 FOCAL = ["robust_compression.loss.hook=focal"]
 COMBINED = "heads20_rows50_imp40"
-JOBS = {
+EVERY = {
     **{f"imp-zero{n}": {"file": "imp40", "stage": n} for n in range(4)},
     "movement-zero0": {"file": "movement40", "stage": 0},
     "movement-zero3": {"file": "movement40", "stage": 3},
@@ -28,8 +28,8 @@ JOBS = {
     **{f"bf16-zero{n}": {"file": "imp40", "stage": n, "set": BF16} for n in (0, 2, 3)},
 }
 """Names -> students; each is saved at AT, between two refreshes of its masks."""
-if not versions.has_library():
-    JOBS = {name: JOBS[name] for name in ("imp-zero1", "movement-zero3", "bf16-zero0", "bf16-zero2")}
+SOME = ("imp-zero1", "movement-zero3", "bf16-zero0", "bf16-zero2")
+JOBS = EVERY if versions.has_library() else {name: EVERY[name] for name in SOME}
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
@@ -77,7 +77,7 @@ OTHERS = {
 def moved(tmp_path_factory, four_heads):
     """Students without dropout: saved on two ranks, continued on one, and on two again."""
     folder = tmp_path_factory.mktemp("moved")
-    source = {name: JOBS[name] for name in ("imp-zero0", "imp-zero3", "movement-zero3")}
+    source = {name: EVERY[name] for name in ("imp-zero0", "imp-zero3", "movement-zero3")}
     source["combined-zero1"] = {"file": COMBINED, "stage": 1}
     kept = folder / "saved"
     words = [str(folder / "source"), str(four_heads), spec_of(kept, source, dropout=0.0)]
