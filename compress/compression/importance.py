@@ -19,7 +19,7 @@ from compress.data.batches import Columns, Indices, scoring_batches, share
 from compress.microbatch import SampleData
 from compress.mitigations import Mitigation
 from compress.models import architectures
-from compress.runtime import ranks
+from compress.runtime import ranks, watchdog
 
 BATCH = 32
 
@@ -68,6 +68,7 @@ def measure(
         with masked(model, len(chosen), device) as masks, torch.enable_grad():
             logits = model(**data.batch(chosen, device)).logits
             gradients = torch.autograd.grad(objective.loss(chosen, logits, labels).sum(), masks)
+        watchdog.beat()
         for total, gradient in zip(sums, gradients, strict=True):
             total += (gradient.double().cpu().abs() * valid[:, None]).sum(dim=0)
     means = [torch.as_tensor(ranks.all_sum(total.numpy())) / len(indices) for total in sums]
