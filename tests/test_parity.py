@@ -31,7 +31,7 @@ OURS_ALONE = {"imp2of4"}
 HUB = {"distilbert", "minilm_l6", "pretrained_l6"}
 ROUNDED = {"heads20_rows50_imp40-bf16", "heads20-bf16", "heads40-bf16", "heads20_learned-bf16"}
 """The library multiplies a transposed copy of the weight by a mask of heads; bf16 rounds otherwise."""
-STEPS = 50 if ALL else 30
+STEPS = 50 if ALL else 20
 LIBRARY = versions.has_library()
 
 pytestmark = [pytest.mark.launcher, pytest.mark.parity, pytest.mark.timeout(900)]
