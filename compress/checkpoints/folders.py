@@ -82,10 +82,6 @@ class Folder:
             ranks.on_main(partial(_put_aside, path))
         return None
 
-    def remove(self) -> None:
-        """Delete all of them."""
-        ranks.on_main(lambda: shutil.rmtree(self.path, ignore_errors=True))
-
 
 def attempt(work: Callable[[], T], main_only: bool = False) -> tuple[list[T], str | None]:
     """What `work` returns on each rank, and the first error of one."""

@@ -48,16 +48,9 @@ class Unfinished:
 
     @staticmethod
     def of(settings: CheckpointBlock, place: Path, key: str, shared: bool) -> "Unfinished":
-        """The work on the artefact at `place`; that of another key or other versions is removed."""
-        folder = place.with_name(place.name + SUFFIX)
-        versions = provenance.decisive()
-        path = folder / artefacts.key({"key": key, "versions": versions})[:16]
-        if ranks.is_main():
-            with suppress(OSError):
-                for other in folder.iterdir():
-                    if other != path and other.is_dir():
-                        shutil.rmtree(other, ignore_errors=True)
-        return Unfinished(settings, path, shared, earlier=_seconds(path) if ranks.is_main() else 0.0)
+        """The work on the artefact at `place`, with the installed versions; nothing is read yet."""
+        known = {"key": key, "versions": provenance.decisive()}
+        return Unfinished(settings, _folder(place) / artefacts.key(known)[:16], shared)
 
     @property
     def kept(self) -> Path | None:
@@ -73,9 +66,11 @@ class Unfinished:
     def alone(self, label: str, there: Callable[[], bool]) -> Iterator[None]:
         """Context in which no other run makes the same artefact: one makes it, the others wait.
 
-        there: whether the artefact has appeared, so that nothing is waited for; asked on the main rank.
+        In it the work of another key or of other versions is gone. there: whether the artefact has
+        appeared, so that nothing is waited for; asked on the main rank.
         """
         if self.path is None or not self.shared:
+            self._begin()
             yield
             return
         folder = self.path.parent
@@ -96,8 +91,7 @@ class Unfinished:
 
         interrupts.before_end(lock.release)
         ranks.on_main(wait)
-        self.began = time.perf_counter()
-        self.earlier = _seconds(self.path) if ranks.is_main() else 0.0
+        self._begin()
         try:
             yield
         finally:
@@ -106,6 +100,22 @@ class Unfinished:
                 with suppress(OSError):  # it stays if there is something to continue
                     folder.rmdir()
 
+    def _begin(self) -> None:
+        """Go on with what earlier runs of this very work have done."""
+        self.began = time.perf_counter()
+        if self.path is None or not ranks.is_main():
+            return
+        with suppress(OSError):
+            for other in self.path.parent.iterdir():
+                if other != self.path and other.is_dir():
+                    shutil.rmtree(other, ignore_errors=True)
+        self.earlier = _seconds(self.path)
+
+    def _part(self, name: str) -> tuple[Path, dict[str, str]]:
+        """Place and inputs of a part."""
+        assert self.kept is not None, "parts are kept"
+        return self.kept / "parts" / name.replace(" ", "_"), {"part": name}
+
     def part(self, name: str, make: Callable[[], Values]) -> Values:
         """What `make` returns, kept at once; if an earlier run has kept it, `make` is not called.
 
@@ -113,7 +123,7 @@ class Unfinished:
         """
         if self.kept is None:
             return make()
-        path, inputs = self.kept / "parts" / name.replace(" ", "_"), {"part": name}
+        path, inputs = self._part(name)
         if ranks.on_main(lambda: artefacts.completed(path, inputs) is not None):
             return np.load(path / "values.npy")
         began = time.perf_counter()
@@ -136,13 +146,8 @@ class Unfinished:
         """Whether these parts are kept."""
         if self.kept is None:
             return False
-        parts = self.kept / "parts"
-
-        def look() -> bool:
-            places = {name: parts / name.replace(" ", "_") for name in names}
-            return all(artefacts.completed(p, {"part": n}) is not None for n, p in places.items())
-
-        return ranks.on_main(look)
+        parts = [self._part(name) for name in names]
+        return ranks.on_main(lambda: all(artefacts.completed(*part) is not None for part in parts))
 
     def training(self, name: str) -> Saver:
         """The checkpoints of a training of the stage, of which there is one at a time."""
@@ -170,6 +175,11 @@ class Unfinished:
             artefacts.write_json(self.kept / SECONDS, {"seconds": self.seconds})
 
 
+def _folder(place: Path) -> Path:
+    """Where the unfinished work on the artefact at `place` lies, of every key."""
+    return place.with_name(place.name + SUFFIX)
+
+
 def _seconds(path: Path) -> float:
     with suppress(OSError, ValueError, LookupError, TypeError):
         return float(json.loads((path / SECONDS).read_text(encoding="utf-8"))["seconds"])
@@ -178,7 +188,7 @@ def _seconds(path: Path) -> float:
 
 def clear(place: Path) -> None:
     """Remove what a run that was killed has left beside a finished artefact; on the main rank."""
-    folder = place.with_name(place.name + SUFFIX)
+    folder = _folder(place)
     if not folder.is_dir():
         return
     lock = Lock(folder, LOCK)

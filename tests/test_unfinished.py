@@ -1,0 +1,104 @@
+"""Unfinished work: one run makes an artefact while others wait, and what is kept belongs to it."""
+
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from compress.checkpoints.unfinished import LOCK, Unfinished, clear
+from compress.configuration.robust_schema import CheckpointBlock
+from compress.files.lock import Lock
+
+SETTINGS = CheckpointBlock()
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path / "teacher" / "0123"
+
+
+def work_of(place, key="one", settings=SETTINGS):
+    return Unfinished.of(settings, place, key, shared=True)
+
+
+def test_a_run_waits_until_the_artefact_of_another_is_there(place, capsys):
+    """The other removes its directory at its end, as `remove` does."""
+    work = work_of(place)
+    folder = work.path.parent
+    folder.mkdir(parents=True)
+    other, ready = Lock(folder, LOCK), threading.Event()
+    assert other.holder() is None
+
+    def finish():
+        time.sleep(0.5)
+        ready.set()
+        shutil.rmtree(folder)
+        other.release()
+
+    threading.Thread(target=finish).start()
+    with work.alone("teacher", ready.is_set):
+        assert ready.is_set()
+    assert "teacher: another run makes it (pid " in capsys.readouterr().out
+    assert not folder.exists()
+
+
+def test_a_run_goes_on_where_another_has_given_up(place):
+    work = work_of(place)
+    work.path.parent.mkdir(parents=True)
+    other = Lock(work.path.parent, LOCK)
+    assert other.holder() is None
+    threading.Timer(0.5, other.release).start()
+    with work.alone("teacher", lambda: False):
+        assert Lock(work.path.parent, LOCK).holder() is not None, "it has the lock"
+
+
+def test_a_part_is_made_once_and_only_for_its_key(place):
+    made = []
+
+    def make():
+        made.append(1)
+        return np.array([1.5])
+
+    for _ in range(2):
+        work = work_of(place)
+        with work.alone("teacher", lambda: False):
+            assert work.has("dev") == bool(made)
+            assert work.part("dev", make).tolist() == [1.5]
+    assert made == [1]
+    other = work_of(place, key="two")
+    assert work.path.is_dir(), "nothing goes before the other has the place for itself"
+    with other.alone("teacher", lambda: False):
+        assert not work.path.exists() and not other.has("dev")
+
+
+def test_seconds_of_earlier_runs_count(place):
+    for _ in range(2):
+        work = work_of(place)
+        with work.alone("teacher", lambda: False):
+            work.began -= 100
+            work.part(f"part {work.earlier:.0f}", lambda: np.zeros(1))
+    assert 200 <= work.seconds < 202
+
+
+def test_nothing_is_kept_if_that_is_asked(place):
+    work = work_of(place, settings=CheckpointBlock(enabled=False))
+    with work.alone("teacher", lambda: False):
+        work.part("dev", lambda: np.zeros(1))
+        assert not work.has("dev")
+    assert not work.path.parent.exists()
+
+
+def test_what_a_killed_run_has_left_beside_a_finished_artefact_goes(place):
+    work = work_of(place)
+    with work.alone("teacher", lambda: False):
+        work.part("dev", lambda: np.zeros(1))
+    assert work.path.parent.is_dir()
+    lock = Lock(work.path.parent, LOCK)
+    assert lock.holder() is None
+    clear(place)
+    assert work.path.is_dir(), "another run is at work"
+    lock.release()
+    clear(place)
+    assert not work.path.parent.exists()
