@@ -16,6 +16,7 @@ from compress.doctor.facts import Facts, Gpu
 from compress.doctor.findings import Silent
 from compress.doctor.hosts import Hosts
 from compress.errors import UserError
+from compress.runtime import launchers
 
 PACKAGES = {"python": "3.11.7", "deepspeed": "0.19.6", "torch": "2.13.0", "transformers": "5.23.0"}
 FACTS = Facts(
@@ -242,7 +243,7 @@ def test_a_host_that_is_down_and_one_with_another_disk(on_hosts):
 @pytest.mark.slow
 def test_this_machine(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    words = ["--output_dir", str(tmp_path / "runs"), "--master_port", str(facts._another())]
+    words = ["--output_dir", str(tmp_path / "runs"), "--master_port", str(launchers.free_port())]
     code, said = doctor.main(words), capsys.readouterr().out
     assert code == 0, said
     assert "gloo: " in said and "nothing is wrong" in said

@@ -7,7 +7,6 @@ which that machine reads.
 import argparse
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 PATIENCE = 30.0
 """Seconds that a file of another host may take to appear."""
@@ -69,9 +67,10 @@ class Facts:
 def gather(folder: Path, token: str, host: str, port: int, patience: float = PATIENCE) -> Facts:
     """The facts of this host; it is called `host` in the hostfile. port: of the ranks."""
     from compress.configuration import machine
-    from compress.runtime import versions
+    from compress.files import disk
+    from compress.runtime import launchers, versions
 
-    addresses, device = _interfaces(), machine.device()
+    addresses, device = dict(launchers.interfaces()), machine.device()
     return Facts(
         name=socket.gethostname(),
         versions=versions.report(),
@@ -79,12 +78,12 @@ def gather(folder: Path, token: str, host: str, port: int, patience: float = PAT
         gpus=tuple(_gpus() if device == "cuda" else ()),
         cores=len(os.sched_getaffinity(0)),
         memory=_memory(),
-        disk=_disk(folder),
+        disk=disk.free(folder) or 0,
         first=_first(addresses),
         named=_named(),
         interfaces=addresses,
         busy=not _free(port),
-        port=_another(),
+        port=launchers.free_port(),
         shared=exchange(folder, token, host, patience),
     )
 
@@ -129,25 +128,6 @@ def _memory() -> int:
     return 0
 
 
-def _disk(folder: Path) -> int:
-    with suppress(OSError):
-        return shutil.disk_usage(folder).free
-    return 0
-
-
-def _interfaces() -> dict[str, str]:
-    import psutil
-
-    states: Any = psutil.net_if_stats()
-    return {
-        name: entry.address
-        for name, entries in psutil.net_if_addrs().items()
-        if name in states and states[name].isup
-        for entry in entries
-        if entry.family == socket.AF_INET
-    }
-
-
 def _first(addresses: Mapping[str, str]) -> str:
     """As deepspeed/launcher/runner.py: the first of `hostname -I`."""
     with suppress(OSError, subprocess.SubprocessError):
@@ -171,13 +151,6 @@ def _free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _another() -> int:
-    with socket.socket() as one:
-        one.bind(("", 0))
-        number: int = one.getsockname()[1]
-    return number
 
 
 def main() -> None:

@@ -105,14 +105,26 @@ def _machine() -> str:
     return sha256(facts.encode()).hexdigest()[:8]
 
 
+def parent(pid: int) -> int | None:
+    """Id of the parent of a process; None without one, or without /proc."""
+    fields = _stat(pid)
+    return int(fields[1]) or None if fields else None
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc says of a process from its state on; nothing without a process, or without /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def _started(pid: int) -> int | None:
     """Start of a process in ticks after boot, -1 if it has ended; None on systems without /proc."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
+    fields = _stat(pid)
+    if not fields:
         return -1 if Path("/proc/self/stat").exists() else None
-    state, *fields = text.rpartition(")")[2].split()
-    return -1 if state in GONE else int(fields[18])
+    return -1 if fields[0] in GONE else int(fields[19])
 
 
 def _answers(pid: int) -> bool:

@@ -17,16 +17,9 @@ from contextlib import contextmanager
 
 from compress.errors import Interrupted, UserError, fail
 from compress.files.processes import Process
-from compress.runtime import launcher_watch
+from compress.runtime import launcher_watch, launchers
 
-RANK_VARIABLES = (
-    "RANK",
-    "OMPI_COMM_WORLD_RANK",
-    "PMI_RANK",
-    "PMIX_RANK",
-    "MV2_COMM_WORLD_RANK",
-    "SLURM_PROCID",
-)
+RANK_VARIABLES = ("RANK", *launchers.MPI, "SLURM_PROCID")
 """Where launchers write the rank of a process: deepspeed's, mpirun's, srun's."""
 AGAIN = 75
 """Exit code of a run that was interrupted and that the same command continues (EX_TEMPFAIL)."""

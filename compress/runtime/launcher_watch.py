@@ -11,7 +11,7 @@ from pathlib import Path
 from compress.files import processes
 from compress.files.processes import Process
 
-RUNNER = b"deepspeed"
+RUNNER = "deepspeed"
 
 
 def ancestors() -> list[Process]:
@@ -23,7 +23,7 @@ def ancestors() -> list[Process]:
         return []
     launcher = processes.of_pid(os.getppid())
     found = [] if launcher is None else [launcher]
-    above = None if launcher is None else _parent(launcher.pid)
+    above = None if launcher is None else processes.parent(launcher.pid)
     if above is not None and _is_runner(above):
         runner = processes.of_pid(above)
         found += [] if runner is None else [runner]
@@ -36,19 +36,10 @@ def wait_for_end(watched: list[Process], period: float) -> None:
         time.sleep(period)
 
 
-def _parent(pid: int) -> int | None:
-    """Id of the parent of a process; None if that cannot be told or there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[1]) or None
-
-
 def _is_runner(pid: int) -> bool:
     """Whether a process is the command `deepspeed`."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return any(Path(os.fsdecode(word)).name == os.fsdecode(RUNNER) for word in words[:3])
+    return any(Path(os.fsdecode(word)).name == RUNNER for word in words[:3])

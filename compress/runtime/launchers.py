@@ -112,7 +112,7 @@ def meet(launch: Launch) -> Launch:
         )
     hosts = world.allgather(socket.gethostname())
     here = LOCAL if len(set(hosts)) == 1 else own_address()
-    address, port = world.bcast((here, _free_port()), root=0)
+    address, port = world.bcast((here, free_port()), root=0)
     local_rank = hosts[: world.Get_rank()].count(socket.gethostname())
     return Launch(
         "mpirun",
@@ -148,21 +148,26 @@ def own_address() -> str:
 
     The one that its name stands for, unless that is of this machine only; else its first interface's.
     """
-    import psutil
-
-    interfaces, states = psutil.net_if_addrs(), psutil.net_if_stats()
-    addresses = [
-        entry.address
-        for name, entries in interfaces.items()
-        if states[name].isup
-        for entry in entries
-        if entry.family == socket.AF_INET and not entry.address.startswith("127.")
-    ]
+    addresses = [address for _, address in interfaces() if not address.startswith("127.")]
     try:
         named = socket.gethostbyname(socket.gethostname())
     except OSError:
         named = LOCAL
     return named if named in addresses else next(iter(addresses), LOCAL)
+
+
+def interfaces() -> list[tuple[str, str]]:
+    """Name and IPv4 address of this machine's interfaces that are up; one may have several."""
+    import psutil
+
+    states: Any = psutil.net_if_stats()
+    return [
+        (name, entry.address)
+        for name, entries in psutil.net_if_addrs().items()
+        if name in states and states[name].isup
+        for entry in entries
+        if entry.family == socket.AF_INET
+    ]
 
 
 def _torch(environment: Mapping[str, str]) -> Launch:
@@ -179,7 +184,7 @@ def _torch(environment: Mapping[str, str]) -> Launch:
     address, port = _meeting(environment)
     if ranks == 1:
         address, local = address or LOCAL, local or 0
-        port = port or _free_port()
+        port = port or free_port()
     lacking = {"LOCAL_RANK": local is None, "MASTER_ADDR": not address, "MASTER_PORT": not port}
     if any(lacking.values()):
         names = " and ".join(name for name, missing in lacking.items() if missing)
@@ -232,7 +237,8 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
     return int(text)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine on which nothing listens now."""
     with socket.socket() as free:
         free.bind(("", 0))
         port: int = free.getsockname()[1]

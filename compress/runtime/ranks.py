@@ -1,7 +1,6 @@
 """Communication between the ranks: short functions on torch.distributed, no-ops in a single process."""
 
 import itertools
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,14 +149,6 @@ def say(text: str) -> None:
     """Print a line, from the main rank only."""
     if is_main():
         tqdm.write(text)
-
-
-def free_port() -> int:
-    """A port of this machine on which nothing listens now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def all_sum(values: NDArray[np.floating]) -> NDArray[np.float64]:

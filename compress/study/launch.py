@@ -24,7 +24,7 @@ import torch
 
 from compress.errors import UserError
 from compress.files import artefacts, disk, ownership
-from compress.runtime import interrupts, provenance, ranks
+from compress.runtime import interrupts, launchers, provenance
 from compress.study.plan import Run
 from compress.study.run_order import Schedule, pioneers
 
@@ -85,7 +85,7 @@ class Machine:
             *(
                 _launcher(),
                 "--master_port",
-                str(ranks.free_port()),
+                str(launchers.free_port()),
                 *self._places(slot),
                 *shlex.split(self.launcher),
             ),

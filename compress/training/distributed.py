@@ -41,7 +41,7 @@ def start(
     launch = launch or launchers.found(os.environ)
     launch = launchers.meet(launch) if launch.of_mpi else launch
     if not launch.launcher:
-        launch = Launch("train.py", address=launchers.LOCAL, port=ranks.free_port())
+        launch = Launch("train.py", address=launchers.LOCAL, port=launchers.free_port())
     os.environ.update(launch.variables())
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compress.checkpoints import pieces
 from compress.compression.masks import Masks
-from compress.runtime import launcher_watch, ranks
+from compress.files import processes
+from compress.runtime import ranks
 from compress.training.progress import Progress
 from compress.training.trainer import Trainer
 
@@ -36,7 +37,7 @@ def hit(kind: str, name: str, number: int) -> None:
     if WHOM == "everything":
         os.killpg(os.getpgid(0), WITH)
     launcher = os.getppid()
-    runner = launcher_watch._parent(launcher) if WHOM == "runner" else 0
+    runner = processes.parent(launcher) if WHOM == "runner" else 0
     os.kill({"launcher": launcher, "runner": runner}.get(WHOM, os.getpid()), WITH)
 
 
