@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -37,9 +37,9 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait for all ranks."""
-    if dist.is_initialized():
-        dist.barrier()
+    """Wait for all ranks, however long one takes: not in a collective, which has a time limit."""
+    if world_size() > 1:
+        _await(range(world_size()))
 
 
 def _device() -> torch.device:
@@ -117,16 +117,23 @@ _meetings = itertools.count()
 
 
 def _meet() -> None:
-    """Wait for the main rank at the store where the ranks have met, which has no time limit."""
+    """Wait for the main rank; the others go on at once."""
+    _await([0])
+
+
+def _await(whom: Iterable[int]) -> None:
+    """Wait for these ranks at the store where the ranks have met, which has no time limit."""
     store, number = dist.distributed_c10d._get_default_store(), next(_meetings)
-    if is_main():
-        store.set(f"meeting/{number}", "1")
+    if rank() in whom:
+        store.set(f"meeting/{number}/{rank()}", "1")
+    keys = [f"meeting/{number}/{other}" for other in whom if other != rank()]
+    if not keys:
         return
     with watchdog.armed():  # the store is in the main rank's process, and blocks if that hangs
         while True:
             began = time.monotonic()
             try:
-                store.wait([f"meeting/{number}"], WAIT)
+                store.wait(keys, WAIT)
             except dist.DistStoreError:
                 if time.monotonic() - began < WAIT.total_seconds() / 2:
                     raise  # not the end of the waiting time: the store is gone
