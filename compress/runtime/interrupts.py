@@ -12,8 +12,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from compress.errors import Interrupted, UserError, fail
 from compress.files.processes import Process
@@ -26,7 +27,7 @@ AGAIN = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 MORE = (signal.SIGUSR1, signal.SIGUSR2)
 """What job schedulers send ahead of the end."""
-GRACE, PATIENCE, LOOK = 25.0, 1.0, 1.0
+GRACE, PATIENCE, LOOK, TOGETHER = 25.0, 1.0, 1.0, 0.05
 _message: list[Callable[[], str]] = [lambda: "interrupted"]
 _before_end: list[Callable[[], None]] = []
 _depth, _code = [0], [0]
@@ -102,9 +103,17 @@ def before_end(act: Callable[[], None]) -> None:
 
 
 def _wait(reading: socket.socket, wakes: socket.socket) -> None:
-    """Wait for signals; `wakes` is held so that it stays open."""
+    """Wait for signals; `wakes` is held so that it stays open.
+
+    Ctrl-C counts before the SIGTERM that a launcher adds: of two that are pending the kernel lets the
+    handler of the later one run first.
+    """
     while received := reading.recv(64):
-        for number in sorted(received):  # Ctrl-C before the SIGTERM that a launcher adds
+        if not _code[0]:  # else both end alike
+            time.sleep(TOGETHER)
+            with suppress(BlockingIOError):
+                received += reading.recv(64, socket.MSG_DONTWAIT)
+        for number in sorted(received):
             if number in (*SIGNALS, *(MORE if _code[0] else ())):
                 _received(number)
     wakes.close()
