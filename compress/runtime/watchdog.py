@@ -1,4 +1,4 @@
-"""A rank that hangs or is lost ends the run in bounded time, with a sentence that names it and host.
+"""A rank that hangs or is lost ends the run in bounded time; a sentence names the rank and its host.
 
 While the ranks work in step (`armed`), each of them shows with `beat` that it goes on. One that has not
 for `timeout` seconds tells the others through the store at which the ranks met, looks which of them do

@@ -25,7 +25,7 @@ SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 def state_dict(engine: DeepSpeedEngine) -> dict[str, Any]:
     """Weights, optimiser, schedule, buffers and counters, for `load`; between steps only."""
-    parts = _shards(engine)
+    parts = shards.trained(engine)
     entries, scalars = _optimizer_entries(engine, parts)
     return {
         "weights": {name: shard.owned(shard.master) for name, shard in parts.items()},
@@ -45,7 +45,7 @@ def load(engine: DeepSpeedEngine, state: Mapping[str, Any], buffers: Mapping[str
 
     buffers: of the main rank's state.
     """
-    parts = _shards(engine)
+    parts = shards.trained(engine)
     with torch.no_grad():
         for name, shard in parts.items():
             shard.set_master(state["weights"][name].read(shard.start, shard.length))
@@ -66,11 +66,6 @@ def load(engine: DeepSpeedEngine, state: Mapping[str, Any], buffers: Mapping[str
     for name, value in state["counters"].items():
         setattr(engine, name, value)
     engine.micro_steps = engine.global_steps * engine.gradient_accumulation_steps()
-
-
-def _shards(engine: DeepSpeedEngine) -> dict[str, Shard]:
-    named = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
-    return shards.of(engine, named)
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -274,6 +274,11 @@ def of(engine: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Shard]:
     return {n: LowPrecision(p, masters[id(p)]) for n, p in parameters.items()}
 
 
+def trained(engine: Any) -> dict[str, Shard]:  # noqa: ANN401
+    """Shards of all parameters that the engine trains, by their names."""
+    return of(engine, {n: p for n, p in engine.module.named_parameters() if p.requires_grad})
+
+
 def _masters(optimizer: Any) -> dict[int, tuple[Tensor, int]] | None:  # noqa: ANN401
     """Places of master weights at stage 0 by id of the parameter; None if the parameters are their own.
 

@@ -103,7 +103,7 @@ class Trainer:
         self._arguments = {k: v for method in training.methods for k, v in method.arguments.items()}
         self._weighting = [method for method in training.methods if method.uses("batch_mean")]
         torch.manual_seed(self.seed + 1 + ranks.rank())
-        parts = shards.of(self.engine, dict(self.engine.module.named_parameters()))
+        parts = shards.trained(self.engine)
         self._finite = finite.FiniteCheck([] if finite.left_out(config) else parts.values())
         self._batches: tuple[int, list[Indices]] = (-1, [])
         self._profile = StepProfile(training.trace, self.device)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 def state_dict(trainer: "Trainer", pending: bool) -> dict[str, Any]:
     """The state of this rank; pending: the measurement after this step's epoch is still to be made."""
-    group = trainer.name
     return {
         "step": trainer.step,
         "total_steps": trainer.total_steps,
@@ -35,7 +34,7 @@ def state_dict(trainer: "Trainer", pending: bool) -> dict[str, Any]:
         "best": dict(trainer.best),
         "after_epoch": trainer.after_epoch.state_dict() if trainer.after_epoch else {},
         "window": trainer.window.state_dict(),
-        "events": trainer.training.monitor.position(group) if ranks.is_main() else {},
+        "events": trainer.training.monitor.position(trainer.name) if ranks.is_main() else {},
     }
 
 
