@@ -9,6 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def environment_of(**extra: str) -> dict[str, str]:
     environment = {
         **os.environ,
@@ -30,9 +36,7 @@ def run(command: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
 
 def two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A driver on two ranks without a launcher, which would load torch twice more than the ranks do."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [sys.executable, *arguments]
     started = [
         subprocess.Popen(
@@ -55,9 +59,7 @@ def two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = f"--master_port={free.getsockname()[1]}"
+    port = f"--master_port={free_port()}"
     return run(["deepspeed", "--num_accelerators", "2", port, *arguments], **extra)
 
 

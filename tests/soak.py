@@ -9,20 +9,18 @@ losses, figures and curves are equal, and how many optimiser steps were done twi
 """
 
 import argparse
-import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher import ROOT, environment_of, free_port
 from same_run import differences
 
-ROOT = Path(__file__).parents[1]
 EVERY = 3
 TRAININGS = {"teacher": 16, "difficulty": 32, "student": 16}
 """Optimiser steps of each training of the job."""
@@ -43,23 +41,13 @@ class Job:
 
     def start(self, folder: Path, **kill: str) -> subprocess.CompletedProcess[str]:
         """The command, once; kill: `at`, `whom` and `rank` of killed_run.py."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
         start = [sys.executable]
         if self.ranks > 1:
-            start = ["deepspeed", "--num_accelerators", str(self.ranks), "--master_port", port]
+            start = ["deepspeed", f"--num_accelerators={self.ranks}", f"--master_port={free_port()}"]
         script = "tests/drivers/killed_run.py" if kill else "train.py"
         names = [f"zero{self.stage}", "tasks/synthetic", "compression/imp60", "mitigation/rmc"]
         files = [str(ROOT / f"ds_configs/{name}.json") for name in names]
-        environment = {
-            **os.environ,
-            **{f"KILL_{key.upper()}": value for key, value in kill.items()},
-            "DS_ACCELERATOR": "cpu",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
+        hits = {f"KILL_{key.upper()}": value for key, value in kill.items()}
         words = ["--deepspeed_config", *files, "--output_dir", str(folder / "run"), "--set"]
         words += [
             f"robust_compression.model={self.model}",
@@ -77,7 +65,7 @@ class Job:
             [*start, str(ROOT / script), *words],
             capture_output=True,
             text=True,
-            env=environment,
+            env=environment_of(**hits),
             timeout=600,
             start_new_session=True,
         )

@@ -1,12 +1,9 @@
 """What the main rank does alone: every rank gets its result, or fails with its words."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launcher import two_ranks
 
 import compress
 from compress.errors import UserError
@@ -58,18 +55,9 @@ print(repr(said))
 
 @pytest.mark.slow
 def test_two_ranks_agree() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    about = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **about, "PYTHONPATH": str(ROOT)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO], stdout=subprocess.PIPE, env={**environment, "RANK": str(rank)}
-        )
-        for rank in (0, 1)
-    ]
-    main, other = (eval(process.communicate(timeout=100)[0]) for process in started)
+    done = two_ranks("-c", TWO)
+    assert done.returncode == 0, done.stderr[-3000:]
+    main, other = map(eval, done.stdout.splitlines())
     full, defect = "UserError: the disk is full.", "UserError: a defect"
     own = defect.replace("User", "Runtime")
     assert main == [{"made": 0}, full, own, "KeyError: ", None, full, full, own, {"made": 0}, 5]

@@ -1,15 +1,11 @@
 """Several hosts and one file system: files appear late, and one rank of a node asks the hub."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
-from launcher import ROOT
+from launcher import two_ranks
 
 from compress.files import artefacts
 from compress.files.artefacts import await_files
@@ -100,20 +96,9 @@ print(json.dumps([said, calls]))
 
 @pytest.mark.slow
 def test_two_ranks(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    about = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **about, "PYTHONPATH": str(ROOT)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in "01"
-    ]
-    (main, first), (other, second) = (json.loads(p.communicate(timeout=100)[0]) for p in started)
+    done = two_ranks("-c", TWO, str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    (main, first), (other, second) = map(json.loads, done.stdout.splitlines())
     assert main["both"] is None and other["both"] is None
     sentence = "is not to be seen on every host 0 s after it was written"
     assert main["one"].startswith(f"{tmp_path / 'both'}: {sentence}")

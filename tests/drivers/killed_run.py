@@ -12,6 +12,7 @@ the rank that hits (all if absent); KILL_WHOM: itself ("rank", the default), its
 import os
 import runpy
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -39,6 +40,7 @@ def hit(kind: str, name: str, number: int) -> None:
     launcher = os.getppid()
     runner = processes.parent(launcher) if WHOM == "runner" else 0
     os.kill({"launcher": launcher, "runner": runner}.get(WHOM, os.getpid()), WITH)
+    time.sleep(0.5)  # the thread that waits for signals sees it before the step is done
 
 
 def around(owner, name, before):

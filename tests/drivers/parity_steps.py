@@ -163,11 +163,17 @@ def contexts(output: Path, model: str, spec: dict) -> Iterator[tuple[str, Contex
     distributed.stop()
 
 
-def main() -> None:
+def prepare() -> tuple[Path, str, dict]:
+    """OUTPUT, MODEL and SPEC of the command line."""
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     output, model, spec = Path(arguments[0]), arguments[1], json.loads(arguments[2])
     output.mkdir(parents=True, exist_ok=True)
     make_ties_stable()
+    return output, model, spec
+
+
+def main() -> None:
+    output, model, spec = prepare()
     for name, context in contexts(output, model, spec):
         training = begun(context)
         training.trainer.run_until(spec["steps"])

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from parity_steps import Training, begun, contexts, make_ties_stable
+from parity_steps import Training, begun, contexts, prepare
 
 from compress.checkpoints.unfinished import Unfinished
 from compress.configuration.robust_schema import CheckpointBlock
@@ -57,10 +57,7 @@ def trained(context: Context, spec: dict, ends: list[int]) -> dict:
 
 
 def main() -> None:
-    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    output, model, spec = Path(arguments[0]), arguments[1], json.loads(arguments[2])
-    output.mkdir(parents=True, exist_ok=True)
-    make_ties_stable()
+    output, model, spec = prepare()
     for name, context in contexts(output, model, spec):
         source = spec["jobs"][name.rpartition("-")[0]].get("from", name)
         work = Unfinished(CheckpointBlock(keep=1), Path(spec["saved"]) / source)
