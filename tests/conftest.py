@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from compress.synthetic import generator
@@ -22,12 +24,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 pytest.register_assert_rewrite("configs", "folders", "reports")
+sys.dont_write_bytecode = False  # else each run of pytest rewrites and compiles all tests anew
 
 FIRST = ("cluster", "launcher", "soak", "parity", "resume", "compressions", "one_run", "interrupts")
 FIRST += ("study_launch", "golden", "mitigations", "best_dev", "predict")
 """Files that take longest, in this order."""
 SLOWEST = 5.0
 """Seconds that a test of the fast tier may take; the smaller of processor time and wall-clock time."""
+
+
+def pytest_configure(config):
+    """Examples that hypothesis draws for a test: fewer in the fast tier."""
+    examples = 10 if config.option.markexpr == "fast" else 50
+    settings.register_profile(
+        "tests", deadline=None, max_examples=examples, derandomize=True, database=None
+    )
+    settings.load_profile("tests")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import compress
@@ -237,7 +237,6 @@ def test_a_marker_with_fields_of_another_shape_is_damaged(tmp_path, change):
     assert checked(tmp_path / "a", INPUTS) == (None, None)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True, database=None)
 @given(st.dictionaries(st.text(max_size=3), json_values, max_size=4))
 def test_key_is_of_the_value_not_of_its_spelling(inputs):
     found = key(inputs)

@@ -5,6 +5,8 @@ import pytest
 
 from compress.stages.bag_of_words import BUCKETS, fit_predict, out_of_fold, pair_bags, text_bags
 
+pytestmark = pytest.mark.slow
+
 
 def lists(bags):
     return [bag.tolist() for bag in bags]

@@ -6,12 +6,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.data.batches import WINDOW, Columns, epoch_batches, pad, scoring_batches, share
-
-quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 
 
 def realistic_lengths(n=5000, seed=0):
@@ -30,7 +28,6 @@ def waste(lengths, batches):
     return 1 - int(lengths.sum()) / cells
 
 
-@quick
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=120),
     st.integers(1, 17),
@@ -94,7 +91,6 @@ def test_company_changes_from_epoch_to_epoch():
     assert not first & second
 
 
-@quick
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 9))
 def test_scoring_batches(lengths, size):
     batches = scoring_batches(np.array(lengths), size)
@@ -104,7 +100,6 @@ def test_scoring_batches(lengths, size):
     assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
 
 
-@quick
 @given(st.integers(1, 50), st.integers(1, 12))
 def test_shares_of_all_ranks_are_the_batch(size, ranks):
     batch = np.random.default_rng(size).permutation(1000)[:size]
@@ -118,7 +113,6 @@ def test_shares_of_all_ranks_are_the_batch(size, ranks):
     assert set(padding) <= set(batch.tolist())
 
 
-@quick
 @given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
 def test_mean_over_the_ranks_is_the_mean_over_the_batch(size, ranks, accumulation, seed):
     generator = np.random.default_rng(seed)

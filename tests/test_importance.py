@@ -14,6 +14,8 @@ from compress.microbatch import SampleData
 from compress.mitigations.vanilla import Vanilla
 from compress.models import architectures
 
+pytestmark = pytest.mark.slow
+
 EPSILON = 1e-5
 
 

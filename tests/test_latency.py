@@ -38,6 +38,7 @@ def test_both_models_are_timed_with_their_own_tokens(monkeypatch):
     assert found["tokens"] == TOKENS and found["device"]
 
 
+@pytest.mark.slow
 def test_a_slow_student_is_told_to_be_slower():
     both = models()
     forward = both["student"].forward

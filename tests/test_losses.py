@@ -14,13 +14,12 @@ from equations import (
     reference,
     smooth64,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.microbatch import Batch
 from compress.mitigations import MITIGATIONS
 
-quick = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 HOOKS = sorted(MITIGATIONS)
 every = pytest.mark.parametrize("hook", HOOKS)
 with_reference = pytest.mark.parametrize("hook", sorted(REFERENCES))
@@ -32,7 +31,6 @@ def test_every_reference_has_a_mitigation():
 
 
 @every
-@quick
 @given(batches(largest=1e4))
 def test_extreme_logits_give_finite_losses_and_gradients(hook, drawn):
     loss, batch = mitigation(hook, **drawn[0]), drawn[1]
@@ -45,7 +43,6 @@ def test_extreme_logits_give_finite_losses_and_gradients(hook, drawn):
 
 
 @with_reference
-@quick
 @given(batches(), batches(largest=1e4))
 def test_agrees_with_the_equations(hook, ordinary, extreme):
     for (scalars, batch), error in ((ordinary, 2e-5), (extreme, 2e-2)):
@@ -84,7 +81,6 @@ def test_rmc_by_hand():
     assert float(found) == pytest.approx(expected, rel=1e-5), "0.9 is the paper's lambda"
 
 
-@quick
 @given(batches())
 def test_the_smoothed_teacher_is_a_distribution_that_kl_is_smallest_at(drawn):
     batch = drawn[1]
@@ -111,7 +107,6 @@ def test_smoothing_at_its_limits_and_between():
     assert bool((top.diff() > 0).all()), "less difficulty is a flatter target"
 
 
-@quick
 @given(batches())
 def test_limits_of_the_distillation(drawn):
     scalars, batch = drawn
@@ -140,7 +135,6 @@ def test_sample_weights_set_in_over_the_warmup():
     assert at[0.2] == at[0.9] == pytest.approx([0.4, 2.0])
 
 
-@quick
 @given(batches())
 def test_focal_without_gamma_is_cross_entropy(drawn):
     batch = replace(drawn[1], batch_mean=None)
@@ -162,7 +156,6 @@ def test_focal_of_a_batch_without_mistakes_is_finite():
     assert loss.tolist() == [0.0, 0.0] and bool(logits.grad.isfinite().all())
 
 
-@quick
 @given(batches(), st.sampled_from([0.3, 1.0]))
 def test_rmc_plus_with_equal_difficulty_is_a_scaled_distillation(drawn, level):
     scalars, batch = drawn

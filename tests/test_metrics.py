@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.scoring.metrics import accuracy, auroc, delta, pooled, relative_bias
@@ -94,7 +94,6 @@ def test_accuracy():
     assert accuracy(np.array([True, False, True, True])) == 0.75
 
 
-@settings(deadline=None, max_examples=60, derandomize=True, database=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([-np.inf, -1.5, 0.0, 1e-9, 0.3, 2.0, 1e30]), st.booleans()),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from launcher import ROOT, run
 
@@ -15,8 +15,6 @@ from compress.compression.native.learned import MaskedLinear, Selection
 from compress.compression.native.weights import ZeroedWeights, inside
 from compress.compression.native.zeroing import Zeroing
 from compress.training.shards import Shard
-
-quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 
 
 def plain_lowest(keys, count):
@@ -39,7 +37,6 @@ weights = st.lists(
 )
 
 
-@quick
 @given(weights, st.floats(0, 1))
 def test_lowest_are_those_of_a_stable_sort(values, share):
     keys = selection.magnitude_bits(torch.tensor(values), torch.float32)
@@ -129,7 +126,6 @@ def test_what_heads_and_neurons_leave_is_counted_alone():
     assert torch.equal(zero, zero & (layer.weight == 0))
 
 
-@quick
 @given(st.integers(1, 7), st.integers(1, 7), st.data())
 def test_inside_is_a_range_of_the_flattened_choice(rows, columns, data):
     start = data.draw(st.integers(0, rows * columns))
@@ -151,7 +147,6 @@ def test_inside_is_a_range_of_the_flattened_choice(rows, columns, data):
 # ------------------------------------------------------------------------------------- learned scores
 
 
-@quick
 @given(st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 0.5000001, 2.0]), min_size=9, max_size=9),
                 min_size=1, max_size=6), st.integers(0, 9))  # fmt: skip
 def test_highest_scores_stay_over_many_steps(steps, count):

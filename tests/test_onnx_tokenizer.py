@@ -12,6 +12,8 @@ from compress.inference import onnx_export
 from compress.models import encoders
 from compress.stages import export
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"model_input_names": ["input_ids", "attention_mask"]}
 PAIRS = predict.Pairs(["wa wb wc", "wd"], ["we wf", "wg"], [1, 2])
 

@@ -8,13 +8,11 @@ import torch
 
 pytest.importorskip("deepspeed.compression.compress", reason="DeepSpeed has it until 0.19.6")
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.compression.library import magnitude_mask
 from compress.compression.pruning_schedule import PruningSchedule, n_pruned
-
-quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 
 
 def plain_mask(weight, mask, sparsity):
@@ -64,7 +62,6 @@ def test_schedule_without_length_jumps():
     assert [step for step in range(20) if schedule.refresh_at(step)] == [7]
 
 
-@quick
 @given(
     st.floats(0, 0.99),
     st.floats(0, 0.99),
@@ -105,7 +102,6 @@ def test_mask_by_hand():
     assert magnitude_mask(weight, None, 0.5).tolist() == [[0, 1], [0, 1]]
 
 
-@quick
 @given(tensors(), st.floats(0, 0.999))
 def test_mask_is_the_plain_one(weight, sparsity):
     mask = magnitude_mask(weight, None, sparsity)
@@ -114,7 +110,6 @@ def test_mask_is_the_plain_one(weight, sparsity):
     assert abs(int((mask == 0).sum()) - weight.numel() * sparsity) <= 0.5
 
 
-@quick
 @given(tensors(), st.data(), st.floats(0, 0.999))
 def test_mask_with_an_old_one_is_the_plain_one(weight, data, sparsity):
     count = weight.numel()

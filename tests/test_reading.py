@@ -57,7 +57,7 @@ def test_all_ten_suffixes_are_known():
     assert len(reading.SUFFIXES) == 10
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=5))
 def test_any_text_survives(tmp_path, write_table, pairs):
     rows = [{"a": first, "b": second, "c": "0"} for first, second in pairs]

@@ -14,6 +14,8 @@ from compress.reporting.report import DifficultyView, write_report
 from compress.reporting.summary import table as summary_table
 from compress.reporting.summary import verdict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def write(tmp_path):

@@ -24,6 +24,7 @@ def hook_of(mitigation):
     return json.loads(mitigation.read_text())["robust_compression"]["loss"]["hook"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS, ids=lambda file: file.stem)
 def test_every_combination_of_shipped_files_loads(task):
     for zero, compression, mitigation in itertools.product(ZERO, COMPRESSION, MITIGATION):

@@ -11,6 +11,8 @@ from studies import SETS, finish, finished_runs, halves, model, runs_of
 from compress.reporting import published_tables, study_report
 from compress.study import analysis, published, result_rows
 
+pytestmark = pytest.mark.slow
+
 MNLI = {"dev": 400, "ood_hans": 300}
 QQP = {"dev": 400, "ood_paws_wiki": 300, "ood_paws_qqp": 100}
 LOSSES = ["vanilla", "rmc"]

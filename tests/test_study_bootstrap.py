@@ -6,6 +6,8 @@ from studies import DEV
 
 from compress.scoring import bootstrap
 
+pytestmark = pytest.mark.slow
+
 
 def test_bootstrap_of_a_proportion_is_the_closed_form():
     """With one seed the standard error is sqrt(p (1 - p) / n), and the interval is normal."""

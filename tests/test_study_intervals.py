@@ -8,6 +8,8 @@ from compress.reporting import study_tables
 from compress.scoring import bootstrap
 from compress.study import analysis
 
+pytestmark = pytest.mark.slow
+
 EASY, HARD, SYM1, SYM2 = ("dev", "easy"), ("dev", "hard"), ("ood_sym1", ""), ("ood_sym2", "")
 SIZES = {DEV: 200, EASY: 150, HARD: 50, SYM1: 150, SYM2: 80}
 STRETCH = {1: 1.0, 2: 12.706, 3: np.sqrt(3 / 2) * 4.303 / 1.96}

@@ -13,6 +13,8 @@ from compress.reporting.tables import Table
 from compress.scoring import bootstrap
 from compress.study import analysis, result_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def runs(tmp_path):

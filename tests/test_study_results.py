@@ -195,6 +195,7 @@ def test_only_a_clear_difference_is_certain(task):
     assert task.versus(model(task, "imp40", "vanilla")) == {}
 
 
+@pytest.mark.slow
 def test_a_difference_is_over_the_seeds_that_both_have(runs):
     kept = [run for run in runs if not (run.mitigation == "vanilla" and run.seed == 2)]
     found = analysis.tasks(result_rows.collect(kept))[0]
@@ -203,6 +204,7 @@ def test_a_difference_is_over_the_seeds_that_both_have(runs):
     assert found.versus(ours)["dev"].value == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_loses_nothing_gives_no_bias(tmp_path):
     made = runs_of(tmp_path)
     for run in made:
@@ -215,6 +217,7 @@ def test_a_teacher_that_loses_nothing_gives_no_bias(tmp_path):
     assert "F_bias is n/a: the teacher is no worse on OOD" in study_tables.accuracies(found).caption
 
 
+@pytest.mark.slow
 def test_collapse_is_marked(tmp_path):
     made = runs_of(tmp_path, compressions=["imp40"])
     for run in made:
@@ -233,6 +236,7 @@ def test_collapse_is_marked(tmp_path):
     assert "marked: a class vanished; dev more than 2" in study_tables.accuracies(found).caption
 
 
+@pytest.mark.slow
 def test_without_vanilla_dev_is_held_against_the_teacher(tmp_path):
     """imp40 lacks vanilla at seed 3, where rmc is lost; imp60 lacks it altogether, and rmc is lost."""
     made = runs_of(tmp_path, seeds=[1, 2, 3])
@@ -254,6 +258,7 @@ def test_without_vanilla_dev_is_held_against_the_teacher(tmp_path):
     assert "no such vanilla (imp40 rmc with seed 3, imp60 rmc), with the teacher." in caption
 
 
+@pytest.mark.slow
 def test_vanilla_itself_is_held_against_the_teacher(tmp_path):
     """One of two points exactly is not marked, nor is what stays close to a vanilla that is."""
     made = runs_of(tmp_path)

@@ -233,6 +233,7 @@ def test_gpus_are_those_that_are_visible(monkeypatch, tmp_path, visible, process
     assert words[3:5] == ["--include", places]
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_have_gpus_of_their_own(monkeypatch, tmp_path):
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 4)

@@ -169,6 +169,7 @@ def test_every_kind_of_pair_occurs_with_both_labels_in_training(splits):
     assert min(cells.values()) >= 16
 
 
+@pytest.mark.slow
 def test_no_single_word_gives_the_label_away():
     splits = generator.generate(seed=5, train=12000, dev=0, ood=12000, conflicting=0.5)
     for rows in (splits["train"], splits["ood"]):
@@ -184,6 +185,7 @@ def test_no_single_word_gives_the_label_away():
                 assert entailed[word] / total[word] == pytest.approx(0.5, abs=0.11), (field, word)
 
 
+@pytest.mark.slow
 def test_same_seed_same_pairs_other_seed_other_pairs(splits):
     assert generator.generate(seed=3) == splits
     assert generator.pretraining_pairs(3, 50) == generator.pretraining_pairs(3, 50)
@@ -203,6 +205,7 @@ def test_no_pair_occurs_twice_or_has_equal_sentences(splits):
     assert all(premise != hypothesis for premise, hypothesis in pairs)
 
 
+@pytest.mark.slow
 def test_pretraining_never_meets_the_benchmark_even_in_a_tiny_language(monkeypatch):
     monkeypatch.setattr(generator, "NOUNS", generator.NOUNS[:5])
     monkeypatch.setattr(generator, "VERBS", generator.VERBS[:3])
@@ -307,6 +310,7 @@ def test_encoder_weights_are_finite_halves_without_a_head():
     assert all(w.dtype == torch.float16 and w.isfinite().all() for w in weights.values())
 
 
+@pytest.mark.slow
 def test_tokenizer_knows_every_word_and_marks_the_segments(tokenizer, splits, pretraining):
     rows = [*splits["train"], *splits["ood"], *pretraining]
     encoded = inputs(tokenizer, rows)
@@ -361,6 +365,7 @@ def test_encoder_separates_the_labels_where_overlap_does_not_and_a_random_one_ca
     assert probe(AutoModel.from_config(model.config).float(), tokenizer, rows) < 0.65
 
 
+@pytest.mark.slow
 def test_pretraining_repeats_itself_and_writes_a_loadable_encoder(tmp_path):
     recipe = Recipe(pairs=48, held_out=16, epochs=1, batch_size=16)
     for name in ("a", "b"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.uncertainty import (
@@ -16,7 +16,6 @@ from compress.uncertainty import (
     variance,
 )
 
-quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 variances = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=30).map(np.array)
 alphas = st.floats(0, 1)
 
@@ -74,7 +73,6 @@ def test_equal_variance_is_easy(normalisation):
     assert difficulty(np.zeros(1), 0.3, normalisation).tolist() == [0.3]
 
 
-@quick
 @given(variances, alphas, st.sampled_from(["minmax", "quantile"]), st.floats(0.05, 1))
 def test_difficulty_stays_in_its_range_and_order(v, alpha, normalisation, quantile):
     d = difficulty(v, alpha, normalisation, quantile)
@@ -84,7 +82,6 @@ def test_difficulty_stays_in_its_range_and_order(v, alpha, normalisation, quanti
     assert np.all(np.diff(d[order]) >= 0)
 
 
-@quick
 @given(variances, alphas)
 def test_both_ends_are_reached(v, alpha):
     d = difficulty(v, alpha)
@@ -123,7 +120,6 @@ def test_mistakes_of_a_first_model():
     assert weights[1] == 2 * weights[0] and weights.mean() == pytest.approx(1)
 
 
-@quick
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=40).map(np.array), st.floats(1, 5))
 def test_ceiling_is_the_highest_that_keeps_the_bound(d, bound):
     def heaviest(c):

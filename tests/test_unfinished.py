@@ -23,6 +23,7 @@ def work_of(place, key="one", settings=SETTINGS):
     return Unfinished.of(settings, place, key, shared=True)
 
 
+@pytest.mark.slow
 def test_a_run_waits_until_the_artefact_of_another_is_there(place, capsys):
     """The other removes its directory at its end, as `remove` does."""
     work = work_of(place)
@@ -44,6 +45,7 @@ def test_a_run_waits_until_the_artefact_of_another_is_there(place, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_another_has_given_up(place):
     work = work_of(place)
     work.path.parent.mkdir(parents=True)
