@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from preloaded import Python
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,28 +36,24 @@ def run(command: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
 
 
+def python(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """`python *arguments`, with the libraries loaded before."""
+    return Python(arguments, environment_of(**extra)).finished(500)
+
+
 def two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A driver on two ranks without a launcher, which would load torch twice more than the ranks do."""
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, *arguments]
-    started = [
-        subprocess.Popen(
-            command,
-            env={**environment_of(), **meet, "RANK": n, "LOCAL_RANK": n, "WORLD_SIZE": "2"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in ("0", "1")
-    ]
+    """A script on two ranks, without a launcher and with the libraries loaded before."""
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    environment = {**environment_of(), **meet}
+    started = [Python(arguments, {**environment, "RANK": n, "LOCAL_RANK": n}) for n in ("0", "1")]
     try:
-        texts = [process.communicate(timeout=800) for process in started]
+        ended = [process.finished(800) for process in started]
     finally:
         for process in started:
             process.kill()
-    code = next((process.returncode for process in started if process.returncode), 0)
-    out, error = ("".join(parts) for parts in zip(*texts, strict=True))
-    return subprocess.CompletedProcess(command, code, out, error)
+    code = next((one.returncode for one in ended if one.returncode), 0)
+    out, error = ("".join(texts) for texts in zip(*((d.stdout, d.stderr) for d in ended), strict=True))
+    return subprocess.CompletedProcess(arguments, code, out, error)
 
 
 def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:

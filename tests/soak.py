@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher import ROOT, environment_of, free_port
+from launcher import ROOT, environment_of, free_port, python
 from same_run import differences
 
 EVERY = 3
@@ -41,9 +41,6 @@ class Job:
 
     def start(self, folder: Path, **kill: str) -> subprocess.CompletedProcess[str]:
         """The command, once; kill: `at`, `whom` and `rank` of killed_run.py."""
-        start = [sys.executable]
-        if self.ranks > 1:
-            start = ["deepspeed", f"--num_accelerators={self.ranks}", f"--master_port={free_port()}"]
         script = "tests/drivers/killed_run.py" if kill else "train.py"
         names = [f"zero{self.stage}", "tasks/synthetic", "compression/imp60", "mitigation/rmc"]
         files = [str(ROOT / f"ds_configs/{name}.json") for name in names]
@@ -61,8 +58,12 @@ class Job:
             f"robust_compression.checkpoint.every_steps={EVERY}",
             *self.more,
         ]
+        command = [str(ROOT / script), *words]
+        if self.ranks == 1:
+            return python(*command, **hits)
+        launcher = ["deepspeed", f"--num_accelerators={self.ranks}", f"--master_port={free_port()}"]
         return subprocess.run(
-            [*start, str(ROOT / script), *words],
+            [*launcher, *command],
             capture_output=True,
             text=True,
             env=environment_of(**hits),

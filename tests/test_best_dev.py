@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from launcher import job, launch
+from launcher import job, two_ranks
 
 from compress.stages import best_dev
 from compress.stages.best_dev import BestDev
@@ -26,7 +26,7 @@ def test_epochs_before_pruning_is_complete_and_later_equals_do_not_count(monkeyp
     assert best.kept == {"epoch": 3, "epochs": 4, "dev": 0.8}
 
 
-@pytest.mark.launcher
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_exported_student_is_that_of_its_epoch(tiny_model: Path, tmp_path: Path) -> None:
     """Learned scores change after the last pruning step too, so they must be those of the epoch."""
@@ -39,7 +39,7 @@ def test_the_exported_student_is_that_of_its_epoch(tiny_model: Path, tmp_path: P
         'csv_monitor={"enabled": true}',
     )
     folder = tmp_path / "run"
-    done = launch(
+    done = two_ranks(
         *job(tiny_model, folder, *words, parts=("compression/movement40", "mitigation/vanilla"))
     )
     assert done.returncode == 0, done.stderr[-3000:]

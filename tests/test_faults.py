@@ -1,10 +1,9 @@
 """Faults that come while a run trains: each is one sentence with what to set."""
 
 import json
-import sys
 
 import pytest
-from launcher import ROOT, run
+from launcher import ROOT, python
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -12,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("faults")
-    done = run([sys.executable, str(ROOT / "tests/drivers/faults.py"), str(folder), str(tiny_model)])
+    done = python(str(ROOT / "tests/drivers/faults.py"), str(folder), str(tiny_model))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "errors.json").read_text())
 

@@ -6,12 +6,11 @@ What is expected is told by the label names in the data and by the tokenizers th
 import json
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
-from launcher import ROOT, run
+from launcher import ROOT, python
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
 
 from compress import predict
@@ -115,7 +114,7 @@ def outcome(tmp_path_factory, write_table):
         }
         for name, (loss, stage, overrides) in specs.items()
     ]
-    done = run([sys.executable, str(ROOT / "tests/drivers/given_models.py"), json.dumps(listed)])
+    done = python(str(ROOT / "tests/drivers/given_models.py"), json.dumps(listed))
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout.split("-- ")[1:]
     return folder, dict(zip(specs, said, strict=True))

@@ -6,11 +6,11 @@ GOLDEN_JOBS names fewer, of which the first must be imp40.
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
-from side_by_side import RECORDED, ROOT
+from launcher import ROOT, environment_of
+from preloaded import Python
+from side_by_side import RECORDED
 
 GOLDEN = json.loads((ROOT / "tests/golden_runs.json").read_text())
 CHOSEN = os.environ.get("GOLDEN_JOBS", "").split() or RECORDED
@@ -26,20 +26,13 @@ def found(tmp_path_factory):
     The first job of each makes the teacher and the difficulty, whose curves are among its facts.
     """
     folder = tmp_path_factory.mktemp("golden")
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     driver, halves = str(ROOT / "tests/drivers/golden_jobs.py"), (OTHERS[0::2], OTHERS[1::2])
     started = [
-        subprocess.Popen(
-            [sys.executable, driver, str(folder / f"{number}.json"), FIRST, *names],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Python([driver, str(folder / f"{number}.json"), FIRST, *names], environment_of())
         for number, names in enumerate(halves)
     ]
-    errors = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], errors
+    ended = [process.finished(800) for process in started]
+    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
     files = [folder / f"{number}.json" for number in range(2)]
     return {name: facts for file in files for name, facts in json.loads(file.read_text()).items()}
 

@@ -1,12 +1,11 @@
 """A signal saves and ends with 75, whichever process gets it; a rank that hangs is named."""
 
 import socket
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from launcher import ROOT, job, launch, run
+from launcher import ROOT, job, launch, python
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 USR1, TERM, STOP = "10", "15", "19"
@@ -23,17 +22,17 @@ def checkpoints(folder: Path) -> list[str]:
 
 
 def test_a_signal_saves_and_the_same_command_continues(tiny_model, tmp_path):
-    command = [sys.executable, *words(tiny_model, tmp_path / "run")]
-    done = run(command, KILL_AT="step teacher 5", KILL_WITH=USR1)
+    command = words(tiny_model, tmp_path / "run")
+    done = python(*command, KILL_AT="step teacher 5", KILL_WITH=USR1)
     assert done.returncode == 75
     assert done.stderr == "interrupted in teacher, step 6 of 16; the same command continues\n"
     assert checkpoints(tmp_path) == ["step-000000006"]
     assert not (tmp_path / "run/run.lock").exists()
-    again = run(command, KILL_AT="score teacher train 1", KILL_WITH=TERM)
+    again = python(*command, KILL_AT="score teacher train 1", KILL_WITH=TERM)
     assert again.returncode == 75
     assert "teacher: continues at step 6 of 16\n" in again.stdout
     assert again.stderr == "interrupted in teacher, step 16 of 16; the same command continues\n"
-    last = run(command, KILL_AT="never 0")
+    last = python(*command, KILL_AT="never 0")
     assert last.returncode == 0, last.stderr[-3000:]
     assert "teacher: continues at step 16 of 16\n" in last.stdout
     assert not list(tmp_path.rglob("*.unfinished"))

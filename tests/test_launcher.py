@@ -5,13 +5,12 @@ One launch trains all specs one after another, because a start costs more than t
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from launcher import ROOT, job, launch, run
+from launcher import ROOT, job, launch, python
 
 from compress.scoring.metrics import auroc
 from compress.synthetic import generator
@@ -70,7 +69,7 @@ def two_ranks(tmp_path_factory, tiny_model) -> Path:
 def one_rank(tmp_path_factory, tiny_model) -> Path:
     folder = tmp_path_factory.mktemp("one")
     driver = str(ROOT / "tests/drivers/train_steps.py")
-    done = run([sys.executable, driver, str(folder), str(tiny_model), json.dumps(GOLDEN)])
+    done = python(driver, str(folder), str(tiny_model), json.dumps(GOLDEN))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -288,8 +287,8 @@ def test_given_teacher_independent_protocol_own_loss_and_accumulation(
         'robust_compression.layerwise={"hidden": 0.1, "attention": 10, "layer_map": [[1, 1], [0, 0]]}',
         "csv_monitor.enabled=true",
     ]
-    command = [sys.executable, *job(tiny_model, tmp_path / "run", *own)]
-    done = run(command, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    command = job(tiny_model, tmp_path / "run", *own)
+    done = python(*command, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     first = json.loads((whole_job[0] / "metrics.json").read_text())
@@ -309,7 +308,7 @@ def test_alpha_is_chosen_on_the_halves_of_dev(whole_job: tuple[Path, str], tiny_
     folder = whole_job[0].parent / "auto"
     block = "robust_compression.uncertainty"
     auto = [f"{block}.alpha=auto", f"{block}.alpha_candidates=[0.1, 0.9]"]
-    done = run([sys.executable, *job(tiny_model, folder, *auto)])
+    done = python(*job(tiny_model, folder, *auto))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((folder / "metrics.json").read_text())
     tried, alpha = found["difficulty"]["alpha_candidates"], found["difficulty"]["alpha"]
@@ -320,13 +319,13 @@ def test_alpha_is_chosen_on_the_halves_of_dev(whole_job: tuple[Path, str], tiny_
     )
     copied = folder / f"alpha/{alpha:g}/model/model.safetensors"
     assert copied.read_bytes() == (folder / "student/model/model.safetensors").read_bytes()
-    again = run([sys.executable, *job(tiny_model, folder, *auto, stage="evaluate")])
+    again = python(*job(tiny_model, folder, *auto, stage="evaluate"))
     assert again.returncode == 0, again.stderr[-3000:]
     assert json.loads((folder / "metrics.json").read_text())["difficulty"]["alpha"] == alpha
 
 
 def test_a_stage_without_the_one_before_says_which(tiny_model: Path, tmp_path: Path) -> None:
-    done = run([sys.executable, *job(tiny_model, tmp_path / "run", stage="student")])
+    done = python(*job(tiny_model, tmp_path / "run", stage="student"))
     assert done.returncode == 1
     assert done.stderr.count("run --stage teacher first") == 1
 
@@ -335,7 +334,7 @@ def test_output_directory_of_another_configuration_is_refused(
     whole_job: tuple[Path, str], tiny_model: Path
 ) -> None:
     folder, _ = whole_job
-    done = run([sys.executable, *job(tiny_model, folder, "robust_compression.seed=7")])
+    done = python(*job(tiny_model, folder, "robust_compression.seed=7"))
     assert done.returncode == 1
     assert "robust_compression.seed" in done.stderr and "another configuration" in done.stderr
 

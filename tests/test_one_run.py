@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import LIBC, mount
-from launcher import ROOT, job, launch, run
+from launcher import environment_of, job, launch, python
+from preloaded import Python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
@@ -19,36 +18,26 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 CHECKPOINTS_OFF = "robust_compression.checkpoint.enabled=false"
 
 
-def started(*words: str) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.Popen([sys.executable, *words], env=environment, stdout=subprocess.DEVNULL)
-
-
 def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     folder, words = tmp_path / "run", ("robust_compression.epochs=3000",)
-    first = started(*job(tiny_model, folder, *words, stage="teacher"))
+    first = Python(job(tiny_model, folder, *words, stage="teacher"), environment_of())
     try:
         deadline = time.monotonic() + 120
         while not (folder / "config.json").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         other = job(tiny_model, folder, "robust_compression.seed=7", stage="teacher")
-        second = run([sys.executable, *other])
+        second = python(*other)
         assert second.returncode == 1
         assert second.stderr.count(f"(pid {first.pid} on host ") == 1
         assert "Traceback" not in second.stderr
         assert json.loads((folder / "config.json").read_text())["robust_compression"]["epochs"] == 3000
     finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+        first.kill()
+        assert first.finished(60).returncode == -signal.SIGKILL
     assert (folder / "run.lock").exists()
-    third = run([sys.executable, *other])
+    third = python(*other)
     assert third.returncode == 0, third.stderr[-3000:]
     assert third.stdout.count(f" lock of pid {first.pid} on host ") == 1
     assert not (folder / "run.lock").exists()
@@ -70,7 +59,7 @@ def test_a_full_disk_ends_all_ranks_with_one_sentence(small: Path, tiny_model: P
 
 
 def test_a_disk_that_does_not_hold_the_checkpoints(small: Path, tiny_model: Path) -> None:
-    done = run([sys.executable, *job(tiny_model, small / "run", stage="teacher")])
+    done = python(*job(tiny_model, small / "run", stage="teacher"))
     assert done.returncode == 1
     assert "2 checkpoints and the next one take" in done.stderr and "Traceback" not in done.stderr
     assert not list(small.glob("shared/teacher/*"))
@@ -88,23 +77,23 @@ def test_a_teacher_of_before_keeps_its_curve_and_its_cache_may_be_read_only(
     cache.mkdir()
     mount(cache, options="size=20m")
     try:
-        done = run([sys.executable, *job(tiny_model, folder, stage="teacher")])
+        done = python(*job(tiny_model, folder, stage="teacher"))
         assert done.returncode == 0, done.stderr[-3000:]
         teacher = steps(folder, "teacher")
         other = "robust_compression.loss.lambda=0.4"
-        done = run([sys.executable, *job(tiny_model, folder, other)])
+        done = python(*job(tiny_model, folder, other))
         assert done.returncode == 0, done.stderr[-3000:]
         assert steps(folder, "teacher") == teacher == sorted(set(teacher)) != []
         assert steps(folder, "student") == teacher
         mount(cache, flags=32 | 1)  # MS_REMOUNT, MS_RDONLY
         again = [other, "robust_compression.evaluation.sentences=2"]
-        done = run([sys.executable, *job(tiny_model, folder, *again)])
+        done = python(*job(tiny_model, folder, *again))
         assert done.returncode == 0, done.stderr[-3000:]
         keys = ("teacher", "difficulty", "student")
         assert set(keys) <= set(json.loads((folder / "metrics.json").read_text())["reused"])
         assert steps(folder, "teacher") == steps(folder, "student") == teacher
         second = job(tiny_model, tmp_path / "second", "robust_compression.uncertainty.epochs=1")
-        done = run([sys.executable, *second])
+        done = python(*second)
         assert done.returncode == 1 and "has no difficulty" in done.stderr
         assert not (tmp_path / "second/student").exists()
     finally:

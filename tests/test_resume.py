@@ -4,10 +4,9 @@ On other ranks, or at another ZeRO stage, it has the same masks, and losses with
 """
 
 import json
-import sys
 
 import pytest
-from launcher import ROOT, run, two_ranks
+from launcher import ROOT, python, two_ranks
 
 from compress.runtime import versions
 
@@ -88,7 +87,7 @@ def moved(tmp_path_factory, four_heads):
         for name, start in OTHERS.items()
     }
     words = [str(folder / "one"), str(four_heads), spec_of(kept, jobs, (LATER,), dropout=0.0)]
-    assert (done := run([sys.executable, DRIVER, *words])).returncode == 0, done.stderr[-3000:]
+    assert (done := python(DRIVER, *words)).returncode == 0, done.stderr[-3000:]
     words = [str(folder / "two"), str(four_heads), spec_of(kept, jobs, (), dropout=0.0)]
     assert (done := two_ranks(DRIVER, *words)).returncode == 0, done.stderr[-3000:]
     return folder
