@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from preloaded import Python
@@ -41,19 +42,23 @@ def python(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     return Python(arguments, environment_of(**extra)).finished(500)
 
 
-def two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A script on two ranks, without a launcher and with the libraries loaded before."""
+def two_ranks(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """A script on two ranks without a launcher, with the libraries loaded before.
+
+    As with a launcher, one that fails ends the other.
+    """
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    environment = {**environment_of(), **meet}
+    environment = environment_of(**extra) | meet
     started = [Python(arguments, {**environment, "RANK": n, "LOCAL_RANK": n}) for n in ("0", "1")]
-    try:
-        ended = [process.finished(800) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    code = next((one.returncode for one in ended if one.returncode), 0)
+    deadline = time.monotonic() + 800
+    while (codes := [process.poll() for process in started]).count(None) and not any(codes):
+        assert time.monotonic() < deadline, "the ranks take more than 800 s"
+        time.sleep(0.05)
+    for process in started:
+        process.kill()
+    ended = [process.finished(10) for process in started]
     out, error = ("".join(texts) for texts in zip(*((d.stdout, d.stderr) for d in ended), strict=True))
-    return subprocess.CompletedProcess(arguments, code, out, error)
+    return subprocess.CompletedProcess(arguments, next(filter(None, codes), 0), out, error)
 
 
 def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from launcher import ROOT, job, launch, python
+from launcher import ROOT, job, launch, python, two_ranks
 
 from compress.scoring.metrics import auroc
 from compress.synthetic import generator
@@ -53,7 +53,7 @@ def results(folder: Path, name: str, ranks: int) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory, tiny_model) -> Path:
+def on_two(tmp_path_factory, tiny_model) -> Path:
     folder = tmp_path_factory.mktemp("two")
     driver = str(ROOT / "tests/drivers/train_steps.py")
     extensions = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
@@ -66,7 +66,7 @@ def two_ranks(tmp_path_factory, tiny_model) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one_rank(tmp_path_factory, tiny_model) -> Path:
+def on_one(tmp_path_factory, tiny_model) -> Path:
     folder = tmp_path_factory.mktemp("one")
     driver = str(ROOT / "tests/drivers/train_steps.py")
     done = python(driver, str(folder), str(tiny_model), json.dumps(GOLDEN))
@@ -75,15 +75,15 @@ def one_rank(tmp_path_factory, tiny_model) -> Path:
 
 
 @pytest.mark.release
-def test_nothing_is_compiled_and_no_shared_memory_is_left(two_ranks: Path) -> None:
-    assert not (two_ranks / "extensions").exists()
-    assert json.loads((two_ranks / "shared_memory.json").read_text()) == []
+def test_nothing_is_compiled_and_no_shared_memory_is_left(on_two: Path) -> None:
+    assert not (on_two / "extensions").exists()
+    assert json.loads((on_two / "shared_memory.json").read_text()) == []
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_zero_stages_agree(two_ranks: Path, stage: int) -> None:
-    plain, other = (results(two_ranks, f"zero{z}", 2)[0] for z in (0, stage))
+def test_zero_stages_agree(on_two: Path, stage: int) -> None:
+    plain, other = (results(on_two, f"zero{z}", 2)[0] for z in (0, stage))
     np.testing.assert_allclose(other["losses"], plain["losses"], rtol=1e-5)
     np.testing.assert_allclose(other["scores"], plain["scores"], atol=1e-5)
     assert other["masks"] == plain["masks"]
@@ -94,16 +94,16 @@ def test_zero_stages_agree(two_ranks: Path, stage: int) -> None:
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", [spec["name"] for spec in SPECS])
-def test_ranks_have_equal_masks_and_scores(two_ranks: Path, name: str) -> None:
-    first, second = results(two_ranks, name, 2)
+def test_ranks_have_equal_masks_and_scores(on_two: Path, name: str) -> None:
+    first, second = results(on_two, name, 2)
     assert first["masks"] == second["masks"]
     assert first["scores"] == second["scores"]
 
 
 @pytest.mark.release
-def test_asked_sparsity_is_reached_and_pruned_weights_are_zero(two_ranks: Path) -> None:
+def test_asked_sparsity_is_reached_and_pruned_weights_are_zero(on_two: Path) -> None:
     for stage in range(4):
-        result = results(two_ranks, f"zero{stage}", 2)[0]
+        result = results(on_two, f"zero{stage}", 2)[0]
         assert result["sparsity"][-1] == pytest.approx(0.5, abs=1e-3)
         assert sorted(result["sparsity"]) == result["sparsity"]
         for name, mask in result["masks"].items():
@@ -113,18 +113,18 @@ def test_asked_sparsity_is_reached_and_pruned_weights_are_zero(two_ranks: Path) 
 
 @pytest.mark.release
 @pytest.mark.parametrize("stage", [2, 3])
-def test_bf16_stays_near_float32(two_ranks: Path, stage: int) -> None:
+def test_bf16_stays_near_float32(on_two: Path, stage: int) -> None:
     """The engine converts the weights, not the masks: a float mask made the product float32."""
-    half, full = (results(two_ranks, name, 2)[0] for name in (f"bf16_zero{stage}", f"zero{stage}"))
+    half, full = (results(on_two, name, 2)[0] for name in (f"bf16_zero{stage}", f"zero{stage}"))
     np.testing.assert_allclose(half["losses"], full["losses"], rtol=0.05)
     assert half["sparsity"][-1] == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "accumulated", "bf16"])
-def test_layerwise_term_trains_alike(two_ranks: Path, name: str) -> None:
+def test_layerwise_term_trains_alike(on_two: Path, name: str) -> None:
     """Also where ZeRO 3 partitions the projection, and where a step has two backward passes."""
-    plain, other = (results(two_ranks, f"layerwise_{n}", 2)[0] for n in ("zero0", name))
+    plain, other = (results(on_two, f"layerwise_{n}", 2)[0] for n in ("zero0", name))
     near = {"rtol": 0.05 if name == "bf16" else 1e-4}
     np.testing.assert_allclose(other["losses"], plain["losses"], **near)
     np.testing.assert_allclose(other["layers"], plain["layers"], **near)
@@ -133,8 +133,8 @@ def test_layerwise_term_trains_alike(two_ranks: Path, name: str) -> None:
 
 
 @pytest.mark.release
-def test_layerwise_term_counts_and_trains_its_projection(two_ranks: Path) -> None:
-    result, without = (results(two_ranks, n, 2)[0] for n in ("layerwise_zero3", "zero3"))
+def test_layerwise_term_counts_and_trains_its_projection(on_two: Path) -> None:
+    result, without = (results(on_two, n, 2)[0] for n in ("layerwise_zero3", "zero3"))
     hidden, attention = result["layers"][0]
     expected = without["losses"][0] + 0.5 * hidden + 20.0 * attention
     assert result["losses"][0] == pytest.approx(expected, rel=1e-5)
@@ -147,16 +147,16 @@ def test_layerwise_term_counts_and_trains_its_projection(two_ranks: Path) -> Non
 
 
 @pytest.mark.release
-def test_groups_keep_their_own_targets(two_ranks: Path) -> None:
-    masks = results(two_ranks, "two_groups", 2)[0]["masks"]
+def test_groups_keep_their_own_targets(on_two: Path) -> None:
+    masks = results(on_two, "two_groups", 2)[0]["masks"]
     for name, mask in masks.items():
         target = 0.25 if "attention" in name else 0.75
         assert mask.count("0") == round(len(mask) * target), name
 
 
 @pytest.mark.release
-def test_training_does_not_depend_on_the_number_of_ranks(two_ranks: Path, one_rank: Path) -> None:
-    two, one = results(two_ranks, "zero2", 2)[0], results(one_rank, "zero2", 1)[0]
+def test_training_does_not_depend_on_the_number_of_ranks(on_two: Path, on_one: Path) -> None:
+    two, one = results(on_two, "zero2", 2)[0], results(on_one, "zero2", 1)[0]
     np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-4)
     np.testing.assert_allclose(one["scores"], two["scores"], atol=1e-4)
 
@@ -164,26 +164,26 @@ def test_training_does_not_depend_on_the_number_of_ranks(two_ranks: Path, one_ra
 @pytest.mark.release
 @pytest.mark.parametrize("other", ["zero3", "accumulated"])
 def test_focal_counts_the_batch_of_all_ranks_and_micro_batches_as_one(
-    two_ranks: Path, one_rank: Path, other: str
+    on_two: Path, on_one: Path, other: str
 ) -> None:
-    alone = results(one_rank, "focal_zero0", 1)[0]
+    alone = results(on_one, "focal_zero0", 1)[0]
     for name in ("focal_zero0", f"focal_{other}"):
-        np.testing.assert_allclose(results(two_ranks, name, 2)[0]["losses"], alone["losses"], rtol=1e-4)
+        np.testing.assert_allclose(results(on_two, name, 2)[0]["losses"], alone["losses"], rtol=1e-4)
 
 
 @pytest.mark.release
-def test_looking_ahead_leaves_the_dropout_alone(two_ranks: Path) -> None:
+def test_looking_ahead_leaves_the_dropout_alone(on_two: Path) -> None:
     """gamma 0 is cross-entropy: the same training, though each batch has been through twice."""
-    plain, focal = (results(two_ranks, f"dropout_{n}", 2)[0] for n in ("vanilla", "focal"))
+    plain, focal = (results(on_two, f"dropout_{n}", 2)[0] for n in ("vanilla", "focal"))
     np.testing.assert_allclose(focal["losses"], plain["losses"], rtol=1e-6)
-    without = results(two_ranks, "two_groups", 2)[0]["losses"]
+    without = results(on_two, "two_groups", 2)[0]["losses"]
     assert abs(plain["losses"][0] - without[0]) > 1e-4
 
 
 @pytest.mark.release
-def test_golden_four_steps(one_rank: Path) -> None:
+def test_golden_four_steps(on_one: Path) -> None:
     """A refactoring shows the identical loss: these four values change only on purpose."""
-    result = results(one_rank, "golden", 1)[0]
+    result = results(on_one, "golden", 1)[0]
     golden = json.loads((ROOT / "tests/golden.json").read_text())
     np.testing.assert_allclose(result["losses"], golden["losses"], rtol=1e-4)
     np.testing.assert_allclose(result["sparsity"], golden["sparsity"], atol=1e-6)
@@ -250,7 +250,7 @@ def test_finished_stages_are_reused_and_others_made_again(
 ) -> None:
     folder, _ = whole_job
     other = folder.parent / "other"
-    done = launch(*job(tiny_model, other, "robust_compression.loss.difficulty=shallow"))
+    done = two_ranks(*job(tiny_model, other, "robust_compression.loss.difficulty=shallow"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "teacher: reused" in done.stdout and "difficulty: reused" in done.stdout
     assert "student: done" in done.stdout
@@ -348,7 +348,7 @@ def test_nan_loss_ends_all_ranks_and_leaves_no_student(
     )
     folder = whole_job[0].parent / "broken"
     hook = "robust_compression.loss.hook=broken_hook:loss"
-    done = launch(*job(tiny_model, folder, hook), PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = two_ranks(*job(tiny_model, folder, hook), PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
     assert done.stderr.count("the loss is not finite at step") == 1
     assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LIBC, mount
-from launcher import environment_of, job, launch, python
+from launcher import environment_of, job, python, two_ranks
 from preloaded import Python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -49,7 +49,7 @@ def test_a_full_disk_ends_all_ranks_with_one_sentence(small: Path, tiny_model: P
     with (small / "fill").open("wb") as target:
         target.write(b"\0" * 240_000)
     began = time.monotonic()
-    done = launch(*job(tiny_model, small / "run", CHECKPOINTS_OFF, stage="teacher"))
+    done = two_ranks(*job(tiny_model, small / "run", CHECKPOINTS_OFF, stage="teacher"))
     assert done.returncode == 1 and time.monotonic() - began < 200
     assert done.stderr.count("No space left on device") == 1 and " free); " in done.stderr
     assert "Traceback" not in done.stderr
