@@ -45,7 +45,8 @@ def python(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
 def two_ranks(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     """A script on two ranks without a launcher, with the libraries loaded before.
 
-    As with a launcher, one that fails ends the other.
+    As with a launcher, one that fails ends the other. The exit code of one that a signal has ended
+    (below 0) counts before another's.
     """
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     environment = environment_of(**extra) | meet
@@ -58,7 +59,7 @@ def two_ranks(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]
         process.kill()
     ended = [process.finished(10) for process in started]
     out, error = ("".join(texts) for texts in zip(*((d.stdout, d.stderr) for d in ended), strict=True))
-    return subprocess.CompletedProcess(arguments, next(filter(None, codes), 0), out, error)
+    return subprocess.CompletedProcess(arguments, min(filter(None, codes), default=0), out, error)
 
 
 def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:

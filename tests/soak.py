@@ -1,11 +1,13 @@
 """Kill runs at random and compare what they come to with a run that was left alone.
 
-    python tests/soak.py --kills 200 [--ranks 2] [--stage 2] [--seed 0]
+    python tests/soak.py --kills 200 [--ranks 2] [--seed 0]
 
-A run is killed (SIGKILL to a rank, to the launcher, or to everything) at several random places, in the
-order of its work: in each stage once at least, a third of them while a checkpoint is written; the same
-command is given again each time. Prints for each run whether it came to its end, whether weights,
-losses, figures and curves are equal, and how many optimiser steps were done twice. Exit code 1 if not.
+One run after another, of another job and ZeRO stage each, is killed (SIGKILL to a rank, to the launcher
+or to everything) at several random places, in the order of its work: in each of its trainings once at
+least, a third of them while a checkpoint is written; the same command is given again each time. Prints
+for each run whether it came to its end, whether weights, losses, figures and curves are equal, and how
+many optimiser steps were done twice. Exit code 1 if not. Where a rank is to be killed the ranks are
+forks that have the libraries loaded; launchers are real ones.
 """
 
 import argparse
@@ -18,31 +20,61 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher import ROOT, environment_of, free_port, python
+from launcher import ROOT, environment_of, free_port, python, two_ranks
 from same_run import differences
 
 EVERY = 3
-TRAININGS = {"teacher": 16, "difficulty": 32, "student": 16}
-"""Optimiser steps of each training of the job."""
 SCORED = {"teacher": ("train", 16), "difficulty": ("dev", 16), "student": ("dev", 8)}
-"""A split that each stage scores, and after which step first: at the end, a stop, an epoch's end."""
-WHOM = ("rank", "launcher", "everything")
+"""A split that each training scores, and after which step first: at the end, a stop, an epoch's end."""
+WHOM = ("rank", "rank", "rank", "launcher", "everything")
 PER_RUN = 6
+TEACHER, STUDENT = {"teacher": 16}, {"student": 16}
+WHOLE = TEACHER | {"difficulty": 32} | STUDENT
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job; trainings: optimiser steps of each, in their order."""
+
+    trainings: dict[str, int] = field(default_factory=lambda: WHOLE)
+    compression: str = "imp60"
+    mitigation: str = "rmc"
+    overrides: tuple[str, ...] = ()
+
+
+UNCERTAINTY = "robust_compression.uncertainty"
+APART = TEACHER | {"difficulty 0.3": 32, "difficulty 0.6": 32} | STUDENT
+TRIED = TEACHER | {"difficulty": 32, "alpha 0.1": 16, "alpha 0.9": 16}
+ALPHAS = (f"{UNCERTAINTY}.alpha=auto", f"{UNCERTAINTY}.alpha_candidates=[0.1, 0.9]")
+FIRST_EPOCH = ("robust_compression.loss.first_epochs=1",)
+KINDS = {
+    "plain": Kind(),
+    "best dev": Kind(overrides=("robust_compression.student.keep=best_dev",)),
+    "independent": Kind(APART, overrides=(f"{UNCERTAINTY}.protocol=independent",)),
+    "movement, hidden": Kind(WHOLE, "movement40", "rmc_plus_hidden"),
+    "alpha": Kind(TRIED, overrides=ALPHAS),
+    "first model": Kind({"first": 8} | STUDENT, mitigation="jtt", overrides=FIRST_EPOCH),
+    "learned units": Kind(WHOLE, "heads20_learned"),
+    "focal, accumulated": Kind(TEACHER | STUDENT, "imp60", "focal", ("gradient_accumulation_steps=2",)),
+    "bf16": Kind(overrides=('bf16={"enabled": true}',)),
+}
 
 
 @dataclass
 class Job:
-    """The fixed job; model: a directory with a small encoder."""
+    """A fixed job; model: a directory with a small encoder; stage: of ZeRO; whom: what is killed."""
 
     model: Path
     ranks: int = 2
     stage: int = 2
-    more: list[str] = field(default_factory=list)
+    kind: Kind = KINDS["plain"]
+    whom: tuple[str, ...] = WHOM
 
     def start(self, folder: Path, **kill: str) -> subprocess.CompletedProcess[str]:
         """The command, once; kill: `at`, `whom` and `rank` of killed_run.py."""
         script = "tests/drivers/killed_run.py" if kill else "train.py"
-        names = [f"zero{self.stage}", "tasks/synthetic", "compression/imp60", "mitigation/rmc"]
+        names = [f"zero{self.stage}", "tasks/synthetic"]
+        names += [f"compression/{self.kind.compression}", f"mitigation/{self.kind.mitigation}"]
         files = [str(ROOT / f"ds_configs/{name}.json") for name in names]
         hits = {f"KILL_{key.upper()}": value for key, value in kill.items()}
         words = ["--deepspeed_config", *files, "--output_dir", str(folder / "run"), "--set"]
@@ -50,17 +82,19 @@ class Job:
             f"robust_compression.model={self.model}",
             'robust_compression.task.synthetic={"train": 120, "dev": 40, "ood": 40}',
             "robust_compression.epochs=2",
-            "robust_compression.uncertainty.epochs=4",
-            "robust_compression.uncertainty.sparsities=[0.3, 0.6]",
+            f"{UNCERTAINTY}.epochs=4",
+            f"{UNCERTAINTY}.sparsities=[0.3, 0.6]",
             "train_batch_size=16",
             "steps_per_print=2",
             'csv_monitor={"enabled": true}',
             f"robust_compression.checkpoint.every_steps={EVERY}",
-            *self.more,
+            *self.kind.overrides,
         ]
         command = [str(ROOT / script), *words]
         if self.ranks == 1:
             return python(*command, **hits)
+        if kill.get("whom", "rank") == "rank":
+            return two_ranks(*command, **hits)
         launcher = ["deepspeed", f"--num_accelerators={self.ranks}", f"--master_port={free_port()}"]
         return subprocess.run(
             [*launcher, *command],
@@ -72,16 +106,17 @@ class Job:
         )
 
 
-def places(draw: random.Random, count: int) -> list[str]:
+def places(draw: random.Random, count: int, trainings: dict[str, int]) -> list[str]:
     """Where a run is killed, in the order of its work: in each training, and a third in saves."""
-    names = [*TRAININGS, *(draw.choice(list(TRAININGS)) for _ in range(count - len(TRAININGS)))]
+    order = list(trainings)
+    names = [*order, *(draw.choice(order) for _ in range(max(0, count - len(order))))]
     found = []
     for number, name in enumerate(names[:count]):
-        step = draw.randrange(EVERY + 1, TRAININGS[name])
-        kind = "save" if number % 3 == 0 else draw.choice(["step", "refresh", "score"])
-        step = {"save": step // EVERY * EVERY, "score": SCORED[name][1]}.get(kind, step)
+        step = draw.randrange(EVERY + 1, trainings[name])
+        kinds = ["step", "refresh", *(["score"] if name in SCORED else [])]
+        kind = "save" if number % 3 == 0 else draw.choice(kinds)
+        step = {"save": step // EVERY * EVERY, "score": SCORED.get(name, ("", 0))[1]}.get(kind, step)
         found.append((name, step, kind))
-    order = list(TRAININGS)
     found.sort(key=lambda place: (order.index(place[0]), place[1]))
     return [
         f"score {name} {SCORED[name][0]} 1" if kind == "score" else f"{kind} {name} {step}"
@@ -101,15 +136,15 @@ class Outcome:
 def tried(job: Job, reference: Path, folder: Path, draw: random.Random, kills: int) -> Outcome:
     """A run that is killed at random places and continued each time."""
     outcome, last = Outcome(), None
-    for place in places(draw, kills):
-        whom = draw.choice(WHOM) if job.ranks > 1 else "rank"
-        hit = {"at": place, "whom": whom, "rank": str(draw.randrange(job.ranks))}
+    for place in places(draw, kills, job.kind.trainings):
+        killed = draw.choice(job.whom) if job.ranks > 1 else "rank"
+        hit = {"at": place, "whom": killed, "rank": str(draw.randrange(job.ranks))}
         done = job.start(folder, **hit)
         outcome.lost += _lost(last, done.stdout)
         last = place
         if (folder / "run/metrics.json").exists():
             break
-        if job.ranks == 1 and done.returncode != -9:
+        if killed == "rank" and done.returncode != -9:
             outcome.wrong.append(f"{place}: exit code {done.returncode}: {done.stderr[-1000:]}")
         outcome.kills += 1
     done = job.start(folder)
@@ -125,7 +160,7 @@ def _lost(place: str | None, output: str) -> int:
     """Optimiser steps between the place of a kill and where the next run went on."""
     if place is None or place.startswith("score"):
         return 0
-    _, name, step = place.split(" ")
+    name, step = place.partition(" ")[2].rsplit(" ", 1)
     match = re.search(rf"^{name}: continues at step (\d+)", output, re.MULTILINE)
     return int(step) - (int(match.group(1)) if match else 0)
 
@@ -134,25 +169,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Kill runs at random; compare what they come to.")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--stage", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path, default=ROOT / "compress/synthetic/encoder")
     options = parser.parse_args()
-    job, draw = Job(options.model, options.ranks, options.stage), random.Random(options.seed)
-    top = Path(tempfile.mkdtemp(prefix="soak-"))
-    assert job.start(top / "reference").returncode == 0, "the run that is left alone fails"
+    top, draw = Path(tempfile.mkdtemp(prefix="soak-")), random.Random(options.seed)
     killed = equal = runs = lost = 0
     while killed < options.kills:
+        name, stage = list(KINDS)[runs % len(KINDS)], runs % 4
         runs += 1
-        folder = top / str(runs)
-        outcome = tried(job, top / "reference", folder, draw, min(PER_RUN, options.kills - killed))
+        job = Job(options.model, options.ranks, stage, KINDS[name])
+        alone = job.start(top / f"{runs}-alone")
+        assert alone.returncode == 0, alone.stderr
+        kills = min(max(PER_RUN, len(job.kind.trainings)), options.kills - killed)
+        outcome = tried(job, top / f"{runs}-alone", top / str(runs), draw, kills)
         killed, lost = killed + outcome.kills, lost + outcome.lost
         equal += not outcome.wrong
-        print(f"run {runs}: {outcome.kills} kills, {outcome.lost} steps done twice", flush=True)
+        about = f"{name}, ZeRO {stage}: {outcome.kills} kills, {outcome.lost} steps done twice"
+        print(f"run {runs}: {about}", flush=True)
         for line in outcome.wrong:
             print(f"  {line}", flush=True)
         if not outcome.wrong:
-            shutil.rmtree(folder)
+            shutil.rmtree(top / str(runs))
+        shutil.rmtree(top / f"{runs}-alone")
     print(f"{killed} kills in {runs} runs; equal {equal} of {runs}; {lost} steps done twice")
     sys.exit(equal != runs)
 

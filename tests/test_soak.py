@@ -9,10 +9,10 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(900)]
 
 
 def test_six_kills_change_nothing(tmp_path, tiny_model):
-    job = Job(tiny_model, ranks=1)
+    job = Job(tiny_model, whom=("rank",))
     alone = job.start(tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr[-3000:]
     outcome = tried(job, tmp_path / "alone", tmp_path / "killed", random.Random(7), 6)
     assert outcome.wrong == []
     assert outcome.kills == 6
-    assert outcome.lost <= 6 * 4, "the checkpoints come every three steps, one may be torn"
+    assert outcome.lost <= 6 * 6, "a checkpoint every three steps, of which the last may be torn"

@@ -1,12 +1,14 @@
 """The checkpoints of one training: each complete or not there, the newest sound one is used.
 
 A checkpoint is a directory `step-000000120`. All ranks write their files under a temporary name,
-flushed to the disk; the main rank then writes `complete.json`, with size and SHA-256 of each file, and
-renames it. Every function is called by all ranks alike.
+flushed to the disk, each in a thread beside the training if that is asked; the main rank then writes
+`complete.json`, with size and SHA-256 of each file, and renames it. Every function is called by all
+ranks alike.
 """
 
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,15 +18,32 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from compress.checkpoints import pieces
-from compress.checkpoints.pieces import Saved
+from compress.checkpoints.pieces import Packed, Saved
 from compress.errors import UserError
 from compress.files import artefacts, disk, integrity
 from compress.files.integrity import MARKER
 from compress.runtime import ranks
 
 T = TypeVar("T")
+Files = dict[str, dict[str, Any]]
 NEW = 4
 """Directories above a checkpoint that its saving may have made."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A checkpoint that is being written; files: size and checksum of each file of this rank."""
+
+    step: int
+    target: Path
+    temporary: Path
+    files: "Future[Files]"
+
+    def abandon(self) -> None:
+        """Write it no further; each rank by itself."""
+        wait([self.files])
+        if ranks.is_main():
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -34,18 +53,30 @@ class Folder:
     path: Path
     keep: int
 
-    def save(self, step: int, state: Mapping[str, Any]) -> str | None:
-        """Write the state of all ranks at a step; why that was not possible, else None."""
+    def begin(self, step: int, state: Mapping[str, Any], beside: bool) -> "Begun | str":
+        """Begin to write the state of all ranks at a step; the reason if that is not possible.
+
+        beside: copy this rank's part and write the copy in a thread; the ranks may differ in this.
+        """
         target = self.path / f"step-{step:09}"
         temporary = ranks.broadcast(artefacts.temporary_name(target))
         _, wrong = attempt(lambda: _open(temporary), main_only=True)
-        if wrong is None:
-            written, wrong = attempt(lambda: _write(temporary, target, state))
+        if wrong is not None:
+            return wrong
+        packed, thread = pieces.pack(state, copied=beside), ThreadPoolExecutor(1, "checkpoint")
+        files = thread.submit(_write, temporary, target, packed)
+        thread.shutdown(wait=not beside)
+        return Begun(step, target, temporary, files)
+
+    def complete(self, begun: "Begun") -> str | None:
+        """Wait until all ranks have written; why there is no checkpoint, None if there is one."""
+        written, wrong = attempt(begun.files.result)
         if wrong is None:
             files = {name: about for part in written for name, about in part.items()}
-            _, wrong = attempt(lambda: self._finish(temporary, target, files), main_only=True)
+            finish = partial(self._finish, begun.temporary, begun.target, files)
+            _, wrong = attempt(finish, main_only=True)
         if ranks.is_main():
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(begun.temporary, ignore_errors=True)
         return wrong
 
     def _finish(self, temporary: Path, target: Path, files: Mapping[str, Any]) -> None:
@@ -98,10 +129,10 @@ def _open(temporary: Path) -> None:
             disk.flush_entry(folder)
 
 
-def _write(temporary: Path, target: Path, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _write(temporary: Path, target: Path, packed: Packed) -> Files:
     """Write the files of this rank; size and checksum of each."""
     with disk.writing(target, temporary):
-        names = pieces.write(temporary, ranks.rank(), state)
+        names = pieces.write(temporary, ranks.rank(), packed)
         for name in names:
             disk.flush_entry(temporary / name)
         return {name: _about(temporary / name) for name in names}

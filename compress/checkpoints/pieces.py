@@ -48,20 +48,35 @@ def names(rank: int) -> tuple[str, str]:
     return f"rank-{rank:05}.safetensors", f"rank-{rank:05}.json"
 
 
-def write(folder: Path, rank: int, state: Mapping[str, Any]) -> list[str]:
-    """Write the state of a rank; the names of its files."""
+@dataclass(frozen=True)
+class Packed:
+    """A state as it is written; tree: JSON; tensors: on the CPU, by their paths."""
+
+    tree: str
+    tensors: dict[str, Tensor]
+
+
+def pack(state: Mapping[str, Any], copied: bool = False) -> Packed:
+    """The state of a rank, ready to be written; copied: in memory of its own, which stays as it is."""
     tensors: dict[str, Tensor] = {}
-    text = json.dumps(_packed(state, "", tensors))
+    tree = json.dumps(_packed(state, "", tensors))
+    return Packed(tree, {key: _plain(value.detach(), copied) for key, value in tensors.items()})
+
+
+def write(folder: Path, rank: int, packed: Packed) -> list[str]:
+    """Write the state of a rank; the names of its files."""
     values, tree = names(rank)
-    save_file({key: _plain(value) for key, value in tensors.items()}, folder / values)
-    (folder / tree).write_text(text, encoding="utf-8")
+    save_file(packed.tensors, folder / values)
+    (folder / tree).write_text(packed.tree, encoding="utf-8")
     return [values, tree]
 
 
-def _plain(value: Tensor) -> Tensor:
-    """On the CPU, contiguous, and with a storage of its own if it is a view."""
-    value = value.detach().cpu().contiguous()
-    return value.clone() if value.untyped_storage().nbytes() != value.nbytes else value
+def _plain(value: Tensor, copied: bool) -> Tensor:
+    """On the CPU, contiguous, and with a storage of its own if it is a view or `copied`."""
+    plain = value.cpu().contiguous()
+    own = plain.untyped_storage().data_ptr() != value.untyped_storage().data_ptr()
+    part = plain.untyped_storage().nbytes() != plain.nbytes
+    return plain.clone() if part or (copied and not own) else plain
 
 
 def _packed(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401  a tree

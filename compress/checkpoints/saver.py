@@ -1,17 +1,26 @@
-"""When the state of a training is saved, and that it costs little of the training's time."""
+"""When the state of a training is saved, and that it costs little of the training's time.
 
+Between two steps the state is copied, and written in a thread while the training goes on; at its end,
+or at an interrupt, it is written at once.
+"""
+
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
+
 from compress.checkpoints import folders
-from compress.checkpoints.folders import Folder
+from compress.checkpoints.folders import Begun, Folder
 from compress.checkpoints.pieces import Saved
 from compress.configuration.robust_schema import CheckpointBlock
 from compress.runtime import agreement, interrupts, ranks, watchdog
 
 SHARE = 0.02
-"""Of the time of a training, at most, for saving every so many minutes."""
+"""Of the time of a training, at most, that it stands still for saving every so many minutes."""
+SPARE = 0.5
+"""Of the memory that is free on a host, at most, for copies of the state."""
 AT_END = 0.1
 """Of the time between two checkpoints: as old the last one may be when a training stops to score."""
 State = Callable[[], tuple[int, dict[str, Any]]]
@@ -32,7 +41,8 @@ class Saver:
         """folder: None if nothing is kept; saved: called on the main rank after each checkpoint."""
         self._settings, self._folder, self._saved = settings or CheckpointBlock(), folder, saved
         self._last, self._cost = time.monotonic(), 0.0
-        self._step = -1
+        self._step, self._age, self._needed = -1, 0, 0
+        self._begun: Begun | None = None
         self._state: State | None = None
 
     def bind(self, state: State) -> Saved | None:
@@ -44,6 +54,7 @@ class Saver:
         """UserError if the disk does not hold the checkpoints; needed: bytes of this rank's part."""
         if self._folder is not None:
             folders.check_space(self._folder.path, needed, self._settings.keep)
+            self._needed = needed * ranks.gathered(socket.gethostname).count(socket.gethostname())
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is asked for at this step; alike on all ranks."""
@@ -53,7 +64,7 @@ class Saver:
     def late(self, part: float = 1.0) -> bool:
         """Whether enough time has passed, or a part of it; False on all ranks but the main one."""
         minutes = self._settings.every_minutes
-        if minutes is None or self._folder is None or not ranks.is_main():
+        if minutes is None or self._folder is None or self._begun or not ranks.is_main():
             return False
         return time.monotonic() - self._last >= max(60 * minutes * part, self._cost / SHARE)
 
@@ -63,37 +74,76 @@ class Saver:
         Where a signal asks for the end too.
         """
         if self._folder is not None:
+            self._complete()
             wishes = ranks.gathered(lambda: interrupts.wanted() or self.late(AT_END))
             if any(wish is True for wish in wishes):
                 self.save_now()
 
     def save_now(self) -> None:
         """Save the state, unless it is the one that was saved last; a failure is said."""
+        self.begin(beside=False)
+        self._complete()
+
+    def begin(self, beside: bool = True) -> None:
+        """Begin to save the state; beside: while the training goes on, where there is memory for it."""
         if self._folder is None or self._state is None:
             return
+        self._complete()
         began = time.monotonic()
         with agreement.loop():
-            wrong = self._save(self._folder, self._state)
-        if wrong is not None:
-            ranks.say(f"WARNING: no checkpoint is written here: {wrong}")
+            wrong = self._begin(self._folder, self._state, beside)
+        self._say(wrong)
         self._last = time.monotonic()
         self._cost = self._last - began
 
-    def _save(self, folder: Folder, state: State) -> str | None:
-        """Save the state; what prevents it. A failure of one rank is one of all."""
+    def writing(self) -> bool:
+        """Whether this rank is still writing."""
+        return self._begun is not None and not self._begun.files.done()
+
+    def after_exchange(self, writing: bool) -> None:
+        """Complete what was begun; writing: whether any rank was, at the call of `exchange` before."""
+        self._age += 1
+        if not writing and self._age > 1:
+            self._complete()
+
+    def _begin(self, folder: Folder, state: State, beside: bool) -> str | None:
+        """Begin to save the state; what prevents it. A failure of one rank is one of all."""
         made: list[tuple[int, dict[str, Any]]] = []
         _, wrong = folders.attempt(lambda: made.append(state()))
-        if wrong is None:
-            step, values = made[0]
-            if step == self._step and not values["pending"]:
-                return None
-            watchdog.beat()
-            wrong = folder.save(step, values)
-            self._step = step if wrong is None else self._step
-        if wrong is None:
-            _, wrong = folders.attempt(self._saved, main_only=True)
-        return wrong
+        if wrong is not None:
+            return wrong
+        step, values = made[0]
+        if step == self._step and not values["pending"]:
+            return None
+        watchdog.beat()
+        fits = self._needed < SPARE * psutil.virtual_memory().available
+        begun = folder.begin(step, values, beside and fits)
+        if isinstance(begun, str):
+            return begun
+        self._begun, self._age = begun, 0
+        return None
+
+    def _complete(self) -> None:
+        """Wait for what was begun, if anything was; a failure is said."""
+        if self._folder is None or self._begun is None:
+            return
+        began, begun = time.monotonic(), self._begun
+        self._begun = None
+        with agreement.loop():
+            wrong = self._folder.complete(begun)
+            if wrong is None:
+                self._step = begun.step
+                _, wrong = folders.attempt(self._saved, main_only=True)
+        self._say(wrong)
+        self._cost += time.monotonic() - began
+
+    def _say(self, wrong: str | None) -> None:
+        if wrong is not None:
+            ranks.say(f"WARNING: no checkpoint is written here: {wrong}")
 
     def close(self) -> None:
-        """Save no more: the engine is about to go."""
+        """Save no more: the engine is about to go. What is being written is given up."""
         self._state = None
+        if self._begun is not None:
+            self._begun.abandon()
+            self._begun = None

@@ -23,13 +23,13 @@ def loop() -> Iterator[None]:
         yield
 
 
-def exchange(late: bool = False) -> tuple[bool, ...]:
-    """Whether the run shall end, because a rank has got a signal, and whether the main rank is `late`.
+def exchange(late: bool = False, writing: bool = False) -> tuple[bool, ...]:
+    """Whether a rank has got a signal, so that the run shall end; is `late`; and is `writing`.
 
     What all the ranks said at their previous call; of one rank what it says now. Called by all alike.
     """
     watchdog.beat()
-    wishes = (interrupts.wanted(), late)
+    wishes = (interrupts.wanted(), late, writing)
     if ranks.world_size() == 1:
         return wishes
     if not _group:

@@ -157,11 +157,13 @@ class Trainer:
     def _save_if_due(self) -> None:
         """Save where that is due; Interrupted if a signal has asked for the end."""
         saver = self.training.saver
-        stop, late = agreement.exchange(saver.late())
-        if stop or late or saver.due(self.step):
-            saver.save_now()
+        stop, late, writing = agreement.exchange(saver.late(), saver.writing())
+        saver.after_exchange(writing)
         if stop:
+            saver.save_now()
             raise interrupts.ended()
+        if late or saver.due(self.step):
+            saver.begin()
 
     def _after_step(self) -> None:
         for method in self.training.methods:
