@@ -51,12 +51,14 @@ def two_ranks(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     environment = environment_of(**extra) | meet
     started = [Python(arguments, {**environment, "RANK": n, "LOCAL_RANK": n}) for n in ("0", "1")]
-    deadline = time.monotonic() + 800
-    while (codes := [process.poll() for process in started]).count(None) and not any(codes):
-        assert time.monotonic() < deadline, "the ranks take more than 800 s"
-        time.sleep(0.05)
-    for process in started:
-        process.kill()
+    deadline = time.monotonic() + 500
+    try:
+        while (codes := [process.poll() for process in started]).count(None) and not any(codes):
+            assert time.monotonic() < deadline, "the ranks take more than 500 s"
+            time.sleep(0.05)
+    finally:
+        for process in started:
+            process.kill()
     ended = [process.finished(10) for process in started]
     out, error = ("".join(texts) for texts in zip(*((d.stdout, d.stderr) for d in ended), strict=True))
     return subprocess.CompletedProcess(arguments, min(filter(None, codes), default=0), out, error)

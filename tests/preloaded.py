@@ -2,19 +2,24 @@
 
 Loading torch, transformers and DeepSpeed takes longer than most jobs of the tests, so a server loads
 them once and each process is a fork of it. What concerns starting itself (launchers, what a run says
-before the libraries are loaded) is tested with real processes.
+before the libraries are loaded) is tested with real processes. The forks of a server have one seed of
+hashes, so that the order of sets is the same in all of them.
 """
 
 import atexit
 import multiprocessing
 import os
+import random
 import runpy
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 LIBRARIES = (
     "torch.utils.tensorboard",
@@ -52,12 +57,13 @@ class Python:
         """The exit code; negative: the signal that ended it; None: it runs."""
         return self._process.exitcode
 
-    def send_signal(self, number: int) -> None:
-        os.kill(self._process.pid, number)
-
     def kill(self) -> None:
+        """End it and what it has started."""
         if self.poll() is None:
-            self.send_signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its session is not there yet
+                os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def finished(self, timeout: float) -> subprocess.CompletedProcess[str]:
         """Wait for its end; it is killed after `timeout` seconds."""
@@ -82,6 +88,8 @@ def _main(arguments: Sequence[str], environment: dict[str, str], texts: list[Pat
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(environment)
+    random.seed()
+    np.random.seed()
     installed = [place for place in sys.path if place.startswith(sys.prefix) or "python3" in place]
     searched = environment.get("PYTHONPATH", "").split(":")
     first, *words = arguments

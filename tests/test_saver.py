@@ -1,16 +1,16 @@
 """When checkpoints are written, beside the training or at once, and what a failure leaves."""
 
 import threading
-from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from compress.checkpoints import pieces
 from compress.checkpoints.folders import Folder
 from compress.checkpoints.saver import Saver
 from compress.configuration.robust_schema import CheckpointBlock
+from compress.runtime import interrupts, memory
 
 WRITE = pieces.write
 
@@ -50,28 +50,68 @@ def slow(monkeypatch):
 
 
 def test_the_training_goes_on_while_its_state_is_written(tmp_path, slow):
-    training = Training(tmp_path, every_minutes=1e-9)
+    training = Training(tmp_path)
     training.go_on()
     training.saver.begin()
     training.go_on()
-    training.saver.after_exchange(training.saver.writing())
-    assert training.saver.writing() and not training.saver.late(), "one at a time"
-    assert training.folder.newest() is None
+    for _ in range(4):
+        assert not training.saver.after_exchange(False, training.saver.writing())
+    assert training.saver.writing() and training.folder.newest() is None
     slow.set()
     while training.saver.writing():
         pass
-    training.saver.after_exchange(False)
+    training.saver.after_exchange(False, False)
     assert training.names() == ["step-000000001"]
     assert training.newest() == [1.0] * 4, "the copy of its step"
 
 
-def test_flags_of_before_its_begin_do_not_end_the_wait(tmp_path, slow):
-    """The first exchange after the begin tells what the ranks said before it."""
+def test_flags_of_before_its_begin_count_for_nothing(tmp_path, slow):
+    """The first exchange after the begin tells what the ranks said before it: late, and not writing."""
+    training = Training(tmp_path)
+    assert training.saver.after_exchange(True, False), "the first one"
+    training.saver.begin()
+    assert not training.saver.after_exchange(True, False) and training.saver.writing()
+    slow.set()
+    assert training.saver.after_exchange(True, False) and not training.saver.writing()
+
+
+def test_a_begin_that_fails_is_not_tried_again_at_once(tmp_path, monkeypatch, capsys):
+    training = Training(tmp_path)
+    (tmp_path / "t").write_text("no directory")
+    training.saver.begin()
+    assert capsys.readouterr().out.count("WARNING: no checkpoint is written here: ") == 1
+    assert not training.saver.after_exchange(True, False)
+
+
+def test_one_that_is_never_written_is_waited_for_when_the_next_is_late(tmp_path, slow):
+    """So a disk that hangs is noticed: ranks that wait are watched."""
+    training = Training(tmp_path, every_minutes=1e-9)
+    training.saver.begin()
+    training.saver._last -= 3600
+    assert training.saver.writing() and training.saver.late()
+    slow.set()
+
+
+def test_a_signal_outside_of_a_loop_lets_the_save_end(tmp_path, monkeypatch):
+    """Scoring has raised `Interrupted`; the state of its training is saved before the end."""
+    training = Training(tmp_path)
+    ended = []
+    monkeypatch.setattr(interrupts, "_end", lambda code, line: ended.append(training.names()))
+    monkeypatch.setattr(interrupts, "_wanted", threading.Event())
+    interrupts._wanted.set()
+    training.saver.save_now()
+    assert ended == [["step-000000000"]]
+
+
+def test_time_for_which_the_training_stands_still_counts(tmp_path, slow):
     training = Training(tmp_path)
     training.saver.begin()
-    training.saver.after_exchange(False)
-    assert training.saver.writing()
-    slow.set()
+    training.go_on()
+    threading.Timer(0.3, slow.set).start()
+    training.saver.begin()
+    assert training.saver._cost > 0.25
+    training.saver.save_now()
+    assert training.saver._cost < 1, "what is saved at an end costs no more often"
 
 
 def test_the_next_one_waits_for_the_one_before(tmp_path, slow):
@@ -87,25 +127,33 @@ def test_the_next_one_waits_for_the_one_before(tmp_path, slow):
 def test_without_memory_for_a_copy_the_training_waits(tmp_path, slow, monkeypatch):
     training = Training(tmp_path)
     training.saver.check_space(1000)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1999))
+    monkeypatch.setattr(memory, "available", lambda: 1999)
     threading.Timer(0.2, slow.set).start()
     training.saver.begin()
     assert not training.saver.writing()
 
 
+FULL = [
+    OSError(28, "No space left on device"),
+    MemoryError("No space left"),
+    SafetensorError("No space left"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_disk_that_is_full_leaves_the_older_one(tmp_path, monkeypatch, capsys, beside):
+def test_what_cannot_be_written_leaves_the_older_one(tmp_path, monkeypatch, capsys, beside, error):
     training = Training(tmp_path)
     training.saver.save_now()
     training.go_on()
 
     def full(folder, *_):
         (folder / "rank-00000.json").write_text("{")
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(pieces, "write", full)
-    training.saver.begin(beside)
-    training.saver.save_at_end()
+    training.saver.begin() if beside else training.saver.save_now()
+    training.saver.complete()
     said = capsys.readouterr().out
     assert said.count("WARNING: no checkpoint is written here: ") == 1 and "No space left" in said
     assert training.names() == ["step-000000000"] and training.newest() == [0.0] * 4
@@ -134,3 +182,17 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, capsys):
     assert said.count("\n") == 1 and f"passed over a damaged checkpoint: {file}" in said
     assert training.newest() == [0.0] * 4, "it is not looked at again"
     assert capsys.readouterr().out == ""
+
+
+def test_the_limit_of_a_cgroup_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUP", tmp_path / "own")
+    free = memory.available()
+    assert free > 2**20
+    (tmp_path / "own").write_text("0::/slurm/job/step\n")
+    inner = tmp_path / "slurm/job/step"
+    inner.mkdir(parents=True)
+    for folder, limit in ((inner, "max"), (inner.parent, "500000")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text("200000\n")
+    assert memory.available() == 300_000

@@ -8,14 +8,16 @@ ranks alike.
 
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar, cast
 
 import numpy as np
+from safetensors import SafetensorError
 
 from compress.checkpoints import pieces
 from compress.checkpoints.pieces import Packed, Saved
@@ -56,17 +58,25 @@ class Folder:
     def begin(self, step: int, state: Mapping[str, Any], beside: bool) -> "Begun | str":
         """Begin to write the state of all ranks at a step; the reason if that is not possible.
 
-        beside: copy this rank's part and write the copy in a thread; the ranks may differ in this.
+        beside: copy this rank's part and write the copy while the caller goes on.
         """
         target = self.path / f"step-{step:09}"
         temporary = ranks.broadcast(artefacts.temporary_name(target))
         _, wrong = attempt(lambda: _open(temporary), main_only=True)
         if wrong is not None:
             return wrong
-        packed, thread = pieces.pack(state, copied=beside), ThreadPoolExecutor(1, "checkpoint")
-        files = thread.submit(_write, temporary, target, packed)
-        thread.shutdown(wait=not beside)
-        return Begun(step, target, temporary, files)
+        files = Future[Files]()
+
+        def start() -> None:
+            packed = pieces.pack(state, copied=beside)
+            words = (partial(_write, temporary, target, packed), files)
+            thread = Thread(target=_run, args=words, daemon=True, name="checkpoint")
+            thread.start()
+            if not beside:
+                thread.join()
+
+        _, wrong = attempt(start)
+        return wrong or Begun(step, target, temporary, files)
 
     def complete(self, begun: "Begun") -> str | None:
         """Wait until all ranks have written; why there is no checkpoint, None if there is one."""
@@ -93,7 +103,7 @@ class Folder:
             shutil.rmtree(earlier, ignore_errors=True)
         for old in self._complete()[self.keep :]:
             if old != target:
-                shutil.rmtree(old, ignore_errors=True)
+                _remove(old)
 
     def _complete(self) -> list[Path]:
         """Complete checkpoints, the newest first."""
@@ -115,9 +125,16 @@ class Folder:
 
 
 def attempt(work: Callable[[], T], main_only: bool = False) -> tuple[list[T], str | None]:
-    """What `work` returns on each rank, and the first error of one."""
+    """What `work` returns on each rank, and the first error of one, of memory and threads too."""
+
+    def tried() -> T:
+        try:
+            return work()
+        except (RuntimeError, MemoryError, ValueError, SafetensorError) as error:
+            raise UserError(f"{type(error).__name__}: {error}") from error
+
     idle = main_only and not ranks.is_main()
-    found = ranks.gathered((lambda: None) if idle else work)
+    found = ranks.gathered((lambda: None) if idle else tried)
     wrong = next((text for text in found if isinstance(text, str)), None)
     return cast("list[T]", found), wrong
 
@@ -127,6 +144,22 @@ def _open(temporary: Path) -> None:
         temporary.mkdir(parents=True)
         for folder in list(temporary.parents)[:NEW]:
             disk.flush_entry(folder)
+
+
+def _run(write: Callable[[], Files], files: "Future[Files]") -> None:
+    """Call `write`; what it returns or raises is the future's."""
+    try:
+        files.set_result(write())
+    except Exception as error:  # noqa: BLE001  raised where the result is asked for
+        files.set_exception(error)
+
+
+def _remove(path: Path) -> None:
+    """Delete a directory in a thread, under a name that `artefacts.sweep` knows."""
+    aside = artefacts.temporary_name(path)
+    with suppress(OSError):
+        path.rename(aside)
+    Thread(target=shutil.rmtree, args=(aside, True), daemon=True).start()
 
 
 def _write(temporary: Path, target: Path, packed: Packed) -> Files:

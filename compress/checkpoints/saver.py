@@ -9,20 +9,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
-
 from compress.checkpoints import folders
 from compress.checkpoints.folders import Begun, Folder
 from compress.checkpoints.pieces import Saved
 from compress.configuration.robust_schema import CheckpointBlock
-from compress.runtime import agreement, interrupts, ranks, watchdog
+from compress.runtime import agreement, interrupts, memory, ranks, watchdog
 
 SHARE = 0.02
 """Of the time of a training, at most, that it stands still for saving every so many minutes."""
 SPARE = 0.5
-"""Of the memory that is free on a host, at most, for copies of the state."""
+"""Of the memory that a host has available, at most, for copies of the state."""
 AT_END = 0.1
 """Of the time between two checkpoints: as old the last one may be when a training stops to score."""
+SETTLED = 2
+"""Exchanges after which the flags are of after the last begin."""
 State = Callable[[], tuple[int, dict[str, Any]]]
 
 
@@ -41,7 +41,7 @@ class Saver:
         """folder: None if nothing is kept; saved: called on the main rank after each checkpoint."""
         self._settings, self._folder, self._saved = settings or CheckpointBlock(), folder, saved
         self._last, self._cost = time.monotonic(), 0.0
-        self._step, self._age, self._needed = -1, 0, 0
+        self._step, self._age, self._needed = -1, SETTLED, 0
         self._begun: Begun | None = None
         self._state: State | None = None
 
@@ -64,7 +64,7 @@ class Saver:
     def late(self, part: float = 1.0) -> bool:
         """Whether enough time has passed, or a part of it; False on all ranks but the main one."""
         minutes = self._settings.every_minutes
-        if minutes is None or self._folder is None or self._begun or not ranks.is_main():
+        if minutes is None or self._folder is None or not ranks.is_main():
             return False
         return time.monotonic() - self._last >= max(60 * minutes * part, self._cost / SHARE)
 
@@ -74,25 +74,29 @@ class Saver:
         Where a signal asks for the end too.
         """
         if self._folder is not None:
-            self._complete()
+            self.complete()
             wishes = ranks.gathered(lambda: interrupts.wanted() or self.late(AT_END))
             if any(wish is True for wish in wishes):
                 self.save_now()
 
     def save_now(self) -> None:
         """Save the state, unless it is the one that was saved last; a failure is said."""
-        self.begin(beside=False)
-        self._complete()
-
-    def begin(self, beside: bool = True) -> None:
-        """Begin to save the state; beside: while the training goes on, where there is memory for it."""
         if self._folder is None or self._state is None:
             return
-        self._complete()
+        with agreement.loop():
+            self.complete()
+            self._say(self._begin(self._folder, self._state, beside=False))
+            self.complete()
+        self._last = time.monotonic()
+
+    def begin(self) -> None:
+        """Begin to save the state; the training goes on meanwhile, where there is memory for a copy."""
+        if self._folder is None or self._state is None:
+            return
         began = time.monotonic()
         with agreement.loop():
-            wrong = self._begin(self._folder, self._state, beside)
-        self._say(wrong)
+            self.complete()
+            self._say(self._begin(self._folder, self._state, beside=True))
         self._last = time.monotonic()
         self._cost = self._last - began
 
@@ -100,42 +104,53 @@ class Saver:
         """Whether this rank is still writing."""
         return self._begun is not None and not self._begun.files.done()
 
-    def after_exchange(self, writing: bool) -> None:
-        """Complete what was begun; writing: whether any rank was, at the call of `exchange` before."""
+    def after_exchange(self, late: bool, writing: bool) -> bool:
+        """Whether to begin, by time; completes what was begun once all ranks have written.
+
+        late, writing: whether any rank was, at the call of `exchange` before.
+        """
         self._age += 1
-        if not writing and self._age > 1:
-            self._complete()
+        if self._age < SETTLED:
+            return False
+        if not writing and self._begun is not None:
+            began = time.monotonic()
+            self.complete()
+            self._cost += time.monotonic() - began
+        return late
 
     def _begin(self, folder: Folder, state: State, beside: bool) -> str | None:
         """Begin to save the state; what prevents it. A failure of one rank is one of all."""
         made: list[tuple[int, dict[str, Any]]] = []
-        _, wrong = folders.attempt(lambda: made.append(state()))
+        self._age = 0
+
+        def take() -> bool:
+            made.append(state())
+            return self._needed < SPARE * memory.available()
+
+        fits, wrong = folders.attempt(take)
         if wrong is not None:
             return wrong
         step, values = made[0]
         if step == self._step and not values["pending"]:
             return None
         watchdog.beat()
-        fits = self._needed < SPARE * psutil.virtual_memory().available
-        begun = folder.begin(step, values, beside and fits)
+        begun = folder.begin(step, values, beside and all(fits))
         if isinstance(begun, str):
             return begun
-        self._begun, self._age = begun, 0
+        self._begun = begun
         return None
 
-    def _complete(self) -> None:
+    def complete(self) -> None:
         """Wait for what was begun, if anything was; a failure is said."""
         if self._folder is None or self._begun is None:
             return
-        began, begun = time.monotonic(), self._begun
-        self._begun = None
+        begun, self._begun = self._begun, None
         with agreement.loop():
             wrong = self._folder.complete(begun)
             if wrong is None:
                 self._step = begun.step
                 _, wrong = folders.attempt(self._saved, main_only=True)
         self._say(wrong)
-        self._cost += time.monotonic() - began
 
     def _say(self, wrong: str | None) -> None:
         if wrong is not None:

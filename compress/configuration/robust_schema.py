@@ -123,8 +123,8 @@ class CheckpointBlock(Block):
     Changes no result."""
 
     every_minutes: Annotated[float, Field(gt=0)] | None = 10
-    """Minutes between two checkpoints; longer if the training would stand still for more than 2 % of the
-    time. null: none but those of every_steps and of a signal."""
+    """Minutes between two checkpoints; longer if the training would stand still for more than 2 % of
+    the time. null: none but those of every_steps and of a signal."""
     every_steps: Count | None = None
     """Optimiser steps between two checkpoints, beside every_minutes."""
     keep: Count = 2

@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from compress.runtime import interrupts, ranks, watchdog
 
+UNKNOWN = (False, False, True)
+"""What counts for the flags as long as nothing is known of them: none wants anything, one writes."""
 _pending: list[tuple[dist.Work, torch.Tensor]] = []
 _group: list[dist.ProcessGroup] = []
 
@@ -38,7 +40,7 @@ def exchange(late: bool = False, writing: bool = False) -> tuple[bool, ...]:
     flags = torch.tensor(wishes, dtype=torch.uint8)
     work = dist.all_reduce(flags, dist.ReduceOp.MAX, group=_group[0], async_op=True)
     _pending.append((work, flags))
-    return earlier or (False,) * len(wishes)
+    return earlier or UNKNOWN
 
 
 def settled() -> bool:

@@ -1,8 +1,10 @@
 """Out of memory, on a GPU or in main memory: one sentence with the sizes and what to set."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -20,6 +22,22 @@ SIGNS = (
     "no memory",
 )
 LENGTH = "robust_compression.task.max_length"
+
+
+CGROUP, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def available() -> int:
+    """Bytes of main memory that are available, within the limits of the cgroups (version 2)."""
+    free = int(psutil.virtual_memory().available)
+    with suppress(OSError, StopIteration):
+        lines = OWN_CGROUP.read_text().splitlines()
+        own = CGROUP / next(line[3:] for line in lines if line.startswith("0::")).lstrip("/")
+        for folder in (own, *own.parents):
+            with suppress(OSError, ValueError):  # "max": no limit
+                limit, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
+                free = min(free, limit - used)
+    return free
 
 
 def exhausted(error: BaseException) -> bool:

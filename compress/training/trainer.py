@@ -158,11 +158,11 @@ class Trainer:
         """Save where that is due; Interrupted if a signal has asked for the end."""
         saver = self.training.saver
         stop, late, writing = agreement.exchange(saver.late(), saver.writing())
-        saver.after_exchange(writing)
+        due = saver.after_exchange(late, writing)
         if stop:
             saver.save_now()
             raise interrupts.ended()
-        if late or saver.due(self.step):
+        if due or saver.due(self.step):
             saver.begin()
 
     def _after_step(self) -> None:
@@ -228,6 +228,7 @@ class Trainer:
     def _before_step(self) -> None:
         """Look at losses and gradients; then the methods may change the gradients."""
         if self._finite.failed():
+            self.training.saver.complete()
             hook = next((m.user_code for m in self.training.methods if m.user_code), None)
             raise self._finite.error(self.name, finite.where(self.step + 1, self.steps_per_epoch), hook)
         self._finite.forget()

@@ -11,32 +11,54 @@ continues the checkpoint of that job, which other ranks or another stage have wr
 import hashlib
 import json
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from parity_steps import Training, begun, contexts, prepare
 
+from compress.checkpoints import pieces
 from compress.checkpoints.unfinished import Unfinished
 from compress.configuration.robust_schema import CheckpointBlock
 from compress.runtime import ranks
 from compress.stages.context import Context
 from compress.training import engine_state
+from compress.training.trainer import Trainer
 
 
 def optimizer_digest(training: Training) -> list[str]:
     """Of each rank a digest of its part of the optimiser's states, and of the learning rates."""
     state = engine_state.state_dict(training.trainer.engine)
     digest = hashlib.sha256()
-    for key, pieces in sorted(state["optimizer"].items()):
-        for name, piece in sorted(pieces.items()):
+    for key, named in sorted(state["optimizer"].items()):
+        for name, piece in sorted(named.items()):
             digest.update(f"{key} {name} {piece.start}".encode())
             digest.update((piece.values.detach().float() + 0.0).cpu().numpy().tobytes())
     rest = [state["groups"], state["scheduler"], state["counters"], state["scaler"]]
     digest.update(repr(rest).encode())
     return ranks.gathered(digest.hexdigest)
+
+
+def save_beside(trainer: Trainer) -> None:
+    """Save the state while the next step is taken: nothing is written before that."""
+    step, taken = trainer.step, threading.Event()
+
+    def write(*words: Any) -> list[str]:
+        assert taken.wait(60)
+        return real(*words)
+
+    real, pieces.write = pieces.write, write
+    try:
+        trainer.training.saver.begin()
+        trainer._train_step(trainer._batch(step))
+        taken.set()
+        trainer.training.saver.complete()
+    finally:
+        pieces.write = real
 
 
 def trained(context: Context, spec: dict, ends: list[int]) -> dict:
@@ -47,7 +69,7 @@ def trained(context: Context, spec: dict, ends: list[int]) -> dict:
         training.trainer.run_until(end)
         losses += training.recorder.losses
         if end != ends[-1]:
-            training.trainer.training.saver.save_now()
+            save_beside(training.trainer)
             training.trainer.close()
             torch.manual_seed(end)  # nothing that follows may depend on the state of this process
     states = optimizer_digest(training)
