@@ -68,6 +68,7 @@ def written(folder, found=None, **changes):
     return text, huggingface_hub.ModelCard(text).data.to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_the_card_says_of_loading_is_true(tmp_path, name, shape):

@@ -23,6 +23,7 @@ def config(request):
     return fresh(request.param)
 
 
+@pytest.mark.slow
 def test_the_small_model_says_what_the_masked_one_says(config, tmp_path):
     model = masked(config)
     with torch.no_grad():

@@ -95,6 +95,7 @@ def logits(model):
         return model(IDS).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learned", [False, True], ids=["chosen", "learned"])
 def test_masked_and_cut_model_agree(model, learned, kind):
     shape = copy.deepcopy(model)

@@ -34,6 +34,7 @@ def sentence(tmp_path, hook, **robust):
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["albert", "gpt2"])
 def test_blocks_that_cannot_be_pruned(tmp_path, kind):
     """`data_dir` does not exist: the model is looked at first, and only for a loss that needs it."""

@@ -70,6 +70,7 @@ def loaded(folder, labels=FEVER.labels, task=FEVER, trained=True):
     return encoders.load_classifier(folder, labels, trained=trained, task=task)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outputs_are_put_in_the_tasks_order(tmp_path, shape, trained):

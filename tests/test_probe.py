@@ -39,6 +39,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path, kind, tokenizer, words):
     assert words in refused(made(tmp_path, kind, **tokenizer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "longest"),
     [("bert", 66), ("roberta", 65), ("roberta pad 1", 64), ("gpt2", 66), ("albert", 66)],
@@ -110,6 +111,7 @@ def test_a_token_that_only_the_model_takes_for_padding_is_noted(tmp_path):
     assert check(made(tmp_path / "fits", "bert")).notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "gpt2", "xlnet", "albert"])
 def test_one_block_says_the_same_as_all(tmp_path, monkeypatch, kind):
     side = {"padding_side": "left"} if kind == "xlnet" else {}

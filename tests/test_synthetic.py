@@ -193,6 +193,7 @@ def test_same_seed_same_pairs_other_seed_other_pairs(splits):
     assert len(set(keys(other["train"])) & set(keys(splits["train"]))) < 40
 
 
+@pytest.mark.slow
 def test_evaluation_pairs_do_not_change_with_the_training_size(splits):
     smaller = generator.generate(seed=3, train=100)
     assert smaller["ood"] == splits["ood"]
