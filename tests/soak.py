@@ -26,7 +26,7 @@ from same_run import differences
 EVERY = 3
 SCORED = {"teacher": ("train", 16), "difficulty": ("dev", 16), "student": ("dev", 8)}
 """A split that each training scores, and after which step first: at the end, a stop, an epoch's end."""
-WHOM = ("rank", "rank", "rank", "launcher", "everything")
+WHOM = ("rank",) * 8 + ("launcher", "everything")
 PER_RUN = 6
 TEACHER, STUDENT = {"teacher": 16}, {"student": 16}
 WHOLE = TEACHER | {"difficulty": 32} | STUDENT
