@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launcher import ROOT, job, launch, python
+from launcher import ROOT, job, launch, python, two_ranks
+from same_run import differences
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 USR1, TERM, STOP = "10", "15", "19"
@@ -36,6 +37,25 @@ def test_a_signal_saves_and_the_same_command_continues(tiny_model, tmp_path):
     assert last.returncode == 0, last.stderr[-3000:]
     assert "teacher: continues at step 16 of 16\n" in last.stdout
     assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_a_signal_to_one_of_two_ranks_while_an_epoch_is_measured(tiny_model, tmp_path):
+    """The state is that before the measurement, which is made when the run continues."""
+    part = ("compression/imp60", "mitigation/vanilla")
+    options = ("robust_compression.student.keep=best_dev", 'csv_monitor={"enabled": true}')
+    alone, hit = (
+        [str(ROOT / "tests/drivers/killed_run.py"), *job(tiny_model, folder, *options, parts=part)[1:]]
+        for folder in (tmp_path / "alone/run", tmp_path / "hit/run")
+    )
+    assert (done := two_ranks(*alone, KILL_AT="never 0")).returncode == 0, done.stderr[-3000:]
+    signal = {"KILL_AT": "score student dev 1", "KILL_WITH": USR1, "KILL_RANK": "1"}
+    done = two_ranks(*hit, **signal)
+    assert done.returncode == 75
+    assert done.stderr == "interrupted in student, step 8 of 16; the same command continues\n"
+    done = two_ranks(*hit, KILL_AT="never 0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "student: continues at step 8 of 16\n" in done.stdout
+    assert differences(tmp_path / "alone", tmp_path / "hit") == []
 
 
 def running(folder: Path) -> list[str]:

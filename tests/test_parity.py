@@ -41,10 +41,10 @@ OURS_ALONE = {"imp2of4", *(name for jobs in VARIANTS.values() for name in jobs)}
 HUB = {"distilbert", "minilm_l6", "pretrained_l6"}
 ROUNDED = {"heads20_rows50_imp40-bf16", "heads20-bf16", "heads40-bf16", "heads20_learned-bf16"}
 """The library multiplies a transposed copy of the weight by a mask of heads; bf16 rounds otherwise."""
-STEPS = 50 if ALL else 20
+STEPS, LIMIT = (50, 4000) if ALL else (20, 500)
 LIBRARY = versions.has_library()
 
-pytestmark = [pytest.mark.launcher, pytest.mark.parity, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.launcher, pytest.mark.parity, pytest.mark.timeout(LIMIT + 400)]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def students(request, four_heads, tmp_path_factory):
         "jobs": jobs(request.param, four_heads),
     }
     driver = str(ROOT / "tests/drivers/parity_steps.py")
-    done = two_ranks(driver, str(folder), str(four_heads), json.dumps(spec))
+    done = two_ranks(driver, str(folder), str(four_heads), json.dumps(spec), limit=LIMIT)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, dict] = {"native": {}, "deepspeed": {}}
     for name, job in spec["jobs"].items():
