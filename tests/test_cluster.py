@@ -20,7 +20,7 @@ from compress.files import artefacts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 CLUSTER = ROOT / "tests/cluster"
-TWO_HOSTS = ("doctor", "unshared", "pdsh", "mpirun", "no_mpi4py")
+TWO_HOSTS = ("doctor", "unshared", "pdsh", "mpirun", "no_mpi4py", "killed", "link")
 SLURM = ("srun", "one", "parts", "fails", "quits")
 OURS = "robust_compression"
 
@@ -161,6 +161,19 @@ def test_mpirun_on_two_hosts_trains_what_pdsh_trains(hosts):
     one, other = (hosts.teacher(case) for case in ("mpirun", "pdsh"))
     assert one["origin"]["ranks"] == 2 and one["key"] == other["key"]
     assert artefacts.content(one) == artefacts.content(other), "the same weights"
+
+
+def test_a_host_that_is_killed_ends_the_run(hosts):
+    said = hosts.log("killed")
+    assert hosts.code("killed") not in (0, 124), said
+    assert "another rank has ended" in said and "Traceback" not in said
+
+
+def test_a_link_that_is_down_is_named_and_the_run_before_is_continued(hosts):
+    said = hosts.log("link")
+    assert hosts.code("link") not in (0, 124), said
+    assert "teacher: continues at step " in said
+    assert "rank 1 on host hostb did not answer for 12 s (robust_compression.timeout)" in said
 
 
 def test_mpirun_without_mpi4py(hosts):

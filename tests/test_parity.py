@@ -92,7 +92,8 @@ def students(request, four_heads, tmp_path_factory):
 @pytest.mark.skipif(not LIBRARY, reason="this release of DeepSpeed has no compression library")
 def test_ours_are_the_librarys(students):
     _, found = students
-    assert found["deepspeed"].keys() == found["native"].keys() - OURS_ALONE
+    alone = {name for name in found["native"] if name.removesuffix("-bf16") in OURS_ALONE}
+    assert found["deepspeed"].keys() == found["native"].keys() - alone
     for name, theirs in found["deepspeed"].items():
         ours = found["native"][name]
         assert len(ours["losses"]) == STEPS, name

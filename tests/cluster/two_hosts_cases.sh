@@ -3,6 +3,7 @@
 #   two_hosts_cases.sh RESULTS CASE...   (RESULTS/words: arguments of train.py, one a line, without --output_dir)
 #   doctor   pdsh: launch_scripts/multinode.sh   mpirun: launch_scripts/mpirun.sh   no_mpi4py: mpirun without that package
 #   unshared: the doctor with a directory that hostb does not share, and a port that is taken
+#   killed: a long training, all of whose processes on hostb are killed; link: the same command again, and then its link goes down
 set -uo pipefail
 results=$1
 shift
@@ -11,6 +12,18 @@ printf 'hosta slots=1\nhostb slots=1\n' > "$results/hosts"
 printf 'DS_ACCELERATOR=cpu\nGLOO_SOCKET_IFNAME=eth0\nOMP_NUM_THREADS=1\n' > "$results/env"
 export DS_ENV_FILE=$results/env HOSTFILE=$results/hosts
 tcp="--allow-run-as-root --mca btl_tcp_if_include eth0 --mca oob_tcp_if_include eth0"
+newest() { find "$results/long/shared" -path '*.unfinished/*/step-*/complete.json' 2> /dev/null | sort | tail -n 1; }
+on_hostb() { for pid in $(ip netns pids hostb); do tr '\0' ' ' < "/proc/$pid/cmdline" | grep -q "$1" && echo "$pid"; done; }
+long() {  # a training of minutes, until a new checkpoint is there; then the command in the arguments
+  local before until=$((SECONDS + 120)) training
+  before=$(newest)
+  timeout 170 bash launch_scripts/multinode.sh "${words[@]}" robust_compression.epochs=3000 robust_compression.timeout=0.2 \
+    robust_compression.checkpoint.every_steps=20 --output_dir "$results/long/run" &
+  training=$!
+  while [ "$(newest)" = "$before" ]; do [ $SECONDS -lt $until ] || break; sleep 0.2; done
+  "$@"
+  wait $training
+}
 for case in "$@"; do
   log=$results/$case.log
   case $case in
@@ -27,6 +40,8 @@ sys.exit(__main__.main())' --hostfile "$HOSTFILE" --output_dir "$results/scratch
     pdsh) timeout 180 bash launch_scripts/multinode.sh "${words[@]}" --output_dir "$results/pdsh/run";;
     mpirun) GLOO_SOCKET_IFNAME=eth0 OMP_NUM_THREADS=1 RANKS=2 MPIRUN="$tcp -x GLOO_SOCKET_IFNAME" timeout 180 \
       bash launch_scripts/mpirun.sh "${words[@]}" --output_dir "$results/mpirun/run";;
+    killed) long eval 'kill -9 $(on_hostb train.py)';;
+    link) long eval 'ip link set eth0 down; sleep 25; ip link set eth0 up';;
     no_mpi4py) HOSTFILE='' RANKS=2 OMP_NUM_THREADS=1 PYTHONPATH=$results/without MPIRUN=--allow-run-as-root timeout 180 \
       bash launch_scripts/mpirun.sh "${words[@]}" --output_dir "$results/no_mpi4py/run";;
   esac > "$log" 2>&1
