@@ -2,14 +2,13 @@
 
 import random
 
-import datasets
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.data.batches import WINDOW, Columns, epoch_batches, pad, scoring_batches, share
+from compress.data.batches import WINDOW, epoch_batches, pad, scoring_batches, share
 
 
 def realistic_lengths(n=5000, seed=0):
@@ -146,25 +145,3 @@ def test_a_padding_id_among_the_tokens_is_a_token():
     inputs = pad({"input_ids": [[5, 0, 7], [0]]}, pad_id=0)
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert "token_type_ids" not in inputs
-
-
-@pytest.mark.parametrize("with_types", [True, False])
-def test_columns(tmp_path, with_types):
-    rows = {
-        "input_ids": [[1, 2], [3], [4, 5, 6], [7, 8]],
-        "length": [2, 1, 3, 2],
-        "label": [0, 2, 1, 1],
-    }
-    if with_types:
-        rows["token_type_ids"] = [[0, 1], [0], [0, 0, 1], [1, 1]]
-    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "split"))
-    columns = Columns.open(str(tmp_path / "split"), pad_id=9)
-    assert len(columns) == 4
-    assert columns.lengths.tolist() == [2, 1, 3, 2]
-    assert columns.labels.tolist() == [0, 2, 1, 1]
-    batch = columns.batch(np.array([2, 0, 2, 1]), "cpu")
-    assert batch["input_ids"].tolist() == [[4, 5, 6], [1, 2, 9], [4, 5, 6], [3, 9, 9]]
-    assert batch["attention_mask"].sum(dim=1).tolist() == [3, 2, 3, 1]
-    assert ("token_type_ids" in batch) == with_types
-    if with_types:
-        assert batch["token_type_ids"].tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 0]]

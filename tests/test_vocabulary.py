@@ -5,7 +5,7 @@ import pytest
 from transformers import BertTokenizer, GPT2Tokenizer
 
 from compress.data import splits, tokens
-from compress.data.batches import Columns
+from compress.data.columns import Columns
 from compress.stages import given_models
 from compress.stages.context import Encoder
 
@@ -15,8 +15,8 @@ KNOWN, FOREIGN = ["the king slept", "the king"], ["le roi dort", "the roi"]
 
 def columns(folder, tokenizer, texts):
     split = splits.Split((texts, texts), np.zeros(len(texts), dtype=np.int64), ("a", "b"), (0, 1))
-    splits.encode(split, tokenizer, 32, folder / "arrow")
-    return Columns.open(str(folder / "arrow"), tokenizer.pad_token_id, tokenizer.padding_side)
+    splits.encode(split, tokenizer, 32, folder / "columns")
+    return Columns.open(folder / "columns", tokenizer.pad_token_id, tokenizer.padding_side)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.data.batches import Columns, Indices, scoring_batches, share
+from compress.data.batches import Indices, scoring_batches, share
+from compress.data.columns import Columns
 from compress.microbatch import SampleData
 from compress.mitigations import Mitigation
 from compress.models import architectures

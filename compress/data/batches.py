@@ -6,9 +6,7 @@ takes part in every step and the mean over the batch is exact for any number of 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -50,38 +48,6 @@ def share(batch: Indices, rank: int, parts: int) -> tuple[Indices, NDArray[np.fl
     weights = np.zeros(size * parts, dtype=np.float32)
     weights[: len(batch)] = 1.0
     return padded[rank::parts], weights[rank::parts]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The memory-mapped columns of an encoded split; id and side of the padding."""
-
-    table: datasets.Dataset
-    pad_id: int
-    lengths: Indices
-    labels: Indices
-    side: str = "right"
-
-    @staticmethod
-    def open(folder: str, pad_id: int, side: str = "right") -> "Columns":
-        """Map an Arrow folder written by `compress.data.splits.encode`."""
-        table = datasets.load_from_disk(folder)
-        flat = table.with_format("numpy")
-        return Columns(table, pad_id, flat["length"][:], flat["label"][:], side)
-
-    def __len__(self) -> int:
-        """Number of samples N."""
-        return len(self.labels)
-
-    def head(self, count: int) -> "Columns":
-        """The first `count` samples."""
-        rows = self.table.select(range(min(count, len(self))))
-        return Columns(rows, self.pad_id, self.lengths[:count], self.labels[:count], self.side)
-
-    def batch(self, indices: Indices, device: str | torch.device) -> dict[str, Tensor]:
-        """Model inputs of the samples [B]: input_ids, attention_mask (and token_type_ids) [B, L]."""
-        rows = self.table[indices]
-        return {key: value.to(device) for key, value in pad(rows, self.pad_id, self.side).items()}
 
 
 def pad(

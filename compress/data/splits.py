@@ -7,24 +7,24 @@ once into an Arrow folder of the cache, which every rank maps into memory.
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.task_schema import OodBlock
-from compress.data import overlap, sources, tokens
+from compress.data import columns, overlap, sources, tokens
 from compress.data.checking import Checked, check
 from compress.data.tasks import Task, groups, of, ood_set
 from compress.errors import UserError
 
+AT_ONCE = 1000
+"""Pairs that are tokenised at once."""
 UNSEEN = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 """Characters without width, which two copies of a text may differ in."""
 
@@ -204,17 +204,15 @@ def encode(
     folder: Path,
     keep: int | None = None,
 ) -> None:
-    """Tokenise a split into the Arrow folder: input_ids, token_type_ids where used, length, label.
+    """Tokenise a split into a folder that `Columns.open` maps.
 
     keep: the text that is cut last (0 or 1); without it the longer one is cut first.
     """
 
-    def tokenise(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        inputs = tokens.of_pairs(tokenizer, batch["first"], batch["second"], max_length, keep)
-        return {**inputs, "length": [len(ids) for ids in inputs["input_ids"]]}
+    def parts() -> Iterator[columns.Part]:
+        for start in range(0, len(split), AT_ONCE):
+            place = slice(start, start + AT_ONCE)
+            first, second = (list(texts[place]) for texts in split.texts)
+            yield tokens.of_pairs(tokenizer, first, second, max_length, keep), split.labels[place]
 
-    first, second = split.texts
-    table = datasets.Dataset.from_dict({"first": first, "second": second, "label": split.labels})
-    texts = ["first", "second"]
-    encoded = table.map(tokenise, batched=True, remove_columns=texts, load_from_cache_file=False)
-    encoded.save_to_disk(folder)
+    columns.write(folder, parts(), max(tokenizer.get_vocab().values()))

@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from compress.data.batches import Columns
+from compress.data.columns import Columns
 
 SAMPLE = 1000
 
@@ -51,9 +52,9 @@ def unknown_share(tokenizer: PreTrainedTokenizerBase, columns: Columns) -> float
     if unknown is None or unknown in others:
         return 0.0
     step = max(1, len(columns) // SAMPLE)
-    rows = columns.table[range(0, len(columns), step)]["input_ids"]
-    counted = [i == unknown for ids in rows for i in ids if i == unknown or i not in special]
-    return sum(counted) / len(counted) if counted else 0.0
+    ids = columns.tokens["input_ids"][columns.places(np.arange(0, len(columns), step))]
+    counted = ids[~np.isin(ids, list(special - {unknown}))]
+    return float((counted == unknown).mean()) if len(counted) else 0.0
 
 
 def equal(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.data.batches import Columns, scoring_batches, share
+from compress.data.batches import scoring_batches, share
+from compress.data.columns import Columns
 from compress.data.splits import Split
 from compress.errors import UserError
 from compress.runtime import ranks

@@ -18,7 +18,7 @@ from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
-from compress.data.batches import Columns
+from compress.data.columns import Columns
 from compress.data.splits import TaskData
 from compress.methods import Method
 from compress.microbatch import SampleData

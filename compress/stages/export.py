@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress.data.batches import Columns
+from compress.data.columns import Columns
 from compress.errors import UserError
 from compress.models import encoders
 from compress.scoring import evaluation

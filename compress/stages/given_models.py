@@ -47,8 +47,5 @@ def check_equal_tokens(one: Encoder, other: Encoder) -> None:
     """
     if one is other or tokens.equal(one.tokenizer, other.tokenizer):
         return
-    for column in ("input_ids", "token_type_ids"):
-        tables = [encoder.columns["train"].table.data for encoder in (one, other)]
-        found = [table.column(column) for table in tables if column in table.column_names]
-        if len(found) == 1 or (found and not found[0].equals(found[1])):
-            raise layer_map.tokens_differ()
+    if not one.columns["train"].same_tokens(other.columns["train"]):
+        raise layer_map.tokens_differ()

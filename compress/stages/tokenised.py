@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data import splits, tokens
-from compress.data.batches import Columns
+from compress.data.columns import Columns
 from compress.models import encoders
 from compress.stages import given_models
 from compress.stages.context import Context, Encoder
@@ -19,7 +19,7 @@ from compress.stages.stage import Artefact, Fill, Stage, obtain
 
 @dataclass(frozen=True)
 class Tokens(Stage):
-    """`arrow/`: one split in the tokens of a model; fingerprint: of the model."""
+    """`columns/`: one split in the tokens of a model; fingerprint: of the model."""
 
     split: str
     fingerprint: str
@@ -42,6 +42,7 @@ class Tokens(Stage):
             "model": self.fingerprint,
             "names": list(self.tokenizer.model_input_names),
             "keep": run.data.task.keep,
+            "format": "flat",
         }
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
@@ -49,7 +50,7 @@ class Tokens(Stage):
         split, length = run.data.splits()[self.split], run.config.robust.task.max_length
 
         def fill(folder: Path) -> None:
-            splits.encode(split, self.tokenizer, length, folder / "arrow", run.data.task.keep)
+            splits.encode(split, self.tokenizer, length, folder / "columns", run.data.task.keep)
 
         return fill
 
@@ -77,6 +78,7 @@ def _encoder(run: Context, folder: Path, tokenizer: PreTrainedTokenizerBase) -> 
     key, columns = encoders.fingerprint(folder), {}
     for name in run.data.splits():
         made = obtain(Tokens(name, key, tokenizer), run)
-        place = str(made.path / "arrow")
-        columns[name] = Columns.open(place, tokenizer.pad_token_id, tokenizer.padding_side)
+        columns[name] = Columns.open(
+            made.path / "columns", tokenizer.pad_token_id, tokenizer.padding_side
+        )
     return Encoder(folder, key, tokenizer, columns)

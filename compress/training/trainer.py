@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from compress.checkpoints.saver import Saver
 from compress.configuration.config import Config, batch_split, training_steps
-from compress.data.batches import Columns, Indices, epoch_batches, share
+from compress.data.batches import Indices, epoch_batches, share
+from compress.data.columns import Columns
 from compress.errors import Interrupted
 from compress.methods import Method
 from compress.microbatch import Batch, SampleData, mistake_in

@@ -1,0 +1,133 @@
+"""A tokenised split in flat files that every rank maps, so that none holds all tokens or any text.
+
+`input_ids.bin` and `token_type_ids.bin` hold the tokens of all samples, one sample after another;
+`offsets.bin` [N + 1] says where each begins, `lengths.bin` [N] how long it is, `labels.bin` [N] its
+class; `columns.json` names the columns and their types.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[Any]
+Part = tuple[Mapping[str, Sequence[Sequence[int]]], Array]
+"""Columns of tokens and labels of some samples."""
+TABLE = "columns.json"
+TOKENS = ("input_ids", "token_type_ids")
+SMALL = 1 << 16
+"""Ids below it take two bytes."""
+CHUNK = 1 << 22
+"""Tokens that are compared at once."""
+
+
+def write(folder: Path, parts: Iterable[Part], largest: int) -> None:
+    """Write a split, part by part; largest: id that a token may have."""
+    ids = np.uint16 if largest < SMALL else np.int32
+    types: dict[str, Any] = {"input_ids": ids, "token_type_ids": np.uint8}
+    types |= {"offsets": np.int64, "lengths": np.int32, "labels": np.int64}
+    folder.mkdir(parents=True)
+    end, names = 0, ["offsets", "lengths", "labels"]
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_file(folder, name).open("wb")) for name in names}
+
+        def append(name: str, values: Iterable[int]) -> None:
+            if name not in files:
+                names.append(name)
+                files[name] = stack.enter_context(_file(folder, name).open("wb"))
+            files[name].write(np.fromiter(values, types[name]).tobytes())
+
+        append("offsets", [0])
+        for tokens, labels in parts:
+            lengths = np.fromiter(map(len, tokens["input_ids"]), np.int64)
+            append("lengths", lengths)
+            append("offsets", end + np.cumsum(lengths))
+            append("labels", labels)
+            for name in TOKENS:
+                if name in tokens:
+                    append(name, chain.from_iterable(tokens[name]))
+            end += int(lengths.sum())
+    (folder / TABLE).write_text(json.dumps({name: np.dtype(types[name]).str for name in sorted(names)}))
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.bin"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The mapped columns of a tokenised split of N samples with T tokens in all.
+
+    tokens: by name, [T] each; offsets: [N + 1]; lengths, labels: [N].
+    """
+
+    tokens: Mapping[str, Array]
+    offsets: Array
+    lengths: Array
+    labels: Array
+    pad_id: int
+    side: str = "right"
+
+    @staticmethod
+    def open(folder: Path, pad_id: int, side: str = "right") -> "Columns":
+        """Map what `write` has written; pad_id, side: of the padding."""
+        types = json.loads((folder / TABLE).read_text())
+        found = {n: np.asarray(np.memmap(_file(folder, n), t, "r")) for n, t in types.items()}
+        tokens = {name: found.pop(name) for name in TOKENS if name in found}
+        return Columns(tokens=tokens, pad_id=pad_id, side=side, **found)
+
+    def __len__(self) -> int:
+        """Number of samples N."""
+        return len(self.labels)
+
+    def head(self, count: int) -> "Columns":
+        """The first `count` samples."""
+        labels = self.labels[:count]
+        return replace(
+            self, labels=labels, lengths=self.lengths[:count], offsets=self.offsets[: len(labels) + 1]
+        )
+
+    def places(self, indices: Array) -> Array:
+        """Where the tokens of some samples are in each column of tokens, one sample after another."""
+        lengths = self.lengths[indices].astype(np.int64)
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(self.offsets[indices] - before, lengths) + np.arange(lengths.sum())
+
+    def batch(self, indices: Array, device: str | torch.device) -> dict[str, Tensor]:
+        """Model inputs of the samples [B]: input_ids, attention_mask (and token_type_ids) [B, L].
+
+        Padded to the longest; made in one buffer, which is copied to the device at once.
+        """
+        lengths, places = self.lengths[indices][:, None], self.places(indices)
+        width = np.arange(lengths.max())
+        real = width < lengths if self.side == "right" else width >= len(width) - lengths
+        names = ["attention_mask", *self.tokens]
+        packed = np.zeros((len(names), *real.shape), np.int64)
+        packed[0] = real
+        packed[names.index("input_ids")] = self.pad_id
+        for number, column in enumerate(self.tokens.values(), 1):
+            packed[number][real] = column[places]
+        buffer = torch.from_numpy(packed)
+        if torch.device(device).type == "cuda":
+            buffer = buffer.pin_memory()
+        return dict(zip(names, buffer.to(device, non_blocking=True), strict=True))
+
+    def same_tokens(self, other: "Columns") -> bool:
+        """Whether two models have every sample in the same tokens; reads all of them."""
+        if self.tokens.keys() != other.tokens.keys() or len(self) != len(other):
+            return False
+        pairs = [(self.lengths, other.lengths)]
+        pairs += [(column, other.tokens[name]) for name, column in self.tokens.items()]
+        return all(
+            len(one) == len(two) and np.array_equal(one[n : n + CHUNK], two[n : n + CHUNK])
+            for one, two in pairs
+            for n in range(0, len(one), CHUNK)
+        )
