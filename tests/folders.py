@@ -1,5 +1,6 @@
 """Folders of a task's files, read as a configuration names them, and what is told of a wrong one."""
 
+import numpy as np
 import pytest
 
 from compress.configuration.config import RobustCompression
@@ -37,3 +38,8 @@ def labelled(*labels, start=0):
 
 def renamed(rows, **names):
     return [{names.get(key, key): value for key, value in row.items()} for row in rows]
+
+
+def token_rows(columns, name="input_ids"):
+    """Tokens of each sample of a tokenised split, as lists."""
+    return [ids.tolist() for ids in np.split(columns.tokens[name], columns.offsets[1:-1])]

@@ -1,12 +1,12 @@
 """Splits of a task: read from files, fingerprinted by their content, and tokenised once."""
 
-import datasets
 import numpy as np
 import pytest
-from folders import NLI, error_of, from_folder, labelled, renamed
+from folders import NLI, error_of, from_folder, labelled, renamed, token_rows
 from transformers import AutoTokenizer, RobertaTokenizer
 
 from compress.data import splits
+from compress.data.columns import Columns
 from compress.data.reading import SUFFIXES
 
 # Content
@@ -239,27 +239,20 @@ def roberta():
 
 def encoded(split, tokenizer, length, folder):
     splits.encode(split, tokenizer, length, folder)
-    return datasets.load_from_disk(str(folder))
+    return Columns.open(folder, tokenizer.pad_token_id)
 
 
-def test_encode_gives_what_the_tokenizer_gives(tmp_path, bert, nli_folder):
+def test_encode_gives_what_the_tokenizer_gives(tmp_path, bert, nli_folder, monkeypatch):
+    monkeypatch.setattr(splits, "AT_ONCE", 5)
     split = from_folder(nli_folder(tmp_path / "nli")).train
-    table = encoded(split, bert, 64, tmp_path / "arrow")
-    assert set(table.column_names) == {"input_ids", "token_type_ids", "length", "label"}
-    assert table["label"][:] == split.labels.tolist()
+    columns = encoded(split, bert, 64, tmp_path / "columns")
+    assert columns.labels.tolist() == split.labels.tolist()
+    ids, types = token_rows(columns), token_rows(columns, "token_type_ids")
+    assert columns.lengths.tolist() == [len(row) for row in ids]
     for number in (0, 7, 47):
         pair = bert(split.texts[0][number], split.texts[1][number])
-        assert table[number]["input_ids"] == pair["input_ids"]
-        assert table[number]["token_type_ids"] == pair["token_type_ids"]
+        assert ids[number] == pair["input_ids"] and types[number] == pair["token_type_ids"]
         assert bert.unk_token_id not in pair["input_ids"]
-    assert table["length"][:] == [len(ids) for ids in table["input_ids"]]
-
-
-def test_encode_is_mapped_into_memory(tmp_path, bert):
-    table = encoded(split_of(("the king", "the cook")), bert, 64, tmp_path / "arrow")
-    assert table.cache_files
-    for file in table.cache_files:
-        assert str(tmp_path) in file["filename"]
 
 
 @pytest.mark.parametrize("long_first", [True, False])
@@ -267,23 +260,25 @@ def test_truncation_keeps_both_texts(tmp_path, bert, long_first):
     long, short = "the king " * 100, "the cook hid"
     pair = (long, short) if long_first else (short, long)
     equal = (long, long)
-    table = encoded(split_of(pair, (short, short), equal), bert, 16, tmp_path / "arrow")
-    assert table["length"][:] == [16, 9, 16]
-    assert table["length"][:] == [len(ids) for ids in table["input_ids"]]
-    kept = [bert.convert_ids_to_tokens(ids) for ids in table["input_ids"]]
+    columns = encoded(split_of(pair, (short, short), equal), bert, 16, tmp_path / "columns")
+    rows = token_rows(columns)
+    assert columns.lengths.tolist() == [16, 9, 16] == [len(ids) for ids in rows]
+    kept = [bert.convert_ids_to_tokens(ids) for ids in rows]
     first, second = [part.split() for part in " ".join(kept[0]).split("[SEP]")[:2]]
     assert first[0] == "[CLS]"
     whole, cut = (second, first[1:]) if long_first else (first[1:], second)
     assert whole == short.split()
     assert cut == long.split()[:10]
-    assert abs(table[2]["token_type_ids"].count(1) - 8) <= 1, "two long texts are cut alike"
+    types = token_rows(columns, "token_type_ids")
+    assert abs(types[2].count(1) - 8) <= 1, "two long texts are cut alike"
 
 
 def test_a_roberta_has_no_token_types(tmp_path, roberta):
     split = split_of(("abc", "de"), ("abc " * 50, "de"))
-    table = encoded(split, roberta, 12, tmp_path / "arrow")
-    assert set(table.column_names) == {"input_ids", "length", "label"}
-    assert table[0]["input_ids"] == roberta("abc", "de")["input_ids"]
-    assert table["length"][:] == [len(table[0]["input_ids"]), 12]
-    ends = [n for n, token in enumerate(table[1]["input_ids"]) if token == roberta.sep_token_id]
+    columns = encoded(split, roberta, 12, tmp_path / "columns")
+    assert set(columns.tokens) == {"input_ids"}
+    rows = token_rows(columns)
+    assert rows[0] == roberta("abc", "de")["input_ids"]
+    assert columns.lengths.tolist() == [len(rows[0]), 12]
+    ends = [n for n, token in enumerate(rows[1]) if token == roberta.sep_token_id]
     assert ends == [7, 8, 11]

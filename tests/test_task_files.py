@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from folders import token_rows
 from transformers import AutoTokenizer
 
 from compress.configuration.config import RobustCompression
@@ -262,12 +263,6 @@ def test_more_ood_sets_from_a_folder_of_their_own(qqp, write_table, tmp_path_fac
         read(qqp, "qqp", ood_dir="/nowhere")
 
 
-def rows_of(folder):
-    """Tokens of each sample of an encoded split."""
-    found = Columns.open(folder, 0)
-    return [ids.tolist() for ids in np.split(found.tokens["input_ids"], found.offsets[1:-1])]
-
-
 @pytest.mark.parametrize("keep", [0, 1])
 def test_the_kept_text_is_cut_last(tiny_model, tmp_path, keep):
     """A claim of more than half the room stays whole where the plain rule would cut both."""
@@ -280,7 +275,7 @@ def test_the_kept_text_is_cut_last(tiny_model, tmp_path, keep):
     counts = {}
     for name, which in (("plain", None), ("kept", keep)):
         splits.encode(split, tokenizer, 20, tmp_path / name, which)
-        rows = rows_of(tmp_path / name)
+        rows = token_rows(Columns.open(tmp_path / name, 0))
         assert all(len(ids) <= 20 for ids in rows)
         counts[name] = [(ids.count(kept), ids.count(cut)) for ids in rows]
     assert counts["plain"][0] == (8, 9) or counts["plain"][0] == (9, 8)
@@ -288,4 +283,4 @@ def test_the_kept_text_is_cut_last(tiny_model, tmp_path, keep):
     assert counts["plain"][1:] == counts["kept"][1:]
     both = splits.Split(([longer], [longer]), np.zeros(1, np.int64), ("x", "y"), (0, 1))
     splits.encode(both, tokenizer, 20, tmp_path / "both", keep)
-    assert len(rows_of(tmp_path / "both")[0]) == 20
+    assert len(token_rows(Columns.open(tmp_path / "both", 0))[0]) == 20
