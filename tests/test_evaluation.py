@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from launcher import two_ranks
 
 from compress.data.splits import Split
 from compress.scoring import evaluation
@@ -71,3 +72,35 @@ def test_what_a_reader_must_know_before_believing_f_bias():
     assert "2 points of dev" in lost
     (chance,) = evaluation.notes({**teacher, "ood": {"hans": 0.55}}, student, dev, ood)
     assert all(fact in chance for fact in ("majority class", "hans", "55.0%", "50.0%"))
+
+
+ON_TWO = """
+import numpy as np, torch, torch.distributed as dist
+from compress.runtime import ranks
+from compress.scoring import evaluation
+
+class Data:
+    lengths = np.array([3, 1, 4, 1, 5, 9, 2])
+    def __len__(self):
+        return 7
+    def batch(self, indices, device):
+        return {"number": torch.as_tensor(indices)}
+
+def forward(inputs):
+    sizes.append(len(inputs["number"]))
+    return torch.stack([inputs["number"] * 1.0, inputs["number"] * 2.5], dim=1)
+
+sizes = []
+dist.init_process_group("gloo")
+found = evaluation.logits(forward, Data(), 4, 2, torch.device("cpu"))
+assert found.tolist() == [[number, 2.5 * number] for number in range(7)], found
+assert sizes == [2, 2], sizes
+alone = evaluation.logits(forward, Data(), 4, 2, torch.device("cpu"), alone=True)
+assert np.array_equal(alone, found) and sizes == [2, 2, 4, 3]
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_compute_a_part_each_and_have_all():
+    done = two_ranks("-c", ON_TWO)
+    assert done.returncode == 0, done.stderr

@@ -113,7 +113,7 @@ class EvaluationBlock(Block):
     ood: Annotated[list[str], Field(min_length=1)] | None = None
     """Names of the out-of-distribution (OOD) sets to evaluate. Default: all that the task has."""
     batch_size: Count = 128
-    """Samples of one forward pass, of all ranks together."""
+    """Samples of one forward pass of each rank."""
     sentences: Count = 12
     """How many sentence pairs the report shows."""
 

@@ -168,6 +168,16 @@ def all_sum(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return tensor.cpu().numpy()
 
 
+def gathered_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The arrays [...] of all ranks, of one shape, on every rank, [ranks, ...]."""
+    if world_size() == 1:
+        return values[None]
+    local = torch.as_tensor(values).to(_device())
+    every = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(every, local)
+    return torch.stack(every).cpu().numpy()
+
+
 def sum_counts(counts: torch.Tensor) -> torch.Tensor:
     """Sum of int64 counts over the ranks, on every rank, on the device of `counts`."""
     if world_size() == 1:

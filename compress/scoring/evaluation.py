@@ -48,14 +48,18 @@ def logits(
     rank makes the same number of forward calls. Raises UserError, on all ranks alike, if a value is not
     finite.
     """
-    values = np.zeros((len(data), classes))
     rank, parts = (0, 1) if alone else (ranks.rank(), ranks.world_size())
+    batches, found = scoring_batches(data.lengths, batch_size), []
     with torch.no_grad():
-        for batch in scoring_batches(data.lengths, batch_size):
-            indices, weight = share(batch, rank, parts)
-            kept = weight > 0
-            values[indices[kept]] = forward(data.batch(indices, device)).float().cpu().numpy()[kept]
-    values = values if alone else ranks.all_sum(values)
+        for batch in batches:
+            indices, _ = share(batch, rank, parts)
+            found.append(forward(data.batch(indices, device)).float().cpu().numpy())
+    own = np.concatenate(found)
+    values = np.empty((len(data), classes))
+    for number, rows in enumerate([own] if alone else ranks.gathered_rows(own)):
+        shares = [share(batch, number, parts) for batch in batches]
+        indices, weight = (np.concatenate(part) for part in zip(*shares, strict=True))
+        values[indices[weight > 0]] = rows[weight > 0]
     if not np.isfinite(values).all():
         raise UserError(
             "the model's scores are not finite: its training diverged or its weights are damaged; "

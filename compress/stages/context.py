@@ -186,8 +186,9 @@ def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.fl
 
 def score(context: Context, split: str, forward: evaluation.Forward) -> NDArray[np.float64]:
     """Log-probabilities [N, C] of a split under a forward pass, with its progress on the terminal."""
-    columns, size = context.columns[split], context.config.robust.evaluation.batch_size
-    batches, config = -(-len(columns) // size), context.config
+    columns, config = context.columns[split], context.config
+    size = config.robust.evaluation.batch_size * ranks.world_size()
+    batches = -(-len(columns) // size)
     counted = context.monitor.progress.scoring(split, batches, len(columns), forward, config)
 
     def interruptible(inputs: Mapping[str, Tensor]) -> Tensor:

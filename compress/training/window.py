@@ -34,7 +34,7 @@ class Window:
     def means(self) -> dict[str, float]:
         """The means over all ranks, and `samples_per_second`; the next window begins."""
         names = list(self.sums)
-        local = np.array([float(self.sums[name]) for name in names])
+        local = torch.stack(list(self.sums.values())).cpu().numpy().astype(np.float64)
         totals = dict(zip(names, ranks.all_sum(local), strict=True))
         samples = totals.pop("samples")
         seconds = time.perf_counter() - self.began
