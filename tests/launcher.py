@@ -1,7 +1,6 @@
 """Start train.py and the drivers as a user does: alone, or through the `deepspeed` launcher."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -9,13 +8,9 @@ from pathlib import Path
 
 from preloaded import Python
 
+from compress.runtime.launchers import free_port
+
 ROOT = Path(__file__).parents[1]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def environment_of(**extra: str) -> dict[str, str]:

@@ -20,8 +20,10 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher import ROOT, environment_of, free_port, python, two_ranks
+from launcher import ROOT, environment_of, python, two_ranks
 from same_run import differences
+
+from compress.runtime.launchers import free_port
 
 EVERY = 3
 SCORED = {"teacher": ("train", 16), "difficulty": ("dev", 16), "student": ("dev", 8)}

@@ -44,6 +44,10 @@ class Begun:
     def abandon(self) -> None:
         """Write it no further; each rank by itself."""
         wait([self.files])
+        self.remove()
+
+    def remove(self) -> None:
+        """Delete what has not been renamed; the main rank does."""
         if ranks.is_main():
             shutil.rmtree(self.temporary, ignore_errors=True)
 
@@ -76,7 +80,10 @@ class Folder:
                 thread.join()
 
         _, wrong = attempt(start)
-        return wrong or Begun(step, target, temporary, files)
+        begun = Begun(step, target, temporary, files)
+        if wrong is not None:
+            begun.remove()
+        return wrong or begun
 
     def complete(self, begun: "Begun") -> str | None:
         """Wait until all ranks have written; why there is no checkpoint, None if there is one."""
@@ -85,8 +92,7 @@ class Folder:
             files = {name: about for part in written for name, about in part.items()}
             finish = partial(self._finish, begun.temporary, begun.target, files)
             _, wrong = attempt(finish, main_only=True)
-        if ranks.is_main():
-            shutil.rmtree(begun.temporary, ignore_errors=True)
+        begun.remove()
         return wrong
 
     def _finish(self, temporary: Path, target: Path, files: Mapping[str, Any]) -> None:

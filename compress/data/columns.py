@@ -35,13 +35,11 @@ def write(folder: Path, parts: Iterable[Part], largest: int) -> None:
     types: dict[str, Any] = {"input_ids": ids, "token_type_ids": np.uint8}
     types |= {"offsets": np.int64, "lengths": np.int32, "labels": np.int64}
     folder.mkdir(parents=True)
-    end, names = 0, ["offsets", "lengths", "labels"]
+    end, files = 0, dict[str, Any]()
     with ExitStack() as stack:
-        files = {name: stack.enter_context(_file(folder, name).open("wb")) for name in names}
 
         def append(name: str, values: Iterable[int]) -> None:
             if name not in files:
-                names.append(name)
                 files[name] = stack.enter_context(_file(folder, name).open("wb"))
             files[name].write(np.fromiter(values, types[name]).tobytes())
 
@@ -55,7 +53,7 @@ def write(folder: Path, parts: Iterable[Part], largest: int) -> None:
                 if name in tokens:
                     append(name, chain.from_iterable(tokens[name]))
             end += int(lengths.sum())
-    (folder / TABLE).write_text(json.dumps({name: np.dtype(types[name]).str for name in sorted(names)}))
+    (folder / TABLE).write_text(json.dumps({name: np.dtype(types[name]).str for name in sorted(files)}))
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -1,7 +1,7 @@
 """Sentence pairs of a task: read, checked, tokenised once, memory-mapped.
 
 `read` gives the raw splits (from `sources`) with their content fingerprint; `encode` tokenises them
-once into an Arrow folder of the cache, which every rank maps into memory.
+once into flat files of the cache, which every rank maps into memory.
 """
 
 import hashlib

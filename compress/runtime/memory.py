@@ -1,4 +1,4 @@
-"""Out of memory, on a GPU or in main memory: one sentence with the sizes and what to set."""
+"""Main memory that is available; out of memory, there or on a GPU, as a sentence with what to set."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
