@@ -28,7 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="directory of this run")
     parser.add_argument(
-        "--stage", default="all", choices=["teacher", "difficulty", "student", "evaluate", "all"]
+        "--stage",
+        default="all",
+        choices=["prepare", "teacher", "difficulty", "student", "evaluate", "all"],
     )
     parser.add_argument(
         "--export", choices=["onnx"], help="write the student as OUTPUT_DIR/onnx/model.onnx too"

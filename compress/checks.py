@@ -8,7 +8,7 @@ from compress.data import sources, tasks
 from compress.errors import UserError
 from compress.models import directories
 
-WITHOUT_STUDENT = ("teacher", "difficulty")
+WITHOUT_STUDENT = ("prepare", "teacher", "difficulty")
 """Stages that train no student, so that neither compression nor loss needs to be chosen."""
 
 

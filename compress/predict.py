@@ -122,7 +122,7 @@ def probabilities(
     The model must be in evaluation mode; it runs on the device where its weights are.
     Raises UserError if a score is not finite.
     """
-    encoded = tokens.of_pairs(tokenizer, pairs.first, pairs.second, max_length, keep)
+    encoded = tokens.cut(tokenizer, max_length, keep).lists((pairs.first, pairs.second))
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     scores = np.zeros((len(pairs.rows), len(model.config.id2label or {})))
     with torch.inference_mode():

@@ -15,7 +15,7 @@ from compress.configuration import batch_sizes, schedule
 from compress.configuration.config import Config
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.used_keys import OURS
-from compress.data import hub, splits, tasks
+from compress.data import hub, tasks
 from compress.data.splits import TaskData
 from compress.errors import UserError
 from compress.files import artefacts, disk, ownership
@@ -27,12 +27,15 @@ from compress.stages import alpha, difficulty, given_models, remaining_work, res
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
 from compress.stages.onnx import Onnx
-from compress.stages.stage import Artefact, Stage, find, obtain
+from compress.stages.prepare import task_data
+from compress.stages.stage import Stage, find, obtain
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
-from compress.stages.tokenised import encode
+from compress.stages.tokenised import encoders_of
+from compress.stages.workspace import Artefact, Workspace
 from compress.training.monitor import open_monitor
 
+PREPARE = "prepare"
 STAGES = ("teacher", "difficulty", "student", "evaluate")
 
 
@@ -40,7 +43,7 @@ def check_export(stage: str, export: str | None) -> None:
     """Raise UserError for an `--export` that cannot take effect or lacks its packages."""
     if export is None:
         return
-    if stage in ("teacher", "difficulty"):
+    if stage in (PREPARE, "teacher", "difficulty"):
         raise UserError(f"--export {export}: there is no student to export in --stage {stage}.")
     onnx_export.require()
 
@@ -55,19 +58,23 @@ def prepare(
     ranks.on_main(lambda: _open_folder(config, output_dir))
     config.robust.loss.trial(config, len(tasks.of(config.robust.task).labels), device)
     folders, fits = _check_models(config)
-    data = splits.read(config.robust, output_dir)
+    place = Workspace(
+        config=config,
+        output_dir=output_dir,
+        cache_dir=ownership.cache_dir(config, output_dir),
+        device=device,
+        accept_versions=accept_versions,
+    )
+    data = task_data(place)
     for note in data.notes:
         ranks.say(f"data: {note}")
     ranks.on_main(lambda: schedule.record(config, len(data.train), output_dir))
     resolved = _resolve(config, folders, data)
-    cache = ownership.cache_dir(config, output_dir)
-    context = Context(
-        config, output_dir, cache, data, device, resolved, accept_versions=accept_versions
-    )
+    context = Context(**vars(place), data=data, resolved=resolved)
     tokenizers = {key: encoders.load_tokenizer(folder) for key, folder in folders.items()}
     for key, tokenizer in tokenizers.items():
         fits[key].settle(tokenizer)
-    encoded = encode(context, folders, tokenizers)
+    encoded = encoders_of(context, folders, tokenizers)
     context = replace(context, encoders=encoded, monitor=open_monitor(config, output_dir))
     if config.robust.layerwise.any:
         given_models.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
@@ -154,6 +161,10 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     export: `onnx` writes the student as `onnx/model.onnx` too.
     Raises UserError if the stage needs one that has not been run.
     """
+    if stage == PREPARE:
+        for made in context.known.values():
+            _say(made)
+        return
     chosen = stages_of(context.config.robust, stage)
     ranks.say(overview(context.config, context.data, chosen, str(context.device)))
     ranks.say(f"batch: {batch_sizes.sentence(context.config.deepspeed, ranks.world_size())}")

@@ -21,7 +21,7 @@ def own_loss_without_difficulty(logits, labels, teacher, _difficulty, weights):
 
 def split(*words, names=("a", "b")):
     labels = np.arange(len(words)) % 2
-    return Split((list(words), list(words)), labels, names, (0, 1))
+    return Split.of((list(words), list(words)), labels, names, (0, 1))
 
 
 def run_of(config, model, folder=Path("/nowhere"), words=(), **changes):
@@ -34,5 +34,13 @@ def run_of(config, model, folder=Path("/nowhere"), words=(), **changes):
         key: Encoder(Path(model), f"content of {name}", side, {})
         for key, name in config.robust.models.items()
     }
-    base = Context(config, folder / "run", folder / "shared", data, torch.device("cpu"), None, encoders)
-    return Context(**{**base.__dict__, **changes})
+    base = {
+        "config": config,
+        "output_dir": folder / "run",
+        "cache_dir": folder / "shared",
+        "device": torch.device("cpu"),
+        "data": data,
+        "resolved": None,
+        "encoders": encoders,
+    }
+    return Context(**{**base, **changes})

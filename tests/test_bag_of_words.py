@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from compress.stages.bag_of_words import BUCKETS, fit_predict, out_of_fold, pair_bags, text_bags
+from compress.stages import bag_of_words
+from compress.stages.bag_of_words import fit, out_of_fold
+from compress.stages.bags import BUCKETS, pair_bags, text_bags
 
 pytestmark = pytest.mark.slow
 
@@ -43,23 +45,33 @@ def overlapping(count, seed):
     return [pair_bags(*pair) for pair in zip(*texts, strict=True)], labels
 
 
+def given(rows):
+    """The rows in blocks of seven."""
+
+    def of(places):
+        chosen = rows if places is None else [rows[place] for place in places]
+        return (chosen[start : start + 7] for start in range(0, len(chosen), 7))
+
+    return of
+
+
 def test_overlap_is_learned_though_no_word_tells():
     (rows, labels), (test, gold) = overlapping(800, 0), overlapping(200, 1)
-    p = fit_predict(rows, labels, test, 2)
+    p = fit(rows, labels, 2).predict(test)
     assert p.shape == (200, 2) and p.dtype == np.float32
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
     assert (p.argmax(axis=1) == gold).mean() > 0.9
     words = [row[:2] for row in rows]
-    assert (fit_predict(words, labels, [row[:2] for row in test], 2).argmax(1) == gold).mean() < 0.65
+    assert (fit(words, labels, 2).predict([row[:2] for row in test]).argmax(1) == gold).mean() < 0.65
 
 
 def test_no_row_is_judged_by_a_classifier_that_saw_it():
     rows, labels = overlapping(60, 2)
-    before = out_of_fold(rows, labels, 2, 5, 999)
+    before = out_of_fold(given(rows), labels, 2, 5, 999)
     fold = np.array_split(np.random.default_rng(0).permutation(60), 5)[3]
     other = labels.copy()
     other[fold] = 1 - other[fold]
-    after = out_of_fold(rows, other, 2, 5, 999)
+    after = out_of_fold(given(rows), other, 2, 5, 999)
     np.testing.assert_array_equal(before[fold], after[fold])
     rest = np.setdiff1d(np.arange(60), fold)
     assert not np.isclose(before[rest], after[rest]).all(axis=1).any()
@@ -67,17 +79,19 @@ def test_no_row_is_judged_by_a_classifier_that_saw_it():
 
 @pytest.mark.parametrize("folds", [2, 5])
 def test_every_row_has_a_prediction(folds):
-    p = out_of_fold(*overlapping(31, 3), 2, folds, 20)
+    rows, labels = overlapping(31, 3)
+    p = out_of_fold(given(rows), labels, 2, folds, 20)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_a_large_set_trains_on_a_part_of_it(monkeypatch):
-    seen = []
+    seen, whole = [], fit
 
-    def counting(rows, labels, test, classes):
-        seen.append((len(rows), len(labels), len(test)))
-        return np.full((len(test), classes), 0.5, dtype=np.float32)
+    def counting(rows, labels, classes):
+        seen.append((len(rows), len(labels)))
+        return whole(rows, labels, classes)
 
-    monkeypatch.setattr("compress.stages.bag_of_words.fit_predict", counting)
-    out_of_fold(*overlapping(50, 4), 2, 5, 30)
-    assert seen == [(30, 30, 10)] * 5
+    monkeypatch.setattr(bag_of_words, "fit", counting)
+    rows, labels = overlapping(50, 4)
+    assert len(out_of_fold(given(rows), labels, 2, 5, 30)) == 50
+    assert sum(count for count, _ in seen) == 4 * 30 and all(a == b for a, b in seen)

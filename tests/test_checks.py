@@ -160,7 +160,7 @@ def test_a_mistake_is_told_within_two_seconds(tmp_path, mistake):
 
 
 def test_the_overview(files):
-    split = Split((["a"] * 1200, ["b"] * 1200), [0] * 1200, ("x", "y"), (0, 1))
+    split = Split.of((["a"] * 1200, ["b"] * 1200), [0] * 1200, ("x", "y"), (0, 1))
     data = TaskData(TASKS["mnli"], ("x", "y"), split, split, {"hans": split})
     config = files.load(ENCODER, SPARSE)
     text = run.overview(config, data, ("teacher", "student"), "cpu")

@@ -100,7 +100,7 @@ def test_they_may_say_the_same_or_nothing(small_task, put_split, column, other, 
     plain = from_folder(small_task).train.fingerprint()
     put_split("dev", [{**row, other: row[column] if fill == "same" else fill} for row in rows])
     read = from_folder(small_task)
-    assert read.dev.texts[0] == [row["premise"] for row in rows]
+    assert read.dev.texts[:][0] == [row["premise"] for row in rows]
     assert read.dev.labels.tolist() == [0, 1, 2]
     assert read.train.fingerprint() == plain
 

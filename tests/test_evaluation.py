@@ -13,7 +13,7 @@ HANS = ("entailment", "not_entailment")
 
 def split(labels, names=HANS, groups=(0, 1, 1), **more):
     texts = [""] * len(labels)
-    return Split((texts, texts), np.array(labels), names, groups, **more)
+    return Split.of((texts, texts), np.array(labels), names, groups, **more)
 
 
 def scores(*classes, of=3):

@@ -14,7 +14,7 @@ def pairs(count, seed, label_word):
     words = labels if label_word else draw.integers(0, 2, count)
     seconds = [f"item {draw.integers(50)} is {('bad', 'good')[w]}" for w in words]
     firsts = [f"text {draw.integers(50)}" for _ in range(count)]
-    return Split((firsts, seconds), labels, ("a", "b"), (0, 1))
+    return Split.of((firsts, seconds), labels, ("a", "b"), (0, 1))
 
 
 def test_a_telling_text_is_learned():

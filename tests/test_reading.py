@@ -247,7 +247,7 @@ def test_a_parquet_file_beyond_the_library_ends_in_a_sentence(tmp_path, write_ta
         raise pa.ArrowNotImplementedError("Integers with less than 8 bits not implemented")
 
     file = write_table(tmp_path / "x.parquet", [{"a": "x"}])
-    monkeypatch.setattr(reading.pq, "read_table", refuse)
+    monkeypatch.setattr(reading.pq, "ParquetFile", refuse)
     error_of(file)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import datasets
 import pytest
 from configs import BASE, SPARSE
-from folders import NLI, config, error_of, from_folder, labelled
+from folders import NLI, config, error_of, from_folder, labelled, read
 
-from compress.data import sources, splits, tasks
+from compress.data import sources, tasks
 from compress.errors import UserError
 
 # OOD sets
@@ -111,13 +111,13 @@ def test_class_ids_of_the_hub_are_mapped_by_name(fake_hub):
             ),
         }
     )
-    read = splits.read(config())
-    assert read.train.labels.tolist() == [2, 0, 1, 1]
-    assert read.train.texts == (["p0", "p1", "p2", "p3"], ["h0", "h1", "h2", "h3"])
-    assert read.dev.labels.tolist() == [1, 0]
-    assert list(read.ood) == ["hans"]
-    assert read.ood["hans"].labels.tolist() == [1, 0]
-    assert read.ood["hans"].subsets == {"heuristic": ["a", "b"]}
+    found = read(config())
+    assert found.train.labels.tolist() == [2, 0, 1, 1]
+    assert found.train.texts[:] == (["p0", "p1", "p2", "p3"], ["h0", "h1", "h2", "h3"])
+    assert found.dev.labels.tolist() == [1, 0]
+    assert list(found.ood) == ["hans"]
+    assert found.ood["hans"].labels.tolist() == [1, 0]
+    assert found.ood["hans"].subsets == {"heuristic": ["a", "b"]}
     assert asked == [
         ("nyu-mll/glue", "mnli", "train", None),
         ("nyu-mll/glue", "mnli", "validation_matched", None),
@@ -129,16 +129,16 @@ def test_a_label_that_the_hub_leaves_out(fake_hub):
     for missing in (-1, None):
         fake_hub({("nyu-mll/glue", "train"): hub_table(NLI, [0, 1, 2, missing])})
         with pytest.raises(UserError, match=r"nyu-mll/glue \(train\): row 4"):
-            splits.read(config())
+            read(config())
 
 
 def test_a_set_that_the_hub_does_not_have(fake_hub):
     table = hub_table(("entailment", "contradiction"), [0, 1])
     fake_hub({("pietrolesci/nli_fever", split): table for split in ("train", "dev")})
     with pytest.raises(UserError, match=r"hub: has no OOD set of fever.*task\.data_dir"):
-        splits.read(config("fever"))
+        read(config("fever"))
     with pytest.raises(UserError, match=r"evaluation\.ood.*'sym1'"):
-        splits.read(config("fever", ood=["sym1"]))
+        read(config("fever", ood=["sym1"]))
 
 
 def test_a_set_of_a_definition_with_both_a_file_and_a_place_on_the_hub(
@@ -153,19 +153,19 @@ def test_a_set_of_a_definition_with_both_a_file_and_a_place_on_the_hub(
     local["ood"] = {"mine": entry}
     hub = {**local, "train": place, "dev": place}
 
-    def read(definition, **block):
+    def seen(definition, **block):
         asked.clear()
-        found = splits.read(config("mine", definition=definition, **block)).ood["mine"]
+        found = read(config("mine", definition=definition, **block)).ood["mine"]
         return len(found), [split for _, _, split, _ in asked]
 
     with pytest.raises(UserError, match=r"nli: has no file sub/mine \("):
-        read(local, data_dir=str(small_task))
+        seen(local, data_dir=str(small_task))
     (small_task / "sub").mkdir()
     write_table(small_task / "sub/mine.jsonl", labelled("neutral", "neutral", "neutral", start=60))
-    assert read(local, data_dir=str(small_task)) == (3, [])
-    assert read(hub, ood_dir=str(small_task)) == (3, ["train", "train"])
-    assert read(hub) == (2, ["train", "train", "test"])
-    assert read(hub, ood_dir=str(tmp_path)) == (2, ["train", "train", "test"])
+    assert seen(local, data_dir=str(small_task)) == (3, [])
+    assert seen(hub, ood_dir=str(small_task)) == (3, ["train", "train"])
+    assert seen(hub) == (2, ["train", "train", "test"])
+    assert seen(hub, ood_dir=str(tmp_path)) == (2, ["train", "train", "test"])
 
 
 # The embedded benchmark
@@ -173,24 +173,24 @@ def test_a_set_of_a_definition_with_both_a_file_and_a_place_on_the_hub(
 
 def test_the_benchmark():
     sizes = {"train": 40, "dev": 20, "ood": 30}
-    read = splits.read(config("synthetic", synthetic=sizes))
-    assert read.labels == ("entailment", "not_entailment")
-    assert [len(split) for split in (read.train, read.dev, read.ood["synthetic"])] == [40, 20, 30]
-    assert list(read.ood) == ["synthetic"]
-    assert set(read.train.subsets) == {"alignment"}
-    assert set(read.ood["synthetic"].subsets) == {"structure"}
-    assert len(set(read.ood["synthetic"].subsets["structure"])) == 6
-    assert read.ood["synthetic"].labels.sum() == 15
-    again = splits.read(config("synthetic", synthetic=sizes))
-    other = splits.read(config("synthetic", synthetic={**sizes, "seed": 1}))
-    assert read.fingerprint() == again.fingerprint()
-    for name in read.splits():
-        assert read.fingerprint(name) != other.fingerprint(name)
+    found = read(config("synthetic", synthetic=sizes))
+    assert found.labels == ("entailment", "not_entailment")
+    assert [len(split) for split in (found.train, found.dev, found.ood["synthetic"])] == [40, 20, 30]
+    assert list(found.ood) == ["synthetic"]
+    assert set(found.train.subsets) == {"alignment"}
+    assert set(found.ood["synthetic"].subsets) == {"structure"}
+    assert len(set(found.ood["synthetic"].subsets["structure"])) == 6
+    assert found.ood["synthetic"].labels.sum() == 15
+    again = read(config("synthetic", synthetic=sizes))
+    other = read(config("synthetic", synthetic={**sizes, "seed": 1}))
+    assert found.fingerprint() == again.fingerprint()
+    for name in found.splits():
+        assert found.fingerprint(name) != other.fingerprint(name)
 
 
 def test_a_benchmark_that_is_too_large():
     with pytest.raises(UserError, match=r"robust_compression\.task\.synthetic: .*at most"):
-        splits.read(config("synthetic", synthetic={"train": 10_000_000}))
+        read(config("synthetic", synthetic={"train": 10_000_000}))
 
 
 # Before anything is read
@@ -204,7 +204,7 @@ def unread(monkeypatch):
         raise AssertionError(f"{file} was read")
         yield
 
-    monkeypatch.setattr("compress.data.reading.rows", refuse)
+    monkeypatch.setattr("compress.data.reading.blocks", refuse)
 
 
 @pytest.mark.parametrize(

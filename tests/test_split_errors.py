@@ -121,7 +121,7 @@ def test_train_samples_are_drawn_evenly_over_the_file(small_task, put_split):
     rows = [{**PAIR, "premise": f"row {i}", "label": NLI[i // 20]} for i in range(60)]
     put_split("train", rows)
     whole, part = from_folder(small_task), from_folder(small_task, train_samples=12)
-    drawn = [whole.train.texts[0].index(text) for text in part.train.texts[0]]
+    drawn = [whole.train.texts[:][0].index(text) for text in part.train.texts[:][0]]
     assert [place // 5 for place in drawn] == list(range(12))
     assert np.bincount(part.train.labels).tolist() == [4, 4, 4]
     assert part.train.labels.tolist() == [whole.train.labels[place] for place in drawn]
@@ -148,7 +148,7 @@ def test_eval_samples_are_spread_over_dev_and_each_ood_set(small_task, put_split
     for name, split in part.splits().items():
         if name == "train":
             continue
-        rows = [texts.index(text) for text in split.texts[0]]
+        rows = [texts.index(text) for text in split.texts[:][0]]
         assert [row // 5 for row in rows] == list(range(80)), "one of each five"
         full = whole.splits()[name]
         assert split.labels.tolist() == full.labels[rows].tolist()
@@ -173,7 +173,7 @@ def test_one_text_of_a_pair_may_be_empty_not_both(small_task, put_split):
     train = labelled(*NLI, *NLI)
     train[1]["hypothesis"] = train[2]["premise"] = ""
     put_split("train", train)
-    assert from_folder(small_task).train.texts[1][1] == ""
+    assert from_folder(small_task).train.texts[:][1][1] == ""
     train[1]["premise"] = " "
     put_split("train", train)
     error_of(small_task, "train.jsonl: row 2 has no text", "both are empty")

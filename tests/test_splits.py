@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from folders import NLI, error_of, from_folder, labelled, renamed, token_rows
+from folders import NLI, encode_split, error_of, from_folder, labelled, renamed, token_rows
 from transformers import AutoTokenizer, RobertaTokenizer
 
 from compress.data import splits
@@ -21,7 +21,7 @@ def test_a_folder_gives_texts_labels_and_subsets(tmp_path, write_table):
     write_table(tmp_path / "ood_hans.tsv", hans)
     read = from_folder(tmp_path)
     assert read.labels == NLI
-    assert read.train.texts == (["p0", "p1", "p2"], ["h0", "h1", "h2"])
+    assert read.train.texts[:] == (["p0", "p1", "p2"], ["h0", "h1", "h2"])
     assert read.train.labels.tolist() == [1, 0, 2]
     assert read.train.labels.dtype == np.int64
     assert (read.train.names, read.train.groups) == (NLI, (0, 1, 2))
@@ -65,7 +65,7 @@ def test_columns_of_the_published_files(small_task, put_split):
     extra = [{"annotator": "x", **row} for row in labelled(*NLI)]
     put_split("train", renamed(extra, **names))
     read = from_folder(small_task).train
-    assert read.texts == (["p0", "p1", "p2"], ["h0", "h1", "h2"])
+    assert read.texts[:] == (["p0", "p1", "p2"], ["h0", "h1", "h2"])
     assert read.labels.tolist() == [0, 1, 2]
 
 
@@ -98,7 +98,7 @@ def test_the_published_hans_file_is_read_as_it_is(small_task, put_split, write_t
     read = from_folder(small_task).ood
     assert list(read) == ["hans"]
     assert read["hans"].labels.tolist() == [1, 0]
-    assert read["hans"].texts == ([row[1] for row in HANS], [row[2] for row in HANS])
+    assert read["hans"].texts[:] == ([row[1] for row in HANS], [row[2] for row in HANS])
     assert read["hans"].subsets == {"heuristic": ["lexical_overlap"] * 2}
 
 
@@ -126,7 +126,7 @@ def test_fever_with_two_classes(fever_folder):
     read = from_folder(fever_folder(("REFUTES", "SUPPORTS", "SUPPORTS")), task="fever")
     assert read.labels == ("SUPPORTS", "REFUTES")
     assert read.train.labels.tolist() == [1, 0, 0]
-    assert read.train.texts == (["c0", "c1", "c2"], ["e0", "e1", "e2"])
+    assert read.train.texts[:] == (["c0", "c1", "c2"], ["e0", "e1", "e2"])
     assert read.ood["sym1"].names == ("SUPPORTS", "REFUTES")
     assert read.ood["sym1"].groups == (0, 1)
     assert read.ood["sym1"].labels.tolist() == [1, 0]
@@ -146,8 +146,8 @@ def test_fever_with_labels_and_columns_of_nli(fever_folder):
     train = ("entailment", "contradiction", "neutral", "NEI", "supports", "not_enough_info")
     read = from_folder(fever_folder(train, **names), task="fever")
     assert read.train.labels.tolist() == [0, 1, 2, 2, 0, 2]
-    assert read.train.texts[0][0] == "c0"
-    assert read.train.texts[1][0] == "e0"
+    assert read.train.texts[:][0][0] == "c0"
+    assert read.train.texts[:][1][0] == "e0"
 
 
 def test_a_third_class_that_train_does_not_have(fever_folder):
@@ -204,7 +204,7 @@ def test_any_change_of_content_changes_the_fingerprint(small_task, put_split, sp
 
 def split_of(*pairs, names=("x", "y"), groups=(0, 1)):
     firsts, seconds = [list(texts) for texts in zip(*pairs, strict=True)]
-    return splits.Split((firsts, seconds), np.zeros(len(pairs), np.int64), names, groups)
+    return splits.Split.of((firsts, seconds), np.zeros(len(pairs), np.int64), names, groups)
 
 
 @pytest.mark.parametrize(
@@ -238,19 +238,18 @@ def roberta():
 
 
 def encoded(split, tokenizer, length, folder):
-    splits.encode(split, tokenizer, length, folder)
+    encode_split(split, tokenizer, length, folder)
     return Columns.open(folder, tokenizer.pad_token_id)
 
 
 def test_encode_gives_what_the_tokenizer_gives(tmp_path, bert, nli_folder, monkeypatch):
-    monkeypatch.setattr(splits, "AT_ONCE", 5)
     split = from_folder(nli_folder(tmp_path / "nli")).train
     columns = encoded(split, bert, 64, tmp_path / "columns")
     assert columns.labels.tolist() == split.labels.tolist()
     ids, types = token_rows(columns), token_rows(columns, "token_type_ids")
     assert columns.lengths.tolist() == [len(row) for row in ids]
     for number in (0, 7, 47):
-        pair = bert(split.texts[0][number], split.texts[1][number])
+        pair = bert(split.texts[:][0][number], split.texts[:][1][number])
         assert ids[number] == pair["input_ids"] and types[number] == pair["token_type_ids"]
         assert bert.unk_token_id not in pair["input_ids"]
 

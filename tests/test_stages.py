@@ -63,7 +63,7 @@ def split(*counts):
     labels = np.repeat(np.arange(len(counts)), counts)
     texts = ([""] * len(labels), [""] * len(labels))
     names = tuple(f"class {number}" for number in range(len(counts)))
-    return Split(texts, labels, names, tuple(range(len(counts))))
+    return Split.of(texts, labels, names, tuple(range(len(counts))))
 
 
 @pytest.mark.parametrize(

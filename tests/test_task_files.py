@@ -1,8 +1,9 @@
 """Published files of the tasks, and tasks defined in JSON."""
 
+import folders
 import numpy as np
 import pytest
-from folders import token_rows
+from folders import encode_split, token_rows
 from transformers import AutoTokenizer
 
 from compress.configuration.config import RobustCompression
@@ -12,7 +13,7 @@ from compress.errors import UserError
 
 
 def read(folder, task, **block):
-    return splits.read(
+    return folders.read(
         RobustCompression.model_validate(
             {"task": {"name": task, "data_dir": str(folder), **block}, "model": "unused"}
         )
@@ -38,7 +39,7 @@ def test_qqp_with_the_columns_of_the_published_file(qqp):
     data = read(qqp, "qqp")
     assert data.labels == ("not_duplicate", "duplicate")
     assert data.train.labels.tolist() == [0, 1, 1]
-    assert data.train.texts[1] == ["what is 0 ?", "what is 1 ?", "what is 2 ?"]
+    assert data.train.texts[:][1] == ["what is 0 ?", "what is 1 ?", "what is 2 ?"]
     assert data.ood["paws_wiki"].labels.tolist() == [1, 0]
 
 
@@ -50,7 +51,7 @@ def test_paws_qqp_as_it_is_published(qqp, write_table):
     ]
     write_table(qqp / "dev_and_test.tsv", rows)
     found = read(qqp, "qqp").ood["paws_qqp"]
-    assert found.texts == (
+    assert found.texts[:] == (
         ["Who is X ?", "caf\u00e9", "b'not closed"],
         ["Who isn't X ?", "plain", "b and c"],
     )
@@ -60,7 +61,7 @@ def test_paws_qqp_as_it_is_published(qqp, write_table):
 def test_byte_strings_elsewhere_stay_as_they_are(qqp, write_table):
     names = ("question1", "question2", "label")
     write_table(qqp / "ood_mine.jsonl", [dict(zip(names, ("b'x'", "y", 1), strict=True))])
-    assert read(qqp, "qqp").ood["mine"].texts[0] == ["b'x'"]
+    assert read(qqp, "qqp").ood["mine"].texts[:][0] == ["b'x'"]
 
 
 def test_symmetric_as_it_is_published(tmp_path, write_table):
@@ -76,8 +77,8 @@ def test_symmetric_as_it_is_published(tmp_path, write_table):
     write_table(tmp_path / "fever_symmetric_test.jsonl", [second])
     ood = read(tmp_path, "fever").ood
     assert list(ood) == ["sym1", "sym2"]
-    assert (ood["sym1"].texts, ood["sym1"].labels.tolist()) == ((["a"], ["b"]), [1])
-    assert (ood["sym2"].texts, ood["sym2"].labels.tolist()) == ((["c"], ["d"]), [0])
+    assert (ood["sym1"].texts[:], ood["sym1"].labels.tolist()) == ((["a"], ["b"]), [1])
+    assert (ood["sym2"].texts[:], ood["sym2"].labels.tolist()) == ((["c"], ["d"]), [0])
 
 
 DEFINITION = {
@@ -164,7 +165,7 @@ def test_a_text_may_be_called_label(mine, write_table):
         write_table(mine / name, rows)
     definition = {**DEFINITION, "texts": ["label", "answer"], "ood": {"train": {}}}
     write_table(mine / "ood_train.csv", [{"label": "x", "answer": "y", "verdict": "bad"}])
-    assert read(mine, "mine", definition=definition).train.texts[0] == ["q0", "q1", "q2"]
+    assert read(mine, "mine", definition=definition).train.texts[:][0] == ["q0", "q1", "q2"]
 
 
 SYMMETRIC = {
@@ -204,9 +205,9 @@ def test_an_ood_set_may_have_columns_and_spellings_of_its_own(tmp_path, write_ta
     write_table(tmp_path / "fever_symmetric_test.jsonl", second)
     write_table(tmp_path / "ood_third.csv", [{"a": "2", "b": "1", "c": x} for x in ("no", "right")])
     ood = read(tmp_path, "mine", definition=SYMMETRIC).ood
-    assert (ood["first"].texts, ood["first"].labels.tolist()) == ((["a"], ["b"]), [1])
-    assert (ood["second"].texts[1][0], ood["second"].labels.tolist()) == ("d", [0, 0, 1, 0])
-    assert ood["third"].texts == (["1", "1"], ["2", "2"])
+    assert (ood["first"].texts[:], ood["first"].labels.tolist()) == ((["a"], ["b"]), [1])
+    assert (ood["second"].texts[:][1][0], ood["second"].labels.tolist()) == ("d", [0, 0, 1, 0])
+    assert ood["third"].texts[:] == (["1", "1"], ["2", "2"])
     assert (ood["third"].labels.tolist(), ood["third"].groups) == ([1, 0], (0, 1))
 
 
@@ -270,17 +271,17 @@ def test_the_kept_text_is_cut_last(tiny_model, tmp_path, keep):
     long, longer = "doctor " * 12, "lawyer " * 30
     texts = ([long, long, "doctor"], [longer, "lawyer", longer])
     texts = texts if keep == 0 else texts[::-1]
-    split = splits.Split(texts, np.zeros(3, np.int64), ("x", "y"), (0, 1))
+    split = splits.Split.of(texts, np.zeros(3, np.int64), ("x", "y"), (0, 1))
     kept, cut = (tokenizer.convert_tokens_to_ids(word) for word in ("doctor", "lawyer"))
     counts = {}
     for name, which in (("plain", None), ("kept", keep)):
-        splits.encode(split, tokenizer, 20, tmp_path / name, which)
+        encode_split(split, tokenizer, 20, tmp_path / name, which)
         rows = token_rows(Columns.open(tmp_path / name, 0))
         assert all(len(ids) <= 20 for ids in rows)
         counts[name] = [(ids.count(kept), ids.count(cut)) for ids in rows]
     assert counts["plain"][0] == (8, 9) or counts["plain"][0] == (9, 8)
     assert counts["kept"] == [(12, 5), (12, 1), (1, 16)]
     assert counts["plain"][1:] == counts["kept"][1:]
-    both = splits.Split(([longer], [longer]), np.zeros(1, np.int64), ("x", "y"), (0, 1))
-    splits.encode(both, tokenizer, 20, tmp_path / "both", keep)
+    both = splits.Split.of(([longer], [longer]), np.zeros(1, np.int64), ("x", "y"), (0, 1))
+    encode_split(both, tokenizer, 20, tmp_path / "both", keep)
     assert len(token_rows(Columns.open(tmp_path / "both", 0))[0]) == 20

@@ -18,11 +18,16 @@ LABELS = np.array([0, 2, 1, 1])
 def written(folder, rows, labels=LABELS, largest=70_000, part=3):
     """The rows, written in parts."""
     count = len(labels)
+
+    def flat(rows):
+        return np.array([value for row in rows for value in row])
+
     parts = [
-        ({name: values[n : n + part] for name, values in rows.items()}, labels[n : n + part])
+        {name: flat(values[n : n + part]) for name, values in rows.items()}
+        | {"lengths": np.array([len(row) for row in rows["input_ids"][n : n + part]])}
         for n in range(0, count, part)
     ]
-    columns.write(folder, iter(parts), largest)
+    columns.write(folder, iter(parts), labels, largest)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from folders import encode_split
 from transformers import BertTokenizer, GPT2Tokenizer
 
 from compress.data import splits, tokens
@@ -14,8 +15,8 @@ KNOWN, FOREIGN = ["the king slept", "the king"], ["le roi dort", "the roi"]
 
 
 def columns(folder, tokenizer, texts):
-    split = splits.Split((texts, texts), np.zeros(len(texts), dtype=np.int64), ("a", "b"), (0, 1))
-    splits.encode(split, tokenizer, 32, folder / "columns")
+    split = splits.Split.of((texts, texts), np.zeros(len(texts), dtype=np.int64), ("a", "b"), (0, 1))
+    encode_split(split, tokenizer, 32, folder / "columns")
     return Columns.open(folder / "columns", tokenizer.pad_token_id, tokenizer.padding_side)
 
 

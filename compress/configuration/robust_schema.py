@@ -167,6 +167,9 @@ class RobustCompression(Block):
     timeout: Annotated[float, Field(gt=0)] = 10
     """Minutes after which a rank that does not take part in the next step is given up: every rank ends,
     and a message names it and its host."""
+    processes: Count | None = None
+    """Processes that read, check and tokenise the data, on the host of the first rank. Default: one for
+    each of its CPUs."""
     cache_dir: Name | None = None
     """Directory of what several runs share (teacher, difficulty, tokens). Default: `shared` beside
     the output directory."""

@@ -18,7 +18,13 @@ WITHOUT_EFFECT = (
     *("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
     *("prescale_gradients", "zero_optimization"),
     *(f"{OURS}.evaluation", f"{OURS}.task.ood_dir", f"{OURS}.cache_dir"),
-    *(f"{OURS}.student.uncompressed", f"{OURS}.checkpoint", f"{OURS}.timeout", f"{OURS}.profile"),
+    *(
+        f"{OURS}.student.uncompressed",
+        f"{OURS}.checkpoint",
+        f"{OURS}.timeout",
+        f"{OURS}.profile",
+        f"{OURS}.processes",
+    ),
 )
 """Keys that change no artefact: monitors, how the same sums are computed, what is evaluated."""
 CONTENT = (f"{OURS}.task", f"{OURS}.model", f"{OURS}.student.model", f"{OURS}.teacher.model")

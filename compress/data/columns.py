@@ -6,10 +6,9 @@ class; `columns.json` names the columns and their types.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any]
-Part = tuple[Mapping[str, Sequence[Sequence[int]]], Array]
-"""Columns of tokens and labels of some samples."""
+Part = Mapping[str, Array]
+"""Columns of tokens of some samples, one sample after another, and the `lengths` of each."""
 TABLE = "columns.json"
 TOKENS = ("input_ids", "token_type_ids")
 SMALL = 1 << 16
@@ -29,8 +28,8 @@ CHUNK = 1 << 22
 """Tokens that are compared at once."""
 
 
-def write(folder: Path, parts: Iterable[Part], largest: int) -> None:
-    """Write a split, part by part; largest: id that a token may have."""
+def write(folder: Path, parts: Iterable[Part], labels: Array, largest: int) -> None:
+    """Write a split, part by part; labels: [N]; largest: id that a token may have."""
     ids = np.uint16 if largest < SMALL else np.int32
     types: dict[str, Any] = {"input_ids": ids, "token_type_ids": np.uint8}
     types |= {"offsets": np.int64, "lengths": np.int32, "labels": np.int64}
@@ -38,21 +37,19 @@ def write(folder: Path, parts: Iterable[Part], largest: int) -> None:
     end, files = 0, dict[str, Any]()
     with ExitStack() as stack:
 
-        def append(name: str, values: Iterable[int]) -> None:
+        def append(name: str, values: Array) -> None:
             if name not in files:
                 files[name] = stack.enter_context(_file(folder, name).open("wb"))
-            files[name].write(np.fromiter(values, types[name]).tobytes())
+            files[name].write(values.astype(types[name]).data)
 
-        append("offsets", [0])
-        for tokens, labels in parts:
-            lengths = np.fromiter(map(len, tokens["input_ids"]), np.int64)
-            append("lengths", lengths)
-            append("offsets", end + np.cumsum(lengths))
-            append("labels", labels)
-            for name in TOKENS:
-                if name in tokens:
-                    append(name, chain.from_iterable(tokens[name]))
-            end += int(lengths.sum())
+        append("offsets", np.zeros(1))
+        for part in parts:
+            for name, values in part.items():
+                append(name, values)
+            append("offsets", end + np.cumsum(part["lengths"], dtype=np.int64))
+            end += int(part["lengths"].sum(dtype=np.int64))
+        for start in range(0, len(labels), CHUNK):
+            append("labels", labels[start : start + CHUNK])
     (folder / TABLE).write_text(json.dumps({name: np.dtype(types[name]).str for name in sorted(files)}))
 
 

@@ -114,12 +114,7 @@ def _error(key: str, name: str, error: Exception) -> UserError:
 
 
 def load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
-    """A split of a data set on the hub, as a `datasets.Dataset`; UserError where it cannot be had."""
-    with one_a_node():
-        return _load_split(path, config, split, revision)
-
-
-def _load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
+    """A split of a data set on the hub; UserError where it cannot be had. The main rank alone asks."""
     if not reachable():
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     offline = datasets.DownloadConfig(local_files_only=not reachable(), max_retries=1)

@@ -6,16 +6,23 @@ of train; the OOD set stays whole, comparable with published accuracies. A dev p
 """
 
 import json
-from collections import Counter
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.data.checking import Checked
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from compress.data.pairs import Places
+from compress.data.rows import Rows
 from compress.errors import UserError
 from compress.files import artefacts
-from compress.runtime import ranks
+
+Keys = NDArray[np.uint64]
 
 FILE = "overlap.jsonl"
 """In the output directory: one line for each OOD sample that train holds too."""
@@ -23,89 +30,96 @@ KEY = "robust_compression.task.drop_overlap"
 
 
 @dataclass(frozen=True)
-class Side:
-    """The rows of a split, and the key of each pair [N] (`Split.pair_keys`)."""
+class Shared:
+    """Which rows of train an OOD set holds too.
 
-    rows: Checked
-    keys: Sequence[bytes]
-
-    def __len__(self) -> int:
-        """Number of samples N."""
-        return len(self.keys)
-
-
-def apart(
-    train: Side, ood: Mapping[str, Side], drop: bool, output_dir: Path | None
-) -> tuple[list[int], list[str]]:
-    """The places of train whose pairs no OOD set holds, and notes on the others.
-
-    The whole files are compared, before any drawing. The OOD samples concerned are written to `FILE` in
-    the output directory, if that is given, by the main rank.
-    Raises UserError if there are any and they are not to be dropped, or if none would be left.
+    drop: their places [n], in order; records: for each OOD sample concerned a line of `FILE`; counts:
+    how many samples of each set.
     """
-    wanted = {key for side in ood.values() for key in side.keys}
-    first: dict[bytes, int] = {}
-    for place, key in enumerate(train.keys):
-        if key in wanted:
-            first.setdefault(key, place)
-    shared = [
-        _record(name, side.rows, place, train.rows, first[key])
-        for name, side in ood.items()
-        for place, key in enumerate(side.keys)
-        if key in first
+
+    drop: Places
+    records: list[dict[str, Any]]
+    counts: dict[str, int]
+
+
+def find(train: Rows, ood: Mapping[str, Rows]) -> Shared:
+    """Compare the whole files, before any drawing: train is passed by the keys of the OOD sets."""
+    wanted = {name: rows.column("key") for name, rows in ood.items()}
+    every = pa.array(np.unique(np.concatenate([*wanted.values(), np.empty(0, np.uint64)])))
+    column, drop, start = train.table.column("key"), [np.empty(0, np.int64)], 0
+    for chunk in column.chunks:
+        drop.append(start + np.flatnonzero(pc.is_in(chunk, every)))
+        start += len(chunk)
+    places = np.concatenate(drop)
+    first: dict[int, int] = {}
+    for place, key in zip(places.tolist(), column.take(places).to_pylist(), strict=True):
+        first.setdefault(key, place)
+    found = {
+        name: [(place, key) for place, key in enumerate(keys.tolist()) if key in first]
+        for name, keys in wanted.items()
+    }
+    records = [
+        _record(name, ood[name], place, train, first[key])
+        for name, samples in found.items()
+        for place, key in samples
     ]
-    if output_dir is not None:
-        ranks.on_main(lambda: _write(output_dir / FILE, shared))
-    kept = [place for place, key in enumerate(train.keys) if key not in first]
-    if not shared:
-        return kept, [f"{KEY}: no OOD set holds a pair of train, so none was dropped."] if drop else []
-    counts = Counter(record["set"] for record in shared)
+    return Shared(places, records, {name: len(samples) for name, samples in found.items() if samples})
+
+
+def check(train: Rows, ood: Mapping[str, Rows], shared: Shared, drop: bool, file: Path) -> list[str]:
+    """Notes on what is dropped; file: where the list is.
+
+    Raises UserError if pairs are shared and are not to be dropped, or if none would be left.
+    """
+    if not shared.records:
+        return [f"{KEY}: no OOD set holds a pair of train, so none was dropped."] if drop else []
     if not drop:
-        sizes = {name: f"{len(ood[name]):,} samples of {ood[name].rows.source}" for name in counts}
-        which = " and ".join(f"{count:,} of {sizes[name]}" for name, count in counts.items())
-        where = f"; {output_dir / FILE} lists them all" if output_dir else ""
-        raise UserError(_refusal(which, shared, train.rows.source, where))
-    if not kept:
-        raise UserError(f"{train.rows.source}: {KEY} leaves no sample, the OOD sets hold all of them.")
-    each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    where = f"; {FILE} lists them" if output_dir else ""
-    return kept, [
-        f"{len(train) - len(kept):,} of {len(train):,} samples of train were dropped, because OOD sets "
-        f"hold them too ({each}){where}."
+        sizes = {name: f"{len(ood[name]):,} samples of {ood[name].name}" for name in shared.counts}
+        which = " and ".join(f"{count:,} of {sizes[name]}" for name, count in shared.counts.items())
+        raise UserError(_refusal(which, shared.records, train.name, f"; {file} lists them all"))
+    if len(shared.drop) == len(train):
+        raise UserError(f"{train.name}: {KEY} leaves no sample, the OOD sets hold all of them.")
+    each = ", ".join(f"{name} {count:,}" for name, count in shared.counts.items())
+    return [
+        f"{len(shared.drop):,} of {len(train):,} samples of train were dropped, because OOD sets "
+        f"hold them too ({each}); {FILE} lists them."
     ]
 
 
-def notes(train: Sequence[bytes], classes: Sequence[int], dev: Sequence[bytes]) -> list[str]:
+def notes(train: Keys, classes: Sequence[int] | NDArray[np.int64], dev: Keys) -> list[str]:
     """Sentences on repeated pairs.
 
     train, dev: keys of the samples that the run uses, after drawing; classes: labels of train.
     """
-    labels: dict[bytes, int] = {}
-    contrary = {
-        key for key, label in zip(train, classes, strict=True) if labels.setdefault(key, label) != label
-    }
+    order = np.argsort(train, kind="stable")
+    keys, labels = train[order], np.asarray(classes)[order]
+    same = keys[1:] == keys[:-1]
+    contrary = len(np.unique(keys[1:][same & (labels[1:] != labels[:-1])]))
+    places = np.minimum(np.searchsorted(keys, dev), len(keys) - 1)
     found = []
-    if shared := sum(key in labels for key in dev):
+    if shared := int((keys[places] == dev).sum()):
         found.append(
             f"{shared:,} of {len(dev):,} samples of dev are in train too: dev accuracy may be too high."
         )
-    if again := len(train) - len(labels):
+    if again := int(same.sum()):
         found.append(f"{again:,} of {len(train):,} samples of train repeat the pair of another one.")
     if contrary:
-        found.append(f"{len(contrary):,} pairs of train have labels that contradict each other.")
+        found.append(f"{contrary:,} pairs of train have labels that contradict each other.")
     return found
 
 
-def _record(name: str, rows: Checked, place: int, train: Checked, twin: int) -> dict[str, Any]:
+def _record(name: str, rows: Rows, place: int, train: Rows, twin: int) -> dict[str, Any]:
     """A line of `FILE`: a sample of the OOD set `name`, and the first one of train with its pair."""
+    number, label = (int(rows.table.column(c)[place].as_py()) for c in ("number", "label"))
+    train_row, train_label = (int(train.table.column(c)[twin].as_py()) for c in ("number", "label"))
     return {
         "set": name,
-        "row": rows.rows[place],
-        "train_row": train.rows[twin],
-        "label": rows.names[rows.labels[place]],
-        "train_label": train.names[train.labels[twin]],
-        "texts": [texts[place] for texts in rows.texts],
-        "train_texts": [texts[twin] for texts in train.texts],
+        "row": number,
+        "train_row": train_row,
+        "label": rows.names[label],
+        "train_label": train.names[train_label],
+        "texts": rows.texts(place),
+        "train_texts": train.texts(twin),
     }
 
 
@@ -120,7 +134,7 @@ def _refusal(which: str, shared: Sequence[Mapping[str, Any]], train: str, where:
     )
 
 
-def _write(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def write(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """One line of JSON for each record, written whole; without records there is no file."""
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     try:
@@ -130,3 +144,12 @@ def _write(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
                 temporary.write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error}).") from None
+
+
+def put(found: Path, file: Path) -> None:
+    """Copy a list that `write` has written; without it the old one goes."""
+    if not found.is_file():
+        file.unlink(missing_ok=True)
+        return
+    with artefacts.replacing(file) as temporary:
+        shutil.copyfile(found, temporary)

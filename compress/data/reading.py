@@ -1,6 +1,8 @@
 """Rows of a table from .jsonl, .csv, .tsv, .txt (tab-separated) or .parquet, each also gzip'ed.
 
-Data-frame readers do not serve: an error must name file and row, and a cell "NA" is a word.
+A file is read once, from its beginning, in blocks of `AT_ONCE` records; what is costly to read of a
+block is read by `Block.rows`, which another process may do. Data-frame readers do not serve: an error
+must name file and row, and a cell "NA" is a word.
 """
 
 import csv
@@ -9,20 +11,33 @@ import io
 import json
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
 from compress.errors import UserError, first_line
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 SUFFIXES = tuple(f + zipped for f in FORMATS for zipped in ("", ".gz"))
+AT_ONCE = 1000
 Row = dict[str, Any]
+T = TypeVar("T")
+
+
+class Block(ABC):
+    """Some consecutive records of a table, as they stand there."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Yield (row number, row); UserError for a record that is no row."""
 
 
 def check_pair(first: str, second: str, place: str) -> None:
@@ -45,7 +60,7 @@ def find(folder: Path, stems: tuple[str, ...]) -> Path | None:
         return None
     if not found[0].exists():
         raise UserError(f"{found[0]}: is a link to '{found[0].readlink()}', which is not there.")
-    if not os.access(found[0], os.R_OK):
+    if not readable(found[0]):
         raise UserError(f"{found[0]}: cannot be read (Permission denied).")
     return found[0] if is_file(found[0]) else None
 
@@ -57,6 +72,18 @@ def is_file(path: Path) -> bool:
     return False
 
 
+def place(name: str) -> Path:
+    """The folder of this name: a path, or a URL of any file system that fsspec knows, such as s3://."""
+    if "://" not in name:
+        return Path(name)
+    return cast(Path, UPath(name))
+
+
+def readable(path: Path, mode: int = os.R_OK) -> bool:
+    """Whether the path may be read, as far as that is known without trying."""
+    return not isinstance(path, Path) or os.access(path, mode)
+
+
 def without_suffix(name: str) -> str:
     """The name of a file without its longest known suffix; the same for a name without one."""
     return name.removesuffix(max(filter(name.endswith, SUFFIXES), key=len, default=""))
@@ -65,7 +92,12 @@ def without_suffix(name: str) -> str:
 def named(folder: Path, stems: tuple[str, ...]) -> list[Path]:
     """What lies in `folder` under one of the names with a known suffix, be it a file or not."""
     possible = [folder / (stem + suffix) for stem in stems for suffix in SUFFIXES]
-    return [path for path in possible if os.path.lexists(path)]
+    return [path for path in possible if _there(path)]
+
+
+def _there(path: Path) -> bool:
+    """Whether there is something of this name, be it a link to nothing."""
+    return os.path.lexists(path) if isinstance(path, Path) else path.exists()
 
 
 def shown(value: object, longest: int = 60) -> str:
@@ -76,14 +108,20 @@ def shown(value: object, longest: int = 60) -> str:
 
 
 def rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (row number, row); the number is the line of the file, or the record of a parquet file.
+    """Yield (row number, row) of a whole file; see `blocks`."""
+    for block in blocks(file):
+        yield from block.rows()
+
+
+def blocks(file: Path) -> Iterator[Block]:
+    """Yield the records of a file; the number of a row is its line, or its record in a parquet file.
 
     A cell of CSV or TSV whose header is blank is left out.
     Raises UserError for a file that is corrupt, not UTF-8, or not a table, and for a column named
-    twice, of which any reader would silently take one.
+    twice, of which any reader would silently take one; some of it when the rows of a block are read.
     """
     name = file.name.removesuffix(".gz")
-    reader = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(Path(name).suffix, _cell_rows)
+    reader = {".jsonl": _json_lines, ".parquet": _parquet}.get(Path(name).suffix, _cells)
     try:
         yield from reader(file)
     except UnicodeDecodeError as error:
@@ -94,6 +132,27 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
         raise UserError(f"{file}: is not a complete gzip file ({error}).") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error}).") from None
+
+
+def grouped(items: Iterable[T]) -> Iterator[list[T]]:
+    """Lists of `AT_ONCE` items; those before an error come before it."""
+    group: list[T] = []
+    failure: Exception | None = None
+    source = iter(items)
+    while failure is None:
+        try:
+            group.append(next(source))
+        except StopIteration:
+            break
+        except Exception as error:  # noqa: BLE001  raised again after what was read before it
+            failure = error
+        if len(group) == AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
+    if failure is not None:
+        raise failure
 
 
 def _bad_line(file: Path, error: UnicodeDecodeError) -> str:
@@ -107,7 +166,9 @@ def _bad_line(file: Path, error: UnicodeDecodeError) -> str:
 
 
 def _open_bytes(file: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb"))
+    if file.suffix != ".gz":
+        return file.open("rb")
+    return cast(IO[bytes], gzip.open(file if isinstance(file, Path) else file.open("rb"), "rb"))
 
 
 def _open_text(file: Path, newline: str | None = None) -> IO[str]:
@@ -123,33 +184,59 @@ def _check_names(place: str, names: Sequence[str]) -> None:
         )
 
 
-def _json_rows(file: Path) -> Iterator[tuple[int, Row]]:
-    names: list[str] = []
+@dataclass(frozen=True)
+class _Lines(Block):
+    """Lines of JSON with their numbers."""
 
-    def keep_names(pairs: list[tuple[str, Any]]) -> Row:
-        """Called for each object of a line, the outermost last; names inside a value may repeat."""
-        names[:] = [name for name, _ in pairs]
-        return dict(pairs)
+    file: str
+    lines: Sequence[tuple[int, str]]
 
-    with _open_text(file) as lines:
-        for number, line in enumerate(lines, start=1):
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """See `Block`."""
+        names: list[str] = []
+
+        def keep_names(pairs: list[tuple[str, Any]]) -> Row:
+            """Called for each object of a line, the outermost last; names inside a value may repeat."""
+            names[:] = [name for name, _ in pairs]
+            return dict(pairs)
+
+        for number, line in self.lines:
             if not line.strip():
                 continue
             try:
                 row = json.loads(line, object_pairs_hook=keep_names)
             except (ValueError, RecursionError) as error:
                 why = getattr(error, "msg", error)
-                raise UserError(f"{file}: row {number} is not valid JSON ({why}).") from None
+                raise UserError(f"{self.file}: row {number} is not valid JSON ({why}).") from None
             if not isinstance(row, dict):
-                raise UserError(f"{file}: row {number} is not a JSON object.")
-            _check_names(f"{file}: row {number}", names)
+                raise UserError(f"{self.file}: row {number} is not a JSON object.")
+            _check_names(f"{self.file}: row {number}", names)
             yield number, row
 
 
-def _cell_rows(file: Path) -> Iterator[tuple[int, Row]]:
+def _json_lines(file: Path) -> Iterator[Block]:
+    with _open_text(file) as lines:
+        for group in grouped(enumerate(lines, start=1)):
+            yield _Lines(str(file), group)
+
+
+@dataclass(frozen=True)
+class _Cells(Block):
+    """Records of cells with their line numbers; columns: place and name of those that are read."""
+
+    columns: Sequence[tuple[int, str]]
+    records: Sequence[tuple[int, list[str]]]
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """See `Block`."""
+        for number, cells in self.records:
+            yield number, {name: cells[place] for place, name in self.columns}
+
+
+def _cells(file: Path) -> Iterator[Block]:
     csv.field_size_limit(1 << 30)
     with _open_text(file, newline="") as lines:
-        if ".csv" in file.suffixes:
+        if any(suffix == ".csv" for suffix in file.suffixes):
             reader = csv.reader(lines, strict=True)
         else:
             reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -158,33 +245,63 @@ def _cell_rows(file: Path) -> Iterator[tuple[int, Row]]:
             return
         columns = [(place, name) for place, name in enumerate(header) if name.strip()]
         _check_names(f"{file}: the header", [name for _, name in columns])
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise UserError(
-                    f"{file}: row {reader.line_num} has {len(cells)} cells, the header {len(header)}."
-                )
-            yield reader.line_num, {name: cells[place] for place, name in columns}
+        for group in grouped(_records(file, reader, len(header))):
+            yield _Cells(columns, group)
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[int, Row]]:
+def _records(file: Path, reader: Any, width: int) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401
+    """The records of a csv reader that are not blank; width: cells of each."""
+    for cells in reader:
+        if cells and len(cells) != width:
+            raise UserError(
+                f"{file}: row {reader.line_num} has {len(cells)} cells, the header {width}."
+            )
+        if cells:
+            yield reader.line_num, cells
+
+
+@dataclass(frozen=True)
+class Records(Block):
+    """Records of an Arrow table, counted from `first`.
+
+    source: for messages; classes: names of the classes of a column that holds their ids.
+    """
+
+    source: str
+    first: int
+    table: pa.Table
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """See `Block`; a class id that is negative is left as it is."""
+        names = self.table.column_names
+        columns = [self._values(name) for name in names]
+        for number, values in enumerate(zip(*columns, strict=True), start=self.first):
+            yield number, dict(zip(names, values, strict=True))
+
+    def _values(self, name: str) -> list[Any]:
+        try:
+            values = self.table.column(name).to_pylist()
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            why = first_line(error)
+            raise UserError(
+                f"{self.source}: column '{shown(name)}' holds a cell that cannot be read ({why})."
+            ) from None
+        if (known := self.classes.get(name)) is None:
+            return values
+        return [v if v is None or v < 0 else known[v] for v in values]
+
+
+def _parquet(file: Path) -> Iterator[Block]:
+    """By row groups, so that no more than one of them is in memory."""
+    first = 1
     try:
         with _open_bytes(file) as source:
-            whole = pa.BufferReader(source.read())
-        _check_names(f"{file}: the table", pq.ParquetFile(whole).schema_arrow.names)
-        table = pq.read_table(whole)
+            whole = pa.BufferReader(source.read()) if file.suffix == ".gz" else source
+            table = pq.ParquetFile(whole)
+            _check_names(f"{file}: the table", table.schema_arrow.names)
+            for batch in table.iter_batches(AT_ONCE):
+                yield Records(str(file), first, pa.Table.from_batches([batch]))
+                first += len(batch)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{file}: is not a parquet file ({first_line(error)}).") from None
-    cells = [_parquet_cells(file, name, table.column(name)) for name in table.column_names]
-    for number, values in enumerate(zip(*cells, strict=True), start=1):
-        yield number, dict(zip(table.column_names, values, strict=True))
-
-
-def _parquet_cells(file: Path, name: str, column: pa.ChunkedArray) -> list[Any]:
-    try:
-        return column.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise UserError(
-            f"{file}: column '{shown(name)}' holds a cell that cannot be read ({first_line(error)})."
-        ) from None

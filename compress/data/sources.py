@@ -5,26 +5,37 @@ OOD sets in either case. An OOD set of a definition with both `file` and `hub` f
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.task_schema import HubBlock, OodBlock, TaskBlock
 from compress.data import reading
-from compress.data.reading import Row
+from compress.data.reading import Block
 from compress.data.tasks import Task, ood_set, stems
 from compress.errors import UserError, nearest
 from compress.synthetic import generator
 
+if TYPE_CHECKING:
+    import datasets
+
 
 @dataclass(frozen=True)
 class Source:
-    """Where a split comes from (for messages) and its numbered rows."""
+    """Where a split comes from: a name for messages, and its records.
+
+    version: what changes when they do, as JSON, so that an unchanged source is not read again.
+    """
 
     name: str
-    rows: Iterable[tuple[int, Row]]
+    blocks: Callable[[], Iterator[Block]]
+    version: Callable[[], Any]
 
 
 def every(config: RobustCompression, task: Task) -> dict[str, Source]:
@@ -41,7 +52,7 @@ def find(block: TaskBlock, task: Task, split: str) -> Source:
     """The rows of `train`, `dev` or `ood_<name>`; UserError if they are nowhere."""
     ood = ood_set(task, split.removeprefix("ood_")) if split.startswith("ood_") else None
     if task.name == "synthetic":
-        return Source(f"synthetic {split}", _benchmark_rows(block, "ood" if ood else split))
+        return _benchmark(block, split)
     given = ood.hub if ood else getattr(task, split)
     hub_split = given if isinstance(given, HubBlock) else None
     searched = [f for key, f in folders(block).items() if ood or key == "data_dir"]
@@ -49,10 +60,10 @@ def find(block: TaskBlock, task: Task, split: str) -> Source:
         return _from_hub(hub_split)
     names = stems(task, split, ood)
     found = [file for folder in searched if (file := reading.find(folder, names)) is not None]
-    if len(found) > 1 and not found[0].samefile(found[1]):
+    if len(found) > 1 and not _same(*found[:2]):
         raise UserError(f"{found[0]} and {found[1]}: both are {split}; keep the one that is meant.")
     if found:
-        return Source(str(found[0]), reading.rows(found[0]))
+        return _from_file(found[0])
     if hub_split is not None and block.data_dir is None:
         return _from_hub(hub_split)
     if not searched:
@@ -131,11 +142,11 @@ def _exists(folder: Path, names: tuple[str, ...]) -> bool:
 def folders(block: TaskBlock) -> dict[str, Path]:
     """The given folders by key, data_dir first; UserError for one that does not exist or is closed."""
     given = {"data_dir": block.data_dir, "ood_dir": block.ood_dir}
-    found = {key: Path(name) for key, name in given.items() if name is not None}
+    found = {key: reading.place(name) for key, name in given.items() if name is not None}
     for key, folder in found.items():
         if not _is_folder(folder):
             raise UserError(f"robust_compression.task.{key}: '{given[key]}' is not a folder.")
-        if not os.access(folder, os.R_OK | os.X_OK):
+        if not reading.readable(folder, os.R_OK | os.X_OK):
             raise UserError(
                 f"robust_compression.task.{key}: '{given[key]}' cannot be read (Permission denied)."
             )
@@ -154,7 +165,7 @@ def files(block: TaskBlock, task: Task) -> list[Path]:
     entries: dict[str, OodBlock | None] = {"train": None, "dev": None}
     entries |= {f"ood_{name}": entry for name, entry in task.ood.items()}
     names = [name for split, entry in entries.items() for name in stems(task, split, entry)]
-    given = [Path(folder) for folder in (block.data_dir, block.ood_dir) if folder is not None]
+    given = [reading.place(name) for name in (block.data_dir, block.ood_dir) if name is not None]
     possible = (file for folder in given for file in reading.named(folder, tuple(names)))
     return [file for file in possible if reading.is_file(file)]
 
@@ -169,27 +180,63 @@ def _plain(folder: Path) -> set[str]:
     return set(names.values())
 
 
+def _same(one: Path, other: Path) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.samefile(other)
+    return str(one) == str(other)
+
+
+def _from_file(file: Path) -> Source:
+    """Of its version the path, the size and the times, as far as its file system tells them."""
+
+    def version() -> list[Any]:
+        try:
+            if not isinstance(file, Path):
+                return [str(file), file.fs.ukey(file.path)]
+            about = file.stat()
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error}).") from None
+        return [str(file.absolute()), about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+
+    return Source(str(file), lambda: reading.blocks(file), version)
+
+
 def _from_hub(block: HubBlock) -> Source:
-    return Source(f"{block.path} ({block.split})", enumerate(_hub_rows(block), start=1))
+    """Of its version the fingerprint that `datasets` gives it, by which it knows its cache again."""
+
+    @cache
+    def table() -> "datasets.Dataset":
+        from compress.data import hub  # takes seconds, and a wrong file name must be known before
+
+        return hub.load_split(block.path, block.config, block.split, block.revision)
+
+    def version() -> list[Any]:
+        return [block.path, block.config, block.split, table()._fingerprint]
+
+    return Source(f"{block.path} ({block.split})", lambda: _hub_blocks(block.path, table()), version)
 
 
-def _hub_rows(block: HubBlock) -> Iterable[Row]:
-    """Rows of a hub split with the names of its classes in place of its own ids."""
-    import datasets  # takes seconds, and a wrong file name must be known before
+def _hub_blocks(name: str, table: "datasets.Dataset") -> Iterator[Block]:
+    """Records of a hub split with the names of its classes in place of its own ids."""
+    import datasets
 
-    from compress.data import hub
-
-    table = hub.load_split(block.path, block.config, block.split, block.revision)
-    classes = {k: f for k, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
-    for row in table:
-        known = {k: f for k, f in classes.items() if row[k] is not None and row[k] >= 0}
-        yield {**row, **{key: feature.int2str(row[key]) for key, feature in known.items()}}
+    classes = {k: f.names for k, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
+    arrow = table.with_format("arrow")
+    for start in range(0, len(table), reading.AT_ONCE):
+        part = arrow[start : start + reading.AT_ONCE]
+        yield reading.Records(name, start + 1, part, classes)
 
 
-def _benchmark_rows(block: TaskBlock, split: str) -> Iterator[tuple[int, Row]]:
-    size = block.synthetic
-    options = size.model_dump() if size is not None else {}
-    try:
-        yield from enumerate(generator.generate(**options)[split], start=1)
-    except ValueError as error:
-        raise UserError(f"robust_compression.task.synthetic: {error}") from None
+def _benchmark(block: TaskBlock, split: str) -> Source:
+    options = block.synthetic.model_dump() if block.synthetic is not None else {}
+
+    def blocks() -> Iterator[Block]:
+        try:
+            made = generator.generate(**options)["ood" if split.startswith("ood_") else split]
+        except ValueError as error:
+            raise UserError(f"robust_compression.task.synthetic: {error}") from None
+        for start in range(0, len(made), reading.AT_ONCE):
+            rows = made[start : start + reading.AT_ONCE]
+            yield reading.Records(f"synthetic {split}", start + 1, pa.Table.from_pylist(rows))
+
+    return Source(f"synthetic {split}", blocks, lambda: ["synthetic", split, options])

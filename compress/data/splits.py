@@ -1,49 +1,57 @@
-"""Sentence pairs of a task: read, checked, tokenised once, memory-mapped.
+"""The splits of a task: which rows of its sources are used, what they are called, where they lie.
 
-`read` gives the raw splits (from `sources`) with their content fingerprint; `encode` tokenises them
-once into flat files of the cache, which every rank maps into memory.
+`select` takes them from the rows of the sources, `save` and `load` keep what that gave. A split holds
+no text: its pairs are mapped from the files of the rows.
 """
 
 import hashlib
 import json
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
-from compress.configuration.robust_schema import RobustCompression
-from compress.configuration.task_schema import OodBlock
-from compress.data import columns, overlap, sources, tokens
-from compress.data.checking import Checked, check
-from compress.data.tasks import Task, groups, of, ood_set
+from compress.configuration.task_schema import OodBlock, TaskBlock
+from compress.data import overlap, pairs
+from compress.data.pairs import Pairs, Places
+from compress.data.rows import Rows
+from compress.data.tasks import Task, groups, ood_set
 from compress.errors import UserError
 
-AT_ONCE = 1000
-"""Pairs that are tokenised at once."""
-UNSEEN = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
-"""Characters without width, which two copies of a text may differ in."""
+TABLE = "splits.json"
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of raw pairs; N samples.
+    """One split, N samples.
 
-    texts: two lists [N]; labels: ids [N] into `names`; groups: for each class id of the model the id
-    in `names` that it counts as; subsets: column -> values [N] by which the report splits; whole: size
-    of the set that this is a part of, None if it is all of it.
+    texts: the pairs; labels: ids [N] into `names`; groups: for each class id of the model the id in
+    `names` that it counts as; subsets: column -> values [N] by which the report splits; whole: size of
+    the set that this is a part of, None if it is all of it; content: hash of all of that, in order.
     """
 
-    texts: tuple[list[str], list[str]]
+    texts: Pairs
     labels: NDArray[np.int64]
     names: tuple[str, ...]
     groups: tuple[int, ...]
-    subsets: Mapping[str, list[str]] = field(default_factory=dict)
+    subsets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     whole: int | None = None
+    content: str = ""
+
+    @staticmethod
+    def of(
+        texts: pairs.Lists,
+        labels: NDArray[np.int64],
+        names: tuple[str, ...],
+        groups: tuple[int, ...],
+        **more: Any,  # noqa: ANN401  further fields
+    ) -> "Split":
+        """Of two lists of texts [N], in memory."""
+        content = _content(names, groups, pairs.digests(*texts, np.asarray(labels).tolist()))
+        return Split(Pairs.of(*texts), labels, names, groups, **{"content": content, **more})
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -54,40 +62,16 @@ class Split:
         """Samples of the whole set."""
         return self.whole or len(self)
 
-    def part(self, rows: Sequence[int]) -> "Split":
-        """These samples only, in this order; `whole` stays the size of the set."""
-        first, second = ([texts[row] for row in rows] for texts in self.texts)
-        subsets = {name: [values[row] for row in rows] for name, values in self.subsets.items()}
-        labels = self.labels[list(rows)]
-        return replace(self, texts=(first, second), labels=labels, subsets=subsets, whole=self.set_size)
-
     def fingerprint(self) -> str:
         """SHA-256 of texts, labels and label names, in order."""
-        return self._digest
-
-    def pair_keys(self, symmetric: bool) -> list[bytes]:
-        """A hash of each pair of texts [N], without regard to case, blanks, and form of Unicode.
-
-        symmetric: nor to the order of the texts.
-        """
-        pairs = ([_comparable(text) for text in pair] for pair in zip(*self.texts, strict=True))
-        if symmetric:
-            pairs = (sorted(pair) for pair in pairs)
-        return [hashlib.sha256(repr(pair).encode()).digest() for pair in pairs]
-
-    @cached_property
-    def _digest(self) -> str:
-        digest = hashlib.sha256(repr((self.names, self.groups)).encode())
-        for first, second, label in zip(*self.texts, self.labels, strict=True):
-            digest.update(json.dumps([first, second, int(label)]).encode())
-        return digest.hexdigest()
+        return self.content
 
 
-def _comparable(text: str) -> str:
-    """A text without case, repeated blanks and characters without width, in one form of Unicode."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).translate(UNSEEN)
-    return " ".join(text.casefold().split())
+def _content(names: Sequence[str], groups: Sequence[int], digests: Iterable[bytes]) -> str:
+    digest = hashlib.sha256(repr((tuple(names), tuple(groups))).encode())
+    for part in digests:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -116,46 +100,69 @@ class TaskData:
         return hashlib.sha256(repr((self.labels, parts)).encode()).hexdigest()
 
 
-def read(config: RobustCompression, output_dir: Path | None = None) -> TaskData:
-    """Read and check all splits that the configuration names.
+def class_names(task: Task, train: Rows) -> tuple[str, ...]:
+    """Class names of the model: the task's, less optional ones of which train has no sample.
 
-    output_dir: where samples that an OOD set shares with train are listed.
-    Raises UserError for a missing file (before the first one is read) or column, an unknown label, an
-    empty or one-class split, an OOD set that holds a pair of train.
+    Raises UserError for another one of which train has none.
     """
-    block, task = config.task, of(config.task)
-    places = sources.every(config, task)
-    own = OodBlock(subsets=task.subsets)
-    train_rows = check(task, task.labels, places.pop("train"), own)
-    labels = _labels(task, train_rows)
-    _check_enough(block.train_samples, len(train_rows.labels))
-    train = _split(labels, train_rows, own)
-    dev = _split(labels, check(task, labels, places.pop("dev"), own), own)
-    ood, sides = {}, {}
-    for split, place in places.items():
-        name = split.removeprefix("ood_")
-        entry = ood_set(task, name)
-        rows = check(task, entry.labels or labels, place, entry)
-        ood[name] = _split(labels, rows, entry)
-        sides[name] = overlap.Side(rows, ood[name].pair_keys(task.symmetric))
-    keys = train.pair_keys(task.symmetric)
-    whole = overlap.Side(train_rows, keys)
-    kept, notes = overlap.apart(whole, sides, block.drop_overlap, output_dir)
+    present = {task.labels[number] for number in np.unique(train.column("label"))}
+    for name in task.labels:
+        if name not in present and name not in task.optional_labels:
+            raise UserError(f"{train.name}: has no sample with the label '{name}'.")
+    return tuple(name for name in task.labels if name in present)
+
+
+def entry_of(task: Task, split: str) -> OodBlock:
+    """What the task says of the columns and labels of a split, by the name of its source."""
+    if split.startswith("ood_"):
+        return ood_set(task, split.removeprefix("ood_"))
+    return OodBlock(subsets=task.subsets)
+
+
+def select(task: Task, block: TaskBlock, rows: Mapping[str, Rows], listing: Path) -> TaskData:
+    """The splits that a run uses, of all rows of the sources, by their names.
+
+    listing: where samples that an OOD set shares with train are listed.
+    Raises UserError for a split of one class, an OOD set that holds a pair of train, fewer samples than
+    asked for.
+    """
+    train, labels = rows["train"], class_names(task, rows["train"])
+    _check_enough(block.train_samples, len(train))
+    ood = {n.removeprefix("ood_"): found for n, found in rows.items() if n.startswith("ood_")}
+    shared = overlap.find(train, ood)
+    overlap.write(listing, shared.records)
+    notes = overlap.check(train, ood, shared, block.drop_overlap, listing)
+    places = {name: _drawn(len(found), block.eval_samples) for name, found in rows.items()}
+    places["train"] = _kept(labels, train, shared.drop, block.train_samples)
+    splits = {name: _split(task, labels, name, rows[name], places[name]) for name in rows}
+    for name in ("train", "dev"):
+        if len(np.unique(splits[name].labels)) < 2:
+            raise UserError(f"{name}: all {len(splits[name])} samples have the same label.")
+    keys = [_of(rows[name].column("key"), places[name]) for name in ("train", "dev")]
+    notes += overlap.notes(keys[0], splits["train"].labels, keys[1])
+    return _data(task, labels, splits, notes)
+
+
+def _data(
+    task: Task, labels: Iterable[str], splits: Mapping[str, Split], notes: Iterable[str]
+) -> TaskData:
+    ood = {n.removeprefix("ood_"): split for n, split in splits.items() if n.startswith("ood_")}
+    return TaskData(task, tuple(labels), splits["train"], splits["dev"], ood, tuple(notes))
+
+
+def _kept(labels: Sequence[str], train: Rows, drop: Places, limit: int | None) -> Places | None:
+    """Places of the rows of train that are used, after dropping and drawing; None: all."""
+    if not len(drop):
+        return _drawn(len(train), limit)
     after = f" after {overlap.KEY}"
-    _check_enough(block.train_samples, len(kept), after)
-    counts = np.bincount(train.labels[kept], minlength=len(labels))
+    kept = np.delete(np.arange(len(train)), drop)
+    _check_enough(limit, len(kept), after)
+    counts = np.bincount(train.column("label")[kept], minlength=len(labels))
     for label, count in zip(labels, counts, strict=True):
         if not count:
-            raise UserError(f"{train_rows.source}: has no sample with the label '{label}'{after}.")
-    used = [kept[place] for place in _drawn(len(kept), block.train_samples)]
-    train, dev = train.part(used), dev.part(_drawn(len(dev), block.eval_samples))
-    for name, split_used in (("train", train), ("dev", dev)):
-        if len(np.unique(split_used.labels)) < 2:
-            raise UserError(f"{name}: all {len(split_used)} samples have the same label.")
-    classes = train.labels.tolist()
-    notes += overlap.notes([keys[i] for i in used], classes, dev.pair_keys(task.symmetric))
-    ood = {name: rows.part(_drawn(len(rows), block.eval_samples)) for name, rows in ood.items()}
-    return TaskData(task, labels, train, dev, ood, tuple(notes))
+            raise UserError(f"{train.name}: has no sample with the label '{label}'{after}.")
+    drawn = _drawn(len(kept), limit)
+    return kept if drawn is None else kept[drawn]
 
 
 def _check_enough(limit: int | None, samples: int, after: str = "") -> None:
@@ -166,53 +173,65 @@ def _check_enough(limit: int | None, samples: int, after: str = "") -> None:
         )
 
 
-def _labels(task: Task, train: Checked) -> tuple[str, ...]:
-    """Class names of the model: the task's, less optional ones of which train has no sample."""
-    present = {task.labels[number] for number in set(train.labels)}
-    for name in task.labels:
-        if name not in present and name not in task.optional_labels:
-            raise UserError(f"{train.source}: has no sample with the label '{name}'.")
-    return tuple(name for name in task.labels if name in present)
+def _of(values: NDArray[Any], places: Places | None) -> NDArray[Any]:
+    return values if places is None else values[places]
 
 
-def _split(labels: tuple[str, ...], rows: Checked, entry: OodBlock) -> Split:
+def _split(task: Task, labels: tuple[str, ...], name: str, rows: Rows, places: Places | None) -> Split:
+    entry = entry_of(task, name)
+    names, counts_as = tuple(entry.labels or labels), groups(entry, labels)
     return Split(
-        texts=rows.texts,
-        labels=np.array(rows.labels, dtype=np.int64),
-        names=tuple(entry.labels or labels),
-        groups=groups(entry, labels),
-        subsets=rows.columns,
+        texts=Pairs(rows.table, places),
+        labels=_of(rows.column("label"), places).astype(np.int64),
+        names=names,
+        groups=counts_as,
+        subsets=rows.subsets(places),
+        whole=len(rows),
+        content=_content(names, counts_as, rows.digests(places)),
     )
 
 
-def _drawn(size: int, limit: int | None) -> Sequence[int]:
-    """At most `limit` of `size` places: a random one of each of `limit` equal intervals.
+def _drawn(size: int, limit: int | None) -> Places | None:
+    """At most `limit` of `size` places: a random one of each of `limit` equal intervals; None: all.
 
     So no share changes, though files are sorted by source, subset or label, or alternate in labels.
     """
     if limit is None or limit >= size:
-        return range(size)
+        return None
     ends = np.arange(limit + 1) * size // limit
-    places: list[int] = np.random.default_rng(0).integers(ends[:-1], ends[1:]).tolist()
-    return places
+    return np.random.default_rng(0).integers(ends[:-1], ends[1:])
 
 
-def encode(
-    split: Split,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    folder: Path,
-    keep: int | None = None,
-) -> None:
-    """Tokenise a split into a folder that `Columns.open` maps.
+def save(data: TaskData, folder: Path) -> None:
+    """Write what `load` reads, beside the rows."""
+    about: dict[str, Any] = {"labels": data.labels, "notes": data.notes, "splits": {}}
+    for name, split in data.splits().items():
+        about["splits"][name] = {
+            "names": split.names,
+            "groups": split.groups,
+            "whole": split.whole,
+            "content": split.content,
+        }
+        np.save(folder / f"{name}.labels.npy", split.labels)
+        if split.texts.places is not None:
+            np.save(folder / f"{name}.places.npy", split.texts.places)
+    (folder / TABLE).write_text(json.dumps(about), encoding="utf-8")
 
-    keep: the text that is cut last (0 or 1); without it the longer one is cut first.
-    """
 
-    def parts() -> Iterator[columns.Part]:
-        for start in range(0, len(split), AT_ONCE):
-            place = slice(start, start + AT_ONCE)
-            first, second = (list(texts[place]) for texts in split.texts)
-            yield tokens.of_pairs(tokenizer, first, second, max_length, keep), split.labels[place]
-
-    columns.write(folder, parts(), max(tokenizer.get_vocab().values()))
+def load(task: Task, folder: Path, rows: Mapping[str, Rows]) -> TaskData:
+    """What `save` has written; labels and places are mapped. rows: of the sources, as for `select`."""
+    about = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    splits = {}
+    for name, known in about["splits"].items():
+        file = folder / f"{name}.places.npy"
+        places = np.load(file, mmap_mode="r") if file.is_file() else None
+        splits[name] = Split(
+            texts=Pairs(rows[name].table, places),
+            labels=np.asarray(np.load(folder / f"{name}.labels.npy", mmap_mode="r")),
+            subsets=rows[name].subsets(places),
+            names=tuple(known["names"]),
+            groups=tuple(known["groups"]),
+            whole=known["whole"],
+            content=known["content"],
+        )
+    return _data(task, about["labels"], splits, about["notes"])

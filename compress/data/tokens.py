@@ -1,45 +1,26 @@
-"""Tokens of pairs of texts, cut to a length, the same in training and in `compress.predict`."""
+"""Tokenizers of models: how they tokenise pairs, what they do not know, whether two are alike."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from compress.data.columns import Columns
+from compress.data.pair_tokens import Cut, Fast, Slow
+from compress.data.pairs import Pairs
 
 SAMPLE = 1000
 
 
-def of_pairs(
-    tokenizer: PreTrainedTokenizerBase,
-    first: list[str],
-    second: list[str],
-    max_length: int,
-    keep: int | None = None,
-) -> dict[str, list[Any]]:
-    """Tokens of N pairs, at most max_length each: input_ids, and token_type_ids where used.
-
-    keep: the text that is cut last (0 or 1); without it the longer one is cut first.
-    """
-
-    def tokens(truncation: str, *texts: list[str]) -> dict[str, list[Any]]:
-        limits = {"truncation": truncation, "max_length": max_length}
-        return {**tokenizer(*texts, return_attention_mask=False, **limits)}
-
-    texts = first, second
-    found = tokens("longest_first", *texts)
-    if keep is None:
-        return found
-    length = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    kept = tokenizer(texts[keep], add_special_tokens=False)["input_ids"]
-    for row, ids in enumerate(kept):
-        if length // 2 < len(ids) < length and len(found["input_ids"][row]) == max_length:
-            pair = ([text[row]] for text in texts)
-            for name, values in tokens("only_second" if keep == 0 else "only_first", *pair).items():
-                found[name][row] = values[0]
-    return found
+def cut(tokenizer: PreTrainedTokenizerBase, max_length: int, keep: int | None = None) -> Cut:
+    """How a model's tokenizer tokenises pairs; see `Cut`."""
+    if not tokenizer.is_fast:
+        return Cut(Slow(tokenizer), max_length, keep)
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    types = "token_type_ids" in tokenizer.model_input_names
+    return Cut(Fast(backend, types, tokenizer.truncation_side), max_length, keep)
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, columns: Columns) -> float:
@@ -76,15 +57,14 @@ def _definition(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...] | None:
 def agree(
     one: PreTrainedTokenizerBase,
     other: PreTrainedTokenizerBase,
-    texts: tuple[Sequence[str], Sequence[str]],
+    pairs: Pairs,
     max_length: int,
     keep: int | None = None,
 ) -> bool:
-    """Whether two tokenizers produce the same of pairs of texts, two lists [N].
+    """Whether two tokenizers produce the same of pairs of texts.
 
-    At most `SAMPLE` pairs are compared, spread evenly; max_length, keep: as for `of_pairs`.
+    At most `SAMPLE` pairs are compared, spread evenly; max_length, keep: as for `cut`.
     """
-    step = max(1, len(texts[0]) // SAMPLE)
-    first, second = (list(some[::step]) for some in texts)
-    inputs = [of_pairs(t, first, second, max_length, keep) for t in (one, other)]
+    texts = pairs.spread(SAMPLE)
+    inputs = [cut(tokenizer, max_length, keep).lists(texts) for tokenizer in (one, other)]
     return inputs[0] == inputs[1]

@@ -20,7 +20,17 @@ from compress.files import artefacts, disk
 from compress.files.lock import Lock
 from compress.runtime import interrupts
 
-KINDS = ("teacher", "difficulty", "first", "partial_input", "shallow", "tokens", "scores")
+KINDS = (
+    "teacher",
+    "difficulty",
+    "first",
+    "partial_input",
+    "shallow",
+    "rows",
+    "splits",
+    "tokens",
+    "scores",
+)
 """Directories of the cache."""
 FOLDERS = ("student", "scores", "alpha", "onnx")
 FILES = ("config.json", "versions.json", "metrics.json", "hits.npz", "report.html")

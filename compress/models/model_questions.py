@@ -184,7 +184,7 @@ class Questions:
         """A pair of texts of exactly `length` tokens; a shorter one is repeated in the middle."""
         text = " ".join([self.text] * (length // WORDS + 1))
         try:
-            pair = tokens.of_pairs(self.tokenizer, [text], [text], length)
+            pair = tokens.cut(self.tokenizer, length).lists(([text], [text]))
         except Exception as error:  # noqa: BLE001  what tokenizers raise has no common base
             raise UserError(
                 f"{self.subject} has a tokenizer that cannot encode a pair ({first_line(error)})."

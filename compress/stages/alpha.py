@@ -25,8 +25,9 @@ from compress.scoring import evaluation
 from compress.stages import difficulty
 from compress.stages.context import Context, score_exported
 from compress.stages.difficulty import Difficulty
-from compress.stages.stage import Artefact, Fill, Stage, find, obtain, publish
+from compress.stages.stage import Fill, Stage, find, obtain, publish
 from compress.stages.student import Student
+from compress.stages.workspace import Artefact
 
 WITHIN = 0.01
 
@@ -52,7 +53,7 @@ def choose(candidates: Mapping[float, Candidate]) -> float:
     return min(able, key=lambda alpha: (able[alpha].gap, -alpha))
 
 
-class Alpha(Stage):
+class Alpha(Stage[Context]):
     """`choice.json`: the chosen alpha, and what each candidate came to."""
 
     name = "alpha"

@@ -13,10 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.checkpoints.saver import Saver
-from compress.checkpoints.unfinished import Unfinished
 from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
-from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data.columns import Columns
 from compress.data.splits import TaskData
@@ -25,8 +23,7 @@ from compress.microbatch import SampleData
 from compress.models import encoders, label_order
 from compress.runtime import agreement, interrupts, ranks
 from compress.scoring import evaluation
-from compress.stages.stage import Artefact
-from compress.training.monitor import Monitor
+from compress.stages.workspace import Artefact, Workspace
 from compress.training.trainer import AfterEpoch, Trainer, Training
 
 
@@ -40,33 +37,19 @@ class Encoder:
     columns: Mapping[str, Columns]
 
 
-@dataclass(frozen=True)
-class Context:
-    """What every stage needs.
+@dataclass(frozen=True, kw_only=True)
+class Context(Workspace):
+    """A workspace with data and models, which every stage but the first needs.
 
     resolved: the student's compression; encoders: models of the run by their keys: `model`,
     `student.model` if it is given, `teacher.model` if its tokenizer is another; active: the key of
-    `encoder`; stage: of `--stage`; chosen: the stages that are made if they are missing;
-    accept_versions: whether artefacts of other versions are reused; known: artefacts that this run has
-    found or made, by directory; unfinished: what the stage that is made has done so far; said: messages
-    that are not repeated.
+    `encoder`.
     """
 
-    config: Config
-    output_dir: Path
-    cache_dir: Path
     data: TaskData
-    device: torch.device
     resolved: Resolved
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
-    monitor: Monitor = field(default_factory=Monitor)
     active: str = "model"
-    stage: str = "all"
-    chosen: tuple[str, ...] = ("teacher", "difficulty", "student", "evaluate")
-    accept_versions: bool = False
-    known: dict[Path, Artefact] = field(default_factory=dict)
-    unfinished: Unfinished = field(default_factory=Unfinished)
-    said: set[str] = field(default_factory=set)
 
     @property
     def encoder(self) -> Encoder:

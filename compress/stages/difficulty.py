@@ -28,14 +28,15 @@ from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders
 from compress.scoring import evaluation
 from compress.stages.context import TRAINING, Context, new_trainer, score_split, start_model
-from compress.stages.stage import Artefact, Fill, Stage
+from compress.stages.stage import Fill, Stage
 from compress.stages.teacher import Teacher
+from compress.stages.workspace import Artefact
 from compress.training.trainer import Trainer
 
 UPDATES_PER_LEVEL = 10
 
 
-class Difficulty(Stage):
+class Difficulty(Stage[Context]):
     """`train.parquet` and `dev.parquet`: losses [N, T] of every sample under T sub-networks.
 
     `trajectory`: one gradual pruning run that stops at each sparsity, scores and goes on;

@@ -16,11 +16,12 @@ from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.mitigations.vanilla import Vanilla
 from compress.stages.context import TRAINING, Context
-from compress.stages.stage import Artefact, Fill, Stage
+from compress.stages.stage import Fill, Stage
 from compress.stages.teacher import Teacher, fine_tune
+from compress.stages.workspace import Artefact
 
 
-class First(Stage):
+class First(Stage[Context]):
     """`probabilities.npy`: the first model's softmax [N, C] for every training sample, float32."""
 
     name = "first"

@@ -11,7 +11,7 @@ from compress.models import architectures, encoders
 from compress.reporting import card
 from compress.stages import latency
 from compress.stages.context import Context
-from compress.stages.stage import Artefact
+from compress.stages.workspace import Artefact
 
 
 def add(metrics: dict[str, Any], context: Context, teacher: Artefact, student: Artefact) -> None:

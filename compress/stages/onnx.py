@@ -6,11 +6,12 @@ from typing import Any
 
 from compress.inference import onnx_export
 from compress.stages.context import Context
-from compress.stages.stage import Artefact, Fill, Stage
+from compress.stages.stage import Fill, Stage
 from compress.stages.student import Student
+from compress.stages.workspace import Artefact
 
 
-class Onnx(Stage):
+class Onnx(Stage[Context]):
     """`model.onnx`, checked against PyTorch, with configuration and tokenizer."""
 
     name = "onnx"

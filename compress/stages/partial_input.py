@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.splits import Split
+from compress.runtime import parallel
 from compress.stages import bag_of_words
+from compress.stages.bags import OfText
 from compress.stages.context import Context
-from compress.stages.stage import Artefact, Fill, Stage
+from compress.stages.stage import Fill, Stage
+from compress.stages.workspace import Artefact
 
 
-class PartialInput(Stage):
+class PartialInput(Stage[Context]):
     """`hard.npy`: for every dev sample whether the classifier errs, bool [N]."""
 
     name = "partial_input"
@@ -30,10 +33,11 @@ class PartialInput(Stage):
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Train on one text of each pair of train, predict dev."""
-        data = run.data
+        data, processes = run.data, run.config.robust.processes or parallel.available()
 
         def fill(folder: Path) -> None:
-            predicted = classify(data.train, data.dev, data.task.partial, len(data.labels))
+            which, classes = data.task.partial, len(data.labels)
+            predicted = classify(data.train, data.dev, which, classes, processes)
             np.save(folder / "hard.npy", predicted != data.dev.labels)
 
         return fill
@@ -44,9 +48,13 @@ def load(artefact: Artefact) -> NDArray[np.bool_]:
     return np.load(artefact.path / "hard.npy")
 
 
-def classify(train: Split, test: Split, which: int, classes: int) -> NDArray[np.int64]:
+def classify(
+    train: Split, test: Split, which: int, classes: int, processes: int = 1
+) -> NDArray[np.int64]:
     """Train on one text of the training pairs; the predicted classes [N] of the test pairs."""
-    rows, others = (
-        [bag_of_words.text_bags(text) for text in split.texts[which]] for split in (train, test)
-    )
-    return bag_of_words.fit_predict(rows, train.labels, others, classes).argmax(axis=1)
+    features = OfText(which)
+    known, asked = (bag_of_words.bags_of(s.texts, features, processes) for s in (train, test))
+    places = bag_of_words.spread(len(train), bag_of_words.MOST)
+    rows = [row for block in known(places) for row in block]
+    model = bag_of_words.fit(rows, train.labels[places], classes)
+    return np.concatenate([model.predict(block).argmax(axis=1) for block in asked(None)])

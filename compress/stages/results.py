@@ -18,9 +18,10 @@ from compress.stages import difficulty, events, model_figures, partial_input, sc
 from compress.stages.context import Context
 from compress.stages.partial_input import PartialInput
 from compress.stages.shallow import Shallow
-from compress.stages.stage import Artefact, obtain
+from compress.stages.stage import obtain
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher, train_accuracy
+from compress.stages.workspace import Artefact
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,10 @@ def difficulty_view(
     order, count = np.argsort(-used, kind="stable"), context.config.robust.evaluation.sentences
 
     def sentence(index: int) -> report.Sentence:
-        texts = (train.texts[0][index], train.texts[1][index])
+        first, second = train.texts[np.array([index])]
         label = train.names[train.labels[index]]
         known = truth[index] if truth is not None else None
-        return report.Sentence(texts, label, float(d[index]), float(v[index]), known)
+        return report.Sentence((first[0], second[0]), label, float(d[index]), float(v[index]), known)
 
     return report.DifficultyView(
         variance=v,

@@ -11,13 +11,14 @@ from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.scoring import evaluation
 from compress.stages.context import Context, score_exported
-from compress.stages.stage import Artefact, Fill, Stage, obtain
+from compress.stages.stage import Fill, Stage, obtain
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
+from compress.stages.workspace import Artefact
 
 
 @dataclass(frozen=True)
-class Scores(Stage):
+class Scores(Stage[Context]):
     """`<split>.npy`: log-probabilities [N, C]; the teacher's are in the cache, as it is."""
 
     role: Literal["teacher", "student"]

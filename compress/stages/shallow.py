@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.runtime import parallel
 from compress.stages import bag_of_words
+from compress.stages.bags import OfPair
 from compress.stages.context import Context
-from compress.stages.stage import Artefact, Fill, Stage
+from compress.stages.stage import Fill, Stage
+from compress.stages.workspace import Artefact
 
-FOLDS, MOST = 5, 50_000
+FOLDS, MOST = 5, 62_500
+"""So each classifier is trained on at most 50,000 samples."""
 
 
-class Shallow(Stage):
+class Shallow(Stage[Context]):
     """`wrong.npy`: 1 - p(gold label) of every training sample out of fold, float32 [N]."""
 
     name = "shallow"
@@ -32,10 +36,11 @@ class Shallow(Stage):
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Train on the other folds, predict."""
         train, classes = run.data.train, len(run.data.labels)
+        processes = run.config.robust.processes or parallel.available()
 
         def fill(folder: Path) -> None:
-            rows = [bag_of_words.pair_bags(*pair) for pair in zip(*train.texts, strict=True)]
-            p = bag_of_words.out_of_fold(rows, train.labels, classes, FOLDS, MOST)
+            bags = bag_of_words.bags_of(train.texts, OfPair(), processes)
+            p = bag_of_words.out_of_fold(bags, train.labels, classes, FOLDS, MOST)
             np.save(folder / "wrong.npy", 1 - p[np.arange(len(p)), train.labels])
 
         return fill

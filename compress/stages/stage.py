@@ -8,10 +8,10 @@ reads and writes files.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -22,43 +22,14 @@ from compress.configuration.config import Config
 from compress.errors import UserError
 from compress.files import artefacts, disk, ownership
 from compress.runtime import provenance, ranks
-
-if TYPE_CHECKING:
-    from compress.stages.context import Context
+from compress.stages.workspace import Artefact, Workspace
 
 Fill = Callable[[Path], None]
+R = TypeVar("R", bound=Workspace)
+"""A context that holds what the stage needs."""
 
 
-@dataclass(frozen=True)
-class Artefact:
-    """A finished stage: its directory, the marker in it, and whether it was found rather than made."""
-
-    path: Path
-    marker: Mapping[str, Any]
-    reused: bool
-
-    @property
-    def key(self) -> str:
-        """Hash of the inputs."""
-        return str(self.marker["key"])
-
-    @property
-    def content(self) -> str:
-        """Hash of its files."""
-        return artefacts.content(self.marker)
-
-    @property
-    def seconds(self) -> float:
-        """How long its making took."""
-        return float(self.marker["seconds"])
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Versions, device, ranks, seconds, memory and command of its making."""
-        return {**provenance.UNKNOWN, **self.marker.get("origin", {}), "seconds": self.seconds}
-
-
-class Stage(ABC):
+class Stage(ABC, Generic[R]):
     """One step of a run, with its parameters."""
 
     name: ClassVar[str]
@@ -79,15 +50,15 @@ class Stage(ABC):
         """Keys of the configuration that the result depends on, dotted; each with all below it."""
         return ()
 
-    def needs(self, run: "Context") -> tuple["Stage", ...]:
+    def needs(self, run: R) -> tuple["Stage", ...]:
         """Stages whose artefacts it reads."""
         return ()
 
-    def facts(self, run: "Context") -> dict[str, Any]:
+    def facts(self, run: R) -> dict[str, Any]:
         """What else the result depends on, as JSON. run: with the reduced configuration."""
         return {}
 
-    def place(self, run: "Context", key: str) -> Path:
+    def place(self, run: R, key: str) -> Path:
         """Its directory."""
         return run.cache_dir / self.name / key[:16]
 
@@ -95,19 +66,19 @@ class Stage(ABC):
         """Whether the seconds of the needed stage of this label count as its own."""
         return False
 
-    def missing(self, run: "Context") -> str:
+    def missing(self, run: R) -> str:
         """The error message for an artefact that is needed but not made by this run."""
         return f"--stage {run.stage}: there is no {self.name} yet; run --stage {self.name} first."
 
     @abstractmethod
-    def make(self, run: "Context", made: Mapping[str, Artefact]) -> Fill:
+    def make(self, run: R, made: Mapping[str, Artefact]) -> Fill:
         """Compute it on all ranks; the returned function writes it into a directory, on the main rank.
 
         run: with the reduced configuration; made: the needed artefacts by label.
         """
 
 
-def inputs_of(stage: Stage, run: "Context") -> dict[str, Any]:
+def inputs_of(stage: Stage[R], run: R) -> dict[str, Any]:
     """What the result of a stage depends on, as JSON.
 
     Settings are the values of the keys that it reads, facts such as fingerprints of data and models,
@@ -123,12 +94,12 @@ def inputs_of(stage: Stage, run: "Context") -> dict[str, Any]:
     }
 
 
-def key_of(stage: Stage, run: "Context") -> str:
+def key_of(stage: Stage[R], run: R) -> str:
     """Hash of `inputs_of`."""
     return artefacts.key(inputs_of(stage, run))
 
 
-def find(stage: Stage, run: "Context") -> Artefact | None:
+def find(stage: Stage[R], run: R) -> Artefact | None:
     """The finished artefact of a stage, None if there is none that may be reused.
 
     A damaged one is put aside; one of other versions is not reused unless the run accepts that, nor one
@@ -142,7 +113,7 @@ def find(stage: Stage, run: "Context") -> Artefact | None:
     return found if other is None else None
 
 
-def _there(stage: Stage, run: "Context") -> Artefact | None:
+def _there(stage: Stage[R], run: R) -> Artefact | None:
     """The artefact that the run knows, or finds sound and of versions that it accepts."""
     inputs = inputs_of(stage, run)
     key = artefacts.key(inputs)
@@ -179,7 +150,7 @@ def _await(path: Path, marker: Mapping[str, Any]) -> None:
         )
 
 
-def _made_again(stage: Stage, run: "Context", found: Artefact) -> str | None:
+def _made_again(stage: Stage[R], run: R, found: Artefact) -> str | None:
     """Label of the first needed artefact that is no longer what `found` was made from, or None.
 
     Nor may that have been made from another itself. One that is not there does not count: it is
@@ -195,13 +166,13 @@ def _made_again(stage: Stage, run: "Context", found: Artefact) -> str | None:
     return None
 
 
-def _say_once(run: "Context", line: str) -> None:
+def _say_once(run: Workspace, line: str) -> None:
     if line not in run.said:
         run.said.add(line)
         ranks.say(line)
 
 
-def obtain(stage: Stage, run: "Context") -> Artefact:
+def obtain(stage: Stage[R], run: R) -> Artefact:
     """The artefact of a stage: the finished one, or else made, with all that it needs.
 
     Raises UserError if it is missing and `--stage` does not ask for it.
@@ -230,13 +201,13 @@ def obtain(stage: Stage, run: "Context") -> Artefact:
     return published
 
 
-def _appeared(stage: Stage, run: "Context") -> bool:
+def _appeared(stage: Stage[R], run: R) -> bool:
     """Whether the artefact of a stage has appeared; on the main rank alone."""
     inputs = inputs_of(stage, run)
     return artefacts.completed(stage.place(run, artefacts.key(inputs)), inputs) is not None
 
 
-def check_place(stage: Stage, run: "Context") -> None:
+def check_place(stage: Stage[R], run: R) -> None:
     """Raise UserError if the artefact of a stage cannot be written to the cache; by look alone."""
     folder = stage.place(run, key_of(stage, run)).parent
     if folder.is_relative_to(run.cache_dir):
@@ -245,7 +216,7 @@ def check_place(stage: Stage, run: "Context") -> None:
         ranks.on_main(lambda: disk.check(folder, name))
 
 
-def publish(stage: Stage, run: "Context", began: float, fill: Fill) -> Artefact:
+def publish(stage: Stage[R], run: R, began: float, fill: Fill) -> Artefact:
     """Write the artefact of a stage: the main rank alone; all ranks wait, and fail if it fails.
 
     began: `time.perf_counter()` at the start of its making. The marker keeps what the needed artefacts
@@ -270,7 +241,7 @@ def publish(stage: Stage, run: "Context", began: float, fill: Fill) -> Artefact:
     return run.known[path]
 
 
-def _reduced(stage: Stage, run: "Context") -> "Context":
+def _reduced(stage: Stage[R], run: R) -> R:
     """The run with the configuration that a stage sees."""
     config = stage.configured(run.config)
     return replace(run, config=used_keys.reduced(config, stage.reads(config)))

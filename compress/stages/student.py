@@ -35,8 +35,9 @@ from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, st
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
 from compress.stages.shallow import Shallow
-from compress.stages.stage import Artefact, Fill, Stage, find
+from compress.stages.stage import Fill, Stage, find
 from compress.stages.teacher import Teacher
+from compress.stages.workspace import Artefact
 from compress.training.engine import gather_weights
 from compress.training.trainer import Trainer
 
@@ -46,7 +47,7 @@ STUDENT_KEYS = ("model", "init_from", "epochs", "keep")
 
 
 @dataclass(frozen=True)
-class Student(Stage):
+class Student(Stage[Context]):
     """`model/`: the compressed model; `student.json`: sparsity, parity, what is left by layer.
 
     alpha: of a candidate while alpha "auto" is chosen; None: the run's own student.

@@ -23,14 +23,15 @@ from compress.models import encoders, label_order
 from compress.scoring import evaluation
 from compress.stages import export
 from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, score, score_split
-from compress.stages.stage import Artefact, Fill, Stage
+from compress.stages.stage import Fill, Stage
+from compress.stages.workspace import Artefact
 from compress.training.engine import gather_weights
 
 KEY = f"{OURS}.teacher.model"
 Trained = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
 
 
-class Teacher(Stage):
+class Teacher(Stage[Context]):
     """`model/`, and `probabilities.npy`: its softmax [N, C] for every training sample, float32."""
 
     name = "teacher"

@@ -1,6 +1,6 @@
 """Stage tokens: each split in the tokens of each model that the run uses, kept in the cache."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,21 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
-from compress.data import splits, tokens
+from compress.data import columns, tokens
 from compress.data.columns import Columns
+from compress.data.pair_tokens import LENGTHS, Cut, Fast
+from compress.data.splits import Split
 from compress.models import encoders
+from compress.runtime import parallel
+from compress.runtime.long_work import LongWork
 from compress.stages import given_models
 from compress.stages.context import Context, Encoder
-from compress.stages.stage import Artefact, Fill, Stage, obtain
+from compress.stages.stage import Fill, Stage, obtain
+from compress.stages.workspace import Artefact
 
 
 @dataclass(frozen=True)
-class Tokens(Stage):
+class Tokens(Stage[Context]):
     """`columns/`: one split in the tokens of a model; fingerprint: of the model."""
 
     split: str
@@ -47,15 +52,40 @@ class Tokens(Stage):
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Tokenise the pairs of texts."""
-        split, length = run.data.splits()[self.split], run.config.robust.task.max_length
+        split, robust = run.data.splits()[self.split], run.config.robust
+        processes = robust.processes or parallel.available()
+        work = LongWork(self.label, "pairs", len(split))
 
         def fill(folder: Path) -> None:
-            splits.encode(split, self.tokenizer, length, folder / "columns", run.data.task.keep)
+            cut = tokens.cut(self.tokenizer, robust.task.max_length, run.data.task.keep)
+            encode(split, cut, largest_id(self.tokenizer), folder / "columns", processes, work)
 
         return fill
 
 
+def largest_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The largest id that a token may have."""
+    return max(tokenizer.get_vocab().values())
+
+
 def encode(
+    split: Split, cut: Cut, largest: int, folder: Path, processes: int = 1, work: LongWork | None = None
+) -> None:
+    """Tokenise a split into a folder that `Columns.open` maps; a slow tokenizer does so alone."""
+    several = processes if isinstance(cut.tokenizer, Fast) else 1
+
+    def parts() -> Iterator[columns.Part]:
+        done = 0
+        for part in parallel.in_order(cut, split.texts.blocks(), several):
+            done += len(part[LENGTHS])
+            if work is not None:
+                work.done(done)
+            yield part
+
+    columns.write(folder, parts(), split.labels, largest)
+
+
+def encoders_of(
     run: Context, folders: Mapping[str, Path], tokenizers: Mapping[str, PreTrainedTokenizerBase]
 ) -> dict[str, Encoder]:
     """The splits in the tokens of each model, by key; no `teacher.model` that has the run's tokens.
@@ -75,10 +105,10 @@ def encode(
 
 
 def _encoder(run: Context, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    key, columns = encoders.fingerprint(folder), {}
+    key, found = encoders.fingerprint(folder), {}
     for name in run.data.splits():
         made = obtain(Tokens(name, key, tokenizer), run)
-        columns[name] = Columns.open(
+        found[name] = Columns.open(
             made.path / "columns", tokenizer.pad_token_id, tokenizer.padding_side
         )
-    return Encoder(folder, key, tokenizer, columns)
+    return Encoder(folder, key, tokenizer, found)

@@ -1,0 +1,124 @@
+"""Tokens of pairs of texts, cut to a length, the same in training and in `compress.predict`.
+
+A fast tokenizer works through the library `tokenizers`, without transformers, so that a process that
+does nothing else starts quickly.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from compress.data.pairs import Lists
+
+Ids = list[list[int]]
+IDS, TYPES, LENGTHS = "input_ids", "token_type_ids", "lengths"
+
+
+class PairTokenizer(ABC):
+    """A tokenizer, for lists of texts."""
+
+    @abstractmethod
+    def pairs(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
+        """`IDS` of pairs [N], and `TYPES` where they are used, of at most `length` tokens each.
+
+        cut: "longest_first", "only_first" or "only_second".
+        """
+
+    @abstractmethod
+    def ids(self, texts: list[str]) -> Ids:
+        """Of whole texts [N], without special tokens."""
+
+    @abstractmethod
+    def special(self) -> int:
+        """Special tokens of a pair."""
+
+
+@dataclass(frozen=True)
+class Fast(PairTokenizer):
+    """Through the library; types: whether the model reads token types; side: that is cut."""
+
+    backend: tokenizers.Tokenizer
+    types: bool
+    side: str
+
+    def pairs(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
+        """See `PairTokenizer`."""
+        self.backend.enable_truncation(length, strategy=cut, direction=self.side)
+        self.backend.no_padding()
+        found = self.backend.encode_batch_fast(list(zip(*texts, strict=True)))
+        rows = {IDS: [encoding.ids for encoding in found]}
+        return rows | ({TYPES: [encoding.type_ids for encoding in found]} if self.types else {})
+
+    def ids(self, texts: list[str]) -> Ids:
+        """See `PairTokenizer`."""
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        found = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def special(self) -> int:
+        """See `PairTokenizer`."""
+        return self.backend.num_special_tokens_to_add(is_pair=True)
+
+
+@dataclass(frozen=True)
+class Slow(PairTokenizer):
+    """A tokenizer in Python, of transformers."""
+
+    tokenizer: Any
+
+    def pairs(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
+        """See `PairTokenizer`."""
+        limits = {"truncation": cut, "max_length": length}
+        return {**self.tokenizer(*texts, return_attention_mask=False, **limits)}
+
+    def ids(self, texts: list[str]) -> Ids:
+        """See `PairTokenizer`."""
+        found: Ids = self.tokenizer(texts, add_special_tokens=False)[IDS]
+        return found
+
+    def special(self) -> int:
+        """See `PairTokenizer`."""
+        return int(self.tokenizer.num_special_tokens_to_add(pair=True))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How pairs are tokenised: to at most max_length tokens; keep: the text that is cut last (0 or 1).
+
+    Without one the longer text is cut first.
+    """
+
+    tokenizer: PairTokenizer
+    max_length: int
+    keep: int | None = None
+
+    def lists(self, texts: Lists) -> dict[str, Ids]:
+        """Tokens of N pairs: `IDS`, and `TYPES` where used."""
+        found = self.tokenizer.pairs(texts, self.max_length, "longest_first")
+        if self.keep is None:
+            return found
+        length = self.max_length - self.tokenizer.special()
+        cut = "only_second" if self.keep == 0 else "only_first"
+        for row, ids in enumerate(self.tokenizer.ids(texts[self.keep])):
+            if length // 2 < len(ids) < length and len(found[IDS][row]) == self.max_length:
+                pair = [texts[0][row]], [texts[1][row]]
+                for name, values in self.tokenizer.pairs(pair, self.max_length, cut).items():
+                    found[name][row] = values[0]
+        return found
+
+    def __call__(self, texts: Lists) -> dict[str, NDArray[Any]]:
+        """The same one after another, int32 and uint8 [tokens], and `LENGTHS` [N]."""
+        found = self.lists(texts)
+        lengths = np.fromiter(map(len, found[IDS]), np.int32, len(found[IDS]))
+        types = {IDS: np.int32, TYPES: np.uint8}
+        flat = {
+            name: np.fromiter(chain.from_iterable(rows), types[name], int(lengths.sum()))
+            for name, rows in found.items()
+        }
+        return {**flat, LENGTHS: lengths}

@@ -1,0 +1,152 @@
+"""All rows of a source, checked once and kept in an Arrow file, which is mapped: nothing is held.
+
+Columns: the texts (`pairs.TEXTS`), `label` (class id), `number` (of the row in the source), `key`
+(`pairs.keys`), `digest` (`pairs.digests`), and one for each column of subsets, after `SUBSET`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from compress.configuration.task_schema import OodBlock
+from compress.data import pairs
+from compress.data.checking import Checker
+from compress.data.pairs import Places
+from compress.data.reading import Block
+from compress.data.sources import Source
+from compress.data.tasks import Task
+from compress.errors import UserError
+from compress.runtime import parallel
+
+SUBSET = "subset "
+ABOUT = b"about"
+TOGETHER = 50
+"""Batches that become one of the file."""
+PIECE = 1 << 18
+"""Digests that are gathered at once."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a source, N; name: of the source; names: of its labels, in the order of their ids."""
+
+    name: str
+    names: tuple[str, ...]
+    table: pa.Table
+
+    @staticmethod
+    def open(file: Path) -> "Rows":
+        """Map what `write` has written."""
+        with pa.memory_map(str(file)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        about = json.loads(table.schema.metadata[ABOUT])
+        return Rows(about["name"], tuple(about["names"]), table)
+
+    def __len__(self) -> int:
+        """Number of rows N."""
+        return len(self.table)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """`label`, `number` or `key` of all rows [N]."""
+        return self.table.column(name).to_numpy()
+
+    def subsets(self, places: Places | None) -> dict[str, list[str]]:
+        """The columns of subsets of some rows, None: of all."""
+        names = [name for name in self.table.column_names if name.startswith(SUBSET)]
+        part = self.table.select(names) if names else None
+        if part is not None and places is not None:
+            part = part.take(places)
+        return {n.removeprefix(SUBSET): part.column(n).to_pylist() for n in names if part is not None}
+
+    def digests(self, places: Places | None) -> Iterator[bytes]:
+        """The digests of some rows, None: of all, one after another, in pieces."""
+        for start in range(0, len(self) if places is None else len(places), PIECE):
+            part = slice(start, start + PIECE)
+            column = self.table.column("digest")
+            yield from _bytes(column[part] if places is None else column.take(places[part]))
+
+    def texts(self, place: int) -> list[str]:
+        """Both texts of a row."""
+        first, second = pairs.Pairs(self.table)[place : place + 1]
+        return [first[0], second[0]]
+
+
+def _bytes(column: pa.ChunkedArray) -> Iterator[bytes]:
+    for chunk in column.chunks:
+        buffer = chunk.buffers()[1]
+        start = chunk.offset * pairs.DIGEST
+        yield buffer.slice(start, len(chunk) * pairs.DIGEST).to_pybytes()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done with a block of rows, by any process."""
+
+    checker: Checker
+    symmetric: bool
+
+    def __call__(self, block: Block) -> pa.RecordBatch:
+        checked = self.checker.check(block.rows())
+        first, second = checked.texts
+        columns = {
+            name: pa.array(texts, pa.large_string())
+            for name, texts in zip(pairs.TEXTS, checked.texts, strict=True)
+        }
+        columns |= {
+            "label": pa.array(checked.labels, pa.int16()),
+            "number": pa.array(checked.numbers, pa.int64()),
+            "key": pa.array(pairs.keys(first, second, self.symmetric)),
+            "digest": pa.array(pairs.digests(first, second, checked.labels), pa.binary(pairs.DIGEST)),
+        }
+        columns |= {f"{SUBSET}{name}": pa.array(v, pa.string()) for name, v in checked.columns.items()}
+        return pa.RecordBatch.from_pydict(columns)
+
+
+def batches(
+    task: Task, names: Sequence[str], source: Source, entry: OodBlock, processes: int
+) -> Iterator[pa.RecordBatch]:
+    """Check all rows of a source; names: the labels in id order.
+
+    Raises UserError for a source that cannot be read, has no row, or has one that is no sample.
+    """
+    blocks, first = source.blocks(), []
+    for block in blocks:
+        first.append(block)
+        if (row := next(block.rows(), None)) is not None:
+            checker = Checker.of(task, names, entry, source.name, row[1])
+            work = _Work(checker, task.symmetric)
+            yield from parallel.in_order(work, chain(first, blocks), processes)
+            return
+    raise UserError(f"{source.name}: holds no sample.")
+
+
+def about(source: Source, names: Sequence[str]) -> dict[bytes, bytes]:
+    """What a table says of itself."""
+    return {ABOUT: json.dumps({"name": source.name, "names": list(names)}).encode()}
+
+
+def write(
+    file: Path, found: Iterator[pa.RecordBatch], meta: dict[bytes, bytes], said: Callable[[int], None]
+) -> None:
+    """Write what `batches` gives; meta: of `about`; said: is told now and then how many rows it has."""
+    count, waiting = 0, [next(found)]
+    schema = waiting[0].schema.with_metadata(meta)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+
+        def put() -> None:
+            writer.write_table(pa.Table.from_batches(waiting).combine_chunks())
+            waiting.clear()
+
+        for batch in found:
+            if len(waiting) == TOGETHER:
+                count += sum(map(len, waiting))
+                said(count)
+                put()
+            waiting.append(batch)
+        put()
