@@ -54,9 +54,13 @@ def main() -> None:
     versions.check()
     settings = config.load(options.deepspeed_config, options.overrides, launch.ranks)
     checks.check(settings, options.stage)
-    if launch.ranks is not None:
+    prepares = options.stage == "prepare"  # on any machine; the batches are of those that train
+    if launch.ranks is not None and not prepares:
         config.batch_split(settings, launch.ranks)
-    machine.check(settings)
+    if not prepares:
+        machine.check(settings)
+
+    import torch
 
     from compress import run
     from compress.files import ownership
@@ -69,9 +73,14 @@ def main() -> None:
     timers = settings.deepspeed.wall_clock_breakdown
     try:
         level = logging.INFO if timers else logging.ERROR
-        device = distributed.start(level, 60 * settings.robust.timeout, launch)
+        if prepares and not launch.launcher:
+            device = torch.device("cpu")
+        else:
+            device = distributed.start(level, 60 * settings.robust.timeout, launch)
         with ownership.held(options.output_dir, settings):
-            context = run.prepare(settings, options.output_dir, device, options.accept_versions)
+            context = run.prepare(
+                settings, options.output_dir, device, options.stage, options.accept_versions
+            )
             progress = context.monitor.progress
             interrupts.set_message(progress.interrupted)
             with memory.anywhere(progress.where):

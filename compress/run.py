@@ -49,11 +49,16 @@ def check_export(stage: str, export: str | None) -> None:
 
 
 def prepare(
-    config: Config, output_dir: Path, device: torch.device, accept_versions: bool = False
+    config: Config,
+    output_dir: Path,
+    device: torch.device,
+    stage: str = "all",
+    accept_versions: bool = False,
 ) -> Context:
     """Check the run, what costs least first; read and encode the data; open the monitor.
 
-    accept_versions: whether artefacts of other versions of torch and so on are reused.
+    stage: of `--stage`; accept_versions: whether artefacts of other versions of torch and so on are
+    reused.
     """
     ranks.on_main(lambda: _open_folder(config, output_dir))
     config.robust.loss.trial(config, len(tasks.of(config.robust.task).labels), device)
@@ -63,6 +68,7 @@ def prepare(
         output_dir=output_dir,
         cache_dir=ownership.cache_dir(config, output_dir),
         device=device,
+        stage=stage,
         accept_versions=accept_versions,
     )
     data = task_data(place)
@@ -75,7 +81,9 @@ def prepare(
     for key, tokenizer in tokenizers.items():
         fits[key].settle(tokenizer)
     encoded = encoders_of(context, folders, tokenizers)
-    context = replace(context, encoders=encoded, monitor=open_monitor(config, output_dir))
+    context = replace(context, encoders=encoded)
+    if stage != PREPARE:  # which needs no process group, but DeepSpeed's monitors do
+        context = replace(context, monitor=open_monitor(config, output_dir))
     if config.robust.layerwise.any:
         given_models.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
     return context

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.data.batches import WINDOW, epoch_batches, pad, scoring_batches, share
+from compress.data.batches import WINDOW, EpochBatches, pad, scoring_batches, share, shares
 
 
 def realistic_lengths(n=5000, seed=0):
@@ -34,11 +34,40 @@ def waste(lengths, batches):
     st.integers(0, 5),
 )
 def test_an_epoch_has_each_sample_once(lengths, size, seed, epoch):
-    batches = epoch_batches(np.array(lengths), size, seed, epoch)
+    batches = EpochBatches(np.array(lengths), size, seed, epoch)
     assert sorted(flat(batches)) == list(range(len(lengths)))
     assert len(batches) == -(-len(lengths) // size)
     assert sum(len(batch) != size for batch in batches) <= 1
     assert all(1 <= len(batch) <= size for batch in batches)
+
+
+def listed(lengths, batch_size, seed, epoch):
+    """The batches of an epoch, all made at once."""
+    generator = np.random.default_rng((seed, epoch))
+    order, batches = generator.permutation(len(lengths)), []
+    for start in range(0, len(order), batch_size * WINDOW):
+        window = order[start : start + batch_size * WINDOW]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        batches += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+    return [batches[i].tolist() for i in generator.permutation(len(batches))]
+
+
+@pytest.mark.parametrize(("count", "size"), [(5000, 16), (4800, 32), (1599, 32), (7, 16), (300, 1)])
+def test_batches_made_on_demand_are_those_made_at_once(count, size):
+    lengths = realistic_lengths(count)
+    found = EpochBatches(lengths, size, 3, 1)
+    assert [batch.tolist() for batch in found] == listed(lengths, size, 3, 1)
+    assert all(batch.dtype == np.int64 for batch in found)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=90), st.integers(1, 17), st.integers(1, 5))
+def test_shares_are_those_of_each_batch(lengths, size, parts):
+    lengths = np.array(lengths)
+    for rank in range(parts):
+        each = [share(batch, rank, parts) for batch in scoring_batches(lengths, size)]
+        indices, real = shares(lengths, size, rank, parts)
+        assert indices.tolist() == np.concatenate([one for one, _ in each]).tolist()
+        assert real.tolist() == (np.concatenate([weight for _, weight in each]) > 0).tolist()
 
 
 def test_order_depends_on_seed_and_epoch_only():
@@ -49,8 +78,8 @@ def test_order_depends_on_seed_and_epoch_only():
             np.random.seed(7 * seed)
             torch.manual_seed(epoch)
             random.seed(epoch)
-            first = flat(epoch_batches(lengths, 8, seed, epoch))
-            assert first == flat(epoch_batches(lengths, 8, seed, epoch))
+            first = flat(EpochBatches(lengths, 8, seed, epoch))
+            assert first == flat(EpochBatches(lengths, 8, seed, epoch))
             orders[tuple(first)] = (seed, epoch)
     assert len(orders) == 9
 
@@ -59,7 +88,7 @@ def test_global_random_state_is_left_alone():
     np.random.seed(0)
     expected = np.random.random()
     np.random.seed(0)
-    epoch_batches(realistic_lengths(100), 8, 1, 2)
+    EpochBatches(realistic_lengths(100), 8, 1, 2)
     assert np.random.random() == expected
 
 
@@ -68,14 +97,14 @@ def test_batches_are_of_similar_length(size):
     lengths = realistic_lengths()
     order = np.random.default_rng(1).permutation(len(lengths))
     unsorted = [order[i : i + size] for i in range(0, len(order), size)]
-    batches = epoch_batches(lengths, size, seed=3, epoch=0)
+    batches = EpochBatches(lengths, size, seed=3, epoch=0)
     assert waste(lengths, unsorted) > 0.4
     assert waste(lengths, batches) < 0.1 * waste(lengths, unsorted)
 
 
 def test_batches_do_not_come_by_length():
     lengths = realistic_lengths()
-    means = [float(lengths[batch].mean()) for batch in epoch_batches(lengths, 32, 0, 0)]
+    means = [float(lengths[batch].mean()) for batch in EpochBatches(lengths, 32, 0, 0)]
     position = np.corrcoef(np.arange(len(means)), means)[0, 1]
     assert abs(position) < 0.25
     assert means != sorted(means)
@@ -84,15 +113,14 @@ def test_batches_do_not_come_by_length():
 def test_company_changes_from_epoch_to_epoch():
     lengths = realistic_lengths(32 * WINDOW * 2)
     first, second = (
-        {frozenset(batch.tolist()) for batch in epoch_batches(lengths, 32, 0, epoch)}
-        for epoch in (0, 1)
+        {frozenset(batch.tolist()) for batch in EpochBatches(lengths, 32, 0, epoch)} for epoch in (0, 1)
     )
     assert not first & second
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 9))
 def test_scoring_batches(lengths, size):
-    batches = scoring_batches(np.array(lengths), size)
+    batches = list(scoring_batches(np.array(lengths), size))
     order = flat(batches)
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)

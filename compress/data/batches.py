@@ -5,7 +5,8 @@ rank and accumulation step; a short last batch is padded with samples of weight 
 takes part in every step and the mean over the batch is exact for any number of ranks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,26 +17,57 @@ Indices = NDArray[np.int64]
 WINDOW = 50
 
 
-def epoch_batches(lengths: Indices, batch_size: int, seed: int, epoch: int) -> list[Indices]:
-    """Global batches of one epoch: lengths [N] -> index arrays [<= batch_size], each sample once.
+class EpochBatches(Sequence[Indices]):
+    """Global batches of one epoch: index arrays [<= batch_size], each sample once.
 
     Shuffled by (seed, epoch), then sorted by length within windows of `WINDOW` batches, so that the
-    samples of a batch are of similar length; the order of the batches is shuffled again.
+    samples of a batch are of similar length; the order of the batches is shuffled again. A batch is
+    made when it is asked for; what is held is one number a sample.
     """
-    generator = np.random.default_rng((seed, epoch))
-    order = generator.permutation(len(lengths))
-    batches = []
-    for start in range(0, len(order), batch_size * WINDOW):
-        window = order[start : start + batch_size * WINDOW]
-        window = window[np.argsort(lengths[window], kind="stable")]
-        batches += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-    return [batches[i] for i in generator.permutation(len(batches))]
+
+    def __init__(self, lengths: NDArray[Any], batch_size: int, seed: int, epoch: int) -> None:
+        """lengths: [N]."""
+        generator = np.random.default_rng((seed, epoch))
+        smallest = np.min_scalar_type(max(1, len(lengths)))
+        self._lengths, self._size = lengths, batch_size
+        self._order = generator.permutation(len(lengths)).astype(smallest)
+        self._turns = generator.permutation(-(-len(lengths) // batch_size))
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._turns)
+
+    def __getitem__(self, turn: Any) -> Any:  # noqa: ANN401  overloads of Sequence: a number here
+        """The batch of a turn."""
+        window, number = divmod(int(self._turns[turn]), WINDOW)
+        start = window * WINDOW * self._size
+        rows = self._order[start : start + WINDOW * self._size].astype(np.int64)
+        rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+        return rows[number * self._size : (number + 1) * self._size]
 
 
-def scoring_batches(lengths: Indices, batch_size: int) -> list[Indices]:
+def scoring_batches(lengths: Indices, batch_size: int) -> Iterator[Indices]:
     """Batches for a pass without training: all samples, longest first."""
     order = np.argsort(-lengths, kind="stable")
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return (order[i : i + batch_size] for i in range(0, len(order), batch_size))
+
+
+def shares(
+    lengths: Indices, batch_size: int, rank: int, parts: int
+) -> tuple[Indices, NDArray[np.bool_]]:
+    """What `share` gives of all `scoring_batches`, one after another: indices, and which are real."""
+    order = np.argsort(-lengths, kind="stable")
+    whole = len(order) // batch_size * batch_size
+    rows, size = order[:whole].reshape(-1, batch_size), -(-batch_size // parts)
+    padding = np.repeat(rows[:, :1], size * parts - batch_size, axis=1)
+    indices = np.concatenate([rows, padding], axis=1)[:, rank::parts]
+    real = np.broadcast_to(np.arange(size * parts)[rank::parts] < batch_size, indices.shape)
+    found = [indices.ravel()], [real.ravel()]
+    if whole < len(order):
+        last, weight = share(order[whole:], rank, parts)
+        found[0].append(last)
+        found[1].append(weight > 0)
+    return np.concatenate(found[0]), np.concatenate(found[1])
 
 
 def share(batch: Indices, rank: int, parts: int) -> tuple[Indices, NDArray[np.float32]]:

@@ -72,11 +72,17 @@ def is_file(path: Path) -> bool:
     return False
 
 
-def place(name: str) -> Path:
-    """The folder of this name: a path, or a URL of any file system that fsspec knows, such as s3://."""
+def place(name: str, key: str) -> Path:
+    """The folder of this name: a path, or a URL of any file system that fsspec knows, such as s3://.
+
+    key: of the configuration, for messages. Raises UserError for a file system that is not installed.
+    """
     if "://" not in name:
         return Path(name)
-    return cast(Path, UPath(name))
+    try:
+        return cast(Path, UPath(name).absolute())
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{key}: '{name}' cannot be opened ({first_line(error)}).") from None
 
 
 def readable(path: Path, mode: int = os.R_OK) -> bool:

@@ -142,7 +142,8 @@ def _exists(folder: Path, names: tuple[str, ...]) -> bool:
 def folders(block: TaskBlock) -> dict[str, Path]:
     """The given folders by key, data_dir first; UserError for one that does not exist or is closed."""
     given = {"data_dir": block.data_dir, "ood_dir": block.ood_dir}
-    found = {key: reading.place(name) for key, name in given.items() if name is not None}
+    prefix = "robust_compression.task."
+    found = {k: reading.place(name, f"{prefix}{k}") for k, name in given.items() if name is not None}
     for key, folder in found.items():
         if not _is_folder(folder):
             raise UserError(f"robust_compression.task.{key}: '{given[key]}' is not a folder.")
@@ -165,7 +166,7 @@ def files(block: TaskBlock, task: Task) -> list[Path]:
     entries: dict[str, OodBlock | None] = {"train": None, "dev": None}
     entries |= {f"ood_{name}": entry for name, entry in task.ood.items()}
     names = [name for split, entry in entries.items() for name in stems(task, split, entry)]
-    given = [reading.place(name) for name in (block.data_dir, block.ood_dir) if name is not None]
+    given = folders(block).values()
     possible = (file for folder in given for file in reading.named(folder, tuple(names)))
     return [file for file in possible if reading.is_file(file)]
 

@@ -38,7 +38,7 @@ def key(inputs: object) -> str:
 
 def content(marker: Mapping[str, Any]) -> str:
     """A hash of the files of an artefact, by name and checksum; the same wherever and whenever made."""
-    return key(marker["files"])
+    return key({n: {"size": a["size"], "sha256": a["sha256"]} for n, a in marker["files"].items()})
 
 
 def completed(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -15,8 +15,8 @@ class LongWork:
     name: str
     unit: str
     total: int | None = None
-    began: float = field(default_factory=time.monotonic)
-    said: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
+    said: float = field(default_factory=lambda: time.monotonic())
 
     def done(self, count: int) -> None:
         """So many are done now."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.data.batches import scoring_batches, share
+from compress.data.batches import scoring_batches, share, shares
 from compress.data.columns import Columns
 from compress.data.splits import Split
 from compress.errors import UserError
@@ -49,17 +49,16 @@ def logits(
     finite.
     """
     rank, parts = (0, 1) if alone else (ranks.rank(), ranks.world_size())
-    batches, found = scoring_batches(data.lengths, batch_size), []
+    found = []
     with torch.no_grad():
-        for batch in batches:
+        for batch in scoring_batches(data.lengths, batch_size):
             indices, _ = share(batch, rank, parts)
             found.append(forward(data.batch(indices, device)).float().cpu().numpy())
     own = np.concatenate(found)
     values = np.empty((len(data), classes))
     for number, rows in enumerate([own] if alone else ranks.gathered_rows(own)):
-        shares = [share(batch, number, parts) for batch in batches]
-        indices, weight = (np.concatenate(part) for part in zip(*shares, strict=True))
-        values[indices[weight > 0]] = rows[weight > 0]
+        indices, real = shares(data.lengths, batch_size, number, parts)
+        values[indices[real]] = rows[real]
     if not np.isfinite(values).all():
         raise UserError(
             "the model's scores are not finite: its training diverged or its weights are damaged; "

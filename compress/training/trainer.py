@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from compress.checkpoints.saver import Saver
 from compress.configuration.config import Config, batch_split, training_steps
-from compress.data.batches import Indices, epoch_batches, share
+from compress.data.batches import EpochBatches, Indices, share
 from compress.data.columns import Columns
 from compress.errors import Interrupted
 from compress.methods import Method
@@ -106,7 +106,7 @@ class Trainer:
         torch.manual_seed(self.seed + 1 + ranks.rank())
         parts = shards.trained(self.engine)
         self._finite = finite.FiniteCheck([] if finite.left_out(config) else parts.values())
-        self._batches: tuple[int, list[Indices]] = (-1, [])
+        self._batches: tuple[int, Sequence[Indices]] = (-1, [])
         self._profile = StepProfile(training.trace, self.device)
         self._started, self._pending, self._resumed_at = False, False, -1
         training.saver.check_space(COPIES * sum(shard.written_bytes for shard in parts.values()))
@@ -190,7 +190,7 @@ class Trainer:
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._batches[0] != epoch:
             lengths = self.data.lengths
-            self._batches = (epoch, epoch_batches(lengths, self.batch_size, self.seed, epoch))
+            self._batches = (epoch, EpochBatches(lengths, self.batch_size, self.seed, epoch))
         return self._batches[1][position]
 
     def _train_step(self, batch: Indices) -> None:
