@@ -118,16 +118,28 @@ class SampleData:
     ceiling: float = 1.0
     alpha: float = 0.0
 
+    def rows(self, indices: Indices) -> dict[str, NDArray[np.float32]]:
+        """What is known of the samples `indices` [B]: `teacher` [B, C] and `difficulty` [B]."""
+        every = {"teacher": self.teacher, "difficulty": self.difficulty}
+        return {n: v[indices].astype(np.float32) for n, v in every.items() if v is not None}
+
+    def of_rows(
+        self,
+        rows: Mapping[str, Tensor],
+        logits: Tensor,
+        labels: Tensor,
+        **more: Any,  # noqa: ANN401  further fields
+    ) -> Batch:
+        """The batch of the samples of which `rows` holds what is known."""
+        scalars = {key: getattr(self, key) for key in ("mean_difficulty", "ceiling", "alpha")}
+        teacher, difficulty = rows.get("teacher"), rows.get("difficulty")
+        return Batch(logits, labels, teacher, difficulty, **scalars, **more)
+
     def batch(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401
         """The batch of the samples `indices` [B]; more: further fields of `Batch`."""
-
-        def rows(values: NDArray[np.floating] | None) -> Tensor | None:
-            if values is None:
-                return None
-            return torch.as_tensor(values[indices], dtype=torch.float32).to(logits.device)
-
-        scalars = {key: getattr(self, key) for key in ("mean_difficulty", "ceiling", "alpha")}
-        return Batch(logits, labels, rows(self.teacher), rows(self.difficulty), **scalars, **more)
+        found = self.rows(indices).items()
+        rows = {name: torch.as_tensor(values).to(logits.device) for name, values in found}
+        return self.of_rows(rows, logits, labels, **more)
 
 
 def mistake_in(returned: object, labels: Tensor) -> str | None:

@@ -154,6 +154,7 @@ def test_a_large_file_is_read_again_only_if_its_time_has_changed(tmp_path, monke
 # Rows
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_file(nli_folder, tmp_path):
     file = nli_folder(tmp_path / "nli", train=40_000, dev=0, ood_hans=0) / "train.jsonl"
     task = tasks.TASKS["mnli"]
@@ -170,6 +171,7 @@ def test_several_processes_give_the_same_file(nli_folder, tmp_path):
     assert opened.texts(39_999) == rows_of(task, "train", source, task.labels).texts(39_999)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_first_mistake_of_a_file_is_told(nli_folder, tmp_path, processes):
     file = nli_folder(tmp_path / "nli", train=40_000, dev=0, ood_hans=0) / "train.jsonl"
@@ -249,6 +251,7 @@ def end(number):
     os._exit(9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_are_in_order_and_an_error_comes_after_those_before_it(processes):
     assert list(parallel.in_order(double, iter(range(30)), processes)) == list(range(0, 60, 2))
@@ -267,6 +270,7 @@ def test_results_are_in_order_and_an_error_comes_after_those_before_it(processes
     assert found == list(range(0, 50, 2))
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told():
     with pytest.raises(UserError, match=r"robust_compression\.processes: one of the 2 processes"):
         list(parallel.in_order(end, range(40), 2))

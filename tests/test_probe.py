@@ -102,7 +102,7 @@ def test_a_tokenizer_hands_over_what_the_model_uses(tmp_path, kind, given, kept)
     wanted = {*NAMES, *(["token_type_ids"] if kept else [])}
     for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "b")):
         assert set(each(["wa wb"], ["wc"])) == wanted
-    assert ("token_type_ids" in tokens.of_pairs(tokenizer, ["wa"], ["wb"], 16)) == kept
+    assert ("token_type_ids" in tokens.cut(tokenizer, 16).lists((["wa"], ["wb"]))) == kept
 
 
 def test_a_token_that_only_the_model_takes_for_padding_is_noted(tmp_path):

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compress.data.packing import Packed, Shape
+
 Array = NDArray[Any]
 Part = Mapping[str, Array]
 """Columns of tokens of some samples, one sample after another, and the `lengths` of each."""
@@ -96,24 +98,30 @@ class Columns:
         before = np.cumsum(lengths) - lengths
         return np.repeat(self.offsets[indices] - before, lengths) + np.arange(lengths.sum())
 
+    def shapes(self, indices: Array) -> dict[str, Shape]:
+        """Shapes of the model inputs of the samples [B], padded to the longest: [B, L] each."""
+        shape = (len(indices), int(self.lengths[indices].max()))
+        return dict.fromkeys(("attention_mask", *self.tokens), (shape, np.int64))
+
+    def fill(self, arrays: Mapping[str, Array], indices: Array) -> None:
+        """Write the model inputs of the samples into arrays of these shapes."""
+        lengths, places = self.lengths[indices][:, None], self.places(indices)
+        mask = arrays["attention_mask"]
+        width = np.arange(mask.shape[1])
+        real = width < lengths if self.side == "right" else width >= len(width) - lengths
+        mask[:] = real
+        for name, column in self.tokens.items():
+            arrays[name][:] = self.pad_id if name == "input_ids" else 0
+            arrays[name][real] = column[places]
+
     def batch(self, indices: Array, device: str | torch.device) -> dict[str, Tensor]:
         """Model inputs of the samples [B]: input_ids, attention_mask (and token_type_ids) [B, L].
 
         Padded to the longest; made in one buffer, which is copied to the device at once.
         """
-        lengths, places = self.lengths[indices][:, None], self.places(indices)
-        width = np.arange(lengths.max())
-        real = width < lengths if self.side == "right" else width >= len(width) - lengths
-        names = ["attention_mask", *self.tokens]
-        packed = np.zeros((len(names), *real.shape), np.int64)
-        packed[0] = real
-        packed[names.index("input_ids")] = self.pad_id
-        for number, column in enumerate(self.tokens.values(), 1):
-            packed[number][real] = column[places]
-        buffer = torch.from_numpy(packed)
-        if torch.device(device).type == "cuda":
-            buffer = buffer.pin_memory()
-        return dict(zip(names, buffer.to(device, non_blocking=True), strict=True))
+        packed = Packed.of(self.shapes(indices), torch.device(device).type == "cuda")
+        self.fill(packed.arrays, indices)
+        return packed.to(device)
 
     def same_tokens(self, other: "Columns") -> bool:
         """Whether two models have every sample in the same tokens; reads all of them."""

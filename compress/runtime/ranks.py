@@ -178,10 +178,10 @@ def gathered_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return torch.stack(every).cpu().numpy()
 
 
-def sum_counts(counts: torch.Tensor) -> torch.Tensor:
-    """Sum of int64 counts over the ranks, on every rank, on the device of `counts`."""
+def sum_tensor(values: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over the ranks, on every rank and on its device, which is not waited for."""
     if world_size() == 1:
-        return counts
-    total = counts.to(_device())
+        return values
+    total = values.to(_device(), copy=True)
     dist.all_reduce(total)
-    return total.to(counts.device)
+    return total.to(values.device)

@@ -27,6 +27,8 @@ from compress.microbatch import Batch, SampleData, mistake_in
 from compress.runtime import agreement, interrupts, memory, ranks
 from compress.training import finite, shards, training_state
 from compress.training.engine import engine_settings, parameter_groups
+from compress.training.feed import Feed
+from compress.training.loading import MicroBatch, OnDevice, packed
 from compress.training.monitor import Monitor
 from compress.training.profiling import StepProfile
 from compress.training.window import Window
@@ -107,6 +109,7 @@ class Trainer:
         parts = shards.trained(self.engine)
         self._finite = finite.FiniteCheck([] if finite.left_out(config) else parts.values())
         self._batches: tuple[int, Sequence[Indices]] = (-1, [])
+        self._feed = Feed(self._made, self.total_steps)
         self._profile = StepProfile(training.trace, self.device)
         self._started, self._pending, self._resumed_at = False, False, -1
         training.saver.check_space(COPIES * sum(shard.written_bytes for shard in parts.values()))
@@ -129,7 +132,7 @@ class Trainer:
             if self._pending:
                 self._measure()
             while self.step < step:
-                self._train_step(self._batch(self.step))
+                self._train_step(*self._feed.step(self.step))
                 self.step += 1
                 self._after_step()
                 due = self.step % self.log_every == 0 or self.step == step
@@ -186,6 +189,14 @@ class Trainer:
         self.engine.train()
         self.window.restart()
 
+    def _made(self, step: int) -> tuple[int, list[MicroBatch]]:
+        """Samples of a step, of all ranks, and this rank's micro-batches; called in another thread."""
+        batch, parts = self._batch(step), ranks.world_size() * self.accumulation
+        turns = range(ranks.rank(), parts, ranks.world_size())
+        pinned = self.device.type == "cuda"
+        made = [packed(self.data, self.training.known, *share(batch, n, parts), pinned) for n in turns]
+        return len(batch), made
+
     def _batch(self, step: int) -> Indices:
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._batches[0] != epoch:
@@ -193,33 +204,31 @@ class Trainer:
             self._batches = (epoch, EpochBatches(lengths, self.batch_size, self.seed, epoch))
         return self._batches[1][position]
 
-    def _train_step(self, batch: Indices) -> None:
-        """One optimiser step on the whole batch of all ranks; UserError if memory does not suffice."""
+    def _train_step(self, size: int, parts: Sequence[MicroBatch]) -> None:
+        """One optimiser step on `size` samples of all ranks; UserError if memory does not suffice."""
         shape: list[int] = []
         profiled = self._profile.part
         where, split = f"{self.name}: step {self.step + 1}", (self._micro, self.accumulation)
         with memory.training(where, shape, split, self.training.config):
-            means = self._look_ahead(batch) if self._weighting and self.accumulation > 1 else {}
-            for turn in range(self.accumulation):
-                indices, valid, labels = self._part(batch, turn)
+            means = self._look_ahead(size, parts) if self._weighting and len(parts) > 1 else {}
+            for turn, micro in enumerate(parts):
                 with profiled("data"):
-                    inputs = self.data.batch(indices, self.device)
-                shape[:] = inputs["input_ids"].shape
+                    there = micro.to(self.device)
+                shape[:] = there.inputs["input_ids"].shape
                 with profiled("forward"):
-                    outputs = self.engine(**inputs, **self._arguments)
-                more = {"valid": valid, "inputs": inputs, "outputs": outputs}
-                part = self._known(indices, outputs.logits, labels, **more)
-                if self._weighting and self.accumulation == 1:
-                    means = self._batch_means([part], len(batch))
+                    outputs = self.engine(**there.inputs, **self._arguments)
+                part = self._known(there, outputs.logits, inputs=there.inputs, outputs=outputs)
+                if self._weighting and len(parts) == 1:
+                    means = self._batch_means([part], size)
                 per_sample = self._loss(part, means)
-                share_of_batch = ranks.world_size() * self.accumulation / len(batch)
-                loss = (per_sample * valid).sum() * share_of_batch
+                share_of_batch = ranks.world_size() * self.accumulation / size
+                loss = (per_sample * there.valid).sum() * share_of_batch
                 with profiled("backward"):
                     self.engine.backward(loss)
                 with torch.no_grad():
                     terms = part.parts() | part.watched
-                    self._finite.add(indices, valid, per_sample, terms["cross_entropy"])
-                    self.window.add(loss=per_sample, **terms, counted=valid)
+                    self._finite.add(micro.indices, there.valid, per_sample, terms["cross_entropy"])
+                    self.window.add(loss=per_sample, **terms, counted=there.valid)
                 if turn == self.accumulation - 1:
                     self._before_step()
                 with profiled("optimizer"):
@@ -236,10 +245,10 @@ class Trainer:
         for method in self.training.methods:
             method.before_step()
 
-    def _known(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401
-        """The micro-batch with what is known of its samples."""
-        progress = self.step / self.total_steps
-        return self.training.known.batch(indices, logits, labels, progress=progress, **more)
+    def _known(self, there: OnDevice, logits: Tensor, **more: Any) -> Batch:  # noqa: ANN401
+        """The micro-batch after a forward pass, with what is known of its samples."""
+        more = {"progress": self.step / self.total_steps, "valid": there.valid, **more}
+        return self.training.known.of_rows(there.known, logits, there.labels, **more)
 
     def _loss(self, part: Batch, means: Mapping[str, Tensor]) -> Tensor:
         """Sum of the losses of all methods, [B]: the first, plus the sum of the others.
@@ -254,29 +263,20 @@ class Trainer:
         first, *others = losses
         return first + torch.stack(others).sum(dim=0) if others else first
 
-    def _part(self, batch: Indices, turn: int) -> tuple[Indices, Tensor, Tensor]:
-        """This rank's samples of one micro-batch: indices, valid mask, labels, each [m]."""
-        world = ranks.world_size()
-        part = turn * world + ranks.rank()
-        indices, weight = share(batch, part, world * self.accumulation)
-        valid = torch.as_tensor(weight).to(self.device)
-        return indices, valid, torch.as_tensor(self.data.labels[indices]).to(self.device)
-
-    def _look_ahead(self, batch: Indices) -> dict[str, Tensor]:
+    def _look_ahead(self, size: int, parts: Sequence[MicroBatch]) -> dict[str, Tensor]:
         """Means of the batch weights, from an additional forward pass over all micro-batches.
 
         Random states are restored, so that the training pass draws the same dropout.
         """
         accelerator = get_accelerator()
-        states, parts = (torch.get_rng_state(), accelerator.get_rng_state()), []
+        states, found = (torch.get_rng_state(), accelerator.get_rng_state()), []
         with torch.no_grad():
-            for turn in range(self.accumulation):
-                indices, valid, labels = self._part(batch, turn)
-                logits = self.forward(self.data.batch(indices, self.device))
-                parts.append(self._known(indices, logits, labels, valid=valid))
+            for micro in parts:
+                there = micro.to(self.device)
+                found.append(self._known(there, self.forward(there.inputs)))
         torch.set_rng_state(states[0])
         accelerator.set_rng_state(states[1])
-        return self._batch_means(parts, len(batch))
+        return self._batch_means(found, size)
 
     def _batch_means(self, parts: Sequence[Batch], size: int) -> dict[str, Tensor]:
         """Mean of `Method.batch_weight` over the whole batch of all ranks, [], by method."""
@@ -284,8 +284,8 @@ class Trainer:
         for method in self._weighting:
             weights = [_per_sample(method, "batch_weight", method.batch_weight(p), p) for p in parts]
             sums = [(w * p.valid).sum() for w, p in zip(weights, parts, strict=True)]
-            total = ranks.all_sum(torch.stack(sums).sum().cpu().numpy())
-            means[method.name] = torch.as_tensor(total / size, dtype=torch.float32).to(self.device)
+            total = ranks.sum_tensor(torch.stack(sums).sum().double())
+            means[method.name] = (total / size).float()
         return means
 
     def _report(self) -> dict[str, float]:
@@ -305,6 +305,7 @@ class Trainer:
 
     def close(self) -> None:
         """Release the engine, so that another can be built in this process."""
+        self._feed.close()
         self.training.saver.close()
         self._profile.close()
         self.engine.destroy()

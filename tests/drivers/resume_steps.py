@@ -54,7 +54,7 @@ def save_beside(trainer: Trainer) -> None:
     real, pieces.write = pieces.write, write
     try:
         trainer.training.saver.begin()
-        trainer._train_step(trainer._batch(step))
+        trainer._train_step(*trainer._feed.step(step))
         taken.set()
         trainer.training.saver.complete()
     finally:

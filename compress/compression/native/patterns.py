@@ -53,7 +53,7 @@ def _shared(
     device = keys[0].device
     begins = torch.zeros(len(keys), ranks.world_size(), dtype=torch.int64, device=device)
     begins[:, ranks.rank()] = torch.tensor(starts, device=device)
-    begins = ranks.sum_counts(begins)
+    begins = ranks.sum_tensor(begins)
     inside = begins % size != 0
     firsts = torch.where(inside, begins // size * size, -1).tolist()
     table = torch.zeros(*begins.shape, size, dtype=torch.int64, device=device)
@@ -65,7 +65,7 @@ def _shared(
             if first >= 0 and low < high:
                 table[matrix, rank, low - first : high - first] = part[low - start : high - start] + 2
                 mine.append((matrix, rank, first, low, high))
-    table = ranks.sum_counts(table)
+    table = ranks.sum_tensor(table)
     lowest = _lowest(table.view(-1, size), size - stay).view(table.shape)
     for matrix, rank, first, low, high in mine:
         start = starts[matrix]

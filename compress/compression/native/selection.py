@@ -29,7 +29,7 @@ def lowest(keys: Sequence[Tensor], counts: Sequence[int], divided: bool) -> list
     are. Of equal entries those of lower ranks and positions go. divided: the ranks hold parts of each
     matrix, else each holds the whole. Collective if divided.
     """
-    total = ranks.sum_counts if divided else _same
+    total = ranks.sum_tensor if divided else _same
     device = keys[0].device
     wanted = torch.tensor(counts, dtype=torch.int64, device=device)
     threshold = torch.zeros_like(wanted)
@@ -63,7 +63,7 @@ def _before(own: Tensor) -> Tensor:
     """Sum of the counts of lower ranks, int64 like `own`."""
     table = own.new_zeros(ranks.world_size(), *own.shape)
     table[ranks.rank()] = own
-    return ranks.sum_counts(table)[: ranks.rank()].sum(dim=0)
+    return ranks.sum_tensor(table)[: ranks.rank()].sum(dim=0)
 
 
 def _same(counts: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ class ZeroedWeights(WeightMasks):
     def _summed(self, masks: Sequence[Tensor]) -> list[int]:
         """Entries of each mask, over all ranks."""
         counts = torch.stack([mask.sum() for mask in masks])
-        numbers: list[int] = (ranks.sum_counts(counts) if self._divided else counts).tolist()
+        numbers: list[int] = (ranks.sum_tensor(counts) if self._divided else counts).tolist()
         return numbers
 
 
