@@ -49,11 +49,12 @@ def main() -> None:
     launch = launchers.adopt(os.environ)
 
     from compress import checks
-    from compress.configuration import config, machine
+    from compress.configuration import config, machine, precision
 
     versions.check()
     settings = config.load(options.deepspeed_config, options.overrides, launch.ranks)
     checks.check(settings, options.stage)
+    settings, chosen = precision.settle(settings)
     prepares = options.stage == "prepare"  # on any machine; the batches are of those that train
     if launch.ranks is not None and not prepares:
         config.batch_split(settings, launch.ranks)
@@ -77,6 +78,7 @@ def main() -> None:
             device = torch.device("cpu")
         else:
             device = distributed.start(level, 60 * settings.robust.timeout, launch)
+        run.agree_on_precision(chosen)
         with ownership.held(options.output_dir, settings):
             context = run.prepare(
                 settings, options.output_dir, device, options.stage, options.accept_versions

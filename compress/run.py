@@ -48,6 +48,18 @@ def check_export(stage: str, export: str | None) -> None:
     onnx_export.require()
 
 
+def agree_on_precision(line: str | None) -> None:
+    """Say which precision was chosen; UserError if the ranks differ. line: None if none was."""
+    lines = set(ranks.gathered(lambda: line or ""))
+    if len(lines) > 1:
+        raise UserError(
+            f"{OURS}.precision: is 'auto', but the ranks have devices of different kinds; set it to "
+            "'fp32' or 'bf16'."
+        )
+    if line is not None:
+        ranks.say(line)
+
+
 def prepare(
     config: Config,
     output_dir: Path,
@@ -173,6 +185,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
         for made in context.known.values():
             _say(made)
         return
+    if context.config.robust.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
     chosen = stages_of(context.config.robust, stage)
     ranks.say(overview(context.config, context.data, chosen, str(context.device)))
     ranks.say(f"batch: {batch_sizes.sentence(context.config.deepspeed, ranks.world_size())}")

@@ -29,7 +29,7 @@ UNKNOWN = [
     ("zero_optimization.stag", 1, "did you mean 'stage'?"),
     ("zero_optimization.offload_optimiser", {"device": "cpu"}, "did you mean 'offload_optimizer'?"),
     ("zero_optimization.offload_param.pin_memmory", True, "did you mean 'pin_memory'?"),
-    ("optimizer.params.learning_rate", 1e-4, "valid here: betas, eps, lr"),
+    ("optimizer.params.learning_rate", 1e-4, "valid here: betas, eps, fused, lr"),
     ("optimizer.params.weight_decy", 0.1, "did you mean 'weight_decay'?"),
     ("scheduler.params.warmup_steps", 3, "did you mean 'warmup_num_steps'?"),
     ("bf16.enable", True, "did you mean 'enabled'?"),

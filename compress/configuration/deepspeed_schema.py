@@ -39,6 +39,8 @@ class OptimizerParams(Block):
     torch_adam: bool = False
     """true: torch's optimiser, which needs no compiler. false: DeepSpeed's own, which is compiled at
     the first start."""
+    fused: bool | None = None
+    """With torch_adam: torch's fused kernel, which updates all weights at once. Default: not."""
 
 
 class Optimizer(Block):

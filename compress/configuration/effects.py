@@ -117,6 +117,13 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
         ),
     }
     yield from ((f"robust_compression.{key}", why) for key, (holds, why) in cases.items() if holds)
+    adam = root.optimizer.params
+    if adam.fused is not None and not adam.torch_adam:
+        yield "optimizer.params.fused", "has an effect only with torch_adam true"
+    for block in ("bf16", "fp16", "torch_autocast"):
+        given = getattr(root, block)
+        if given and given.enabled and robust.precision is not None:
+            yield "robust_compression.precision", f"and {block} exclude each other; give one of them"
     if bf16 and bf16.enabled and fp16 and fp16.enabled:
         yield "fp16", "and bf16 exclude each other"
 

@@ -34,6 +34,9 @@ def check(config: Config) -> None:
             if lacking is not None:
                 raise engine_table.refusal(merge, found, lacking)
     _memory(config, merge)
+    if config.robust.precision == "tf32" and device() != "cuda":
+        why = "is 'tf32', which NVIDIA GPUs have only; set it to 'auto' or 'fp32'"
+        raise merge.error("robust_compression.precision", why)
     if config.robust.masks == "deepspeed" and not versions.has_library():
         release = versions.installed("deepspeed")
         raise merge.error(

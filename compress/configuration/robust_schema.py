@@ -158,6 +158,14 @@ class RobustCompression(Block):
     loss: mitigations.Loss = mitigations.NoLoss()
     """The loss that the student is trained with: its name, `hook`, and the settings of that loss."""
     layerwise: LayerwiseBlock = LayerwiseBlock()
+    precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None
+    """Number type of every training, in place of the blocks bf16, fp16 and torch_autocast. auto: bf16
+    where the device is fast in it (GPUs from compute capability 8.0, processors with AVX-512 BF16 or
+    AMX), else fp32. tf32: float32 whose matrix products a GPU rounds to TF32, in evaluation too.
+    Default: what those blocks say."""
+    activation_checkpointing: bool = False
+    """Compute the activations of each Transformer block again in the backward pass: less memory, a
+    third more computation, the same results."""
     evaluation: EvaluationBlock = EvaluationBlock()
     checkpoint: CheckpointBlock = CheckpointBlock()
     profile: bool = False

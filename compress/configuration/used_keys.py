@@ -24,6 +24,7 @@ WITHOUT_EFFECT = (
         f"{OURS}.timeout",
         f"{OURS}.profile",
         f"{OURS}.processes",
+        f"{OURS}.activation_checkpointing",
     ),
 )
 """Keys that change no artefact: monitors, how the same sums are computed, what is evaluated."""

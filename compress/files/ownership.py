@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import method_code
-from compress.configuration import merge, used_keys
+from compress.configuration import merge, precision, used_keys
 from compress.configuration.config import Config, build
 from compress.data import sources, tasks
 from compress.errors import UserError
@@ -173,11 +173,12 @@ UNUSED_ALPHA = 0.5
 
 
 def figures_keys(config: Config) -> set[str]:
-    """The keys of the figures that a run may have made; alpha "auto" is a number in them."""
-    block = config.robust.uncertainty
-    if block.alpha != "auto":
-        return {figures_key(config)}
-    return {figures_key(config.with_alpha(a)) for a in (*block.alpha_candidates, UNUSED_ALPHA)}
+    """The keys of the figures that a run may have made; nothing is "auto" in them."""
+    block, found = config.robust.uncertainty, precision.possible(config)
+    if block.alpha == "auto":
+        alphas = (*block.alpha_candidates, UNUSED_ALPHA)
+        found = [one.with_alpha(alpha) for one in found for alpha in alphas]
+    return {figures_key(one) for one in found}
 
 
 def figures_found(output_dir: Path) -> str | None:

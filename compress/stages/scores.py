@@ -30,8 +30,9 @@ class Scores(Stage[Context]):
         return f"{self.name} of the {self.role}"
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """What the student started from, which decides its tokens."""
-        return (f"{OURS}.student.init_from",) if self.role == "student" else ()
+        """The precision, and what the student started from, which decides its tokens."""
+        own = (f"{OURS}.student.init_from",) if self.role == "student" else ()
+        return (f"{OURS}.precision", *own)
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
         """The model."""

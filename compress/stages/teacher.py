@@ -40,7 +40,7 @@ class Teacher(Stage[Context]):
     def reads(self, config: Config) -> tuple[str, ...]:
         """Keys of any training, and the epochs; of a given teacher only the length of its inputs."""
         if config.robust.teacher.model is not None:
-            return (KEY, f"{OURS}.task", f"{OURS}.task.max_length")
+            return (KEY, *(f"{OURS}.{key}" for key in ("task", "task.max_length", "precision")))
         return (*TRAINING, f"{OURS}.teacher.epochs")
 
     def facts(self, run: Context) -> dict[str, Any]:

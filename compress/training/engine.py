@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.configuration.deepspeed_schema import engine_keys
+from compress.errors import UserError
 from compress.runtime import ranks
 
 NEVER = 1 << 40
@@ -35,6 +36,19 @@ def parameter_groups(
         {"params": list(scores), "weight_decay": 0.0, "lr": config.robust.score_lr},
     ]
     return [group for group in groups if group["params"]]
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Have the blocks compute their activations again in the backward pass, with the same dropout.
+
+    Raises UserError for an architecture that cannot.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"robust_compression.activation_checkpointing: {type(model).__name__} cannot do it; set it "
+            "to false."
+        )
+    model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def engine_settings(

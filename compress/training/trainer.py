@@ -26,7 +26,7 @@ from compress.methods import Method
 from compress.microbatch import Batch, SampleData, mistake_in
 from compress.runtime import agreement, interrupts, memory, ranks
 from compress.training import finite, shards, training_state
-from compress.training.engine import engine_settings, parameter_groups
+from compress.training.engine import checkpoint_activations, engine_settings, parameter_groups
 from compress.training.feed import Feed
 from compress.training.loading import MicroBatch, OnDevice, packed
 from compress.training.monitor import Monitor
@@ -97,6 +97,8 @@ class Trainer:
         settings = engine_settings(config, self.total_steps, *split, groups)
         for method in training.methods:
             settings |= method.engine_block()
+        if config.robust.activation_checkpointing:
+            checkpoint_activations(training.model)
         with memory.building(self.name, config):
             self.engine = deepspeed.initialize(
                 model=training.model, model_parameters=groups, config=settings

@@ -1,0 +1,120 @@
+"""The precision that is chosen, what it stands for, and that nothing else changes with it."""
+
+import json
+
+import pytest
+from configs import SPARSE, Files
+from launcher import job, python, two_ranks
+
+from compress.configuration import machine, precision, used_keys
+from compress.errors import UserError
+from compress.files import ownership
+
+KEY = "robust_compression.precision"
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Files(tmp_path)
+
+
+@pytest.fixture
+def chosen(files, monkeypatch):
+    """Function (value of the key, flags of the processor) -> configuration, line."""
+
+    def choose(value, flags="fpu avx2"):
+        monkeypatch.setattr(machine, "device", lambda: "cpu")
+        info = files.folder / "cpuinfo"
+        info.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: none\n")
+        monkeypatch.setattr(precision, "CPU_INFO", info)
+        settings = files.load(SPARSE, overrides=[] if value is None else [f"{KEY}={value}"])
+        return precision.settle(settings)
+
+    return choose
+
+
+@pytest.mark.parametrize("flags", ["fpu avx512_bf16 x", "amx_bf16", "asimd bf16 sve"])
+def test_auto_is_bf16_where_the_processor_has_it(chosen, flags):
+    config, line = chosen("auto", flags)
+    assert config.deepspeed.bf16.enabled and config.robust.precision is None
+    assert line.startswith("precision: bf16, because this processor computes fast in bfloat16")
+
+
+def test_auto_is_fp32_elsewhere(chosen):
+    config, line = chosen("auto", "fpu avx512f avx512_vnni")
+    assert not config.deepspeed.low_precision
+    assert line.startswith("precision: fp32, because this processor does not compute fast")
+
+
+def test_a_given_one_needs_no_line(chosen):
+    assert chosen("bf16")[1] is None and chosen("bf16")[0].deepspeed.bf16.enabled
+    assert chosen("fp32")[1] is None and not chosen("fp32")[0].deepspeed.low_precision
+    config, _ = chosen("tf32")
+    assert config.robust.precision == "tf32" and not config.deepspeed.low_precision
+
+
+def test_results_do_not_depend_on_who_chose(chosen, files):
+    written = files.load(SPARSE, {"bf16": {"enabled": True}})
+    for config in (chosen("bf16")[0], chosen("auto", "avx512_bf16")[0]):
+        assert used_keys.whole(config) == used_keys.whole(written)
+        assert ownership.figures_key(config) == ownership.figures_key(written)
+    assert used_keys.whole(chosen("fp32")[0]) == used_keys.whole(chosen(None)[0])
+    assert used_keys.whole(chosen("tf32")[0]) != used_keys.whole(chosen(None)[0])
+
+
+def test_figures_are_found_whatever_the_machine_chose(chosen, files):
+    asked = files.load(SPARSE, overrides=[f"{KEY}=auto"])
+    keys = ownership.figures_keys(asked)
+    for flags in ("avx512_bf16", "avx2"):
+        assert ownership.figures_key(chosen("auto", flags)[0]) in keys
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("block", ["bf16", "fp16", "torch_autocast"])
+def test_two_answers_contradict_each_other(files, block):
+    with pytest.raises(UserError, match=rf"precision. and {block} exclude each other"):
+        files.load(SPARSE, {block: {"enabled": True}}, overrides=[f"{KEY}=auto"])
+    files.load(SPARSE, {block: {"enabled": False}}, overrides=[f"{KEY}=auto"])
+
+
+def test_tf32_needs_a_gpu(chosen):
+    with pytest.raises(UserError, match=r"precision. is .tf32., which NVIDIA GPUs have only"):
+        machine.check(chosen("tf32")[0])
+
+
+def test_fused_needs_torch_adam(files):
+    params = {"lr": 1e-4, "fused": True}
+    with pytest.raises(UserError, match=r"fused. has an effect only with torch_adam"):
+        files.load(SPARSE, {"optimizer": {"type": "AdamW", "params": params}})
+
+
+# Runs
+
+
+@pytest.mark.launcher
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_activation_checkpointing_changes_nothing(tiny_model, tmp_path, stage):
+    """Dropout included; each run has a cache of its own."""
+    figures = {}
+    for name, asked in (("plain", "false"), ("again", "true")):
+        folder = tmp_path / name
+        extra = [
+            f"zero_optimization.stage={stage}",
+            f"robust_compression.activation_checkpointing={asked}",
+            "optimizer.params.fused=true",
+        ]
+        done = two_ranks(*job(tiny_model, folder / "run", *extra))
+        assert done.returncode == 0, done.stderr[-2000:]
+        figures[name] = json.loads((folder / "run/metrics.json").read_text())
+    for role in ("teacher", "student"):
+        assert figures["plain"][role] == figures["again"][role]
+
+
+@pytest.mark.launcher
+def test_the_choice_is_said_and_recorded(tiny_model, tmp_path):
+    done = python(*job(tiny_model, tmp_path / "run", f"{KEY}=auto", stage="teacher"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    fast = precision.computes_bf16("cpu")
+    assert done.stdout.count(f"precision: {'bf16' if fast else 'fp32'}, because") == 1
+    kept = json.loads((tmp_path / "run/config.json").read_text())
+    assert kept.get("bf16", {}).get("enabled", False) == fast
