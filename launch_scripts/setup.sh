@@ -66,6 +66,6 @@ launch() {
 figures_of() {
   local ranks=$1
   shift 2
-  case " $* " in *" --stage "[tds]* | *" --stage="[tds]* | *" -h "* | *" --help "*) return 0 ;; esac  # without figures
+  case " $* " in *" --stage "[ptds]* | *" --stage="[ptds]* | *" -h "* | *" --help "*) return 0 ;; esac  # without figures
   python -m compress.finished "$@" --ranks "$ranks" >/dev/null || stop "the run is not finished; the same command continues"
 }

@@ -2,7 +2,7 @@
 # Install what the tests need and run them all; arguments go to pytest (for example: -k losses).
 # Without arguments, what concerns DeepSpeed's releases runs a second time with requirements-current.txt, in
 # an environment beside the first that has only that DeepSpeed of its own.
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt requirements-test.txt requirements-onnx.txt
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt requirements-test.txt requirements-onnx.txt requirements-benchmark.txt
 export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 ruff check .
 ruff format --check .

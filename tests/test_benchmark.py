@@ -10,7 +10,8 @@ import torch
 from small_models import KEPT, exported, fresh, masked
 
 import compress
-from compress import benchmark
+from compress.benchmark import __main__ as command
+from compress.benchmark import inference as benchmark
 from compress.errors import UserError
 from compress.inference import onnx_export, timing
 from compress.reporting import benchmark_report
@@ -120,7 +121,7 @@ def test_the_whole_measurement(folders, tmp_path, capsys):
     shapes = ["--batch", "1", "3", "--length", "4", "20", "--repeats", "3", "--threads", "1"]
     threads = torch.get_num_threads()
     try:
-        benchmark.main(["inference", *map(str, folders), *shapes, "--output", str(output)])
+        command.main(["inference", *map(str, folders), *shapes, "--output", str(output)])
     finally:
         torch.set_num_threads(threads)
     text = (output / "inference.md").read_text()
@@ -169,7 +170,7 @@ def test_the_picture_shows_each_speedup_and_its_bound():
 
 def refused(*arguments):
     with pytest.raises(UserError) as caught:
-        benchmark.main(["inference", *(str(argument) for argument in arguments)])
+        command.main(["inference", *(str(argument) for argument in arguments)])
     return str(caught.value)
 
 

@@ -1,15 +1,21 @@
 """Times of models in one process, in turns, so that other load on the machine affects all alike."""
 
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.inference import onnx_export
+from compress.runtime.versions import installed
 
 Call = Callable[[], object]
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def interleaved(calls: Sequence[Call], repeats: int, warmups: int, wait: Call) -> list[list[float]]:
@@ -71,3 +77,26 @@ def forward_call(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Call:
         return model(**inputs).logits
 
     return call
+
+
+def machine(device: torch.device, threads: int) -> dict[str, Any]:
+    """Processor, threads, device, load and versions that the timings depend on."""
+    gpu = device.type == "cuda"
+    return {
+        "processor": _processor(),
+        "logical cores": os.cpu_count(),
+        "threads": threads,
+        "device": torch.cuda.get_device_name(device) if gpu else str(device),
+        "load before": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "onnxruntime": installed("onnxruntime") or installed("onnxruntime-gpu"),
+        "transformers": installed("transformers"),
+    }
+
+
+def _processor() -> str:
+    if CPU_INFO.is_file():
+        for line in CPU_INFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

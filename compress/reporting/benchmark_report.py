@@ -5,8 +5,6 @@ of one forward pass, reference / model) bounds it, and `reached` is speed-up / F
 """
 
 import io
-import os
-import platform
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,7 +14,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,7 +21,6 @@ from compress.files import artefacts
 from compress.reporting import markdown, page, tables
 from compress.reporting.figures import OTHER_COLOURS
 from compress.reporting.numbers import printable
-from compress.runtime.versions import installed
 
 FOOTNOTE = (
     "Zeros give no speed-up: a dense kernel multiplies them like any other number, so a model that is "
@@ -50,7 +46,6 @@ SIZES: list[tables.Column["Model"]] = [
 ]
 BOUND = "bound: ratio of floating-point operations (in brackets: share reached)"
 HATCHES = ("", "///", "...")
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -88,29 +83,6 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name
         for place, name in enumerate(names)
     ]
-
-
-def machine(device: torch.device, threads: int) -> dict[str, Any]:
-    """Processor, threads, device, load and versions that the timings depend on."""
-    gpu = device.type == "cuda"
-    return {
-        "processor": _processor(),
-        "logical cores": os.cpu_count(),
-        "threads": threads,
-        "device": torch.cuda.get_device_name(device) if gpu else str(device),
-        "load before": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-        "onnxruntime": installed("onnxruntime") or installed("onnxruntime-gpu"),
-        "transformers": installed("transformers"),
-    }
-
-
-def _processor() -> str:
-    if CPU_INFO.is_file():
-        for line in CPU_INFO.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def rows(timings: Sequence[Timing]) -> list[dict[str, Any]]:

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from compress.errors import first_line
 from compress.inference import timing
 from compress.models import encoders
-from compress.reporting import benchmark_report
 
 BATCHES = (1, 32)
 SECONDS = 2.0
@@ -36,7 +35,7 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
     """
     gpu = device.type == "cuda"
     threads = torch.get_num_threads()
-    machine = benchmark_report.machine(device, threads)
+    machine = timing.machine(device, threads)
     result: dict[str, Any] = {
         "device": machine["device"] if gpu else machine["processor"],
         "threads": None if gpu else threads,

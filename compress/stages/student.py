@@ -3,7 +3,7 @@
 Order within a run: layer reduction, then heads and ffn neurons, then single weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -23,7 +23,7 @@ from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
 from compress.files import artefacts
 from compress.layerwise.terms import terms_of
-from compress.methods import Run, Shapes
+from compress.methods import Method, Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
@@ -117,15 +117,9 @@ class Student(Stage[Context]):
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Compress as `compression_training` says, trained with the loss; export the model."""
         robust, own, start = run.config.robust, run.for_student(), made["teacher"].path / "model"
-        known = _known(run, made)
-        model = _start(own, start)
-        shape = encoders.fresh(model)
-        masks = Masks(run.resolved.pruners, _scorer(own, shape, known), robust.masks)
-        methods = [masks, robust.loss, *terms_of(robust.layerwise)]
-        for method in methods:
-            method.attach(model, Run(run.config, start, own.data.labels, own.device))
         assert robust.student.epochs is not None, "epochs are resolved"
-        trainer = new_trainer(self.label, own, model, methods, robust.student.epochs, known)
+        parts = assemble(self.label, run, start, _known(run, made), robust.student.epochs)
+        trainer, masks, methods, shape = parts.trainer, parts.masks, parts.methods, parts.shape
         best = BestDev(WatchDev(own), masks) if robust.student.keep == "best_dev" else None
         trainer.run_until(trainer.total_steps, best or WatchDev(own))
         earlier = best is not None and best.settle(trainer)
@@ -150,6 +144,29 @@ class Student(Stage[Context]):
                 artefacts.write_json(folder / "heads.json", {"compression_training": chosen})
 
         return fill
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A student's training that has not begun; shape: an empty model of its full size."""
+
+    trainer: Trainer
+    masks: Masks
+    methods: Sequence[Method]
+    shape: PreTrainedModel
+
+
+def assemble(name: str, run: Context, start: Path, known: SampleData, epochs: int) -> Assembled:
+    """The training of a student as the configuration says; start: directory of its teacher."""
+    robust, own = run.config.robust, run.for_student()
+    model = _start(own, start)
+    shape = encoders.fresh(model)
+    masks = Masks(run.resolved.pruners, _scorer(own, shape, known), robust.masks)
+    methods = [masks, robust.loss, *terms_of(robust.layerwise)]
+    for method in methods:
+        method.attach(model, Run(run.config, start, own.data.labels, own.device))
+    trainer = new_trainer(name, own, model, methods, epochs, known)
+    return Assembled(trainer, masks, methods, shape)
 
 
 def _has_difficulty(run: Context) -> bool:

@@ -1,6 +1,4 @@
-"""How fast teacher and students are, side by side, and which share of the possible speed-up they reach.
-
-python -m compress.benchmark inference TEACHER/model STUDENT/model ... --batch 1 32 128 --length 32 128
+"""`inference`: how fast teacher and students are, and which share of the possible speed-up they reach.
 
 Every model is timed in one process, in turns; the median is compared with the first directory. The
 ratio of floating-point operations bounds each speed-up. Inputs are random tokens without padding.
@@ -8,7 +6,6 @@ Writes inference.md, .json and .png into the output directory and prints the tab
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import transformers
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -29,11 +25,9 @@ from compress.inference.timing import Call, forward_call
 from compress.models import directories, encoders, probe
 from compress.reporting import benchmark_report
 from compress.reporting.benchmark_report import Model, Timing
-from compress.runtime import interrupts, memory
+from compress.runtime import memory
 
 RUNTIMES = ("torch", "onnxruntime")
-MOST = {"batch": 2**31 - 1, "length": 2**31 - 1, "threads": 1024, "repeats": 2**31 - 1}
-"""Largest values that the libraries take."""
 Inputs = Mapping[str, Tensor]
 
 
@@ -166,35 +160,16 @@ def _running(
         yield prepare
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line; raises UserError for a number that cannot be."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("inference", help="latency and throughput of model directories")
-    one.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="the first is the reference")
-    one.add_argument("--batch", nargs="+", type=int, default=[1, 32, 128])
-    one.add_argument("--length", nargs="+", type=int, default=[32, 128], help="tokens")
-    one.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
-    one.add_argument("--threads", type=int, default=torch.get_num_threads())
-    one.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    one.add_argument("--repeats", type=int, default=30, help="timings of each model, default 30")
-    one.add_argument("--output", type=Path, default=Path("benchmark"), help="directory of the results")
-    options = parser.parse_args(arguments)
-    for name, most in MOST.items():
-        value = getattr(options, name)
-        for number in value if isinstance(value, list) else [value]:
-            if number < 1:
-                raise UserError(f"--{name} {number}: must be at least 1.")
-            if number > most:
-                raise UserError(f"--{name} {number}: must be at most {most}.")
-    return options
+def make_folder(output: Path) -> None:
+    """Make the directory of the results; UserError if it cannot be made."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror or error}.") from None
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, write the table, the picture and the figures, print the table."""
-    options = parse(arguments)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+def run(options: argparse.Namespace) -> str:
+    """Measure, write the table, the picture and the figures; the table."""
     setting = Setting(
         batches=tuple(dict.fromkeys(options.batch)),
         lengths=tuple(dict.fromkeys(options.length)),
@@ -204,15 +179,8 @@ def main(arguments: list[str] | None = None) -> None:
         repeats=options.repeats,
     )
     check(options.dirs, setting)
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {options.output}: {error.strerror or error}.") from None
+    make_folder(options.output)
     torch.set_num_threads(setting.threads)
-    machine = benchmark_report.machine(setting.device, setting.threads)
+    machine = timing.machine(setting.device, setting.threads)
     sizes, timings = measure(options.dirs, setting)
-    sys.stdout.write(benchmark_report.write(options.output, machine, sizes, timings))
-
-
-if __name__ == "__main__":
-    interrupts.run(main)
+    return benchmark_report.write(options.output, machine, sizes, timings)

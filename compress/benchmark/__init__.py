@@ -1,0 +1,1 @@
+"""`python -m compress.benchmark`: how fast models are (`inference`) and their training (`train`)."""

@@ -1,0 +1,200 @@
+"""`train`: samples a second of a student's training here, and of peers that do the same elsewhere.
+
+One process group; the trainings take turns of a few steps, so that other load affects all alike. Ours
+reads the teacher's probabilities from its cache, as a run does; the peers compute them. The teacher is
+an untrained classifier of the same shape, because speed does not depend on what it knows.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from compress.benchmark import inference
+from compress.configuration import config as configuration
+from compress.configuration import machine, precision
+from compress.configuration.config import Config
+from compress.data.batches import share
+from compress.data.columns import Columns
+from compress.errors import UserError
+from compress.inference import timing
+from compress.models import encoders
+from compress.reporting import training_report
+from compress.reporting.training_report import Turn
+from compress.runtime import ranks
+from compress.runtime.launchers import Launch
+from compress.stages import student
+from compress.stages.context import Context
+from compress.training import distributed
+from compress.training.trainer import Trainer
+
+WARM = 3
+"""Steps of each training before anything is timed."""
+PEAK, PEAK_TIMES = 2048, 5
+"""Size of the square matrices whose product tells how fast the device can be; how often it is timed."""
+FORWARDS = {"ours": 3.0, "live": 4.0}
+"""Forward passes that a step costs: one, two for the backward pass, and one of a live teacher."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A training: does so many steps; tells how many tokens and padded places it has had so far."""
+
+    name: str
+    steps: Callable[[int], object]
+    counted: Callable[[], tuple[int, int]]
+    forwards: float
+
+
+def run(options: argparse.Namespace, launch: Launch) -> str:
+    """Measure, write training.md, .json and .png; the table, of the main rank alone."""
+    settings = configuration.load(options.deepspeed_config, options.overrides, launch.ranks)
+    settings.robust.loss.load()
+    settings, line = precision.settle(settings)
+    machine.check(settings)
+    try:
+        from compress.benchmark import peers
+    except ImportError as error:
+        raise UserError(
+            f"compress.benchmark train needs accelerate ({error}); run: pip install -r "
+            "requirements-benchmark.txt"
+        ) from None
+    from compress import run as whole_run
+
+    inference.make_folder(options.output)
+    device = distributed.start(timeout=60 * settings.robust.timeout, launch=launch)
+    whole_run.agree_on_precision(line)
+    context = whole_run.prepare(settings, options.output / "run", device, whole_run.PREPARE)
+    total = WARM + options.rounds * options.steps
+    ours = _ours(context, total)
+    columns, tokenizer = ours.data, context.encoder.tokenizer
+    contestants = [_contestant(ours)]
+    for name, length in (
+        ("Hugging Face Trainer", None),
+        ("padded to full length", settings.robust.task.max_length),
+    ):
+        collate = peers.Padded(tokenizer, length)
+        models = (_model(context), _model(context))
+        turns = peers.trainer(models, columns, collate, settings, 2 * total, device)
+        turns.begin()
+        counted = _reader(collate)
+        contestants.append(Contestant(name, turns.steps, counted, FORWARDS["live"]))
+    found = _interleaved(contestants, options.rounds, options.steps, device)
+    about = _about(context, columns, settings, options, device)
+    ours.close()
+    text = training_report.write(options.output, about, found) if ranks.is_main() else ""
+    distributed.stop()
+    return text
+
+
+def _reader(collate: Any) -> Callable[[], tuple[int, int]]:  # noqa: ANN401  peers.Padded
+    return lambda: (collate.tokens, collate.places)
+
+
+def _model(context: Context) -> PreTrainedModel:
+    """A classifier of the run's encoder with a new head."""
+    torch.manual_seed(context.config.robust.seed)
+    return encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
+
+
+def _ours(context: Context, steps: int) -> Trainer:
+    """The student's training as a run does it, with made-up probabilities and difficulties."""
+    count, classes = len(context.data.train), len(context.data.labels)
+    draw = np.random.default_rng(0)
+    probabilities = draw.dirichlet(np.ones(classes), count).astype(np.float32)
+    known = context.config.robust.loss.sample_data(probabilities, draw.uniform(0, 1, count), 0.5)
+    own = context.for_student()
+    each = configuration.training_steps(context.config, count, 1)
+    epochs = -(-steps // each)
+    return student.assemble("benchmark", context, own.encoder.model, known, epochs).trainer
+
+
+def _contestant(trainer: Trainer) -> Contestant:
+    counted = {"tokens": 0, "places": 0}
+    lengths, parts = trainer.data.lengths, ranks.world_size() * trainer.accumulation
+
+    def steps(count: int) -> None:
+        first = trainer.step
+        trainer.run_until(first + count)
+        for step in range(first, first + count):
+            for number in range(ranks.rank(), parts, ranks.world_size()):
+                indices, valid = share(trainer._batch(step), number, parts)
+                counted["tokens"] += int(lengths[indices[valid > 0]].sum())
+                counted["places"] += int(lengths[indices].max()) * len(indices)
+
+    live = trainer.training.config.robust.layerwise.any
+    forwards = FORWARDS["live" if live else "ours"]
+    return Contestant(
+        "robust compression", steps, lambda: (counted["tokens"], counted["places"]), forwards
+    )
+
+
+def _interleaved(
+    contestants: list[Contestant], rounds: int, steps: int, device: torch.device
+) -> list[Turn]:
+    """Each contestant in turn, every round begun by the next one."""
+    wait = timing.synchroniser(device)
+    for one in contestants:
+        one.steps(WARM)
+    found = []
+    for number in range(rounds):
+        for place in range(len(contestants)):
+            one = contestants[(number + place) % len(contestants)]
+            ranks.barrier()
+            wait()
+            before, began = one.counted(), time.perf_counter()
+            one.steps(steps)
+            wait()
+            seconds = time.perf_counter() - began
+            new = np.subtract(one.counted(), before).astype(np.float64)
+            tokens, places = ranks.all_sum(new).tolist()
+            found.append(Turn(one.name, number, steps, seconds, tokens, places, one.forwards))
+    return found
+
+
+def _about(
+    context: Context,
+    columns: Columns,
+    settings: Config,
+    options: argparse.Namespace,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The machine and the task; operations of a forward pass of a token; what the device can do."""
+    length = max(2, round(float(columns.lengths.mean())))
+    model = timing.ready(_model(context), torch.device("cpu"))
+    inputs = timing.random_tokens(model, (1, length), torch.device("cpu"))
+    low = settings.deepspeed.low_precision
+    return {
+        **timing.machine(device, torch.get_num_threads()),
+        "ranks": ranks.world_size(),
+        "ZeRO": settings.deepspeed.zero_optimization.stage,
+        "precision": "bf16" if low else settings.robust.precision or "fp32",
+        "task": settings.robust.task.name,
+        "model": settings.robust.model,
+        "batch": settings.deepspeed.train_batch_size,
+        "compression": settings.compression_label,
+        "loss": settings.mitigation_label,
+        "rounds": options.rounds,
+        "steps": options.steps,
+        "mean tokens": float(columns.lengths.mean()),
+        "operations of a token": inference.flops(model, inputs) / length,
+        "peak operations": _peak(device, torch.bfloat16 if low else torch.float32) * ranks.world_size(),
+    }
+
+
+def _peak(device: torch.device, kind: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product on this device."""
+    one = torch.ones(PEAK, PEAK, dtype=kind, device=device)
+    wait, seconds = timing.synchroniser(device), []
+    for _ in range(PEAK_TIMES):
+        began = time.perf_counter()
+        one @ one
+        wait()
+        seconds.append(time.perf_counter() - began)
+    return 2 * PEAK**3 / statistics.median(seconds)

@@ -1,0 +1,143 @@
+"""What the benchmark of trainings shows: a Markdown table, a picture and JSON.
+
+The ratio to the first training is that of each round, and its median. It is bounded by the work that a
+step is: places of the padded batches times forward passes, of the peer, over tokens times those of the
+first.
+"""
+
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from compress.files import artefacts
+from compress.reporting import markdown, page, tables
+from compress.reporting.figures import OTHER_COLOURS
+
+COLUMNS: list[tables.Column[Mapping[str, Any]]] = [
+    ("training", lambda row: row["training"]),
+    ("samples/s", lambda row: f"{row['samples_per_second']:,.1f}"),
+    ("10-90 %", lambda row: f"{row['low']:,.1f}-{row['high']:,.1f}"),
+    ("tokens/s", lambda row: f"{row['tokens_per_second']:,.0f}"),
+    ("padding", lambda row: f"{100 * row['padding']:.0f} %"),
+    ("of peak", lambda row: f"{100 * row['of_peak']:.0f} %"),
+    ("ours is faster by", lambda row: _compared(row, f"{row['ratio']:.2f}")),
+    ("bound", lambda row: _compared(row, f"{row['bound']:.2f}")),
+    ("reached", lambda row: _compared(row, f"{100 * row['ratio'] / row['bound']:.0f} %")),
+]
+
+
+def _compared(row: Mapping[str, Any], text: str) -> str:
+    return "" if row["first"] else text
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Some steps of a training in a round: seconds, tokens and padded places of all ranks.
+
+    forwards: forward passes that a step costs, those of the backward pass and of a teacher included.
+    """
+
+    training: str
+    round: int
+    steps: int
+    seconds: float
+    tokens: float
+    places: float
+    forwards: float
+
+
+def rows(about: Mapping[str, Any], turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Figures of each training, compared with the first; about: see `compress.benchmark.training`.
+
+    of_peak: operations of forward and backward pass on tokens, without padding and teacher, over what
+    the device can do.
+    """
+    names = list(dict.fromkeys(turn.training for turn in turns))
+    by = {name: [turn for turn in turns if turn.training == name] for name in names}
+    first, out = by[names[0]], []
+    for name in names:
+        own = by[name]
+        rates = [about["batch"] * turn.steps / turn.seconds for turn in own]
+        ratios = [
+            mine.steps / mine.seconds / (other.steps / other.seconds)
+            for mine, other in zip(
+                sorted(first, key=lambda t: t.round), sorted(own, key=lambda t: t.round), strict=True
+            )
+        ]
+        tokens, places = (sum(getattr(turn, key) for turn in own) for key in ("tokens", "places"))
+        rate = statistics.median(turn.tokens / turn.seconds for turn in own)
+        samples = about["batch"] * sum(turn.steps for turn in own)
+        bound = places / samples * own[0].forwards / (about["mean tokens"] * first[0].forwards)
+        low, high = np.quantile(rates, (0.1, 0.9))
+        out.append(
+            {
+                "training": name,
+                "first": name == names[0],
+                "samples_per_second": statistics.median(rates),
+                "low": float(low),
+                "high": float(high),
+                "tokens_per_second": rate,
+                "padding": 1 - tokens / places,
+                "of_peak": 3 * about["operations of a token"] * rate / about["peak operations"],
+                "ratio": statistics.median(ratios),
+                "bound": bound,
+            }
+        )
+    return out
+
+
+def report(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:
+    """The report as Markdown."""
+    shown = {
+        key: f"{v:,.4g}" if isinstance(v, float) else v for key, v in about.items() if v is not None
+    }
+    listed = ", ".join(f"{name} {value}" for name, value in shown.items())
+    found = tables.Table.of("", figures, COLUMNS)
+    table = markdown.table([found.header, *found.rows], markdown.pipes, padded=True)
+    note = (
+        "Medians of the rounds, which are interleaved. Bound: places of the padded batches and forward "
+        "passes of the training, over mean tokens and forward passes of the first. Of peak: operations "
+        "on tokens, without padding and teacher, over those of a large matrix product."
+    )
+    return "\n\n".join([f"{listed}.", table, f"{note}\n"])
+
+
+def picture(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> Figure:
+    """Samples a second of each training, with their spread."""
+    figure = Figure(figsize=(7, 1.2 + 0.5 * len(figures)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(figures):
+        value = row["samples_per_second"]
+        spread = [[value - row["low"]], [row["high"] - value]]
+        colour = OTHER_COLOURS[place % len(OTHER_COLOURS)]
+        axes.barh(place, value, height=0.7, color=colour, xerr=spread, ecolor="black", capsize=3)
+        text = f" {value:,.1f}" + (f" (ours {row['ratio']:.2f} times)" if place else "")
+        axes.text(row["high"], place, text, va="center", fontsize=9)
+    axes.set_yticks(range(len(figures)), [row["training"] for row in figures])
+    axes.set_ylim(len(figures) - 0.5, -0.5)
+    axes.set_xlim(0, 1.35 * max(row["high"] for row in figures))
+    axes.set_xlabel("samples a second (median; bars: 10th to 90th percentile)")
+    axes.spines[["top", "right"]].set_visible(False)
+    title = f"{about['task']}, {about['precision']}, batch {about['batch']}, {about['ranks']} ranks"
+    axes.set_title(f"{title}, {about['processor']}, {about['device']}", fontsize=9, loc="left")
+    return figure
+
+
+def write(folder: Path, about: Mapping[str, Any], turns: Sequence[Turn]) -> str:
+    """Write training.md, training.json and training.png into the folder; return the text."""
+    figures = rows(about, turns)
+    text = report(about, figures)
+    image = io.BytesIO()
+    picture(about, figures).savefig(image, format="png", dpi=150)
+    with artefacts.replacing(folder / "training.png") as temporary:
+        temporary.write_bytes(image.getvalue())
+    page.write(folder / "training.md", text)
+    values = {"machine": about, "trainings": figures, "turns": [vars(turn) for turn in turns]}
+    artefacts.write_json(folder / "training.json", values)
+    return text

@@ -1,0 +1,71 @@
+"""The benchmark of trainings: its figures by hand, and a small run of it on two ranks."""
+
+import json
+
+import pytest
+from launcher import job, two_ranks
+
+from compress.reporting import training_report
+from compress.reporting.training_report import Turn
+
+ABOUT = {
+    "batch": 10,
+    "mean tokens": 20.0,
+    "operations of a token": 100.0,
+    "peak operations": 24_000.0,
+    "processor": "a processor",
+    "device": "cpu",
+    "task": "mine",
+    "precision": "fp32",
+    "ranks": 2,
+    "zero": None,
+}
+TURNS = [
+    Turn("ours", 0, 2, 10.0, 400, 440, 3.0),
+    Turn("other", 0, 2, 20.0, 400, 800, 4.0),
+    Turn("other", 1, 2, 60.0, 400, 1000, 4.0),
+    Turn("ours", 1, 2, 20.0, 400, 440, 3.0),
+    Turn("ours", 2, 2, 5.0, 400, 440, 3.0),
+    Turn("other", 2, 2, 25.0, 400, 900, 4.0),
+]
+
+
+def test_figures_by_hand():
+    ours, other = training_report.rows(ABOUT, TURNS)
+    assert ours["samples_per_second"] == pytest.approx(2.0)
+    assert other["samples_per_second"] == pytest.approx(20 / 25)
+    assert ours["tokens_per_second"] == pytest.approx(40)
+    assert ours["of_peak"] == pytest.approx(3 * 100 * 40 / 24_000)
+    assert ours["padding"] == pytest.approx(1 - 1200 / 1320)
+    assert other["padding"] == pytest.approx(1 - 1200 / 2700)
+    assert other["ratio"] == pytest.approx(3.0), "the median of 2, 3 and 5"
+    assert other["bound"] == pytest.approx(2700 / 60 * 4 / (20 * 3))
+    text = training_report.report(ABOUT, [ours, other])
+    (line,) = [line for line in text.splitlines() if line.startswith("| other")]
+    assert [cell.strip() for cell in line.split("|")[-4:-1]] == ["3.00", "3.00", "100 %"]
+    assert "zero" not in text
+
+
+@pytest.mark.launcher
+def test_three_trainings_take_turns_on_two_ranks(tiny_model, tmp_path):
+    pytest.importorskip("accelerate")
+    _, *arguments = job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/distil"))
+    place, stage = arguments.index("--output_dir"), arguments.index("--stage")
+    kept = [w for n, w in enumerate(arguments) if n not in (place, place + 1, stage, stage + 1)]
+    words = ["-m", "compress.benchmark", "train", "--rounds", "3", "--steps", "2", *kept]
+    done = two_ranks(*words, "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "out/training.json").read_text())
+    names = ["robust compression", "Hugging Face Trainer", "padded to full length"]
+    assert [row["training"] for row in found["trainings"]] == names
+    assert [turn["training"] for turn in found["turns"]] == [
+        names[(n + r) % 3] for r in range(3) for n in range(3)
+    ]
+    assert found["machine"]["ranks"] == 2 and found["machine"]["batch"] == 16
+    ours, dynamic, padded = found["trainings"]
+    assert ours["padding"] < dynamic["padding"] < padded["padding"]
+    for turn in found["turns"]:
+        assert 0 < turn["tokens"] <= turn["places"]
+    assert padded["bound"] > dynamic["bound"] > 4 / 3
+    assert (tmp_path / "out/training.png").read_bytes().startswith(b"\x89PNG")
+    assert done.stdout.count("| robust compression") == 1
