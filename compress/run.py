@@ -33,6 +33,7 @@ from compress.stages.student import Student
 from compress.stages.teacher import Teacher
 from compress.stages.tokenised import encoders_of
 from compress.stages.workspace import Artefact, Workspace
+from compress.training import engine
 from compress.training.monitor import open_monitor
 
 PREPARE = "prepare"
@@ -123,6 +124,10 @@ def _check_models(config: Config) -> tuple[dict[str, Path], dict[str, probe.Fit]
             ranks.say(f"{key}: {names[key]} is commit {commit} of the hub")
         for note in fits[key].notes:
             ranks.say(f"note: {note}.")
+    if config.robust.activation_checkpointing:
+        with torch.device("meta"):
+            for folder in folders.values():
+                engine.check_checkpointing(encoders.fresh_from(folder))
     if difficulty.needed(config.robust):
         difficulty.check_model(config, folders["model"])
     return folders, fits

@@ -8,7 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.data.batches import WINDOW, EpochBatches, pad, scoring_batches, share, shares
+from compress.data.batches import (
+    WINDOW,
+    EpochBatches,
+    cut,
+    joined,
+    pad,
+    scoring_batches,
+    scoring_order,
+    share,
+)
 
 
 def realistic_lengths(n=5000, seed=0):
@@ -57,17 +66,22 @@ def test_batches_made_on_demand_are_those_made_at_once(count, size):
     lengths = realistic_lengths(count)
     found = EpochBatches(lengths, size, 3, 1)
     assert [batch.tolist() for batch in found] == listed(lengths, size, 3, 1)
+    assert [batch.tolist() for batch in found] == listed(lengths, size, 3, 1), "at another pass too"
     assert all(batch.dtype == np.int64 for batch in found)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=90), st.integers(1, 17), st.integers(1, 5))
-def test_shares_are_those_of_each_batch(lengths, size, parts):
-    lengths = np.array(lengths)
-    for rank in range(parts):
-        each = [share(batch, rank, parts) for batch in scoring_batches(lengths, size)]
-        indices, real = shares(lengths, size, rank, parts)
-        assert indices.tolist() == np.concatenate([one for one, _ in each]).tolist()
-        assert real.tolist() == (np.concatenate([weight for _, weight in each]) > 0).tolist()
+def test_what_the_parts_computed_comes_back_in_order(lengths, size, parts):
+    order = scoring_order(np.array(lengths))
+    rows = [
+        np.concatenate([share(batch, part, parts)[0] for batch in cut(order, size)])
+        for part in range(parts)
+    ]
+    values = np.stack(rows)[:, :, None] * np.array([1, 10])
+    assert joined(values, order, size).tolist() == [[n, 10 * n] for n in range(len(lengths))]
+    assert [b.tolist() for b in cut(order, size)] == [
+        b.tolist() for b in scoring_batches(np.array(lengths), size)
+    ]
 
 
 def test_order_depends_on_seed_and_epoch_only():

@@ -5,10 +5,12 @@ import json
 import pytest
 from configs import SPARSE, Files
 from launcher import job, python, two_ranks
+from transformers import AlbertConfig, AlbertForSequenceClassification
 
 from compress.configuration import machine, precision, used_keys
 from compress.errors import UserError
 from compress.files import ownership
+from compress.training import engine
 
 KEY = "robust_compression.precision"
 
@@ -70,6 +72,16 @@ def test_figures_are_found_whatever_the_machine_chose(chosen, files):
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("asked", ["auto", "bf16", "fp32", "tf32"])
+def test_an_output_directory_belongs_to_the_command_that_made_it(chosen, files, asked):
+    """Whether it is asked for on this machine or on another one; another precision does not own it."""
+    command = files.load(SPARSE, overrides=[f"{KEY}={asked}"])
+    for flags in ("avx512_bf16", "avx2"):
+        assert ownership.difference(chosen(asked, flags)[0].merged, command) is None
+    other = files.load(SPARSE, overrides=[f"{KEY}={'fp32' if asked == 'bf16' else 'bf16'}"])
+    assert asked == "auto" or ownership.difference(chosen(asked)[0].merged, other) is not None
+
+
 @pytest.mark.parametrize("block", ["bf16", "fp16", "torch_autocast"])
 def test_two_answers_contradict_each_other(files, block):
     with pytest.raises(UserError, match=rf"precision. and {block} exclude each other"):
@@ -86,6 +98,14 @@ def test_fused_needs_torch_adam(files):
     params = {"lr": 1e-4, "fused": True}
     with pytest.raises(UserError, match=r"fused. has an effect only with torch_adam"):
         files.load(SPARSE, {"optimizer": {"type": "AdamW", "params": params}})
+
+
+def test_an_architecture_that_cannot_checkpoint_is_told():
+    model = AlbertForSequenceClassification(
+        AlbertConfig(vocab_size=9, hidden_size=8, embedding_size=4, num_attention_heads=2)
+    )
+    with pytest.raises(UserError, match="activation_checkpointing: AlbertForSequenceClassification"):
+        engine.check_checkpointing(model)
 
 
 # Runs

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from configs import BASE, SPARSE
@@ -19,7 +22,7 @@ from launcher import job, python, two_ranks
 from upath import UPath
 
 from compress.configuration import config as configuration
-from compress.data import overlap, pairs, rows, sources, splits, tasks
+from compress.data import overlap, pairs, reading, rows, sources, splits, tasks
 from compress.data.rows import Rows
 from compress.errors import UserError
 from compress.files import integrity
@@ -211,6 +214,48 @@ def test_pairs_by_slice_by_number_and_in_blocks():
     assert whole.spread(4)[0] == ["0", "2", "4", "6"] and len(some) == 3
 
 
+def test_pairs_of_a_table_in_many_pieces_come_from_their_places():
+    numbers = [str(n) for n in range(100)]
+    pieces = [pairs.Pairs.of(numbers[n : n + 7], numbers[n : n + 7]).table for n in range(0, 100, 7)]
+    whole = pairs.Pairs(pa.concat_tables(pieces))
+    assert whole.table.column("first").num_chunks == 15
+    for chosen in ([99, 0, 7, 6, 7, 50], [], list(range(100))):
+        assert whole[np.array(chosen, np.int64)][0] == [numbers[n] for n in chosen]
+    assert whole.part(np.arange(0, 100, 3))[5:8][1] == ["15", "18", "21"]
+
+
+@pytest.mark.parametrize("places", [None, [0, 6, 7, 8, 99], list(range(0, 100, 9))])
+def test_digests_of_some_rows(places, monkeypatch):
+    monkeypatch.setattr(rows, "PIECE", 4)
+    every = [f"{n:016}".encode() for n in range(100)]
+    pieces = [pa.array(every[n : n + 7], pa.binary(pairs.DIGEST)) for n in range(0, 100, 7)]
+    table = pa.table({"digest": pa.chunked_array([p.slice(0) for p in pieces])})
+    found = Rows("x", (), table).digests(None if places is None else np.array(places))
+    assert b"".join(found) == b"".join(every if places is None else [every[n] for n in places])
+
+
+def test_a_block_of_parquet_is_sent_without_what_it_does_not_hold(tmp_path):
+    texts = [f"a rather long text, number {n}" for n in range(5000)]
+    column = pa.array(texts).dictionary_encode()
+    pq.write_table(pa.table({"a": column}), tmp_path / "x.parquet")
+    blocks = list(reading.blocks(tmp_path / "x.parquet"))
+    assert [next(block.rows())[0] for block in blocks] == [1, 1001, 2001, 3001, 4001]
+    assert max(len(pickle.dumps(block)) for block in blocks) < 2 * len("".join(texts[:1000]))
+    assert [
+        row["a"] for block in blocks for _, row in pickle.loads(pickle.dumps(block)).rows()
+    ] == texts
+
+
+def test_a_subset_that_is_no_unicode(small_task):
+    rows_of_set = [
+        json.loads(line) for line in (small_task / "ood_hans.jsonl").read_text().splitlines()
+    ]
+    rows_of_set[2]["heuristic"] = "\ud800x"
+    lines = [json.dumps(row) for row in rows_of_set]
+    (small_task / "ood_hans.jsonl").write_text("\n".join(lines))
+    error_of(small_task, "row 3, 'heuristic' is not valid Unicode")
+
+
 # A file system by URL
 
 
@@ -234,8 +279,22 @@ def test_a_folder_may_be_a_url(nli_folder, tmp_path):
     error_of("memory://nowhere", "task.data_dir: 'memory://nowhere' is not a folder")
 
 
-def test_a_file_system_that_is_not_known():
-    error_of("nothing://here", "'nothing://here'", "nothing")
+@pytest.mark.parametrize(
+    "url", ["nothing://here", "http://127.0.0.1:9/nli", "sftp://nowhere.invalid/x"]
+)
+def test_a_file_system_that_cannot_be_reached_is_a_sentence(url):
+    error_of(url, url.partition("://")[2][:4])
+
+
+def test_a_file_that_tells_no_time_is_read_by_every_run():
+    place = UPath("memory://times/train.jsonl")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("")
+    assert sources._from_file(place).version() == sources._from_file(place).version()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "CHANGES", ())
+        one, other = sources._from_file(place), sources._from_file(place)
+        assert one.version() == one.version() != other.version()
 
 
 # Processes

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import matplotlib.axes
 import numpy as np
 import pytest
 from studies import DEV, SETS, finish, finished_runs, halves, model, runs_of
@@ -248,13 +249,13 @@ def test_lines_of_figure_1_are_easy_and_hard(tmp_path, monkeypatch):
 def recorded(monkeypatch):
     """Label -> the lines (x, y) drawn with it from now on."""
     lines = {}
-    plot = study_figures.matplotlib.axes.Axes.plot
+    plot = matplotlib.axes.Axes.plot
 
     def record(axes, x, y, **style):
         lines.setdefault(style.get("label"), []).append((list(x), list(y)))
         return plot(axes, x, y, **style)
 
-    monkeypatch.setattr(study_figures.matplotlib.axes.Axes, "plot", record)
+    monkeypatch.setattr(matplotlib.axes.Axes, "plot", record)
     return lines
 
 

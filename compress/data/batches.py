@@ -32,42 +32,51 @@ class EpochBatches(Sequence[Indices]):
         self._lengths, self._size = lengths, batch_size
         self._order = generator.permutation(len(lengths)).astype(smallest)
         self._turns = generator.permutation(-(-len(lengths) // batch_size))
+        self._sorted = np.zeros(-(-len(self._turns) // WINDOW), dtype=np.bool_)
 
     def __len__(self) -> int:
         """Number of batches."""
         return len(self._turns)
 
     def __getitem__(self, turn: Any) -> Any:  # noqa: ANN401  overloads of Sequence: a number here
-        """The batch of a turn."""
-        window, number = divmod(int(self._turns[turn]), WINDOW)
-        start = window * WINDOW * self._size
-        rows = self._order[start : start + WINDOW * self._size].astype(np.int64)
-        rows = rows[np.argsort(self._lengths[rows], kind="stable")]
-        return rows[number * self._size : (number + 1) * self._size]
+        """The batch of a turn; its window is sorted at the first turn in it."""
+        number = int(self._turns[turn])
+        window = number // WINDOW
+        if not self._sorted[window]:
+            rows = self._order[window * WINDOW * self._size : (window + 1) * WINDOW * self._size]
+            rows[:] = rows[np.argsort(self._lengths[rows], kind="stable")]
+            self._sorted[window] = True
+        return self._order[number * self._size : (number + 1) * self._size].astype(np.int64)
 
 
-def scoring_batches(lengths: Indices, batch_size: int) -> Iterator[Indices]:
-    """Batches for a pass without training: all samples, longest first."""
-    order = np.argsort(-lengths, kind="stable")
+def scoring_order(lengths: NDArray[Any]) -> Indices:
+    """The order of a pass without training: all samples, longest first."""
+    return np.argsort(-lengths, kind="stable")
+
+
+def scoring_batches(lengths: NDArray[Any], batch_size: int) -> Iterator[Indices]:
+    """Batches for a pass without training, in `scoring_order`."""
+    return cut(scoring_order(lengths), batch_size)
+
+
+def cut(order: Indices, batch_size: int) -> Iterator[Indices]:
+    """The samples in pieces of `batch_size`."""
     return (order[i : i + batch_size] for i in range(0, len(order), batch_size))
 
 
-def shares(
-    lengths: Indices, batch_size: int, rank: int, parts: int
-) -> tuple[Indices, NDArray[np.bool_]]:
-    """What `share` gives of all `scoring_batches`, one after another: indices, and which are real."""
-    order = np.argsort(-lengths, kind="stable")
-    whole = len(order) // batch_size * batch_size
-    rows, size = order[:whole].reshape(-1, batch_size), -(-batch_size // parts)
-    padding = np.repeat(rows[:, :1], size * parts - batch_size, axis=1)
-    indices = np.concatenate([rows, padding], axis=1)[:, rank::parts]
-    real = np.broadcast_to(np.arange(size * parts)[rank::parts] < batch_size, indices.shape)
-    found = [indices.ravel()], [real.ravel()]
-    if whole < len(order):
-        last, weight = share(order[whole:], rank, parts)
-        found[0].append(last)
-        found[1].append(weight > 0)
-    return np.concatenate(found[0]), np.concatenate(found[1])
+def joined(rows: NDArray[Any], order: Indices, batch_size: int) -> NDArray[Any]:
+    """What all parts computed of their `share` of each batch, in the order of the samples [N, C].
+
+    rows: [parts, R, C], the rows of a part one batch after another; order: that was cut into batches.
+    """
+    parts, _, classes = rows.shape
+    whole, size = len(order) // batch_size, -(-batch_size // parts)
+    each = rows[:, : whole * size].reshape(parts, whole, size, classes).transpose(1, 2, 0, 3)
+    head = each.reshape(whole, size * parts, classes)[:, :batch_size].reshape(-1, classes)
+    tail = rows[:, whole * size :].transpose(1, 0, 2).reshape(-1, classes)
+    values = np.empty((len(order), classes), rows.dtype)
+    values[order] = np.concatenate([head, tail[: len(order) - len(head)]])
+    return values
 
 
 def share(batch: Indices, rank: int, parts: int) -> tuple[Indices, NDArray[np.float32]]:

@@ -96,7 +96,7 @@ class Checker:
             checked.labels.append(label)
             checked.numbers.append(number)
             for name, values in checked.columns.items():
-                values.append(str(row[name]))
+                values.append(text_of(str(row[name]), place, name))
         return checked
 
     def _rivals(self, names: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import huggingface_hub
 from huggingface_hub.utils import disable_progress_bars
 
 from compress.errors import UserError, first_line
 from compress.models.directories import WEIGHTS
+
+if TYPE_CHECKING:
+    import datasets
 
 TIMEOUT = 5.0
 DESCRIPTION = ("*.json", "*.txt", "*.model", "README.md")
@@ -113,8 +116,10 @@ def _error(key: str, name: str, error: Exception) -> UserError:
     return UserError(f"{key}: '{name}' {reason}; {WAY_OUT}.")
 
 
-def load_split(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
+def load_split(path: str, config: str | None, split: str, revision: str | None) -> "datasets.Dataset":
     """A split of a data set on the hub; UserError where it cannot be had. The main rank alone asks."""
+    import datasets  # takes seconds, and local files need none of it
+
     if not reachable():
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     offline = datasets.DownloadConfig(local_files_only=not reachable(), max_retries=1)

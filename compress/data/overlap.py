@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from compress.data.pairs import Places
+from compress.data.pairs import Places, taken
 from compress.data.rows import Rows
 from compress.errors import UserError
 from compress.files import artefacts
@@ -52,7 +52,7 @@ def find(train: Rows, ood: Mapping[str, Rows]) -> Shared:
         start += len(chunk)
     places = np.concatenate(drop)
     first: dict[int, int] = {}
-    for place, key in zip(places.tolist(), column.take(places).to_pylist(), strict=True):
+    for place, key in zip(places.tolist(), taken(column, places), strict=True):
         first.setdefault(key, place)
     found = {
         name: [(place, key) for place, key in enumerate(keys.tolist()) if key in first]

@@ -40,14 +40,20 @@ class PairTokenizer(ABC):
 
 @dataclass(frozen=True)
 class Fast(PairTokenizer):
-    """Through the library; types: whether the model reads token types; side: that is cut."""
+    """Through the library.
+
+    types: whether the model reads token types; side: that is cut; split: whether the names of special
+    tokens in a text are words as others (the library's pickle leaves that out).
+    """
 
     backend: tokenizers.Tokenizer
     types: bool
     side: str
+    split: bool = False
 
     def pairs(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
         """See `PairTokenizer`."""
+        self.backend.encode_special_tokens = self.split
         self.backend.enable_truncation(length, strategy=cut, direction=self.side)
         self.backend.no_padding()
         found = self.backend.encode_batch_fast(list(zip(*texts, strict=True)))
@@ -56,6 +62,7 @@ class Fast(PairTokenizer):
 
     def ids(self, texts: list[str]) -> Ids:
         """See `PairTokenizer`."""
+        self.backend.encode_special_tokens = self.split
         self.backend.no_truncation()
         self.backend.no_padding()
         found = self.backend.encode_batch_fast(texts, add_special_tokens=False)

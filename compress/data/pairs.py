@@ -4,6 +4,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,13 +42,10 @@ class Pairs:
 
     def __getitem__(self, chosen: slice | Places) -> Lists:
         """Two lists of the texts of some pairs, by a slice or by their numbers [n]."""
-        if isinstance(chosen, slice) and self.places is None:
-            start, stop, step = chosen.indices(len(self))
-            part = self.table.slice(start, max(0, stop - start))
-            rows = part if step == 1 else part.take(np.arange(0, len(part), step))
-        else:
-            rows = self.table.take(_numbers(chosen) if self.places is None else self.places[chosen])
-        first, second = (rows.column(name).to_pylist() for name in TEXTS)
+        if isinstance(chosen, slice):
+            chosen = np.arange(*chosen.indices(len(self)))
+        places = chosen if self.places is None else self.places[chosen]
+        first, second = (taken(self.table.column(name), places) for name in TEXTS)
         return first, second
 
     def part(self, chosen: Places) -> "Pairs":
@@ -64,9 +62,26 @@ class Pairs:
         return self[np.arange(0, len(self), max(1, len(self) // most))[:most]]
 
 
-def _numbers(chosen: slice | Places) -> Places:
-    assert not isinstance(chosen, slice), "a slice of all rows is taken without numbers"
-    return chosen
+def taken(column: pa.ChunkedArray, places: Places) -> list[Any]:
+    """The values of a column at some places [n], in their order; reads no other.
+
+    Arrow's own `take` of a column in several chunks copies the whole column first.
+    """
+    found: list[Any] = [None] * len(places)
+    for chunk, own, here in chunks_of(column, places):
+        for number, value in zip(own.tolist(), chunk.take(pa.array(here)).to_pylist(), strict=True):
+            found[number] = value
+    return found
+
+
+def chunks_of(column: pa.ChunkedArray, places: Places) -> Iterator[tuple[pa.Array, Places, Places]]:
+    """Each chunk that holds some of the places, which of them those are, and where in the chunk."""
+    ends = np.cumsum([len(chunk) for chunk in column.chunks])
+    where = np.searchsorted(ends, places, side="right")
+    for number in np.unique(where):
+        own = np.flatnonzero(where == number)
+        chunk = column.chunks[number]
+        yield chunk, own, places[own] - (ends[number] - len(chunk))
 
 
 def keys(first: Iterable[str], second: Iterable[str], symmetric: bool) -> NDArray[np.uint64]:

@@ -14,7 +14,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -79,10 +79,21 @@ def place(name: str, key: str) -> Path:
     """
     if "://" not in name:
         return Path(name)
+    with explained(f"{key}: '{name}'"):
+        path = UPath(name).absolute()
+        _ = path.fs  # made only now
+    return cast(Path, path)
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Context around a file system that is not local: its errors have no common base."""
     try:
-        return cast(Path, UPath(name).absolute())
-    except (ValueError, ImportError) as error:
-        raise UserError(f"{key}: '{name}' cannot be opened ({first_line(error)}).") from None
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        raise UserError(f"{name} cannot be read ({first_line(error)}).") from None
 
 
 def readable(path: Path, mode: int = os.R_OK) -> bool:
@@ -129,7 +140,11 @@ def blocks(file: Path) -> Iterator[Block]:
     name = file.name.removesuffix(".gz")
     reader = {".jsonl": _json_lines, ".parquet": _parquet}.get(Path(name).suffix, _cells)
     try:
-        yield from reader(file)
+        if isinstance(file, Path):
+            yield from reader(file)
+        else:
+            with explained(str(file)):
+                yield from reader(file)
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 text ({_bad_line(file, error)}).") from None
     except csv.Error as error:
@@ -298,6 +313,18 @@ class Records(Block):
         return [v if v is None or v < 0 else known[v] for v in values]
 
 
+def compact(table: pa.Table) -> pa.Table:
+    """A table that holds nothing but its rows: no dictionaries, no buffers that other rows share."""
+    for number, column in enumerate(table.schema):
+        if pa.types.is_dictionary(column.type):
+            values = table.column(number).cast(column.type.value_type)
+            table = table.set_column(number, column.name, values)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
+
+
 def _parquet(file: Path) -> Iterator[Block]:
     """By row groups, so that no more than one of them is in memory."""
     first = 1
@@ -307,7 +334,7 @@ def _parquet(file: Path) -> Iterator[Block]:
             table = pq.ParquetFile(whole)
             _check_names(f"{file}: the table", table.schema_arrow.names)
             for batch in table.iter_batches(AT_ONCE):
-                yield Records(str(file), first, pa.Table.from_batches([batch]))
+                yield Records(str(file), first, compact(pa.Table.from_batches([batch])))
                 first += len(batch)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{file}: is not a parquet file ({first_line(error)}).") from None

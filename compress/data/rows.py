@@ -11,13 +11,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from compress.configuration.task_schema import OodBlock
 from compress.data import pairs
 from compress.data.checking import Checker
-from compress.data.pairs import Places
+from compress.data.pairs import Places, chunks_of, taken
 from compress.data.reading import Block
 from compress.data.sources import Source
 from compress.data.tasks import Task
@@ -59,17 +60,18 @@ class Rows:
     def subsets(self, places: Places | None) -> dict[str, list[str]]:
         """The columns of subsets of some rows, None: of all."""
         names = [name for name in self.table.column_names if name.startswith(SUBSET)]
-        part = self.table.select(names) if names else None
-        if part is not None and places is not None:
-            part = part.take(places)
-        return {n.removeprefix(SUBSET): part.column(n).to_pylist() for n in names if part is not None}
+        columns = {name.removeprefix(SUBSET): self.table.column(name) for name in names}
+        return {n: c.to_pylist() if places is None else taken(c, places) for n, c in columns.items()}
 
     def digests(self, places: Places | None) -> Iterator[bytes]:
-        """The digests of some rows, None: of all, one after another, in pieces."""
-        for start in range(0, len(self) if places is None else len(places), PIECE):
-            part = slice(start, start + PIECE)
-            column = self.table.column("digest")
-            yield from _bytes(column[part] if places is None else column.take(places[part]))
+        """The digests of some rows in ascending order, None: of all, one after another, in pieces."""
+        column = self.table.column("digest")
+        if places is None:
+            yield from (_digests(chunk).tobytes() for chunk in column.chunks)
+            return
+        for start in range(0, len(places), PIECE):
+            for chunk, _, here in chunks_of(column, places[start : start + PIECE]):
+                yield _digests(chunk)[here].tobytes()
 
     def texts(self, place: int) -> list[str]:
         """Both texts of a row."""
@@ -77,11 +79,10 @@ class Rows:
         return [first[0], second[0]]
 
 
-def _bytes(column: pa.ChunkedArray) -> Iterator[bytes]:
-    for chunk in column.chunks:
-        buffer = chunk.buffers()[1]
-        start = chunk.offset * pairs.DIGEST
-        yield buffer.slice(start, len(chunk) * pairs.DIGEST).to_pybytes()
+def _digests(chunk: pa.Array) -> NDArray[np.uint8]:
+    """A chunk of digests [n, bytes]."""
+    whole = np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, pairs.DIGEST)
+    return whole[chunk.offset : chunk.offset + len(chunk)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ OOD sets in either case. An OOD set of a definition with both `file` and `hub` f
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import datasets
 
 
+CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "modified", "created")
+"""What file systems call the time of the last change of a file, or a tag that changes with it."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a split comes from: a name for messages, and its records.
@@ -43,9 +47,11 @@ def every(config: RobustCompression, task: Task) -> dict[str, Source]:
 
     Raises UserError for a folder, file or OOD set that is missing or exists twice.
     """
-    found = {split: find(config.task, task, split) for split in ("train", "dev")}
-    splits = [f"ood_{name}" for name in ood_names(config, task)]
-    return found | {split: find(config.task, task, split) for split in splits}
+    given = [name for name in (config.task.data_dir, config.task.ood_dir) if name is not None]
+    with reading.explained(" or ".join(given)) if any("://" in n for n in given) else nullcontext():
+        found = {split: find(config.task, task, split) for split in ("train", "dev")}
+        splits = [f"ood_{name}" for name in ood_names(config, task)]
+        return found | {split: find(config.task, task, split) for split in splits}
 
 
 def find(block: TaskBlock, task: Task, split: str) -> Source:
@@ -188,16 +194,24 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _from_file(file: Path) -> Source:
-    """Of its version the path, the size and the times, as far as its file system tells them."""
+    """Of its version the path, the size and the time of change, as its file system tells them.
+
+    A file whose file system tells neither a time nor a tag is read again by every run.
+    """
+    own = os.urandom(8).hex()
 
     def version() -> list[Any]:
+        if not isinstance(file, Path):
+            with reading.explained(str(file)):
+                file.fs.invalidate_cache()
+                about = file.fs.info(file.path)
+            told = {key: str(about[key]) for key in CHANGES if about.get(key) is not None}
+            return [str(file), about.get("size"), told or own]
         try:
-            if not isinstance(file, Path):
-                return [str(file), file.fs.ukey(file.path)]
-            about = file.stat()
+            stat = file.stat()
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error}).") from None
-        return [str(file.absolute()), about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+        return [str(file.absolute()), stat.st_size, stat.st_mtime_ns]
 
     return Source(str(file), lambda: reading.blocks(file), version)
 
@@ -225,7 +239,7 @@ def _hub_blocks(name: str, table: "datasets.Dataset") -> Iterator[Block]:
     arrow = table.with_format("arrow")
     for start in range(0, len(table), reading.AT_ONCE):
         part = arrow[start : start + reading.AT_ONCE]
-        yield reading.Records(name, start + 1, part, classes)
+        yield reading.Records(name, start + 1, reading.compact(part), classes)
 
 
 def _benchmark(block: TaskBlock, split: str) -> Source:

@@ -17,10 +17,9 @@ def cut(tokenizer: PreTrainedTokenizerBase, max_length: int, keep: int | None = 
     """How a model's tokenizer tokenises pairs; see `Cut`."""
     if not tokenizer.is_fast:
         return Cut(Slow(tokenizer), max_length, keep)
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = tokenizer.split_special_tokens
     types = "token_type_ids" in tokenizer.model_input_names
-    return Cut(Fast(backend, types, tokenizer.truncation_side), max_length, keep)
+    side, split = tokenizer.truncation_side, tokenizer.split_special_tokens
+    return Cut(Fast(tokenizer.backend_tokenizer, types, side, split), max_length, keep)
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, columns: Columns) -> float:

@@ -153,14 +153,17 @@ def difference(old: Mapping[str, Any], new: Config) -> str | None:
     """The first key in which a configuration differs from the one that config.json holds.
 
     Among the keys that results depend on, after resolution: a default may be written or not. One that
-    this version does not take (any more) is compared as it was written.
+    this version does not take (any more) is compared as it was written. Precision
+    may be settled or not.
     """
     written = {key: value for key, value in old.items() if key != merge.RECORD}
     try:
         before = used_keys.whole(build(written, {}))
     except (ValueError, LookupError, TypeError, AttributeError):
         return _difference(_lasting(written), _lasting(new.merged))
-    return _difference(_lasting(before), _lasting(used_keys.whole(new)))
+    settled = [_lasting(used_keys.whole(config)) for config in (new, *precision.possible(new))]
+    found = [_difference(_lasting(before), one) for one in settled]
+    return None if None in found else found[-1]
 
 
 def figures_key(config: Config) -> str:

@@ -9,16 +9,18 @@ aloud. Colours: Okabe and Ito (2008), safe for colour-blind readers.
 import io
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from compress.reporting.numbers import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TEACHER, STUDENT = "#8A929C", "#0072B2"
 GROUP_COLOURS = {"aligned": "#56B4E9", "conflicting": "#D55E00"}
@@ -115,8 +117,7 @@ def bar_chart(name: str, rows: Sequence[Subset]) -> str:
     """
     wrapped = ["\n".join(textwrap.wrap(printable(row.name), 26)) or "-" for row in rows]
     lines = sum(max(2, text.count("\n") + 1) for text in wrapped)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 0.95 + 0.2 * lines + 0.06 * len(rows)), layout="tight")
+    with drawing(5.6, 0.95 + 0.2 * lines + 0.06 * len(rows)) as figure:
         axes = figure.add_subplot()
         for role, colour, shift in (("teacher", TEACHER, -0.19), ("student", STUDENT, 0.19)):
             for position, row in enumerate(rows):
@@ -146,8 +147,7 @@ def histogram_chart(name: str, values: np.ndarray, truth: np.ndarray | None, xla
     edges, groups = histogram_counts(values, truth)
     step = (edges[1] - edges[0]) / len(groups)
     spare = iter(OTHER_COLOURS * (1 + len(groups) // len(OTHER_COLOURS)))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 3.2), layout="tight")
+    with drawing(4.6, 3.2) as figure:
         axes = figure.add_subplot()
         for index, (group, counts) in enumerate(groups.items()):
             colour = GROUP_COLOURS.get(group) or next(spare)
@@ -173,8 +173,7 @@ def line_chart(name: str, sparsities: Sequence[float], mean_loss: np.ndarray) ->
     """Draw the mean training loss of the sub-networks [T], nats, against their sparsity [T]."""
     order = np.argsort(np.asarray(sparsities, dtype=float), kind="stable")
     x, y = 100 * np.asarray(sparsities, dtype=float)[order], np.asarray(mean_loss)[order]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 3.0), layout="tight")
+    with drawing(4.6, 3.0) as figure:
         axes = figure.add_subplot()
         axes.plot(x, y, color=STUDENT, marker="o", gid="line")
         if len(x) <= 12:
@@ -205,8 +204,23 @@ def _paired(sides: Sequence[Mapping[str, Any] | None], prefix: str) -> list[Subs
     return rows
 
 
-def svg(figure: Figure, name: str) -> str:
+@contextmanager
+def drawing(width: float, height: float) -> "Iterator[Figure]":
+    """Context: an empty figure in the report's style; sizes in inches.
+
+    Matplotlib is loaded here: it takes a second, and most stages draw nothing.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout="tight")
+
+
+def svg(figure: "Figure", name: str) -> str:
     """Return the figure as an `<svg>` element with ids of its own and no size of its own."""
+    import matplotlib
+
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

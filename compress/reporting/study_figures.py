@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from compress.reporting.figures import INK, OTHER_COLOURS, STYLE, svg
+from compress.reporting.figures import INK, OTHER_COLOURS, drawing, svg
 from compress.reporting.numbers import printable
 from compress.study import published
 from compress.study.analysis import BASELINE, Model, Task
@@ -49,8 +47,7 @@ def _halves(name: str, rows: Sequence[tuple[float, Model]], mitigation: str) -> 
     """Accuracy on easy and hard dev samples against sparsity."""
     x = [100 * sparsity for sparsity, _ in rows]
     values = {key: [100 * m.parts["dev", key].value for _, m in rows] for key in ("easy", "hard")}
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.2), layout="tight")
+    with drawing(5.2, 3.2) as figure:
         axes = figure.add_subplot()
         for (key, y), colour in zip(values.items(), COLOURS, strict=False):
             axes.plot(x, y, marker="o", color=colour, label=key)
@@ -78,8 +75,7 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
     names = judged or names
     drawn = 0
     listed = ", ".join(set_name.removeprefix("ood_") for set_name in names)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 3.4), layout="tight")
+    with drawing(8.4, 3.4) as figure:
         left, right = figure.subplots(1, 2)
         looks = ({"linestyle": dash, "color": colour} for dash in cycle("-:") for colour in COLOURS)
         for (mitigation, rows), look in zip(levels.items(), looks, strict=False):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from compress.errors import UserError
@@ -49,6 +50,7 @@ def in_order(work: Callable[[T], R], items: Iterable[T], processes: int) -> Iter
         yield from map(work, chain(first, source))
         return
     context = multiprocessing.get_context("spawn")
+    _start_tracker()
     with ProcessPoolExecutor(processes, context, _begin, (work,)) as pool:
         try:
             yield from _results(pool, chain(first, source), AHEAD * processes)
@@ -69,7 +71,7 @@ def _results(pool: ProcessPoolExecutor, source: Iterator[T], most: int) -> Itera
     while True:
         while more and len(under_way) < most:
             try:
-                under_way.append(pool.submit(_one, next(source)))
+                under_way.append(_submitted(pool, next(source)))
             except StopIteration:
                 more = False
             except BrokenProcessPool:
@@ -83,9 +85,30 @@ def _results(pool: ProcessPoolExecutor, source: Iterator[T], most: int) -> Itera
         raise failure
 
 
+def _submitted(pool: ProcessPoolExecutor, item: Any) -> Future[Any]:  # noqa: ANN401
+    """Hand out an item; the processes that this starts do not hear of Ctrl-C, from their beginning."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_one, item)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start the process of multiprocessing that cleans up after a killed program, without its line."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 def _begin(work: Callable[[Any], Any]) -> None:
-    """The start of a process: it ends with the one that started it, which alone hears of Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The start of a process: it ends with the one that started it."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = multiprocessing.parent_process()
     assert parent is not None, "started by multiprocessing"

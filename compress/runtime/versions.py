@@ -2,6 +2,7 @@
 
 import importlib.util
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,8 +17,9 @@ ACCEPT = "reuse what was made with other versions of torch, transformers or deep
 PACKAGES = ("deepspeed", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 
 
+@cache
 def installed(package: str) -> str | None:
-    """Installed version of a package, None if it is not installed."""
+    """Installed version of a package, None if it is not installed; looked up once a process."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.data.batches import scoring_batches, share, shares
+from compress.data.batches import cut, joined, scoring_order, share
 from compress.data.columns import Columns
 from compress.data.splits import Split
 from compress.errors import UserError
@@ -49,16 +49,14 @@ def logits(
     finite.
     """
     rank, parts = (0, 1) if alone else (ranks.rank(), ranks.world_size())
-    found = []
+    order, found = scoring_order(data.lengths), []
     with torch.no_grad():
-        for batch in scoring_batches(data.lengths, batch_size):
+        for batch in cut(order, batch_size):
             indices, _ = share(batch, rank, parts)
             found.append(forward(data.batch(indices, device)).float().cpu().numpy())
     own = np.concatenate(found)
-    values = np.empty((len(data), classes))
-    for number, rows in enumerate([own] if alone else ranks.gathered_rows(own)):
-        indices, real = shares(data.lengths, batch_size, number, parts)
-        values[indices[real]] = rows[real]
+    rows = own[None] if alone else ranks.gathered_rows(own)
+    values = joined(rows, order, batch_size).astype(np.float64)
     if not np.isfinite(values).all():
         raise UserError(
             "the model's scores are not finite: its training diverged or its weights are damaged; "

@@ -34,6 +34,9 @@ def save(
     setattr(model.config, encoders.TRAINED_LENGTH, max_length)
     setattr(model.config, encoders.TRAINED_KEEP, keep)
     model.save_pretrained(folder)
+    if tokenizer.is_fast:  # the length that it was last used with is no part of it
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
 
 

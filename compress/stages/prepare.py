@@ -112,7 +112,7 @@ def _opened(stages: Sequence[SourceRows], made: Mapping[str, Artefact]) -> dict[
 def task_data(run: Workspace) -> TaskData:
     """The splits of the run's task: found in the cache, or made; texts are mapped on every rank."""
     task = tasks.of(run.config.robust.task)
-    places = sources.every(run.config.robust, task)
+    places = _sources(run, task)
     train = SourceRows(task, "train", places.pop("train"), tuple(task.labels))
     made = {train.label: obtain(train, run)}
     labels = splits.class_names(task, _opened([train], made)["train"])
@@ -122,6 +122,22 @@ def task_data(run: Workspace) -> TaskData:
     found = obtain(whole, run).path
     ranks.on_main(lambda: overlap.put(found / overlap.FILE, run.output_dir / overlap.FILE))
     return splits.load(task, found, _opened(whole.sources, made))
+
+
+def _sources(run: Workspace, task: Task) -> dict[str, Source]:
+    """The sources by split. The main rank alone looks for them; the others get their names only."""
+    found: dict[str, Source] = {}
+
+    def look() -> list[tuple[str, str]]:
+        found.update(sources.every(run.config.robust, task))
+        return [(split, source.name) for split, source in found.items()]
+
+    listed = ranks.on_main(look)
+    return found or {split: Source(name, _unread, _unread) for split, name in listed}
+
+
+def _unread() -> Any:  # noqa: ANN401
+    raise AssertionError("the main rank alone reads sources")
 
 
 def _labels(task: Task, split: str, labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Stage tokens: each split in the tokens of each model that the run uses, kept in the cache."""
 
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +69,22 @@ def largest_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(tokenizer.get_vocab().values())
 
 
+def _sendable(cut: Cut) -> bool:
+    try:
+        pickle.dumps(cut)
+    except Exception:  # noqa: BLE001  the library raises no more than that
+        return False
+    return True
+
+
 def encode(
     split: Split, cut: Cut, largest: int, folder: Path, processes: int = 1, work: LongWork | None = None
 ) -> None:
-    """Tokenise a split into a folder that `Columns.open` maps; a slow tokenizer does so alone."""
-    several = processes if isinstance(cut.tokenizer, Fast) else 1
+    """Tokenise a split into a folder that `Columns.open` maps.
+
+    A slow tokenizer, and one with a part in Python that cannot be sent, do so in this process.
+    """
+    several = processes if isinstance(cut.tokenizer, Fast) and _sendable(cut) else 1
 
     def parts() -> Iterator[columns.Part]:
         done = 0

@@ -38,16 +38,21 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Have the blocks compute their activations again in the backward pass, with the same dropout.
-
-    Raises UserError for an architecture that cannot.
-    """
+def check_checkpointing(model: PreTrainedModel) -> None:
+    """Raise UserError for an architecture that cannot compute its activations again."""
     if not model.supports_gradient_checkpointing:
         raise UserError(
             f"robust_compression.activation_checkpointing: {type(model).__name__} cannot do it; set it "
             "to false."
         )
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Have the blocks compute their activations again in the backward pass, with the same dropout.
+
+    Raises UserError for an architecture that cannot.
+    """
+    check_checkpointing(model)
     model.gradient_checkpointing_enable({"use_reentrant": False})
 
 

@@ -1,0 +1,66 @@
+"""Pairs through the library `tokenizers` get the tokens that transformers gives them."""
+
+import pickle
+
+import pytest
+from transformers import BertTokenizer, GPT2Tokenizer, RobertaTokenizer
+
+from compress.data import tokens
+from compress.data.pair_tokens import IDS, LENGTHS, TYPES, Slow
+from compress.stages.tokenised import _sendable
+
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "king", "slept", "##s", *LETTERS]
+TEXTS = (
+    ["the king slept", "", "the kings [SEP] slept the the", "king " * 30, "slept"],
+    ["king", "the king", "", "the king slept " * 9, "the " * 40],
+)
+
+
+def bert(**more):
+    return BertTokenizer(vocab={word: n for n, word in enumerate(WORDS)}, **more)
+
+
+def spelt(kind, **more):
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
+    vocabulary = {word: n for n, word in enumerate([*special, *LETTERS, "\u0120"])}
+    return kind(vocab=vocabulary, merges=[], **more)
+
+
+KINDS = {
+    "bert": bert,
+    "bert that splits special tokens": lambda: bert(split_special_tokens=True),
+    "cut on the left": lambda: bert(truncation_side="left"),
+    "without types": lambda: bert(model_input_names=["input_ids", "attention_mask"]),
+    "roberta": lambda: spelt(RobertaTokenizer),
+    "gpt2": lambda: spelt(GPT2Tokenizer, pad_token="<pad>"),
+}
+
+
+@pytest.mark.parametrize("keep", [None, 0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_those_of_transformers(kind, keep):
+    """Sent to another process or not; the reference is `Slow`, which calls the tokenizer itself."""
+    for length in (8, 12, 64):
+        expected = tokens.Cut(Slow(KINDS[kind]()), length, keep).lists(TEXTS)
+        here = tokens.cut(KINDS[kind](), length, keep)
+        for cut in (here, pickle.loads(pickle.dumps(here))):
+            found = cut.lists(TEXTS)
+            assert found.keys() == expected.keys()
+            for name, rows in expected.items():
+                assert found[name] == [list(row) for row in rows], (name, length)
+        flat = here(TEXTS)
+        assert flat[LENGTHS].tolist() == [len(row) for row in expected[IDS]]
+        assert flat[IDS].tolist() == [token for row in expected[IDS] for token in row]
+        assert (TYPES in flat) == (TYPES in expected)
+
+
+def test_what_cannot_be_sent_is_known():
+    cut = tokens.cut(bert(), 9)
+    assert _sendable(cut)
+
+    class Closed(Slow):
+        def __reduce__(self):
+            raise TypeError("closed")
+
+    assert not _sendable(tokens.Cut(Closed(bert()), 9))
