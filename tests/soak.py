@@ -1,6 +1,6 @@
 """Kill runs at random and compare what they come to with a run that was left alone.
 
-    python tests/soak.py --kills 200 [--ranks 2] [--seed 0]
+    python tests/soak.py --kills 200 [--ranks 2] [--seed 0] [--kind independent ...]
 
 One run after another, of another job and ZeRO stage each, is killed (SIGKILL to a rank, to the launcher
 or to everything) at several random places, in the order of its work: in each of its trainings once at
@@ -19,6 +19,8 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from launcher import ROOT, environment_of, python, two_ranks
 from same_run import differences
@@ -45,7 +47,7 @@ class Kind:
 
 
 UNCERTAINTY = "robust_compression.uncertainty"
-APART = TEACHER | {"difficulty 0.3": 32, "difficulty 0.6": 32} | STUDENT
+APART = TEACHER | {"difficulty 0.30": 32, "difficulty 0.60": 32} | STUDENT
 TRIED = TEACHER | {"difficulty": 32, "alpha 0.1": 16, "alpha 0.9": 16}
 ALPHAS = (f"{UNCERTAINTY}.alpha=auto", f"{UNCERTAINTY}.alpha_candidates=[0.1, 0.9]")
 FIRST_EPOCH = ("robust_compression.loss.first_epochs=1",)
@@ -173,11 +175,12 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path, default=ROOT / "compress/synthetic/encoder")
+    parser.add_argument("--kind", nargs="+", choices=list(KINDS), default=list(KINDS))
     options = parser.parse_args()
     top, draw = Path(tempfile.mkdtemp(prefix="soak-")), random.Random(options.seed)
     killed = equal = runs = lost = 0
     while killed < options.kills:
-        name, stage = list(KINDS)[runs % len(KINDS)], runs % 4
+        name, stage = options.kind[runs % len(options.kind)], runs % 4
         runs += 1
         job = Job(options.model, options.ranks, stage, KINDS[name])
         alone = job.start(top / f"{runs}-alone")

@@ -112,22 +112,18 @@ def test_an_architecture_that_cannot_checkpoint_is_told():
 
 
 @pytest.mark.launcher
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, 3])
 def test_activation_checkpointing_changes_nothing(tiny_model, tmp_path, stage):
     """Dropout included; each run has a cache of its own."""
-    figures = {}
-    for name, asked in (("plain", "false"), ("again", "true")):
-        folder = tmp_path / name
-        extra = [
-            f"zero_optimization.stage={stage}",
-            f"robust_compression.activation_checkpointing={asked}",
-            "optimizer.params.fused=true",
-        ]
-        done = two_ranks(*job(tiny_model, folder / "run", *extra))
+    found = {}
+    for asked in ("false", "true"):
+        extra = [f"zero_optimization.stage={stage}", "optimizer.params.fused=true"]
+        extra += [f"robust_compression.activation_checkpointing={asked}", "robust_compression.epochs=1"]
+        done = two_ranks(*job(tiny_model, tmp_path / asked / "run", *extra, stage="teacher"))
         assert done.returncode == 0, done.stderr[-2000:]
-        figures[name] = json.loads((folder / "run/metrics.json").read_text())
-    for role in ("teacher", "student"):
-        assert figures["plain"][role] == figures["again"][role]
+        (file,) = (tmp_path / asked).glob("shared/teacher/*/probabilities.npy")
+        found[asked] = file.read_bytes()
+    assert found["false"] == found["true"]
 
 
 @pytest.mark.launcher
