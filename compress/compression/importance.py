@@ -65,7 +65,7 @@ def measure(
     for batch in scoring_batches(data.lengths[indices], BATCH):
         chosen, weight = share(indices[batch], ranks.rank(), ranks.world_size())
         valid = torch.as_tensor(weight, dtype=torch.float64)
-        labels = torch.as_tensor(data.labels[chosen]).to(device)
+        labels = torch.as_tensor(data.labels[chosen]).long().to(device)
         with masked(model, len(chosen), device) as masks, torch.enable_grad():
             logits = model(**data.batch(chosen, device)).logits
             gradients = torch.autograd.grad(objective.loss(chosen, logits, labels).sum(), masks)

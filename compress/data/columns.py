@@ -34,7 +34,7 @@ def write(folder: Path, parts: Iterable[Part], labels: Array, largest: int) -> N
     """Write a split, part by part; labels: [N]; largest: id that a token may have."""
     ids = np.uint16 if largest < SMALL else np.int32
     types: dict[str, Any] = {"input_ids": ids, "token_type_ids": np.uint8}
-    types |= {"offsets": np.int64, "lengths": np.int32, "labels": np.int64}
+    types |= {"offsets": np.int64, "lengths": np.int32, "labels": np.int16}
     folder.mkdir(parents=True)
     end, files = 0, dict[str, Any]()
     with ExitStack() as stack:

@@ -213,7 +213,10 @@ def save_losses(
     file: Path, levels: list[float], matrix: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> None:
     """Write one row a sample: index, label, the loss under each sub-network, the variance."""
-    columns: dict[str, NDArray[Any]] = {"index": np.arange(len(labels)), "label": labels}
+    columns: dict[str, NDArray[Any]] = {
+        "index": np.arange(len(labels)),
+        "label": labels.astype(np.int64),
+    }
     columns |= {f"loss_{level!r}": matrix[:, i] for i, level in enumerate(levels)}
     columns["variance"] = uncertainty.variance(matrix)
     pq.write_table(pa.table(columns), file)

@@ -29,7 +29,9 @@ def check(folders: Mapping[str, Path], data: TaskData) -> None:
 
 
 def check_vocabulary(key: str, encoder: Encoder) -> None:
-    """Warn if the tokenizer of a model does not know much of the training texts."""
+    """Warn, on the main rank, if the tokenizer of a model does not know much of the train texts."""
+    if not ranks.is_main():  # it would map pages of the tokens all over the file
+        return
     share = tokens.unknown_share(encoder.tokenizer, encoder.columns["train"])
     if share >= MOST_UNKNOWN:
         ranks.say(

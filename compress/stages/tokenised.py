@@ -48,7 +48,7 @@ class Tokens(Stage[Context]):
             "model": self.fingerprint,
             "names": list(self.tokenizer.model_input_names),
             "keep": run.data.task.keep,
-            "format": "flat",
+            "format": "flat, 16-bit labels",
         }
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
