@@ -1,8 +1,9 @@
 """What the benchmark of trainings shows: a Markdown table, a picture and JSON.
 
-The ratio to the first training is that of each round, and its median. It is bounded by the work that a
-step is: places of the padded batches times forward passes, of the peer, over tokens times those of the
-first.
+Samples are those of mean length: tokens over the mean of the split, because the few samples of a round
+may be longer than those of another. The ratio to the first training is that of each round, and its
+median. It is bounded by the work that a token is: places of the padded batches and forward passes of
+the peer, over tokens and forward passes of the first.
 """
 
 import io
@@ -63,17 +64,16 @@ def rows(about: Mapping[str, Any], turns: Sequence[Turn]) -> list[dict[str, Any]
     first, out = by[names[0]], []
     for name in names:
         own = by[name]
-        rates = [about["batch"] * turn.steps / turn.seconds for turn in own]
+        rates = [turn.tokens / turn.seconds / about["mean tokens"] for turn in own]
         ratios = [
-            mine.steps / mine.seconds / (other.steps / other.seconds)
+            mine.tokens / mine.seconds / (other.tokens / other.seconds)
             for mine, other in zip(
                 sorted(first, key=lambda t: t.round), sorted(own, key=lambda t: t.round), strict=True
             )
         ]
         tokens, places = (sum(getattr(turn, key) for turn in own) for key in ("tokens", "places"))
         rate = statistics.median(turn.tokens / turn.seconds for turn in own)
-        samples = about["batch"] * sum(turn.steps for turn in own)
-        bound = places / samples * own[0].forwards / (about["mean tokens"] * first[0].forwards)
+        bound = places / tokens * own[0].forwards / first[0].forwards
         low, high = np.quantile(rates, (0.1, 0.9))
         out.append(
             {
@@ -101,9 +101,9 @@ def report(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> st
     found = tables.Table.of("", figures, COLUMNS)
     table = markdown.table([found.header, *found.rows], markdown.pipes, padded=True)
     note = (
-        "Medians of the rounds, which are interleaved. Bound: places of the padded batches and forward "
-        "passes of the training, over mean tokens and forward passes of the first. Of peak: operations "
-        "on tokens, without padding and teacher, over those of a large matrix product."
+        "Medians of the rounds, which are interleaved, in samples of mean length. Bound: places of the "
+        "padded batches and forward passes, over tokens and forward passes of the first. Of peak: "
+        "operations on tokens, without padding and teacher, over those of a large matrix product."
     )
     return "\n\n".join([f"{listed}.", table, f"{note}\n"])
 
