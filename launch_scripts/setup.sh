@@ -30,19 +30,21 @@ if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$wanted" ]; then
   echo "$wanted" > "$VENV/installed"
 fi
 
-# beside FOLDER FILE: enter a further environment that sees the packages of this one, less those of FILE.
+# beside FOLDER FILE ...: enter a further environment that sees the packages of this one, less those of the files.
 beside() {
-  local packages wanted
+  local packages wanted folder=$1 arguments=() file
+  shift
+  for file in "$@"; do arguments+=(-r "$file"); done
   packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  wanted=$(cat "$2" | sha256sum)
-  if [ "$(cat "$1/installed" 2>/dev/null)" != "$wanted" ]; then
-    echo "installing $2 into $1"
-    python -m venv "$1" || stop "'python -m venv $1' failed"
-    echo "$packages" > "$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
-    DS_BUILD_OPS=0 "$1/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r "$2"
-    echo "$wanted" > "$1/installed"
+  wanted=$(cat "$@" | sha256sum)
+  if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing $* into $folder"
+    python -m venv "$folder" || stop "'python -m venv $folder' failed"
+    echo "$packages" > "$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+    DS_BUILD_OPS=0 "$folder/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation "${arguments[@]}"
+    echo "$wanted" > "$folder/installed"
   fi
-  source "$1/bin/activate"
+  source "$folder/bin/activate"
 }
 
 quietly() { ( trap '' INT; exec deepspeed --log_level warning "$@" ) }  # the launcher passes Ctrl-C on itself

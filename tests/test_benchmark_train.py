@@ -47,6 +47,7 @@ def test_figures_by_hand():
 
 
 @pytest.mark.launcher
+@pytest.mark.release
 def test_three_trainings_take_turns_on_two_ranks(tiny_model, tmp_path):
     pytest.importorskip("accelerate")
     _, *arguments = job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/distil"))
