@@ -26,7 +26,7 @@ from compress.data import overlap, pairs, reading, rows, sources, splits, tasks
 from compress.data.rows import Rows
 from compress.errors import UserError
 from compress.files import integrity
-from compress.runtime import long_work, parallel
+from compress.runtime import cgroups, long_work, parallel
 from compress.stages import prepare
 from compress.stages.workspace import Workspace
 
@@ -333,6 +333,18 @@ def test_results_are_in_order_and_an_error_comes_after_those_before_it(processes
 def test_a_killed_process_is_told():
     with pytest.raises(UserError, match=r"robust_compression\.processes: one of the 2 processes"):
         list(parallel.in_order(end, range(40), 2))
+
+
+def test_processes_are_those_that_a_limit_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr(cgroups, "CGROUP", tmp_path)
+    monkeypatch.setattr(cgroups, "OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(64))
+    assert parallel.available() == 64
+    (tmp_path / "own").write_text("0::/job/step\n")
+    (tmp_path / "job/step").mkdir(parents=True)
+    (tmp_path / "job/step/cpu.max").write_text("max 100000\n")
+    (tmp_path / "job/cpu.max").write_text("250000 100000\n")
+    assert parallel.available() == 3
 
 
 def test_what_works_loads_no_large_library():

@@ -10,7 +10,7 @@ from compress.checkpoints import pieces
 from compress.checkpoints.folders import Folder
 from compress.checkpoints.saver import Saver
 from compress.configuration.robust_schema import CheckpointBlock
-from compress.runtime import interrupts, memory
+from compress.runtime import cgroups, interrupts, memory
 
 WRITE = pieces.write
 
@@ -185,8 +185,8 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, capsys):
 
 
 def test_the_limit_of_a_cgroup_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    monkeypatch.setattr(memory, "OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(cgroups, "CGROUP", tmp_path)
+    monkeypatch.setattr(cgroups, "OWN_CGROUP", tmp_path / "own")
     free = memory.available()
     assert free > 2**20
     (tmp_path / "own").write_text("0::/slurm/job/step\n")

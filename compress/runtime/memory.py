@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
 
 import psutil
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from compress.configuration.config import Config
 from compress.errors import UserError
-from compress.runtime import ranks
+from compress.runtime import cgroups, ranks
 
 SIGNS = (
     "out of memory",
@@ -24,19 +23,13 @@ SIGNS = (
 LENGTH = "robust_compression.task.max_length"
 
 
-CGROUP, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-
-
 def available() -> int:
     """Bytes of main memory that are available, within the limits of the cgroups (version 2)."""
     free = int(psutil.virtual_memory().available)
-    with suppress(OSError, StopIteration):
-        lines = OWN_CGROUP.read_text().splitlines()
-        own = CGROUP / next(line[3:] for line in lines if line.startswith("0::")).lstrip("/")
-        for folder in (own, *own.parents):
-            with suppress(OSError, ValueError):  # "max": no limit
-                limit, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
-                free = min(free, limit - used)
+    for folder in cgroups.folders():
+        with suppress(OSError, ValueError):  # "max": no limit
+            limit, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
+            free = min(free, limit - used)
     return free
 
 

@@ -6,6 +6,7 @@ The processes are started anew (not forked): the main process may hold threads a
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from compress.errors import UserError
+from compress.runtime import cgroups
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,8 +30,8 @@ _work: list[Callable[[Any], Any]] = []
 
 
 def available() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Processors that this process may use."""
+    return min(len(os.sched_getaffinity(0)), cgroups.cpus() or sys.maxsize)
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], processes: int) -> Iterator[R]:
