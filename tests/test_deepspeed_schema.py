@@ -142,6 +142,7 @@ def test_there_is_no_further_stage():
 def test_optimizer_parameters(optimizer):
     # the engine takes this one off before it calls the optimizer
     engine = {runtime_config.TORCH_ADAM_PARAM}
+    engine |= {"fused"}  # refused without torch_adam
     assert engine <= set(schema.OptimizerParams.model_fields)
     assert set(schema.OptimizerParams.model_fields) - engine <= parameters(optimizer)
 
@@ -149,6 +150,7 @@ def test_optimizer_parameters(optimizer):
 @pytest.mark.parametrize("key", schema.OptimizerParams.model_fields)
 def test_optimizer_parameters_with_torch_adam(key, tmp_path):
     values = {"lr": 0.1, "betas": [0.8, 0.9], "torch_adam": True, "eps": 1e-6, "weight_decay": 0.1}
+    values["fused"] = True
     params = {"lr": 0.1, "torch_adam": True, key: values[key]}
     assert passes_here(merged(BASE, "optimizer.params", params), tmp_path)
     kept = {k: v for k, v in params.items() if k != runtime_config.TORCH_ADAM_PARAM}

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from compress.compression.masks import Masks
+from compress.data.pairs import Pairs
 from compress.errors import UserError
 from compress.layerwise import layer_map
 from compress.layerwise.attention import Attention
@@ -274,7 +275,7 @@ def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_mode
 
 
 DATA = SimpleNamespace(
-    train=SimpleNamespace(texts=[["the king slept ."] * 3, ["the queen", "a doctor", ""]]),
+    train=SimpleNamespace(texts=Pairs.of(["the king slept ."] * 3, ["the queen", "a doctor", ""])),
     task=SimpleNamespace(keep=None),
 )
 
@@ -344,7 +345,7 @@ def test_tokens_are_compared_not_vocabularies(tmp_path, tiny_model):
     run = Robust(tiny_model, cased)
     assert encoders.load_tokenizer(cased).get_vocab() == vocabulary
     checked(BOTH, run, DATA)
-    capitals = [["the king slept ."] * 3, ["the queen", "The queen", "a queen"]]
+    capitals = Pairs.of(["the king slept ."] * 3, ["the queen", "The queen", "a queen"])
     other = SimpleNamespace(**vars(DATA) | {"train": SimpleNamespace(texts=capitals)})
     with pytest.raises(UserError, match="does not produce the teacher's tokens"):
         checked(BOTH, run, other)

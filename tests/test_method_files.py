@@ -149,7 +149,6 @@ PROGRAMS = {
     "train": ["train.py", "--deepspeed_config", "x.json", "--output_dir", "out"],
     "reference": ["-m", "compress.configuration.reference"],
     "study": ["-m", "compress.study", "x.json", "--output_dir", "out"],
-    "predict": ["-m", "compress.predict", "x", "--premise", "a", "--hypothesis", "b"],
     "benchmark": ["-m", "compress.benchmark", "x"],
 }
 FILES = {
