@@ -35,7 +35,7 @@ SLOWEST = 5.0
 
 def pytest_configure(config):
     """Examples that hypothesis draws for a test: fewer in the fast tier."""
-    examples = 10 if config.option.markexpr == "fast" else 25
+    examples = 10 if config.option.markexpr == "fast" else 20
     settings.register_profile(
         "tests", deadline=None, max_examples=examples, derandomize=True, database=None
     )

@@ -159,7 +159,7 @@ def test_a_large_file_is_read_again_only_if_its_time_has_changed(tmp_path, monke
 
 @pytest.mark.slow
 def test_several_processes_give_the_same_file(nli_folder, tmp_path):
-    file = nli_folder(tmp_path / "nli", train=40_000, dev=0, ood_hans=0) / "train.jsonl"
+    file = nli_folder(tmp_path / "nli", train=18_000, dev=0, ood_hans=0) / "train.jsonl"
     task = tasks.TASKS["mnli"]
     found = []
     for processes in (1, 2):
@@ -170,23 +170,23 @@ def test_several_processes_give_the_same_file(nli_folder, tmp_path):
         found.append(target.read_bytes())
     assert found[0] == found[1]
     opened = Rows.open(target)
-    assert len(opened) == 40_000 and opened.column("number").tolist() == list(range(1, 40_001))
-    assert opened.texts(39_999) == rows_of(task, "train", source, task.labels).texts(39_999)
+    assert len(opened) == 18_000 and opened.column("number").tolist() == list(range(1, 18_001))
+    assert opened.texts(17_999) == rows_of(task, "train", source, task.labels).texts(17_999)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_first_mistake_of_a_file_is_told(nli_folder, tmp_path, processes):
-    file = nli_folder(tmp_path / "nli", train=40_000, dev=0, ood_hans=0) / "train.jsonl"
+    file = nli_folder(tmp_path / "nli", train=18_000, dev=0, ood_hans=0) / "train.jsonl"
     lines = file.read_text().splitlines()
-    lines[35_000] = "{"
-    lines[31_500] = json.dumps({**json.loads(lines[31_500]), "label": "perhaps"})
+    lines[17_800] = "{"
+    lines[17_500] = json.dumps({**json.loads(lines[17_500]), "label": "perhaps"})
     file.write_text("\n".join(lines))
     task = tasks.TASKS["mnli"]
     found = rows.batches(
         task, task.labels, sources._from_file(file), splits.entry_of(task, "train"), processes
     )
-    with pytest.raises(UserError, match="row 31501 has the unknown label 'perhaps'"):
+    with pytest.raises(UserError, match="row 17501 has the unknown label 'perhaps'"):
         list(found)
 
 
