@@ -189,6 +189,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     if stage == PREPARE:
         for made in context.known.values():
             _say(made)
+        sizes = (f"{name} {len(split):,}" for name, split in context.data.splits().items())
+        ranks.say(f"samples: {', '.join(sizes)}")
         return
     if context.config.robust.precision == "tf32":
         torch.set_float32_matmul_precision("high")
@@ -232,4 +234,4 @@ def _obtain(stage: Stage, context: Context) -> Artefact:
 
 def _say(made: Artefact) -> None:
     how = "reused" if made.reused else f"done in {made.seconds:.1f} s"
-    ranks.say(f"{made.marker['inputs']['stage']}: {how} ({made.path})")
+    ranks.say(f"{made.marker.get('label', made.marker['inputs']['stage'])}: {how} ({made.path})")

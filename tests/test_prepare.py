@@ -379,6 +379,8 @@ def test_the_stage_alone_and_before_a_run_of_two_ranks(tiny_model, tmp_path):
     alone = python(*job(tiny_model, output, batch, stage="prepare"))
     assert alone.returncode == 0, alone.stderr[-2000:]
     assert alone.stdout.count(": done in ") == 3 + 1 + 3
+    assert alone.stdout.count("\nrows of dev: done in") == 1
+    assert alone.stdout.endswith("samples: train 120, dev 40, ood_synthetic 40\n")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "shared").glob("*/*/*")}
     assert {path.parts[-3] for path in kept} == {"rows", "splits", "tokens"}
     for stage, lines in (("prepare", 7), ("teacher", 0)):

@@ -228,7 +228,7 @@ def publish(stage: Stage[R], run: R, began: float, fill: Fill) -> Artefact:
     made_from = {label: made.content for label, made in needed if made is not None}
 
     def write() -> None:
-        making = {"origin": provenance.now(run.device), "made_from": made_from}
+        making = {"origin": provenance.now(run.device), "made_from": made_from, "label": stage.label}
         with artefacts.writing(path, inputs, began, making) as folder:
             fill(folder)
 
