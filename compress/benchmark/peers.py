@@ -145,7 +145,7 @@ def trainer(
     settings = {key: value for key, value in config.engine.items() if key in kept and value is not None}
     settings |= {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation}
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(),
+        output_dir=tempfile.gettempdir(),  # nothing is written
         max_steps=steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,

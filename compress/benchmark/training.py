@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from compress.benchmark import inference
 from compress.configuration import config as configuration
 from compress.configuration import machine, precision
 from compress.configuration.config import Config
-from compress.data.batches import share
+from compress.data.batches import EpochBatches, share
 from compress.data.columns import Columns
 from compress.errors import UserError
 from compress.inference import timing
@@ -116,22 +117,24 @@ def _ours(context: Context, steps: int) -> Trainer:
 
 
 def _contestant(trainer: Trainer) -> Contestant:
-    counted = {"tokens": 0, "places": 0}
+    """Our training; what it has had is counted between the turns, from the same order of batches."""
     lengths, parts = trainer.data.lengths, ranks.world_size() * trainer.accumulation
+    order = cache(partial(EpochBatches, lengths, trainer.batch_size, trainer.seed))
+    done, counts = [0], np.zeros(2, np.int64)
 
-    def steps(count: int) -> None:
-        first = trainer.step
-        trainer.run_until(first + count)
-        for step in range(first, first + count):
+    def counted() -> tuple[int, int]:
+        for step in range(done[0], trainer.step):
+            epoch, position = divmod(step, trainer.steps_per_epoch)
             for number in range(ranks.rank(), parts, ranks.world_size()):
-                indices, valid = share(trainer._batch(step), number, parts)
-                counted["tokens"] += int(lengths[indices[valid > 0]].sum())
-                counted["places"] += int(lengths[indices].max()) * len(indices)
+                indices, valid = share(order(epoch)[position], number, parts)
+                counts[0] += int(lengths[indices[valid > 0]].sum())
+                counts[1] += int(lengths[indices].max()) * len(indices)
+        done[0] = trainer.step
+        return int(counts[0]), int(counts[1])
 
-    live = trainer.training.config.robust.layerwise.any
-    forwards = FORWARDS["live" if live else "ours"]
+    forwards = FORWARDS["live" if trainer.training.config.robust.layerwise.any else "ours"]
     return Contestant(
-        "robust compression", steps, lambda: (counted["tokens"], counted["places"]), forwards
+        "robust compression", lambda count: trainer.run_until(trainer.step + count), counted, forwards
     )
 
 

@@ -147,17 +147,21 @@ def _exists(folder: Path, names: tuple[str, ...]) -> bool:
 
 def folders(block: TaskBlock) -> dict[str, Path]:
     """The given folders by key, data_dir first; UserError for one that does not exist or is closed."""
-    given = {"data_dir": block.data_dir, "ood_dir": block.ood_dir}
-    prefix = "robust_compression.task."
-    found = {k: reading.place(name, f"{prefix}{k}") for k, name in given.items() if name is not None}
+    found = dict(_given(block))
     for key, folder in found.items():
+        what = f"robust_compression.task.{key}: '{getattr(block, key)}'"
         if not _is_folder(folder):
-            raise UserError(f"robust_compression.task.{key}: '{given[key]}' is not a folder.")
+            raise UserError(f"{what} is not a folder.")
         if not reading.readable(folder, os.R_OK | os.X_OK):
-            raise UserError(
-                f"robust_compression.task.{key}: '{given[key]}' cannot be read (Permission denied)."
-            )
+            raise UserError(f"{what} cannot be read (Permission denied).")
     return found
+
+
+def _given(block: TaskBlock) -> Iterator[tuple[str, Path]]:
+    """The folders that the configuration names, by key, whether they are there or not."""
+    for key in ("data_dir", "ood_dir"):
+        if (name := getattr(block, key)) is not None:
+            yield key, reading.place(name, f"robust_compression.task.{key}")
 
 
 def _is_folder(path: Path) -> bool:
@@ -172,7 +176,7 @@ def files(block: TaskBlock, task: Task) -> list[Path]:
     entries: dict[str, OodBlock | None] = {"train": None, "dev": None}
     entries |= {f"ood_{name}": entry for name, entry in task.ood.items()}
     names = [name for split, entry in entries.items() for name in stems(task, split, entry)]
-    given = folders(block).values()
+    given = [place for _, place in _given(block)]
     possible = (file for folder in given for file in reading.named(folder, tuple(names)))
     return [file for file in possible if reading.is_file(file)]
 

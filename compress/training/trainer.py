@@ -200,6 +200,7 @@ class Trainer:
         return len(batch), made
 
     def _batch(self, step: int) -> Indices:
+        """The samples of a step, of all ranks; called by the thread of the feed alone."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._batches[0] != epoch:
             lengths = self.data.lengths
