@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from compress.microbatch import Batch
 
 
-NEEDS = ("teacher", "difficulty", "mistakes", "batch_mean")
+NEEDS = ("teacher", "difficulty", "mistakes", "bias", "batch_mean")
 """What a method may need: see `Method`."""
 
 
@@ -57,8 +57,9 @@ class Run:
 class Method:
     """A part of a training; every hook has a default that does nothing.
 
-    name: unique among the methods of a training; needs: of "teacher" (probabilities), "difficulty" and
-    "mistakes" (of a first model), which the student stage provides, and "batch_mean" (`batch_weight`).
+    name: unique among the methods of a training; needs: of "teacher" (probabilities), "difficulty",
+    "mistakes" (of a first model) and "bias" (probabilities of a bias model), which the student stage
+    provides, and "batch_mean" (`batch_weight`).
     """
 
     name: ClassVar[str]

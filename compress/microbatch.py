@@ -21,7 +21,8 @@ from compress.data.batches import Indices
 class Batch:
     """A micro-batch of B samples and C classes after the forward pass.
 
-    logits: [B, C]; labels: [B]; teacher: probabilities [B, C]; difficulty: d [B], 1 is the hardest;
+    logits: [B, C]; labels: [B]; teacher, bias: probabilities [B, C] of the teacher and of a bias model
+    that was not trained on the sample; difficulty: d [B], 1 is the hardest;
     valid: 1, or 0 for padding, [B] or []; inputs, outputs: of the student's forward call; progress:
     fraction of the training that is done. Of the whole training set: mean_difficulty: mean of
     min(d, ceiling), so that sample weights have mean 1; ceiling: a harder sample weighs as if it had
@@ -34,6 +35,7 @@ class Batch:
     labels: Tensor
     teacher: Tensor | None = None
     difficulty: Tensor | None = None
+    bias: Tensor | None = None
     valid: Tensor = field(default_factory=lambda: torch.ones(()))
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: Any = None
@@ -53,6 +55,24 @@ class Batch:
     def cross_entropy(self) -> Tensor:
         """-log q_y with the gold label, float32 [B]."""
         return F.cross_entropy(self.logits.float(), self.labels, reduction="none")
+
+    def product_cross_entropy(self) -> Tensor:
+        """-log of the gold label's share in softmax(log q + log b), b the bias model, float32 [B].
+
+        Clark et al. 2019, "bias product". A probability b of 0 counts as the smallest float32.
+        """
+        log_b = self.known_bias().float().clamp_min(torch.finfo(torch.float32).tiny).log()
+        return F.cross_entropy(self.logits.float() + log_b, self.labels, reduction="none")
+
+    def known_bias(self) -> Tensor:
+        """The bias model's probabilities [B, C], constants; ValueError if there are none."""
+        if self.bias is None:
+            raise ValueError("this loss needs a bias model's probabilities")
+        return self.bias.detach()
+
+    def bias_of_gold(self) -> Tensor:
+        """The bias model's probability of the gold label, float32 [B]."""
+        return self.known_bias().float().gather(1, self.labels[:, None]).squeeze(1)
 
     def soft_target(self, d: Tensor) -> Tensor:
         """Log of the smoothed teacher, `s_ij = p_ij^{d_i} / sum_k p_ik^{d_i}` (Du et al. 2023, Eq. 2).
@@ -114,13 +134,14 @@ class SampleData:
 
     teacher: NDArray[np.float32] | None = None
     difficulty: NDArray[np.float64] | None = None
+    bias: NDArray[np.float32] | None = None
     mean_difficulty: float = 1.0
     ceiling: float = 1.0
     alpha: float = 0.0
 
     def rows(self, indices: Indices) -> dict[str, NDArray[np.float32]]:
-        """What is known of the samples `indices` [B]: `teacher` [B, C] and `difficulty` [B]."""
-        every = {"teacher": self.teacher, "difficulty": self.difficulty}
+        """What is known of the samples `indices` [B]: `teacher`, `bias` [B, C] and `difficulty` [B]."""
+        every = {"teacher": self.teacher, "difficulty": self.difficulty, "bias": self.bias}
         return {n: v[indices].astype(np.float32) for n, v in every.items() if v is not None}
 
     def of_rows(
@@ -132,8 +153,8 @@ class SampleData:
     ) -> Batch:
         """The batch of the samples of which `rows` holds what is known."""
         scalars = {key: getattr(self, key) for key in ("mean_difficulty", "ceiling", "alpha")}
-        teacher, difficulty = rows.get("teacher"), rows.get("difficulty")
-        return Batch(logits, labels, teacher, difficulty, **scalars, **more)
+        more = {**scalars, **more, "bias": rows.get("bias")}
+        return Batch(logits, labels, rows.get("teacher"), rows.get("difficulty"), **more)
 
     def batch(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401
         """The batch of the samples `indices` [B]; more: further fields of `Batch`."""

@@ -74,7 +74,8 @@ def prepare(
     reused.
     """
     ranks.on_main(lambda: _open_folder(config, output_dir))
-    config.robust.loss.trial(config, len(tasks.of(config.robust.task).labels), device)
+    for loss in (config.robust.loss, config.robust.teacher.loss):
+        loss.trial(config, len(tasks.of(config.robust.task).labels), device)
     folders, fits = _check_models(config)
     place = Workspace(
         config=config,
@@ -159,6 +160,7 @@ def overview(config: Config, data: TaskData, stages: tuple[str, ...], device: st
     else:
         parts.append(
             f"teacher {robust.model}, {count(robust.teacher.epochs or robust.epochs, 'epoch')}"
+            + (f" with the loss {robust.teacher.loss.hook}" if robust.teacher.loss.hook else "")
         )
     if "student" in stages:
         label = config.compression_label if config.compresses else "not compressed, as configured,"

@@ -57,6 +57,25 @@ def focal64(loss, batch, gold):
     return raw / max(mean, 1e-38) * gold
 
 
+def bias64(batch):
+    return batch.bias.double().numpy()
+
+
+def poe64(loss, batch, x, y):
+    """Sum over the classes by hand, in log space because the factors span many orders."""
+    losses = []
+    for row, b, gold in zip(softmax64(x), bias64(batch), y, strict=True):
+        product = row + np.log(np.maximum(b, 2.0**-126))
+        losses.append(np.logaddexp.reduce(product) - product[gold] - loss.plain_weight * row[gold])
+    return np.array(losses)
+
+
+def confidence64(batch, x, y, p):
+    """KL to a teacher raised to 1 minus the bias model's probability of the gold label."""
+    d = [1 - b[gold] for b, gold in zip(bias64(batch), y, strict=True)]
+    return eq3(x, y, p, d, 1.0)
+
+
 def gold64(x, y):
     return -softmax64(x)[np.arange(len(x)), y]
 
@@ -75,6 +94,8 @@ REFERENCES = {
         eq3(x, y, p, d, loss.lambda_) * weight64(loss, batch)
     ),
     "rmc_plus": plus64,
+    "poe": lambda loss, batch, x, y, p, d: poe64(loss, batch, x, y),
+    "confidence": lambda loss, batch, x, y, p, d: confidence64(batch, x, y, p),
 }
 """Hook -> function (settings, batch, logits, labels, teacher, difficulty; float64) -> losses [B]."""
 
@@ -105,9 +126,12 @@ def batches(draw, largest=30.0, dtypes=DTYPES):
         return torch.tensor(draw(st.lists(elements, min_size=b * c, max_size=b * c))).view(b, c)
 
     logits = matrix(value).to(draw(st.sampled_from(dtypes)))
-    teacher = matrix(share)
-    sure = draw(st.integers(0, c - 1))
-    teacher[teacher.sum(dim=1) < 1e-3] = torch.eye(c)[sure]
+
+    def probabilities():
+        found = matrix(share)
+        found[found.sum(dim=1) < 1e-3] = torch.eye(c)[draw(st.integers(0, c - 1))]
+        return found / found.sum(dim=1, keepdim=True)
+
     d = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1.0, 0.5])
     fraction = st.sampled_from([0.0, 0.25, 1.0])
     settings = {
@@ -116,11 +140,13 @@ def batches(draw, largest=30.0, dtypes=DTYPES):
         "gamma": draw(st.sampled_from([0.0, 1.0, 2.0])),
         "floor": draw(fraction),
         "warmup": draw(fraction),
+        "plain_weight": draw(fraction),
     }
     batch = Batch(
         logits=logits,
         labels=torch.tensor(draw(st.lists(st.integers(0, c - 1), min_size=b, max_size=b))),
-        teacher=teacher / teacher.sum(dim=1, keepdim=True),
+        teacher=probabilities(),
+        bias=probabilities(),
         difficulty=torch.tensor(draw(st.lists(d, min_size=b, max_size=b))),
         mean_difficulty=draw(st.floats(0.1, 1)),
         ceiling=draw(st.sampled_from([0.5, 1.0])),
@@ -136,4 +162,5 @@ def an_ordinary_batch(b=6, c=3, seed=0, **more):
     teacher = torch.randn(b, c, generator=generator).mul(3).softmax(dim=1)
     difficulty = torch.rand(b, generator=generator)
     labels = torch.randint(c, (b,), generator=generator)
-    return Batch(logits, labels, teacher, difficulty, **more)
+    bias = torch.randn(b, c, generator=generator).softmax(dim=1)
+    return Batch(logits, labels, teacher, difficulty, **{"bias": bias, **more})

@@ -12,7 +12,7 @@ MINIMAL = {
     USER: {"hook": "stage_runs:own_loss"},
 }
 """The least that a block can hold, where that does not follow from its required keys."""
-CHOOSERS = ("robust_compression.loss.hook",)
+CHOOSERS = ("robust_compression.loss.hook", "robust_compression.teacher.loss.hook")
 """Keys that choose one of several blocks, beside those that allow one word only."""
 SIMPLE = {bool: (True, False), int: (9, 10, 1, 2), float: (0.375, 0.5, 1.5), str: ("x", "y")}
 ALONE = ("target_heads",)

@@ -112,7 +112,7 @@ def test_names_that_are_nearly_right(files, tmp_path):
         ("distill", "did you mean 'distil'?"),
         ("rmc-weighted", "did you mean 'rmc_weighted'?"),
         ("Vanila", "did you mean 'vanilla'?"),
-        ("user", "distil, focal, jtt, rmc, rmc_plus, rmc_weighted, smooth, vanilla, weighted"),
+        ("user", "confidence, distil, focal, jtt, poe, rmc, rmc_plus, rmc_weighted, smooth, vanilla"),
         ("_shared", "vanilla, weighted"),
     ],
 )

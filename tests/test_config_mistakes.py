@@ -46,7 +46,7 @@ UNKNOWN = [
     (
         f"{OURS}.loss.xyz",
         2,
-        "valid here: difficulty, first_epochs, floor, gamma, hook, lambda, max_weight, smoothing",
+        "valid here: bias, difficulty, first_epochs, floor, gamma, hook, lambda, max_weight, ",
     ),
     (f"{OURS}.task.nam", "x", "did you mean 'name'?"),
     (f"{OURS}.task.synthetic.trian", 5, "did you mean 'train'?"),

@@ -26,6 +26,7 @@ from compress.stages.shallow import Shallow
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
 from compress.stages.tokenised import Tokens
+from compress.stages.weak import Weak
 
 OURS = "robust_compression"
 STAGES = {
@@ -34,21 +35,23 @@ STAGES = {
     "student": Student(),
     "alpha": Alpha(),
     "shallow": Shallow(),
+    "weak": Weak(),
     "partial_input": PartialInput(),
     "teacher scores": Scores("teacher"),
     "student scores": Scores("student"),
 }
 STUDENT = {"student", "alpha", "student scores"}
 TRAINED = {*STUDENT, "teacher", "teacher scores", "difficulty"}
+EVERY = {*TRAINED, "weak"}
 CHANGES = {
-    "optimizer.params.lr": TRAINED,
-    "scheduler.params.warmup_num_steps": TRAINED,
-    "gradient_clipping": TRAINED,
-    "train_batch_size": TRAINED,
-    "communication_data_type": TRAINED,
-    f"{OURS}.seed": TRAINED,
+    "optimizer.params.lr": EVERY,
+    "scheduler.params.warmup_num_steps": EVERY,
+    "gradient_clipping": EVERY,
+    "train_batch_size": EVERY,
+    "communication_data_type": EVERY,
+    f"{OURS}.seed": EVERY,
     f"{OURS}.epochs": TRAINED,
-    f"{OURS}.task.max_length": TRAINED,
+    f"{OURS}.task.max_length": EVERY,
     f"{OURS}.teacher.epochs": {*STUDENT, "teacher", "teacher scores"},
     f"{OURS}.uncertainty.sparsities": {*STUDENT, "difficulty"},
     f"{OURS}.uncertainty.epochs": {*STUDENT, "difficulty"},
@@ -57,6 +60,7 @@ CHANGES = {
     f"{OURS}.student.epochs": STUDENT,
     f"{OURS}.pruning.end": STUDENT,
     f"{OURS}.loss.lambda": STUDENT,
+    f"{OURS}.teacher.loss.gamma": {*STUDENT, "teacher", "teacher scores"},
     "compression_training.sparse_pruning.different_groups.x.params.dense_ratio": STUDENT,
 }
 """Key -> all stages whose keys it changes, for those that are worth saying."""
@@ -130,7 +134,7 @@ def test_another_of_several_blocks_is_another_key(keys_of):
     schedules = [{"type": f"Warmup{kind}LR", "params": {}} for kind in ("", "Cosine")]
     schedules[1]["params"]["total_num_steps"] = "auto"
     without, *found = [keys_of(BASE | extra) for extra in ({}, *({"scheduler": s} for s in schedules))]
-    assert changed(*found) == changed(without, found[0]) == TRAINED
+    assert changed(*found) == changed(without, found[0]) == EVERY
     losses = [
         keys_of(BASE | {OURS: BASE[OURS] | {"loss": {"hook": hook}}}) for hook in ("rmc", "distil")
     ]
@@ -146,7 +150,7 @@ def test_the_table_names_keys_that_there_are():
 @pytest.mark.parametrize(
     ("part", "stages"),
     [
-        ("train", {*TRAINED, "shallow", "partial_input"}),
+        ("train", {*EVERY, "shallow", "partial_input"}),
         ("dev", {*STUDENT, "difficulty", "teacher scores", "partial_input"}),
         ("ood", {"teacher scores", "student scores"}),
     ],
@@ -168,7 +172,7 @@ def test_a_student_chosen_by_dev_depends_on_the_content_of_dev(keys_of, keep, de
 def test_another_encoder_changes_what_is_trained(keys_of):
     merged = deepcopy(BASE)
     put(merged, f"{OURS}.model", "another")
-    assert changed(keys_of(BASE), keys_of(merged)) == TRAINED
+    assert changed(keys_of(BASE), keys_of(merged)) == EVERY
     merged = deepcopy(BASE)
     put(merged, f"{OURS}.student.model", "another")
     assert changed(keys_of(BASE), keys_of(merged)) == STUDENT
@@ -252,7 +256,7 @@ SPARSE_KEY = "compression_training.sparse_pruning.shared_parameters"
         ("mitigations/_shared", "difficulty.clip(max=ceiling)", "difficulty", STUDENT),
         ("mitigations/_shared", "class Gamma(Mitigation)", "class Gamma(Lambda)", set()),
         ("mitigations/rmc", "batch.distillation(self.lambda_", "batch.distillation(1.0", set()),
-        ("mitigations/vanilla", "return batch.cross_entropy()", "return 0", TRAINED),
+        ("mitigations/vanilla", "return batch.cross_entropy()", "return 0", EVERY),
         ("layerwise/hidden", ".square()", ".abs()", STUDENT),
         ("layerwise/terms", "return self.weight * term", "return term", STUDENT),
         ("compression/pruners/movement", "round(", "int(", STUDENT),

@@ -24,6 +24,7 @@ HOOKS = sorted(MITIGATIONS)
 every = pytest.mark.parametrize("hook", HOOKS)
 with_reference = pytest.mark.parametrize("hook", sorted(REFERENCES))
 VANILLA = mitigation("vanilla")
+GIVEN = ("logits", "labels", "teacher", "difficulty", "bias")
 
 
 def test_every_reference_has_a_mitigation():
@@ -56,7 +57,8 @@ def test_impossible_and_certain_teacher(hook, dtype):
     teacher = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 1.0, 0.0]])
     logits = torch.tensor([[-1e4, 1e4, 0.0], [1e4, -1e4, 1.0], [0.0, 0.0, 0.0]], dtype=dtype)
     d = torch.tensor([0.0, 1.0, 0.3])
-    batch = Batch(logits.requires_grad_(), torch.tensor([0, 1, 2]), teacher, d, mean_difficulty=0.5)
+    labels = torch.tensor([0, 1, 2])
+    batch = Batch(logits.requires_grad_(), labels, teacher, d, teacher.flip(1), mean_difficulty=0.5)
     found = mitigation(hook).loss(batch)
     assert found.detach().numpy() == pytest.approx(reference(mitigation(hook), batch), rel=1e-5)
     found.sum().backward()
@@ -196,18 +198,16 @@ def test_samples_do_not_see_each_other(hook):
     batch = an_ordinary_batch(mean_difficulty=0.4, batch_mean=torch.tensor(0.3))
     whole = loss.loss(batch)
     for i in range(len(whole)):
-        rows = {k: getattr(batch, k)[i : i + 1] for k in ("logits", "labels", "teacher", "difficulty")}
+        rows = {k: getattr(batch, k)[i : i + 1] for k in GIVEN}
         assert float(loss.loss(replace(batch, **rows))) == pytest.approx(float(whole[i]), rel=1e-6)
 
 
 @every
 def test_inputs_are_left_alone_and_answers_repeat(hook):
     batch, loss, state = an_ordinary_batch(), mitigation(hook), torch.get_rng_state()
-    before = [
-        tensor.clone() for tensor in (batch.logits, batch.labels, batch.teacher, batch.difficulty)
-    ]
+    before = [getattr(batch, name).clone() for name in GIVEN]
     assert torch.equal(loss.loss(batch), loss.loss(batch))
-    after = (batch.logits, batch.labels, batch.teacher, batch.difficulty)
+    after = [getattr(batch, name) for name in GIVEN]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert torch.equal(state, torch.get_rng_state())
 
@@ -260,7 +260,42 @@ def test_what_it_needs_is_what_it_cannot_do_without(hook):
         ("teacher", "teacher"),
         ("difficulty", "difficulty"),
         ("mistakes", "difficulty"),
+        ("bias", "bias"),
     ):
         if need in loss.needs:
             with pytest.raises(ValueError, match=field):
                 loss.loss(replace(batch, **{field: None}))
+
+
+def test_product_with_a_bias_model_that_knows_nothing_is_the_cross_entropy():
+    batch = an_ordinary_batch(bias=torch.full((6, 3), 1 / 3))
+    found = mitigation("poe", plain_weight=0.4).loss(batch)
+    assert found.numpy() == pytest.approx(1.4 * batch.cross_entropy().numpy(), rel=1e-6)
+
+
+def test_product_gives_little_gradient_where_the_bias_model_is_right():
+    bias = torch.tensor([[0.98, 0.01, 0.01], [0.01, 0.98, 0.01]])
+    x = torch.zeros(2, 3, requires_grad=True)
+    batch = Batch(x, torch.tensor([0, 0]), bias=bias)
+    mitigation("poe", plain_weight=0.0).loss(batch).sum().backward()
+    right, wrong = x.grad.norm(dim=1)
+    assert float(wrong) > 20 * float(right)
+
+
+def test_confidence_without_bias_has_the_gradient_of_full_distillation():
+    batch = an_ordinary_batch()
+    others = torch.nn.functional.one_hot((batch.labels + 1) % 3, 3).float()
+    gradients = []
+    for loss in (mitigation("confidence"), mitigation("distil", **{"lambda": 1.0})):
+        x = batch.logits.clone().requires_grad_()
+        loss.loss(replace(batch, logits=x, bias=others)).sum().backward()
+        gradients.append(x.grad.numpy())
+    assert gradients[0] == pytest.approx(gradients[1], abs=1e-7)
+
+
+@pytest.mark.parametrize("hook", ["poe", "confidence"])
+def test_no_gradient_reaches_the_bias_model(hook):
+    batch = an_ordinary_batch()
+    x, bias = batch.logits.clone().requires_grad_(), batch.bias.clone().requires_grad_()
+    mitigation(hook).loss(replace(batch, logits=x, bias=bias)).sum().backward()
+    assert bias.grad is None and bool(x.grad.any())

@@ -90,7 +90,7 @@ MISTAKES = {
     ),
     "unknown need": (
         CLASS + '    needs = frozenset({"teachers"})\n' + LOSS,
-        ["teachers", "'teacher', 'difficulty', 'mistakes', 'batch_mean'"],
+        ["teachers", "'teacher', 'difficulty', 'mistakes', 'bias', 'batch_mean'"],
     ),
     "needs of another type": (CLASS + '    needs = "teacher"\n' + LOSS, ["has needs 'teacher'"]),
     "needs of a second class": (

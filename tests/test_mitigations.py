@@ -72,6 +72,11 @@ def students(tmp_path_factory, tiny_model) -> Path:
     specs.append({**specs[NAMES.index("rmc_plus")], "name": "rmc_plus_zero3", "stage": 3})
     shallow = str(ROOT / "ds_configs/mitigation/rmc_plus_shallow.json")
     specs.append({"name": "shallow_alone", "files": [SPARSE, shallow], "stage": 2})
+    poe = specs[NAMES.index("poe")]
+    partial = ["robust_compression.loss.bias=partial"]
+    specs.append({**poe, "name": "poe_partial_zero3", "stage": 3, "set": partial})
+    weak = ["robust_compression.loss.bias=weak", "robust_compression.teacher.loss.hook=poe"]
+    specs.append({**poe, "name": "poe_twice", "trained": True, "set": weak})
     other = [f"robust_compression.cache_dir={folder}/other"]
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_twin", "trained": True, "set": other})
     driver = str(ROOT / "tests/drivers/compress_all.py")
@@ -134,12 +139,31 @@ def test_the_shallow_difficulty_needs_no_sub_networks(students: Path) -> None:
     )
     assert with_matrix == without
     assert losses_of(students, "rmc_plus_shallow") == losses_of(students, "shallow_alone")
-    (made,) = (students / "shared/shallow").iterdir()
-    inputs = json.loads((made / "complete.json").read_text())["inputs"]
-    assert with_matrix["needs"]["shallow"] == artefacts.key(inputs)
+    made, needed = students / "shared/shallow", with_matrix["needs"]["shallow"]
+    inputs = {m: json.loads((m / "complete.json").read_text())["inputs"] for m in made.iterdir()}
+    (made,) = (path for path, values in inputs.items() if artefacts.key(values) == needed)
     assert "difficulty" not in with_matrix["needs"]
-    wrong = np.load(made / "wrong.npy")
-    assert wrong.shape == (64,) and 0 <= wrong.min() < wrong.max() <= 1
+    probabilities = np.load(made / "probabilities.npy")
+    assert probabilities.shape == (64, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.launcher
+def test_the_bias_models_are_kept_and_change_student_and_teacher(students: Path) -> None:
+    """Both texts, one text, few samples; and a teacher that is trained with the bias as well."""
+    series = [losses_of(students, name)[-8:] for name in ("poe", "poe_partial_zero3", "poe_twice")]
+    assert np.isfinite(series).all() and len({*map(tuple, series)}) == 3
+    (weak,) = (students / "shared/weak").iterdir()
+    found = np.load(weak / "probabilities.npy")
+    assert found.shape == (64, 2) and found.std() > 0
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    inputs = json.loads((students / "poe_twice/student/complete.json").read_text())["inputs"]
+    assert inputs["needs"].keys() == {"teacher", "weak"}
+    teachers = [
+        json.loads((made / "complete.json").read_text())["inputs"]["needs"]
+        for made in (students / "shared/teacher").iterdir()
+    ]
+    assert sorted(map(len, teachers))[-1] == 1  # the shallow classifier, by default
 
 
 # What is known of the training samples

@@ -70,9 +70,11 @@ class Config:
 
     @property
     def mitigation_label(self) -> str:
-        """Name of the loss in tables: the hook, whose difficulty it gets, and layer-wise terms."""
-        loss, terms = self.robust.loss, self.robust.layerwise
-        parts = [loss.hook, "shallow" if loss.shallow else "", "layerwise" if terms.any else ""]
+        """Name of the loss in tables: hook, difficulty or bias, layer-wise terms, teacher's loss."""
+        loss, terms, teacher = self.robust.loss, self.robust.layerwise, self.robust.teacher.loss.hook
+        parts = [loss.hook, "shallow" if loss.shallow else ""]
+        parts += [loss.bias_model if "bias" in loss.needs else "", "layerwise" if terms.any else ""]
+        parts += [f"{teacher} teacher" if teacher else ""]
         return "+".join(filter(None, parts)) or "none"
 
     def with_alpha(self, alpha: float) -> "Config":
@@ -151,11 +153,11 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     path = _user_path([str(part) for part in problem["loc"]], merge, problem["type"])
     path += below.split(".") if below else []
     key, source = ".".join(path), merge.source(path)
-    if path[:2] == ["robust_compression", "loss"]:
-        loss = merge.values["robust_compression"]["loss"]
-        wrong, why = mitigations.mistake(loss, path[-1])
+    if "loss" in path[1:3]:
+        block = path[: path.index("loss") + 1]
+        wrong, why = mitigations.mistake(at(merge.values, block), path[-1])
         if why is not None:
-            return str(merge.error(f"robust_compression.loss.{wrong}", why))
+            return str(merge.error(".".join([*block, wrong]), why))
     if problem["type"] == "extra_forbidden":
         return _unknown(path, source, merge)
     if problem["type"] == "missing":

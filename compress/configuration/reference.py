@@ -109,7 +109,8 @@ def _references(value: Schema, suffix: str, choice: str) -> Iterator[tuple[str, 
 
 def _section(section: Section, blocks: Mapping[str, Schema]) -> str:
     """A heading, what the block is, and a row for each of its keys."""
-    block, (place, *others) = section.block, section.places
+    block, places = section.block, sorted(section.places, key=lambda place: place[0].count("."))
+    place, *others = places
     lines = [f"## {_place(*place) if place[0] else 'Top level'}", "", block["description"], ""]
     if others:
         lines += [f"Also at {'; '.join(_place(*other) for other in others)}.", ""]

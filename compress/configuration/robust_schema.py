@@ -21,6 +21,9 @@ class TeacherBlock(Block):
     training. Its labels are found by their names in its id2label."""
     epochs: Epochs | None = None
     """Epochs of fine-tuning the teacher. Default: robust_compression.epochs."""
+    loss: mitigations.Loss = mitigations.NoLoss()
+    """The loss that the teacher is trained with, with its settings, such as {"hook": "poe"} for a
+    debiased teacher; one that needs neither a teacher nor a difficulty. Default: cross-entropy."""
 
 
 class StudentBlock(Block):

@@ -92,6 +92,11 @@ class Columns:
             self, labels=labels, lengths=self.lengths[:count], offsets=self.offsets[: len(labels) + 1]
         )
 
+    def part(self, places: Array) -> "Columns":
+        """The samples at these places [n], in this order."""
+        labels, lengths = self.labels[places], self.lengths[places]
+        return replace(self, labels=labels, lengths=lengths, offsets=self.offsets[places])
+
     def places(self, indices: Array) -> Array:
         """Where the tokens of some samples are in each column of tokens, one sample after another."""
         lengths = self.lengths[indices].astype(np.int64)

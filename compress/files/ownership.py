@@ -26,6 +26,7 @@ KINDS = (
     "first",
     "partial_input",
     "shallow",
+    "weak",
     "rows",
     "splits",
     "tokens",
@@ -214,7 +215,8 @@ def stamp(config: Config) -> str:
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
     files += robust.loss.files()
-    code = [*method_code.of_student(config).items(), *map(method_code.digest, (Vanilla, Magnitude))]
+    kinds = [Vanilla, Magnitude, *([type(robust.teacher.loss)] if robust.teacher.loss.hook else [])]
+    code = [*method_code.of_student(config).items(), *map(method_code.digest, kinds)]
     about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     facts = [artefacts.NUMERICS, *code, *about]
     return hashlib.sha256(repr(facts).encode()).hexdigest()

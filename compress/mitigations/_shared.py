@@ -39,6 +39,11 @@ class Mitigation(Block, Method):
         return False
 
     @property
+    def bias_model(self) -> Literal["shallow", "partial", "weak"]:
+        """Which bias model gives it probabilities, if it uses "bias"."""
+        return "shallow"
+
+    @property
     def first_model_epochs(self) -> int | None:
         """Epochs of the first model whose mistakes it needs; None if it needs none."""
         return None
@@ -50,11 +55,16 @@ class Mitigation(Block, Method):
         sources = [integrity.digest(file) for file in self.files()]
         return {**self.model_dump(by_alias=True), **({"sources": sources} if sources else {})}
 
-    def sample_data(self, teacher: Array, difficulty: Array | None, alpha: float) -> SampleData:
-        """What is known of the training samples; teacher: probabilities [N, C]; difficulty: d [N]."""
+    def sample_data(
+        self, teacher: Array | None, difficulty: Array | None, alpha: float, bias: Array | None = None
+    ) -> SampleData:
+        """What is known of the training samples.
+
+        teacher, bias: probabilities [N, C]; difficulty: d [N].
+        """
         from compress.microbatch import SampleData
 
-        return SampleData(teacher, difficulty, alpha=alpha)
+        return SampleData(teacher, difficulty, bias, alpha=alpha)
 
     def difficulty_of_mistakes(self, probabilities: Array, labels: Array) -> Array:
         """d [N] from a first model's probabilities [N, C]; for those that need "mistakes"."""
@@ -87,10 +97,10 @@ class Mitigation(Block, Method):
 
 
 class NoLoss(Mitigation):
-    """No loss is chosen: enough for the stages that train no student."""
+    """No loss is chosen: a teacher is trained with the cross-entropy, and no student is."""
 
     hook: Literal[""] = ""
-    """Empty: no student is trained."""
+    """Empty: no loss is chosen."""
 
 
 class Lambda(Mitigation):
@@ -137,6 +147,20 @@ class FromDifficulty(Mitigation):
         return self.difficulty == "shallow"
 
 
+class FromBias(Mitigation):
+    """Mitigations that use the probabilities of a bias model, which solves what a shortcut solves."""
+
+    bias: Literal["shallow", "partial", "weak"] = "shallow"
+    """The bias model: `shallow`, bags of words of both texts and their overlap; `partial`, the same of
+    one text alone (hypothesis, claim); `weak`, the run's encoder trained on 2,000 samples. None has
+    been trained on the samples that it judges."""
+
+    @property
+    def bias_model(self) -> Literal["shallow", "partial", "weak"]:
+        """Which bias model gives it probabilities."""
+        return self.bias
+
+
 class Weighting(Mitigation):
     """Mitigations that weight samples by their difficulty, mean 1 over the training set."""
 
@@ -145,7 +169,9 @@ class Weighting(Mitigation):
     max_weight: Annotated[float, Field(ge=1)] | None = None
     """No sample counts more than this many times the mean; null: no bound."""
 
-    def sample_data(self, teacher: Array, difficulty: Array | None, alpha: float) -> SampleData:
+    def sample_data(
+        self, teacher: Array | None, difficulty: Array | None, alpha: float, bias: Array | None = None
+    ) -> SampleData:
         """With the mean and the bound of the weights.
 
         Raises UserError if no weights of mean 1 stay within `max_weight`.
@@ -162,4 +188,4 @@ class Weighting(Mitigation):
                     f"robust_compression.loss.max_weight: {self.max_weight:g} cannot be kept, because "
                     "most samples have difficulty 0; raise uncertainty.alpha."
                 )
-        return SampleData(teacher, difficulty, mean, ceiling, alpha)
+        return SampleData(teacher, difficulty, bias, mean, ceiling, alpha)

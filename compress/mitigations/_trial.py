@@ -58,9 +58,12 @@ def _known(
     """What the loss knows of made-up samples: a difficulty only if it says that it needs one."""
     teacher = generator.dirichlet(np.ones(classes), SAMPLES).astype(np.float32)
     difficulty = np.linspace(0.5, 1.0, SAMPLES) if own.uses("difficulty") else None
+    bias = (
+        generator.dirichlet(np.ones(classes), SAMPLES).astype(np.float32) if own.uses("bias") else None
+    )
     if own.uses("mistakes"):
         difficulty = own.difficulty_of_mistakes(teacher, np.arange(SAMPLES) % classes)
-    return own.sample_data(teacher, difficulty, alpha if isinstance(alpha, float) else 0.0)
+    return own.sample_data(teacher, difficulty, alpha if isinstance(alpha, float) else 0.0, bias)
 
 
 def _loss(own: Mitigation, batch: Batch) -> Tensor:
@@ -75,7 +78,8 @@ def _loss(own: Mitigation, batch: Batch) -> Tensor:
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
     """What a loss is given of each sample."""
-    values = {name: getattr(batch, name) for name in ("logits", "labels", "teacher", "difficulty")}
+    names = ("logits", "labels", "teacher", "difficulty", "bias")
+    values = {name: getattr(batch, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from compress.errors import UserError
 from compress.mitigations import _function, _sources
-from compress.mitigations._shared import Floor, FromDifficulty, Gamma, Lambda, Smoothing, Weighting
+from compress.mitigations._shared import (
+    Floor,
+    FromBias,
+    FromDifficulty,
+    Gamma,
+    Lambda,
+    Smoothing,
+    Weighting,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +38,7 @@ PARAMETERS = ("logits", "labels", "teacher", "difficulty", "weights")
 """How a function with more than one parameter is called."""
 
 
-class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
+class UserLoss(FromDifficulty, FromBias, Lambda, Smoothing, Gamma, Floor, Weighting):
     """A function of your own, `package.module:function`; see docs/mitigations.md."""
 
     needs = frozenset({"teacher", "difficulty"})
@@ -54,8 +62,10 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
         """Whether the function gets it: no difficulty if it calls that parameter `_...`.
 
         A function of the `Batch` has no such parameter; it may have an attribute `needs` instead, a
-        set of "teacher" and "difficulty".
+        set of "teacher", "difficulty" and "bias" (which no other function gets).
         """
+        if what == "bias":
+            return self.takes_batch and what in getattr(self.function, "needs", ())
         if what == "difficulty":
             names = [*inspect.signature(self.function).parameters, *PARAMETERS]
             ignored = not self.takes_batch and names[PARAMETERS.index(what)].startswith("_")
@@ -79,8 +89,9 @@ class UserLoss(FromDifficulty, Lambda, Smoothing, Gamma, Floor, Weighting):
     def load(self) -> None:
         """Import the function."""
         needs = getattr(self.function, "needs", self.needs)
-        if not isinstance(needs, set | frozenset) or not needs <= self.needs:
-            allowed = " and ".join(f"'{name}'" for name in sorted(self.needs))
+        known = self.needs | {"bias"}
+        if not isinstance(needs, set | frozenset) or not needs <= known:
+            allowed = " and ".join(f"'{name}'" for name in sorted(known))
             raise _function.refusal(self.hook, f"has needs {needs!r}; it is a set of {allowed}")
 
     def refusal(self, why: str) -> UserError:

@@ -34,7 +34,8 @@ class First(Stage[Context]):
         """The teacher if it is the same model."""
         robust = run.config.robust
         epochs = robust.teacher.epochs or robust.epochs
-        same = robust.teacher.model is None and epochs == robust.loss.first_model_epochs
+        plain = robust.teacher.model is None and robust.teacher.loss.hook in ("", "vanilla")
+        same = plain and epochs == robust.loss.first_model_epochs
         return (Teacher(),) if same else ()
 
     def facts(self, run: Context) -> dict[str, Any]:

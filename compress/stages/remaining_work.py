@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from compress.files import artefacts
-from compress.stages import difficulty
+from compress.stages import difficulty, weak
 from compress.stages.alpha import Alpha
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
@@ -20,7 +20,9 @@ from compress.training import workload
 def job(context: Context) -> workload.Job:
     """The work of the chosen stages; those that will be reused are finished already."""
     rows = {name: len(columns) for name, columns in context.columns.items()}
-    plan = workload.planned(context.config, rows, context.chosen)
+    small = {weak.Weak.name: (weak.steps(context.config, rows["train"]), rows["train"])}
+    used = any(isinstance(need, weak.Weak) for need in _small(context))
+    plan = workload.planned(context.config, rows, context.chosen, small if used else None)
     job = workload.Job(plan, context.config.deepspeed.train_batch_size)
     for stage in _finished(context):
         job.finish(stage)
@@ -34,9 +36,15 @@ def _finished(context: Context) -> set[str]:
         choice = context.output_dir / "alpha/choice" / artefacts.MARKER
         return names | {"alpha", "student"} if choice.is_file() else names
     if find(Student(), context) is not None:
-        return names | {"first", "student"}
-    needed = (need for need in Student().needs(context) if isinstance(need, First))
-    return names | {need.name for need in needed if find(need, context) is not None}
+        return names | {"first", weak.Weak.name, "student"}
+    return names | {need.name for need in _small(context) if find(need, context) is not None}
+
+
+def _small(context: Context) -> list[Stage]:
+    """The small models that this run needs, if they take a training."""
+    needs = [*Teacher().needs(context)] if "teacher" in context.chosen else []
+    needs += Student().needs(context) if "student" in context.chosen else []
+    return [need for need in needs if isinstance(need, First | weak.Weak)]
 
 
 def keys(context: Context) -> set[str]:

@@ -207,7 +207,7 @@ def difficulty_view(
     matrix = difficulty.load_losses(hardness.path, "train")
     train, block = context.data.train, context.config.robust.uncertainty
     v = uncertainty.variance(matrix)
-    used = v if guess is None else shallow.load(guess)
+    used = v if guess is None else _errors(context, guess)
     d = difficulty.sample_difficulty(context, used)
     truth = train.subsets.get("alignment") if context.data.task.name == "synthetic" else None
     order, count = np.argsort(-used, kind="stable"), context.config.robust.evaluation.sentences
@@ -229,6 +229,11 @@ def difficulty_view(
     )
 
 
+def _errors(context: Context, guess: Artefact) -> NDArray[np.float64]:
+    """1 - p(gold label) of the shallow classifier for every training sample, [N]."""
+    return shallow.load(guess, context.data.train.labels)
+
+
 def _difficulty_metrics(
     context: Context, view: report.DifficultyView, guess: Artefact | None
 ) -> dict[str, Any]:
@@ -237,5 +242,5 @@ def _difficulty_metrics(
     out = context.config.robust.uncertainty.model_dump(include=keys)
     out["auroc"] = uncertainty.agreement(view.variance, view.truth)
     if guess is not None:
-        out["shallow_auroc"] = uncertainty.agreement(shallow.load(guess), view.truth)
+        out["shallow_auroc"] = uncertainty.agreement(_errors(context, guess), view.truth)
     return out

@@ -1,11 +1,12 @@
-"""Stage shallow: the difficulty of every training sample for a bag of words, instead of the variance.
+"""Stage shallow: what bags of words make of every training sample, by classifiers of the other folds.
 
-A classifier that sees which words the two texts hold and how they overlap, trained on the other folds,
-gives each sample the probability of its gold label; difficulty grows with 1 minus that. What it solves
-a shortcut solves (Clark et al. 2019; Utama et al. 2020). It needs no sub-networks.
+One of both texts, their words and how they overlap, or one of a single text. What they solve a shortcut
+solves (Clark et al. 2019; Utama et al. 2020a). Their error is a difficulty that needs no sub-networks,
+their probabilities are a bias model.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from compress.runtime import parallel
 from compress.stages import bag_of_words
-from compress.stages.bags import OfPair
+from compress.stages.bags import OfPair, OfText
 from compress.stages.context import Context
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
@@ -23,29 +24,42 @@ FOLDS, MOST = 5, 62_500
 """So each classifier is trained on at most 50,000 samples."""
 
 
+@dataclass(frozen=True)
 class Shallow(Stage[Context]):
-    """`wrong.npy`: 1 - p(gold label) of every training sample out of fold, float32 [N]."""
+    """`probabilities.npy` [N, C] of every training sample out of fold, float32.
 
+    partial: whether the classifiers see one text alone, the one that the task names.
+    """
+
+    partial: bool = False
     name = "shallow"
+
+    @property
+    def label(self) -> str:
+        """With what it sees."""
+        return f"{self.name} of one text" if self.partial else self.name
 
     def facts(self, run: Context) -> dict[str, Any]:
         """The training set alone, whatever the seed."""
         settings = [*bag_of_words.SETTINGS, FOLDS, MOST]
-        return {"train": run.data.fingerprint("train"), "settings": settings}
+        text = {"text": run.data.task.partial} if self.partial else {}
+        return {"train": run.data.fingerprint("train"), "settings": settings, "gives": "[N, C]", **text}
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Train on the other folds, predict."""
         train, classes = run.data.train, len(run.data.labels)
         processes = run.config.robust.processes or parallel.available()
+        features = OfText(run.data.task.partial) if self.partial else OfPair()
 
         def fill(folder: Path) -> None:
-            bags = bag_of_words.bags_of(train.texts, OfPair(), processes)
+            bags = bag_of_words.bags_of(train.texts, features, processes)
             p = bag_of_words.out_of_fold(bags, train.labels, classes, FOLDS, MOST)
-            np.save(folder / "wrong.npy", 1 - p[np.arange(len(p)), train.labels])
+            np.save(folder / "probabilities.npy", p)
 
         return fill
 
 
-def load(artefact: Artefact) -> NDArray[np.float64]:
-    """1 - p(gold label) of every training sample, [N] in [0, 1]."""
-    return np.load(artefact.path / "wrong.npy").astype(np.float64)
+def load(artefact: Artefact, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """1 - p(gold label) of every training sample, [N] in [0, 1]; labels: [N]."""
+    p = np.load(artefact.path / "probabilities.npy", mmap_mode="r")
+    return 1 - p[np.arange(len(p)), labels].astype(np.float64)

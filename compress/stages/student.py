@@ -29,7 +29,7 @@ from compress.models import encoders
 from compress.reporting import card
 from compress.runtime import ranks
 from compress.scoring import evaluation
-from compress.stages import difficulty, export, model_figures, shallow
+from compress.stages import bias, difficulty, export, model_figures, shallow
 from compress.stages.best_dev import BestDev
 from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, start_model
 from compress.stages.difficulty import Difficulty
@@ -79,7 +79,7 @@ class Student(Stage[Context]):
         return (*TRAINING, "compression_training", *(f"{OURS}.{key}" for key in keys))
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
-        """The teacher, and what the loss asks for: difficulty, first model, shallow classifier.
+        """The teacher, and what the loss asks for: difficulty, first model, shallow or bias model.
 
         A loss of the user's gets the difficulty only if there is one or the run makes it.
         """
@@ -90,7 +90,7 @@ class Student(Stage[Context]):
             needs.append(Difficulty())
         if robust.loss.uses("mistakes"):
             needs.append(First())
-        return tuple(needs)
+        return (*needs, *(stage for stage in bias.needed(robust.loss) if stage not in needs))
 
     def facts(self, run: Context) -> dict[str, Any]:
         """Facts of a training, and the methods: inputs such as a user's source, and their code.
@@ -108,7 +108,7 @@ class Student(Stage[Context]):
 
     def includes(self, label: str) -> bool:
         """Those of the small models that it needs."""
-        return label in ("first", "shallow")
+        return label in ("first", *(stage.label for stage in bias.MODELS.values()))
 
     def place(self, run: Context, key: str) -> Path:
         """In the run's directory."""
@@ -251,16 +251,18 @@ def _known(context: Context, made: Mapping[str, Artefact]) -> SampleData:
     The difficulty is that of Eq. 1, of the first model's mistakes, or none.
     """
     robust, d = context.config.robust, None
+    labels = context.data.train.labels
     if "first" in made:
-        labels = context.columns["train"].labels
         d = robust.loss.difficulty_of_mistakes(
             np.load(made["first"].path / "probabilities.npy"), labels
         )
-    elif "shallow" in made:
-        d = difficulty.sample_difficulty(context, shallow.load(made["shallow"]))
+    elif robust.loss.shallow:
+        d = difficulty.sample_difficulty(context, shallow.load(made["shallow"], labels))
     elif "difficulty" in made:
         v = uncertainty.variance(difficulty.load_losses(made["difficulty"].path, "train"))
         d = difficulty.sample_difficulty(context, v)
     probabilities = np.load(made["teacher"].path / "probabilities.npy", mmap_mode="r")
     alpha = robust.uncertainty.alpha
-    return robust.loss.sample_data(probabilities, d, alpha if isinstance(alpha, float) else 0.0)
+    alpha = alpha if isinstance(alpha, float) else 0.0
+    models = [bias.load(made[stage.label]) for stage in bias.needed(robust.loss)]
+    return robust.loss.sample_data(probabilities, d, alpha, models[0] if models else None)

@@ -18,10 +18,12 @@ from compress import method_code
 from compress.compression.masks import Masks
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
+from compress.microbatch import SampleData
+from compress.mitigations._shared import Mitigation
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
-from compress.stages import export
+from compress.stages import bias, export
 from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, score, score_split
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
@@ -41,7 +43,15 @@ class Teacher(Stage[Context]):
         """Keys of any training, and the epochs; of a given teacher only the length of its inputs."""
         if config.robust.teacher.model is not None:
             return (KEY, *(f"{OURS}.{key}" for key in ("task", "task.max_length", "precision")))
-        return (*TRAINING, f"{OURS}.teacher.epochs")
+        return (*TRAINING, f"{OURS}.teacher.epochs", f"{OURS}.teacher.loss")
+
+    def needs(self, run: Context) -> tuple[Stage, ...]:
+        """The bias model of its loss."""
+        return tuple(bias.needed(run.config.robust.teacher.loss))
+
+    def includes(self, label: str) -> bool:
+        """The bias model's seconds."""
+        return True
 
     def facts(self, run: Context) -> dict[str, Any]:
         """Facts of a training, and the code of its loss.
@@ -50,7 +60,7 @@ class Teacher(Stage[Context]):
         """
         given, facts = run.config.robust.teacher.model, run.for_teacher().training_facts()
         if given is None:
-            return {**facts, "code": method_code.digest(Vanilla)}
+            return {**facts, "code": method_code.digest(type(_loss(run.config)))}
         source = encoders.directory(given, KEY)
         order = encoders.find_labels(source, run.data.labels, run.data.task, trained=True)
         return {**facts, "teacher": encoders.fingerprint(source), **label_order.inputs_of(order)}
@@ -60,7 +70,9 @@ class Teacher(Stage[Context]):
         block, own = run.config.robust.teacher, run.for_teacher()
         if block.model is None:
             assert block.epochs is not None, "epochs are resolved"
-            weights, scores, shape = fine_tune(run, "teacher", block.epochs)
+            loss, models = _loss(run.config), [bias.load(artefact) for artefact in made.values()]
+            known = loss.sample_data(None, None, 0.0, models[0] if models else None)
+            weights, scores, shape = fine_tune(run, "teacher", block.epochs, loss, known)
         else:
             weights, scores, shape = _given(own)
 
@@ -73,21 +85,34 @@ class Teacher(Stage[Context]):
         return fill
 
 
+def _loss(config: Config) -> Mitigation:
+    """What the teacher is trained with: cross-entropy unless the configuration names a loss."""
+    chosen = config.robust.teacher.loss
+    return chosen if chosen.hook else Vanilla()
+
+
 def train_accuracy(context: Context, made: Artefact) -> dict[str, float]:
     """Accuracy of a finished teacher on its training samples, as `{"train": accuracy}`."""
     probabilities = np.load(made.path / "probabilities.npy", mmap_mode="r")
     return {"train": float(evaluation.correct(probabilities, context.data.train).mean())}
 
 
-def fine_tune(context: Context, name: str, epochs: int) -> Trained:
-    """Fine-tune the encoder; name: prefix of the events.
+def fine_tune(
+    context: Context,
+    name: str,
+    epochs: int,
+    loss: Mitigation | None = None,
+    known: SampleData | None = None,
+) -> Trained:
+    """Fine-tune the encoder; name: prefix of the events; loss: None for cross-entropy.
 
     Returns its weights, log-probabilities [N, C] of train, and an empty model of its shape.
     """
     torch.manual_seed(context.config.robust.seed)
     model = encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
     shape = encoders.fresh(model)
-    trainer = new_trainer(name, context, model, [Masks(), Vanilla()], epochs)
+    methods = [Masks(), loss or Vanilla()]
+    trainer = new_trainer(name, context, model, methods, epochs, known)
     trainer.run_until(trainer.total_steps, WatchDev(context))
     score_train = partial(score_split, context, trainer, "train")
     scores = context.unfinished.part(f"{name} train", score_train)

@@ -24,10 +24,16 @@ class Work:
     rows: int
 
 
-def planned(config: Config, rows: Mapping[str, int], stages: Collection[str]) -> list[Work]:
+def planned(
+    config: Config,
+    rows: Mapping[str, int],
+    stages: Collection[str],
+    small: Mapping[str, tuple[int, int]] | None = None,
+) -> list[Work]:
     """The work of these stages in order; rows: samples of each split, by name.
 
-    `first` and `alpha` are listed on their own where the student needs them.
+    `first` and `alpha` are listed on their own where the student needs them. small: stage -> (steps,
+    scored samples) of further models that are needed.
     """
     robust, train, dev = config.robust, rows["train"], rows["dev"]
     block, teacher_epochs = robust.uncertainty, robust.teacher.epochs or robust.epochs
@@ -35,7 +41,7 @@ def planned(config: Config, rows: Mapping[str, int], stages: Collection[str]) ->
     def trained(stage: str, epochs: int, scored: int) -> Work:
         return Work(stage, training_steps(config, train, epochs), epochs * dev + scored)
 
-    works = []
+    works = [Work(name, *counts) for name, counts in (small or {}).items()]
     if "teacher" in stages and robust.teacher.model is not None:
         works.append(Work("teacher", 0, train))
     elif "teacher" in stages:

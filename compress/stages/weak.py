@@ -1,0 +1,89 @@
+"""Stage weak: the encoder trained on few samples, a bias model that needs no idea of the bias.
+
+With 2,000 samples an encoder learns what is easy, mostly shortcuts (Utama et al. 2020b). Two are
+trained on different samples: the second judges the samples of the first, the first all others, so that
+none judges what it was trained on.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress import method_code
+from compress.compression.masks import Masks
+from compress.configuration.config import Config, training_steps
+from compress.mitigations.vanilla import Vanilla
+from compress.stages.context import TRAINING, Context, new_trainer, score_split, start_model
+from compress.stages.stage import Fill, Stage
+from compress.stages.workspace import Artefact
+
+SAMPLES, EPOCHS = 2000, 3
+Places = NDArray[np.int64]
+
+
+class Weak(Stage[Context]):
+    """`probabilities.npy` [N, C] of every training sample, float32."""
+
+    name = "weak"
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Keys of any training."""
+        return TRAINING
+
+    def facts(self, run: Context) -> dict[str, Any]:
+        """Facts of any training, how many samples and epochs, and the code of the loss."""
+        few = {"samples": SAMPLES, "epochs": EPOCHS}
+        return {**run.training_facts(), **few, "code": method_code.digest(Vanilla)}
+
+    def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
+        """Train the two, and score."""
+        count = len(run.columns["train"])
+        found = np.empty((count, len(run.data.labels)), np.float32)
+        with run.monitor.progress.stage(self.name):
+            for number, (trained, judged) in enumerate(cuts(count, run.config.robust.seed), 1):
+                scores = _scores(run, f"{self.name} {number}", trained, judged)
+                found[judged] = np.exp(scores)
+
+        def fill(folder: Path) -> None:
+            np.save(folder / "probabilities.npy", found)
+
+        return fill
+
+
+def cuts(count: int, seed: int) -> Iterator[tuple[Places, Places]]:
+    """(places to train on, places to judge) of the two models; of `count` samples, all judged once."""
+    order, few = np.random.default_rng((seed, 0x3EA)).permutation(count), min(SAMPLES, count // 2)
+    first, second = np.sort(order[:few]), np.sort(order[few : 2 * few])
+    yield first, np.sort(order[few:])
+    yield second, first
+
+
+def steps(config: Config, count: int) -> int:
+    """Optimiser steps of both trainings."""
+    return 2 * training_steps(config, min(SAMPLES, count // 2), EPOCHS)
+
+
+def _scores(run: Context, name: str, trained: Places, judged: Places) -> NDArray[np.float64]:
+    """Log-probabilities of the samples to judge, by an encoder trained on others."""
+
+    def only(places: Places) -> Context:
+        columns = {"train": run.columns["train"].part(places)}
+        encoder = replace(run.encoder, columns=columns)
+        return replace(run, encoders={**run.encoders, run.active: encoder})
+
+    part = f"{name} train"
+    if run.unfinished.has(part):
+        run.monitor.progress.skip(training_steps(run.config, len(trained), EPOCHS))
+        return run.unfinished.part(part, lambda: np.empty(0))
+    few = only(trained)
+    trainer = new_trainer(name, few, start_model(few, run.encoder.model), [Masks(), Vanilla()], EPOCHS)
+    trainer.run_until(trainer.total_steps)
+    scores = run.unfinished.part(part, partial(score_split, only(judged), trainer, "train"))
+    trainer.close()
+    run.unfinished.forget(name)
+    return scores

@@ -1,0 +1,53 @@
+"""The bias models: the weak encoders never judge what they were trained on."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from configs import BASE
+from stage_runs import run_of
+
+from compress.configuration.config import build
+from compress.data.columns import Columns
+from compress.stages import weak
+
+COUNT = 31
+
+
+@pytest.mark.parametrize("count", [2, 7, 64, 4001, 9000])
+def test_every_sample_is_judged_once_and_by_a_model_of_others(count):
+    cuts = [*weak.cuts(count, seed=3)]
+    np.testing.assert_array_equal(np.sort(np.concatenate([cut[1] for cut in cuts])), np.arange(count))
+    for trained, judged in cuts:
+        assert 0 < len(trained) <= weak.SAMPLES and not np.intersect1d(trained, judged).size
+
+
+def tokens_of(context):
+    """The token of each training sample, which no other sample has."""
+    columns = context.columns["train"]
+    return columns.tokens["input_ids"][columns.offsets[: len(columns)]]
+
+
+def test_a_leak_would_be_seen(monkeypatch, tmp_path, tiny_model):
+    """Models that know what they were trained on, and guess everything else."""
+
+    def trainer(name, context, model, methods, epochs):
+        assert epochs == weak.EPOCHS
+        done = SimpleNamespace(seen={*tokens_of(context)}, total_steps=1)
+        return SimpleNamespace(**vars(done), run_until=lambda step: None, close=lambda: None)
+
+    def score(context, trainer, split):
+        known = np.array([token in trainer.seen for token in tokens_of(context)])
+        return np.log(np.stack([0.5 + 0.5 * known, 0.5 - 0.5 * known + 1e-9], axis=1))
+
+    monkeypatch.setattr(weak, "new_trainer", trainer)
+    monkeypatch.setattr(weak, "score_split", score)
+    monkeypatch.setattr(weak, "start_model", lambda *_: None)
+    run = run_of(build(BASE, {}), tiny_model, tmp_path)
+    ones, tokens = np.ones(COUNT, np.int32), {"input_ids": np.arange(COUNT) + 5}
+    columns = {"train": Columns(tokens, np.arange(COUNT + 1), ones, np.zeros(COUNT, np.int16), 0)}
+    encoder = replace(run.encoder, columns=columns)
+    weak.Weak().make(replace(run, encoders={"model": encoder}), {})(tmp_path)
+    found = np.load(tmp_path / "probabilities.npy")
+    np.testing.assert_allclose(found, np.full((COUNT, 2), 0.5), atol=1e-6)
