@@ -20,7 +20,7 @@ from compress.data.splits import TaskData
 from compress.errors import UserError
 from compress.files import artefacts, disk, ownership
 from compress.inference import onnx_export
-from compress.models import encoders, probe
+from compress.models import encoders, probe, unpadding
 from compress.runtime import ranks, versions
 from compress.scoring import chance
 from compress.stages import alpha, difficulty, given_models, remaining_work, results, student, teacher
@@ -94,6 +94,8 @@ def prepare(
     tokenizers = {key: encoders.load_tokenizer(folder) for key, folder in folders.items()}
     for key, tokenizer in tokenizers.items():
         fits[key].settle(tokenizer)
+        if config.robust.padding_free:
+            unpadding.check_side(tokenizer.padding_side, key)
     encoded = encoders_of(context, folders, tokenizers)
     context = replace(context, encoders=encoded)
     if stage != PREPARE:  # which needs no process group, but DeepSpeed's monitors do
@@ -125,10 +127,10 @@ def _check_models(config: Config) -> tuple[dict[str, Path], dict[str, probe.Fit]
             ranks.say(f"{key}: {names[key]} is commit {commit} of the hub")
         for note in fits[key].notes:
             ranks.say(f"note: {note}.")
-    if config.robust.activation_checkpointing:
+    if config.robust.activation_checkpointing or config.robust.padding_free:
         with torch.device("meta"):
             for folder in folders.values():
-                engine.check_checkpointing(encoders.fresh_from(folder))
+                engine.check_options(encoders.fresh_from(folder), config)
     if difficulty.needed(config.robust):
         difficulty.check_model(config, folders["model"])
     return folders, fits

@@ -64,6 +64,9 @@ SPECS += [
     {"name": f"bf16-zero{stage}", "files": SPECS[0]["files"], "stage": stage, **BF16}
     for stage in (2, 3)
 ]
+FREE = [f"robust_compression.{setting}" for setting in ("padding_free=true", "batch_by=tokens")]
+ALL = str(ROOT / "ds_configs/compression/heads20_rows50_imp40.json")
+SPECS += [{"name": f"free-zero{n}", "files": [ALL], "stage": n, "set": FREE} for n in (0, 3)]
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(900)]
 
@@ -100,6 +103,17 @@ def runs(tmp_path_factory, model):
 
 def read(runs, name):
     return [json.loads((runs / name / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_without_padding_every_stage_makes_the_same_student(runs):
+    """Of other batches than with padding: drawn at random, of equal numbers of tokens."""
+    plain, other = read(runs, "free-zero0")[0], read(runs, "heads20_rows50_imp40-zero0")[0]
+    first, second = read(runs, "free-zero3")
+    assert first["losses"] == second["losses"] and len(plain["losses"]) == len(other["losses"])
+    np.testing.assert_allclose(first["losses"], plain["losses"], rtol=1e-5)
+    assert np.abs(np.subtract(plain["losses"], other["losses"])).max() > 1e-4
+    for key, value in plain["weights"].items():
+        assert first["weights"][key] == pytest.approx(value, rel=1e-3, abs=1e-3), key
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if len(stages(name)) > 1])

@@ -11,7 +11,7 @@ from compress.data.columns import Columns
 from compress.data.packing import Packed
 from compress.microbatch import SampleData
 from compress.training.feed import AHEAD, Feed
-from compress.training.loading import packed
+from compress.training.loading import Gather
 
 
 def test_steps_come_in_order_and_are_made_ahead():
@@ -75,7 +75,7 @@ def test_a_micro_batch_is_what_its_parts_give(side):
     draw = np.random.default_rng(0)
     known = SampleData(draw.random((4, 3), np.float32), draw.random(4), mean_difficulty=0.3)
     indices, valid = np.array([3, 1, 3]), np.array([1, 1, 0], np.float32)
-    there = packed(data, known, indices, valid, pinned=False).to(torch.device("cpu"))
+    there = Gather(data, known)(indices, valid).to(torch.device("cpu"))
     expected = data.batch(indices, "cpu")
     assert there.inputs.keys() == expected.keys()
     assert all(torch.equal(there.inputs[name], value) for name, value in expected.items())

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from compress.benchmark import inference
 from compress.configuration import config as configuration
 from compress.configuration import machine, precision
 from compress.configuration.config import Config
-from compress.data.batches import EpochBatches, share
+from compress.data.batches import share
 from compress.data.columns import Columns
 from compress.errors import UserError
 from compress.inference import timing
@@ -119,7 +119,7 @@ def _ours(context: Context, steps: int) -> Trainer:
 def _contestant(trainer: Trainer) -> Contestant:
     """Our training; what it has had is counted between the turns, from the same order of batches."""
     lengths, parts = trainer.data.lengths, ranks.world_size() * trainer.accumulation
-    order = cache(partial(EpochBatches, lengths, trainer.batch_size, trainer.seed))
+    order, free = cache(trainer.batches), trainer.training.config.robust.padding_free
     done, counts = [0], np.zeros(2, np.int64)
 
     def counted() -> tuple[int, int]:
@@ -128,7 +128,7 @@ def _contestant(trainer: Trainer) -> Contestant:
             for number in range(ranks.rank(), parts, ranks.world_size()):
                 indices, valid = share(order(epoch)[position], number, parts)
                 counts[0] += int(lengths[indices[valid > 0]].sum())
-                counts[1] += int(lengths[indices].max()) * len(indices)
+                counts[1] += lengths[indices].sum() if free else lengths[indices].max() * len(indices)
         done[0] = trainer.step
         return int(counts[0]), int(counts[1])
 

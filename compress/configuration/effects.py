@@ -108,6 +108,10 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             not robust.layerwise.any,
             "has no effect: layerwise.hidden and layerwise.attention are 0",
         ),
+        "padding_free": (
+            robust.padding_free and robust.layerwise.any,
+            "excludes layerwise.hidden and layerwise.attention, which compare padded states",
+        ),
         "task.synthetic": (not synthetic, "has an effect for the task 'synthetic' only"),
         "task.data_dir": (synthetic, own_data),
         "task.ood_dir": (synthetic, own_data),

@@ -166,6 +166,15 @@ class RobustCompression(Block):
     where the device is fast in it (GPUs from compute capability 8.0, processors with AVX-512 BF16 or
     AMX), else fp32. tf32: float32 whose matrix products a GPU rounds to TF32, in evaluation too.
     Default: what those blocks say."""
+    padding_free: bool = False
+    """Train without padding: the blocks compute the real tokens of a micro-batch only, so that batches
+    are drawn at random instead of among samples of similar length. Not with layer-wise terms, and not
+    for every architecture."""
+    batch_by: Literal["samples", "tokens"] = "samples"
+    """What every optimiser step has as many of. tokens: as many steps, each with about the tokens of
+    train_batch_size samples of mean length, so that steps of long samples need no more memory than
+    others; the sum of their losses is divided by train_batch_size, so that every sample counts as
+    much."""
     activation_checkpointing: bool = False
     """Compute the activations of each Transformer block again in the backward pass: less memory, a
     third more computation, the same results."""

@@ -6,7 +6,7 @@ takes part in every step and the mean over the batch is exact for any number of 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,15 +18,29 @@ WINDOW = 50
 
 
 class EpochBatches(Sequence[Indices]):
-    """Global batches of one epoch: index arrays [<= batch_size], each sample once.
+    """Global batches of one epoch: index arrays, each sample once, the shortest of a batch first.
 
     Shuffled by (seed, epoch), then sorted by length within windows of `WINDOW` batches, so that the
     samples of a batch are of similar length; the order of the batches is shuffled again. A batch is
     made when it is asked for; what is held is one number a sample.
     """
 
-    def __init__(self, lengths: NDArray[Any], batch_size: int, seed: int, epoch: int) -> None:
-        """lengths: [N]."""
+    def __init__(
+        self,
+        lengths: NDArray[Any],
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        by: Literal["samples", "tokens"] = "samples",
+        similar: bool = True,
+    ) -> None:
+        """lengths: [N].
+
+        by: what the batches have as many of; with "tokens" there are as many batches as with "samples",
+        of batch_size samples on average. similar: whether samples of a batch are of similar length.
+        """
+        self._by, self._similar = by, similar
+        self._ends = dict[int, NDArray[Any]]()
         generator = np.random.default_rng((seed, epoch))
         smallest = np.min_scalar_type(max(1, len(lengths)))
         self._lengths, self._size = lengths, batch_size
@@ -40,13 +54,33 @@ class EpochBatches(Sequence[Indices]):
 
     def __getitem__(self, turn: Any) -> Any:  # noqa: ANN401  overloads of Sequence: a number here
         """The batch of a turn; its window is sorted at the first turn in it."""
-        number = int(self._turns[turn])
-        window = number // WINDOW
-        if not self._sorted[window]:
-            rows = self._order[window * WINDOW * self._size : (window + 1) * WINDOW * self._size]
+        window, number = divmod(int(self._turns[turn]), WINDOW)
+        rows = self._order[window * WINDOW * self._size : (window + 1) * WINDOW * self._size]
+        if self._similar and not self._sorted[window]:
             rows[:] = rows[np.argsort(self._lengths[rows], kind="stable")]
             self._sorted[window] = True
-        return self._order[number * self._size : (number + 1) * self._size].astype(np.int64)
+        start, end = number * self._size, (number + 1) * self._size
+        if self._by == "tokens":
+            if window not in self._ends:
+                self._ends[window] = _ends(self._lengths[rows], -(-len(rows) // self._size))
+            start, end = self._ends[window][number : number + 2]
+        found = rows[start:end].astype(np.int64)
+        return found if self._similar else found[np.argsort(self._lengths[found], kind="stable")]
+
+
+def _ends(lengths: NDArray[Any], parts: int) -> Indices:
+    """Where to cut N samples into parts of about as many tokens, each of one sample at least.
+
+    0, then the end of each part: [parts + 1].
+    """
+    sums = np.cumsum(lengths, dtype=np.int64)
+    ends = np.searchsorted(sums, sums[-1] * np.arange(1, parts) / parts) + 1
+    ends = np.maximum.accumulate(np.maximum(ends, np.arange(1, parts)) - np.arange(1, parts))
+    return np.r_[
+        0,
+        np.minimum(ends + np.arange(1, parts), len(lengths) - np.arange(parts - 1, 0, -1)),
+        len(lengths),
+    ]
 
 
 def scoring_order(lengths: NDArray[Any]) -> Indices:

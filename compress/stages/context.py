@@ -88,7 +88,8 @@ class Context(Workspace):
 
 TRAINING = (
     *deepspeed_schema.TRAINING_KEYS,
-    *(f"{OURS}.{key}" for key in ("seed", "model", "precision", "task", "task.max_length")),
+    *(f"{OURS}.{key}" for key in ("seed", "model", "precision", "padding_free", "batch_by")),
+    *(f"{OURS}.{key}" for key in ("task", "task.max_length")),
 )
 """Keys of the configuration that every training depends on."""
 

@@ -13,6 +13,7 @@ from compress.configuration import schedule
 from compress.configuration.config import Config
 from compress.configuration.deepspeed_schema import engine_keys
 from compress.errors import UserError
+from compress.models import unpadding
 from compress.runtime import ranks
 
 NEVER = 1 << 40
@@ -36,6 +37,14 @@ def parameter_groups(
         {"params": list(scores), "weight_decay": 0.0, "lr": config.robust.score_lr},
     ]
     return [group for group in groups if group["params"]]
+
+
+def check_options(model: PreTrainedModel, config: Config) -> None:
+    """Raise UserError for an architecture that cannot do what the configuration asks of it."""
+    if config.robust.activation_checkpointing:
+        check_checkpointing(model)
+    if config.robust.padding_free:
+        unpadding.check(model)
 
 
 def check_checkpointing(model: PreTrainedModel) -> None:

@@ -12,46 +12,59 @@ from compress.data.batches import Indices
 from compress.data.columns import Columns
 from compress.data.packing import Packed, Shape
 from compress.microbatch import SampleData
+from compress.models import unpadding
 
 LABELS, VALID = "labels", "valid"
 
 
 @dataclass(frozen=True)
 class OnDevice:
-    """inputs: of the model [m, L]; labels [m]; valid [m]: 1, or 0 for padding; known: of samples."""
+    """inputs: of the model [m, L]; layout: of `unpadding`, for the model too; labels [m]; valid [m]: 1,
+    or 0 for padding; known: of samples.
+    """
 
     inputs: Mapping[str, Tensor]
     labels: Tensor
     valid: Tensor
     known: Mapping[str, Tensor]
+    layout: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The samples `indices` [m], in memory; inputs, known: names of these parts of the buffer."""
+    """The samples `indices` [m], in memory; parts: names of inputs, known and layout in the buffer."""
 
     indices: Indices
     buffer: Packed
-    inputs: tuple[str, ...]
-    known: tuple[str, ...]
+    parts: tuple[tuple[str, ...], ...]
 
     def to(self, device: torch.device) -> OnDevice:
         """On the device, in one copy that is not waited for."""
         there = self.buffer.to(device)
-        inputs, known = ({name: there[name] for name in names} for names in (self.inputs, self.known))
-        return OnDevice(inputs, there[LABELS], there[VALID], known)
+        inputs, known, layout = ({name: there[name] for name in names} for names in self.parts)
+        return OnDevice(inputs, there[LABELS], there[VALID], known, layout)
 
 
-def packed(
-    data: Columns, known: SampleData, indices: Indices, valid: NDArray[np.float32], pinned: bool
-) -> MicroBatch:
-    """Gather the samples `indices` [m]; pinned: for a GPU."""
-    inputs, rows = data.shapes(indices), known.rows(indices)
-    shapes: dict[str, Shape] = {**inputs, LABELS: (indices.shape, np.int64)}
-    shapes |= {VALID: (valid.shape, np.float32)}
-    shapes |= {name: (values.shape, np.float32) for name, values in rows.items()}
-    buffer = Packed.of(shapes, pinned)
-    data.fill(buffer.arrays, indices)
-    for name, values in {LABELS: data.labels[indices], VALID: valid, **rows}.items():
-        buffer.arrays[name][:] = values
-    return MicroBatch(indices, buffer, tuple(inputs), tuple(rows))
+@dataclass(frozen=True)
+class Gather:
+    """Makes micro-batches. pinned: for a GPU; padding_free: with the layout of the real tokens."""
+
+    data: Columns
+    known: SampleData
+    pinned: bool = False
+    padding_free: bool = False
+
+    def __call__(self, indices: Indices, valid: NDArray[np.float32]) -> MicroBatch:
+        """Of the samples `indices` [m]; valid: [m]."""
+        layout = unpadding.arrays(self.data.lengths[indices]) if self.padding_free else {}
+        inputs, rows = self.data.shapes(indices), self.known.rows(indices)
+        shapes: dict[str, Shape] = {**inputs, LABELS: (indices.shape, np.int64)}
+        shapes |= {VALID: (valid.shape, np.float32)}
+        shapes |= {name: (values.shape, np.float32) for name, values in rows.items()}
+        shapes |= {name: (values.shape, np.int64) for name, values in layout.items()}
+        buffer = Packed.of(shapes, self.pinned)
+        self.data.fill(buffer.arrays, indices)
+        beside = {LABELS: self.data.labels[indices], VALID: valid, **rows, **layout}
+        for name, values in beside.items():
+            buffer.arrays[name][:] = values
+        return MicroBatch(indices, buffer, (tuple(inputs), tuple(rows), tuple(layout)))

@@ -24,11 +24,12 @@ from compress.data.columns import Columns
 from compress.errors import Interrupted
 from compress.methods import Method
 from compress.microbatch import Batch, SampleData, mistake_in
+from compress.models import unpadding
 from compress.runtime import agreement, interrupts, memory, ranks
 from compress.training import finite, shards, training_state
 from compress.training.engine import checkpoint_activations, engine_settings, parameter_groups
 from compress.training.feed import Feed
-from compress.training.loading import MicroBatch, OnDevice, packed
+from compress.training.loading import Gather, MicroBatch, OnDevice
 from compress.training.monitor import Monitor
 from compress.training.profiling import StepProfile
 from compress.training.window import Window
@@ -99,6 +100,8 @@ class Trainer:
             settings |= method.engine_block()
         if config.robust.activation_checkpointing:
             checkpoint_activations(training.model)
+        if config.robust.padding_free:
+            unpadding.leave_out(training.model)
         with memory.building(self.name, config):
             self.engine = deepspeed.initialize(
                 model=training.model, model_parameters=groups, config=settings
@@ -112,6 +115,8 @@ class Trainer:
         self._finite = finite.FiniteCheck([] if finite.left_out(config) else parts.values())
         self._batches: tuple[int, Sequence[Indices]] = (-1, [])
         self._feed = Feed(self._made, self.total_steps)
+        pinned, free = self.device.type == "cuda", config.robust.padding_free
+        self._gather = Gather(self.data, training.known, pinned, free)
         self._profile = StepProfile(training.trace, self.device)
         self._started, self._pending, self._resumed_at = False, False, -1
         training.saver.check_space(COPIES * sum(shard.written_bytes for shard in parts.values()))
@@ -195,22 +200,28 @@ class Trainer:
         """Samples of a step, of all ranks, and this rank's micro-batches; called in another thread."""
         batch, parts = self._batch(step), ranks.world_size() * self.accumulation
         turns = range(ranks.rank(), parts, ranks.world_size())
-        pinned = self.device.type == "cuda"
-        made = [packed(self.data, self.training.known, *share(batch, n, parts), pinned) for n in turns]
-        return len(batch), made
+        return len(batch), [self._gather(*share(batch, turn, parts)) for turn in turns]
 
     def _batch(self, step: int) -> Indices:
         """The samples of a step, of all ranks; called by the thread of the feed alone."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._batches[0] != epoch:
-            lengths = self.data.lengths
-            self._batches = (epoch, EpochBatches(lengths, self.batch_size, self.seed, epoch))
+            self._batches = (epoch, self.batches(epoch))
         return self._batches[1][position]
+
+    def batches(self, epoch: int) -> Sequence[Indices]:
+        """The samples of each step of an epoch, of all ranks."""
+        robust, lengths = self.training.config.robust, self.data.lengths
+        similar = not robust.padding_free
+        return EpochBatches(
+            lengths, self.batch_size, self.seed, epoch, by=robust.batch_by, similar=similar
+        )
 
     def _train_step(self, size: int, parts: Sequence[MicroBatch]) -> None:
         """One optimiser step on `size` samples of all ranks; UserError if memory does not suffice."""
         shape: list[int] = []
         profiled = self._profile.part
+        weighed = self.batch_size if self.training.config.robust.batch_by == "tokens" else size
         where, split = f"{self.name}: step {self.step + 1}", (self._micro, self.accumulation)
         with memory.training(where, shape, split, self.training.config):
             means = self._look_ahead(size, parts) if self._weighting and len(parts) > 1 else {}
@@ -219,12 +230,12 @@ class Trainer:
                     there = micro.to(self.device)
                 shape[:] = there.inputs["input_ids"].shape
                 with profiled("forward"):
-                    outputs = self.engine(**there.inputs, **self._arguments)
+                    outputs = self.engine(**there.inputs, **there.layout, **self._arguments)
                 part = self._known(there, outputs.logits, inputs=there.inputs, outputs=outputs)
                 if self._weighting and len(parts) == 1:
                     means = self._batch_means([part], size)
                 per_sample = self._loss(part, means)
-                share_of_batch = ranks.world_size() * self.accumulation / size
+                share_of_batch = ranks.world_size() * self.accumulation / weighed
                 loss = (per_sample * there.valid).sum() * share_of_batch
                 with profiled("backward"):
                     self.engine.backward(loss)
@@ -276,7 +287,7 @@ class Trainer:
         with torch.no_grad():
             for micro in parts:
                 there = micro.to(self.device)
-                found.append(self._known(there, self.forward(there.inputs)))
+                found.append(self._known(there, self.forward({**there.inputs, **there.layout})))
         torch.set_rng_state(states[0])
         accelerator.set_rng_state(states[1])
         return self._batch_means(found, size)

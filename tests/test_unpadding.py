@@ -1,0 +1,156 @@
+"""Training without padding: loss and gradient of the padded model, and batches by tokens."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import fresh
+from transformers import AutoModelForSequenceClassification
+
+from compress.data.batches import EpochBatches
+from compress.errors import UserError
+from compress.models import unpadding
+
+LENGTHS = np.array([5, 12, 1, 7, 12])
+LABELS = torch.tensor([0, 1, 1, 0, 1])
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+STILL |= {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
+
+
+def inputs():
+    """Token ids and mask, padded on the right."""
+    mask = (torch.arange(12) < torch.as_tensor(LENGTHS)[:, None]).long()
+    ids = torch.randint(3, 40, mask.shape, generator=torch.Generator().manual_seed(1))
+    return {"input_ids": torch.where(mask.bool(), ids, 0), "attention_mask": mask}
+
+
+def layout():
+    return {name: torch.as_tensor(v) for name, v in unpadding.arrays(LENGTHS).items()}
+
+
+def models(name, training=True):
+    """A random model, padded and padding-free, without dropout."""
+    config = fresh(name)
+    for key, value in STILL.items():
+        if hasattr(config, key):
+            setattr(config, key, value)
+    torch.manual_seed(0)
+    padded = AutoModelForSequenceClassification.from_config(config).train(training)
+    free = AutoModelForSequenceClassification.from_config(config).train(training)
+    free.load_state_dict(padded.state_dict())
+    unpadding.leave_out(free)
+    return padded, free
+
+
+def trained(model, **more):
+    """Loss of each sample and the gradients after a backward pass."""
+    losses = F.cross_entropy(model(**inputs(), **more).logits, LABELS, reduction="none")
+    losses.mean().backward()
+    return losses.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+def test_the_places_are_those_of_the_mask():
+    found = unpadding.arrays(LENGTHS)
+    expected = inputs()["attention_mask"].flatten().nonzero().flatten()
+    assert found[unpadding.PLACES].tolist() == expected.tolist()
+    assert found[unpadding.STARTS].tolist() == [0, 5, 17, 18, 25, 37]
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_loss_and_gradient_are_those_with_padding(name):
+    padded, free = models(name)
+    (losses, gradients), (others, own) = trained(padded), trained(free, **layout())
+    torch.testing.assert_close(losses, others, rtol=1e-5, atol=1e-6)
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(own[key], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_bf16_is_as_near_as_its_rounding(name):
+    """A tolerance of its own: 8 bits of mantissa, over the layers."""
+    found = []
+    for model, more in zip(models(name), ({}, layout()), strict=True):
+        found.append(trained(model.bfloat16(), **more))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=0.03)
+    for key, gradient in found[0][1].items():
+        scale = float(gradient.float().abs().max()) + 1e-3
+        torch.testing.assert_close(found[1][1][key], gradient, rtol=0, atol=0.05 * scale)
+
+
+def test_no_layer_computes_padding():
+    _, free = models("bert")
+    seen = []
+    for name, module in free.named_modules():
+        if isinstance(module, torch.nn.Linear) and "encoder" in name:
+            module.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[:2])))
+    trained(free, **layout())
+    assert len(seen) == 12 and set(seen) == {(1, LENGTHS.sum())}
+
+
+def test_without_a_layout_it_is_the_padded_model():
+    padded, free = models("bert", training=False)
+    trained(free, **layout())
+    with torch.no_grad():
+        assert torch.equal(padded(**inputs()).logits, free(**inputs()).logits)
+
+
+def test_a_failed_forward_leaves_no_layout_behind():
+    padded, free = models("bert", training=False)
+    with pytest.raises(ValueError):
+        free(**inputs(), **layout(), inputs_embeds=torch.zeros(1))
+    with torch.no_grad():
+        assert torch.equal(padded(**inputs()).logits, free(**inputs()).logits)
+
+
+def test_activations_may_be_computed_again():
+    _, free = models("bert")
+    _, again = models("bert")
+    again.gradient_checkpointing_enable({"use_reentrant": False})
+    (_, once), (_, twice) = trained(free, **layout()), trained(again, **layout())
+    assert all(torch.equal(once[key], twice[key]) for key in once)
+
+
+def test_architectures_and_sides_that_cannot():
+    model = AutoModelForSequenceClassification.from_config(fresh("deberta"))
+    with pytest.raises(UserError, match="cannot leave out the padding"):
+        unpadding.check(model)
+    with pytest.raises(UserError, match="pads on the left"):
+        unpadding.check_side("left", "model")
+    unpadding.check(AutoModelForSequenceClassification.from_config(fresh("roberta")))
+    unpadding.check_side("right", "model")
+
+
+# Batches
+
+
+@pytest.mark.parametrize("count", [5000, 4801, 77])
+@pytest.mark.parametrize("similar", [True, False])
+def test_batches_by_tokens_have_as_many_tokens_and_all_samples(count, similar):
+    drawn = np.random.default_rng(0).lognormal(3.4, 0.5, count)
+    lengths = np.clip(drawn, 5, 128).astype(np.int64)
+    batches = EpochBatches(lengths, 32, 3, 1, by="tokens", similar=similar)
+    found = [batches[turn] for turn in range(len(batches))]
+    assert len(found) == -(-count // 32)
+    assert sorted(np.concatenate(found).tolist()) == list(range(count))
+    tokens = np.sort([lengths[batch].sum() for batch in found])[1:]  # the last window may be short
+    assert np.abs(tokens - tokens.mean()).max() < 2.5 * 128
+    assert all((np.diff(lengths[batch]) >= 0).all() for batch in found), "the shortest first"
+    sizes = [len(batch) for batch in found]
+    assert min(sizes) < 32 < max(sizes) or count == 77
+
+
+@pytest.mark.parametrize("lengths", [[1, 1, 100, 1, 1, 1], [100, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 100]])
+def test_no_batch_is_empty_however_long_a_sample_is(lengths):
+    batches = EpochBatches(np.array(lengths), 1, 0, 0, by="tokens")
+    assert sorted(len(batch) for batch in batches) == [1] * 6
+    batches = EpochBatches(np.array(lengths), 2, 0, 0, by="tokens")
+    assert min(len(batch) for batch in batches) >= 1 and len(batches) == 3
+
+
+def test_random_batches_are_not_of_similar_length():
+    lengths = np.random.default_rng(0).integers(5, 128, 3200)
+    spread = {
+        similar: np.mean([np.ptp(lengths[b]) for b in EpochBatches(lengths, 32, 0, 0, similar=similar)])
+        for similar in (True, False)
+    }
+    assert spread[True] < 10 < 90 < spread[False]
