@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from compress.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -46,12 +48,16 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Run:
-    """What a method gets before the engine is built; teacher: directory of the teacher's model."""
+    """What a method gets before the engine is built.
+
+    teacher: directory of the teacher's model; states: of its hidden states of train, if they are kept.
+    """
 
     config: Config
     teacher: Path
     labels: tuple[str, ...]
     device: torch.device
+    states: Path | None = None
 
 
 class Method:
@@ -99,6 +105,14 @@ class Method:
     def scores(self) -> Sequence[nn.Parameter]:
         """Parameters that it adds to the model and that are trained at `score_lr`."""
         return ()
+
+    def token_values(self) -> Mapping[str, NDArray[np.float32]]:
+        """Values of every token of train, [T, ...] by name, in the order of its columns.
+
+        `loss` finds those of a micro-batch in `batch.tokens`, [B, L, ...], 0 on padding. Asked for
+        after `attach`; a thread reads them ahead of the steps, so that they may be a mapped file.
+        """
+        return {}
 
     def before_step(self) -> None:
         """Called on all ranks between the last backward pass of an optimiser step and the step."""

@@ -28,7 +28,8 @@ class Batch:
     min(d, ceiling), so that sample weights have mean 1; ceiling: a harder sample weighs as if it had
     this difficulty; alpha: of Eq. 1, the lowest d. batch_mean: mean of `Method.batch_weight` over the
     whole batch of all ranks, [] (None: over these samples); settings: those of the loss, for a function
-    of the user's; watched: see `watch`; shared: what several methods compute once.
+    of the user's; watched: see `watch`; shared: what several methods compute once; tokens: values of
+    its tokens [B, L, ...], 0 on padding, by name (`Method.token_values`).
     """
 
     logits: Tensor
@@ -47,6 +48,7 @@ class Batch:
     settings: Any = None
     watched: dict[str, Tensor] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
 
     def watch(self, name: str, values: Tensor) -> None:
         """Log the mean of values [B] under this name; every batch must give the same names."""

@@ -108,6 +108,11 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             not robust.layerwise.any,
             "has no effect: layerwise.hidden and layerwise.attention are 0",
         ),
+        "layerwise.cache_gib": (
+            robust.layerwise.cache_gib > 0 and robust.layerwise.weights.keys() != {"hidden"},
+            "has an effect only where layerwise.hidden is above 0 and layerwise.attention is 0, whose "
+            "attention maps are not kept: the teacher would run in every step all the same",
+        ),
         "padding_free": (
             robust.padding_free and robust.layerwise.any,
             "excludes layerwise.hidden and layerwise.attention, which compare padded states",

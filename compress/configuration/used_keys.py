@@ -28,6 +28,8 @@ WITHOUT_EFFECT = (
     ),
 )
 """Keys that change no artefact: monitors, how the same sums are computed, what is evaluated."""
+INSIDE = (f"{OURS}.layerwise.cache_gib",)
+"""More of them, inside blocks that stages read as a whole: only those stages see them."""
 CONTENT = (f"{OURS}.task", f"{OURS}.model", f"{OURS}.student.model", f"{OURS}.teacher.model")
 """Keys that name data or a model: fingerprints of what they name enter the key, not their values."""
 RESOLVED = {
@@ -46,11 +48,18 @@ BLANK = {
 def values(config: Config, keys: Iterable[str], names: bool = False) -> dict[str, Any]:
     """The values of these keys after resolution, by key; those of `CONTENT` only with `names`.
 
-    A default has the same value whether it was written or not.
+    A default has the same value whether it was written or not. What has no effect is left out.
     """
     keys = [key for key in keys if names or key not in CONTENT]
     dump = reduced(config, keys).dump()
-    return {key: at(dump, key.split(".")) for key in keys}
+    return {key: _effective(at(dump, key.split(".")), key) for key in keys}
+
+
+def _effective(value: Any, key: str) -> Any:  # noqa: ANN401  any JSON value
+    """The value of a key without the keys inside it that have no effect."""
+    if not isinstance(value, dict):
+        return value
+    return {name: inner for name, inner in value.items() if f"{key}.{name}" not in INSIDE}
 
 
 def written(config: Config, key: str) -> str:
@@ -103,5 +112,5 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401 
 
 
 def without_effect(key: str) -> bool:
-    """Whether a dotted key, or one that it lies below, is in `WITHOUT_EFFECT`."""
-    return any(f"{key}.".startswith(f"{name}.") for name in WITHOUT_EFFECT)
+    """Whether a dotted key, or one that it lies below, is in `WITHOUT_EFFECT` or `INSIDE`."""
+    return any(f"{key}.".startswith(f"{name}.") for name in (*WITHOUT_EFFECT, *INSIDE))

@@ -119,6 +119,14 @@ class Columns:
             arrays[name][:] = self.pad_id if name == "input_ids" else 0
             arrays[name][real] = column[places]
 
+    def fill_values(self, array: Array, values: Array, indices: Array) -> None:
+        """Write those of the samples [B] into an array [B, L, ...], 0 on padding; values: [T, ...]."""
+        starts, lengths = self.offsets[indices].tolist(), self.lengths[indices].tolist()
+        for row, start, length in zip(array, starts, lengths, strict=True):
+            begin = 0 if self.side == "right" else len(row) - length
+            row[:begin], row[begin + length :] = 0, 0
+            row[begin : begin + length] = values[start : start + length]
+
     def batch(self, indices: Array, device: str | torch.device) -> dict[str, Tensor]:
         """Model inputs of the samples [B]: input_ids, attention_mask (and token_type_ids) [B, L].
 

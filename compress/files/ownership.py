@@ -22,6 +22,7 @@ from compress.runtime import interrupts
 
 KINDS = (
     "teacher",
+    "teacher_states",
     "difficulty",
     "first",
     "partial_input",

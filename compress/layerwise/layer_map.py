@@ -3,8 +3,11 @@
 Needs the models' configurations only, so that a mistake is found before any training.
 """
 
+from pathlib import Path
+
 from transformers import PreTrainedConfig
 
+from compress.configuration.robust_schema import RobustCompression
 from compress.data import tokens
 from compress.errors import UserError
 from compress.layerwise.block import LayerwiseBlock
@@ -56,6 +59,17 @@ def check(student: PreTrainedConfig, teacher: PreTrainedConfig, block: Layerwise
     pairs(student.num_hidden_layers, teacher.num_hidden_layers, block)
 
 
+def teacher_start(robust: RobustCompression) -> Path:
+    """The directory of what the teacher is, or starts from: it has the teacher's shape."""
+    name = robust.teacher.model or robust.model
+    return encoders.directory(name, "robust_compression.teacher.model")
+
+
+def teacher(robust: RobustCompression) -> PreTrainedConfig:
+    """The teacher's shape."""
+    return encoders.load_config(teacher_start(robust))
+
+
 def tokens_differ() -> UserError:
     """The error of two models that do not read the same tokens."""
     return UserError(
@@ -71,8 +85,7 @@ def check_run(shapes: Shapes, block: LayerwiseBlock) -> None:
     Both must read the same tokens, judged by what the two tokenizers produce on training pairs.
     """
     robust, data = shapes.config.robust, shapes.data
-    name = robust.teacher.model or robust.model
-    teacher = encoders.directory(name, "robust_compression.teacher.model")
+    teacher = teacher_start(robust)
     check(shapes.shape, encoders.load_config(teacher), block)
     if shapes.start == teacher or robust.student.init_from == "teacher":
         return

@@ -8,15 +8,18 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from compress import method_files
 from compress.errors import UserError
-from compress.layerwise import layer_map
+from compress.layerwise import layer_map, states
 from compress.layerwise.block import LayerwiseBlock
+from compress.layerwise.states import States
 from compress.methods import Method, Run, Shapes
 from compress.microbatch import Batch
 from compress.models import encoders
@@ -25,7 +28,8 @@ from compress.models import encoders
 class FrozenTeacher:
     """The teacher's model, loaded once for all terms, and its outputs for the current batch.
 
-    arguments: of its forward call; pairs: (student layer, teacher layer).
+    arguments: of its forward call; pairs: (student layer, teacher layer); states: its hidden states of
+    train, where they are kept: then the model has no weights (meta device) and does not run.
     """
 
     def __init__(self, block: LayerwiseBlock) -> None:
@@ -34,6 +38,7 @@ class FrozenTeacher:
         self.arguments: dict[str, Any] = {}
         self.pairs: layer_map.Pairs = []
         self.model: PreTrainedModel | None = None
+        self.states: States | None = None
         self.seed = 0
         self._checked: Shapes | None = None
 
@@ -46,8 +51,13 @@ class FrozenTeacher:
     def attach(self, student: PreTrainedModel, run: Run) -> PreTrainedModel:
         """The frozen teacher on the device of the training; UserError if the two cannot be compared."""
         if self.model is None:
-            teacher = encoders.load_classifier(run.teacher, run.labels, trained=True)
-            nn.Module.to(teacher, run.device)
+            if run.states is not None:
+                self.states = States.open(run.states)
+                with torch.device("meta"):
+                    teacher = encoders.fresh_from(run.teacher)
+            else:
+                teacher = encoders.load_classifier(run.teacher, run.labels, trained=True)
+                nn.Module.to(teacher, run.device)
             self.settle(student, teacher, run.config.robust.seed)
         assert self.model is not None
         return self.model
@@ -66,6 +76,14 @@ class FrozenTeacher:
             with torch.no_grad():
                 batch.shared["teacher_outputs"] = self.model(**batch.inputs, **self.arguments)
         return batch.shared["teacher_outputs"]
+
+    def mapped(self, batch: Batch, field: str, first: int) -> list[Tensor]:
+        """Its layer of each pair in a field of the outputs, in which layer 0 stands at `first`."""
+        if self.states is not None:
+            padded = batch.tokens[states.NAME]
+            return [self.states.of(layer, padded) for _, layer in self.pairs]
+        layers = getattr(self.outputs(batch), field)
+        return [layers[layer + first] for _, layer in self.pairs]
 
 
 class Term(Method, ABC):
@@ -101,7 +119,10 @@ class Term(Method, ABC):
         model.register_forward_hook(self._keep_mapped)
 
     def prepare(self, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-        """Change the models in place so that their outputs can be compared."""
+        """Change the models in place so that their outputs can be compared.
+
+        teacher: without weights where its states are kept.
+        """
 
     def comparable(self, student: nn.Module, layers: list[Tensor]) -> list[Tensor]:
         """The student's mapped layers in the teacher's shape."""
@@ -110,6 +131,11 @@ class Term(Method, ABC):
     @abstractmethod
     def distance(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         """Distance of one pair of layers, float32 [B]; mask: [B, L], 1 on real tokens."""
+
+    def token_values(self) -> dict[str, NDArray[np.float32]]:
+        """The teacher's states, where they are kept."""
+        kept = self.teacher.states
+        return {} if kept is None else {states.NAME: kept.rows}
 
     def _keep_mapped(
         self, student: nn.Module, _: object, outputs: SequenceClassifierOutput
@@ -121,13 +147,9 @@ class Term(Method, ABC):
 
     def loss(self, batch: Batch) -> Tensor:
         """weight * mean distance over the pairs of layers, [B]; the distance itself is logged."""
-        mask, layers = batch.inputs["attention_mask"], getattr(self.teacher.outputs(batch), self.field)
-        values = [
-            self.distance(state, layers[layer + self.first], mask)
-            for state, (_, layer) in zip(
-                getattr(batch.outputs, self.field), self.teacher.pairs, strict=True
-            )
-        ]
+        mask, ours = batch.inputs["attention_mask"], getattr(batch.outputs, self.field)
+        pairs = zip(ours, self.teacher.mapped(batch, self.field, self.first), strict=True)
+        values = [self.distance(state, target, mask) for state, target in pairs]
         term = torch.stack(values).mean(dim=0)
         batch.watch(self.name, term)
         return self.weight * term

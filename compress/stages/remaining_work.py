@@ -80,7 +80,7 @@ def _missing(stage: Stage, context: Context) -> Iterator[Stage]:
     """The stage and those that it needs, as far as this run will make them."""
     if find(stage, context) is None and (not stage.asked or stage.name in context.chosen):
         yield stage
-        for need in stage.needs(context):
+        for need in (*stage.needs(context), *stage.optional(context)):
             yield from _missing(need, context)
 
 

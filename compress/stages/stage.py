@@ -54,6 +54,10 @@ class Stage(ABC, Generic[R]):
         """Stages whose artefacts it reads."""
         return ()
 
+    def optional(self, run: R) -> tuple["Stage", ...]:
+        """Stages whose artefacts save it work and change nothing in its result; not in its key."""
+        return ()
+
     def facts(self, run: R) -> dict[str, Any]:
         """What else the result depends on, as JSON. run: with the reduced configuration."""
         return {}
@@ -74,7 +78,7 @@ class Stage(ABC, Generic[R]):
     def make(self, run: R, made: Mapping[str, Artefact]) -> Fill:
         """Compute it on all ranks; the returned function writes it into a directory, on the main rank.
 
-        run: with the reduced configuration; made: the needed artefacts by label.
+        run: with the reduced configuration; made: the needed and optional artefacts by label.
         """
 
 
@@ -109,7 +113,7 @@ def find(stage: Stage[R], run: R) -> Artefact | None:
     found = _there(stage, run)
     other = None if found is None else _made_again(stage, run, found)
     if other is not None:
-        _say_once(run, f"{stage.label}: not reused, because it was made from another {other}")
+        say_once(run, f"{stage.label}: not reused, because it was made from another {other}")
     return found if other is None else None
 
 
@@ -129,7 +133,7 @@ def _there(stage: Stage[R], run: R) -> Artefact | None:
     _await(path, marker)
     usable, note = provenance.decide(stage.label, marker.get("origin", {}), run.accept_versions)
     if note is not None:
-        _say_once(run, note)
+        say_once(run, note)
     if not usable:
         return None
     run.known[path] = Artefact(path, marker, reused=True)
@@ -166,7 +170,8 @@ def _made_again(stage: Stage[R], run: R, found: Artefact) -> str | None:
     return None
 
 
-def _say_once(run: Workspace, line: str) -> None:
+def say_once(run: Workspace, line: str) -> None:
+    """Print a line, from the main rank, unless this run has printed it before."""
     if line not in run.said:
         run.said.add(line)
         ranks.say(line)
@@ -184,7 +189,8 @@ def obtain(stage: Stage[R], run: R) -> Artefact:
     if stage.asked and stage.name not in run.chosen:
         raise UserError(stage.missing(run))
     check_place(stage, run)
-    made = {need.label: obtain(need, run) for need in stage.needs(run)}
+    needed = (*stage.needs(run), *stage.optional(run))
+    made = {need.label: obtain(need, run) for need in needed}
     key = key_of(stage, run)
     place = stage.place(run, key)
     shared = place.is_relative_to(run.cache_dir)

@@ -29,14 +29,15 @@ from compress.models import encoders
 from compress.reporting import card
 from compress.runtime import ranks
 from compress.scoring import evaluation
-from compress.stages import bias, difficulty, export, model_figures, shallow
+from compress.stages import bias, difficulty, export, model_figures, shallow, teacher_states
 from compress.stages.best_dev import BestDev
 from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, start_model
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
 from compress.stages.shallow import Shallow
-from compress.stages.stage import Fill, Stage, find
+from compress.stages.stage import Fill, Stage, find, say_once
 from compress.stages.teacher import Teacher
+from compress.stages.teacher_states import TeacherStates
 from compress.stages.workspace import Artefact
 from compress.training.engine import gather_weights
 from compress.training.trainer import Trainer
@@ -92,6 +93,10 @@ class Student(Stage[Context]):
             needs.append(First())
         return (*needs, *(stage for stage in bias.needed(robust.loss) if stage not in needs))
 
+    def optional(self, run: Context) -> tuple[Stage, ...]:
+        """The teacher's hidden states, where they may be kept."""
+        return teacher_states.of(run)
+
     def facts(self, run: Context) -> dict[str, Any]:
         """Facts of a training, and the methods: inputs such as a user's source, and their code.
 
@@ -118,7 +123,10 @@ class Student(Stage[Context]):
         """Compress as `compression_training` says, trained with the loss; export the model."""
         robust, own, start = run.config.robust, run.for_student(), made["teacher"].path / "model"
         assert robust.student.epochs is not None, "epochs are resolved"
-        parts = assemble(self.label, run, start, _known(run, made), robust.student.epochs)
+        if (why := teacher_states.obstacle(run)) is not None:
+            say_once(run, why)
+        states = made[TeacherStates.name].path if TeacherStates.name in made else None
+        parts = assemble(self.label, run, start, _known(run, made), robust.student.epochs, states)
         trainer, masks, methods, shape = parts.trainer, parts.masks, parts.methods, parts.shape
         best = BestDev(WatchDev(own), masks) if robust.student.keep == "best_dev" else None
         trainer.run_until(trainer.total_steps, best or WatchDev(own))
@@ -156,15 +164,25 @@ class Assembled:
     shape: PreTrainedModel
 
 
-def assemble(name: str, run: Context, start: Path, known: SampleData, epochs: int) -> Assembled:
-    """The training of a student as the configuration says; start: directory of its teacher."""
+def assemble(
+    name: str,
+    run: Context,
+    start: Path,
+    known: SampleData,
+    epochs: int,
+    states: Path | None = None,
+) -> Assembled:
+    """The training of a student as the configuration says.
+
+    start: directory of its teacher; states: of the teacher's hidden states, if they are kept.
+    """
     robust, own = run.config.robust, run.for_student()
     model = _start(own, start)
     shape = encoders.fresh(model)
     masks = Masks(run.resolved.pruners, _scorer(own, shape, known), robust.masks)
     methods = [masks, robust.loss, *terms_of(robust.layerwise)]
     for method in methods:
-        method.attach(model, Run(run.config, start, own.data.labels, own.device))
+        method.attach(model, Run(run.config, start, own.data.labels, own.device, states))
     trainer = new_trainer(name, own, model, methods, epochs, known)
     return Assembled(trainer, masks, methods, shape)
 

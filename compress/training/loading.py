@@ -1,7 +1,7 @@
 """A rank's micro-batch: model inputs, labels and what is known of its samples, in one buffer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ LABELS, VALID = "labels", "valid"
 @dataclass(frozen=True)
 class OnDevice:
     """inputs: of the model [m, L]; layout: of `unpadding`, for the model too; labels [m]; valid [m]: 1,
-    or 0 for padding; known: of samples.
+    or 0 for padding; known: of samples; tokens: values of tokens [m, L, ...].
     """
 
     inputs: Mapping[str, Tensor]
@@ -28,11 +28,12 @@ class OnDevice:
     valid: Tensor
     known: Mapping[str, Tensor]
     layout: Mapping[str, Tensor]
+    tokens: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The samples `indices` [m], in memory; parts: names of inputs, known and layout in the buffer."""
+    """The samples `indices` [m], in memory; parts: names in the buffer, as in `OnDevice`."""
 
     indices: Indices
     buffer: Packed
@@ -41,18 +42,23 @@ class MicroBatch:
     def to(self, device: torch.device) -> OnDevice:
         """On the device, in one copy that is not waited for."""
         there = self.buffer.to(device)
-        inputs, known, layout = ({name: there[name] for name in names} for names in self.parts)
-        return OnDevice(inputs, there[LABELS], there[VALID], known, layout)
+        inputs, *others = ({name: there[name] for name in names} for names in self.parts)
+        return OnDevice(inputs, there[LABELS], there[VALID], *others)
 
 
 @dataclass(frozen=True)
 class Gather:
-    """Makes micro-batches. pinned: for a GPU; padding_free: with the layout of the real tokens."""
+    """Makes micro-batches. pinned: for a GPU; padding_free: with the layout of the real tokens.
+
+    tokens: values of every token [T, ...] by name, float32; those of a micro-batch are read here, and
+    so in the thread of the feed.
+    """
 
     data: Columns
     known: SampleData
     pinned: bool = False
     padding_free: bool = False
+    tokens: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __call__(self, indices: Indices, valid: NDArray[np.float32]) -> MicroBatch:
         """Of the samples `indices` [m]; valid: [m]."""
@@ -62,9 +68,14 @@ class Gather:
         shapes |= {VALID: (valid.shape, np.float32)}
         shapes |= {name: (values.shape, np.float32) for name, values in rows.items()}
         shapes |= {name: (values.shape, np.int64) for name, values in layout.items()}
+        padded = inputs["input_ids"][0]
+        shapes |= {name: ((*padded, *v.shape[1:]), np.float32) for name, v in self.tokens.items()}
         buffer = Packed.of(shapes, self.pinned)
         self.data.fill(buffer.arrays, indices)
+        for name, values in self.tokens.items():
+            self.data.fill_values(buffer.arrays[name], values, indices)
         beside = {LABELS: self.data.labels[indices], VALID: valid, **rows, **layout}
         for name, values in beside.items():
             buffer.arrays[name][:] = values
-        return MicroBatch(indices, buffer, (tuple(inputs), tuple(rows), tuple(layout)))
+        parts = (tuple(inputs), tuple(rows), tuple(layout), tuple(self.tokens))
+        return MicroBatch(indices, buffer, parts)

@@ -116,7 +116,8 @@ class Trainer:
         self._batches: tuple[int, Sequence[Indices]] = (-1, [])
         self._feed = Feed(self._made, self.total_steps)
         pinned, free = self.device.type == "cuda", config.robust.padding_free
-        self._gather = Gather(self.data, training.known, pinned, free)
+        tokens = {k: v for method in training.methods for k, v in method.token_values().items()}
+        self._gather = Gather(self.data, training.known, pinned, free, tokens)
         self._profile = StepProfile(training.trace, self.device)
         self._started, self._pending, self._resumed_at = False, False, -1
         training.saver.check_space(COPIES * sum(shard.written_bytes for shard in parts.values()))
@@ -261,7 +262,7 @@ class Trainer:
 
     def _known(self, there: OnDevice, logits: Tensor, **more: Any) -> Batch:  # noqa: ANN401
         """The micro-batch after a forward pass, with what is known of its samples."""
-        more = {"progress": self.step / self.total_steps, "valid": there.valid, **more}
+        more |= {"progress": self.step / self.total_steps, "valid": there.valid, "tokens": there.tokens}
         return self.training.known.of_rows(there.known, logits, there.labels, **more)
 
     def _loss(self, part: Batch, means: Mapping[str, Tensor]) -> Tensor:

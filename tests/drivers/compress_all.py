@@ -3,8 +3,9 @@
     deepspeed tests/drivers/compress_all.py OUTPUT MODEL SPECS
 
 SPECS is a JSON list of {"name", "files": [compression, ...], "stage", "set": [...], "mitigation",
-"trained": whether the teacher is trained too}. The run directory of a student is OUTPUT/<name>; every
-rank writes OUTPUT/<name>/rank<r>.json.
+"trained": whether the teacher is trained too, "broken_at": a step at which the student's training
+fails once, and is continued}. The run directory of a student is OUTPUT/<name>; every rank writes
+OUTPUT/<name>/rank<r>.json.
 """
 
 import json
@@ -32,6 +33,7 @@ from compress.stages.student import Student
 from compress.stages.teacher import Teacher
 from compress.training import distributed
 from compress.training.monitor import Monitor
+from compress.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 OURS = [
@@ -79,6 +81,30 @@ def losses_of(here: Context) -> None:
     find(Difficulty(), here) or publish(Difficulty(), here, time.perf_counter(), fill)
 
 
+class PlannedError(Exception):
+    """The end of a training that is to be continued."""
+
+
+def broken(here: Context, at: int) -> None:
+    """Train the student up to a step and fail there; its checkpoints stay."""
+    take = Trainer._train_step
+
+    def failing(trainer, *parts):
+        if trainer.step == at:
+            trainer.training.saver.complete()
+            trainer.close()
+            raise PlannedError
+        take(trainer, *parts)
+
+    Trainer._train_step = failing
+    try:
+        obtain(Student(), here)
+    except PlannedError:
+        pass
+    finally:
+        Trainer._train_step = take
+
+
 def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
     files = ["zero2", "tasks/synthetic", f"mitigation/{spec.get('mitigation', 'distil')}"]
     paths = [ROOT / f"ds_configs/{name}.json" for name in files] + spec["files"]
@@ -93,6 +119,8 @@ def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
         losses_of(here)
     if not spec.get("trained"):
         teacher_of(here)
+    if "broken_at" in spec:
+        broken(here, spec["broken_at"])
     made = obtain(Student(), here)
     digests = {}
     if ranks.is_main():
