@@ -4,7 +4,7 @@ Order within a run: layer reduction, then heads and ffn neurons, then single wei
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Student(Stage[Context]):
 
     def optional(self, run: Context) -> tuple[Stage, ...]:
         """The teacher's hidden states, where they may be kept."""
-        return teacher_states.of(run)
+        return teacher_states.of(replace(run, config=self.configured(run.config)))
 
     def facts(self, run: Context) -> dict[str, Any]:
         """Facts of a training, and the methods: inputs such as a user's source, and their code.
