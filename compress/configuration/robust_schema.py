@@ -119,6 +119,10 @@ class EvaluationBlock(Block):
     """Samples of one forward pass of each rank."""
     sentences: Count = 12
     """How many sentence pairs the report shows."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number type of the matrix products when the finished teacher and student are scored. bf16 is
+    faster where the device computes in it, and may change the answer where two classes are nearly
+    equal: compare only results of the same."""
 
 
 class CheckpointBlock(Block):

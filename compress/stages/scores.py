@@ -30,9 +30,9 @@ class Scores(Stage[Context]):
         return f"{self.name} of the {self.role}"
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """The precision, and what the student started from, which decides its tokens."""
+        """The precisions, and what the student started from, which decides its tokens."""
         own = (f"{OURS}.student.init_from",) if self.role == "student" else ()
-        return (f"{OURS}.precision", *own)
+        return (f"{OURS}.precision", f"{OURS}.evaluation.precision", *own)
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
         """The model."""
