@@ -27,6 +27,7 @@ KINDS = (
     "partial_input",
     "shallow",
     "weak",
+    "plain",
     "rows",
     "splits",
     "tokens",
