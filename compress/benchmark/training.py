@@ -17,10 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from compress.benchmark import inference
-from compress.configuration import config as configuration
-from compress.configuration import machine, precision
-from compress.configuration.config import Config
+from compress.benchmark import inference, ours
 from compress.data.batches import share
 from compress.data.columns import Columns
 from compress.errors import UserError
@@ -30,7 +27,6 @@ from compress.reporting import training_report
 from compress.reporting.training_report import Turn
 from compress.runtime import ranks
 from compress.runtime.launchers import Launch
-from compress.stages import student
 from compress.stages.context import Context
 from compress.training import distributed
 from compress.training.trainer import Trainer
@@ -55,10 +51,7 @@ class Contestant:
 
 def run(options: argparse.Namespace, launch: Launch) -> str:
     """Measure, write training.md, .json and .png; the table, of the main rank alone."""
-    settings = configuration.load(options.deepspeed_config, options.overrides, launch.ranks)
-    settings.robust.loss.load()
-    settings, line = precision.settle(settings)
-    machine.check(settings)
+    settled = ours.settled(options, launch)
     try:
         from compress.benchmark import peers
     except ImportError as error:
@@ -66,16 +59,13 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
             f"compress.benchmark train needs accelerate ({error}); run: pip install -r "
             "requirements-benchmark.txt"
         ) from None
-    from compress import run as whole_run
 
-    inference.make_folder(options.output)
-    device = distributed.start(timeout=60 * settings.robust.timeout, launch=launch)
-    whole_run.agree_on_precision(line)
-    context = whole_run.prepare(settings, options.output / "run", device, whole_run.PREPARE)
+    context = ours.begin(settled, options.output, launch)
+    settings, device = context.config, context.device
     total = WARM + options.rounds * options.steps
-    ours = _ours(context, total)
-    columns, tokenizer = ours.data, context.encoder.tokenizer
-    contestants = [_contestant(ours)]
+    own = ours.training("benchmark", context, total).trainer
+    columns, tokenizer = own.data, context.encoder.tokenizer
+    contestants = [_contestant(own)]
     for name, length in (
         ("Hugging Face Trainer", None),
         ("padded to full length", settings.robust.task.max_length),
@@ -87,8 +77,8 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
         counted = _reader(collate)
         contestants.append(Contestant(name, turns.steps, counted, FORWARDS["live"]))
     found = _interleaved(contestants, options.rounds, options.steps, device)
-    about = _about(context, columns, settings, options, device)
-    ours.close()
+    about = _about(context, columns, options)
+    own.close()
     text = training_report.write(options.output, about, found) if ranks.is_main() else ""
     distributed.stop()
     return text
@@ -102,18 +92,6 @@ def _model(context: Context) -> PreTrainedModel:
     """A classifier of the run's encoder with a new head."""
     torch.manual_seed(context.config.robust.seed)
     return encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
-
-
-def _ours(context: Context, steps: int) -> Trainer:
-    """The student's training as a run does it, with made-up probabilities and difficulties."""
-    count, classes = len(context.data.train), len(context.data.labels)
-    draw = np.random.default_rng(0)
-    probabilities = draw.dirichlet(np.ones(classes), count).astype(np.float32)
-    known = context.config.robust.loss.sample_data(probabilities, draw.uniform(0, 1, count), 0.5)
-    own = context.for_student()
-    each = configuration.training_steps(context.config, count, 1)
-    epochs = -(-steps // each)
-    return student.assemble("benchmark", context, own.encoder.model, known, epochs).trainer
 
 
 def _contestant(trainer: Trainer) -> Contestant:
@@ -161,33 +139,17 @@ def _interleaved(
     return found
 
 
-def _about(
-    context: Context,
-    columns: Columns,
-    settings: Config,
-    options: argparse.Namespace,
-    device: torch.device,
-) -> dict[str, Any]:
+def _about(context: Context, columns: Columns, options: argparse.Namespace) -> dict[str, Any]:
     """The machine and the task; operations of a forward pass of a token; what the device can do."""
     length = max(2, round(float(columns.lengths.mean())))
     model = timing.ready(_model(context), torch.device("cpu"))
     inputs = timing.random_tokens(model, (1, length), torch.device("cpu"))
-    low = settings.deepspeed.low_precision
+    kind = torch.bfloat16 if context.config.deepspeed.low_precision else torch.float32
     return {
-        **timing.machine(device, torch.get_num_threads()),
-        "ranks": ranks.world_size(),
-        "ZeRO": settings.deepspeed.zero_optimization.stage,
-        "precision": "bf16" if low else settings.robust.precision or "fp32",
-        "task": settings.robust.task.name,
-        "model": settings.robust.model,
-        "batch": settings.deepspeed.train_batch_size,
-        "compression": settings.compression_label,
-        "loss": settings.mitigation_label,
-        "rounds": options.rounds,
-        "steps": options.steps,
+        **ours.about(context, options),
         "mean tokens": float(columns.lengths.mean()),
         "operations of a token": inference.flops(model, inputs) / length,
-        "peak operations": _peak(device, torch.bfloat16 if low else torch.float32) * ranks.world_size(),
+        "peak operations": _peak(context.device, kind) * ranks.world_size(),
     }
 
 
