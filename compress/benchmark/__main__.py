@@ -50,6 +50,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             "--steps", type=int, default=10, help="timed optimiser steps of a turn, default 10"
         )
         command.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
+    train.add_argument(
+        "--only", choices=training.NAMES, help="one training, with the largest memory of its process"
+    )
     for command in (one, train, parts):
         command.add_argument(
             "--output", type=Path, default=Path("benchmark"), help="directory of the results"

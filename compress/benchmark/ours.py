@@ -1,7 +1,7 @@
 """What the benchmarks of trainings share: a student's training as in a run, and what is said of it.
 
-It reads the teacher's probabilities from memory, as a run does. They are made up, and so are the
-difficulties, because speed does not depend on them.
+It reads the teacher's probabilities from memory, as a run does. They are made up, and so is all else
+that a loss knows of the samples, because speed does not depend on it.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from compress.configuration import config as configuration
 from compress.configuration import machine, precision
 from compress.configuration.config import Config
 from compress.inference import timing
+from compress.models import encoders
 from compress.runtime import ranks
 from compress.runtime.launchers import Launch
-from compress.stages import student
+from compress.stages import export, student
 from compress.stages.context import Context
 from compress.stages.student import Assembled
 from compress.training import distributed
@@ -51,11 +52,23 @@ def training(name: str, context: Context, steps: int) -> Assembled:
     count, classes = len(context.data.train), len(context.data.labels)
     draw = np.random.default_rng(0)
     probabilities = draw.dirichlet(np.ones(classes), count).astype(np.float32)
-    known = context.config.robust.loss.sample_data(probabilities, draw.uniform(0, 1, count), 0.5)
+    loss, difficulty = context.config.robust.loss, draw.uniform(0, 1, count)
+    known = loss.sample_data(probabilities, difficulty, 0.5, probabilities)
     own = context.for_student()
     each = configuration.training_steps(context.config, count, 1)
-    epochs = -(-steps // each)
-    return student.assemble(name, context, own.encoder.model, known, epochs)
+    epochs, start = -(-steps // each), own.encoder.model
+    if context.config.robust.layerwise.any:
+        start = ranks.on_main(lambda: _teacher(context, own))
+    return student.assemble(name, context, start, known, epochs)
+
+
+def _teacher(context: Context, own: Context) -> Path:
+    """Directory of an untrained classifier, for layer-wise terms; own: the student's context."""
+    folder, data = context.output_dir / "teacher", context.data
+    model = encoders.load_classifier(own.encoder.model, data.labels, task=data.task)
+    length = context.config.robust.task.max_length
+    export.save(model, own.encoder.tokenizer, length, data.task.keep, folder)
+    return folder
 
 
 def about(context: Context, options: argparse.Namespace) -> dict[str, Any]:

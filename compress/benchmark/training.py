@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,23 @@ from compress.errors import UserError
 from compress.inference import timing
 from compress.models import encoders
 from compress.reporting import training_report
+from compress.reporting.numbers import MEGABYTE
 from compress.reporting.training_report import Turn
-from compress.runtime import ranks
+from compress.runtime import provenance, ranks
 from compress.runtime.launchers import Launch
 from compress.stages.context import Context
 from compress.training import distributed
-from compress.training.trainer import Trainer
 
 WARM = 3
 """Steps of each training before anything is timed."""
 PEAK, PEAK_TIMES = 2048, 5
 """Size of the square matrices whose product tells how fast the device can be; how often it is timed."""
+NAMES = {
+    "ours": "robust compression",
+    "trainer": "Hugging Face Trainer",
+    "padded": "padded to full length",
+}
+"""Value of --only -> the training's name in the table."""
 FORWARDS = {"ours": 3.0, "live": 4.0}
 """Forward passes that a step costs: one, two for the backward pass, and one of a live teacher."""
 
@@ -47,41 +54,53 @@ class Contestant:
     steps: Callable[[int], object]
     counted: Callable[[], tuple[int, int]]
     forwards: float
+    close: Callable[[], None] = lambda: None
 
 
 def run(options: argparse.Namespace, launch: Launch) -> str:
     """Measure, write training.md, .json and .png; the table, of the main rank alone."""
     settled = ours.settled(options, launch)
-    try:
-        from compress.benchmark import peers
-    except ImportError as error:
+    if options.only != "ours" and find_spec("accelerate") is None:
         raise UserError(
-            f"compress.benchmark train needs accelerate ({error}); run: pip install -r "
-            "requirements-benchmark.txt"
-        ) from None
-
+            "compress.benchmark train needs accelerate for what it compares with; run: pip install -r "
+            "requirements-benchmark.txt, or add --only ours."
+        )
     context = ours.begin(settled, options.output, launch)
-    settings, device = context.config, context.device
-    total = WARM + options.rounds * options.steps
-    own = ours.training("benchmark", context, total).trainer
-    columns, tokenizer = own.data, context.encoder.tokenizer
-    contestants = [_contestant(own)]
-    for name, length in (
-        ("Hugging Face Trainer", None),
-        ("padded to full length", settings.robust.task.max_length),
-    ):
-        collate = peers.Padded(tokenizer, length)
-        models = (_model(context), _model(context))
-        turns = peers.trainer(models, columns, collate, settings, 2 * total, device)
-        turns.begin()
-        counted = _reader(collate)
-        contestants.append(Contestant(name, turns.steps, counted, FORWARDS["live"]))
-    found = _interleaved(contestants, options.rounds, options.steps, device)
-    about = _about(context, columns, options)
-    own.close()
+    before, total = _memory(context.device), WARM + options.rounds * options.steps
+    contestants = [
+        _ours(context, total) if name == "ours" else _peer(name, context, total)
+        for name in NAMES
+        if options.only in (None, name)
+    ]
+    found = _interleaved(contestants, options.rounds, options.steps, context.device)
+    about = _about(context, context.columns["train"], options)
+    if options.only is not None:
+        peak = {key: int(value) for key, value in _memory(context.device).items()}
+        about |= {f"peak {key}, MB": round(value / MEGABYTE) for key, value in peak.items()}
+        about |= {f"{key} before, MB": round(value / MEGABYTE) for key, value in before.items()}
+    for one in contestants:
+        one.close()
     text = training_report.write(options.output, about, found) if ranks.is_main() else ""
     distributed.stop()
     return text
+
+
+def _memory(device: torch.device) -> dict[str, int]:
+    """The largest memory of this process so far, in bytes: of the host, and of a GPU."""
+    found: dict[str, int] = provenance.now(device)["peak_memory_bytes"]
+    return {f"memory of the {name}": size for name, size in found.items()}
+
+
+def _peer(name: str, context: Context, steps: int) -> Contestant:
+    """A training of Hugging Face's Trainer, stopped before its first step; steps: half of its most."""
+    from compress.benchmark import peers
+
+    length = context.config.robust.task.max_length if name == "padded" else None
+    collate = peers.Padded(context.encoder.tokenizer, length)
+    models, columns = (_model(context), _model(context)), context.columns["train"]
+    turns = peers.trainer(models, columns, collate, context.config, 2 * steps, context.device)
+    turns.begin()
+    return Contestant(NAMES[name], turns.steps, _reader(collate), FORWARDS["live"])
 
 
 def _reader(collate: Any) -> Callable[[], tuple[int, int]]:  # noqa: ANN401  peers.Padded
@@ -94,8 +113,9 @@ def _model(context: Context) -> PreTrainedModel:
     return encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
 
 
-def _contestant(trainer: Trainer) -> Contestant:
+def _ours(context: Context, steps: int) -> Contestant:
     """Our training; what it has had is counted between the turns, from the same order of batches."""
+    trainer = ours.training("benchmark", context, steps).trainer
     lengths, parts = trainer.data.lengths, ranks.world_size() * trainer.accumulation
     order, free = cache(trainer.batches), trainer.training.config.robust.padding_free
     done, counts = [0], np.zeros(2, np.int64)
@@ -112,7 +132,11 @@ def _contestant(trainer: Trainer) -> Contestant:
 
     forwards = FORWARDS["live" if trainer.training.config.robust.layerwise.any else "ours"]
     return Contestant(
-        "robust compression", lambda count: trainer.run_until(trainer.step + count), counted, forwards
+        NAMES["ours"],
+        lambda count: trainer.run_until(trainer.step + count),
+        counted,
+        forwards,
+        trainer.close,
     )
 
 
