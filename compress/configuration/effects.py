@@ -113,10 +113,8 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             "excludes layerwise.hidden and layerwise.attention, which compare padded states",
         ),
         "evaluation.baseline": (
-            robust.evaluation.baseline
-            and robust.loss.hook in ("", "vanilla")
-            and not robust.layerwise.any,
-            "has no effect: the student is trained with the plain loss itself, or there is none",
+            robust.evaluation.baseline and robust.loss.hook == "vanilla" and not robust.layerwise.any,
+            "has no effect: the student is trained with the plain loss itself",
         ),
         "task.synthetic": (not synthetic, "has an effect for the task 'synthetic' only"),
         "task.data_dir": (synthetic, own_data),
