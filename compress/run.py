@@ -27,6 +27,7 @@ from compress.stages import alpha, difficulty, given_models, remaining_work, res
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
 from compress.stages.onnx import Onnx
+from compress.stages.plain import Plain
 from compress.stages.prepare import task_data
 from compress.stages.stage import Stage, find, obtain
 from compress.stages.student import Student
@@ -37,7 +38,8 @@ from compress.training import engine
 from compress.training.monitor import open_monitor
 
 PREPARE = "prepare"
-STAGES = ("teacher", "difficulty", "student", "evaluate")
+STAGES = ("teacher", "difficulty", "plain", "student", "evaluate")
+"""In the order in which they are made; `plain` is asked for with `student`."""
 
 
 def check_export(stage: str, export: str | None) -> None:
@@ -175,13 +177,17 @@ def overview(config: Config, data: TaskData, stages: tuple[str, ...], device: st
 def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
     """The stages that `--stage` makes rather than only finds.
 
-    `all` leaves out a difficulty that the loss does not use. A given teacher is only scored, so that
-    each stage may do it.
+    `all` leaves out a difficulty that the loss does not use. `student` makes the student with the plain
+    loss too, if one is asked for. A given teacher is only scored, so that each stage may do it.
     """
+    left_out = set() if difficulty.needed(robust) else {"difficulty"}
+    left_out |= set() if robust.evaluation.baseline else {"plain"}
     if stage == "all":
-        return tuple(n for n in STAGES if n != "difficulty" or difficulty.needed(robust))
+        return tuple(name for name in STAGES if name not in left_out)
+    found = tuple(name for name in ("plain", "student") if name not in left_out)
     scored = robust.teacher.model is not None and stage != "teacher"
-    return ("teacher", stage) if scored else (stage,)
+    asked = found if stage == "student" else (stage,)
+    return ("teacher", *asked) if scored else asked
 
 
 def execute(context: Context, stage: str, export: str | None = None) -> None:
@@ -218,6 +224,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     if stage == "difficulty":
         return
     context, choice = alpha.settle(context)
+    if context.config.robust.evaluation.baseline:
+        _obtain(Plain(), context)
     _obtain(Student(), context)
     if "evaluate" in chosen:
         with context.monitor.progress.stage("evaluate"):

@@ -1,10 +1,13 @@
 """The benchmark of trainings: its figures by hand, and a small run of it on two ranks."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
-from launcher import job, two_ranks
+from launcher import job, python, two_ranks
 
+from compress.benchmark import training
+from compress.errors import UserError
 from compress.reporting import training_report
 from compress.reporting.training_report import Turn
 
@@ -20,6 +23,7 @@ ABOUT = {
     "ranks": 2,
     "zero": None,
 }
+MEMORY = ("memory of the host before, MB", "peak memory of the host, MB")
 TURNS = [
     Turn("ours", 0, 2, 10.0, 400, 440, 3.0),
     Turn("other", 0, 2, 20.0, 400, 800, 4.0),
@@ -70,3 +74,25 @@ def test_three_trainings_take_turns_on_two_ranks(tiny_model, tmp_path):
     assert padded["bound"] > dynamic["bound"] > 4 / 3
     assert (tmp_path / "out/training.png").read_bytes().startswith(b"\x89PNG")
     assert done.stdout.count("| robust compression") == 1
+
+
+def test_without_accelerate_only_ours_can_be_timed(monkeypatch):
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr(training.ours, "settled", lambda *_: None)
+    for only in (None, "padded"):
+        with pytest.raises(UserError, match=r"needs accelerate .* or add --only ours"):
+            training.run(SimpleNamespace(only=only), None)
+
+
+@pytest.mark.launcher
+def test_one_alone_tells_its_memory(tiny_model, tmp_path):
+    _, *arguments = job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/poe"))
+    place, stage = arguments.index("--output_dir"), arguments.index("--stage")
+    kept = [w for n, w in enumerate(arguments) if n not in (place, place + 1, stage, stage + 1)]
+    words = ["-m", "compress.benchmark", "train", "--only", "ours", "--rounds", "2", "--steps", "2"]
+    done = python(*words, *kept, "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "out/training.json").read_text())
+    assert [row["training"] for row in found["trainings"]] == ["robust compression"]
+    before, peak = (found["machine"][key] for key in MEMORY)
+    assert 100 < before <= peak < 10_000

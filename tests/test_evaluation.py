@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from launcher import two_ranks
+from small_models import IDS, fresh
+from transformers import AutoModelForSequenceClassification
 
 from compress.data.splits import Split
 from compress.scoring import evaluation
@@ -60,6 +63,20 @@ def test_at_chance_is_within_three_standard_errors_of_the_majority_class(labels,
     for accuracy, found in ((0.1, True), (bound - 1e-6, True), (bound + 1e-6, False)):
         assert ("hans" in evaluation.at_chance({"ood": {"hans": accuracy}}, ood)) == found
     assert evaluation.at_chance({"ood": {"hans": 0}}, ood) == {"hans": pytest.approx(chance)}
+
+
+def test_scores_in_bf16_are_near_and_leave_the_weights_alone():
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(fresh("bert"))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    inputs, cpu = {"input_ids": IDS}, torch.device("cpu")
+    with torch.no_grad():
+        exact, rounded = (evaluation.model_forward(model, cpu, bf16)(inputs) for bf16 in (False, True))
+    assert exact.dtype == torch.float32 and rounded.dtype == torch.bfloat16
+    assert not torch.equal(exact, rounded.float())
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_what_a_reader_must_know_before_believing_f_bias():

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import test_unpadding
 import torch
 from launcher import ROOT, job, run
 from small_models import Data
@@ -84,6 +85,28 @@ def test_zero_stages_agree(students, precision):
     tolerance = 1e-3 if precision == "fp32" else 0.1
     for other in runs[1:]:
         np.testing.assert_allclose(other, runs[0], rtol=tolerance)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+def test_without_padding_loss_and_gradient_are_those_with_it(kind):
+    """In half precision by torch's attention of variable lengths."""
+    shape = {"vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = BertConfig(**shape, intermediate_size=64, max_position_embeddings=40)
+    padded, free = (model.to("cuda", kind) for model in test_unpadding.models(config))
+    given = {name: value.cuda() for name, value in test_unpadding.inputs().items()}
+    layout = {name: value.cuda() for name, value in test_unpadding.layout().items()}
+    found = []
+    for model, more in ((padded, {}), (free, layout)):
+        logits = model(**given, **more).logits.float()
+        torch.nn.functional.cross_entropy(logits, test_unpadding.LABELS.cuda()).backward()
+        found.append((logits.detach(), [p.grad.float() for p in model.parameters()]))
+    exact = kind == torch.float32
+    torch.testing.assert_close(
+        *(logits for logits, _ in found), rtol=1e-5 if exact else 0.05, atol=1e-5 if exact else 0.05
+    )
+    for one, two in zip(*(gradients for _, gradients in found), strict=True):
+        atol = 1e-6 if exact else 0.05 * float(one.abs().max()) + 1e-3
+        torch.testing.assert_close(one, two, rtol=1e-4 if exact else 0, atol=atol)
 
 
 def test_importance_is_that_of_the_cpu():

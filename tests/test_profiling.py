@@ -9,7 +9,7 @@ import torch
 from compress.training.profiling import BEFORE, PARTS, STEPS, WARM, StepProfile
 
 CPU = torch.device("cpu")
-SECONDS = {"data": 0.01, "forward": 0.02, "backward": 0.03, "optimizer": 0.04}
+SECONDS = {name: 0.004 * number for number, name in enumerate(PARTS, 1)}
 
 
 def steps(profile, count):
@@ -29,7 +29,7 @@ def test_parts_are_means_of_a_step_and_the_next_report_begins_anew(tmp_path):
         for name, seconds in SECONDS.items():
             assert found[f"seconds_{name}"] == pytest.approx(seconds, abs=0.02)
             assert found[f"seconds_{name}"] >= seconds
-        own = found["seconds_data"] + found["seconds_forward"]
+        own = sum(found[f"seconds_{name}"] for name in ("batch", "data", "forward"))
         whole = sum(found[f"seconds_{name}"] for name in PARTS)
         assert found["seconds_slowest_share"] == pytest.approx(own / whole)
     assert profile.report() == {}
@@ -51,3 +51,15 @@ def test_nothing_is_timed_without_a_file(tmp_path):
     assert profile.report() == {}
     profile.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_device_is_waited_for_only_where_parts_are_timed(monkeypatch, tmp_path):
+    waits = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waits.append(1))
+    for timed in (False, True):
+        profile = StepProfile(None, torch.device("cuda"), timed)
+        steps(profile, 1)
+        assert len(waits) == (2 * len(PARTS) if timed else 0)
+        assert all(seconds > 0 for seconds in profile.seconds.values()) == timed
+        assert profile.report() == {}
+        profile.close()

@@ -299,7 +299,7 @@ def test_optional_keys_may_be_missing(write):
     found["reused"] = []
     page = Page(write(found))
     assert "halves" not in page.named
-    assert "This run scored no difficulty." in page.text
+    assert "Difficulty of the training samples" not in page.text
     untold = view()
     bare = DifficultyView(
         untold.variance, untold.difficulty, (0.2, 0.4, 0.85), untold.mean_loss, None, [], []

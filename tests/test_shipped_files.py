@@ -42,7 +42,9 @@ def test_every_combination_of_shipped_files_loads(task):
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda file: file.stem)
 def test_overlays_load_on_every_task(overlay):
-    for task, mitigation in itertools.product(TASKS, MITIGATION):
+    """Beside vanilla.json there is no other loss whose effect the baseline could show."""
+    fitting = [m for m in MITIGATION if (overlay.stem, m.stem) != ("baseline", "vanilla")]
+    for task, mitigation in itertools.product(TASKS, fitting):
         config = load([ZERO[0], task, overlay, SHIPPED / "compression/imp40.json", mitigation])
         assert config.robust.task.name == task.stem
         assert config.robust.loss.hook == hook_of(mitigation)

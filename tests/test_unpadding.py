@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_models import fresh
+from torch.nn.attention import varlen
 from transformers import AutoModelForSequenceClassification
 
 from compress.data.batches import EpochBatches
@@ -28,9 +29,9 @@ def layout():
     return {name: torch.as_tensor(v) for name, v in unpadding.arrays(LENGTHS).items()}
 
 
-def models(name, training=True):
+def models(config, training=True):
     """A random model, padded and padding-free, without dropout."""
-    config = fresh(name)
+    config = fresh(config) if isinstance(config, str) else config
     for key, value in STILL.items():
         if hasattr(config, key):
             setattr(config, key, value)
@@ -75,6 +76,28 @@ def test_bf16_is_as_near_as_its_rounding(name):
     for key, gradient in found[0][1].items():
         scale = float(gradient.float().abs().max()) + 1e-3
         torch.testing.assert_close(found[1][1][key], gradient, rtol=0, atol=0.05 * scale)
+
+
+def test_attention_of_variable_lengths_gets_each_sample_by_itself(monkeypatch):
+    """The kernel runs on GPUs alone; here a loop over the samples takes its place."""
+    monkeypatch.setattr(varlen, "varlen_attn", by_samples)
+    layout_ = unpadding.Layout(*layout().values(), inputs()["attention_mask"])
+    q, k, v = torch.randn(3, 1, 4, LENGTHS.sum(), 8)
+    expected, _ = unpadding.attention(None, q, k, v, None, layout_)
+    states = [each.transpose(1, 2) for each in (q, k, v)]
+    torch.testing.assert_close(unpadding._of_variable_length(states, layout_), expected[0])
+    assert unpadding._kernel_takes(q, 8**-0.5) and unpadding._kernel_takes(q, None)
+    assert not unpadding._kernel_takes(q, 1.0) and not unpadding._kernel_takes(q[..., :6], None)
+
+
+def by_samples(query, key, value, starts, ends, longest, _):
+    """[T, heads, D], sample by sample."""
+    assert starts.dtype == torch.int32 and torch.equal(starts, ends) and longest == max(LENGTHS)
+    parts = []
+    for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        q, k, v = (each[begin:end].transpose(0, 1) for each in (query, key, value))
+        parts.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1))
+    return torch.cat(parts)
 
 
 def test_no_layer_computes_padding():

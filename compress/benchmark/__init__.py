@@ -1,1 +1,1 @@
-"""`python -m compress.benchmark`: how fast models are (`inference`) and their training (`train`)."""
+"""`python -m compress.benchmark`: speed of models (`inference`) and trainings (`train`, `steps`)."""

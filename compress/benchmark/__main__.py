@@ -1,7 +1,8 @@
-"""How fast models are (inference), and how fast they are trained here and elsewhere (train).
+"""How fast models are (inference), their training here and elsewhere (train), and its parts (steps).
 
 python -m compress.benchmark inference TEACHER/model STUDENT/model ... --batch 1 32 128 --length 32 128
 python -m compress.benchmark train --deepspeed_config ds_configs/zero2.json ds_configs/tasks/mnli.json
+python -m compress.benchmark steps --deepspeed_config ds_configs/zero2.json ds_configs/tasks/mnli.json
 
 Writes a table, a picture and JSON into the output directory and prints the table.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from compress.benchmark import inference, training
+from compress.benchmark import inference, steps, training
 from compress.errors import UserError
 from compress.runtime import interrupts, launchers
 
@@ -37,15 +38,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     one.add_argument("--threads", type=int, default=torch.get_num_threads())
     one.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     one.add_argument("--repeats", type=int, default=30, help="timings of each model, default 30")
-    other = commands.add_parser("train", help="samples a second of a student's training, and of peers")
-    other.add_argument("--deepspeed_config", nargs="+", required=True, metavar="JSON")
-    other.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", dest="overrides"
+    train = commands.add_parser("train", help="samples a second of a student's training, and of peers")
+    parts = commands.add_parser("steps", help="where the time of a student's step goes, by part")
+    for command in (train, parts):
+        command.add_argument("--deepspeed_config", nargs="+", required=True, metavar="JSON")
+        command.add_argument(
+            "--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", dest="overrides"
+        )
+        command.add_argument("--rounds", type=int, default=5, help="turns of each training, default 5")
+        command.add_argument(
+            "--steps", type=int, default=10, help="timed optimiser steps of a turn, default 10"
+        )
+        command.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
+    train.add_argument(
+        "--only", choices=training.NAMES, help="one training, with the largest memory of its process"
     )
-    other.add_argument("--rounds", type=int, default=5, help="turns of each training, default 5")
-    other.add_argument("--steps", type=int, default=10, help="optimiser steps of a turn, default 10")
-    other.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
-    for command in (one, other):
+    for command in (one, train, parts):
         command.add_argument(
             "--output", type=Path, default=Path("benchmark"), help="directory of the results"
         )
@@ -68,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.command == "inference":
         text = inference.run(options)
     else:
-        text = training.run(options, launchers.adopt(os.environ))
+        measured = training if options.command == "train" else steps
+        text = measured.run(options, launchers.adopt(os.environ))
     sys.stdout.write(text)
 
 

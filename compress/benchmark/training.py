@@ -11,34 +11,37 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from compress.benchmark import inference
-from compress.configuration import config as configuration
-from compress.configuration import machine, precision
-from compress.configuration.config import Config
+from compress.benchmark import inference, ours
 from compress.data.batches import share
 from compress.data.columns import Columns
 from compress.errors import UserError
 from compress.inference import timing
 from compress.models import encoders
 from compress.reporting import training_report
+from compress.reporting.numbers import MEGABYTE
 from compress.reporting.training_report import Turn
-from compress.runtime import ranks
+from compress.runtime import provenance, ranks
 from compress.runtime.launchers import Launch
-from compress.stages import student
 from compress.stages.context import Context
 from compress.training import distributed
-from compress.training.trainer import Trainer
 
 WARM = 3
 """Steps of each training before anything is timed."""
 PEAK, PEAK_TIMES = 2048, 5
 """Size of the square matrices whose product tells how fast the device can be; how often it is timed."""
+NAMES = {
+    "ours": "robust compression",
+    "trainer": "Hugging Face Trainer",
+    "padded": "padded to full length",
+}
+"""Value of --only -> the training's name in the table."""
 FORWARDS = {"ours": 3.0, "live": 4.0}
 """Forward passes that a step costs: one, two for the backward pass, and one of a live teacher."""
 
@@ -51,47 +54,53 @@ class Contestant:
     steps: Callable[[int], object]
     counted: Callable[[], tuple[int, int]]
     forwards: float
+    close: Callable[[], None] = lambda: None
 
 
 def run(options: argparse.Namespace, launch: Launch) -> str:
     """Measure, write training.md, .json and .png; the table, of the main rank alone."""
-    settings = configuration.load(options.deepspeed_config, options.overrides, launch.ranks)
-    settings.robust.loss.load()
-    settings, line = precision.settle(settings)
-    machine.check(settings)
-    try:
-        from compress.benchmark import peers
-    except ImportError as error:
+    settled = ours.settled(options, launch)
+    if options.only != "ours" and find_spec("accelerate") is None:
         raise UserError(
-            f"compress.benchmark train needs accelerate ({error}); run: pip install -r "
-            "requirements-benchmark.txt"
-        ) from None
-    from compress import run as whole_run
-
-    inference.make_folder(options.output)
-    device = distributed.start(timeout=60 * settings.robust.timeout, launch=launch)
-    whole_run.agree_on_precision(line)
-    context = whole_run.prepare(settings, options.output / "run", device, whole_run.PREPARE)
-    total = WARM + options.rounds * options.steps
-    ours = _ours(context, total)
-    columns, tokenizer = ours.data, context.encoder.tokenizer
-    contestants = [_contestant(ours)]
-    for name, length in (
-        ("Hugging Face Trainer", None),
-        ("padded to full length", settings.robust.task.max_length),
-    ):
-        collate = peers.Padded(tokenizer, length)
-        models = (_model(context), _model(context))
-        turns = peers.trainer(models, columns, collate, settings, 2 * total, device)
-        turns.begin()
-        counted = _reader(collate)
-        contestants.append(Contestant(name, turns.steps, counted, FORWARDS["live"]))
-    found = _interleaved(contestants, options.rounds, options.steps, device)
-    about = _about(context, columns, settings, options, device)
-    ours.close()
+            "compress.benchmark train needs accelerate for what it compares with; run: pip install -r "
+            "requirements-benchmark.txt, or add --only ours."
+        )
+    context = ours.begin(settled, options.output, launch)
+    before, total = _memory(context.device), WARM + options.rounds * options.steps
+    contestants = [
+        _ours(context, total) if name == "ours" else _peer(name, context, total)
+        for name in NAMES
+        if options.only in (None, name)
+    ]
+    found = _interleaved(contestants, options.rounds, options.steps, context.device)
+    about = _about(context, context.columns["train"], options)
+    if options.only is not None:
+        peak = {key: int(value) for key, value in _memory(context.device).items()}
+        about |= {f"peak {key}, MB": round(value / MEGABYTE) for key, value in peak.items()}
+        about |= {f"{key} before, MB": round(value / MEGABYTE) for key, value in before.items()}
+    for one in contestants:
+        one.close()
     text = training_report.write(options.output, about, found) if ranks.is_main() else ""
     distributed.stop()
     return text
+
+
+def _memory(device: torch.device) -> dict[str, int]:
+    """The largest memory of this process so far, in bytes: of the host, and of a GPU."""
+    found: dict[str, int] = provenance.now(device)["peak_memory_bytes"]
+    return {f"memory of the {name}": size for name, size in found.items()}
+
+
+def _peer(name: str, context: Context, steps: int) -> Contestant:
+    """A training of Hugging Face's Trainer, stopped before its first step; steps: half of its most."""
+    from compress.benchmark import peers
+
+    length = context.config.robust.task.max_length if name == "padded" else None
+    collate = peers.Padded(context.encoder.tokenizer, length)
+    models, columns = (_model(context), _model(context)), context.columns["train"]
+    turns = peers.trainer(models, columns, collate, context.config, 2 * steps, context.device)
+    turns.begin()
+    return Contestant(NAMES[name], turns.steps, _reader(collate), FORWARDS["live"])
 
 
 def _reader(collate: Any) -> Callable[[], tuple[int, int]]:  # noqa: ANN401  peers.Padded
@@ -104,20 +113,9 @@ def _model(context: Context) -> PreTrainedModel:
     return encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
 
 
-def _ours(context: Context, steps: int) -> Trainer:
-    """The student's training as a run does it, with made-up probabilities and difficulties."""
-    count, classes = len(context.data.train), len(context.data.labels)
-    draw = np.random.default_rng(0)
-    probabilities = draw.dirichlet(np.ones(classes), count).astype(np.float32)
-    known = context.config.robust.loss.sample_data(probabilities, draw.uniform(0, 1, count), 0.5)
-    own = context.for_student()
-    each = configuration.training_steps(context.config, count, 1)
-    epochs = -(-steps // each)
-    return student.assemble("benchmark", context, own.encoder.model, known, epochs).trainer
-
-
-def _contestant(trainer: Trainer) -> Contestant:
+def _ours(context: Context, steps: int) -> Contestant:
     """Our training; what it has had is counted between the turns, from the same order of batches."""
+    trainer = ours.training("benchmark", context, steps).trainer
     lengths, parts = trainer.data.lengths, ranks.world_size() * trainer.accumulation
     order, free = cache(trainer.batches), trainer.training.config.robust.padding_free
     done, counts = [0], np.zeros(2, np.int64)
@@ -134,7 +132,11 @@ def _contestant(trainer: Trainer) -> Contestant:
 
     forwards = FORWARDS["live" if trainer.training.config.robust.layerwise.any else "ours"]
     return Contestant(
-        "robust compression", lambda count: trainer.run_until(trainer.step + count), counted, forwards
+        NAMES["ours"],
+        lambda count: trainer.run_until(trainer.step + count),
+        counted,
+        forwards,
+        trainer.close,
     )
 
 
@@ -161,33 +163,17 @@ def _interleaved(
     return found
 
 
-def _about(
-    context: Context,
-    columns: Columns,
-    settings: Config,
-    options: argparse.Namespace,
-    device: torch.device,
-) -> dict[str, Any]:
+def _about(context: Context, columns: Columns, options: argparse.Namespace) -> dict[str, Any]:
     """The machine and the task; operations of a forward pass of a token; what the device can do."""
     length = max(2, round(float(columns.lengths.mean())))
     model = timing.ready(_model(context), torch.device("cpu"))
     inputs = timing.random_tokens(model, (1, length), torch.device("cpu"))
-    low = settings.deepspeed.low_precision
+    kind = torch.bfloat16 if context.config.deepspeed.low_precision else torch.float32
     return {
-        **timing.machine(device, torch.get_num_threads()),
-        "ranks": ranks.world_size(),
-        "ZeRO": settings.deepspeed.zero_optimization.stage,
-        "precision": "bf16" if low else settings.robust.precision or "fp32",
-        "task": settings.robust.task.name,
-        "model": settings.robust.model,
-        "batch": settings.deepspeed.train_batch_size,
-        "compression": settings.compression_label,
-        "loss": settings.mitigation_label,
-        "rounds": options.rounds,
-        "steps": options.steps,
+        **ours.about(context, options),
         "mean tokens": float(columns.lengths.mean()),
         "operations of a token": inference.flops(model, inputs) / length,
-        "peak operations": _peak(device, torch.bfloat16 if low else torch.float32) * ranks.world_size(),
+        "peak operations": _peak(context.device, kind) * ranks.world_size(),
     }
 
 

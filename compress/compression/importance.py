@@ -23,6 +23,7 @@ from compress.models import architectures
 from compress.runtime import ranks, watchdog
 
 BATCH = 32
+"""Samples of a pass of each rank."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def measure(
     torch.nn.Module.to(model, device)
     blocks = architectures.blocks(model)
     sums = [torch.zeros(n, dtype=torch.float64) for b in blocks for n in (b.heads, b.neurons)]
-    for batch in scoring_batches(data.lengths[indices], BATCH):
+    for batch in scoring_batches(data.lengths[indices], BATCH * ranks.world_size()):
         chosen, weight = share(indices[batch], ranks.rank(), ranks.world_size())
         valid = torch.as_tensor(weight, dtype=torch.float64)
         labels = torch.as_tensor(data.labels[chosen]).long().to(device)

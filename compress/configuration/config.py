@@ -7,6 +7,7 @@ Nothing that a user sets is ignored in silence: any mistake is a `UserError` tha
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -82,6 +83,13 @@ class Config:
         block = self.robust.uncertainty.model_copy(update={"alpha": alpha})
         robust = self.robust.model_copy(update={"uncertainty": block})
         return replace(self, root=self.root.model_copy(update={"robust_compression": robust}))
+
+    def with_plain_loss(self) -> "Config":
+        """The same with the cross-entropy alone as the student's loss."""
+        values = deepcopy(dict(self.merged))
+        values["robust_compression"] |= {"loss": {"hook": "vanilla"}}
+        values["robust_compression"].pop("layerwise", None)
+        return build(values, self.sources)
 
     def dump(self) -> dict[str, Any]:
         """Every value by its key, defaults too."""

@@ -117,6 +117,10 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             robust.padding_free and robust.layerwise.any,
             "excludes layerwise.hidden and layerwise.attention, which compare padded states",
         ),
+        "evaluation.baseline": (
+            robust.evaluation.baseline and robust.loss.hook == "vanilla" and not robust.layerwise.any,
+            "has no effect: the student is trained with the plain loss itself",
+        ),
         "task.synthetic": (not synthetic, "has an effect for the task 'synthetic' only"),
         "task.data_dir": (synthetic, own_data),
         "task.ood_dir": (synthetic, own_data),

@@ -115,10 +115,17 @@ class EvaluationBlock(Block):
 
     ood: Annotated[list[str], Field(min_length=1)] | None = None
     """Names of the out-of-distribution (OOD) sets to evaluate. Default: all that the task has."""
+    baseline: bool = False
+    """Train the same student with the plain loss too, and show it beside the other: what the chosen
+    loss changes, with intervals. Runs that differ only in the loss share it in the cache."""
     batch_size: Count = 128
     """Samples of one forward pass of each rank."""
     sentences: Count = 12
     """How many sentence pairs the report shows."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number type of the matrix products when the finished teacher and student are scored. bf16 is
+    faster where the device computes in it, and may change the answer where two classes are nearly
+    equal: compare only results of the same."""
 
 
 class CheckpointBlock(Block):

@@ -17,7 +17,8 @@ WITHOUT_EFFECT = (
     *("tensorboard", "csv_monitor", "wandb", "steps_per_print", "wall_clock_breakdown"),
     *("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
     *("prescale_gradients", "zero_optimization"),
-    *(f"{OURS}.evaluation", f"{OURS}.task.ood_dir", f"{OURS}.cache_dir"),
+    *(f"{OURS}.evaluation.{key}" for key in ("ood", "baseline", "batch_size", "sentences")),
+    *(f"{OURS}.task.ood_dir", f"{OURS}.cache_dir"),
     *(
         f"{OURS}.student.uncompressed",
         f"{OURS}.checkpoint",

@@ -28,6 +28,7 @@ KINDS = (
     "partial_input",
     "shallow",
     "weak",
+    "plain",
     "rows",
     "splits",
     "tokens",

@@ -131,21 +131,27 @@ def attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
     dropout, scale = how.get("dropout", 0.0), how.get("scaling")
     flat = [states.transpose(1, 2) for states in (query, key, value)]
-    if query.is_cuda and query.dtype in HALF and not dropout:
-        return _of_variable_length(flat, layout, scale)[None], None
+    if query.is_cuda and query.dtype in HALF and not dropout and _kernel_takes(query, scale):
+        return _of_variable_length(flat, layout)[None], None
     q, k, v = (layout.padded(states).transpose(1, 2) for states in flat)
     mask = layout.mask.bool()[:, None, None, :]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
     return layout.packed(out.transpose(1, 2)), None
 
 
-def _of_variable_length(states: list[Tensor], layout: Layout, scale: float | None) -> Tensor:
-    """[T, heads, D], by torch's kernel."""
+def _kernel_takes(query: Tensor, scale: float | None) -> bool:
+    """Whether torch's kernel computes attention with this size of heads D and this scale."""
+    size = query.shape[-1]
+    return size % 8 == 0 and scale in (None, size**-0.5)
+
+
+def _of_variable_length(states: list[Tensor], layout: Layout) -> Tensor:
+    """[T, heads, D], by torch's kernel, scaled by D ** -0.5."""
     from torch.nn.attention.varlen import varlen_attn
 
     starts, longest = layout.starts.int(), layout.mask.shape[1]
     q, k, v = (each[0] for each in states)
-    out = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scale)
+    out = varlen_attn(q, k, v, starts, starts, longest, longest)
     assert isinstance(out, Tensor), "no further outputs are asked for"
     return out
 

@@ -28,7 +28,10 @@ OTHER_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00")
 INK, FAINT = "#333333", "#DDDDDD"
 BINS = 20
 MOST_SUBSETS = 40
-_ROLES = ("teacher", "student")
+PLAIN = "#E69F00"
+COLOURS = {"teacher": TEACHER, "plain": PLAIN, "student": STUDENT}
+LABELS = {"teacher": "teacher", "plain": "student, plain loss", "student": "student"}
+"""Role of a model -> its name in a legend, in their order."""
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -67,12 +70,21 @@ def histogram_counts(
 
 @dataclass(frozen=True)
 class Subset:
-    """Accuracies (fractions, None where missing) and number of samples of one subset."""
+    """Accuracies by role (fractions, None where missing) and number of samples of one subset."""
 
     name: str
-    teacher: float | None
-    student: float | None
+    accuracies: Mapping[str, float | None]
     samples: int | None
+
+    @property
+    def teacher(self) -> float | None:
+        """Accuracy of the teacher."""
+        return self.accuracies["teacher"]
+
+    @property
+    def student(self) -> float | None:
+        """Accuracy of the student."""
+        return self.accuracies["student"]
 
 
 def ood_subsets(metrics: Mapping[str, Any]) -> list[Subset]:
@@ -81,21 +93,26 @@ def ood_subsets(metrics: Mapping[str, Any]) -> list[Subset]:
     A set without subsets is one row of its own.
     """
     rows: list[Subset] = []
-    sets = metrics["teacher"]["ood"]
+    sets, roles = metrics["teacher"]["ood"], _roles(metrics)
     for name in sets:
-        sides = [(metrics[role].get("ood_subsets") or {}).get(name) for role in _ROLES]
-        found = _paired(sides, f"{name}: " if len(sets) > 1 else "")
+        sides = {role: (metrics[role].get("ood_subsets") or {}).get(name) for role in roles}
+        found = _matched(sides, f"{name}: " if len(sets) > 1 else "")
         if not found:
-            teacher, student = (metrics[role]["ood"].get(name) for role in _ROLES)
             sizes = (metrics.get("samples") or {}).get("ood") or {}
-            found = [Subset(name, teacher, student, sizes.get(name))]
+            each = {role: metrics[role]["ood"].get(name) for role in roles}
+            found = [Subset(name, each, sizes.get(name))]
         rows += found
     return rows
 
 
+def _roles(metrics: Mapping[str, Any]) -> list[str]:
+    """The models that the metrics have, in their order."""
+    return [role for role in LABELS if role in metrics]
+
+
 def dev_subsets(metrics: Mapping[str, Any]) -> list[Subset]:
     """Return the subsets of the dev set in their order; none where the run has none."""
-    return _paired([metrics[role].get("dev_subsets") for role in _ROLES], "")
+    return _matched({role: metrics[role].get("dev_subsets") for role in _roles(metrics)}, "")
 
 
 def most_different(rows: Sequence[Subset], most: int = MOST_SUBSETS) -> list[Subset]:
@@ -110,29 +127,32 @@ def most_different(rows: Sequence[Subset], most: int = MOST_SUBSETS) -> list[Sub
 
 
 def bar_chart(name: str, rows: Sequence[Subset]) -> str:
-    """Draw grouped horizontal bars of accuracy in percent, one pair for each subset.
+    """Draw grouped horizontal bars of accuracy in percent, one for each subset and model.
 
-    Bars carry the ids `NAME-bar-teacher-ROW` and `NAME-bar-student-ROW`; a missing accuracy has
-    no bar. The height follows the number of rows.
+    Bars carry the ids `NAME-bar-ROLE-ROW`; a missing accuracy has no bar. The height follows the number
+    of rows.
     """
+    roles = list(rows[0].accuracies)
     wrapped = ["\n".join(textwrap.wrap(printable(row.name), 26)) or "-" for row in rows]
-    lines = sum(max(2, text.count("\n") + 1) for text in wrapped)
+    lines = sum(max(len(roles), text.count("\n") + 1) for text in wrapped)
+    high = 0.76 / len(roles)
     with drawing(5.6, 0.95 + 0.2 * lines + 0.06 * len(rows)) as figure:
         axes = figure.add_subplot()
-        for role, colour, shift in (("teacher", TEACHER, -0.19), ("student", STUDENT, 0.19)):
+        for number, role in enumerate(roles):
+            shift, colour = (number - (len(roles) - 1) / 2) * high, COLOURS[role]
             for position, row in enumerate(rows):
-                accuracy = row.teacher if role == "teacher" else row.student
+                accuracy = row.accuracies[role]
                 if accuracy is not None:
                     y, width = position + shift, 100 * accuracy
-                    bar = axes.barh(y, width, height=0.36, color=colour)[0]
+                    bar = axes.barh(y, width, height=high - 0.02, color=colour)[0]
                     bar.set_gid(f"bar-{role}-{position}")
                     axes.text(width + 0.8, y, f"{width:.1f}", va="center", fontsize=8.5)
-            axes.barh([0], [np.nan], color=colour, label=role)
+            axes.barh([0], [np.nan], color=colour, label=LABELS[role])
         axes.set_yticks(np.arange(len(rows)), wrapped, parse_math=False)
         axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="accuracy, %")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(roles), borderaxespad=0.1)
         return svg(figure, name)
 
 
@@ -193,14 +213,15 @@ def line_chart(name: str, sparsities: Sequence[float], mean_loss: np.ndarray) ->
         return svg(figure, name)
 
 
-def _paired(sides: Sequence[Mapping[str, Any] | None], prefix: str) -> list[Subset]:
-    """Return one row for each subset that the teacher's or the student's results name."""
-    teacher, student = (side or {} for side in sides)
+def _matched(sides: Mapping[str, Mapping[str, Any] | None], prefix: str) -> list[Subset]:
+    """Return one row for each subset that a model's results name; sides: the results by role."""
+    names = dict.fromkeys(name for side in sides.values() for name in side or {})
     rows = []
-    for name in dict.fromkeys([*teacher, *student]):
-        first, second = teacher.get(name) or {}, student.get(name) or {}
-        samples = first.get("samples", second.get("samples"))
-        rows.append(Subset(prefix + name, first.get("accuracy"), second.get("accuracy"), samples))
+    for name in names:
+        found = {role: (side or {}).get(name) or {} for role, side in sides.items()}
+        samples = next((one["samples"] for one in found.values() if "samples" in one), None)
+        each = {role: one.get("accuracy") for role, one in found.items()}
+        rows.append(Subset(prefix + name, each, samples))
     return rows
 
 

@@ -6,15 +6,16 @@ neither torch nor DeepSpeed.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from compress.reporting import numbers, page, summary
+from compress.reporting import numbers, page, results_table, summary
 from compress.reporting.figures import (
     Subset,
     bar_chart,
@@ -35,13 +36,6 @@ _RUN_KEYS = (
 
 
 SIZE = Markup(' <span class="quiet">n = {}</span>')
-SUBSETS: list[Column[Subset]] = [
-    ("Subset", lambda row: row.name),
-    ("n", lambda row: count(row.samples)),
-    ("Teacher, %", lambda row: percent(row.teacher)),
-    ("Student, %", lambda row: percent(row.student)),
-    ("Change", lambda row: _change(row.student, row.teacher)),
-]
 ALPHAS: list[Column[tuple[str, Mapping[str, float]]]] = [
     ("alpha", lambda row: row[0]),
     ("Dev, %", lambda row: percent(row[1]["dev"])),
@@ -114,17 +108,17 @@ def write_report(
         "report.html.j2",
         metrics=metrics,
         teacher=metrics["teacher"],
+        plain=metrics.get("plain"),
+        gain=summary.gain(metrics),
         student=metrics["student"],
         verdict=summary.verdict(metrics),
         f_bias_reason=summary.f_bias_reason(metrics),
         doubt=summary.doubt(metrics),
-        difference=summary.difference(metrics),
+        columns=results_table.header(metrics),
+        rows=results_table.rows(metrics),
         latency_setting=summary.latency_setting,
         not_timed=summary.not_timed(metrics),
-        parts=summary.PARTS,
         zeros=summary.ZEROS,
-        pooled_size=sum(size for name, size in metrics["set_sizes"].items() if name.startswith("ood_")),
-        points=numbers.points,
         figures={name: Markup(svg) for name, svg in figures(metrics, difficulty).items()},
         tables=_tables(metrics, difficulty),
         chosen_alpha=next((alpha for alpha in tried if float(alpha) == used), None),
@@ -161,17 +155,21 @@ def figures(metrics: Mapping[str, Any], difficulty: DifficultyView | None) -> di
 
 def _tables(metrics: Mapping[str, Any], view: DifficultyView | None) -> dict[str, Table]:
     """The small tables by name; one without rows is left out of the page."""
-    models = [(role, metrics[role]) for role in ("teacher", "student")]
-    halves = [(role, model.get("dev_easy"), model.get("dev_hard")) for role, model in models]
-    parts, partial, sizes = metrics.get("easy_hard"), [], ["", ""]
+    models = [(summary.NAMES[role], metrics[role]) for role in summary.roles(metrics)]
+    halves = [(name, model.get("dev_easy"), model.get("dev_hard")) for name, model in models]
+    subsets = _subset_columns(summary.roles(metrics))
+    parts, one_text, sizes = metrics.get("easy_hard"), [], ["", ""]
     if parts:
-        partial = [(role, parts[role]["easy"], parts[role]["hard"]) for role, _ in models]
+        one_text = [
+            (summary.NAMES[role], parts[role]["easy"], parts[role]["hard"])
+            for role in summary.roles(metrics)
+        ]
         sizes = [SIZE.format(count(parts[half])) for half in ("easy", "hard")]
     return {
-        "dev_subsets": Table.of("", dev_subsets(metrics), SUBSETS),
-        "ood_subsets": Table.of("", most_different(ood_subsets(metrics)), SUBSETS),
+        "dev_subsets": Table.of("", dev_subsets(metrics), subsets),
+        "ood_subsets": Table.of("", most_different(ood_subsets(metrics)), subsets),
         "halves": _gaps(halves if any(None not in row for row in halves) else []),
-        "partial": _gaps(partial, *sizes),
+        "partial": _gaps(one_text, *sizes),
         "alpha": Table.of("", _alphas(metrics).items(), ALPHAS),
         "medians": Table(
             "",
@@ -192,6 +190,22 @@ def _tables(metrics: Mapping[str, Any], view: DifficultyView | None) -> dict[str
             ],
         ),
     }
+
+
+def _subset_columns(roles: Sequence[str]) -> list[Column[Subset]]:
+    """Accuracy of each model on a subset, and the student's change from the teacher."""
+    each: list[Column[Subset]] = [
+        (f"{summary.NAMES[role].capitalize()}, %", partial(_accuracy, role)) for role in roles
+    ]
+    first: list[Column[Subset]] = [
+        ("Subset", lambda row: row.name),
+        ("n", lambda row: count(row.samples)),
+    ]
+    return [*first, *each, ("Change", lambda row: _change(row.student, row.teacher))]
+
+
+def _accuracy(role: str, row: Subset) -> str:
+    return percent(row.accuracies[role])
 
 
 def _change(new: float | None, old: float | None) -> str:

@@ -24,11 +24,13 @@ from compress.scoring import bias
 Metrics = Mapping[str, Any]
 PARTS = (("layers", "layers"), ("heads", "attention heads"), ("ffn_neurons", "ffn neurons"))
 ZEROS = "zeros are stored and multiplied like other numbers, so they save neither space nor time"
+NAMES = {"teacher": "teacher", "plain": "student, plain loss", "student": "student"}
+"""Role of a model -> its name in tables, in their order."""
 _RESULT_KEYS = ("params", "nonzero_params", "dev", "ood", "ood_pooled", "delta")
 
 
 def cells(metrics: Metrics) -> list[list[str]]:
-    """The table as rows of cells: a header, teacher, student.
+    """The table as rows of cells: a header, teacher, the student with the plain loss, student.
 
     Accuracies in percent; the pooled OOD column appears where there are several OOD sets; an F_bias
     that a note speaks against ends with " *".
@@ -39,21 +41,27 @@ def cells(metrics: Metrics) -> list[list[str]]:
     header = ["", "parameters", "non-zero", "dev %", *(f"{printable(name)} %" for name in sets)]
     header += ["pooled OOD %"] if pooled else []
     rows = [[*header, "Delta", "Delta diff [95 %]", "F_bias"]]
-    for role in ("teacher", "student"):
+    for role in roles(metrics):
         model = metrics[role]
-        row = [role, f"{model['params']:,}", f"{model['nonzero_params']:,}", percent(model["dev"])]
+        row = [
+            NAMES[role],
+            f"{model['params']:,}",
+            f"{model['nonzero_params']:,}",
+            percent(model["dev"]),
+        ]
         row += [percent(model["ood"].get(name)) for name in sets]
         row += [percent(model["ood_pooled"])] if pooled else []
-        bias_cells = [difference(metrics), number(metrics.get("f_bias")) + doubt(metrics)]
+        compared = metrics if role == "student" else model
+        bias_cells = [difference(compared), number(compared.get("f_bias")) + doubt(metrics)]
         row += [number(model["delta"]), *(["-", "-"] if role == "teacher" else bias_cells)]
         rows.append(row)
     return rows
 
 
 def table(metrics: Metrics) -> str:
-    """Return the plain-text table for the end of a run: one row for teacher, one for student.
+    """Return the plain-text table for the end of a run: one row for each model.
 
-    Three aligned lines (and one that says why where F_bias is n/a), no newline at the end.
+    Aligned lines (and one that says why where F_bias is n/a), no newline at the end.
     """
     lines = tables.aligned(cells(metrics))
     if metrics.get("f_bias") is None:
@@ -63,7 +71,7 @@ def table(metrics: Metrics) -> str:
 
 def terminal(metrics: Metrics) -> str:
     """The table, then size and speed, the notes about the data, and those that doubt F_bias (`*`)."""
-    lines = [*size(metrics), *not_timed(metrics), *(metrics.get("data_notes") or [])]
+    lines = [*gain(metrics), *size(metrics), *not_timed(metrics), *(metrics.get("data_notes") or [])]
     shown = [printable(line).replace("−", "-") for line in lines]
     return "\n".join([table(metrics), *shown, *(f"* {printable(note)}" for note in metrics["notes"])])
 
@@ -95,6 +103,48 @@ def verdict(metrics: Metrics) -> str:
     else:
         sentence += f", and {'loses' if change < 0 else 'gains'} {amount(change)} {where}, {shown})"
     return " ".join([f"{sentence}: {_bias_clause(metrics)}.", *_difference_sentence(metrics)])
+
+
+def roles(metrics: Metrics) -> list[str]:
+    """The models of a run: teacher, plain (the student with the plain loss) if there, student."""
+    return [role for role in NAMES if role in metrics]
+
+
+def gain(metrics: Metrics) -> list[str]:
+    """What the loss changes against the plain loss, and whether chance can explain it, in a text."""
+    found, plain = metrics.get("gain"), metrics.get("plain")
+    if not found or not plain:
+        return []
+    student = metrics["student"]
+    parts = [
+        f"{name} {percent(student[key])} instead of {percent(plain[key])} % "
+        f"({signed(points(student[key], plain[key]))} points{_bounds(found[key]['interval'], 100, 1)})"
+        for key, name in (("dev", "dev"), ("ood_pooled", "OOD"))
+        if key in found
+    ]
+    if "delta" in found:
+        delta = found["delta"]
+        parts.append(f"Delta {signed(delta['value'], 3)}{_bounds(delta['interval'], 1, 3)}")
+    if None not in (biases := [model.get("f_bias") for model in (metrics, plain)]):
+        parts.append(f"F_bias {number(biases[0])} instead of {number(biases[1])}")
+    sentence = f"Against the same student with the plain loss: {', '.join(parts)}."
+    ood = found.get("ood_pooled")
+    if ood is None or ood["interval"] is None:
+        return [sentence]
+    low, high = ood["interval"]
+    if low <= 0 <= high:
+        return [f"{sentence} On OOD, chance can explain the difference."]
+    return [
+        f"{sentence} On OOD it is {'better' if low > 0 else 'worse'}, beyond chance over the samples."
+    ]
+
+
+def _bounds(interval: Sequence[float] | None, factor: float, digits: int) -> str:
+    """`, 95 % interval a to b` of an interval times a factor; empty if it is not known."""
+    if interval is None:
+        return ""
+    low, high = (signed(factor * bound, digits) for bound in interval)
+    return f", 95 % interval {low} to {high}"
 
 
 def doubt(metrics: Metrics) -> str:
@@ -167,9 +217,9 @@ def latency_setting(latency: Mapping[str, Any]) -> str:
 
 
 def check(metrics: Metrics) -> None:
-    """Raise a ValueError unless teacher and student have all results."""
+    """Raise a ValueError unless the models have all results."""
     require(metrics, ("teacher", "student"), "")
-    for role in ("teacher", "student"):
+    for role in roles(metrics):
         require(metrics[role], _RESULT_KEYS, f"{role}.")
 
 

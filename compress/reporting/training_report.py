@@ -92,12 +92,22 @@ def rows(about: Mapping[str, Any], turns: Sequence[Turn]) -> list[dict[str, Any]
     return out
 
 
-def report(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:
-    """The report as Markdown."""
+def described(about: Mapping[str, Any]) -> str:
+    """The machine and the task as a sentence."""
     shown = {
         key: f"{v:,.4g}" if isinstance(v, float) else v for key, v in about.items() if v is not None
     }
-    listed = ", ".join(f"{name} {value}" for name, value in shown.items())
+    return f"{', '.join(f'{name} {value}' for name, value in shown.items())}."
+
+
+def title(about: Mapping[str, Any]) -> str:
+    """The machine and the task as a title of a picture."""
+    task = f"{about['task']}, {about['precision']}, batch {about['batch']}, {about['ranks']} ranks"
+    return f"{task}, {about['processor']}, {about['device']}"
+
+
+def report(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:
+    """The report as Markdown."""
     found = tables.Table.of("", figures, COLUMNS)
     table = markdown.table([found.header, *found.rows], markdown.pipes, padded=True)
     note = (
@@ -105,7 +115,7 @@ def report(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> st
         "padded batches and forward passes, over tokens and forward passes of the first. Of peak: "
         "operations on tokens, without padding and teacher, over those of a large matrix product."
     )
-    return "\n\n".join([f"{listed}.", table, f"{note}\n"])
+    return "\n\n".join([described(about), table, f"{note}\n"])
 
 
 def picture(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> Figure:
@@ -124,8 +134,7 @@ def picture(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> F
     axes.set_xlim(0, 1.35 * max(row["high"] for row in figures))
     axes.set_xlabel("samples a second (median; bars: 10th to 90th percentile)")
     axes.spines[["top", "right"]].set_visible(False)
-    title = f"{about['task']}, {about['precision']}, batch {about['batch']}, {about['ranks']} ranks"
-    axes.set_title(f"{title}, {about['processor']}, {about['device']}", fontsize=9, loc="left")
+    axes.set_title(title(about), fontsize=9, loc="left")
     return figure
 
 

@@ -17,6 +17,7 @@ from compress.scoring import bootstrap, metrics
 
 Hits = Mapping[str, NDArray[np.bool_]]
 Interval = tuple[float, float]
+Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 SEED = 0
 
 
@@ -34,20 +35,34 @@ def draw(
     sizes: Mapping[str, int],
     replicates: int = bootstrap.PAIRED_REPLICATES,
 ) -> Replicates:
-    """Delta of both models in each replicate.
+    """Delta of both models in each replicate; see `accuracies`."""
+    return deltas(accuracies(teacher, student, sizes, replicates))
 
-    teacher, student: whether each sample was right, `dev` [N] and one entry for each OOD set; sizes: of
+
+def accuracies(
+    first: Hits, second: Hits, sizes: Mapping[str, int], replicates: int = bootstrap.PAIRED_REPLICATES
+) -> dict[str, Pair]:
+    """Accuracies of two models in each replicate, [R] each: of every set, and `ood_pooled`.
+
+    first, second: whether each sample was right, `dev` [N] and one entry for each OOD set; sizes: of
     the whole OOD sets, by which their accuracies are pooled.
     """
     generator = np.random.default_rng(SEED)
-    dev = bootstrap.paired(teacher["dev"], student["dev"], generator, replicates)
-    total = sum(sizes.values())
-    pooled = [np.zeros(replicates), np.zeros(replicates)]
+    found = {
+        name: bootstrap.paired(first[name], second[name], generator, replicates)
+        for name in ("dev", *sizes)
+    }
+    total, pooled = sum(sizes.values()), (np.zeros(replicates), np.zeros(replicates))
     for name, size in sizes.items():
-        drawn = bootstrap.paired(teacher[name], student[name], generator, replicates)
-        pooled = [sum_ + acc * size / total for sum_, acc in zip(pooled, drawn, strict=True)]
-    known_dev = [np.where(d > 0, d, np.nan) for d in dev]
-    return Replicates(*((d - o) / d for d, o in zip(known_dev, pooled, strict=True)))
+        one, two = (acc * size / total for acc in found[name])
+        pooled = (pooled[0] + one, pooled[1] + two)
+    return {**found, "ood_pooled": pooled}
+
+
+def deltas(drawn: Mapping[str, Pair]) -> Replicates:
+    """Delta of both models from their accuracies in each replicate."""
+    known_dev = [np.where(d > 0, d, np.nan) for d in drawn["dev"]]
+    return Replicates(*((d - o) / d for d, o in zip(known_dev, drawn["ood_pooled"], strict=True)))
 
 
 def figures(

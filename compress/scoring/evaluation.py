@@ -65,10 +65,19 @@ def logits(
     return values
 
 
-def model_forward(model: nn.Module, device: torch.device) -> Forward:
-    """Forward of a plain model in evaluation mode on the device."""
+def model_forward(model: nn.Module, device: torch.device, bf16: bool = False) -> Forward:
+    """Forward of a plain model in evaluation mode on the device.
+
+    bf16: matrix products in bfloat16 (autocast), weights stay as they are.
+    """
     model.to(device).eval()
-    return lambda inputs: model(**inputs).logits
+
+    def forward(inputs: Mapping[str, Tensor]) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits: Tensor = model(**inputs).logits
+        return logits
+
+    return forward
 
 
 def cross_entropy(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -153,9 +153,13 @@ class WatchDev(AfterEpoch):
 def score_exported(
     context: Context, made: Artefact, names: Iterable[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Log-probabilities [N, C] of splits, by name, under an exported model in the context's tokens."""
+    """Log-probabilities [N, C] of splits, by name, under an exported model in the context's tokens.
+
+    In `evaluation.precision` for a stage that reads that key, else in float32.
+    """
     model = encoders.load_classifier(made.path / "model", context.data.labels, trained=True)
-    forward = evaluation.model_forward(model, context.device)
+    bf16 = context.config.robust.evaluation.precision == "bf16"
+    forward = evaluation.model_forward(model, context.device, bf16)
     part = context.unfinished.part
     return {
         name: part(f"{made.key[:8]} {name}", partial(score, context, name, forward)) for name in names

@@ -21,7 +21,12 @@ def write(context: Context, metrics: Mapping[str, Any], view: DifficultyView | N
     if (share := getattr(robust.loss, "lambda_", None)) is not None:
         settings["lambda"] = share
     monitor.results(settings, figures(metrics))
-    texts = (summary.verdict(metrics), *summary.size(metrics), *metrics["notes"])
+    texts = (
+        summary.verdict(metrics),
+        *summary.gain(metrics),
+        *summary.size(metrics),
+        *metrics["notes"],
+    )
     parts = [markdown.table(summary.cells(metrics)), *map(markdown.text, texts)]
     monitor.text("results", "\n\n".join(parts))
     if view is None:
@@ -35,14 +40,16 @@ def write(context: Context, metrics: Mapping[str, Any], view: DifficultyView | N
 
 
 def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Accuracy of both models on every set, difference of the Deltas, F_bias, sizes; by name."""
+    """Accuracy of the models on every set, difference of the Deltas, F_bias, sizes; by name."""
     found: dict[str, float | None] = {}
-    for role in ("teacher", "student"):
+    for role in summary.roles(metrics):
         model = metrics[role]
         found |= {f"{role} dev": model["dev"], f"{role} delta": model["delta"]}
         found |= {f"{role} ood {name}": accuracy for name, accuracy in model["ood"].items()}
     found["delta difference"] = (metrics["delta_difference"] or {}).get("value")
     found["f_bias"] = metrics["f_bias"]
+    if "plain" in metrics:
+        found["plain f_bias"] = metrics["plain"]["f_bias"]
     found["student parameters"] = metrics["student"]["params"]
     found["student sparsity"] = metrics["student"]["sparsity"]
     return {name: float(value) for name, value in found.items() if value is not None}

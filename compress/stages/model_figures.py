@@ -1,5 +1,6 @@
 """The two models in metrics.json, beside accuracy: names, dimensions, bytes, latency."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,31 +15,33 @@ from compress.stages.context import Context
 from compress.stages.workspace import Artefact
 
 
-def add(metrics: dict[str, Any], context: Context, teacher: Artefact, student: Artefact) -> None:
-    """Add names and sizes to `teacher` and `student` of metrics.json, and `latency`.
+def add(metrics: dict[str, Any], context: Context, made: Mapping[str, Artefact]) -> None:
+    """Add names and sizes to the models of metrics.json, and `latency` of teacher and student.
 
-    Both models are in memory together only if they are small enough to be timed.
+    made: `teacher`, `plain` if there is one, `student`. Teacher and student are in memory together only
+    if they are small enough to be timed.
     """
     places = {"teacher": context.for_teacher(), "student": context.for_student()}
     tokens = {name: int(np.median(one.columns["dev"].lengths)) for name, one in places.items()}
     models: dict[str, PreTrainedModel] = {}
     sizes: dict[str, int] = {}
-    for role, artefact in (("teacher", teacher), ("student", student)):
+    for role, artefact in made.items():
         folder = artefact.path / "model"
         model = encoders.load_classifier(folder, context.data.labels, trained=True).eval()
-        sizes[role] = encoders.parameters(model)
         metrics[role] |= {
-            "params": sizes[role],
+            "params": encoders.parameters(model),
             "nonzero_params": encoders.nonzero_parameters(model),
             "weights_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
             "shape": shape(model),
         }
-        models[role] = model
+        if role == "plain":
+            continue
+        sizes[role], models[role] = metrics[role]["params"], model
         if latency.too_large(sizes, tokens, context.device):
             models.clear()
         del model
-    for role, name in (("teacher", teacher_name), ("student", student_name)):
-        named = name(context.config.robust)
+    for role in made:
+        named = (teacher_name if role == "teacher" else student_name)(context.config.robust)
         commit = hub.commit(encoders.directory(named["model"]))
         metrics[role] |= named | ({"commit": commit} if commit else {})
     metrics["latency"] = latency.measure(models, tokens, context.device)

@@ -9,6 +9,7 @@ from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
 from compress.stages.partial_input import PartialInput
+from compress.stages.plain import Plain
 from compress.stages.scores import Scores
 from compress.stages.shallow import Shallow
 from compress.stages.stage import Stage, check_place, find, key_of
@@ -31,13 +32,19 @@ def job(context: Context) -> workload.Job:
 
 def _finished(context: Context) -> set[str]:
     """Names of stages that exist; their keys are known without making what they need."""
-    names = {stage.name for stage in (Teacher(), Difficulty()) if find(stage, context) is not None}
+    stages = [Teacher(), Difficulty(), *_plain(context)]
+    names = {stage.name for stage in stages if find(stage, context) is not None}
     if context.config.robust.uncertainty.alpha == "auto":
         choice = context.output_dir / "alpha/choice" / artefacts.MARKER
         return names | {"alpha", "student"} if choice.is_file() else names
     if find(Student(), context) is not None:
         return names | {"first", weak.Weak.name, "student"}
     return names | {need.name for need in _small(context) if find(need, context) is not None}
+
+
+def _plain(context: Context) -> list[Stage]:
+    """The student with the plain loss, if it is asked for."""
+    return [Plain()] if context.config.robust.evaluation.baseline else []
 
 
 def _small(context: Context) -> list[Stage]:
@@ -56,7 +63,7 @@ def keys(context: Context) -> set[str]:
         for need in stage.needs(context):
             add(need)
 
-    for stage in (Difficulty(), _student(context), Student()):
+    for stage in (Difficulty(), _student(context), Student(), *_plain(context)):
         add(stage)
     return found
 
@@ -67,10 +74,11 @@ def check_places(context: Context) -> None:
     if "difficulty" in chosen:
         tops.append(Difficulty())
     if "student" in chosen:
-        tops.append(_student(context))
+        tops += [_student(context), *_plain(context)]
     if "evaluate" in chosen:
         shallow = [Shallow()] if context.config.robust.loss.shallow else []
-        tops += [Scores("teacher"), PartialInput(), *shallow]
+        plain = [Scores("plain")] if _plain(context) else []
+        tops += [Scores("teacher"), PartialInput(), *shallow, *plain]
     for stage in tops:
         for missing in _missing(stage, context):
             check_place(missing, context)

@@ -13,10 +13,11 @@ from compress import uncertainty
 from compress.files import artefacts, ownership
 from compress.reporting import card, report, summary
 from compress.runtime import provenance, ranks
-from compress.scoring import bias, chance, evaluation
+from compress.scoring import bias, chance, evaluation, gain
 from compress.stages import difficulty, events, model_figures, partial_input, scores, shallow
 from compress.stages.context import Context
 from compress.stages.partial_input import PartialInput
+from compress.stages.plain import Plain
 from compress.stages.shallow import Shallow
 from compress.stages.stage import obtain
 from compress.stages.student import Student
@@ -26,13 +27,15 @@ from compress.stages.workspace import Artefact
 
 @dataclass(frozen=True)
 class Finished:
-    """What is reported of a run: its artefacts, and the scores of `teacher` and `student`.
+    """What is reported of a run: its artefacts, and the scores of `teacher`, `plain` and `student`.
 
-    hardness: the loss matrix; shortcut: the partial-input classifier; guess: the shallow one if that
-    gave the loss its difficulty; choice: how alpha was chosen.
+    plain: the student with the plain loss, if it is asked for; hardness: the loss matrix; shortcut: the
+    partial-input classifier; guess: the shallow one if that gave the loss its difficulty; choice: how
+    alpha was chosen.
     """
 
     teacher: Artefact
+    plain: Artefact | None
     hardness: Artefact | None
     student: Artefact
     shortcut: Artefact
@@ -43,23 +46,27 @@ class Finished:
     @property
     def stages(self) -> dict[str, Artefact]:
         """The artefacts of the stages, by name."""
-        made = {"teacher": self.teacher, "difficulty": self.hardness, "student": self.student}
+        made = {"teacher": self.teacher, "difficulty": self.hardness}
+        made |= {"plain": self.plain, "student": self.student}
         return {name: artefact for name, artefact in made.items() if artefact is not None}
 
 
 def make(context: Context, hardness: Artefact | None, choice: Artefact | None) -> None:
-    """Accuracies of both models on dev and OOD, F_bias; events, report.html, metrics.json.
+    """Accuracies of the models on dev and OOD, F_bias; events, report.html, metrics.json.
 
     hardness: the loss matrix, if there is one; choice: how alpha was chosen. `hits.npz` keeps for each
     model and set which samples it got right.
     All ranks score; the main rank reports alone.
     """
     began = time.perf_counter()
-    both = {"teacher": scores.load(context, "teacher"), "student": scores.load(context, "student")}
+    baseline = context.config.robust.evaluation.baseline
+    roles = [role for role in scores.MODELS if baseline or role != "plain"]
+    every: dict[str, evaluation.Scores] = {role: scores.load(context, role) for role in roles}
     shortcut = obtain(PartialInput(), context)
     guess = obtain(Shallow(), context) if context.config.robust.loss.shallow else None
     teacher, student = obtain(Teacher(), context), obtain(Student(), context)
-    made = Finished(teacher, hardness, student, shortcut, guess, choice, both)
+    plain = obtain(Plain(), context) if baseline else None
+    made = Finished(teacher, plain, hardness, student, shortcut, guess, choice, every)
     ranks.on_main(lambda: _report(context, made, began))
 
 
@@ -93,8 +100,10 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     if made.hardness is not None:
         v = uncertainty.variance(difficulty.load_losses(made.hardness.path, "dev"))
         hard = uncertainty.hard_half(v)
-    out = collect(context, made.scores["teacher"], made.scores["student"], hard)
+    out = collect(context, made.scores, hard)
     out["student"] |= artefacts.read_json(made.student.path / "student.json")
+    if made.plain is not None:
+        out["plain"] |= artefacts.read_json(made.plain.path / "student.json")
     out["easy_hard"] = easy_hard(context, made.shortcut, made.scores, v)
     known = train_accuracy(context, made.teacher)
     out["teacher"] |= known
@@ -105,7 +114,8 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
             f"the student is that of epoch {best['epoch']} of {best['epochs']}, chosen by dev accuracy "
             "(student.keep); so its dev accuracy is the highest of several."
         )
-    model_figures.add(out, context, made.teacher, made.student)
+    models = {role: made.stages[role] for role in made.scores}
+    model_figures.add(out, context, models)
     if view is not None:
         out["difficulty"] = _difficulty_metrics(context, view, made.guess)
         if made.choice is not None:
@@ -121,22 +131,31 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
 
 
 def collect(
-    context: Context,
-    teacher: evaluation.Scores,
-    student: evaluation.Scores,
-    hard: NDArray[np.bool_] | None,
+    context: Context, models: Mapping[str, evaluation.Scores], hard: NDArray[np.bool_] | None
 ) -> dict[str, Any]:
-    """metrics.json from the scores of both models, without sizes, difficulty and seconds."""
+    """metrics.json from the scores of the models by role, without sizes, difficulty and seconds.
+
+    Of the student with the plain loss, if there is one: `plain`, with its own bias, and `gain`.
+    """
     robust, raw = context.config.robust, context.data
-    both = {
-        name: evaluation.summary(scores, raw.dev, raw.ood, hard)
-        for name, scores in (("teacher", teacher), ("student", student))
-    }
-    pairs = {name: (m["dev"], m["ood_pooled"]) for name, m in both.items()}
-    ours, theirs = (evaluation.outcomes(s, raw.dev, raw.ood) for s in (student, teacher))
+    every = {name: evaluation.summary(s, raw.dev, raw.ood, hard) for name, s in models.items()}
+    pairs = {name: (m["dev"], m["ood_pooled"]) for name, m in every.items()}
+    hits = {name: evaluation.outcomes(s, raw.dev, raw.ood) for name, s in models.items()}
     sizes = {f"ood_{name}": split.set_size for name, split in raw.ood.items()}
-    found = bias.figures(pairs["teacher"], pairs["student"], bias.draw(theirs, ours, sizes))
-    both = {name: model | found.pop(name) for name, model in both.items()}
+
+    def compared(role: str) -> dict[str, Any]:
+        drawn = bias.draw(hits["teacher"], hits[role], sizes)
+        return bias.figures(pairs["teacher"], pairs[role], drawn)
+
+    found = compared("student")
+    both = {name: every[name] | found.pop(name) for name in ("teacher", "student")}
+    if "plain" in models:
+        other = compared("plain")
+        own = other.pop("student")
+        del other["teacher"]
+        both["plain"] = every["plain"] | own | other
+        pair = (hits["plain"], hits["student"])
+        found["gain"] = gain.figures((every["plain"], every["student"]), pair, sizes)
     return {
         "task": robust.task.name,
         "seed": robust.seed,

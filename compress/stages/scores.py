@@ -11,46 +11,53 @@ from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.scoring import evaluation
 from compress.stages.context import Context, score_exported
+from compress.stages.plain import Plain
 from compress.stages.stage import Fill, Stage, obtain
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
 from compress.stages.workspace import Artefact
+
+Role = Literal["teacher", "plain", "student"]
+MODELS: dict[Role, Stage[Context]] = {"teacher": Teacher(), "plain": Plain(), "student": Student()}
+"""Which stage makes the model of a role."""
+NAMES = {"teacher": "teacher", "plain": "student with the plain loss", "student": "student"}
+"""Role -> what the model is called."""
 
 
 @dataclass(frozen=True)
 class Scores(Stage[Context]):
     """`<split>.npy`: log-probabilities [N, C]; the teacher's are in the cache, as it is."""
 
-    role: Literal["teacher", "student"]
+    role: Role
     name = "scores"
 
     @property
     def label(self) -> str:
         """With the model."""
-        return f"{self.name} of the {self.role}"
+        return f"{self.name} of the {NAMES[self.role]}"
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """The precision, and what the student started from, which decides its tokens."""
-        own = (f"{OURS}.student.init_from",) if self.role == "student" else ()
-        return (f"{OURS}.precision", *own)
+        """The precisions, and what the student started from, which decides its tokens."""
+        own = () if self.role == "teacher" else (f"{OURS}.student.init_from",)
+        return (f"{OURS}.precision", f"{OURS}.evaluation.precision", *own)
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
         """The model."""
-        return (Teacher() if self.role == "teacher" else Student(),)
+        return (MODELS[self.role],)
 
     def facts(self, run: Context) -> dict[str, Any]:
         """Content of the splits."""
         return {name: run.data.fingerprint(name) for name in run.data.splits() if name != "train"}
 
     def place(self, run: Context, key: str) -> Path:
-        """In the cache, or in the run's directory."""
-        return super().place(run, key) if self.role == "teacher" else run.output_dir / self.name
+        """In the run's directory for its student, else in the cache."""
+        return run.output_dir / self.name if self.role == "student" else super().place(run, key)
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Score the exported model."""
         names = [name for name in run.data.splits() if name != "train"]
         own = run.for_teacher() if self.role == "teacher" else run.for_student()
-        scores = score_exported(own, made[self.role], names)
+        scores = score_exported(own, made[MODELS[self.role].label], names)
 
         def fill(folder: Path) -> None:
             for name, values in scores.items():
@@ -59,7 +66,7 @@ class Scores(Stage[Context]):
         return fill
 
 
-def load(run: Context, role: Literal["teacher", "student"]) -> evaluation.Scores:
+def load(run: Context, role: Role) -> evaluation.Scores:
     """The scores of a model, made if they are missing."""
     path = obtain(Scores(role), run).path
     loaded = {name: np.load(path / f"{name}.npy") for name in run.data.splits() if name != "train"}

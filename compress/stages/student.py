@@ -84,7 +84,7 @@ class Student(Stage[Context]):
 
         A loss of the user's gets the difficulty only if there is one or the run makes it.
         """
-        robust, needs = run.config.robust, list[Stage]([Teacher()])
+        robust, needs = self.configured(run.config).robust, list[Stage]([Teacher()])
         if robust.loss.shallow:
             needs.append(Shallow())
         elif difficulty.used(robust) and (robust.loss.user_code is None or _has_difficulty(run)):

@@ -76,7 +76,10 @@ class Training:
 
 
 class Trainer:
-    """One model in training. Steps are optimiser steps, counted from 0."""
+    """One model in training. Steps are optimiser steps, counted from 0.
+
+    profile: where their time goes; between two calls of `run_until` another may be put in its place.
+    """
 
     def __init__(self, training: Training) -> None:
         """Build the engine. Raises UserError if the batch sizes do not fit the number of ranks."""
@@ -118,7 +121,7 @@ class Trainer:
         pinned, free = self.device.type == "cuda", config.robust.padding_free
         tokens = {k: v for method in training.methods for k, v in method.token_values().items()}
         self._gather = Gather(self.data, training.known, pinned, free, tokens)
-        self._profile = StepProfile(training.trace, self.device)
+        self.profile = StepProfile(training.trace, self.device)
         self._started, self._pending, self._resumed_at = False, False, -1
         training.saver.check_space(COPIES * sum(shard.written_bytes for shard in parts.values()))
 
@@ -140,11 +143,15 @@ class Trainer:
             if self._pending:
                 self._measure()
             while self.step < step:
-                self._train_step(*self._feed.step(self.step))
+                with self.profile.part("batch"):
+                    made = self._feed.step(self.step)
+                self._train_step(*made)
                 self.step += 1
                 self._after_step()
                 due = self.step % self.log_every == 0 or self.step == step
-                progress.step(self._report() if due else None)
+                with self.profile.part("logging"):
+                    values = self._report() if due else None
+                progress.step(values)
                 if after_epoch is not None and self.step % self.steps_per_epoch == 0:
                     self._measure()
                 self._save_if_due()
@@ -178,8 +185,9 @@ class Trainer:
             saver.begin()
 
     def _after_step(self) -> None:
-        for method in self.training.methods:
-            method.after_step(self.step)
+        with self.profile.part("masks"):
+            for method in self.training.methods:
+                method.after_step(self.step)
 
     def _measure(self) -> None:
         """Call `after_epoch`; interrupted meanwhile, it is called again when the training continues."""
@@ -221,7 +229,7 @@ class Trainer:
     def _train_step(self, size: int, parts: Sequence[MicroBatch]) -> None:
         """One optimiser step on `size` samples of all ranks; UserError if memory does not suffice."""
         shape: list[int] = []
-        profiled = self._profile.part
+        profiled = self.profile.part
         weighed = self.batch_size if self.training.config.robust.batch_by == "tokens" else size
         where, split = f"{self.name}: step {self.step + 1}", (self._micro, self.accumulation)
         with memory.training(where, shape, split, self.training.config):
@@ -248,7 +256,7 @@ class Trainer:
                     self._before_step()
                 with profiled("optimizer"):
                     self.engine.step()
-        self._profile.step()
+        self.profile.step()
 
     def _before_step(self) -> None:
         """Look at losses and gradients; then the methods may change the gradients."""
@@ -257,8 +265,9 @@ class Trainer:
             hook = next((m.user_code for m in self.training.methods if m.user_code), None)
             raise self._finite.error(self.name, finite.where(self.step + 1, self.steps_per_epoch), hook)
         self._finite.forget()
-        for method in self.training.methods:
-            method.before_step()
+        with self.profile.part("masks"):
+            for method in self.training.methods:
+                method.before_step()
 
     def _known(self, there: OnDevice, logits: Tensor, **more: Any) -> Batch:  # noqa: ANN401
         """The micro-batch after a forward pass, with what is known of its samples."""
@@ -307,7 +316,7 @@ class Trainer:
         """Means over the steps since the last report, over all ranks; written to the monitor."""
         values = self.window.means()
         rate = (self.engine.get_lr() or [0.0])[0]
-        values.update(self._profile.report(), lr=rate)
+        values.update(self.profile.report(), lr=rate)
         for method in self.training.methods:
             values.update(method.scalars())
         with ranks.sharing_errors():
@@ -322,7 +331,7 @@ class Trainer:
         """Release the engine, so that another can be built in this process."""
         self._feed.close()
         self.training.saver.close()
-        self._profile.close()
+        self.profile.close()
         self.engine.destroy()
 
 

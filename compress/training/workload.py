@@ -6,7 +6,7 @@ left. A stage that has not begun is taken to be as fast as those before it.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compress.configuration.config import Config, training_steps
 
@@ -51,16 +51,21 @@ def planned(
         runs = 1 if block.protocol == "trajectory" else levels
         steps = training_steps(config, train, robust.sub_networks["epochs"])
         works.append(Work("difficulty", runs * steps, levels * (train + dev)))
+    compressed = trained("plain", robust.student.epochs or robust.epochs, _importance(config, train))
+    if "plain" in stages:
+        works.append(compressed)
     if "student" in stages:
         if robust.loss.first_model_epochs is not None:
             works.append(trained("first", robust.loss.first_model_epochs, train))
-        student = trained("student", robust.student.epochs or robust.epochs, _importance(config, train))
+        student = replace(compressed, stage="student")
         if block.alpha == "auto" and robust.loss.uses("difficulty"):
             tried = len(block.alpha_candidates)
             student = Work("alpha", tried * student.steps, tried * (student.rows + dev))
         works.append(student)
     if "evaluate" in stages:
-        works.append(Work("evaluate", 0, 2 * sum(n for name, n in rows.items() if name != "train")))
+        models = 3 if robust.evaluation.baseline else 2
+        scored = sum(n for name, n in rows.items() if name != "train")
+        works.append(Work("evaluate", 0, models * scored))
     return works
 
 

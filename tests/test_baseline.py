@@ -1,0 +1,151 @@
+"""The student with the plain loss beside the other: its training, the differences, where they stand."""
+
+import json
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from configs import BASE, OURS, SPARSE, Files, at
+from launcher import job, python, two_ranks
+from reports import Page, metrics, model, view, writing
+from safetensors.torch import load_file
+
+from compress import run
+from compress.errors import UserError
+from compress.reporting import results_table, summary
+from compress.scoring import gain
+
+ASKED = f"{OURS}.evaluation.baseline=true"
+
+
+def hits(share, count, seed):
+    return np.random.default_rng(seed).random(count) < share
+
+
+def test_differences_are_those_of_the_accuracies_and_their_intervals_hold_them():
+    plain = {"dev": hits(0.8, 900, 0), "ood_a": hits(0.5, 400, 1), "ood_b": hits(0.6, 200, 2)}
+    student = {name: values | hits(0.1, len(values), 3) for name, values in plain.items()}
+    sizes = {"ood_a": 400, "ood_b": 600}  # half of b is scored
+
+    def accuracies(found):
+        ood = {name: float(found[f"ood_{name}"].mean()) for name in ("a", "b")}
+        pooled = (400 * ood["a"] + 600 * ood["b"]) / 1000
+        dev = float(found["dev"].mean())
+        return {"dev": dev, "ood": ood, "ood_pooled": pooled, "delta": (dev - pooled) / dev}
+
+    both = accuracies(plain), accuracies(student)
+    found = gain.figures(both, (plain, student), sizes)
+    assert set(found) == {"dev", "ood_a", "ood_b", "ood_pooled", "delta"}
+    assert found["dev"]["value"] == both[1]["dev"] - both[0]["dev"]
+    assert found["ood_a"]["value"] == both[1]["ood"]["a"] - both[0]["ood"]["a"]
+    assert found["delta"]["value"] == both[1]["delta"] - both[0]["delta"]
+    for one in found.values():
+        low, high = one["interval"]
+        assert low <= one["value"] <= high
+    # the same samples for both: the interval is that of the difference, far narrower than of each
+    wide = 2 * 1.96 * np.sqrt(2 * 0.8 * 0.2 / 900)
+    low, high = found["dev"]["interval"]
+    assert low > 0 and high - low < wide / 2
+
+
+def test_equal_models_differ_by_nothing():
+    same = {"dev": hits(0.8, 90, 0), "ood_a": hits(0.5, 40, 1)}
+    both = {"dev": 0.8, "ood": {"a": 0.5}, "ood_pooled": 0.5, "delta": 0.375}
+    found = gain.figures((both, both), (same, same), {"ood_a": 40})
+    assert all(one == {"value": 0, "interval": [0, 0]} for one in found.values())
+
+
+def three(ood=(0.012, 0.038)):
+    """Metrics with a student of the plain loss."""
+    found = deepcopy(metrics())
+    plain = model(0.836, 0.526, 1, sparsity=0.4)
+    plain |= {"f_bias": 1.279, "f_bias_interval": [1.2, 1.4]}
+    plain["delta_difference"] = {"value": 0.081, "interval": [0.06, 0.1]}
+    found["plain"] = plain
+    found["gain"] = {
+        "dev": {"value": 0.002, "interval": [-0.004, 0.009]},
+        "ood_hans": {"value": 0.025, "interval": list(ood)},
+        "ood_pooled": {"value": 0.025, "interval": list(ood)},
+        "delta": {"value": -0.028, "interval": [-0.05, -0.01]},
+    }
+    return found
+
+
+def test_the_terminal_has_three_models_and_a_sentence():
+    lines = summary.terminal(three()).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:4]] == ["teacher", "student, plain loss", "student"]
+    assert lines[2].rstrip().endswith("1.279")
+    assert lines[4] == (
+        "Against the same student with the plain loss: dev 83.8 instead of 83.6 % (+0.2 points, 95 % "
+        "interval -0.4 to +0.9), OOD 55.1 instead of 52.6 % (+2.5 points, 95 % interval +1.2 to +3.8), "
+        "Delta -0.028, 95 % interval -0.050 to -0.010, F_bias 1.182 instead of 1.279. On OOD it is "
+        "better, beyond chance over the samples."
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [((-0.01, 0.03), "chance can explain"), ((-0.04, -0.01), "it is worse, beyond chance")],
+)
+def test_what_chance_can_explain_is_said(interval, words):
+    (sentence,) = summary.gain(three(interval))
+    assert words in sentence.partition("On OOD")[2]
+
+
+def test_without_a_plain_student_nothing_is_said_of_it():
+    assert summary.gain(metrics()) == [] and summary.roles(metrics()) == ["teacher", "student"]
+    assert results_table.header(metrics()) == ["Teacher", "Student", "Change"]
+
+
+def test_the_report_has_a_column_for_it(tmp_path):
+    page = Page(writing(tmp_path)(three(), view()))
+    head, *rows = page.named["results"]
+    assert head[1:] == ["Teacher", "Student, plain loss", "Student", "Student minus plain"]
+    found = {row[0]: row[1:] for row in rows}
+    assert found["Dev accuracy, % n = 1,000"] == ["84.2", "83.6", "83.8", "+0.2 [−0.4, +0.9]"]
+    assert found["OOD accuracy on hans, % n = 30,000"][-1] == "+2.5 [+1.2, +3.8]"
+    assert found["Parameters"][-1] == ""
+    assert found["Fbias"] == ["", "1.279 [1.200, 1.400]", "1.182", ""]
+    assert {len(row) for row in (head, *rows)} == {5}
+    assert "beyond chance over the samples" in page.text
+    bars = [attrs.get("id", "") for _, attrs in page.tags]
+    assert sum("bar-plain-" in name for name in bars) == 4
+
+
+def test_it_is_asked_for_where_it_shows_something(tmp_path):
+    files = Files(tmp_path)
+    asked = at(f"{OURS}.evaluation.baseline", True)
+    robust = files.load(SPARSE, asked).robust
+    assert run.stages_of(robust, "all") == ("teacher", "difficulty", "plain", "student", "evaluate")
+    assert run.stages_of(robust, "student") == ("plain", "student")
+    assert run.stages_of(robust, "evaluate") == ("evaluate",)
+    assert "plain" not in run.stages_of(files.load(SPARSE).robust, "all")
+    vanilla = at(f"{OURS}.loss", {"hook": "vanilla"})
+    with pytest.raises(UserError, match=r"evaluation.baseline. has no effect"):
+        files.load(SPARSE, asked, {OURS: {**BASE[OURS], **vanilla[OURS]}})
+    files.load(SPARSE, asked, {OURS: vanilla[OURS] | {"layerwise": {"hidden": 1}}})
+
+
+@pytest.mark.launcher
+@pytest.mark.timeout(600)
+def test_runs_share_it_and_it_is_the_student_of_the_plain_loss(tiny_model, tmp_path):
+    """On two ranks; then the files of a run whose own loss is the plain one."""
+    common = [f"{OURS}.epochs=1"]
+    for name, extra in (("poe", [ASKED]), ("distil", [ASKED]), ("vanilla", [])):
+        start = two_ranks if name == "poe" else python
+        parts = ("compression/heads20_rows50_imp40", f"mitigation/{name}")
+        done = start(*job(tiny_model, tmp_path / name, *common, *extra, parts=parts))
+        assert done.returncode == 0, done.stderr[-3000:]
+        if name == "distil":
+            assert "plain: reused" in done.stdout and "student, plain loss" in done.stdout
+    (made,) = (tmp_path / "shared/plain").iterdir()
+    own = load_file(tmp_path / "vanilla/student/model/model.safetensors")
+    found = load_file(made / "model/model.safetensors")
+    assert own.keys() == found.keys()
+    for key, value in own.items():  # one was trained on two ranks
+        np.testing.assert_allclose(found[key], value, atol=1e-4, err_msg=key)
+    values = json.loads((tmp_path / "poe/metrics.json").read_text())
+    assert values["gain"]["dev"]["value"] == values["student"]["dev"] - values["plain"]["dev"]
+    assert values["artefacts"]["plain"]["ranks"] == 2
+    arrays = np.load(tmp_path / "poe/hits.npz")
+    assert arrays["plain/dev"].mean() == values["plain"]["dev"]
