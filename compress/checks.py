@@ -27,14 +27,19 @@ def check(config: Config, stage: str) -> None:
 
 def _check_student(config: Config) -> None:
     """A student needs a loss, and something that makes it smaller unless the user wants it whole."""
-    if not config.robust.loss.hook:
-        raise UserError(
-            "robust_compression.loss.hook: no loss is chosen; give a file such as "
-            "ds_configs/mitigation/rmc.json, or vanilla.json for the plain loss."
-        )
+    check_loss(config)
     if not config.compresses and not config.robust.student.uncompressed:
         raise UserError(
             "compression_training: nothing is compressed; give a file such as "
             "ds_configs/compression/imp40.json, or set robust_compression.student.uncompressed to true "
             "if a student of the teacher's size is meant."
+        )
+
+
+def check_loss(config: Config) -> None:
+    """Raise UserError unless a loss is chosen."""
+    if not config.robust.loss.hook:
+        raise UserError(
+            "robust_compression.loss.hook: no loss is chosen; give a file such as "
+            "ds_configs/mitigation/poe.json, or vanilla.json for the plain loss."
         )

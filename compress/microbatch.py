@@ -69,7 +69,7 @@ class Batch:
     def known_bias(self) -> Tensor:
         """The bias model's probabilities [B, C], constants; ValueError if there are none."""
         if self.bias is None:
-            raise ValueError("this loss needs a bias model's probabilities")
+            raise ValueError("there is no bias model; give the function needs = {'bias'}")
         return self.bias.detach()
 
     def bias_of_gold(self) -> Tensor:

@@ -4,7 +4,7 @@
 are asked for and writes report.html and metrics.json. `train.py` calls both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,16 @@ from compress.inference import onnx_export
 from compress.models import encoders, probe, unpadding
 from compress.runtime import ranks, versions
 from compress.scoring import chance
-from compress.stages import alpha, difficulty, given_models, remaining_work, results, student, teacher
+from compress.stages import (
+    alpha,
+    difficulty,
+    given_models,
+    remaining_work,
+    results,
+    student,
+    teacher,
+    weak,
+)
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
 from compress.stages.onnx import Onnx
@@ -96,7 +105,7 @@ def prepare(
     tokenizers = {key: encoders.load_tokenizer(folder) for key, folder in folders.items()}
     for key, tokenizer in tokenizers.items():
         fits[key].settle(tokenizer)
-        if config.robust.padding_free:
+        if config.robust.padding_free and key in _trained(config, folders):
             unpadding.check_side(tokenizer.padding_side, key)
     encoded = encoders_of(context, folders, tokenizers)
     context = replace(context, encoders=encoded)
@@ -131,16 +140,25 @@ def _check_models(config: Config) -> tuple[dict[str, Path], dict[str, probe.Fit]
             ranks.say(f"note: {note}.")
     if config.robust.activation_checkpointing or config.robust.padding_free:
         with torch.device("meta"):
-            for folder in folders.values():
-                engine.check_options(encoders.fresh_from(folder), config)
+            for key in _trained(config, folders):
+                engine.check_options(encoders.fresh_from(folders[key]), config)
     if difficulty.needed(config.robust):
         difficulty.check_model(config, folders["model"])
     return folders, fits
 
 
+def _trained(config: Config, keys: Collection[str]) -> list[str]:
+    """Which models, by key, this run trains: all but a given teacher that nothing starts from."""
+    robust = config.robust
+    starts = [robust.student.init_from] if robust.student.model is None else []
+    starts += [robust.uncertainty.init_from] if difficulty.needed(robust) else []
+    return [key for key in keys if key != "teacher.model" or "teacher" in starts]
+
+
 def _resolve(config: Config, folders: Mapping[str, Path], data: TaskData) -> Resolved:
     """The student's compression; UserError now for labels or schedules that a stage would reject."""
     given_models.check(folders, data)
+    weak.check(config, folders["model"], data)
     resolved = student.check(config, folders.get("student.model", folders["model"]), data)
     if difficulty.needed(config.robust):
         difficulty.check(config, len(data.train))
@@ -164,7 +182,7 @@ def overview(config: Config, data: TaskData, stages: tuple[str, ...], device: st
     else:
         parts.append(
             f"teacher {robust.model}, {count(robust.teacher.epochs or robust.epochs, 'epoch')}"
-            + (f" with the loss {robust.teacher.loss.hook}" if robust.teacher.loss.hook else "")
+            + (f" with the loss {loss}" if (loss := robust.teacher.loss.label) != "vanilla" else "")
         )
     if "student" in stages:
         label = config.compression_label if config.compresses else "not compressed, as configured,"

@@ -5,11 +5,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from configs import BASE
+from configs import BASE, OURS
+from small_models import BERT_SIZES
 from stage_runs import run_of
+from transformers import BertConfig, BertForSequenceClassification
 
 from compress.configuration.config import build
 from compress.data.columns import Columns
+from compress.errors import UserError
 from compress.stages import weak
 
 COUNT = 31
@@ -51,3 +54,40 @@ def test_a_leak_would_be_seen(monkeypatch, tmp_path, tiny_model):
     weak.Weak().make(replace(run, encoders={"model": encoder}), {})(tmp_path)
     found = np.load(tmp_path / "probabilities.npy")
     np.testing.assert_allclose(found, np.full((COUNT, 2), 0.5), atol=1e-6)
+
+
+def test_a_classifier_of_the_task_is_no_weak_model(tmp_path, tiny_model):
+    """It may have seen every sample that it would judge."""
+    labels = {0: "a", 1: "b"}
+    trained = BertForSequenceClassification(
+        BertConfig(**BERT_SIZES, id2label=labels, label2id={name: n for n, name in labels.items()})
+    )
+    trained.save_pretrained(tmp_path)
+    data = run_of(build(BASE, {}), tiny_model).data
+    asked = {"hook": "poe", "bias": "weak"}
+    for block in ({"loss": asked}, {"loss": {"hook": "distil"}, "teacher": {"loss": asked}}):
+        config = build(BASE | {OURS: BASE[OURS] | block}, {})
+        weak.check(config, tiny_model, data)
+        with pytest.raises(UserError, match=r"loss.bias: 'weak' .* which may have seen them all"):
+            weak.check(config, tmp_path, data)
+    others = build(BASE | {OURS: BASE[OURS] | {"loss": {"hook": "poe"}}}, {})
+    weak.check(others, tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("block", "label"),
+    [
+        ({"loss": {"hook": "poe"}}, "poe+shallow"),
+        ({"loss": {"hook": "poe", "bias": "weak"}}, "poe+weak"),
+        (
+            {"loss": {"hook": "rmc"}, "teacher": {"loss": {"hook": "poe", "bias": "partial"}}},
+            "rmc, teacher with poe+partial",
+        ),
+        ({"loss": {"hook": "rmc"}, "teacher": {"loss": {"hook": "vanilla"}}}, "rmc"),
+        ({"loss": {"hook": "stage_runs:own_loss", "bias": "weak"}}, "stage_runs:own_loss+weak"),
+        ({"loss": {"hook": "vanilla"}, "layerwise": {"hidden": 1}}, "vanilla+layerwise"),
+        ({"loss": {"hook": ""}}, "none"),
+    ],
+)
+def test_tables_tell_bias_models_apart(block, label):
+    assert build(BASE | {OURS: BASE[OURS] | block}, {}).mitigation_label == label

@@ -44,9 +44,17 @@ REFUSED = [
     ),
     ('robust_compression.loss={"hook": "rmc", "bias": "weak"}', "with confidence, poe"),
     ("robust_compression.loss.plain_weight=1", "with poe"),
-    ("robust_compression.teacher.loss.hook=rmc", "can be trained with focal, poe, vanilla"),
-    ("robust_compression.teacher.loss.hook=own:loss", "can be trained with focal, poe, vanilla"),
-    ("robust_compression.teacher.loss.bias=weak", "has no effect without loss.hook"),
+    (
+        "robust_compression.teacher.loss.hook=rmc",
+        "cannot be 'rmc'; a teacher is trained with focal, poe",
+    ),
+    ("robust_compression.teacher.loss.hook=poee", "cannot be 'poee'; a teacher is trained with focal"),
+    ("robust_compression.teacher.loss.hook=own:loss", "cannot be a function of your own; a teacher is"),
+    (
+        "robust_compression.teacher.loss.bias=weak",
+        "has no effect without loss.hook; choose a loss, such as poe",
+    ),
+    ('robust_compression.teacher.loss={"hook": "vanilla", "bias": "weak"}', "it has one with poe."),
     (
         'robust_compression.teacher={"model": "given", "loss": {"hook": "poe"}}',
         "teacher.model is given and not trained",

@@ -1,8 +1,10 @@
 """How fast models are (inference), their training here and elsewhere (train), and its parts (steps).
 
 python -m compress.benchmark inference TEACHER/model STUDENT/model ... --batch 1 32 128 --length 32 128
-python -m compress.benchmark train --deepspeed_config ds_configs/zero2.json ds_configs/tasks/mnli.json
-python -m compress.benchmark steps --deepspeed_config ds_configs/zero2.json ds_configs/tasks/mnli.json
+python -m compress.benchmark train --deepspeed_config FILES
+python -m compress.benchmark steps --deepspeed_config FILES
+
+FILES: as of a run, such as ds_configs/zero2.json, a task, a compression and a mitigation.
 
 Writes a table, a picture and JSON into the output directory and prints the table.
 """

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress import checks
 from compress import run as whole_run
 from compress.benchmark import inference
 from compress.configuration import config as configuration
@@ -32,6 +33,8 @@ Settled = tuple[Config, str | None]
 def settled(options: argparse.Namespace, launch: Launch) -> Settled:
     """The configuration of the command line; UserError for what it or this machine cannot do."""
     settings = configuration.load(options.deepspeed_config, options.overrides, launch.ranks)
+    checks.check_loss(settings)
+    settings.robust.loss.locate()
     settings.robust.loss.load()
     found = precision.settle(settings)
     machine.check(found[0])

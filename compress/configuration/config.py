@@ -72,11 +72,11 @@ class Config:
     @property
     def mitigation_label(self) -> str:
         """Name of the loss in tables: hook, difficulty or bias, layer-wise terms, teacher's loss."""
-        loss, terms, teacher = self.robust.loss, self.robust.layerwise, self.robust.teacher.loss.hook
-        parts = [loss.hook, "shallow" if loss.shallow else ""]
-        parts += [loss.bias_model if "bias" in loss.needs else "", "layerwise" if terms.any else ""]
-        parts += [f"{teacher} teacher" if teacher else ""]
-        return "+".join(filter(None, parts)) or "none"
+        robust, plain = self.robust, mitigations.PLAIN.label
+        own, terms = robust.loss.label, "layerwise" if robust.layerwise.any else ""
+        teacher = robust.teacher.loss.label
+        others = f"teacher with {teacher}" if teacher != plain else ""
+        return ", ".join(filter(None, ("+".join(filter(None, (own, terms))), others))) or "none"
 
     def with_alpha(self, alpha: float) -> "Config":
         """The same with a value in place of alpha "auto"."""
@@ -163,7 +163,7 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     key, source = ".".join(path), merge.source(path)
     if "loss" in path[1:3]:
         block = path[: path.index("loss") + 1]
-        wrong, why = mitigations.mistake(at(merge.values, block), path[-1])
+        wrong, why = mitigations.mistake(at(merge.values, block), path[-1], "teacher" in block)
         if why is not None:
             return str(merge.error(".".join([*block, wrong]), why))
     if problem["type"] == "extra_forbidden":

@@ -10,7 +10,6 @@ from compress.configuration import engine_table
 from compress.configuration.deepspeed_schema import WarmupParams
 from compress.configuration.merge import Merge
 from compress.configuration.robust_schema import Root
-from compress.mitigations import MITIGATIONS
 
 UNTAKEN = {
     "pruning": "no sparse_pruning is enabled for it",
@@ -29,9 +28,6 @@ TWINS = {
     "schedule_offset_end": "end",
 }
 """Keys of DeepSpeed's, in steps -> the keys of this program that set the same as fractions."""
-
-OF_STUDENTS = {"teacher", "difficulty", "mistakes"}
-"""Needs of a loss that only a student's can have."""
 
 Cases = Iterator[tuple[str, str]]
 
@@ -98,11 +94,6 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
         "teacher.loss": (
             robust.teacher.model is not None,
             "has no effect: teacher.model is given and not trained",
-        ),
-        "teacher.loss.hook": (
-            bool(robust.teacher.loss.needs & OF_STUDENTS),
-            "needs a teacher, a difficulty or a first model; a teacher can be trained with "
-            + ", ".join(name for name, kind in MITIGATIONS.items() if not kind.needs & OF_STUDENTS),
         ),
         "layerwise.layer_map": (
             not robust.layerwise.any,

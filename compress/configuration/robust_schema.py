@@ -21,9 +21,10 @@ class TeacherBlock(Block):
     training. Its labels are found by their names in its id2label."""
     epochs: Epochs | None = None
     """Epochs of fine-tuning the teacher. Default: robust_compression.epochs."""
-    loss: mitigations.Loss = mitigations.NoLoss()
+    loss: mitigations.TeacherLoss = mitigations.PLAIN
     """The loss that the teacher is trained with, with its settings, such as {"hook": "poe"} for a
-    debiased teacher; one that needs neither a teacher nor a difficulty. Default: cross-entropy."""
+    debiased teacher; a shipped one that needs no teacher, no difficulty and no first model. Default:
+    cross-entropy."""
 
 
 class StudentBlock(Block):

@@ -31,6 +31,8 @@ WITHOUT_EFFECT = (
 """Keys that change no artefact: monitors, how the same sums are computed, what is evaluated."""
 INSIDE = (f"{OURS}.layerwise.cache_gib",)
 """More of them, inside blocks that stages read as a whole: only those stages see them."""
+OF_SCORES = (f"{OURS}.evaluation.precision",)
+"""Keys that change the scores of finished models and nothing else that is kept."""
 CONTENT = (f"{OURS}.task", f"{OURS}.model", f"{OURS}.student.model", f"{OURS}.teacher.model")
 """Keys that name data or a model: fingerprints of what they name enter the key, not their values."""
 RESOLVED = {

@@ -217,7 +217,7 @@ def stamp(config: Config) -> str:
     named = sources.files(robust.task, tasks.of(robust.task))
     files += [file for file in named if file not in files]
     files += robust.loss.files()
-    kinds = [Vanilla, Magnitude, *([type(robust.teacher.loss)] if robust.teacher.loss.hook else [])]
+    kinds = (Vanilla, Magnitude, type(robust.teacher.loss))
     code = [*method_code.of_student(config).items(), *map(method_code.digest, kinds)]
     about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     facts = [artefacts.NUMERICS, *code, *about]
@@ -225,12 +225,13 @@ def stamp(config: Config) -> str:
 
 
 def _lasting(merged: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """The configuration without the keys that change no artefact."""
-    return {
+    """The configuration without the keys that may change: what they decide is made again at no cost."""
+    left = {
         key: _lasting(value, f"{path}{key}.") if isinstance(value, Mapping) else value
         for key, value in merged.items()
-        if not used_keys.without_effect(f"{path}{key}")
+        if not used_keys.without_effect(name := f"{path}{key}") and name not in used_keys.OF_SCORES
     }
+    return {key: value for key, value in left.items() if value != {}}
 
 
 def _difference(old: object, new: object, path: str = "") -> str | None:

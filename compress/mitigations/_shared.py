@@ -44,6 +44,12 @@ class Mitigation(Block, Method):
         return "shallow"
 
     @property
+    def label(self) -> str:
+        """Its name in tables: the hook, and whose difficulty or bias it gets."""
+        parts = (self.hook, "shallow" if self.shallow else "")
+        return "+".join(filter(None, (*parts, self.bias_model if "bias" in self.needs else "")))
+
+    @property
     def first_model_epochs(self) -> int | None:
         """Epochs of the first model whose mistakes it needs; None if it needs none."""
         return None
@@ -97,7 +103,7 @@ class Mitigation(Block, Method):
 
 
 class NoLoss(Mitigation):
-    """No loss is chosen: a teacher is trained with the cross-entropy, and no student is."""
+    """No loss is chosen: enough for the stages that train no student."""
 
     hook: Literal[""] = ""
     """Empty: no loss is chosen."""
@@ -152,8 +158,8 @@ class FromBias(Mitigation):
 
     bias: Literal["shallow", "partial", "weak"] = "shallow"
     """The bias model: `shallow`, bags of words of both texts and their overlap; `partial`, the same of
-    one text alone (hypothesis, claim); `weak`, the run's encoder trained on 2,000 samples. None has
-    been trained on the samples that it judges."""
+    one text alone (hypothesis, claim); `weak`, the run's encoder trained on 2,000 samples. None is
+    trained on the samples that it judges."""
 
     @property
     def bias_model(self) -> Literal["shallow", "partial", "weak"]:

@@ -85,6 +85,11 @@ def _number_of(name: str) -> re.Match[str] | None:
     return NUMBERED.fullmatch(spelling(name))
 
 
+def is_classifier(config: PreTrainedConfig) -> bool:
+    """Whether a directory's configuration is that of a classifier with its head."""
+    return (config.architectures or [""])[0].endswith("ForSequenceClassification")
+
+
 def find(
     path: Path,
     config: PreTrainedConfig,
@@ -98,10 +103,10 @@ def find(
     the head must be one of these labels; without it a head of as many others is initialised at random,
     and so is that of a directory without one. Raises UserError for what cannot be mapped.
     """
-    architecture = (config.architectures or [""])[0]
-    classifier = architecture.endswith("ForSequenceClassification")
+    classifier = is_classifier(config)
     if trained and not classifier:
-        raise UserError(f"{path}: holds no classifier ({architecture or 'no architecture'}).")
+        architecture = (config.architectures or ["no architecture"])[0]
+        raise UserError(f"{path}: holds no classifier ({architecture}).")
     given = names(path, config) if classifier else list(labels)
     if given == list(labels):
         return Order(tuple(range(len(labels))), len(labels))

@@ -86,7 +86,8 @@ def figures(
         out["f_bias_reason"] = "the student gets nothing right on dev"
     if out["f_bias_reason"] is None:
         out["f_bias"] = metrics.relative_bias(student, teacher)
-        ratio = np.where(drawn.teacher > 0, drawn.student / drawn.teacher, np.nan)
+        ratio = np.full_like(drawn.teacher, np.nan)
+        np.divide(drawn.student, drawn.teacher, out=ratio, where=drawn.teacher > 0)
         out["f_bias_interval"] = known(bootstrap.interval(ratio))
     return out
 

@@ -60,7 +60,7 @@ class Teacher(Stage[Context]):
         """
         given, facts = run.config.robust.teacher.model, run.for_teacher().training_facts()
         if given is None:
-            return {**facts, "code": method_code.digest(type(_loss(run.config)))}
+            return {**facts, "code": method_code.digest(type(run.config.robust.teacher.loss))}
         source = encoders.directory(given, KEY)
         order = encoders.find_labels(source, run.data.labels, run.data.task, trained=True)
         return {**facts, "teacher": encoders.fingerprint(source), **label_order.inputs_of(order)}
@@ -70,9 +70,9 @@ class Teacher(Stage[Context]):
         block, own = run.config.robust.teacher, run.for_teacher()
         if block.model is None:
             assert block.epochs is not None, "epochs are resolved"
-            loss, models = _loss(run.config), [bias.load(artefact) for artefact in made.values()]
-            known = loss.sample_data(None, None, 0.0, models[0] if models else None)
-            weights, scores, shape = fine_tune(run, "teacher", block.epochs, loss, known)
+            models = [bias.load(artefact) for artefact in made.values()]
+            known = block.loss.sample_data(None, None, 0.0, models[0] if models else None)
+            weights, scores, shape = fine_tune(run, "teacher", block.epochs, block.loss, known)
         else:
             weights, scores, shape = _given(own)
 
@@ -83,12 +83,6 @@ class Teacher(Stage[Context]):
             export.save(shape, own.encoder.tokenizer, length, keep, folder / "model")
 
         return fill
-
-
-def _loss(config: Config) -> Mitigation:
-    """What the teacher is trained with: cross-entropy unless the configuration names a loss."""
-    chosen = config.robust.teacher.loss
-    return chosen if chosen.hook else Vanilla()
 
 
 def train_accuracy(context: Context, made: Artefact) -> dict[str, float]:

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from compress import method_code
 from compress.compression.masks import Masks
 from compress.configuration.config import Config, training_steps
+from compress.data.splits import TaskData
+from compress.errors import UserError
 from compress.mitigations.vanilla import Vanilla
+from compress.models import encoders, label_order
 from compress.stages.context import TRAINING, Context, new_trainer, score_split, start_model
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
@@ -53,6 +56,24 @@ class Weak(Stage[Context]):
             np.save(folder / "probabilities.npy", found)
 
         return fill
+
+
+def check(config: Config, model: Path, data: TaskData) -> None:
+    """Raise UserError if a loss asks for this bias model and the encoder knows the task already.
+
+    model: directory of the run's encoder. A classifier of these labels may have seen every sample.
+    """
+    robust = config.robust
+    keys = {"loss": robust.loss, "teacher.loss": robust.teacher.loss}
+    asked = [key for key, loss in keys.items() if loss.uses("bias") and loss.bias_model == "weak"]
+    if not asked or not label_order.is_classifier(encoders.load_config(model)):
+        return
+    if encoders.find_labels(model, data.labels, data.task).outputs is not None:
+        raise UserError(
+            f"robust_compression.{asked[0]}.bias: 'weak' trains the encoder on few samples, but "
+            f"'{robust.model}' is a classifier of these labels, which may have seen them all; take "
+            "'shallow' or 'partial', or name a plain encoder as model."
+        )
 
 
 def cuts(count: int, seed: int) -> Iterator[tuple[Places, Places]]:
