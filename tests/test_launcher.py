@@ -257,9 +257,11 @@ def test_finished_stages_are_reused_and_others_made_again(
     first, second = (json.loads((f / "metrics.json").read_text()) for f in (folder, other))
     assert second["mitigation"] == "rmc+shallow"
     assert second["difficulty"]["auroc"] == first["difficulty"]["auroc"]
-    wrong = np.load(next((folder.parent / "shared/shallow").iterdir()) / "wrong.npy")
-    truth = [pair["alignment"] for pair in generator.generate(train=120, dev=40, ood=40)["train"]]
-    expected = auroc(wrong, np.array(truth) == "conflicting")
+    p = np.load(next((folder.parent / "shared/shallow").iterdir()) / "probabilities.npy")
+    pairs = generator.generate(train=120, dev=40, ood=40)["train"]
+    gold = [int(pair["label"] != "entailment") for pair in pairs]
+    conflicting = np.array([pair["alignment"] for pair in pairs]) == "conflicting"
+    expected = auroc(1 - p[np.arange(len(p)), gold], conflicting)
     assert second["difficulty"]["shallow_auroc"] == pytest.approx(expected)
     reports = [(f / "report.html").read_text() for f in (folder, other)]
     assert [text.count("error of a shallow classifier") for text in reports] == [0, 1]
