@@ -32,6 +32,7 @@ COMMON = (
     "train_batch_size=16",
     "robust_compression.epochs=4",
     "robust_compression.uncertainty.epochs=4",
+    "robust_compression.uncertainty.sparsities=[0.2, 0.4, 0.6, 0.7, 0.85]",
     "steps_per_print=1",
     'csv_monitor={"enabled": true}',
     "tensorboard=null",
