@@ -21,15 +21,15 @@ from compress.data.batches import Indices
 class Batch:
     """A micro-batch of B samples and C classes after the forward pass.
 
-    logits: [B, C]; labels: [B]; teacher, bias: probabilities [B, C] of the teacher and of a bias model
-    that was not trained on the sample; difficulty: d [B], 1 is the hardest;
-    valid: 1, or 0 for padding, [B] or []; inputs, outputs: of the student's forward call; progress:
-    fraction of the training that is done. Of the whole training set: mean_difficulty: mean of
-    min(d, ceiling), so that sample weights have mean 1; ceiling: a harder sample weighs as if it had
-    this difficulty; alpha: of Eq. 1, the lowest d. batch_mean: mean of `Method.batch_weight` over the
-    whole batch of all ranks, [] (None: over these samples); settings: those of the loss, for a function
-    of the user's; watched: see `watch`; shared: what several methods compute once; tokens: values of
-    its tokens [B, L, ...], 0 on padding, by name (`Method.token_values`).
+    logits: [B, C]; labels: [B]; teacher, bias: probabilities [B, C] of the teacher and of a bias
+    model that was not trained on the sample; difficulty: d [B], 1 is the hardest; valid: 1, or 0 for
+    padding, [B] or []; inputs, outputs: of the student's forward call; progress: fraction of the
+    training that is done. Of the whole training set: mean_difficulty: mean of min(d, ceiling), so
+    that sample weights have mean 1; ceiling: a harder sample weighs as if it had this difficulty;
+    alpha: of Eq. 1, the lowest d. batch_mean: mean of `Method.batch_weight` over the whole batch of
+    all ranks, [] (None: over these samples); settings: those of the loss, for a function of the
+    user's; watched: see `watch`; shared: what several methods compute once; tokens: values of its
+    tokens [B, L, ...], 0 on padding, by name (`Method.token_values`).
     """
 
     logits: Tensor

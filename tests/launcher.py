@@ -96,3 +96,10 @@ def job(
         "steps_per_print=2",
         *overrides,
     ]
+
+
+def benchmark_job(model: Path, output: Path, *, parts: tuple[str, str]) -> list[str]:
+    """The configuration of `job`, as the benchmarks of trainings take it."""
+    _, *words = job(model, output, parts=parts)
+    place, stage = words.index("--output_dir"), words.index("--stage")
+    return [word for n, word in enumerate(words) if n not in (place, place + 1, stage, stage + 1)]

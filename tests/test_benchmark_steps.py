@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from launcher import job, two_ranks
+from launcher import benchmark_job, two_ranks
 
 from compress.benchmark import steps
 from compress.compression.pruner import Planned
@@ -111,9 +111,7 @@ def test_steps_with_a_refresh():
 
 @pytest.mark.launcher
 def test_pruning_on_and_off_take_turns_on_two_ranks(tiny_model, tmp_path):
-    _, *arguments = job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/distil"))
-    place, stage = arguments.index("--output_dir"), arguments.index("--stage")
-    kept = [w for n, w in enumerate(arguments) if n not in (place, place + 1, stage, stage + 1)]
+    kept = benchmark_job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/distil"))
     words = ["-m", "compress.benchmark", "steps", "--rounds", "3", "--steps", "2", *kept]
     done = two_ranks(*words, "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-3000:]

@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from launcher import job, python, two_ranks
+from launcher import benchmark_job, python, two_ranks
 
 from compress.benchmark import training
 from compress.errors import UserError
@@ -54,9 +54,7 @@ def test_figures_by_hand():
 @pytest.mark.release
 def test_three_trainings_take_turns_on_two_ranks(tiny_model, tmp_path):
     pytest.importorskip("accelerate")
-    _, *arguments = job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/distil"))
-    place, stage = arguments.index("--output_dir"), arguments.index("--stage")
-    kept = [w for n, w in enumerate(arguments) if n not in (place, place + 1, stage, stage + 1)]
+    kept = benchmark_job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/distil"))
     words = ["-m", "compress.benchmark", "train", "--rounds", "3", "--steps", "2", *kept]
     done = two_ranks(*words, "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -86,9 +84,7 @@ def test_without_accelerate_only_ours_can_be_timed(monkeypatch):
 
 @pytest.mark.launcher
 def test_one_alone_tells_its_memory(tiny_model, tmp_path):
-    _, *arguments = job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/poe"))
-    place, stage = arguments.index("--output_dir"), arguments.index("--stage")
-    kept = [w for n, w in enumerate(arguments) if n not in (place, place + 1, stage, stage + 1)]
+    kept = benchmark_job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/poe"))
     words = ["-m", "compress.benchmark", "train", "--only", "ours", "--rounds", "2", "--steps", "2"]
     done = python(*words, *kept, "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-3000:]

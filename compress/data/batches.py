@@ -73,14 +73,10 @@ def _ends(lengths: NDArray[Any], parts: int) -> Indices:
 
     0, then the end of each part: [parts + 1].
     """
-    sums = np.cumsum(lengths, dtype=np.int64)
-    ends = np.searchsorted(sums, sums[-1] * np.arange(1, parts) / parts) + 1
-    ends = np.maximum.accumulate(np.maximum(ends, np.arange(1, parts)) - np.arange(1, parts))
-    return np.r_[
-        0,
-        np.minimum(ends + np.arange(1, parts), len(lengths) - np.arange(parts - 1, 0, -1)),
-        len(lengths),
-    ]
+    sums, inner = np.cumsum(lengths, dtype=np.int64), np.arange(1, parts)
+    ends = np.searchsorted(sums, sums[-1] * inner / parts) + 1
+    spare = np.maximum.accumulate((ends - inner).clip(0, len(lengths) - parts))
+    return np.concatenate([[0], spare + inner, [len(lengths)]])
 
 
 def scoring_order(lengths: NDArray[Any]) -> Indices:

@@ -5,7 +5,6 @@ percentile, and its share of the step. `more` compares the first training with t
 round. Medians are of each part by itself, so that they add up to the whole step only roughly.
 """
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from compress.files import artefacts
-from compress.reporting import markdown, numbers, page, tables, training_report
+from compress.reporting import markdown, numbers, tables, training_report
 from compress.reporting.figures import OTHER_COLOURS
 
 NAMES = {
@@ -175,11 +173,7 @@ def write(
         known["steps of a run with a refresh"] = f"{refreshes.count:,} of {refreshes.steps:,}"
         known["seconds of a refresh"] = refreshes.seconds
     figures = rows(turns, refreshes)
-    text, image = report(known, figures), io.BytesIO()
-    picture(about, figures).savefig(image, format="png", dpi=150)
-    with artefacts.replacing(folder / "steps.png") as temporary:
-        temporary.write_bytes(image.getvalue())
-    page.write(folder / "steps.md", text)
+    text = report(known, figures)
     values = {"machine": known, "parts": figures, "turns": [vars(turn) for turn in turns]}
-    artefacts.write_json(folder / "steps.json", values)
+    training_report.leave(folder / "steps", text, picture(about, figures), values)
     return text

@@ -142,11 +142,16 @@ def write(folder: Path, about: Mapping[str, Any], turns: Sequence[Turn]) -> str:
     """Write training.md, training.json and training.png into the folder; return the text."""
     figures = rows(about, turns)
     text = report(about, figures)
-    image = io.BytesIO()
-    picture(about, figures).savefig(image, format="png", dpi=150)
-    with artefacts.replacing(folder / "training.png") as temporary:
-        temporary.write_bytes(image.getvalue())
-    page.write(folder / "training.md", text)
     values = {"machine": about, "trainings": figures, "turns": [vars(turn) for turn in turns]}
-    artefacts.write_json(folder / "training.json", values)
+    leave(folder / "training", text, picture(about, figures), values)
     return text
+
+
+def leave(place: Path, text: str, figure: Figure, values: Mapping[str, Any]) -> None:
+    """Write a benchmark's text, picture and values; place: path of the files without their suffix."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    with artefacts.replacing(place.with_suffix(".png")) as temporary:
+        temporary.write_bytes(image.getvalue())
+    page.write(place.with_suffix(".md"), text)
+    artefacts.write_json(place.with_suffix(".json"), values)
