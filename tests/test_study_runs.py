@@ -254,6 +254,22 @@ def test_runs_side_by_side_have_gpus_of_their_own(monkeypatch, tmp_path):
     launch.Machine(2, 3, "--hostfile hosts").check()
 
 
+def test_small_runs_may_share_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UserError, match="--runs_per_gpu 4: no GPU is visible"):
+        launch.Machine(1, 4, runs_per_gpu=4).check()
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
+    machine, run = launch.Machine(1, 8, runs_per_gpu=4), runs_of(tmp_path)[0]
+    machine.check()
+    places = [machine.command(run, slot)[4] for slot in range(8)]
+    assert places == ["localhost:0"] * 4 + ["localhost:1"] * 4
+    with pytest.raises(UserError, match=r"need 3 GPUs and 2 are visible.*--runs_per_gpu 5"):
+        launch.Machine(1, 9, runs_per_gpu=4).check()
+    with pytest.raises(UserError, match="--launcher says which processes; leave it out"):
+        launch.Machine(1, 2, "--hostfile hosts", runs_per_gpu=2).check()
+
+
 def test_the_time_left_counts_what_is_still_to_make(capsys):
     progress = launch.Progress(total=6, ahead={"a", "b"}, behind={"c", "d"}, jobs=2)
     for name, seconds, left in (

@@ -19,7 +19,9 @@ from compress.reporting import study_report
 from compress.runtime import versions
 from compress.study import launch, plan, result_rows, run_order
 
-RUNNING = {f"--{key}": key for key in ("shard", "jobs", "processes", "launcher", "list")}
+RUNNING = {
+    f"--{key}": key for key in ("shard", "jobs", "runs_per_gpu", "processes", "launcher", "list")
+}
 RUNNING |= {"--set": "overrides", "--accept_versions": "accept_versions"}
 """Argument of the command line that concerns runs -> its name among the options."""
 
@@ -35,6 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--shard", metavar="i/n", help="every n-th task and seed")
     parser.add_argument("--jobs", type=_positive, help="runs side by side (1)")
+    parser.add_argument("--runs_per_gpu", type=_positive, help="runs that may share a GPU (1)")
     parser.add_argument("--processes", type=_positive, help="of each run (all GPUs, or 2 on a CPU)")
     parser.add_argument("--launcher", help="more arguments for deepspeed ('--hostfile f')")
     parser.add_argument("--accept_versions", action="store_true", help=versions.ACCEPT)
@@ -91,9 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         runs = plan.expand(options.study, out, options.overrides)
         chosen = run_order.shard(runs, options.shard or "1/1")
-        jobs = options.jobs or 1
-        processes = options.processes or launch.default_processes(jobs)
-        machine = launch.Machine(processes, jobs, options.launcher or "", options.accept_versions)
+        jobs, shared = options.jobs or 1, options.runs_per_gpu or 1
+        processes = options.processes or launch.default_processes(-(-jobs // shared))
+        machine = launch.Machine(
+            processes, jobs, options.launcher or "", options.accept_versions, shared
+        )
         plan.check(chosen, machine.ranks)
         machine.check()
         lines = plan.notes(chosen)

@@ -53,13 +53,15 @@ def placement(launcher: str) -> dict[str, Any]:
 class Machine:
     """How runs are started here: processes of a run, runs side by side, more words for `deepspeed`.
 
-    accept_versions: whether runs and artefacts of other versions of torch and so on are reused.
+    accept_versions: whether runs and artefacts of other versions of torch and so on are reused;
+    runs_per_gpu: how many runs may share a GPU.
     """
 
     processes: int
     jobs: int
     launcher: str = ""
     accept_versions: bool = False
+    runs_per_gpu: int = 1
 
     @property
     def ranks(self) -> int | None:
@@ -71,13 +73,11 @@ class Machine:
         return words["count"] if counted and words.get("count", 0) > 0 else None
 
     def environment(self) -> dict[str, str]:
-        """The environment of a run: on a CPU all processes share the cores (or OMP_NUM_THREADS)."""
-        found = dict(os.environ)
-        if not torch.cuda.is_available():
-            cores = len(os.sched_getaffinity(0))
-            threads = max(1, cores // ((self.ranks or self.processes) * self.jobs))
-            found = {"OMP_NUM_THREADS": str(threads), **found, "DS_ACCELERATOR": "cpu"}
-        return found
+        """The environment of a run: all processes share the cores (or OMP_NUM_THREADS)."""
+        cores = len(os.sched_getaffinity(0))
+        threads = max(1, cores // ((self.ranks or self.processes) * self.jobs))
+        found = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        return found if torch.cuda.is_available() else {**found, "DS_ACCELERATOR": "cpu"}
 
     def command(self, run: Run, slot: int = 0) -> list[str]:
         """The command line of a run, on a port of its own; slot: which of the runs side by side."""
@@ -95,13 +95,21 @@ class Machine:
         ]
 
     def check(self) -> None:
-        """Raise UserError if the runs side by side would have to share a GPU."""
+        """Raise UserError if there are too few GPUs, or if runs_per_gpu would have no effect."""
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if gpus and not placement(self.launcher) and self.processes * self.jobs > gpus:
+        if self.runs_per_gpu > 1 and (not gpus or placement(self.launcher)):
+            why = "--launcher says which processes" if gpus else "no GPU is visible"
+            raise UserError(f"--runs_per_gpu {self.runs_per_gpu}: {why}; leave it out.")
+        if not gpus or placement(self.launcher):
+            return
+        needed = self.processes * -(-self.jobs // self.runs_per_gpu)
+        if needed > gpus:
             raise UserError(
-                f"--jobs {self.jobs}: with {self.processes} processes each they need "
-                f"{self.processes * self.jobs} GPUs and {gpus} are visible; lower one of --jobs and "
-                "--processes."
+                f"--jobs {self.jobs}: with {self.processes} processes each they need {needed} GPUs and "
+                f"{gpus} are visible; lower one of --jobs and --processes, or let small runs share a "
+                f"GPU with --runs_per_gpu {-(-self.jobs // max(1, gpus // self.processes))}."
+                if self.processes <= gpus
+                else f"--processes {self.processes}: {gpus} GPUs are visible."
             )
 
     def _places(self, slot: int) -> list[str]:
@@ -112,7 +120,7 @@ class Machine:
             return ["--num_accelerators", str(self.processes)]
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         numbers = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
-        first = slot * self.processes
+        first = slot // self.runs_per_gpu * self.processes
         return ["--include", f"localhost:{','.join(numbers[first : first + self.processes])}"]
 
 
