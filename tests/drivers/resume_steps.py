@@ -2,16 +2,19 @@
 
     deepspeed tests/drivers/resume_steps.py OUTPUT MODEL SPEC
 
-SPEC: as of parity_steps.py, and "at": steps of checkpoints, "saved": directory of the checkpoints,
-"dropout". A job is trained without a break, `OUTPUT/<name>-whole.json`; and again up to each of "at",
-saved, ended, begun anew and continued, `OUTPUT/<name>-continued.json`. With "from": NAME a job only
-continues the checkpoint of that job, which other ranks or another stage have written.
+SPEC: as of parity_steps.py, and "at": step of a checkpoint or null, "saved": directory of the
+checkpoints, "dropout". A job is trained to its end and saved on the way, `OUTPUT/<name>-whole.json`;
+then begun anew and continued from there, `OUTPUT/<name>-continued.json`. With "from": NAME a job begins
+with the checkpoint of that job, which other ranks or another stage have written: what it gives from
+there is `OUTPUT/<name>-moved.json`; it is continued likewise if "at" is a step.
 """
 
 import hashlib
 import json
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,51 +46,49 @@ def optimizer_digest(training: Training) -> list[str]:
     return ranks.gathered(digest.hexdigest)
 
 
-def save_beside(trainer: Trainer) -> None:
-    """Save the state while the next step is taken: nothing is written before that."""
-    step, taken = trainer.step, threading.Event()
+@contextmanager
+def saving(trainer: Trainer, at: int | None) -> Iterator[None]:
+    """Context of a training that is saved at a step; it is written once the next step is taken."""
+    real, take, taken = pieces.write, trainer._train_step, threading.Event()
 
     def write(*words: Any) -> list[str]:
         assert taken.wait(60)
         return real(*words)
 
-    real, pieces.write = pieces.write, write
+    def train_step(*parts: Any) -> None:
+        take(*parts)
+        if trainer.step == at:
+            taken.set()
+
+    trainer._train_step, pieces.write = train_step, write
+    trainer.training.saver.due = lambda step: step == at
     try:
-        trainer.training.saver.begin()
-        trainer._train_step(*trainer._feed.step(step))
-        taken.set()
+        yield
         trainer.training.saver.complete()
     finally:
         pieces.write = real
 
 
-def trained(context: Context, spec: dict, ends: list[int]) -> dict:
-    """A student that is ended and begun anew at each of these steps but the last."""
-    losses: list[float] = []
-    for end in ends:
-        training = begun(context, spec.get("dropout", 0.1))
-        training.trainer.run_until(end)
-        losses += training.recorder.losses
-        if end != ends[-1]:
-            save_beside(training.trainer)
-            training.trainer.close()
-            torch.manual_seed(end)  # nothing that follows may depend on the state of this process
+def trained(context: Context, spec: dict, at: int | None = None) -> dict:
+    """A student to its last step, from the newest checkpoint if there is one, saved at a step."""
+    training = begun(context, spec.get("dropout", 0.1))
+    with saving(training.trainer, at):
+        training.trainer.run_until(spec["steps"])
     states = optimizer_digest(training)
     rates = [group["lr"] for group in training.trainer.engine.basic_optimizer.param_groups]
-    facts = training.facts()
-    return {**facts, "losses": losses, "optimizer": states, "rates": rates}
+    return {**training.facts(), "optimizer": states, "rates": rates}
 
 
 def main() -> None:
     output, model, spec = prepare()
     for name, context in contexts(output, model, spec):
-        source = spec["jobs"][name.rpartition("-")[0]].get("from", name)
+        source, at = spec["jobs"][name.rpartition("-")[0]].get("from", name), spec["at"]
         work = Unfinished(CheckpointBlock(keep=1), Path(spec["saved"]) / source)
         kept = replace(context, unfinished=work)
-        results = {}
-        if source == name:
-            results["whole"] = trained(context, spec, [spec["steps"]])
-        results["continued"] = trained(kept, spec, [*spec["at"], spec["steps"]])
+        results = {"whole" if source == name else "moved": trained(kept, spec, at)}
+        if at is not None:
+            torch.manual_seed(at)  # nothing that follows may depend on the state of this process
+            results["continued"] = trained(kept, spec)
         for kind, facts in results.items():
             if ranks.is_main():
                 (output / f"{name}-{kind}.json").write_text(json.dumps(facts))
