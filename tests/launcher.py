@@ -67,9 +67,18 @@ def two_ranks(*arguments: str, limit: float = 500, **extra: str) -> subprocess.C
     return subprocess.CompletedProcess(arguments, min(filter(None, codes), default=0), out, error)
 
 
+def _words(arguments: tuple[str, ...]) -> list[str]:
+    return ["--num_accelerators", "2", f"--master_port={free_port()}", *arguments]
+
+
+def deepspeed(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """The command `deepspeed` on two ranks."""
+    return run(["deepspeed", *_words(arguments)], **extra)
+
+
 def launch(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    port = f"--master_port={free_port()}"
-    return run(["deepspeed", "--num_accelerators", "2", port, *arguments], **extra)
+    """What `deepspeed` does, with the libraries loaded before; its launcher and ranks load them."""
+    return python("-m", "deepspeed.launcher.runner", *_words(arguments), **extra)
 
 
 def job(

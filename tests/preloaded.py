@@ -7,6 +7,7 @@ hashes, so that the order of sets is the same in all of them.
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import random
@@ -81,6 +82,7 @@ class Python:
 
 def _main(arguments: Sequence[str], environment: dict[str, str], texts: list[Path]) -> None:
     """What a forked process does: become `python *arguments`."""
+    gc.freeze()  # what the libraries have made stays; DeepSpeed collects garbage with each engine
     os.setsid()
     for number, file in enumerate(texts, 1):
         descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND)

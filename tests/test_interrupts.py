@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launcher import ROOT, job, launch, python, two_ranks
+from launcher import ROOT, deepspeed, job, python, two_ranks
 from same_run import differences
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
@@ -74,7 +74,7 @@ def test_no_rank_outlives_the_command_that_started_it(tiny_model, tmp_path):
     """SIGTERM to `deepspeed` ends that alone; its launcher and its ranks would train on."""
     long = "robust_compression.epochs=2000"
     hit = {"KILL_AT": "step teacher 5", "KILL_WITH": TERM, "KILL_RANK": "1", "KILL_WHOM": "runner"}
-    done = launch(*words(tiny_model, tmp_path / "run", long), **hit)
+    done = deepspeed(*words(tiny_model, tmp_path / "run", long), **hit)
     assert done.returncode not in (0, 1)
     deadline = time.monotonic() + 30
     while running(tmp_path) and time.monotonic() < deadline:
@@ -85,10 +85,11 @@ def test_no_rank_outlives_the_command_that_started_it(tiny_model, tmp_path):
 
 
 def test_a_rank_that_hangs_is_named(tiny_model, tmp_path):
+    """Without DeepSpeed's launcher, which gives a stopped rank 30 seconds to end."""
     began = time.monotonic()
     hit = {"KILL_AT": "step teacher 5", "KILL_WITH": STOP, "KILL_RANK": "1"}
     limit = "robust_compression.timeout=0.2"
-    done = launch(*words(tiny_model, tmp_path / "run", limit), **hit)
+    done = two_ranks(*words(tiny_model, tmp_path / "run", limit), **hit)
     assert done.returncode == 1
     assert time.monotonic() - began < 200
     sentence = f"error: rank 1 on host {socket.gethostname()} did not answer for 12 s"

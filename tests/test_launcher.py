@@ -1,6 +1,7 @@
 """The real `deepspeed` launcher on two CPU ranks: ZeRO stages agree, ranks agree, errors end cleanly.
 
-One launch trains all specs one after another, because a start costs more than the training.
+One launch trains all specs one after another, because a start costs more than the training. Whole jobs
+have their libraries loaded before; test_study_launch.py starts some with the launcher.
 """
 
 import json
@@ -193,7 +194,7 @@ def test_golden_four_steps(on_one: Path) -> None:
 @pytest.fixture(scope="module")
 def whole_job(tmp_path_factory, tiny_model) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("job")
-    done = launch(*job(tiny_model, folder / "run"), "--export", "onnx")
+    done = two_ranks(*job(tiny_model, folder / "run"), "--export", "onnx")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "run", done.stdout
 

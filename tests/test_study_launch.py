@@ -2,12 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launcher import ROOT, run
+from launcher import ROOT, python
 
 from compress.study import result_rows
 
@@ -88,7 +87,7 @@ def study(tmp_path_factory, tiny_model) -> tuple[Path, subprocess.CompletedProce
 def start(folder: Path) -> subprocess.CompletedProcess[str]:
     words = [str(folder / "configs/studies/plays.json"), "--output_dir", str(folder / "out")]
     override = f"robust_compression.task.data_dir={folder / 'data'}"
-    return run([sys.executable, "-m", "compress.study", *words, "--set", override])
+    return python("-m", "compress.study", *words, "--set", override)
 
 
 def test_a_study_of_a_task_in_json_ends_in_a_report(study) -> None:
