@@ -8,33 +8,22 @@ import json
 import os
 
 import pytest
-from launcher import ROOT, environment_of
-from preloaded import Python
+from launcher import ROOT, python
 from side_by_side import RECORDED
 
 GOLDEN = json.loads((ROOT / "tests/golden_runs.json").read_text())
 CHOSEN = os.environ.get("GOLDEN_JOBS", "").split() or RECORDED
-FIRST, *OTHERS = CHOSEN
 
 pytestmark = [pytest.mark.slow, pytest.mark.release, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """The facts of all jobs, trained in two processes side by side.
-
-    The first job of each makes the teacher and the difficulty, whose curves are among its facts.
-    """
-    folder = tmp_path_factory.mktemp("golden")
-    driver, halves = str(ROOT / "tests/drivers/golden_jobs.py"), (OTHERS[0::2], OTHERS[1::2])
-    started = [
-        Python([driver, str(folder / f"{number}.json"), FIRST, *names], environment_of())
-        for number, names in enumerate(halves)
-    ]
-    ended = [process.finished(800) for process in started]
-    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
-    files = [folder / f"{number}.json" for number in range(2)]
-    return {name: facts for file in files for name, facts in json.loads(file.read_text()).items()}
+    """The facts of all jobs, one after another: they share a teacher and a difficulty."""
+    file = tmp_path_factory.mktemp("golden") / "facts.json"
+    done = python(str(ROOT / "tests/drivers/golden_jobs.py"), str(file), *CHOSEN)
+    assert done.returncode == 0, done.stderr
+    return json.loads(file.read_text())
 
 
 def test_every_job_is_recorded():

@@ -10,6 +10,7 @@ layers, the names in metrics.json. Run it to renew tests/golden_runs.json after 
 meant to alter results.
 """
 
+import functools
 import hashlib
 import json
 import sys
@@ -26,6 +27,7 @@ from side_by_side import COMMON, JOBS, RECORDED, ROOT, Job
 
 from compress import run
 from compress.configuration import config
+from compress.models import probe
 from compress.training import distributed
 
 CHOSEN = ("heads20", "heads40", "heads20_rows50_imp40")
@@ -79,6 +81,7 @@ def facts(output: Path, chosen: bool) -> dict[str, Any]:
 
 def main() -> None:
     device = distributed.start()
+    probe.check = functools.cache(probe.check)  # the model is tried once
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[2:] or RECORDED:
