@@ -24,6 +24,7 @@ long() {  # a training of minutes, until a new checkpoint is there; then the com
   "$@"
   wait $training
 }
+until_said() { for _ in $(seq 50); do grep -q "$1" "$log" && break; sleep 0.5; done; }
 for case in "$@"; do
   log=$results/$case.log
   case $case in
@@ -41,7 +42,7 @@ sys.exit(__main__.main())' --hostfile "$HOSTFILE" --output_dir "$results/scratch
     mpirun) GLOO_SOCKET_IFNAME=eth0 OMP_NUM_THREADS=1 RANKS=2 MPIRUN="$tcp -x GLOO_SOCKET_IFNAME" timeout 180 \
       bash launch_scripts/mpirun.sh "${words[@]}" --output_dir "$results/mpirun/run";;
     killed) long eval 'kill -9 $(on_hostb train.py)';;
-    link) long eval 'ip link set eth0 down; sleep 25; ip link set eth0 up';;
+    link) long eval 'ip link set eth0 down; until_said "did not answer"; ip link set eth0 up';;
     no_mpi4py) HOSTFILE='' RANKS=2 OMP_NUM_THREADS=1 PYTHONPATH=$results/without MPIRUN=--allow-run-as-root timeout 180 \
       bash launch_scripts/mpirun.sh "${words[@]}" --output_dir "$results/no_mpi4py/run";;
   esac > "$log" 2>&1
