@@ -8,6 +8,7 @@ fails once, and is continued}. The run directory of a student is OUTPUT/<name>; 
 OUTPUT/<name>/rank<r>.json.
 """
 
+import functools
 import json
 import sys
 import time
@@ -23,7 +24,7 @@ from compress import run
 from compress.configuration import config
 from compress.errors import UserError
 from compress.files import artefacts
-from compress.models import encoders
+from compress.models import encoders, probe
 from compress.runtime import ranks
 from compress.stages import difficulty, export
 from compress.stages.context import Context
@@ -136,6 +137,7 @@ def _weights(made: Artefact) -> dict[str, torch.Tensor]:
 def main() -> None:
     output, model, specs = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     device = distributed.start()
+    probe.check = functools.cache(probe.check)  # each model is tried once
     for spec in json.loads(specs):
         try:
             one(spec, Path(output), model, device)
