@@ -16,6 +16,7 @@ until_ended() {
     sleep 0.3
   done
 }
+submitted=()  # CASE JOB: the queue runs one after another, and another while one waits for its second part
 for case in "$@"; do
   case $case in
     srun)
@@ -24,17 +25,20 @@ for case in "$@"; do
     one)
       printf '#!/bin/bash\n%s\n' 'exec python train.py "$@"' > "$results/one.sh"
       job=$(sbatch --parsable -n 2 -o "$results/one.log" "$results/one.sh" "${words[@]}" --output_dir "$results/one/run")
-      until_ended "$job"
-      ended one "$(exit_code "$job")";;
+      submitted+=("one $job");;
     parts|fails|quits)
       job=$(cd "$project" && MODE=$case sbatch --parsable -o "$results/$case.log" launch_scripts/slurm.sbatch \
         --deepspeed_config "$results/stand_in.json" --output_dir "$results/$case/run")
+      submitted+=("$case $job")
       if [ "$case" = parts ]; then
-        for _ in $(seq 600); do [ -e "$results/parts/run/training" ] && break; sleep 0.1; done
+        for _ in $(seq 1200); do [ -e "$results/parts/run/training" ] && break; sleep 0.1; done
         scancel --batch --signal=USR1 "$job"  # as Slurm does before the time limit
-      fi
-      until_ended "$job"
-      scontrol show job "$job" > "$results/$case.job"
-      ended "$case" "$(exit_code "$job")";;
+      fi;;
   esac
+done
+for pair in "${submitted[@]}"; do
+  read -r case job <<< "$pair"
+  until_ended "$job"
+  scontrol show job "$job" > "$results/$case.job"
+  ended "$case" "$(exit_code "$job")"
 done
