@@ -9,6 +9,7 @@ from configs import Files, at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from compress.errors import UserError
+from compress.files.artefacts import temporary_name
 from compress.files.ownership import figures_key
 from compress.training.monitor import open_monitor
 
@@ -91,6 +92,18 @@ def test_events_of_other_artefacts_go_and_those_of_a_reused_one_stay(files, tmp_
     names = {file.name for file in (output / "csv_monitor").glob("*.csv")}
     written = {"teacher_loss.csv", "difficulty_loss.csv", "accuracy_student_dev.csv"}
     assert names == {*written, "notes.csv"}
+
+
+def test_what_a_killed_run_was_writing_goes(files, tmp_path):
+    folder = tmp_path / "run/tensorboard/run"
+    folder.mkdir(parents=True)
+    mine = temporary_name(folder / "run.json")
+    *words, _, number, suffix = mine.name.split(".")
+    ended = folder / ".".join([*words, "1", number, suffix])  # this process began at another time
+    for file in (mine, ended):
+        file.write_text("{")
+    start(files, tmp_path / "run")
+    assert mine.exists() and not ended.exists()
 
 
 def test_figures_stay_as_long_as_their_metrics_do(files, tmp_path):

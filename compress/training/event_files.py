@@ -38,8 +38,12 @@ class Folder:
         self._keys: dict[str, str] = dict(keys) if isinstance(keys, dict) else {}
 
     def keep(self, keys: Collection[str]) -> None:
-        """Remove all events but those of groups that were written for artefacts of these keys."""
+        """Remove all events but those of groups that were written for artefacts of these keys.
+
+        And what a process that has ended was writing.
+        """
         with self.writing():
+            artefacts.sweep([self.path])
             self._keys = {group: key for group, key in self._keys.items() if key in keys}
             kept = {file for group in self._keys for file in self._files(group)}
             for file in set(_written(self.path)) - kept:
