@@ -18,7 +18,7 @@ def environment_of(**extra: str) -> dict[str, str]:
         **os.environ,
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         **extra,
     }

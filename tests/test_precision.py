@@ -10,7 +10,7 @@ from transformers import AlbertConfig, AlbertForSequenceClassification
 from compress.configuration import machine, precision, used_keys
 from compress.errors import UserError
 from compress.files import ownership
-from compress.training import engine
+from compress.training import engine, finite
 
 KEY = "robust_compression.precision"
 
@@ -80,6 +80,26 @@ def test_an_output_directory_belongs_to_the_command_that_made_it(chosen, files, 
         assert ownership.difference(chosen(asked, flags)[0].merged, command) is None
     other = files.load(SPARSE, overrides=[f"{KEY}={'fp32' if asked == 'bf16' else 'bf16'}"])
     assert asked == "auto" or ownership.difference(chosen(asked)[0].merged, other) is not None
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "searched"),
+    [
+        (1, {}, False),
+        (2, {}, False),
+        (2, {"check_grad_overflow": True}, True),
+        (0, {}, None),
+        (3, {}, None),
+    ],
+)
+def test_gradients_in_bf16_are_searched_once(files, monkeypatch, stage, more, searched):
+    """By `FiniteCheck`, unless DeepSpeed is asked to; its search is 13 kernels for each parameter."""
+    monkeypatch.setattr(engine, "_races", lambda: False)  # asks the process group
+    block = {**SPARSE, "bf16": {"enabled": True, **more}, "zero_optimization": {"stage": stage}}
+    settings = files.load(block)
+    given = engine.engine_settings(settings, 10, 2, 1, [])["bf16"]
+    assert given.get("check_grad_overflow") == searched
+    assert finite.left_out(settings) == bool(searched)
 
 
 @pytest.mark.parametrize("block", ["bf16", "fp16", "torch_autocast"])

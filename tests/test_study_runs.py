@@ -221,7 +221,7 @@ def test_the_command_of_a_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("visible", "processes", "places"),
-    [("", 2, "localhost:0,1"), ("5,3,7,1", 2, "localhost:5,3"), ("6", 1, "localhost:6")],
+    [("", 2, "0,1"), ("5,3,7,1", 2, "5,3"), ("6", 1, "6")],
 )
 def test_gpus_are_those_that_are_visible(monkeypatch, tmp_path, visible, processes, places):
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
@@ -229,8 +229,14 @@ def test_gpus_are_those_that_are_visible(monkeypatch, tmp_path, visible, process
         launch.torch.cuda, "device_count", lambda: len(visible.split(",")) if visible else 4
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    words = launch.Machine(processes, 1).command(runs_of(tmp_path)[0])
-    assert words[3:5] == ["--include", places]
+    machine = launch.Machine(processes, 1)
+    words, environment = machine.command(runs_of(tmp_path)[0]), machine.environment()
+    if processes > 1:
+        assert words[3:5] == ["--include", f"localhost:{places}"]
+    else:
+        assert words[2] == str(launch.TRAIN), "one process is started without a launcher"
+        assert environment["CUDA_VISIBLE_DEVICES"] == places
+        assert {environment[key] for key in ("RANK", "LOCAL_RANK")} == {"0"}
 
 
 @pytest.mark.slow
@@ -260,10 +266,10 @@ def test_small_runs_may_share_a_gpu(monkeypatch, tmp_path):
         launch.Machine(1, 4, runs_per_gpu=4).check()
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
-    machine, run = launch.Machine(1, 8, runs_per_gpu=4), runs_of(tmp_path)[0]
+    machine = launch.Machine(1, 8, runs_per_gpu=4)
     machine.check()
-    places = [machine.command(run, slot)[4] for slot in range(8)]
-    assert places == ["localhost:0"] * 4 + ["localhost:1"] * 4
+    places = [machine.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(8)]
+    assert places == ["0"] * 4 + ["1"] * 4
     with pytest.raises(UserError, match=r"need 3 GPUs and 2 are visible.*--runs_per_gpu 5"):
         launch.Machine(1, 9, runs_per_gpu=4).check()
     with pytest.raises(UserError, match="--launcher says which processes; leave it out"):

@@ -1,4 +1,5 @@
-"""Start the runs of a study through the `deepspeed` launcher: skip, go on after a failure, list it.
+"""Start the runs of a study, those of several processes through the `deepspeed` launcher: skip what is
+finished, go on after a failure, list it.
 
 Which run may start when is for `compress.study.run_order` to say.
 """
@@ -72,23 +73,32 @@ class Machine:
         counted = words.keys() <= {"count", "num_nodes"} and words.get("num_nodes", 1) == 1
         return words["count"] if counted and words.get("count", 0) > 0 else None
 
-    def environment(self) -> dict[str, str]:
+    @property
+    def alone(self) -> bool:
+        """Whether a run is one process of this host, which needs no launcher.
+
+        `deepspeed` loads its libraries twice before a run begins: 18 of 30 s here.
+        """
+        return self.processes == 1 and not self.launcher
+
+    def environment(self, slot: int = 0) -> dict[str, str]:
         """The environment of a run: all processes share the cores (or OMP_NUM_THREADS)."""
         cores = len(os.sched_getaffinity(0))
         threads = max(1, cores // ((self.ranks or self.processes) * self.jobs))
         found = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        return found if torch.cuda.is_available() else {**found, "DS_ACCELERATOR": "cpu"}
+        if self.alone:
+            port = launchers.free_port()
+            found |= launchers.Launch("deepspeed", 0, 0, 1, launchers.LOCAL, port).variables()
+        if not torch.cuda.is_available():
+            return {**found, "DS_ACCELERATOR": "cpu"}
+        return {**found, "CUDA_VISIBLE_DEVICES": self._gpus(slot)} if self.alone else found
 
     def command(self, run: Run, slot: int = 0) -> list[str]:
         """The command line of a run, on a port of its own; slot: which of the runs side by side."""
+        port = ("--master_port", str(launchers.free_port()))
+        launcher = (_launcher(), *port, *self._places(slot), *shlex.split(self.launcher))
         return [
-            *(
-                _launcher(),
-                "--master_port",
-                str(launchers.free_port()),
-                *self._places(slot),
-                *shlex.split(self.launcher),
-            ),
+            *((sys.executable, "-u") if self.alone else launcher),
             *(str(TRAIN), "--deepspeed_config", *map(str, run.files)),
             *("--set", *run.overrides, "--output_dir", str(run.output_dir)),
             *(["--accept_versions"] if self.accept_versions else []),
@@ -118,10 +128,14 @@ class Machine:
             return []
         if not torch.cuda.is_available():
             return ["--num_accelerators", str(self.processes)]
+        return ["--include", f"localhost:{self._gpus(slot)}"]
+
+    def _gpus(self, slot: int) -> str:
+        """Numbers of the GPUs of a run, such as `2,3`."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         numbers = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
         first = slot // self.runs_per_gpu * self.processes
-        return ["--include", f"localhost:{','.join(numbers[first : first + self.processes])}"]
+        return ",".join(numbers[first : first + self.processes])
 
 
 def _launcher() -> str:
@@ -280,7 +294,7 @@ def _one(
     """Make one run; why it failed, if it did. A run that ends by an interrupt stops the study."""
     began, log = time.perf_counter(), logs / f"{run.name.replace('/', '_')}.log"
     with disk.writing(log), log.open("w", encoding="utf-8") as target:
-        words, environment = machine.command(run, slot), machine.environment()
+        words, environment = machine.command(run, slot), machine.environment(slot)
         done = subprocess.run(words, stdout=target, stderr=target, env=environment, check=False)
     seconds = time.perf_counter() - began
     if done.returncode in INTERRUPTED:

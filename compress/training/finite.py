@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from compress.configuration.config import Config
 from compress.data.batches import Indices
@@ -34,10 +35,12 @@ class FiniteCheck:
 
     def failed(self) -> bool:
         """Whether a loss or a gradient of any rank is not finite; between backward pass and step."""
-        sums = [(loss * valid).sum() for _, valid, loss, _ in self._parts]
-        sums += [total for shard in self._shards if (total := shard.gradient_sum()) is not None]
-        device = sums[0].device
-        wrong = ~torch.isfinite(torch.stack([value.to(device, torch.float32) for value in sums])).all()
+        figures = [(loss * valid).sum() for _, valid, loss, _ in self._parts]
+        found = (shard.gradient for shard in self._shards if shard.length)
+        gradients = [gradient for gradient in found if gradient is not None]
+        largest = get_total_norm(gradients, norm_type=torch.inf)  # few kernels for all tensors of a GPU
+        figures.append(largest.to(figures[0].device, figures[0].dtype))
+        wrong = ~torch.isfinite(torch.stack(figures)).all()
         if ranks.world_size() > 1:
             flag = wrong.to(torch.float32)
             dist.all_reduce(flag, dist.ReduceOp.MAX)

@@ -85,11 +85,6 @@ class Shard:
         """The summed gradient, [length]; between the last backward pass and the step."""
         return None if self.parameter.grad is None else self.parameter.grad.view(-1)
 
-    def gradient_sum(self) -> Tensor | None:
-        """The sum of the gradient, []: not finite if a value is not; None for a shard without one."""
-        gradient = self.gradient
-        return None if gradient is None else gradient.sum(dtype=torch.float32)
-
     def zero_gradient(self, kept: Tensor) -> None:
         """Zero the gradient where it is not kept, bool [length]."""
         gradient = self.gradient
