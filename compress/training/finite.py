@@ -38,7 +38,7 @@ class FiniteCheck:
         figures = [(loss * valid).sum() for _, valid, loss, _ in self._parts]
         found = (shard.gradient for shard in self._shards if shard.length)
         gradients = [gradient for gradient in found if gradient is not None]
-        norm = get_total_norm(gradients)  # few kernels for all tensors of a GPU; not finite from 2e19 on
+        norm = get_total_norm(gradients)  # few kernels on a GPU; not finite from 2e19 on
         figures.append(norm.to(figures[0].device, figures[0].dtype))
         wrong = ~torch.isfinite(torch.stack(figures)).all()
         if ranks.world_size() > 1:
