@@ -4,9 +4,10 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from launcher import benchmark_job, python, two_ranks
 
-from compress.benchmark import training
+from compress.benchmark import demand, training
 from compress.errors import UserError
 from compress.reporting import training_report
 from compress.reporting.training_report import Turn
@@ -50,6 +51,21 @@ def test_figures_by_hand():
     assert "zero" not in text
 
 
+def test_time_that_spans_cover():
+    assert demand.covered([(5, 6), (0, 2), (1, 3), (1, 2)]) == pytest.approx(4)
+    assert demand.covered([]) == 0
+    described = demand.Demand(100.0, 0.02).described(0.05)
+    assert described["GPU idle"] == pytest.approx(0.6)
+    assert described["GPU busy a step, ms"] == pytest.approx(20)
+
+
+def test_operations_that_a_step_asks_for():
+    one = torch.ones(3)
+    assert (
+        demand.measure(lambda count: [one.neg() for _ in range(2 * count)], one.device).operations == 2
+    )
+
+
 @pytest.mark.launcher
 @pytest.mark.release
 def test_three_trainings_take_turns_on_two_ranks(tiny_model, tmp_path):
@@ -83,8 +99,9 @@ def test_without_accelerate_only_ours_can_be_timed(monkeypatch):
 
 
 @pytest.mark.launcher
-def test_one_alone_tells_its_memory(tiny_model, tmp_path):
+def test_one_alone_tells_its_memory_and_operations(tiny_model, tmp_path):
     kept = benchmark_job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/poe"))
+    kept += ["--set", 'bf16={"enabled": true}']
     words = ["-m", "compress.benchmark", "train", "--only", "ours", "--rounds", "2", "--steps", "2"]
     done = python(*words, *kept, "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -92,3 +109,5 @@ def test_one_alone_tells_its_memory(tiny_model, tmp_path):
     assert [row["training"] for row in found["trainings"]] == ["robust compression"]
     before, peak = (found["machine"][key] for key in MEMORY)
     assert 100 < before <= peak < 10_000
+    asked = found["machine"]["operations a step"]
+    assert 1_000 < asked < 2_800, "2,462; 3,209 if DeepSpeed searches the gradients once more"

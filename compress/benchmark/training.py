@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from compress.benchmark import inference, ours
+from compress.benchmark import demand, inference, ours
 from compress.data.batches import share
 from compress.data.columns import Columns
 from compress.errors import UserError
@@ -67,14 +67,17 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
             "requirements-benchmark.txt, or add --only ours."
         )
     context = ours.begin(settled, options.output, launch)
-    before, total = _memory(context.device), WARM + options.rounds * options.steps
+    before, total = _memory(context.device), WARM + options.rounds * options.steps + demand.STEPS
     contestants = [
         _ours(context, total) if name == "ours" else _peer(name, context, total)
         for name in NAMES
         if options.only in (None, name)
     ]
     found = _interleaved(contestants, options.rounds, options.steps, context.device)
+    first = [turn.seconds / turn.steps for turn in found if turn.training == contestants[0].name]
     about = _about(context, context.columns["train"], options)
+    asked = demand.measure(contestants[0].steps, context.device)
+    about |= asked.described(statistics.median(first))
     if options.only is not None:
         peak = {key: int(value) for key, value in _memory(context.device).items()}
         about |= {f"peak {key}, MB": round(value / MEGABYTE) for key, value in peak.items()}
