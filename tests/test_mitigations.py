@@ -17,11 +17,13 @@ from compress.mitigations import MITIGATIONS
 from compress.stages.alpha import Candidate, choose, settle
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
-LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus"}
+LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus", "poe_hidden": "poe"}
 """Files that add layer-wise terms to a hook of another name."""
 SHALLOW = {"weighted_shallow": "weighted", "rmc_plus_shallow": "rmc_plus"}
 """Files that give a hook of another name the difficulty of the shallow classifier."""
-HOOKS = {name: name for name in NAMES} | LAYERWISE | SHALLOW
+BIAS = {"poe_partial": "partial", "poe_weak": "weak"}
+"""Files that give `poe` another bias model."""
+HOOKS = {name: name for name in NAMES} | LAYERWISE | SHALLOW | dict.fromkeys(BIAS, "poe")
 SPARSE = str(ROOT / "ds_configs/compression/imp40.json")
 
 
@@ -34,7 +36,10 @@ def test_there_is_a_file_for_every_loss():
     assert {settings(name).robust.loss.hook for name in NAMES} == set(MITIGATIONS) <= set(NAMES)
     for files, suffix in ((LAYERWISE, "layerwise"), (SHALLOW, "shallow")):
         for name, hook in files.items():
-            assert settings(name).mitigation_label == f"{hook}+{suffix}"
+            own = settings(hook).mitigation_label
+            assert settings(name).mitigation_label == f"{own}+{suffix}"
+    for name, bias in BIAS.items():
+        assert settings(name).mitigation_label == f"poe+{bias}"
 
 
 CLIPPED = {"normalisation": "quantile", "quantile": 0.95}
@@ -72,11 +77,9 @@ def students(tmp_path_factory, tiny_model) -> Path:
     specs.append({**specs[NAMES.index("rmc_plus")], "name": "rmc_plus_zero3", "stage": 3})
     shallow = str(ROOT / "ds_configs/mitigation/rmc_plus_shallow.json")
     specs.append({"name": "shallow_alone", "files": [SPARSE, shallow], "stage": 2})
-    poe = specs[NAMES.index("poe")]
-    partial = ["robust_compression.loss.bias=partial"]
-    specs.append({**poe, "name": "poe_partial_zero3", "stage": 3, "set": partial})
-    weak = ["robust_compression.loss.bias=weak", "robust_compression.teacher.loss.hook=poe"]
-    specs.append({**poe, "name": "poe_twice", "trained": True, "set": weak})
+    specs.append({**specs[NAMES.index("poe_partial")], "name": "poe_partial_zero3", "stage": 3})
+    twice = {"name": "poe_twice", "set": ["robust_compression.teacher.loss.hook=poe"]}
+    specs.append({**specs[NAMES.index("poe_weak")], **twice, "trained": True})
     other = [f"robust_compression.cache_dir={folder}/other"]
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_twin", "trained": True, "set": other})
     driver = str(ROOT / "tests/drivers/compress_all.py")
