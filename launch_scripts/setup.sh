@@ -32,7 +32,7 @@ fi
 
 # beside FOLDER FILE ...: enter a further environment that sees the packages of this one, less those of the files.
 beside() {
-  local packages wanted folder=$1 arguments=() file
+  local packages wanted folder=$1 arguments=() pip file
   shift
   for file in "$@"; do arguments+=(-r "$file"); done
   packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -41,7 +41,9 @@ beside() {
     echo "installing $* into $folder"
     python -m venv "$folder" || stop "'python -m venv $folder' failed"
     echo "$packages" > "$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
-    DS_BUILD_OPS=0 "$folder/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation "${arguments[@]}"
+    pip=("$folder/bin/pip" --quiet --disable-pip-version-check install)
+    "${pip[@]}" 'setuptools>=70.1'  # which builds wheels; older ones of a new environment do not
+    DS_BUILD_OPS=0 "${pip[@]}" --no-deps --no-build-isolation "${arguments[@]}"
     echo "$wanted" > "$folder/installed"
   fi
   source "$folder/bin/activate"
