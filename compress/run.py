@@ -109,6 +109,8 @@ def prepare(
             unpadding.check_side(tokenizer.padding_side, key)
     encoded = encoders_of(context, folders, tokenizers)
     context = replace(context, encoders=encoded)
+    for note in context.cut_notes():
+        ranks.say(f"data: {note}")
     if stage != PREPARE:  # which needs no process group, but DeepSpeed's monitors do
         context = replace(context, monitor=open_monitor(config, output_dir))
     if config.robust.layerwise.any:

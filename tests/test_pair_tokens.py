@@ -6,7 +6,7 @@ import pytest
 from transformers import BertTokenizer, GPT2Tokenizer, RobertaTokenizer
 
 from compress.data import tokens
-from compress.data.pair_tokens import IDS, LENGTHS, TYPES, Slow
+from compress.data.pair_tokens import IDS, LENGTHS, LOST, TYPES, CutOff, Slow
 from compress.stages.tokenised import _sendable
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
@@ -41,6 +41,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_those_of_transformers(kind, keep):
     """Sent to another process or not; the reference is `Slow`, which calls the tokenizer itself."""
+    whole = tokens.Cut(Slow(KINDS[kind]()), 10_000, keep).lists(TEXTS)[IDS]
     for length in (8, 12, 64):
         expected = tokens.Cut(Slow(KINDS[kind]()), length, keep).lists(TEXTS)
         here = tokens.cut(KINDS[kind](), length, keep)
@@ -51,8 +52,15 @@ def test_tokens_are_those_of_transformers(kind, keep):
                 assert found[name] == [list(row) for row in rows], (name, length)
         flat = here(TEXTS)
         assert flat[LENGTHS].tolist() == [len(row) for row in expected[IDS]]
+        lost = [len(a) - len(b) for a, b in zip(whole, expected[IDS], strict=True)]
+        assert flat[LOST].tolist() == lost and (max(lost) > 0 or length == 64)
         assert flat[IDS].tolist() == [token for row in expected[IDS] for token in row]
         assert (TYPES in flat) == (TYPES in expected)
+
+
+def test_what_is_cut_off_is_told():
+    told = CutOff(samples=1_412, of_samples=9_399, tokens=93, of_tokens=1_000).described()
+    assert told == "1,412 of 9,399 samples (15.0 %; 9.3 % of its tokens lost)"
 
 
 def test_what_cannot_be_sent_is_known():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from compress.data.pairs import Lists
 
 Ids = list[list[int]]
-IDS, TYPES, LENGTHS = "input_ids", "token_type_ids", "lengths"
+IDS, TYPES, LENGTHS, LOST = "input_ids", "token_type_ids", "lengths", "lost"
 
 
 class PairTokenizer(ABC):
@@ -95,6 +95,22 @@ class Slow(PairTokenizer):
 
 
 @dataclass(frozen=True)
+class CutOff:
+    """How many samples of a split were too long, of how many; tokens that were cut off, of how many."""
+
+    samples: int
+    of_samples: int
+    tokens: int
+    of_tokens: int
+
+    def described(self) -> str:
+        """Such as `1,412 of 9,399 samples (15.0 %; 9.3 % of its tokens lost)`."""
+        share, lost = 100 * self.samples / self.of_samples, 100 * self.tokens / self.of_tokens
+        shares = f"{share:.1f} %; {lost:.1f} % of its tokens lost"
+        return f"{self.samples:,} of {self.of_samples:,} samples ({shares})"
+
+
+@dataclass(frozen=True)
 class Cut:
     """How pairs are tokenised: to at most max_length tokens; keep: the text that is cut last (0 or 1).
 
@@ -119,8 +135,18 @@ class Cut:
                     found[name][row] = values[0]
         return found
 
+    def lost(self, texts: Lists, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+        """How many tokens of each pair are cut off, [N]; lengths: of what is left, [N]."""
+        lost = np.zeros(len(lengths), np.int32)
+        (full,) = np.nonzero(lengths >= self.max_length)
+        if len(full):
+            whole = [self.tokenizer.ids([column[row] for row in full]) for column in texts]
+            counts = [self.tokenizer.special() + len(a) + len(b) for a, b in zip(*whole, strict=True)]
+            lost[full] = np.maximum(np.array(counts) - lengths[full], 0)
+        return lost
+
     def __call__(self, texts: Lists) -> dict[str, NDArray[Any]]:
-        """The same one after another, int32 and uint8 [tokens], and `LENGTHS` [N]."""
+        """The same one after another, int32 and uint8 [tokens]; `LENGTHS` and `LOST` [N]."""
         found = self.lists(texts)
         lengths = np.fromiter(map(len, found[IDS]), np.int32, len(found[IDS]))
         types = {IDS: np.int32, TYPES: np.uint8}
@@ -128,4 +154,4 @@ class Cut:
             name: np.fromiter(chain.from_iterable(rows), types[name], int(lengths.sum()))
             for name, rows in found.items()
         }
-        return {**flat, LENGTHS: lengths}
+        return {**flat, LENGTHS: lengths, LOST: self.lost(texts, lengths)}

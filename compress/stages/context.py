@@ -17,6 +17,7 @@ from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
 from compress.configuration.used_keys import OURS
 from compress.data.columns import Columns
+from compress.data.pair_tokens import CutOff
 from compress.data.splits import TaskData
 from compress.methods import Method
 from compress.microbatch import SampleData
@@ -29,12 +30,16 @@ from compress.training.trainer import AfterEpoch, Trainer, Training
 
 @dataclass(frozen=True)
 class Encoder:
-    """A pre-trained model: its directory and fingerprint, and the splits in its own tokens."""
+    """A pre-trained model: its directory and fingerprint, and the splits in its own tokens.
+
+    cut: what was cut off from each split.
+    """
 
     model: Path
     key: str
     tokenizer: PreTrainedTokenizerBase
     columns: Mapping[str, Columns]
+    cut: Mapping[str, CutOff] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,18 @@ class Context(Workspace):
     def columns(self) -> Mapping[str, Columns]:
         """The splits in the encoder's tokens."""
         return self.encoder.columns
+
+    def cut_notes(self) -> list[str]:
+        """For each model's tokens a sentence that says how many samples were cut to the length."""
+        length, notes = self.config.robust.task.max_length, []
+        for key, encoder in self.encoders.items():
+            found = [f"{split} {cut.described()}" for split, cut in encoder.cut.items() if cut.samples]
+            whose = f" for {key}" if len(self.encoders) > 1 else ""
+            if found:
+                notes.append(
+                    f"Cut to {length} tokens{whose} ({OURS}.task.max_length): {', '.join(found)}."
+                )
+        return notes
 
     def for_student(self) -> "Context":
         """The same with the student's encoder: samples are the same, their tokens are its own."""

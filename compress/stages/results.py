@@ -164,7 +164,7 @@ def collect(
         **both,
         **found,
         "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood),
-        "data_notes": list(raw.notes),
+        "data_notes": [*raw.notes, *context.cut_notes()],
         "at_chance": evaluation.at_chance(both["teacher"], raw.ood),
         "vanished": evaluation.vanished(both["student"], raw.dev),
         "samples": {

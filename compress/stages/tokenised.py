@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data import columns, tokens
 from compress.data.columns import Columns
-from compress.data.pair_tokens import LENGTHS, Cut, Fast
+from compress.data.pair_tokens import LENGTHS, LOST, Cut, CutOff, Fast
 from compress.data.splits import Split
+from compress.files import artefacts
 from compress.models import encoders
 from compress.runtime import parallel
 from compress.runtime.long_work import LongWork
@@ -25,10 +27,10 @@ from compress.stages.workspace import Artefact
 
 @dataclass(frozen=True)
 class Tokens(Stage[Context]):
-    """`columns/`: one split in the tokens of a model; fingerprint: of the model."""
+    """`columns/`: one split in the tokens of a model; `cut.json`: what was cut off (`CutOff`)."""
 
     split: str
-    fingerprint: str
+    fingerprint: str  # of the model
     tokenizer: PreTrainedTokenizerBase
     name = "tokens"
 
@@ -48,7 +50,7 @@ class Tokens(Stage[Context]):
             "model": self.fingerprint,
             "names": list(self.tokenizer.model_input_names),
             "keep": run.data.task.keep,
-            "format": "flat, 16-bit labels",
+            "format": "flat, 16-bit labels, cut.json",
         }
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
@@ -59,7 +61,9 @@ class Tokens(Stage[Context]):
 
         def fill(folder: Path) -> None:
             cut = tokens.cut(self.tokenizer, robust.task.max_length, run.data.task.keep)
-            encode(split, cut, largest_id(self.tokenizer), folder / "columns", processes, work)
+            largest = largest_id(self.tokenizer)
+            off = encode(split, cut, largest, folder / "columns", processes, work)
+            artefacts.write_json(folder / "cut.json", vars(off))
 
         return fill
 
@@ -79,7 +83,7 @@ def _sendable(cut: Cut) -> bool:
 
 def encode(
     split: Split, cut: Cut, largest: int, folder: Path, processes: int = 1, work: LongWork | None = None
-) -> None:
+) -> CutOff:
     """Tokenise a split into a folder that `Columns.open` maps.
 
     A slow tokenizer, and one with a part in Python that cannot be sent, do so in this process.
@@ -90,11 +94,16 @@ def encode(
         done = 0
         for part in parallel.in_order(cut, split.texts.blocks(), several):
             done += len(part[LENGTHS])
+            lost, kept = (part[name].sum(dtype=np.int64) for name in (LOST, LENGTHS))
+            totals[:] += np.count_nonzero(part[LOST]), lost, lost + kept
             if work is not None:
                 work.done(done)
-            yield part
+            yield {name: values for name, values in part.items() if name != LOST}
 
+    totals = np.zeros(3, np.int64)
     columns.write(folder, parts(), split.labels, largest)
+    samples, lost, whole = totals.tolist()
+    return CutOff(samples, len(split), lost, whole)
 
 
 def encoders_of(
@@ -117,10 +126,11 @@ def encoders_of(
 
 
 def _encoder(run: Context, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    key, found = encoders.fingerprint(folder), {}
+    key, found, cut = encoders.fingerprint(folder), dict[str, Columns](), dict[str, CutOff]()
     for name in run.data.splits():
         made = obtain(Tokens(name, key, tokenizer), run)
+        cut[name] = CutOff(**artefacts.read_json(made.path / "cut.json"))
         found[name] = Columns.open(
             made.path / "columns", tokenizer.pad_token_id, tokenizer.padding_side
         )
-    return Encoder(folder, key, tokenizer, found)
+    return Encoder(folder, key, tokenizer, found, cut)
