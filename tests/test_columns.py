@@ -128,6 +128,20 @@ def test_floats_that_are_no_ids(small_task, put_split, label):
     error_of(small_task, f"{file}: row 2", "unknown label")
 
 
+@pytest.mark.parametrize(
+    ("label", "advice"),
+    [
+        (0.5, "regression) are not supported"),
+        ("4.22", "regression) are not supported"),
+        (["a", "b"], "several labels of a sample are not supported"),
+        ([], "several labels of a sample are not supported"),
+    ],
+)
+def test_labels_of_regression_and_of_several_classes(small_task, put_split, label, advice):
+    file = put_split("dev", labelled(label))
+    error_of(small_task, f"{file}: row 1", "unknown label", advice)
+
+
 def test_a_long_or_broken_cell_stays_one_short_sentence(small_task, put_split):
     put_split("dev", labelled("neutral", "a\nb" + "x" * 5000))
     assert len(error_of(small_task, "row 2", "a\\nbxx")) < 400

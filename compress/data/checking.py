@@ -87,7 +87,8 @@ class Checker:
             if label is None:
                 raise UserError(
                     f"{place} has the unknown label '{shown(row[self.label])}'; "
-                    f"known are {', '.join(self.names)} and 0 to {len(self.names) - 1}."
+                    f"known are {', '.join(self.names)} and 0 to {len(self.names) - 1}"
+                    f"{_other_task(row[self.label])}."
                 )
             names = tuple(row)
             if names not in rivals:
@@ -134,6 +135,19 @@ def label_id(label: object, ids: Mapping[str, int]) -> int | None:
     if name not in ids and point and number.isdecimal() and set(zeros) == {"0"}:
         name = number
     return ids.get(name)
+
+
+def _other_task(label: object) -> str:
+    """What to add of a label that belongs to regression or to several classes at once."""
+    try:
+        fraction = float(spelling(label)) % 1  # NaN for what is not finite
+    except ValueError:
+        fraction = 0.0
+    if 0 < fraction < 1:
+        return "; numbers as targets (regression) are not supported, so cut them into classes"
+    if isinstance(label, (list, tuple, dict)):
+        return "; several labels of a sample are not supported, so keep one class each"
+    return ""
 
 
 def _plain(name: str) -> str:
