@@ -19,6 +19,7 @@ import torch
 from datasets.arrow_writer import ArrowWriter
 from safetensors.torch import load_file
 
+from compress import load_compressed
 from compress.data import hub
 from compress.errors import UserError
 from compress.models import encoders
@@ -322,3 +323,17 @@ def test_a_cached_data_set_is_used_while_the_hub_never_answers(tmp_path, silent)
     assert message.startswith("Dataset(")
     assert "num_rows: 1" in message
     assert seconds < TIMEOUT + 3
+
+
+def test_a_student_is_loaded_by_its_id(cached):
+    snapshot = cached("nobody/student")
+    made = encoders.load_classifier(snapshot, ("no", "yes"))
+    made.save_pretrained(snapshot)
+    found = load_compressed("nobody/student@main")
+    assert not found.training and found.config.id2label == {0: "no", 1: "yes"}
+    for name, weight in made.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight)
+    with pytest.raises(UserError, match=r"load_compressed: 'nobody/else' .*cannot be reached"):
+        load_compressed("nobody/else")
+    with pytest.raises(UserError, match=r"load_compressed: there is no directory './nowhere'"):
+        load_compressed("./nowhere")

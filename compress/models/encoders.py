@@ -155,9 +155,13 @@ def _load_plain(path: Path, config: PreTrainedConfig, trained: bool) -> PreTrain
 def load_compressed(path: str | Path) -> PreTrainedModel:
     """The classifier of a directory, ready to use: evaluation mode, float32, on the CPU.
 
-    Reads any plain model directory too. Raises UserError for a damaged or half-written one.
+    path: or an id on the hub, `id@revision` with a branch, tag or commit. Reads any plain model
+    directory too. Raises UserError for a damaged or half-written one, or one that cannot be had.
     """
-    path = Path(path)
+    name = str(path)
+    path = directories.local(name, "load_compressed") or Path(
+        hub.model_directory(name, "load_compressed")
+    )
     directories.check(path)
     names = label_order.names(path, load_config(path))
     return load_classifier(path, tuple(names), trained=True).eval()
