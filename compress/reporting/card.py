@@ -78,6 +78,7 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "reason": summary.f_bias_reason(metrics),
         "notes": metrics["notes"],
         "size": summary.size(metrics),
+        "flips": summary.flips(metrics),
         "made": provenance.sentence(metrics["artefacts"]["student"]),
         "ood": f"{ood or 'not measured'}, against {summary.percent(student['dev'])} % on dev",
     }
