@@ -199,14 +199,17 @@ def test_the_card_and_the_figures_of_tensorboard(tmp_path):
 
 # A study
 
+BETTER = ("imp40", "rmc")
+
 
 @pytest.fixture
 def study(tmp_path):
     """8 finished runs without an OOD set; the student of imp40 rmc is better than vanilla."""
     made = runs_of(tmp_path, published=None)
     for run in made:
-        better = 0.03 * (run.name.startswith("imp40") and run.mitigation == "rmc")
-        finish(run, {"dev": 0.85 + better}, sizes={"dev": 400})
+        better = 0.03 * ((run.compression, run.mitigation) == BETTER)
+        kinds = np.where(np.arange(400) < 100, "a, same", "b, same")
+        finish(run, {"dev": 0.85 + better}, sizes={"dev": 400}, dev=kinds)
     return made
 
 
@@ -219,10 +222,18 @@ def test_tables_of_a_study_have_dev_alone(study, tmp_path):
         ["seeds", "dev", "gap"],
         ["easy", "hard", "gap"],
         ["only the teacher right", "only the student right"],
+        ["a, same", "b, same"],
     ]
+    of_both_seeds = [run for run in study if (run.compression, run.mitigation) == BETTER]
+    saved = [np.load(run.output_dir / "hits.npz")["teacher/dev"] for run in of_both_seeds]
+    assert len(saved) == 2
+    shown = tables[-1].rows[0][1].split()[0]
+    assert float(shown) == pytest.approx(100 * np.mean([hits[:100] for hits in saved]), abs=0.051)
+    assert "dev by gold label and subset" in tables[-1].caption
     assert evaluation.WITHOUT_OOD in tables[0].caption and "F_bias" not in tables[1].caption
-    one = model(task, "imp40", "rmc")
+    one = model(task, *BETTER)
     assert set(task.versus(one)) == {"dev", "gap"}
+    assert task.versus(one)["dev"].value == pytest.approx(0.03)
     assert one.f_bias(task.teacher) is None and one.f_bias_reason(task.teacher) == bias.NO_OOD
     with pytest.raises(ValueError, match="no OOD set"):
         one.delta()
@@ -235,10 +246,10 @@ def test_flips_of_a_study_are_counted(study):
     (task,) = analysis.tasks(result_rows.collect(study))
     shares = []
     for run in study:
-        if (run.compression, run.mitigation) == ("imp40", "rmc"):
+        if (run.compression, run.mitigation) == BETTER:
             saved = np.load(run.output_dir / "hits.npz")
             shares.append((saved["teacher/dev"] & ~saved["student/dev"]).mean())
-    lost = task.teacher.alone(model(task, "imp40", "rmc"))
+    lost = task.teacher.alone(model(task, *BETTER))
     assert list(lost.by_seed.values()) == pytest.approx(shares)
     found = lost.estimate()
     assert found.value == pytest.approx(np.mean(shares)) and found.low < found.value < found.high
@@ -282,6 +293,7 @@ def test_a_whole_run(run):
     assert "OOD none" in done.stdout and evaluation.WITHOUT_OOD in done.stdout
     assert "F_bias n/a: there is no OOD set" in done.stdout
     found, hits = json.loads((place / "metrics.json").read_text()), np.load(place / "hits.npz")
+    assert set(hits["subset/dev"]) == set(found["student"]["dev_subsets"])
     assert found["f_bias"] is found["delta_difference"] is found["plain"]["f_bias"] is None
     assert set(found["gain"]) == {"dev"}
     for role in ("teacher", "plain", "student"):

@@ -25,7 +25,7 @@ def all_of(task: Task) -> list[Table]:
     """The tables of a task."""
     found = [accuracies(task), differences(task), above_chance(task), by_set(task), easy_hard(task)]
     found.append(flips(task))
-    found += [by_subset(task, name) for name in task.teacher.ood_sets]
+    found += [by_subset(task, name) for name in ["dev", *task.teacher.ood_sets]]
     return [table for table in found if table.rows]
 
 
@@ -151,8 +151,9 @@ def _collapse(task: Task) -> str:
     if not reasons and not alone:
         return ""
     unpaired = f" ({', '.join(alone)})" if alone else ""
+    bias = "F_bias rewards a model that forgets everything; " * bool(task.teacher.ood_sets)
     return (
-        f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons) or 'none'}. "
+        f" ‡ {bias}marked: {'; '.join(reasons) or 'none'}. "
         "Dev is compared with vanilla of the same compression and seed; vanilla itself, and what has "
         f"no such vanilla{unpaired}, with the teacher."
     )
@@ -220,11 +221,12 @@ def flips(task: Task) -> Table:
 
 
 def by_subset(task: Task, name: str) -> Table:
-    """Accuracy on one OOD set by gold label, and by its subsets if it has any (HANS: heuristics).
+    """Accuracy on dev by its subsets, or on one OOD set by gold label and subset (HANS: heuristics).
 
     Models stand in rows, as elsewhere, unless there are fewer of them than of subsets.
     """
-    parts = sorted(subset for set_name, subset in task.teacher.parts if set_name == name and subset)
+    halves = ("easy", "hard") if name == "dev" else ()
+    parts = sorted(s for of, s in task.teacher.parts if of == name and s and s not in halves)
     caption = f"{task.name}: accuracy on {_short(name)} by gold label and subset, percent."
     columns = [(part, partial(on, name=name, subset=part)) for part in parts]
     table = of_models(caption, task, task.models if parts else [], columns)

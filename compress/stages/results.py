@@ -207,9 +207,14 @@ def easy_hard(
 
 
 def _write_hits(context: Context, made: Finished, file: Path) -> None:
-    """Write `hits.npz`: `<model>/<set>`, whether each sample was right; `hard` of dev; subsets."""
+    """Write `hits.npz`: `<model>/<set>`, whether each sample was right; `hard` of dev; subsets.
+
+    Those of dev where a definition names some; a study shows them.
+    """
     raw = context.data
     arrays: dict[str, Any] = {"hard": partial_input.load(made.shortcut)}
+    if raw.task.defined and raw.dev.subsets:
+        arrays["subset/dev"] = evaluation.subset_keys(raw.dev)
     for name, split in raw.ood.items():
         arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
     for role, one in made.scores.items():
