@@ -47,9 +47,9 @@ def outcome(generator, size, accuracy):
     return generator.permutation(hits)
 
 
-def finish(run, student=None, teacher=None, sizes=SETS, wholes=None, **changes):
+def finish(run, student=None, teacher=None, sizes=SETS, wholes=None, dev=None, **changes):
     """Write what a finished run leaves; student, teacher: accuracy by set; sizes: samples by set;
-    wholes: of the whole sets if these are parts."""
+    wholes: of the whole sets if these are parts; dev: subset of each dev sample."""
     generator = np.random.default_rng([run.seed, len(run.name)])
     same = np.random.default_rng(run.seed)
     sparsity = {"imp20": 0.2, "imp40": 0.4, "imp60": 0.6, "imp85": 0.85}.get(run.compression)
@@ -68,6 +68,8 @@ def finish(run, student=None, teacher=None, sizes=SETS, wholes=None, **changes):
             "sparsity": sparsity if role == "student" else None,
         }
     kinds = np.array(["kind a, REFUTES", "kind b, REFUTES", "kind b, SUPPORTS"])
+    if dev is not None:
+        hits["subset/dev"] = dev
     if "ood_sym1" in sizes:
         hits["subset/ood_sym1"] = kinds[np.arange(sizes["ood_sym1"]) % 3]
     metrics |= {

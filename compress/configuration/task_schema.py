@@ -83,7 +83,10 @@ class DefinitionBlock(Block):
     dev: Name | HubBlock = "dev"
     """Dev data: name of the file in task.data_dir, or a split on the model hub."""
     ood: dict[str, OodBlock] = Field(default={})
-    """OOD sets that are more than a file `ood_<name>` with the task's own columns and labels."""
+    """OOD sets that are more than a file `ood_<name>` with the task's own columns and labels. A task
+    may have none; then Delta and F_bias are not given."""
+    subsets: list[str] = Field(default=[])
+    """Columns of dev by whose values, and by gold label, the report splits its accuracy."""
     partial: Literal[0, 1] = 1
     """Which of the two texts, counted from 0, the classifier sees that divides dev into easy and
     hard samples."""
@@ -101,8 +104,8 @@ class TaskBlock(Block):
     definition: DefinitionBlock | None = None
     """A task of the user's own."""
     data_dir: Name | None = None
-    """Folder of local files train, dev and ood_<name> (.jsonl, .csv, .tsv or .parquet; each also
-    .gz), instead of the model hub."""
+    """Folder of local files train, dev and, if any, ood_<name> (.jsonl, .csv, .tsv or .parquet; each
+    also .gz), instead of the model hub."""
     ood_dir: Name | None = None
     """Folder of further OOD sets, such as those that are not on the hub."""
     max_length: Annotated[int, Field(ge=8)] = 128

@@ -89,17 +89,22 @@ def find(block: TaskBlock, task: Task, split: str) -> Source:
 def _like(folder: Path, names: tuple[str, ...]) -> list[str]:
     """What has the name of a split and is no file that can be read, each with the reason."""
     return [
-        f"{reading.shown(path.name)} {'is a folder' if path.is_dir() else 'is of another kind'}"
+        _unreadable(path)
         for stem in (folder / name for name in names)
         for path in sorted(stem.parent.glob("*"))
         if path.name.startswith(f"{stem.name}.")
     ]
 
 
+def _unreadable(path: Path) -> str:
+    return f"{reading.shown(path.name)} {'is a folder' if path.is_dir() else 'is of another kind'}"
+
+
 def ood_names(config: RobustCompression, task: Task) -> list[str]:
     """OOD sets to evaluate: those in the configuration, else all that exist or that a task defines.
 
-    Raises UserError for one in the configuration that does not exist, and if there is none.
+    A task of the user's own may have none, a shipped one may not. Raises UserError for one in the
+    configuration that does not exist, and where there is none but something asks for one.
     """
     block, wanted = config.task, config.evaluation.ood
     known = set(task.ood) if task.defined or task.name == "synthetic" else set()
@@ -111,11 +116,7 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
         known |= {n for n in _plain(folder) if f"ood_{n}" not in taken}
     if wanted is None:
         if not known:
-            where = " and ".join(map(str, folders(block).values())) or "the hub"
-            raise UserError(
-                f"{where}: has no OOD set of {task.name}; put an ood_<name> file into a folder and "
-                "name that in task.data_dir or task.ood_dir."
-            )
+            _check_without(block, task)
         return sorted(known)
     for name in wanted:
         if name not in known:
@@ -123,6 +124,33 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
                 f"robust_compression.evaluation.ood: there is no set '{name}'{nearest(name, known)}"
             )
     return list(wanted)
+
+
+def _check_without(block: TaskBlock, task: Task) -> None:
+    """Raise UserError where no OOD set is found, but one is needed, asked for, or meant by a file."""
+    given = folders(block)
+    where = " and ".join(map(str, given.values())) or "the hub"
+    if not task.defined or block.ood_dir is not None:
+        raise UserError(
+            f"{where}: has no OOD set of {task.name}; put an ood_<name> file into a folder and "
+            "name that in task.data_dir or task.ood_dir."
+        )
+    if block.drop_overlap:
+        raise UserError(
+            "robust_compression.task.drop_overlap: has no effect, because there is no OOD set; leave "
+            "it out, or put an ood_<name> file into task.data_dir or task.ood_dir."
+        )
+    if other := [text for folder in given.values() for text in _meant(folder)]:
+        formats = ", ".join(reading.FORMATS)
+        raise UserError(
+            f"{where}: {other[0]}, so it cannot be an OOD set ({formats}, or those with .gz); convert "
+            "or rename it."
+        )
+
+
+def _meant(folder: Path) -> list[str]:
+    """What is called `ood_...` and is no file that can be read, each with the reason."""
+    return [_unreadable(path) for path in sorted(folder.glob("ood_*"))]
 
 
 def absent_ood(config: RobustCompression, task: Task) -> dict[str, tuple[str, ...]]:

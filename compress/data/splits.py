@@ -116,7 +116,7 @@ def entry_of(task: Task, split: str) -> OodBlock:
     """What the task says of the columns and labels of a split, by the name of its source."""
     if split.startswith("ood_"):
         return ood_set(task, split.removeprefix("ood_"))
-    return OodBlock(subsets=task.subsets)
+    return OodBlock(subsets=[] if task.defined and split == "train" else task.subsets)
 
 
 def select(task: Task, block: TaskBlock, rows: Mapping[str, Rows], listing: Path) -> TaskData:

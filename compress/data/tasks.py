@@ -19,8 +19,6 @@ class Task(DefinitionBlock):
     """A definition with its name, and fields that only shipped tasks have."""
 
     name: str
-    subsets: list[str] = Field(default=[])
-    """Columns of train and dev by which the report splits their accuracy."""
     optional_labels: list[str] = Field(default=[])
     """The last of the labels, left out where train has no sample of them."""
     columns: dict[str, list[str]] = Field(default={})

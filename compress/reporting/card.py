@@ -73,13 +73,15 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What the card says of an evaluated model."""
     student = metrics["student"]
     ood = ", ".join(f"{summary.percent(value)} % on {name}" for name, value in student["ood"].items())
+    dev = f"{summary.percent(student['dev'])} % on dev"
     return {
         "table": markdown.table(summary.cells(metrics)),
         "reason": summary.f_bias_reason(metrics),
         "notes": metrics["notes"],
         "size": summary.size(metrics),
+        "flips": summary.flips(metrics),
         "made": provenance.sentence(metrics["artefacts"]["student"]),
-        "ood": f"{ood or 'not measured'}, against {summary.percent(student['dev'])} % on dev",
+        "ood": f"{ood}, against {dev}" if ood else f"not measured; it has {dev}",
     }
 
 

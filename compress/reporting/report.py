@@ -36,6 +36,7 @@ _RUN_KEYS = (
 
 
 SIZE = Markup(' <span class="quiet">n = {}</span>')
+SHARE = Markup(' <span class="quiet">{} %, {} to {}</span>')
 ALPHAS: list[Column[tuple[str, Mapping[str, float]]]] = [
     ("alpha", lambda row: row[0]),
     ("Dev, %", lambda row: percent(row[1]["dev"])),
@@ -110,6 +111,7 @@ def write_report(
         teacher=metrics["teacher"],
         plain=metrics.get("plain"),
         gain=summary.gain(metrics),
+        flips=summary.flips(metrics),
         student=metrics["student"],
         verdict=summary.verdict(metrics),
         f_bias_reason=summary.f_bias_reason(metrics),
@@ -171,6 +173,7 @@ def _tables(metrics: Mapping[str, Any], view: DifficultyView | None) -> dict[str
         "halves": _gaps(halves if any(None not in row for row in halves) else []),
         "partial": _gaps(one_text, *sizes),
         "alpha": Table.of("", _alphas(metrics).items(), ALPHAS),
+        "flips": _flips(metrics),
         "medians": Table(
             "",
             ["Samples", "Number", "Median v", "Median d"],
@@ -221,6 +224,23 @@ def _gaps(rows: Iterable[tuple[str, Any, Any]], easy: str = "", hard: str = "") 
         ("Gap", lambda row: _change(row[1], row[2]).replace("+", "")),
     ]
     return Table.of("", rows, columns)
+
+
+def _flips(metrics: Mapping[str, Any]) -> Table:
+    """Of each set and student the samples that only the teacher, or only it, gets right."""
+    students = [role for role in summary.roles(metrics)[1:] if metrics[role].get("flips")]
+    rows = [
+        [name.removeprefix("ood_"), summary.NAMES[role], _flip(found["lost"]), _flip(found["gained"])]
+        for role in students
+        for name, found in metrics[role]["flips"].items()
+    ]
+    return Table("", ["Set", "Model", "Only the teacher right", "Only the student right"], rows)
+
+
+def _flip(part: Mapping[str, Any]) -> Markup:
+    """Number of samples, per cent of the set, and the interval of that."""
+    low, high = map(percent, part["interval"])
+    return count(part["samples"]) + SHARE.format(percent(part["share"]), low, high)
 
 
 def _alphas(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -31,13 +31,18 @@ def by_sparsity(task: Task) -> dict[str, list[tuple[float, Model]]]:
 
 
 def all_of(task: Task) -> dict[str, str]:
-    """The figures that the task's students allow, as SVG by name; empty with a single sparsity."""
+    """The figures that the task's students allow, as SVG by name; empty with a single sparsity.
+
+    figure3 is left out without an OOD set.
+    """
     levels = by_sparsity(task)
     if not levels:
         return {}
     name = BASELINE if BASELINE in levels else next(iter(levels))
     easy_hard = [(0.0, task.teacher), *levels[name]]
-    drawn = {"figure3": _bias(f"figure3-{_id(task.name)}", task, levels)}
+    drawn = {}
+    if task.teacher.ood_sets:
+        drawn["figure3"] = _bias(f"figure3-{_id(task.name)}", task, levels)
     if all(model.gap is not None for _, model in easy_hard):
         drawn["figure1"] = _halves(f"figure1-{_id(task.name)}", easy_hard, name)
     return dict(sorted(drawn.items()))

@@ -9,17 +9,23 @@ from functools import cache, partial
 
 from compress.reporting.estimates import DIGITS, NONE, count, number, percent, signed, spread
 from compress.reporting.tables import Column, Table
+from compress.scoring import evaluation
 from compress.study import published
 from compress.study.analysis import Model, Task
 
 DIFFERENCES = {"dev": "dev", "ood": "OOD", "delta": "Delta", "f_bias": "F_bias", "gap": "gap"}
 """Key of a difference to vanilla -> its header."""
+RATIO = (
+    "F_bias is the ratio of the mean Deltas, beside it their difference, bold where its interval "
+    "excludes zero."
+)
 
 
 def all_of(task: Task) -> list[Table]:
     """The tables of a task."""
     found = [accuracies(task), differences(task), above_chance(task), by_set(task), easy_hard(task)]
-    found += [by_subset(task, name) for name in task.teacher.ood_sets]
+    found.append(flips(task))
+    found += [by_subset(task, name) for name in ["dev", *task.teacher.ood_sets]]
     return [table for table in found if table.rows]
 
 
@@ -51,8 +57,11 @@ HALVES: list[Column[Model]] = [
 def measured(task: Task, names: Sequence[str] | None = None, digits: int = 2) -> list[Column[Model]]:
     """Dev, accuracy over some OOD sets (default: all), Delta, its difference to the teacher's, F_bias.
 
-    † marks F_bias (of so many digits) where the teacher is at chance on one of the sets.
+    † marks F_bias (of so many digits) where the teacher is at chance on one of the sets. Of a task
+    without an OOD set dev alone.
     """
+    if not task.teacher.ood_sets:
+        return [DEV]
     mark = chance_mark(task, names)
 
     def difference(model: Model) -> str:
@@ -101,9 +110,8 @@ def accuracies(task: Task) -> Table:
     """Dev, OOD (pooled), Delta and F_bias of every model."""
     caption = (
         f"{task.name} ({_sizes(task)}): accuracies in percent, mean ± standard deviation over seeds "
-        "[95 % bootstrap interval over samples and seeds; over samples only with one seed]. F_bias is "
-        "the ratio of the mean Deltas, beside it their difference, bold where its interval excludes "
-        "zero."
+        "[95 % bootstrap interval over samples and seeds; over samples only with one seed]. "
+        + (RATIO if task.teacher.ood_sets else evaluation.WITHOUT_OOD)
     )
     if truth := task.teacher.each("auroc"):
         caption += f" AUROC of the variance against the known truth: {spread(truth)} %."
@@ -124,6 +132,8 @@ def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
     for model in task.students:
         if (why := model.f_bias_reason(task.teacher, names)) is not None:
             reasons.setdefault(why.replace("−", "-"), []).append(label(model))
+    if not task.teacher.ood_sets:
+        return ""
     if sum(map(len, reasons.values())) == len(task.students) and len(reasons) == 1:
         return f" F_bias is n/a: {next(iter(reasons))}."
     sentences = [f" F_bias of {', '.join(models)} is n/a: {why}." for why, models in reasons.items()]
@@ -141,8 +151,9 @@ def _collapse(task: Task) -> str:
     if not reasons and not alone:
         return ""
     unpaired = f" ({', '.join(alone)})" if alone else ""
+    bias = "F_bias rewards a model that forgets everything; " * bool(task.teacher.ood_sets)
     return (
-        f" ‡ F_bias rewards a model that forgets everything; marked: {'; '.join(reasons) or 'none'}. "
+        f" ‡ {bias}marked: {'; '.join(reasons) or 'none'}. "
         "Dev is compared with vanilla of the same compression and seed; vanilla itself, and what has "
         f"no such vanilla{unpaired}, with the teacher."
     )
@@ -152,13 +163,15 @@ def differences(task: Task) -> Table:
     """Every mitigation against vanilla of the same compression and seeds."""
     pairs = {model: pair for model in task.students if (pair := task.pair(model))}
     sets = task.teacher.ood_sets if len(task.teacher.ood_sets) > 1 else []
+    keys = list(DIFFERENCES) if task.teacher.ood_sets else ["dev", "gap"]
     seeds = ("seeds", lambda model: str(len(pairs[model][0].seeds)))
     caption = (
-        f"{task.name}: difference to vanilla with the same seeds, points of accuracy, Delta and "
-        "F_bias (below 0 is less biased), gap between easy and hard; bold where the 95 % interval of "
+        f"{task.name}: difference to vanilla with the same seeds, points of accuracy, "
+        + "Delta and F_bias (below 0 is less biased), " * bool(task.teacher.ood_sets)
+        + "gap between easy and hard; bold where the 95 % interval of "
         "the paired bootstrap excludes zero."
     )
-    return of_models(caption, task, pairs, [seeds, *_changes(task, [*DIFFERENCES, *sets])])
+    return of_models(caption, task, pairs, [seeds, *_changes(task, [*keys, *sets])])
 
 
 def above_chance(task: Task) -> Table:
@@ -190,12 +203,30 @@ def easy_hard(task: Task) -> Table:
     return of_models(caption, task, [m for m in task.models if m.gap is not None], HALVES)
 
 
+def flips(task: Task) -> Table:
+    """Share of dev on which the teacher alone is right, or the student alone."""
+    caption = (
+        f"{task.name}: dev samples, percent, that the teacher gets right and the student wrong, and "
+        "the other way round."
+    )
+
+    def lost(model: Model) -> str:
+        return percent(task.teacher.alone(model))
+
+    def gained(model: Model) -> str:
+        return percent(model.alone(task.teacher))
+
+    columns = [("only the teacher right", lost), ("only the student right", gained)]
+    return of_models(caption, task, task.students, columns)
+
+
 def by_subset(task: Task, name: str) -> Table:
-    """Accuracy on one OOD set by gold label, and by its subsets if it has any (HANS: heuristics).
+    """Accuracy on dev by its subsets, or on one OOD set by gold label and subset (HANS: heuristics).
 
     Models stand in rows, as elsewhere, unless there are fewer of them than of subsets.
     """
-    parts = sorted(subset for set_name, subset in task.teacher.parts if set_name == name and subset)
+    halves = ("easy", "hard") if name == "dev" else ()
+    parts = sorted(s for of, s in task.teacher.parts if of == name and s and s not in halves)
     caption = f"{task.name}: accuracy on {_short(name)} by gold label and subset, percent."
     columns = [(part, partial(on, name=name, subset=part)) for part in parts]
     table = of_models(caption, task, task.models if parts else [], columns)

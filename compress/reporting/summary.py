@@ -70,8 +70,9 @@ def table(metrics: Metrics) -> str:
 
 
 def terminal(metrics: Metrics) -> str:
-    """The table, then size and speed, the notes about the data, and those that doubt F_bias (`*`)."""
-    lines = [*gain(metrics), *size(metrics), *not_timed(metrics), *(metrics.get("data_notes") or [])]
+    """The table, then what the models differ in, the notes about the data, those on F_bias (`*`)."""
+    lines = [*gain(metrics), *flips(metrics), *size(metrics), *not_timed(metrics)]
+    lines += metrics.get("data_notes") or []
     shown = [printable(line).replace("−", "-") for line in lines]
     return "\n".join([table(metrics), *shown, *(f"* {printable(note)}" for note in metrics["notes"])])
 
@@ -94,7 +95,8 @@ def verdict(metrics: Metrics) -> str:
         sentence = f"The student gains {amount(change)} on dev ({kept} % against {had} %)"
     change = points(student["ood_pooled"], teacher["ood_pooled"])
     if change is None:
-        return f"{sentence}; OOD accuracy was not measured, so its relative bias is not known."
+        why = "OOD accuracy was not measured" if teacher["ood"] else bias.NO_OOD
+        return f"{sentence}; {why}, so its relative bias is not known."
     shown = f"{percent(student['ood_pooled'])} % against {percent(teacher['ood_pooled'])} %"
     sets = list(teacher["ood"])
     where = f"on OOD ({sets[0]}" if len(sets) == 1 else f"on OOD ({len(sets)} sets pooled"
@@ -128,15 +130,35 @@ def gain(metrics: Metrics) -> list[str]:
     if None not in (biases := [model.get("f_bias") for model in (metrics, plain)]):
         parts.append(f"F_bias {number(biases[0])} instead of {number(biases[1])}")
     sentence = f"Against the same student with the plain loss: {', '.join(parts)}."
-    ood = found.get("ood_pooled")
-    if ood is None or ood["interval"] is None:
+    key, where = ("ood_pooled", "OOD") if student["ood"] else ("dev", "dev")
+    if key not in found or found[key]["interval"] is None:
         return [sentence]
-    low, high = ood["interval"]
+    low, high = found[key]["interval"]
     if low <= 0 <= high:
-        return [f"{sentence} On OOD, chance can explain the difference."]
-    return [
-        f"{sentence} On OOD it is {'better' if low > 0 else 'worse'}, beyond chance over the samples."
-    ]
+        return [f"{sentence} On {where}, chance can explain the difference."]
+    better = "better" if low > 0 else "worse"
+    return [f"{sentence} On {where} it is {better}, beyond chance over the samples."]
+
+
+def flips(metrics: Metrics) -> list[str]:
+    """A sentence for each student: dev samples that only its teacher, or only it, gets right."""
+    sentences = []
+    for role in roles(metrics)[1:]:
+        if found := metrics[role].get("flips"):
+            lost, gained = (_flipped(found["dev"][kind]) for kind in ("lost", "gained"))
+            name = NAMES[role].replace(", ", " with the ")
+            sentences.append(
+                f"The {name} gets {lost[0]} dev samples wrong that the teacher gets right {lost[1]}, "
+                f"and {gained[0]} right that the teacher gets wrong {gained[1]}."
+            )
+    return sentences
+
+
+def _flipped(part: Mapping[str, Any]) -> tuple[str, str]:
+    """A number of samples, and its share with the 95 % interval."""
+    low, high = map(percent, part["interval"])
+    share = f"({percent(part['share'])} % of dev, 95 % interval {low} to {high})"
+    return f"{part['samples']:,}", share
 
 
 def _bounds(interval: Sequence[float] | None, factor: float, digits: int) -> str:

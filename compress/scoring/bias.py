@@ -19,6 +19,8 @@ Hits = Mapping[str, NDArray[np.bool_]]
 Interval = tuple[float, float]
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 SEED = 0
+NO_OOD = "there is no OOD set"
+"""Why there is no F_bias then."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,15 @@ def accuracies(
     """Accuracies of two models in each replicate, [R] each: of every set, and `ood_pooled`.
 
     first, second: whether each sample was right, `dev` [N] and one entry for each OOD set; sizes: of
-    the whole OOD sets, by which their accuracies are pooled.
+    the whole OOD sets, by which their accuracies are pooled; without one `ood_pooled` is NaN.
     """
     generator = np.random.default_rng(SEED)
     found = {
         name: bootstrap.paired(first[name], second[name], generator, replicates)
         for name in ("dev", *sizes)
     }
-    total, pooled = sum(sizes.values()), (np.zeros(replicates), np.zeros(replicates))
+    start = np.zeros(replicates) if sizes else np.full(replicates, np.nan)
+    total, pooled = sum(sizes.values()), (start, start)
     for name, size in sizes.items():
         one, two = (acc * size / total for acc in found[name])
         pooled = (pooled[0] + one, pooled[1] + two)
@@ -66,15 +69,26 @@ def deltas(drawn: Mapping[str, Pair]) -> Replicates:
 
 
 def figures(
-    teacher: tuple[float, float], student: tuple[float, float], drawn: Replicates
+    teacher: tuple[float, float | None], student: tuple[float, float | None], drawn: Replicates
 ) -> dict[str, Any]:
     """What metrics.json says of the bias; teacher, student: (acc_dev, acc_ood); intervals of 95 %.
 
     `delta_interval` of each model, `delta_difference` (student less teacher), `f_bias` and its
-    interval, and why where it is None.
+    interval, and why where it is None. Without an OOD set acc_ood is None, and so is all of that.
     """
     out: dict[str, Any] = {"teacher": {}, "student": {}, "delta_difference": None}
     out |= {"f_bias": None, "f_bias_interval": None}
+    if teacher[1] is None or student[1] is None:
+        empty: dict[str, Any] = {"delta_interval": None}
+        return out | {"teacher": empty, "student": dict(empty), "f_bias_reason": NO_OOD}
+    return out | _known_figures((teacher[0], teacher[1]), (student[0], student[1]), drawn)
+
+
+def _known_figures(
+    teacher: tuple[float, float], student: tuple[float, float], drawn: Replicates
+) -> dict[str, Any]:
+    """`figures` where there is an OOD set, but for what stays None."""
+    out: dict[str, Any] = {"teacher": {}, "student": {}}
     for role in ("teacher", "student"):
         out[role]["delta_interval"] = known(bootstrap.interval(getattr(drawn, role)))
     deltas = [metrics.delta(*pair) if pair[0] > 0 else None for pair in (student, teacher)]

@@ -25,6 +25,12 @@ VANISHED = 0.1
 MOST_LOST = 0.02 + 1e-9
 """Accuracy on dev that a model may lose before its F_bias is doubted: two points, and rounding."""
 
+WITHOUT_OOD = (
+    "There is no OOD set: the report rests on easy and hard dev samples, subsets, and samples that the "
+    "teacher gets right and the student wrong; it says nothing about data that a shortcut cannot solve."
+)
+"""What a run without an OOD set cannot say."""
+
 
 def score(
     forward: Forward, data: Columns, batch_size: int, classes: int, device: torch.device
@@ -125,14 +131,16 @@ def summary(
 ) -> dict[str, Any]:
     """Accuracies of one model: dev, each OOD set, pooled, Delta, subsets; easy / hard half of dev.
 
-    Sets of which only a part is scored are pooled as if all of each was.
+    Sets of which only a part is scored are pooled as if all of each was. Without an OOD set the pooled
+    accuracy and Delta are None.
     """
     every = outcomes(scores, dev, ood)
     hits, ood_hits = every["dev"], {name: every[f"ood_{name}"] for name in ood}
     accuracies = {name: metrics.accuracy(h) for name, h in ood_hits.items()}
     out: dict[str, Any] = {"dev": metrics.accuracy(hits), "ood": accuracies}
-    out["ood_pooled"] = metrics.pooled(accuracies, {name: s.set_size for name, s in ood.items()})
-    out["delta"] = metrics.delta(out["dev"], out["ood_pooled"]) if out["dev"] else None
+    sizes = {name: split.set_size for name, split in ood.items()}
+    out["ood_pooled"] = metrics.pooled(accuracies, sizes) if ood else None
+    out["delta"] = metrics.delta(out["dev"], out["ood_pooled"]) if out["dev"] and ood else None
     out["predicted"] = _shares(scores.dev.argmax(axis=1), dev)
     if hard is not None:
         out["dev_easy"] = metrics.accuracy(hits[~hard])
@@ -177,9 +185,9 @@ def at_chance(teacher: Mapping[str, Any], ood: Mapping[str, Split]) -> dict[str,
 def notes(
     teacher: Mapping[str, Any], student: Mapping[str, Any], dev: Split, ood: Mapping[str, Split]
 ) -> list[str]:
-    """Sentences a reader must know before believing F_bias."""
+    """Sentences a reader must know before believing F_bias; what cannot be said without an OOD set."""
     missed = set(vanished(teacher, dev))
-    out = []
+    out = [] if ood else [WITHOUT_OOD]
     for name in vanished(student, dev):
         share = f"'{name}' on dev ({student['predicted'][name]:.1%} of the samples)"
         out.append(
@@ -193,7 +201,7 @@ def notes(
             f"({teacher['ood'][name]:.1%} against {most:.1%}, less than three standard errors more): "
             "there F_bias says nothing."
         )
-    if teacher["dev"] - student["dev"] > MOST_LOST:
+    if ood and teacher["dev"] - student["dev"] > MOST_LOST:
         out.append(
             "The student lost more than 2 points of dev accuracy: "
             "F_bias rewards a model that forgets everything."

@@ -24,6 +24,7 @@ def write(context: Context, metrics: Mapping[str, Any], view: DifficultyView | N
     texts = (
         summary.verdict(metrics),
         *summary.gain(metrics),
+        *summary.flips(metrics),
         *summary.size(metrics),
         *metrics["notes"],
     )

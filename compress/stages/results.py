@@ -13,7 +13,7 @@ from compress import uncertainty
 from compress.files import artefacts, ownership
 from compress.reporting import card, report, summary
 from compress.runtime import provenance, ranks
-from compress.scoring import bias, chance, evaluation, gain
+from compress.scoring import bias, chance, evaluation, flips, gain
 from compress.stages import difficulty, events, model_figures, partial_input, scores, shallow
 from compress.stages.context import Context
 from compress.stages.partial_input import PartialInput
@@ -135,7 +135,8 @@ def collect(
 ) -> dict[str, Any]:
     """metrics.json from the scores of the models by role, without sizes, difficulty and seconds.
 
-    Of the student with the plain loss, if there is one: `plain`, with its own bias, and `gain`.
+    Of the student with the plain loss, if there is one: `plain`, with its own bias, and `gain`. `flips`
+    of a student: samples by set that only the teacher or only it gets right.
     """
     robust, raw = context.config.robust, context.data
     every = {name: evaluation.summary(s, raw.dev, raw.ood, hard) for name, s in models.items()}
@@ -149,11 +150,13 @@ def collect(
 
     found = compared("student")
     both = {name: every[name] | found.pop(name) for name in ("teacher", "student")}
+    both["student"]["flips"] = flips.figures(hits["teacher"], hits["student"])
     if "plain" in models:
         other = compared("plain")
         own = other.pop("student")
         del other["teacher"]
         both["plain"] = every["plain"] | own | other
+        both["plain"]["flips"] = flips.figures(hits["teacher"], hits["plain"])
         pair = (hits["plain"], hits["student"])
         found["gain"] = gain.figures((every["plain"], every["student"]), pair, sizes)
     return {
@@ -204,9 +207,14 @@ def easy_hard(
 
 
 def _write_hits(context: Context, made: Finished, file: Path) -> None:
-    """Write `hits.npz`: `<model>/<set>`, whether each sample was right; `hard` of dev; subsets."""
+    """Write `hits.npz`: `<model>/<set>`, whether each sample was right; `hard` of dev; subsets.
+
+    Those of dev where a definition names some; a study shows them.
+    """
     raw = context.data
     arrays: dict[str, Any] = {"hard": partial_input.load(made.shortcut)}
+    if raw.task.defined and raw.dev.subsets:
+        arrays["subset/dev"] = evaluation.subset_keys(raw.dev)
     for name, split in raw.ood.items():
         arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
     for role, one in made.scores.items():

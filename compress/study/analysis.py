@@ -123,10 +123,15 @@ class Model:
         return Figures(by_seed, sum(figures.value * w for figures, w in parts), replicates)
 
     def _shares(self, names: Sequence[str] | None) -> dict[str, float]:
-        """The weight of each of some OOD sets (default: all) in their pool: its whole size."""
+        """The weight of each of some OOD sets (default: all) in their pool: its whole size.
+
+        Raises ValueError where there is none: then pooled accuracy, Delta and F_bias do not exist.
+        """
         whole = self.rows[self.rows["subset"] == ""]
         sizes = dict(zip(whole["set"], whole["set_size"].tolist(), strict=True))
         chosen = self.ood_sets if names is None else names
+        if not chosen:
+            raise ValueError(bias.NO_OOD)
         total = sum(sizes[name] for name in chosen)
         return {name: sizes[name] / total for name in chosen}
 
@@ -135,6 +140,14 @@ class Model:
         """Accuracy on the easy less that on the hard dev samples; None where one kind is missing."""
         halves = [self.parts.get(("dev", half)) for half in ("easy", "hard")]
         return halves[0].minus(halves[1]) if halves[0] and halves[1] else None
+
+    def alone(self, other: "Model") -> Figures:
+        """Share of dev that this model gets right and the other wrong, of the seeds that both have."""
+        mine, others = self.hits["dev", ""], other.hits["dev", ""]
+        hits = {n: right & ~others[n] for n, right in mine.items() if n in others}
+        by_seed = {self.order[n]: metrics.accuracy(found) for n, found in hits.items()}
+        replicates = bootstrap.accuracy(self.draws, ("dev", ""), hits)
+        return Figures(by_seed, float(np.mean(list(by_seed.values()))), replicates)
 
     def delta(self, names: Sequence[str] | None = None) -> Figures:
         """Delta = (dev - OOD) / dev (Du et al. 2023, Sec. 3.4); names: OOD sets (default: all)."""
@@ -156,6 +169,8 @@ class Model:
 
     def f_bias_reason(self, teacher: "Model", names: Sequence[str] | None = None) -> str | None:
         """Why the ratio to this teacher says nothing, by the rule of a single run; None if it does."""
+        if not (self.ood_sets if names is None else names):
+            return bias.NO_OOD
         base = teacher.only(self.seeds)
         return bias.reason(base.delta(names).value, bias.known(base.delta_over_samples(names)[1]))
 
@@ -214,20 +229,22 @@ class Task:
     def versus(self, model: Model, names: Sequence[str] | None = None) -> dict[str, Estimate]:
         """Difference to vanilla of the same seeds: dev, ood, delta, f_bias, gap, and each OOD set.
 
-        names: OOD sets of ood, delta and f_bias (default: all). Empty where there is no vanilla.
+        names: OOD sets of ood, delta and f_bias (default: all), which are left out without an OOD set.
+        Empty where there is no vanilla.
         """
         pair = self.pair(model)
         if pair is None:
             return {}
         own, vanilla = pair
-        pairs = {
-            "dev": (own.dev, vanilla.dev),
-            "ood": (own.pool(names), vanilla.pool(names)),
-            "delta": (own.delta(names), vanilla.delta(names)),
-            "f_bias": (own.f_bias(self.teacher, names), vanilla.f_bias(self.teacher, names)),
-            "gap": (own.gap, vanilla.gap),
-            **{name: (own.parts[name, ""], vanilla.parts[name, ""]) for name in own.ood_sets},
-        }
+        pairs: dict[str, tuple[Figures | None, Figures | None]] = {"dev": (own.dev, vanilla.dev)}
+        if own.ood_sets:
+            pairs |= {
+                "ood": (own.pool(names), vanilla.pool(names)),
+                "delta": (own.delta(names), vanilla.delta(names)),
+                "f_bias": (own.f_bias(self.teacher, names), vanilla.f_bias(self.teacher, names)),
+            }
+        pairs |= {name: (own.parts[name, ""], vanilla.parts[name, ""]) for name in own.ood_sets}
+        pairs["gap"] = (own.gap, vanilla.gap)
         return {k: a.minus(b).estimate() for k, (a, b) in pairs.items() if a and b}
 
     def pair(self, model: Model) -> tuple[Model, Model] | None:

@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
     metadata={"version": VERSION},
 )
 """A row: task (name of its file), data (`task.name`), seed, role (teacher or student), compression,
-mitigation, set (dev, ood_<name>), subset (empty: the whole set; of dev `easy` and `hard`), samples,
+mitigation, set (dev, ood_<name>), subset (empty: the whole set; of dev `easy` and `hard` too), samples,
 accuracy (fraction), hits (bits, one a sample), and the figures of the model or run that it belongs to,
 repeated. set_size: samples that the whole set has, where only some were scored; train_samples: that it
 was trained on; auroc, shallow_auroc: of the variance and of the shallow classifier's error for the
@@ -120,13 +120,13 @@ def _model(
         if owner != role:
             continue
         about["at_chance"] = name.removeprefix("ood_") in metrics["at_chance"]
-        keys = arrays.get(f"subset/{name}")
+        cuts = [arrays[key] for key in [f"subset/{name}"] if key in arrays]
         if name == "dev":
-            keys = np.where(arrays["hard"], "hard", "easy")
+            cuts.insert(0, np.where(arrays["hard"], "hard", "easy"))
         about["set_size"] = metrics["set_sizes"][name]
         rows.append({**about, "set": name, "subset": "", **_outcome(right)})
-        for subset in [] if keys is None else np.unique(keys):
-            found = {"set": name, "subset": str(subset), **_outcome(right[keys == subset])}
+        for cut, subset in [(one, value) for one in cuts for value in np.unique(one)]:
+            found = {"set": name, "subset": str(subset), **_outcome(right[cut == subset])}
             rows.append({**about, **found})
     return rows
 
