@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.scoring.metrics import accuracy, auroc, delta, pooled, relative_bias
+from compress.scoring.metrics import accuracy, auroc, by_class, delta, pooled, relative_bias
 from compress.study.published import ENTRIES, OOD_SIZES, TEACHER
 
 TOLERANCE = 0.004
@@ -124,3 +124,35 @@ def test_auroc_landmarks():
     assert auroc(np.zeros(4), upper) == 0.5
     assert auroc(scores, np.ones(4, dtype=bool)) is None
     assert auroc(scores, np.zeros(4, dtype=bool)) is None
+
+
+def counted_by_class(predicted, gold):
+    """F1 and recall class by class, in words of the definitions; correlation of indicator columns."""
+    classes = sorted({*predicted, *gold})
+    f1, recalls = [], []
+    for one in classes:
+        both = sum(p == g == one for p, g in zip(predicted, gold, strict=True))
+        precision = both / predicted.count(one) if one in predicted else 0.0
+        recall = both / gold.count(one) if one in gold else 0.0
+        f1.append(2 * precision * recall / (precision + recall) if both else 0.0)
+        recalls += [recall] if one in gold else []
+    x, y = (
+        np.array([[value == one for one in classes] for value in s], float) for s in (predicted, gold)
+    )
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    spread = np.sqrt((x * x).sum() * (y * y).sum())
+    return np.mean(f1), np.mean(recalls), (x * y).sum() / spread if spread else 0.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
+def test_rare_classes_count_as_frequent_ones(pairs):
+    predicted, gold = ([pair[n] for pair in pairs] for n in (0, 1))
+    found = by_class(np.array(predicted), np.array(gold, np.int16))
+    expected = counted_by_class(predicted, gold)
+    assert list(found.values()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_model_that_says_always_the_same():
+    found = by_class(np.zeros(10, int), np.array([0] * 9 + [1]))
+    assert found["balanced_accuracy"] == 0.5 and found["matthews"] == 0
+    assert found["macro_f1"] == pytest.approx((18 / 19) / 2)

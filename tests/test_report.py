@@ -160,7 +160,7 @@ def test_verdict_without_ood():
     for role in ("teacher", "student"):
         found[role] |= {"ood": {}, "ood_pooled": None, "delta": None, "ood_subsets": {}}
     found["f_bias"] = None
-    assert verdict(found).endswith("OOD accuracy was not measured, so its relative bias is not known.")
+    assert verdict(found).endswith("there is no OOD set, so its relative bias is not known.")
     assert "no OOD accuracy" in summary_table(found)
 
 

@@ -174,6 +174,7 @@ def _tables(metrics: Mapping[str, Any], view: DifficultyView | None) -> dict[str
         "partial": _gaps(one_text, *sizes),
         "alpha": Table.of("", _alphas(metrics).items(), ALPHAS),
         "flips": _flips(metrics),
+        "by_class": _by_class(metrics),
         "medians": Table(
             "",
             ["Samples", "Number", "Median v", "Median d"],
@@ -241,6 +242,23 @@ def _flip(part: Mapping[str, Any]) -> Markup:
     """Number of samples, per cent of the set, and the interval of that."""
     low, high = map(percent, part["interval"])
     return count(part["samples"]) + SHARE.format(percent(part["share"]), low, high)
+
+
+def _by_class(metrics: Mapping[str, Any]) -> Table:
+    """Of each set and model the figures in which rare classes count as frequent ones."""
+    rows = [
+        [
+            name.removeprefix("ood_"),
+            summary.NAMES[role],
+            percent(found["macro_f1"]),
+            percent(found["balanced_accuracy"]),
+            number(found["matthews"]),
+        ]
+        for name in metrics["teacher"].get("by_class") or {}
+        for role in summary.roles(metrics)
+        for found in [metrics[role]["by_class"][name]]
+    ]
+    return Table("", ["Set", "Model", "Macro F1, %", "Balanced accuracy, %", "Matthews"], rows)
 
 
 def _alphas(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

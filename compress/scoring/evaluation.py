@@ -91,10 +91,14 @@ def cross_entropy(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> ND
     return -scores[np.arange(len(labels)), labels].astype(np.float64)
 
 
+def predicted(scores: NDArray[np.floating], split: Split) -> NDArray[np.int64]:
+    """The predicted class of each sample [N], after the set's label map."""
+    return np.asarray(split.groups)[scores.argmax(axis=1)]
+
+
 def correct(scores: NDArray[np.floating], split: Split) -> NDArray[np.bool_]:
     """Whether the predicted class counts as the gold one [N], after the set's label map."""
-    predicted = np.asarray(split.groups)[scores.argmax(axis=1)]
-    return predicted == split.labels
+    return predicted(scores, split) == split.labels
 
 
 def subset_keys(split: Split) -> NDArray[np.str_]:
@@ -147,6 +151,11 @@ def summary(
         out["dev_hard"] = metrics.accuracy(hits[hard])
     if dev.subsets:
         out["dev_subsets"] = by_subset(hits, dev)
+    sets = {"dev": (scores.dev, dev)} | {f"ood_{n}": (scores.ood[n], split) for n, split in ood.items()}
+    out["by_class"] = {
+        name: metrics.by_class(predicted(one, split), split.labels)
+        for name, (one, split) in sets.items()
+    }
     out["ood_subsets"] = {name: by_subset(ood_hits[name], split) for name, split in ood.items()}
     return out
 

@@ -39,6 +39,29 @@ def relative_bias(student: tuple[float, float], teacher: tuple[float, float]) ->
     return delta(*student) / delta(*teacher)
 
 
+def by_class(predicted: NDArray[np.integer], gold: NDArray[np.integer]) -> dict[str, float]:
+    """Figures in which a rare class counts as a frequent one; predicted, gold: classes [N].
+
+    macro_f1: mean F1 of the classes that occur in either; balanced_accuracy: mean recall of those in
+    gold; matthews: correlation of the two, 0 if one of them is constant (Gorodkin 2004).
+    """
+    count = int(max(predicted.max(), gold.max())) + 1
+    places = gold.astype(np.int64) * count + predicted
+    table = np.bincount(places, minlength=count**2).reshape(count, count)
+    hits, golds, found = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
+    occur = golds + found > 0
+    f1 = 2 * hits[occur] / (golds + found)[occur]
+    recall = hits[golds > 0] / golds[golds > 0]
+    size, product = len(gold), float(golds @ found)
+    spread = np.sqrt(float(size**2 - golds @ golds) * float(size**2 - found @ found))
+    matthews = (float(hits.sum()) * size - product) / spread if spread else 0.0
+    return {
+        "macro_f1": float(f1.mean()),
+        "balanced_accuracy": float(recall.mean()),
+        "matthews": float(matthews),
+    }
+
+
 def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float | None:
     """Probability that a positive sample scores above a negative one, ties counted half.
 
