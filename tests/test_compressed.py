@@ -133,8 +133,10 @@ def test_half_a_file_of_pytorch_is_known_too(folder, left):
 
 
 def test_load_no_directory(tmp_path):
-    with pytest.raises(UserError, match="no model directory"):
+    with pytest.raises(UserError, match="load_compressed: there is no directory"):
         compress.load_compressed(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no model directory"):
+        compress.load_compressed(tmp_path)
 
 
 def test_an_architecture_without_a_mapping_is_named():

@@ -185,9 +185,10 @@ def test_the_notes_stand_in_the_metrics_and_are_escaped_in_the_report(folder, pu
     data = read(folder)
     scores = evaluation.Scores(np.log([[0.4, 0.6]] * 2), {"mine": np.log([[0.6, 0.4]] * 3)})
     labels = {"compression_label": "imp40", "mitigation_label": "rmc"}
-    context = SimpleNamespace(data=data, config=SimpleNamespace(robust=config("qqp"), **labels))
+    settings = SimpleNamespace(robust=config("qqp"), **labels)
+    context = SimpleNamespace(data=data, config=settings, cut_notes=lambda: ["Cut to 8 tokens."])
     found = results.collect(context, {"teacher": scores, "student": scores}, None)
-    assert found["data_notes"] == list(data.notes) and len(data.notes) == 1
+    assert found["data_notes"] == [*data.notes, "Cut to 8 tokens."] and len(data.notes) == 1
     assert not set(data.notes) & set(found["notes"])
     shown = metrics() | {"data_notes": ["2 of <b>9</b> samples"]}
     report.write_report(tmp_path / "report.html", shown, {}, None)
