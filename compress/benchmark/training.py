@@ -74,12 +74,13 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
         if options.only in (None, name)
     ]
     found = _interleaved(contestants, options.rounds, options.steps, context.device)
+    after = _memory(context.device)  # before what is not training
     first = [turn.seconds / turn.steps for turn in found if turn.training == contestants[0].name]
     about = _about(context, context.columns["train"], options)
     asked = demand.measure(contestants[0].steps, context.device)
     about |= asked.described(statistics.median(first))
     if options.only is not None:
-        peak = {key: int(value) for key, value in _memory(context.device).items()}
+        peak = {key: int(value) for key, value in after.items()}
         about |= {f"peak {key}, MB": round(value / MEGABYTE) for key, value in peak.items()}
         about |= {f"{key} before, MB": round(value / MEGABYTE) for key, value in before.items()}
     for one in contestants:

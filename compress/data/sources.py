@@ -140,17 +140,12 @@ def _check_without(block: TaskBlock, task: Task) -> None:
             "robust_compression.task.drop_overlap: has no effect, because there is no OOD set; leave "
             "it out, or put an ood_<name> file into task.data_dir or task.ood_dir."
         )
-    if other := [text for folder in given.values() for text in _meant(folder)]:
+    if other := [_unreadable(path) for f in given.values() for path in sorted(f.glob("ood_*"))]:
         formats = ", ".join(reading.FORMATS)
         raise UserError(
             f"{where}: {other[0]}, so it cannot be an OOD set ({formats}, or those with .gz); convert "
             "or rename it."
         )
-
-
-def _meant(folder: Path) -> list[str]:
-    """What is called `ood_...` and is no file that can be read, each with the reason."""
-    return [_unreadable(path) for path in sorted(folder.glob("ood_*"))]
 
 
 def absent_ood(config: RobustCompression, task: Task) -> dict[str, tuple[str, ...]]:

@@ -128,12 +128,12 @@ def accuracies(task: Task) -> Table:
 
 def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
     """Why students have no F_bias over some OOD sets (default: all); empty if all have one."""
+    if not task.teacher.ood_sets:
+        return ""
     reasons: dict[str, list[str]] = {}
     for model in task.students:
         if (why := model.f_bias_reason(task.teacher, names)) is not None:
             reasons.setdefault(why.replace("−", "-"), []).append(label(model))
-    if not task.teacher.ood_sets:
-        return ""
     if sum(map(len, reasons.values())) == len(task.students) and len(reasons) == 1:
         return f" F_bias is n/a: {next(iter(reasons))}."
     sentences = [f" F_bias of {', '.join(models)} is n/a: {why}." for why, models in reasons.items()]

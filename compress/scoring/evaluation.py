@@ -135,8 +135,8 @@ def summary(
 ) -> dict[str, Any]:
     """Accuracies of one model: dev, each OOD set, pooled, Delta, subsets; easy / hard half of dev.
 
-    Sets of which only a part is scored are pooled as if all of each was. Without an OOD set the pooled
-    accuracy and Delta are None.
+    `by_class`: of each set what `metrics.by_class` gives. Sets of which only a part is scored are
+    pooled as if all of each was. Without an OOD set the pooled accuracy and Delta are None.
     """
     every = outcomes(scores, dev, ood)
     hits, ood_hits = every["dev"], {name: every[f"ood_{name}"] for name in ood}

@@ -75,9 +75,9 @@ class Machine:
 
     @property
     def alone(self) -> bool:
-        """Whether a run is one process of this host, which needs no launcher.
+        """Whether a run is one process of this host, started without `deepspeed`.
 
-        `deepspeed` loads its libraries twice before a run begins: 18 of 30 s here.
+        That and its launcher load their libraries first, which takes longer than the run's own start.
         """
         return self.processes == 1 and not self.launcher
 
@@ -88,21 +88,24 @@ class Machine:
         found = {"OMP_NUM_THREADS": str(threads), **os.environ}
         if self.alone:
             port = launchers.free_port()
-            found |= launchers.Launch("deepspeed", 0, 0, 1, launchers.LOCAL, port).variables()
+            found |= launchers.Launch("study", 0, 0, 1, launchers.LOCAL, port).variables()
         if not torch.cuda.is_available():
             return {**found, "DS_ACCELERATOR": "cpu"}
         return {**found, "CUDA_VISIBLE_DEVICES": self._gpus(slot)} if self.alone else found
 
     def command(self, run: Run, slot: int = 0) -> list[str]:
-        """The command line of a run, on a port of its own; slot: which of the runs side by side."""
-        port = ("--master_port", str(launchers.free_port()))
-        launcher = (_launcher(), *port, *self._places(slot), *shlex.split(self.launcher))
+        """The command line of a run; slot: which of the runs side by side."""
         return [
-            *((sys.executable, "-u") if self.alone else launcher),
+            *((sys.executable, "-u") if self.alone else self._launched(slot)),
             *(str(TRAIN), "--deepspeed_config", *map(str, run.files)),
             *("--set", *run.overrides, "--output_dir", str(run.output_dir)),
             *(["--accept_versions"] if self.accept_versions else []),
         ]
+
+    def _launched(self, slot: int) -> list[str]:
+        port = str(launchers.free_port())
+        words = [*self._places(slot), *shlex.split(self.launcher)]
+        return [_launcher(), "--master_port", port, *words]
 
     def check(self) -> None:
         """Raise UserError if there are too few GPUs, or if runs_per_gpu would have no effect."""
@@ -112,14 +115,15 @@ class Machine:
             raise UserError(f"--runs_per_gpu {self.runs_per_gpu}: {why}; leave it out.")
         if not gpus or placement(self.launcher):
             return
+        if self.processes > gpus:
+            raise UserError(f"--processes {self.processes}: {gpus} GPUs are visible.")
         needed = self.processes * -(-self.jobs // self.runs_per_gpu)
         if needed > gpus:
+            share = -(-self.jobs // (gpus // self.processes))
             raise UserError(
                 f"--jobs {self.jobs}: with {self.processes} processes each they need {needed} GPUs and "
                 f"{gpus} are visible; lower one of --jobs and --processes, or let small runs share a "
-                f"GPU with --runs_per_gpu {-(-self.jobs // max(1, gpus // self.processes))}."
-                if self.processes <= gpus
-                else f"--processes {self.processes}: {gpus} GPUs are visible."
+                f"GPU with --runs_per_gpu {share}."
             )
 
     def _places(self, slot: int) -> list[str]:

@@ -86,7 +86,8 @@ def engine_settings(
     if config.deepspeed.zero_optimization.stage == 3 and _races():
         zero = {**settings["zero_optimization"], "stage3_param_persistence_threshold": 0}
         settings["zero_optimization"] = zero
-    if config.deepspeed.bf16 and config.deepspeed.zero_optimization.stage in (1, 2):
+    half = config.deepspeed.bf16
+    if half and half.enabled and config.deepspeed.zero_optimization.stage in (1, 2):
         searched = finite.left_out(config)
         settings["bf16"] = {"check_grad_overflow": searched, **settings["bf16"]}
     scheduler = schedule.resolve(config, total_steps)

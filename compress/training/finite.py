@@ -3,7 +3,7 @@
 So the weights, and the checkpoints, stay those before it. All ranks see it alike.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from compress.training.shards import Shard
 
 SHOWN = 8
 """Rows that a message names."""
+AT_ONCE = 1 << 24
+"""Values of gradients that are looked at together."""
 
 
 class FiniteCheck:
@@ -36,16 +38,30 @@ class FiniteCheck:
     def failed(self) -> bool:
         """Whether a loss or a gradient of any rank is not finite; between backward pass and step."""
         figures = [(loss * valid).sum() for _, valid, loss, _ in self._parts]
-        found = (shard.gradient for shard in self._shards if shard.length)
-        gradients = [gradient for gradient in found if gradient is not None]
-        norm = get_total_norm(gradients)  # few kernels on a GPU; not finite from 2e19 on
-        figures.append(norm.to(figures[0].device, figures[0].dtype))
+        figures += [norm.to(figures[0].device, figures[0].dtype) for norm in self._norms()]
         wrong = ~torch.isfinite(torch.stack(figures)).all()
         if ranks.world_size() > 1:
             flag = wrong.to(torch.float32)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
             wrong = flag > 0
         return bool(wrong)
+
+    def _norms(self) -> Iterator[Tensor]:
+        """Norms [] of some gradients each, in few kernels; not finite from 2e19 on.
+
+        Not of all at once: under ZeRO 3 DeepSpeed hands out copies.
+        """
+        batch, size = list[Tensor](), 0
+        for shard in self._shards:
+            gradient = shard.gradient if shard.length else None
+            if gradient is not None:
+                batch.append(gradient)
+                size += gradient.numel()
+            if size >= AT_ONCE:
+                yield get_total_norm(batch)
+                batch, size = [], 0
+        if batch:
+            yield get_total_norm(batch)
 
     def forget(self) -> None:
         """The step is done."""
