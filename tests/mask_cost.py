@@ -28,7 +28,7 @@ from compress.compression import resolved
 from compress.compression.importance import Importance
 from compress.compression.masks import Masks
 from compress.configuration import config
-from compress.models import architectures
+from compress.models.blocks import find_blocks
 from compress.runtime import ranks, versions
 from compress.training import distributed
 from compress.training.engine import engine_settings, parameter_groups
@@ -62,7 +62,7 @@ class Student:
 
 
 def importance(model: PreTrainedModel) -> Importance:
-    blocks = architectures.blocks(model)
+    blocks = find_blocks(model)
     torch.manual_seed(1)
     heads = [torch.rand(block.heads, dtype=torch.float64) for block in blocks]
     return Importance(heads, [torch.rand(block.neurons, dtype=torch.float64) for block in blocks])

@@ -5,15 +5,27 @@ import copy
 import numpy as np
 import torch
 from transformers import (
+    AlbertConfig,
     AutoModelForSequenceClassification,
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
+    ElectraConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    ModernBertConfig,
+    MPNetConfig,
     PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
 )
 
-from compress.models import architectures, compressed
+from compress.models import compressed
+from compress.models.blocks import find_blocks
 from compress.models.compressed import Kept, Layer
 
 SIZES = {
@@ -27,14 +39,32 @@ SIZES = {
 }
 DISTIL = {"vocab_size": 40, "dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 32}
 DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
+ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+GROUPED = ENDS | {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 6}
+"""Two query heads for each of four key/value heads."""
 CONFIGS = {
     "bert": BertConfig(**SIZES),
     "roberta": RobertaConfig(**SIZES),
     "distilbert": DistilBertConfig(**DISTIL),
     "deberta": DebertaV2Config(**SIZES, **DEBERTA, share_att_key=True),
     "deberta-own-positions": DebertaV2Config(**SIZES, **DEBERTA, share_att_key=False),
+    "electra": ElectraConfig(**SIZES, embedding_size=12),
+    "mpnet": MPNetConfig(**SIZES | {"pad_token_id": 1}),
+    "albert": AlbertConfig(**SIZES, embedding_size=12),
+    "modernbert": ModernBertConfig(
+        **SIZES, **ENDS, cls_token_id=1, sep_token_id=2, global_attn_every_n_layers=2, local_attention=4
+    ),
+    "llama": LlamaConfig(**SIZES | GROUPED),
+    "llama-biases": LlamaConfig(**SIZES | GROUPED, attention_bias=True, mlp_bias=True),
+    "mistral": MistralConfig(**SIZES | GROUPED, sliding_window=4),
+    "qwen2": Qwen2Config(**SIZES | GROUPED),
+    "qwen3": Qwen3Config(**SIZES | GROUPED | {"head_dim": 10}),
+    "gemma": GemmaConfig(**SIZES | GROUPED | {"head_dim": 10}),
+    "gemma2": Gemma2Config(**SIZES | GROUPED | {"head_dim": 10}, sliding_window=4),
+    "gemma3": Gemma3TextConfig(**SIZES | GROUPED | {"head_dim": 10}, sliding_window=4),
 }
 KEPT = [Kept((0, 2, 3), tuple(range(0, 32, 2))), Kept((1,), tuple(range(5, 32)))]
+ALIKE = [Kept((0, 2, 3), kept.neurons) for kept in KEPT]
 IDS = torch.arange(3, 27).view(2, 12)
 LABELS = np.array([0, 1, 1, 0, 1])
 BERT_SIZES = {
@@ -53,6 +83,11 @@ def fresh(name: str) -> PreTrainedConfig:
     return copy.deepcopy(CONFIGS[name])
 
 
+def kept(config: PreTrainedConfig) -> list[Kept]:
+    """Give what each block keeps: the same heads where the blocks share a table of them."""
+    return {"albert": KEPT[:1], "mpnet": ALIKE}.get(config.model_type, KEPT)
+
+
 def masked(config: PreTrainedConfig):
     """Give a random model whose unkept heads and rows are switched off, by zeroed columns alone."""
     torch.manual_seed(3)
@@ -60,20 +95,21 @@ def masked(config: PreTrainedConfig):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     modules = dict(model.named_modules())
-    for block, keep in zip(architectures.blocks(model), KEPT, strict=True):
-        gone = set(range(block.heads)) - set(keep.heads)
-        for head in gone:
-            start = head * block.head_size
-            modules[block.attention_output].weight.data[:, start : start + block.head_size] = 0
-        rows = sorted(set(range(block.neurons)) - set(keep.neurons))
+    for block, own in zip(find_blocks(model), kept(config), strict=True):
+        weight = modules[block.attention_output].weight
+        width = weight.shape[1] // block.heads
+        for head in set(range(block.heads)) - set(own.heads):
+            weight.data[:, head * width : head * width + width] = 0
+        rows = sorted(set(range(block.neurons)) - set(own.neurons))
         modules[block.output].weight.data[:, rows] = 0
     return model
 
 
 def exported(model, folder):
     """Write what the run writes: cut weights, and the sizes in config.json."""
-    small = compressed.cut(model.state_dict(), model, KEPT)
-    compressed.describe(model.config, [Layer(len(k.heads), len(k.neurons)) for k in KEPT])
+    left = kept(model.config)
+    small = compressed.cut(model.state_dict(), model, left)
+    compressed.describe(model.config, [Layer(len(k.heads), len(k.neurons)) for k in left])
     new = compressed.build(model.config)
     new.load_state_dict(small)
     new.save_pretrained(folder)

@@ -17,6 +17,7 @@ from compress.compression.pruners.neurons import Neurons
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.units import Units
 from compress.models import architectures, compressed
+from compress.models.blocks import find_blocks
 from compress.runtime import versions
 
 END = (PruningSchedule(0.0, 1.0, 0, 4),)
@@ -49,9 +50,10 @@ def scorer(weights):
 def everything(model, learned):
     """Heads, neurons and half of the weights of both blocks."""
     names = [
-        layer
-        for block in architectures.blocks(model)
-        for layer in (*block.projections, block.attention_output, block.intermediate, block.output)
+        one.layer
+        for block in find_blocks(model)
+        for unit in ("heads", "neurons")
+        for one in block.slices(unit)
     ]
     heads, neurons = Units(END, (0, 1), keep=3 if learned else 5), Units(END, (0, 1), keep=11)
     weights = Weights(HALF, tuple(names))
@@ -63,7 +65,7 @@ def everything(model, learned):
 
 def movement(model):
     """Half of the weights of the attention of both blocks, by learned scores."""
-    names = tuple(name for block in architectures.blocks(model) for name in block.projections)
+    names = tuple(one.layer for block in find_blocks(model) for one in block.head_slices[1:])
     return [Movement({"g": Weights(HALF, names)})]
 
 
@@ -105,7 +107,7 @@ def test_masked_and_cut_model_agree(model, learned, kind):
     assert (wanted - dense).abs().max() > 1e-3
     small = masks.shrink(masks.finish(model.state_dict()), shape).eval()
     torch.testing.assert_close(logits(small), wanted, atol=1e-5, rtol=1e-5)
-    blocks = architectures.blocks(small)
+    blocks = find_blocks(small)
     assert sum(block.heads for block in blocks) == (6 if learned else 5)
     assert [block.neurons for block in blocks] == [11, 11]
 
@@ -220,7 +222,7 @@ def test_layers_are_copied(model, kind, capfd):
     source, target = model.state_dict(), student.state_dict()
     for name, value in target.items():
         assert torch.equal(value, source[name.replace(f"{prefix}.0.", f"{prefix}.1.")]), name
-    assert len(architectures.blocks(student)) == 1
+    assert len(find_blocks(student)) == 1
     assert capfd.readouterr().out == ""
 
 
@@ -233,9 +235,9 @@ def test_uneven_layers_keep_their_sizes():
     shape = copy.deepcopy(model)
     masks = pruned(model, everything(model, learned=False))
     small = masks.shrink(masks.finish(model.state_dict()), shape)
-    sizes = [(b.heads, b.neurons) for b in architectures.blocks(small)]
+    sizes = [(b.heads, b.neurons) for b in find_blocks(small)]
     one = reduce_layers(small, [1])
-    assert [(b.heads, b.neurons) for b in architectures.blocks(one)] == [sizes[1]]
+    assert [(b.heads, b.neurons) for b in find_blocks(one)] == [sizes[1]]
     assert compressed.sizes(one.config) is not None
 
 

@@ -19,7 +19,6 @@ from transformers import (
 )
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
-from compress.errors import UserError
 from compress.models import encoders, probe
 
 DISTIL = {"vocab_size": 20, "dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64}
@@ -33,30 +32,6 @@ def classifier(kind):
         "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**SIZES, pad_token_id=1)),
         "deberta": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**SIZES)),
     }[kind]()
-
-
-@pytest.mark.parametrize(
-    ("kind", "prefix"),
-    [
-        ("bert", "bert.encoder.layer"),
-        ("roberta", "roberta.encoder.layer"),
-        ("distilbert", "distilbert.transformer.layer"),
-        ("deberta", "deberta.encoder.layer"),
-    ],
-)
-def test_the_list_of_blocks(kind, prefix):
-    model = classifier(kind)
-    assert encoders.block_prefix(model) == prefix
-    blocks = model.get_submodule(prefix)
-    assert len(blocks) == 3
-    assert len({type(block) for block in blocks}) == 1
-
-
-def test_a_model_without_a_list_of_blocks():
-    model = classifier("bert")
-    model.config.num_hidden_layers = 7
-    with pytest.raises(UserError, match=r"BertForSequenceClassification.*7"):
-        encoders.block_prefix(model)
 
 
 @pytest.mark.parametrize(

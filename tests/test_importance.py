@@ -12,7 +12,7 @@ from compress.compression.pruners.heads import kept_heads
 from compress.compression.pruners.neurons import kept_neurons, rounded_width
 from compress.microbatch import SampleData
 from compress.mitigations.vanilla import Vanilla
-from compress.models import architectures
+from compress.models.blocks import find_blocks
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def numerical(model, name, groups):
 def test_importance_is_the_derivative_in_the_mask(model, monkeypatch):
     monkeypatch.setattr(importance, "BATCH", 2)  # 2 + 2 + 1 samples: the mean does not depend on it
     data, device = Data(), torch.device("cpu")
-    blocks = architectures.blocks(model)
+    blocks = find_blocks(model)
     wanted = [
         (numerical(model, b.attention_output, b.heads), numerical(model, b.output, b.neurons))
         for b in blocks

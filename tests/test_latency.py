@@ -7,7 +7,7 @@ import torch
 from small_models import CONFIGS, fresh
 from transformers import AutoModelForSequenceClassification
 
-from compress.models import architectures
+from compress.models.blocks import find_blocks
 from compress.stages import latency, model_figures
 
 CPU = torch.device("cpu")
@@ -85,6 +85,6 @@ def test_a_model_that_takes_no_random_tokens_does_not_end_the_run(monkeypatch):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_shape_is_that_of_the_layers(name):
     model = models(name)["teacher"]
-    blocks = architectures.blocks(model)
+    blocks = find_blocks(model)
     expected = {"layers": len(blocks), "hidden_size": 24, "heads": 8, "ffn_neurons": 64}
     assert model_figures.shape(model) == expected

@@ -14,6 +14,7 @@ from compress.compression.native import selection
 from compress.compression.native.learned import MaskedLinear, Selection
 from compress.compression.native.weights import ZeroedWeights, inside
 from compress.compression.native.zeroing import Zeroing
+from compress.models.blocks import Slices
 from compress.training.shards import Shard
 
 
@@ -170,16 +171,33 @@ def test_selection_on_an_accelerator_is_the_same():
             assert torch.equal(near.mask(scores, count), sorted_.mask(scores, count))
 
 
-SHAPES = {"weights": (6, 8), "neurons": (6, 1), "heads": (1, 4)}
+UNITS = {
+    "weights": None,
+    "neurons": Slices("layer", 0, 6, (1,)),
+    "neurons of two matrices": Slices("layer", 0, 3, (1, 1)),
+    "heads": Slices("layer", 1, 4, (2,)),
+    "heads of unequal matrices": Slices("layer", 1, 2, (3, 1)),
+}
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_straight_through_gradients(shape):
+def expanded(mask, units):
+    """The entry of its unit for each entry of a weight [6, 8], written with loops."""
+    if units is None:
+        return mask
+    places = []
+    for width in units.widths:
+        places += [unit for unit in range(units.units) for _ in range(width)]
+    flat = torch.stack([mask.view(-1)[unit] for unit in places])
+    return flat[None, :].expand(6, 8) if units.axis else flat[:, None].expand(6, 8)
+
+
+@pytest.mark.parametrize("units", UNITS.values(), ids=UNITS)
+def test_straight_through_gradients(units):
     """Against autograd of the masked product, with the mask as a leaf."""
     torch.manual_seed(0)
     linear = torch.nn.Linear(8, 6)
-    layer = MaskedLinear(linear, shape)
-    layer.mask_scores.data = torch.randn(shape)
+    layer = MaskedLinear(linear, units)
+    layer.mask_scores.data = torch.randn(layer.mask_scores.shape)
     layer.count = layer.mask_scores.numel() // 2
     inputs = torch.randn(3, 5, 8, requires_grad=True)
     upstream = torch.randn(3, 5, 6)
@@ -188,9 +206,9 @@ def test_straight_through_gradients(shape):
     mask = (layer.mask_scores.detach() >= threshold).float().requires_grad_()
     weight, bias = (p.detach().clone().requires_grad_() for p in (linear.weight, linear.bias))
     again = inputs.detach().clone().requires_grad_()
-    columns = mask.repeat_interleave(2, dim=1) if shape == (1, 4) else mask
-    rows = mask.view(-1) if shape == (6, 1) else 1.0
-    (again @ (weight * columns).T + bias * rows).backward(upstream)
+    entries = expanded(mask, units)
+    rows = entries[:, 0] if units is not None and units.axis == 0 else 1.0
+    (again @ (weight * entries).T + bias * rows).backward(upstream)
     for ours, reference in (
         (inputs.grad, again.grad),
         (linear.weight.grad, weight.grad),
@@ -198,12 +216,12 @@ def test_straight_through_gradients(shape):
         (layer.mask_scores.grad, mask.grad),
     ):
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
-    assert (linear.weight.grad[(columns == 0).expand_as(weight)] == 0).all()
+    assert (linear.weight.grad[entries == 0] == 0).all()
     assert (layer.mask_scores.grad != 0).all()
 
 
 def test_no_masked_copy_is_kept_for_the_backward_pass():
-    layer = MaskedLinear(torch.nn.Linear(8, 6), (6, 8))
+    layer = MaskedLinear(torch.nn.Linear(8, 6))
     layer.count = 20
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):

@@ -19,7 +19,7 @@ from compress import run
 from compress.configuration.config import build
 from compress.errors import UserError
 from compress.inference import onnx_export
-from compress.models import architectures
+from compress.models.blocks import find_blocks
 from compress.stages import onnx as onnx_stage
 from compress.stages.stage import Stage, obtain
 
@@ -66,7 +66,7 @@ def test_the_file_says_what_pytorch_says(name, cut, tmp_path):
     onnx_export.export(folder, file)
     model = compress.load_compressed(folder)
     if cut:
-        assert [block.heads for block in architectures.blocks(model)] == [len(k.heads) for k in KEPT]
+        assert [block.heads for block in find_blocks(model)] == [len(k.heads) for k in KEPT]
     for batch, length in SHAPES:
         inputs = padded(model, batch, length)
         with torch.no_grad():

@@ -19,7 +19,7 @@ from compress.data.batches import Indices, scoring_batches, share
 from compress.data.columns import Columns
 from compress.microbatch import SampleData
 from compress.mitigations import Mitigation
-from compress.models import architectures
+from compress.models.blocks import find_blocks
 from compress.runtime import ranks, watchdog
 
 BATCH = 32
@@ -61,7 +61,7 @@ def measure(
     """
     model.eval().requires_grad_(False)
     torch.nn.Module.to(model, device)
-    blocks = architectures.blocks(model)
+    blocks = find_blocks(model)
     sums = [torch.zeros(n, dtype=torch.float64) for b in blocks for n in (b.heads, b.neurons)]
     for batch in scoring_batches(data.lengths[indices], BATCH * ranks.world_size()):
         chosen, weight = share(indices[batch], ranks.rank(), ranks.world_size())
@@ -83,7 +83,7 @@ def masked(model: PreTrainedModel, samples: int, device: torch.device) -> Iterat
     attention output, then [B, I] before the feed-forward output.
     """
     modules, masks, handles = dict(model.named_modules()), [], []
-    for block in architectures.blocks(model):
+    for block in find_blocks(model):
         for name, groups in ((block.attention_output, block.heads), (block.output, block.neurons)):
             mask = torch.ones(samples, groups, device=device, requires_grad=True)
             masks.append(mask)

@@ -24,6 +24,7 @@ from compress.compression.masking import LayerMask, Masking, Remaining, Target, 
 from compress.compression.pruner import Pruner
 from compress.compression.pruning_schedule import n_pruned
 from compress.compression.technique import exactly
+from compress.models.blocks import Slices
 from compress.training.engine import gathered
 
 SCORES = {"sparse": "sparse_mask_scores", "row": "row_mask_scores", "head": "head_pruning_scores"}
@@ -149,12 +150,16 @@ def ratio_of(keep: int, size: int) -> float:
     return (keep - 0.5) / size if keep else 0.0
 
 
+def _units(own: Slices | None) -> int | None:
+    return None if own is None else own.units
+
+
 def blocks(pruners: Iterable[Pruner]) -> dict[str, Any]:
     """`compression_training` in DeepSpeed's schema, pruning nothing yet; empty without a pruner."""
     found: dict[str, Any] = {}
     for pruner in pruners:
         head = pruner.kind == "head"
-        shared = {"num_heads": next(iter(pruner.carriers.values()))} if head else {}
+        shared = {"num_heads": _units(next(iter(pruner.carriers.values())))} if head else {}
         method = "topk" if pruner.learned or head else "l1"
         group = {"params": {"dense_ratio": 1.0}, "modules": [exactly(n) for n in pruner.carriers]}
         found[f"{pruner.kind}_pruning"] = {
@@ -183,7 +188,8 @@ class LibraryMasking(Masking):
         modules = dict(model.named_modules())
         for pruner in pruners:
             masks = {
-                name: LibraryMask(name, modules[name], pruner, n) for name, n in pruner.carriers.items()
+                name: LibraryMask(name, modules[name], pruner, _units(own))
+                for name, own in pruner.carriers.items()
             }
             pruner.masks = masks
             pruner.weights = LibraryWeights(masks, self)

@@ -20,7 +20,8 @@ from compress.compression.masking import Kind, Remaining
 from compress.compression.pruner import Pruner, PruningState
 from compress.compression.units import UnitPruner
 from compress.methods import Method, Run
-from compress.models import architectures, compressed
+from compress.models import compressed
+from compress.models.blocks import Block, find_blocks
 from compress.models.compressed import Kept, Layer
 from compress.training.engine import gather_weights
 
@@ -43,7 +44,7 @@ class Masks(Method):
         scorer: measures importance on plain weights, called where a pruner asks for it.
         """
         self.pruners = [pruner.fresh() for pruner in pruners]
-        self.blocks: list[architectures.Block] = []
+        self.blocks: list[Block] = []
         self._scorer = scorer
         self._remaining: Remaining = {}
         self._sparsity = 0.0
@@ -67,7 +68,7 @@ class Masks(Method):
 
     def attach(self, model: PreTrainedModel, run: Run | None = None) -> None:
         """Give the layers that carry masks their masks, in place."""
-        self.blocks = architectures.blocks(model) if self.units else []
+        self.blocks = find_blocks(model) if self.units else []
         for pruner in self.pruners:
             pruner.blocks = self.blocks
         self._masking.prepare(model, self.pruners)

@@ -18,7 +18,7 @@ from compress.methods import Method
 if TYPE_CHECKING:
     from compress.compression.importance import Importance
     from compress.compression.masking import LayerMask, WeightMasks
-    from compress.models.architectures import Block
+    from compress.models.blocks import Block, Slices
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Pruner(Method, ABC):
 
     @property
     @abstractmethod
-    def carriers(self) -> dict[str, int | None]:
-        """Names of the layers that carry masks, and their entries; None: one a weight."""
+    def carriers(self) -> dict[str, Slices | None]:
+        """Names of the layers that carry masks, and the units there; None: one entry a weight."""
 
     def needs_importance(self, step: int) -> bool:
         """Whether heads or neurons are chosen by importance at this step."""

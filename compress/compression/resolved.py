@@ -13,6 +13,7 @@ from compress.compression.pruners.magnitude import Magnitude
 from compress.configuration.config import Config, training_steps
 from compress.errors import UserError
 from compress.models import architectures, compressed, encoders
+from compress.models.blocks import find_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,6 +54,7 @@ def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Prune
     found = tuple(block.resolve(model, config.robust, total) for block in config.compression.pruning)
     _check_order(found)
     _check_patterns(config, model, found)
+    _check_library(config, model, found)
     return found
 
 
@@ -75,6 +77,27 @@ def _check_order(found: tuple[Pruner, ...]) -> None:
             )
 
 
+def _check_library(config: Config, model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:
+    """DeepSpeed's library masks rows one by one, and copies blocks that have the same parameters."""
+    if config.robust.masks != "deepspeed":
+        return
+    fused = find_blocks(model) if any(pruner.cuts for pruner in found) else []
+    if any(len(block.neuron_slices[0].widths) > 1 for block in fused):
+        raise UserError(
+            "robust_compression.masks: DeepSpeed's library cannot mask ffn neurons of this model, "
+            "which has two matrices in one layer; set it to 'native'."
+        )
+    if config.compression.layers and model.config.model_type in architectures.ARCHITECTURES:
+        prefix = architectures.find(model.config).blocks
+        layers = model.get_submodule(prefix).children()
+        names = [{name for name, _ in layer.named_parameters()} for layer in layers]
+        if any(own != names[0] for own in names):
+            raise UserError(
+                "robust_compression.masks: DeepSpeed's library copies layers by the place of their "
+                "parameters, and those of this model differ; set it to 'native'."
+            )
+
+
 def _check_patterns(config: Config, model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:
     """A pattern must still be there when the inputs of heads and ffn neurons that go are cut out."""
     groups = {n: g for p in found if isinstance(p, Magnitude) for n, g in p.groups.items() if g.pattern}
@@ -91,7 +114,7 @@ def _check_patterns(config: Config, model: PreTrainedModel, found: tuple[Pruner,
             f"{path}: the pattern is lost where row_pruning cuts inputs; use one of the two in a run."
         )
     neighbours = max(group.pattern[1] for group in groups.values() if group.pattern)
-    if "heads" in cutting and any(b.head_size % neighbours for b in architectures.blocks(model)):
+    if "heads" in cutting and any(b.head_slices[0].widths[0] % neighbours for b in find_blocks(model)):
         raise UserError(
             f"{path}: the pattern is lost where head_pruning cuts inputs, because the size of a head "
             f"is no multiple of {neighbours}; use one of the two in a run."

@@ -103,8 +103,9 @@ class Group(Block):
 
     params: Any
     """How much stays."""
-    modules: Patterns
-    """Regular expressions for the names of the linear layers of the group."""
+    modules: Patterns | None = None
+    """Regular expressions for the names of the linear layers of the group. Default: all layers of the
+    Transformer blocks that the technique prunes; in DeepSpeed's own schema it must be given."""
 
 
 class PruningTechnique(Technique):
@@ -174,9 +175,19 @@ class PruningTechnique(Technique):
             )
         return first, last
 
-    def matched(self, model: nn.Module) -> dict[str, list[str]]:
+    def matched(self, model: PreTrainedModel) -> dict[str, list[str]]:
         """Names of the layers of each group; see `match`."""
-        return match(model, {n: g.modules for n, g in self.different_groups.items()}, self.key)
+        groups = self.different_groups.items()
+        usual = []
+        if any(group.modules is None for _, group in groups):
+            usual = [exactly(name) for name in self.usual(model)]
+        return match(model, {name: group.modules or usual for name, group in groups}, self.key)
+
+    def usual(self, model: PreTrainedModel) -> list[str]:
+        """The layers that the technique prunes where no `modules` are given; UserError for none."""
+        from compress.models.blocks import linear_layers
+
+        return linear_layers(model)
 
     @abstractmethod
     def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> Pruner:

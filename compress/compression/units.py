@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compress.compression.importance import Importance
     from compress.compression.masking import LayerMask
     from compress.configuration.robust_schema import RobustCompression
-    from compress.models.architectures import Block
+    from compress.models.blocks import Block, Slices
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,11 @@ class Units(Planned):
 class UnitPruner(Pruner):
     """Units that go by importance, from a list, or by learned scores of each block (`learned`).
 
-    unit: their name in `Block`, `Importance` and `Kept`; carrier: the field of `Block` with the layer
-    that carries the mask; kept: units of each block that stay.
+    unit: their name in `Block`, `Importance` and `Kept`; kept: units of each block that stay.
     """
 
     cuts = True
     unit: ClassVar[str]
-    carrier: ClassVar[str]
     groups: Mapping[str, Units]
 
     def __init__(self, groups: Mapping[str, Units]) -> None:
@@ -57,24 +55,16 @@ class UnitPruner(Pruner):
         super().__init__(groups)
         self.kept: dict[int, tuple[int, ...]] = {}
 
-    @staticmethod
-    @abstractmethod
-    def related(block: Block) -> tuple[str, ...]:
-        """Names of the layers that shrink with the one that carries the mask."""
-
     @abstractmethod
     def pick(
         self, group: Units, importance: Importance, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
         """Block numbers, and units that stay there when `done` (0 to 1) of the removal is done."""
 
-    @abstractmethod
-    def remove(self, weights: dict[str, Tensor], block: Block, mask: Tensor) -> None:
-        """Zero the weights of the units that are 0 in mask [units], in place."""
-
-    @abstractmethod
-    def left(self, block: Block, kept: Tensor) -> Remaining:
-        """What the kept units leave of the layers of a block."""
+    @classmethod
+    def slices(cls, block: Block) -> tuple[Slices, ...]:
+        """The layers of a block that shrink together, first the one that carries the mask."""
+        return block.slices(cls.unit)
 
     @property
     def numbers(self) -> list[int]:
@@ -82,18 +72,17 @@ class UnitPruner(Pruner):
         return sorted(number for group in self.groups.values() for number in group.blocks)
 
     @property
-    def carriers(self) -> dict[str, int | None]:
+    def carriers(self) -> dict[str, Slices | None]:
         """Names of the layers that carry masks, in the order of the blocks, and their units."""
-        return {getattr(self.blocks[n], self.carrier): self.full(n) for n in self.numbers}
+        return {(own := self.slices(self.blocks[n])[0]).layer: own for n in self.numbers}
 
     def full(self, number: int) -> int:
         """Units of a block before pruning."""
-        units: int = getattr(self.blocks[number], self.unit)
-        return units
+        return self.slices(self.blocks[number])[0].units
 
     def mask(self, number: int) -> LayerMask:
         """The mask of a block."""
-        return self.masks[getattr(self.blocks[number], self.carrier)]
+        return self.masks[self.slices(self.blocks[number])[0].layer]
 
     def gone(self, number: int) -> set[int]:
         """Units of a block that are removed."""
@@ -136,9 +125,12 @@ class UnitPruner(Pruner):
         """What the kept units leave of the layers; nothing is known of learned scores."""
         import torch
 
-        kept = {} if self.learned else self.kept
-        blocks = [self.left(self.blocks[n], torch.tensor(kept[n])) for n in sorted(kept)]
-        return {name: left for block in blocks for name, left in block.items()}
+        found: Remaining = {}
+        for number, units in () if self.learned else sorted(self.kept.items()):
+            for one in self.slices(self.blocks[number]):
+                places = one.places(torch.tensor(units))
+                found = {**found, one.layer: (places, None) if one.axis == 0 else (None, places)}
+        return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
@@ -149,11 +141,20 @@ class UnitPruner(Pruner):
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Zero what belongs to removed units, in place; `kept` says what is left."""
         for number in self.numbers:
-            block = self.blocks[number]
             mask = self.mask(number).take(weights).view(-1)
             self.kept[number] = tuple(mask.nonzero().flatten().tolist())
-            self.remove(weights, block, mask)
+            for one in self.slices(self.blocks[number]):
+                _zero(weights, one, mask)
         return weights
+
+
+def _zero(weights: dict[str, Tensor], one: Slices, mask: Tensor) -> None:
+    """Zero the weights and biases of the units of a layer that are 0 in mask [units], in place."""
+    weight, bias = f"{one.layer}.weight", f"{one.layer}.bias"
+    entries = one.spread(mask.to(weights[weight]))
+    weights[weight] = weights[weight] * (entries if one.axis else entries[:, None])
+    if one.axis == 0 and bias in weights:
+        weights[bias] = weights[bias] * entries
 
 
 def units_left(full: int, keep: int, done: float) -> int:
@@ -224,9 +225,9 @@ class UnitPruning(PruningTechnique):
 
     def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> UnitPruner:
         """See `PruningTechnique.resolve`."""
-        from compress.models import architectures
+        from compress.models.blocks import find_blocks
 
-        blocks = architectures.blocks(model)
+        blocks = find_blocks(model)
         self.check(blocks)
         groups, schedules = {}, (self._schedule(robust, total),)
         for name, numbers in self._members(model, blocks).items():
@@ -249,7 +250,7 @@ class UnitPruning(PruningTechnique):
 
     def _members(self, model: PreTrainedModel, blocks: Sequence[Block]) -> dict[str, tuple[int, ...]]:
         """Block numbers of each group; UserError for a layer that is not of the technique's kind."""
-        owners = {getattr(block, self.pruner.carrier): n for n, block in enumerate(blocks)}
+        owners = {self.pruner.slices(block)[0].layer: n for n, block in enumerate(blocks)}
         matched = self.matched(model)
         for name, layers in matched.items():
             if wrong := next((layer for layer in layers if layer not in owners), None):
@@ -259,6 +260,12 @@ class UnitPruning(PruningTechnique):
                 )
         return {name: tuple(owners[layer] for layer in layers) for name, layers in matched.items()}
 
+    def usual(self, model: PreTrainedModel) -> list[str]:
+        """The layers that carry the masks."""
+        from compress.models.blocks import find_blocks
+
+        return [self.pruner.slices(block)[0].layer for block in find_blocks(model)]
+
     def _check_related(
         self, name: str, model: PreTrainedModel, own: Sequence[Block], blocks: Sequence[Block]
     ) -> None:
@@ -266,13 +273,18 @@ class UnitPruning(PruningTechnique):
         group, path = self.different_groups[name], f"{self.path(name)}.related_modules"
         if group.related_modules is None:
             return
+        if group.modules is None:
+            raise UserError(f"{path}: belongs to modules; give both or none.")
         if len(group.related_modules) != len(group.modules):
             raise UserError(
                 f"{path}: must have one list for each of the {len(group.modules)} keywords in modules."
             )
         keywords = [keyword for keywords in group.related_modules for keyword in keywords]
         found = set(match(model, {name: keywords}, self.key, "related_modules")[name])
-        wanted, known = ({r for b in bs for r in self.pruner.related(b)} for bs in (own, blocks))
+        wanted, known = (
+            {one.layer for block in some for one in self.pruner.slices(block)[1:]}
+            for some in (own, blocks)
+        )
         if lacking := sorted(wanted - found):
             raise UserError(f"{path}: '{lacking[0]}' must shrink too and is not matched.")
         if wrong := sorted(found - known):

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from compress.layerwise.terms import Term
-from compress.models import architectures
+from compress.models.blocks import find_blocks
 
 NAME = "probabilities_before_dropout"
 OWN_ATTENTION = frozenset({"deberta-v2"})
@@ -82,7 +82,7 @@ def expose(model: PreTrainedModel) -> None:
     if model.config.model_type not in OWN_ATTENTION:
         model.set_attn_implementation(NAME)
         return
-    for block in architectures.blocks(model):
+    for block in find_blocks(model):
         _return_what_dropout_takes(model.get_submodule(block.attention))
 
 

@@ -3,60 +3,79 @@
 An architecture without an entry can be fine-tuned and pruned to zeros, but not cut.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from transformers import PreTrainedConfig
 
 from compress.errors import UserError
+
+PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+"""Keys of a configuration that have an entry for each layer."""
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Names below a model: the list of blocks, and inside one block. The defaults are BERT's.
 
-    projections: everything that has one slice of rows a head (query, key, value, positions);
-    count, width: attributes of the attention module that hold heads, and heads x head size;
-    depth, heads, neurons: keys of the configuration for the same sizes.
+    projections: layers whose outputs have a slice for each head; of queries "q", of keys, values or
+    positions "k", of several in one layer such as "qkv"; with grouped queries a head is a key/value
+    group. first: first feed-forward layers, and how many matrices of a row a neuron each holds; the
+    first of them carries the masks. count, width: attributes of the attention module that hold heads,
+    and heads x head size. depth, heads, groups, neurons: keys of the configuration for the same sizes.
+    shared: a table beside the blocks with a column for each head; repeated: one block is used for all
+    layers; stack: the module that holds the blocks is given hidden states; own_attention: it is
+    computed without transformers' attention interface.
     """
 
     blocks: str
+    inner: str = ""
     attention: str = "attention.self"
-    projections: tuple[str, ...] = ("query", "key", "value")
+    projections: Mapping[str, str] = field(
+        default_factory=lambda: {"query": "q", "key": "k", "value": "k"}
+    )
     attention_output: str = "attention.output.dense"
-    intermediate: str = "intermediate.dense"
+    first: Mapping[str, int] = field(default_factory=lambda: {"intermediate.dense": 1})
     output: str = "output.dense"
-    count: str = "num_attention_heads"
+    count: str | None = "num_attention_heads"
     width: str | None = "all_head_size"
     depth: str = "num_hidden_layers"
     heads: str = "num_attention_heads"
+    groups: str | None = None
     neurons: str = "intermediate_size"
+    shared: str | None = None
+    repeated: bool = False
+    stack: bool = True
+    own_attention: bool = False
 
 
-@dataclass(frozen=True)
-class Block:
-    """Full module names of one Transformer block, and its sizes."""
-
-    attention: str
-    projections: tuple[str, ...]
-    attention_output: str
-    intermediate: str
-    output: str
-    head_size: int
-    heads: int
-    neurons: int
-
-
+_BERT = Architecture("bert.encoder.layer")
+_DECODER = Architecture(
+    blocks="model.layers",
+    attention="self_attn",
+    projections={"q_proj": "q", "k_proj": "k", "v_proj": "k"},
+    attention_output="self_attn.o_proj",
+    first={"mlp.gate_proj": 1, "mlp.up_proj": 1},
+    output="mlp.down_proj",
+    count=None,
+    width=None,
+    groups="num_key_value_heads",
+    stack=False,
+)
 ARCHITECTURES = {
-    "bert": Architecture("bert.encoder.layer"),
-    "roberta": Architecture("roberta.encoder.layer"),
-    "xlm-roberta": Architecture("roberta.encoder.layer"),
+    "bert": _BERT,
+    "roberta": replace(_BERT, blocks="roberta.encoder.layer"),
+    "xlm-roberta": replace(_BERT, blocks="roberta.encoder.layer"),
+    "camembert": replace(_BERT, blocks="roberta.encoder.layer"),
+    "electra": replace(_BERT, blocks="electra.encoder.layer"),
     "distilbert": Architecture(
         blocks="distilbert.transformer.layer",
         attention="attention",
-        projections=("q_lin", "k_lin", "v_lin"),
+        projections={"q_lin": "q", "k_lin": "k", "v_lin": "k"},
         attention_output="attention.out_lin",
-        intermediate="ffn.lin1",
+        first={"ffn.lin1": 1},
         output="ffn.lin2",
         count="n_heads",
         width=None,
@@ -66,45 +85,53 @@ ARCHITECTURES = {
     ),
     "deberta-v2": Architecture(
         blocks="deberta.encoder.layer",
-        projections=("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"),
+        projections={
+            "query_proj": "q",
+            "key_proj": "k",
+            "value_proj": "k",
+            "pos_key_proj": "k",
+            "pos_query_proj": "k",
+        },
+        own_attention=True,
     ),
-}
+    "mpnet": Architecture(
+        blocks="mpnet.encoder.layer",
+        attention="attention.attn",
+        projections={"q": "q", "k": "k", "v": "k"},
+        attention_output="attention.attn.o",
+        shared="mpnet.encoder.relative_attention_bias",
+        own_attention=True,
+    ),
+    "albert": Architecture(
+        blocks="albert.encoder.albert_layer_groups",
+        inner=".albert_layers.0",
+        attention="attention",
+        attention_output="attention.dense",
+        first={"ffn": 1},
+        output="ffn_output",
+        depth="num_hidden_groups",
+        repeated=True,
+    ),
+    "modernbert": Architecture(
+        blocks="model.layers",
+        attention="attn",
+        projections={"Wqkv": "qkk"},
+        attention_output="attn.Wo",
+        first={"mlp.Wi": 2},
+        output="mlp.Wo",
+        count=None,
+        width=None,
+        stack=False,
+    ),
+} | dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _DECODER)
 
 
 def find(config: PreTrainedConfig) -> Architecture:
     """The entry of a model's type; UserError naming the known types if it has none."""
     if config.model_type not in ARCHITECTURES:
         raise UserError(
-            f"compression_training: the architecture '{config.model_type}' has no mapping of heads, "
-            f"ffn neurons and layers yet (there is one for {', '.join(ARCHITECTURES)})."
+            f"compression_training: no entry says where the architecture '{config.model_type}' has its "
+            f"heads, ffn neurons and layers (there is one for {', '.join(ARCHITECTURES)}); "
+            "sparse_pruning works without one, and docs/extending.md says how to add one."
         )
     return ARCHITECTURES[config.model_type]
-
-
-def blocks(model: PreTrainedModel) -> list[Block]:
-    """The Transformer blocks of a model in order, with their sizes read from its layers.
-
-    Raises UserError for an architecture without an entry.
-    """
-    entry, modules = find(model.config), dict(model.named_modules())
-    head_size = model.config.hidden_size // getattr(model.config, entry.heads)
-
-    def block(prefix: str) -> Block:
-        attention = f"{prefix}.{entry.attention}"
-        projections = (f"{attention}.{name}" for name in entry.projections)
-        output, intermediate = f"{prefix}.{entry.attention_output}", f"{prefix}.{entry.intermediate}"
-        wide, high = modules[output], modules[intermediate]
-        assert isinstance(wide, nn.Linear)
-        assert isinstance(high, nn.Linear)
-        return Block(
-            attention=attention,
-            projections=tuple(name for name in projections if name in modules),
-            attention_output=output,
-            intermediate=intermediate,
-            output=f"{prefix}.{entry.output}",
-            head_size=head_size,
-            heads=wide.in_features // head_size,
-            neurons=high.out_features,
-        )
-
-    return [block(f"{entry.blocks}.{n}") for n in range(getattr(model.config, entry.depth))]

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from compress.errors import UserError
 from compress.models import architectures
+from compress.models.blocks import Slices, find_blocks, head_size, queries
 
 KEY = "compressed_layers"
 WEIGHTS = "model.safetensors"
@@ -25,7 +26,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Layer:
-    """Sizes of one Transformer block: attention heads, and ffn neurons (`rows` in config.json)."""
+    """Sizes of one Transformer block: heads as in `Block`, and ffn neurons (`rows` in config.json)."""
 
     heads: int
     neurons: int
@@ -72,30 +73,28 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
 def resize(model: PreTrainedModel, layers: Sequence[Layer]) -> None:
     """Give the blocks of a model these sizes, in place; their weights are fresh."""
     architecture, modules = architectures.find(model.config), dict(model.named_modules())
-    for block, layer in zip(architectures.blocks(model), layers, strict=True):
-        width = layer.heads * block.head_size
-        for name in block.projections:
-            _replace(model, modules, name, rows=width)
-        _replace(model, modules, block.attention_output, columns=width)
-        _replace(model, modules, block.intermediate, rows=layer.neurons)
-        _replace(model, modules, block.output, columns=layer.neurons)
-        setattr(modules[block.attention], architecture.count, layer.heads)
-        if architecture.width is not None:
-            setattr(modules[block.attention], architecture.width, width)
+    for block, layer in zip(find_blocks(model), layers, strict=True):
+        for unit, count in (("heads", layer.heads), ("neurons", layer.neurons)):
+            for one in block.slices(unit):
+                _replace(model, one.of(count))
+        attention, width = modules[block.attention], block.head_slices[0].of(layer.heads).size
+        for name, value in ((architecture.count, layer.heads), (architecture.width, width)):
+            if name is not None:
+                setattr(attention, name, value)
+        if block.shared is not None:
+            table = model.get_submodule(block.shared)
+            assert isinstance(table, nn.Embedding)
+            new = nn.Embedding(table.num_embeddings, layer.heads).to(table.weight)
+            model.set_submodule(block.shared, new)
 
 
-def _replace(
-    model: nn.Module,
-    modules: Mapping[str, nn.Module],
-    name: str,
-    rows: int | None = None,
-    columns: int | None = None,
-) -> None:
-    old = modules[name]
+def _replace(model: nn.Module, one: Slices) -> None:
+    """Put a fresh layer with so many units in a layer's place."""
+    old = model.get_submodule(one.layer)
     assert isinstance(old, nn.Linear)
-    shape = (columns or old.in_features, rows or old.out_features)
+    shape = (one.size, old.out_features) if one.axis else (old.in_features, one.size)
     new = nn.Linear(*shape, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
-    model.set_submodule(name, new)
+    model.set_submodule(one.layer, new)
 
 
 def cut(
@@ -106,44 +105,58 @@ def cut(
     weights: of `model`, whose modules name the tensors; kept: one entry a block.
     """
     remaining = dict(weights)
-    for block, keep in zip(architectures.blocks(model), kept, strict=True):
-        one = torch.arange(block.head_size)
-        columns = torch.cat([head * block.head_size + one for head in keep.heads])
-        neurons = torch.tensor(keep.neurons)
-        for name in block.projections:
-            _select(remaining, name, columns, 0)
-        _select(remaining, block.attention_output, columns, 1)
-        _select(remaining, block.intermediate, neurons, 0)
-        _select(remaining, block.output, neurons, 1)
+    for block, keep in zip(find_blocks(model), kept, strict=True):
+        for unit, units in (("heads", keep.heads), ("neurons", keep.neurons)):
+            for one in block.slices(unit):
+                _select(remaining, one.layer, one.axis, one.places(torch.tensor(units)))
+        if block.shared is not None:  # every block keeps the same heads
+            name = f"{block.shared}.weight"
+            remaining[name] = weights[name].index_select(1, torch.tensor(keep.heads)).contiguous()
     return remaining
 
 
-def _select(weights: dict[str, Tensor], name: str, indices: Tensor, dimension: int) -> None:
-    weight = weights[f"{name}.weight"]
-    weights[f"{name}.weight"] = weight.index_select(dimension, indices).contiguous()
-    if dimension == 0 and f"{name}.bias" in weights:
-        weights[f"{name}.bias"] = weights[f"{name}.bias"].index_select(0, indices)
+def _select(weights: dict[str, Tensor], layer: str, axis: int, places: Tensor) -> None:
+    weight, bias = f"{layer}.weight", f"{layer}.bias"
+    weights[weight] = weights[weight].index_select(axis, places).contiguous()
+    if axis == 0 and bias in weights:
+        weights[bias] = weights[bias].index_select(0, places)
 
 
 def describe(config: PreTrainedConfig, layers: Sequence[Layer]) -> None:
     """Write the sizes into a configuration, in place.
 
-    Equal feed-forward widths of all layers go into the configuration's own key, so that plain
-    `from_pretrained` loads the model as long as all heads stay.
+    Equal feed-forward widths of all layers go into the configuration's own key, and equal numbers of
+    heads where the configuration has a key for the size of a head too (`head_dim`), so that plain
+    `from_pretrained` loads the model.
     """
     architecture = architectures.find(config)
     widths = {layer.neurons for layer in layers}
     if len(widths) == 1:
         setattr(config, architecture.neurons, widths.pop())
-    plain = Layer(getattr(config, architecture.heads), getattr(config, architecture.neurons))
+    counts = {layer.heads for layer in layers}
+    if len(counts) == 1 and architecture.groups is not None:
+        shared, count = queries(config), counts.pop()
+        config.head_dim = head_size(config)
+        setattr(config, architecture.groups, count)
+        setattr(config, architecture.heads, count * shared)
     entries = [{"heads": layer.heads, "rows": layer.neurons} for layer in layers]
-    setattr(config, KEY, None if all(layer == plain for layer in layers) else entries)
+    setattr(config, KEY, None if all(layer == plain(config) for layer in layers) else entries)
+
+
+def plain(config: PreTrainedConfig) -> Layer:
+    """The sizes of every block that the configuration's own keys say."""
+    architecture = architectures.find(config)
+    heads, neurons = (getattr(config, key) for key in (architecture.heads, architecture.neurons))
+    return Layer(heads // queries(config), neurons)
 
 
 def reduced(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
     """A copy of the configuration with only these blocks."""
     part = copy.deepcopy(config)
     setattr(part, architectures.find(config).depth, len(layers))
+    for key in architectures.PER_LAYER:
+        if (each := getattr(config, key, None)) is not None:
+            setattr(part, key, [each[number] for number in layers])
     if (all_sizes := sizes(config)) is not None:
         describe(part, [all_sizes[number] for number in layers])
     return part

@@ -207,18 +207,6 @@ def fresh_from(path: Path, config: PreTrainedConfig | None = None) -> PreTrained
         raise UserError(f"{path}: its config.json makes no model ({why}).") from None
 
 
-def block_prefix(model: PreTrainedModel) -> str:
-    """Module name of the list of Transformer blocks, such as `bert.encoder.layer`.
-
-    Raises UserError if the model has no such list.
-    """
-    depth = model.config.num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return name
-    raise UserError(f"{type(model).__name__}: no list of {depth} Transformer blocks was found.")
-
-
 def parameters(model: nn.Module) -> int:
     """Number of parameters."""
     return sum(p.numel() for p in model.parameters())

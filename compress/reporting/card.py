@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
 from compress.models import architectures, compressed, directories, encoders
+from compress.models.blocks import queries
 from compress.reporting import markdown, page, summary
 from compress.runtime import provenance
 
@@ -175,13 +176,16 @@ def _dimensions(config: PreTrainedConfig) -> str:
     hidden = f"hidden size {config.hidden_size}"
     if config.model_type not in architectures.ARCHITECTURES:
         return f"It has {config.num_hidden_layers} layers, {hidden}."
-    architecture, layers = architectures.find(config), compressed.sizes(config)
-    depth = getattr(config, architecture.depth)
+    layers, plain = compressed.sizes(config), compressed.plain(config)
+    depth = f"{config.num_hidden_layers} layers"
+    if architectures.find(config).repeated:
+        depth = f"{depth} that share their weights,"
+    heads = "heads" if queries(config) == 1 else "key/value groups"
     if layers is None:
-        heads, rows = (getattr(config, key) for key in (architecture.heads, architecture.neurons))
-        return f"It has {depth} layers of {heads} heads and {rows:,} ffn neurons each, {hidden}."
+        sizes = f"{plain.heads} {heads} and {plain.neurons:,} ffn neurons"
+        return f"It has {depth} of {sizes} each, {hidden}."
     each = "; ".join(f"{layer.heads} and {layer.neurons:,}" for layer in layers)
-    return f"It has {depth} layers, {hidden}; heads and ffn neurons by layer: {each}."
+    return f"It has {depth}, {hidden}; {heads} and ffn neurons by layer: {each}."
 
 
 def _obstacle(config: PreTrainedConfig) -> str:
@@ -189,7 +193,8 @@ def _obstacle(config: PreTrainedConfig) -> str:
     layers = compressed.sizes(config)
     if layers is None:
         return ""
-    heads = getattr(config, architectures.find(config).heads)
-    if any(layer.heads != heads for layer in layers):
-        return "its layers have lost heads, and it derives the size of a head from their number"
-    return "its layers differ in the number of ffn neurons"
+    if all(layer.heads == compressed.plain(config).heads for layer in layers):
+        return "its layers differ in the number of ffn neurons"
+    if architectures.find(config).groups is not None:
+        return "its layers differ in the number of key/value groups"
+    return "its layers have lost heads, and it derives the size of a head from their number"

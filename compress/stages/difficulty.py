@@ -13,19 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from compress import method_code, uncertainty
 from compress.compression.masks import Masks
 from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
-from compress.compression.technique import match
 from compress.configuration.config import Config, training_steps
 from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.used_keys import OURS
 from compress.errors import UserError
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders
+from compress.models.blocks import linear_layers
 from compress.scoring import evaluation
 from compress.stages.context import TRAINING, Context, new_trainer, score_split, start_model
 from compress.stages.stage import Fill, Stage
@@ -130,7 +129,7 @@ def check_model(config: Config, model: Path) -> None:
     with torch.device("meta"):
         shape = encoders.fresh_from(model)
     try:
-        _linear_layers(shape)
+        linear_layers(shape)
     except UserError:
         raise UserError(
             f"robust_compression.{key}: the stage difficulty prunes the linear layers of Transformer "
@@ -138,12 +137,6 @@ def check_model(config: Config, model: Path) -> None:
             "model, or a loss without it (such as distil, or robust_compression.loss.difficulty "
             "'shallow') and the stages teacher, student and evaluate in turn."
         ) from None
-
-
-def _linear_layers(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers in the Transformer blocks; UserError if there are none."""
-    pattern = "^" + encoders.block_prefix(model).replace(".", r"\.") + r"\."
-    return match(model, {"blocks": [pattern]}, "sparse_pruning")["blocks"]
 
 
 def _part(level: float, split: str) -> str:
@@ -186,7 +179,7 @@ def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trai
         half = begin + max(1, (end - begin) // 2)
         stride = max(1, (half - begin) // UPDATES_PER_LEVEL)
         schedules.append(PruningSchedule(before, target, begin, half, stride))
-    layers = _linear_layers(model)
+    layers = linear_layers(model)
     pruner = Magnitude({"blocks": Weights(tuple(schedules), tuple(layers))})
     masks = Masks([pruner], kind=context.config.robust.masks)
     masks.attach(model)

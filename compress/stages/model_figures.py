@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from compress.configuration.robust_schema import RobustCompression
 from compress.data import hub
 from compress.models import architectures, encoders
+from compress.models.blocks import find_blocks
 from compress.reporting import card
 from compress.stages import latency
 from compress.stages.context import Context
@@ -88,7 +89,7 @@ def shape(model: PreTrainedModel) -> dict[str, int]:
     known = {key: int(value) for key, value in given.items() if value is not None}
     if model.config.model_type not in architectures.ARCHITECTURES:
         return known
-    blocks = architectures.blocks(model)
+    blocks = find_blocks(model)
     return known | {
         "heads": sum(block.heads for block in blocks),
         "ffn_neurons": sum(block.neurons for block in blocks),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.compression.masking import LayerMask
+from compress.models.blocks import Slices
 
 NAME = "mask_scores"
 
@@ -78,18 +79,23 @@ class Selection:
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer whose weight (and bias, for neurons) is multiplied by the mask of its scores.
+    """A linear layer whose weight (and bias, for outputs) is multiplied by the mask of its scores.
 
-    mask_scores: [O, I] for weights, [O, 1] for neurons, [1, H] for heads; count: how many stay.
+    mask_scores: [O, I] for weights, [U, 1] for units of outputs, [1, U] for units of inputs; count: how
+    many stay.
     """
 
     mask_scores: nn.Parameter
 
-    def __init__(self, linear: nn.Linear, shape: tuple[int, int]) -> None:
-        """Take the parameters of a layer; scores are 0."""
+    def __init__(self, linear: nn.Linear, units: Slices | None = None) -> None:
+        """Take the parameters of a layer; scores are 0. units: what has one score; None: a weight."""
         given = (linear.in_features, linear.out_features, linear.bias is not None)
         super().__init__(*given, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
+        self.units = units
+        shape = tuple(linear.weight.shape)
+        if units is not None:
+            shape = (1, units.units) if units.axis else (units.units, 1)
         zeros = torch.zeros(*shape, dtype=linear.weight.dtype, device=linear.weight.device)
         self.mask_scores = nn.Parameter(zeros)
         self.count = zeros.numel()
@@ -104,10 +110,19 @@ class MaskedLinear(nn.Linear):
     def masks(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
         """Masks that fit the weight, and the bias, [O] (None: it stays); bytes of 0 and 1."""
         mask = self.selection.mask(scores, self.count).view(torch.uint8)
-        rows, columns = mask.shape
-        if rows == 1:
-            return mask.repeat_interleave(self.in_features // columns, dim=1), None
-        return mask, mask.view(-1) if columns == 1 else None
+        if self.units is None:
+            return mask, None
+        entries = self.units.spread(mask.view(-1))
+        return (entries[None, :], None) if self.units.axis else (entries[:, None], entries)
+
+    def folded(self, values: Tensor) -> Tensor:
+        """Sum of [O, I] over what shares a score."""
+        if self.units is None:
+            return values
+        units, along = self.units.units, values.t() if self.units.axis else values
+        parts = along.split([width * units for width in self.units.widths])
+        sums = torch.stack([part.reshape(units, -1).sum(dim=1) for part in parts]).sum(dim=0)
+        return sums[None, :] if self.units.axis else sums[:, None]
 
 
 class _Masked(torch.autograd.Function):
@@ -136,20 +151,11 @@ class _Masked(torch.autograd.Function):
         given = inputs.reshape(-1, inputs.shape[-1]).to(gradient.dtype)
         dense = (flat.t() @ given).to(weight.dtype)
         dense_bias = None if bias is None else flat.sum(dim=0).to(bias.dtype)
-        to_scores = _folded(dense * weight, scores.shape)
+        to_scores = ctx.layer.folded(dense * weight)
         if dense_bias is not None and rows is not None:
-            to_scores = to_scores + (dense_bias * bias)[:, None]
+            to_scores = to_scores + ctx.layer.folded((dense_bias * bias)[:, None])
             dense_bias = dense_bias * rows
         return to_input, dense * mask, dense_bias, to_scores, None
-
-
-def _folded(values: Tensor, shape: torch.Size) -> Tensor:
-    """Sum of [O, I] over what shares a score."""
-    if shape == values.shape:
-        return values
-    if shape[0] == 1:
-        return values.t().reshape(shape[1], -1).sum(dim=1)[None, :]
-    return values.sum(dim=1, keepdim=True)
 
 
 class LearnedMask(LayerMask):

@@ -10,12 +10,11 @@ from transformers import PreTrainedModel
 
 from compress.compression.masking import LayerMask, Masking
 from compress.compression.native.learned import LearnedMask, MaskedLinear
-from compress.compression.native.unit_masks import ZeroedHeads, ZeroedNeurons
+from compress.compression.native.unit_masks import ZeroedUnits
 from compress.compression.native.weights import ZeroedWeights
 from compress.compression.native.zeroing import Zeroing
 from compress.compression.pruner import Pruner
-
-CHOSEN = {"head": ZeroedHeads, "row": ZeroedNeurons}
+from compress.models.blocks import Slices
 
 
 class NativeMasking(Masking):
@@ -31,22 +30,19 @@ class NativeMasking(Masking):
         for pruner in pruners:
             carriers = pruner.carriers
             if pruner.learned:
-                kind = pruner.kind
-                pruner.masks = {n: self._learned(model, n, size, kind) for n, size in carriers.items()}
+                pruner.masks = {name: self._learned(model, name, u) for name, u in carriers.items()}
             elif pruner.cuts:
-                self._add(model, carriers, bias=pruner.kind == "row")
-                made = CHOSEN[pruner.kind]
-                pruner.masks = {n: made(self._zeroing, n, size or 0) for n, size in carriers.items()}
+                units = [own for own in carriers.values() if own is not None]
+                self._add(model, carriers, bias=any(own.axis == 0 for own in units))
+                pruner.masks = {own.layer: ZeroedUnits(self._zeroing, own) for own in units}
             else:
                 self._add(model, carriers)
                 pruner.weights = ZeroedWeights(self._zeroing, list(carriers))
 
-    def _learned(self, model: PreTrainedModel, name: str, size: int | None, kind: str) -> LayerMask:
+    def _learned(self, model: PreTrainedModel, name: str, own: Slices | None) -> LayerMask:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        outputs, inputs = linear.out_features, linear.in_features
-        shapes = {"head": (1, size or 0), "row": (outputs, 1)}
-        layer = MaskedLinear(linear, shapes.get(kind, (outputs, inputs)))
+        layer = MaskedLinear(linear, own)
         model.set_submodule(name, layer)
         self._layers.append(layer)
         return LearnedMask(name, layer)

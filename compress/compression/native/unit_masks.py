@@ -10,16 +10,17 @@ from torch import Tensor
 from compress.compression.masking import LayerMask
 from compress.compression.native.weights import inside
 from compress.compression.native.zeroing import Zeroing
+from compress.models.blocks import Slices
 
 
-class ZeroedHeads(LayerMask):
-    """Heads at the inputs of the attention output layer."""
+class ZeroedUnits(LayerMask):
+    """Units at the inputs of a layer, or at its outputs with their biases."""
 
-    def __init__(self, zeroing: Zeroing, layer: str, size: int) -> None:
-        """layer: its name, whose weight `zeroing` has; size: heads."""
-        self._zeroing, self._layer = zeroing, layer
-        self.size = self.count = size
-        self._kept = torch.ones(size, dtype=torch.bool)
+    def __init__(self, zeroing: Zeroing, own: Slices) -> None:
+        """own: the units in a layer whose weight `zeroing` has, and its bias for outputs."""
+        self._zeroing, self._own = zeroing, own
+        self.size = self.count = own.units
+        self._kept = torch.ones(own.units, dtype=torch.bool)
 
     def choose(self, units: Iterable[int]) -> None:
         """Let exactly these units stay; what is removed stays removed."""
@@ -29,10 +30,15 @@ class ZeroedHeads(LayerMask):
         self._zero()
 
     def _zero(self) -> None:
-        shard = self._zeroing.shards[f"{self._layer}.weight"]
-        columns = self._kept.repeat_interleave(shard.shape[1] // self.size)
-        left = inside(shard, None, columns.nonzero().flatten())
-        self._zeroing.prune(f"{self._layer}.weight", ~left.to(shard.master.device))
+        layer, shards = self._own.layer, self._zeroing.shards
+        shard, entries = shards[f"{layer}.weight"], self._own.spread(self._kept)
+        places = entries.nonzero().flatten()
+        left = inside(shard, None, places) if self._own.axis else inside(shard, places, None)
+        self._zeroing.prune(f"{layer}.weight", ~left.to(shard.master.device))
+        bias = None if self._own.axis else shards.get(f"{layer}.bias")
+        if bias is not None:
+            kept = entries[bias.start : bias.start + bias.length]
+            self._zeroing.prune(f"{layer}.bias", ~kept.to(bias.master.device))
 
     def keep(self, count: int) -> None:
         """Chosen units are not counted down."""
@@ -49,17 +55,3 @@ class ZeroedHeads(LayerMask):
     def take(self, weights: dict[str, Tensor]) -> Tensor:
         """The mask, bool [size]."""
         return self._kept
-
-
-class ZeroedNeurons(ZeroedHeads):
-    """Ffn neurons at the outputs of the first feed-forward layer, with their biases."""
-
-    def _zero(self) -> None:
-        rows = self._kept.nonzero().flatten()
-        shard = self._zeroing.shards[f"{self._layer}.weight"]
-        left = inside(shard, rows, None)
-        self._zeroing.prune(f"{self._layer}.weight", ~left.to(shard.master.device))
-        bias = self._zeroing.shards.get(f"{self._layer}.bias")
-        if bias is not None:
-            kept = self._kept[bias.start : bias.start + bias.length]
-            self._zeroing.prune(f"{self._layer}.bias", ~kept.to(bias.master.device))

@@ -1,7 +1,8 @@
 """Attention heads: `head_pruning`, by importance, from a list, or by learned scores.
 
 By importance the lowest heads over the layers of a group are removed (Michel et al. 2019; Du et al.
-2023, App. A), but at least one stays in each layer; learned scores choose within each layer.
+2023, App. A), but at least one stays in each layer; learned scores choose within each layer. Where
+queries share keys and values, a head is a key/value group with its queries.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from compress.compression.masking import Remaining
 from compress.compression.technique import Ratio, exactly, something
 from compress.compression.units import (
     UnitGroup,
@@ -26,10 +26,11 @@ from compress.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from compress.compression.importance import Importance
     from compress.configuration.robust_schema import RobustCompression
-    from compress.models.architectures import Block
+    from compress.models.blocks import Block
 
 
 class Heads(UnitPruner):
@@ -37,34 +38,33 @@ class Heads(UnitPruner):
 
     name = unit = "heads"
     kind = "head"
-    carrier = "attention_output"
-
-    @staticmethod
-    def related(block: Block) -> tuple[str, ...]:
-        """Names of the query, key, value (and position) layers."""
-        return block.projections
 
     def pick(
         self, group: Units, importance: Importance, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
-        """The most important heads over all blocks of the group."""
+        """The most important heads over all blocks of the group; the same in each if they share one.
+
+        Blocks that share a table with a column for each head (`Block.shared`) lose the heads of the
+        lowest sum.
+        """
+        if self.blocks[group.blocks[0]].shared is not None:
+            yield from self._alike(group, importance, done)
+            return
         keep = units_left(sum(self.full(n) for n in group.blocks), group.keep, done)
         scores = [importance.heads[n] for n in group.blocks]
         chosen = kept_heads(scores, keep, [self.gone(n) for n in group.blocks])
-        return zip(group.blocks, chosen, strict=True)
+        yield from zip(group.blocks, chosen, strict=True)
 
-    def left(self, block: Block, kept: Tensor) -> Remaining:
-        """Outputs of the projections and inputs of the attention output layer."""
-        each = kept.new_tensor(list(range(block.head_size)))
-        columns = (kept[:, None] * block.head_size + each).flatten()
-        inputs: Remaining = {block.attention_output: (None, columns)}
-        return {**dict.fromkeys(block.projections, (columns, None)), **inputs}
+    def _alike(
+        self, group: Units, importance: Importance, done: float
+    ) -> Iterator[tuple[int, Collection[int]]]:
+        import torch
 
-    def remove(self, weights: dict[str, Tensor], block: Block, mask: Tensor) -> None:
-        """Zero the inputs of removed heads in place."""
-        weight = weights[f"{block.attention_output}.weight"]
-        columns = mask.repeat_interleave(block.head_size).to(weight)
-        weights[f"{block.attention_output}.weight"] = weight * columns
+        first = group.blocks[0]
+        keep = units_left(self.full(first), group.keep // len(group.blocks), done)
+        total = torch.stack([importance.heads[n] for n in group.blocks]).sum(dim=0)
+        [chosen] = kept_heads([total], keep, [self.gone(first)])
+        return ((number, chosen) for number in group.blocks)
 
     def chosen(self) -> dict[str, Any]:
         """The choice of heads in DeepSpeed's terms: a group a layer, to read, edit and run again."""
@@ -74,7 +74,7 @@ class Heads(UnitPruner):
             groups[f"layer_{number}"] = {
                 "params": {"dense_ratio": 1 - len(gone) / block.heads, "pruned_heads": gone},
                 "modules": [exactly(block.attention_output)],
-                "related_modules": [[exactly(name) for name in block.projections]],
+                "related_modules": [[exactly(one.layer) for one in self.slices(block)[1:]]],
             }
         shared: dict[str, Any] = {"enabled": True, "method": "importance"}
         if len(counts := {block.heads for block in self.blocks}) == 1:
@@ -159,8 +159,29 @@ class HeadPruning(UnitPruning):
             has = " or ".join(str(count) for count in sorted(counts))
             raise UserError(
                 f"compression_training.{self.key}.shared_parameters.num_heads is {given}, "
-                f"but the model has {has} heads a layer."
+                f"but the model has {has} heads a layer (key/value groups where queries share them)."
             )
+
+    def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> UnitPruner:
+        """See `PruningTechnique.resolve`; blocks that share a table must lose the same heads."""
+        from compress.models.blocks import find_blocks
+
+        blocks, path = find_blocks(model), f"compression_training.{self.key}"
+        alike = blocks[0].shared is not None
+        if alike and self.learned:
+            raise UserError(
+                f"{path}: the layers of this model share '{blocks[0].shared}', so they must lose the "
+                "same heads, and method 'topk' chooses in each layer; use method 'importance'."
+            )
+        pruner = super().resolve(model, robust, total)
+        groups = list(pruner.groups.values())
+        same = len(groups) == 1 or len({group.pruned or group.blocks for group in groups}) == 1
+        if alike and not (same and sum(len(group.blocks) for group in groups) == len(blocks)):
+            raise UserError(
+                f"{path}: the layers of this model share '{blocks[0].shared}', so they must lose the "
+                "same heads; make one group of all layers, or list the same pruned_heads for each."
+            )
+        return pruner
 
     def count(
         self, name: str, blocks: Sequence[Block], robust: RobustCompression
@@ -172,8 +193,13 @@ class HeadPruning(UnitPruning):
             return self._listed(path, params, sizes)
         if self.learned:
             return self._of_each(path, params, sizes), None
-        total = sum(sizes)
-        keep = params.target_heads or round((params.dense_ratio or 0) * total)
+        total, each = sum(sizes), len(sizes) if blocks[0].shared is not None else 1
+        keep = params.target_heads or round((params.dense_ratio or 0) * total / each) * each
+        if keep % each:
+            raise UserError(
+                f"{path}.target_heads is {keep}; the {each} layers of this model must keep the same "
+                f"heads, so give a multiple of {each}."
+            )
         if keep > total:
             raise UserError(f"{path}.target_heads is {keep}, but the group has {total} heads.")
         _enough(path, keep, len(sizes))

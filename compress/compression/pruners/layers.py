@@ -60,6 +60,11 @@ class LayerReduction(Technique):
         from compress.models import architectures
 
         path, architecture = "compression_training.layer_reduction", architectures.find(config)
+        if architecture.repeated:
+            raise UserError(
+                f"{path}: the layers of this model are one block that is used again and again, so none "
+                "can go; prune its heads, ffn neurons or weights."
+            )
         depth = getattr(config, architecture.depth)
         named = {"first_half": range((depth + 1) // 2), "every_second": range(1, depth, 2)}
         chosen = self.teacher_layer
@@ -132,11 +137,16 @@ def copy_by_name(
     """Copy blocks of `source` by number into the student's, in place, and modules by name.
 
     prefix: name of the list of blocks in both models. Parameters and buffers are found by their names,
-    so that a block that lacks one (ModernBERT's first has no norm) gets no other's.
+    so that a block that lacks one gets no other's: ModernBERT's first has no norm, and a block that
+    becomes the first loses its own. ValueError if anything but a norm is lacking.
     """
     pairs = [(f"{prefix}.{new}", f"{prefix}.{old}") for new, old in enumerate(layers)]
     for new, old in [*pairs, *((name, name) for name in others)]:
-        student.get_submodule(new).load_state_dict(source.get_submodule(old).state_dict())
+        weights = source.get_submodule(old).state_dict()
+        differ = student.get_submodule(new).load_state_dict(weights, strict=False)
+        wrong = [name for names in differ for name in names if "norm" not in name.lower()]
+        if wrong:
+            raise ValueError(f"{new} and {old} differ in '{wrong[0]}'")
 
 
 def outside(model: PreTrainedModel) -> list[str]:

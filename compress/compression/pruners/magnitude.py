@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from compress.compression.masking import WeightMasks
     from compress.configuration.robust_schema import RobustCompression
+    from compress.models.blocks import Slices
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Magnitude(Pruner):
     groups: Mapping[str, Weights]
 
     @property
-    def carriers(self) -> dict[str, int | None]:
+    def carriers(self) -> dict[str, Slices | None]:
         """Names of the layers."""
         return {name: None for group in self.groups.values() for name in group.layers}
 

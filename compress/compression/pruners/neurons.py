@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from compress.compression.masking import Remaining
 from compress.compression.technique import Share, something
 from compress.compression.units import UnitGroup, UnitPruner, UnitPruning, Units, units_left
 from compress.errors import UserError
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from compress.compression.importance import Importance
     from compress.configuration.robust_schema import RobustCompression
-    from compress.models.architectures import Block
+    from compress.models.blocks import Block
 
 
 class Neurons(UnitPruner):
@@ -29,12 +28,6 @@ class Neurons(UnitPruner):
 
     name = unit = "neurons"
     kind = "row"
-    carrier = "intermediate"
-
-    @staticmethod
-    def related(block: Block) -> tuple[str, ...]:
-        """Name of the second feed-forward layer."""
-        return (block.output,)
 
     def pick(
         self, group: Units, importance: Importance, done: float
@@ -43,18 +36,6 @@ class Neurons(UnitPruner):
         for number in group.blocks:
             keep = units_left(self.full(number), group.keep, done)
             yield number, kept_neurons(importance.neurons[number], keep, self.gone(number))
-
-    def left(self, block: Block, kept: Tensor) -> Remaining:
-        """Outputs of the first and inputs of the second feed-forward layer."""
-        return {block.intermediate: (kept, None), block.output: (None, kept)}
-
-    def remove(self, weights: dict[str, Tensor], block: Block, mask: Tensor) -> None:
-        """Zero removed neurons, their biases, and what the second layer makes of them, in place."""
-        first, bias = f"{block.intermediate}.weight", f"{block.intermediate}.bias"
-        mask = mask.to(weights[first])
-        weights[first] = weights[first] * mask[:, None]
-        weights[bias] = weights[bias] * mask
-        weights[f"{block.output}.weight"] = weights[f"{block.output}.weight"] * mask
 
 
 class NeuronGroup(UnitGroup):
