@@ -56,12 +56,12 @@ CONFIGS = {
     ),
     "llama": LlamaConfig(**SIZES | GROUPED),
     "llama-biases": LlamaConfig(**SIZES | GROUPED, attention_bias=True, mlp_bias=True),
-    "mistral": MistralConfig(**SIZES | GROUPED, sliding_window=4),
+    "mistral": MistralConfig(**SIZES | GROUPED, sliding_window=8),
     "qwen2": Qwen2Config(**SIZES | GROUPED),
     "qwen3": Qwen3Config(**SIZES | GROUPED | {"head_dim": 10}),
     "gemma": GemmaConfig(**SIZES | GROUPED | {"head_dim": 10}),
-    "gemma2": Gemma2Config(**SIZES | GROUPED | {"head_dim": 10}, sliding_window=4),
-    "gemma3": Gemma3TextConfig(**SIZES | GROUPED | {"head_dim": 10}, sliding_window=4),
+    "gemma2": Gemma2Config(**SIZES | GROUPED | {"head_dim": 10}, sliding_window=8),
+    "gemma3": Gemma3TextConfig(**SIZES | GROUPED | {"head_dim": 10}, sliding_window=8),
 }
 KEPT = [Kept((0, 2, 3), tuple(range(0, 32, 2))), Kept((1,), tuple(range(5, 32)))]
 ALIKE = [Kept((0, 2, 3), kept.neurons) for kept in KEPT]

@@ -48,19 +48,25 @@ def scorer(weights):
 
 
 def everything(model, learned):
-    """Heads, neurons and half of the weights of both blocks."""
+    """Heads, neurons and half of the weights of all blocks."""
     names = [
         one.layer
         for block in find_blocks(model)
         for unit in ("heads", "neurons")
         for one in block.slices(unit)
     ]
-    heads, neurons = Units(END, (0, 1), keep=3 if learned else 5), Units(END, (0, 1), keep=11)
+    numbers, keep = tuple(range(len(find_blocks(model)))), heads_left(model, learned)
+    heads, neurons = Units(END, numbers, keep), Units(END, numbers, keep=11)
     weights = Weights(HALF, tuple(names))
     pruners = [Heads({"g": heads}), Neurons({"g": neurons}), Magnitude({"g": weights})]
     for pruner in pruners[:2]:
         pruner.learned = learned
     return pruners
+
+
+def heads_left(model, learned):
+    """Of each block with learned scores, else of all; blocks that share a table keep the same."""
+    return 3 if learned else {"albert": 3, "mpnet": 6}.get(model.config.model_type, 5)
 
 
 def movement(model):
@@ -69,10 +75,16 @@ def movement(model):
     return [Movement({"g": Weights(HALF, names)})]
 
 
+LIMITED = {"modernbert", "gemma", "gemma2", "gemma3"}
+"""What DeepSpeed's library cannot mask."""
+
+
 @pytest.fixture(params=["native", "deepspeed"])
 def kind(request):
     if request.param == "deepspeed" and not versions.has_library():
         pytest.skip("this release of DeepSpeed has no compression library")
+    if request.param == "deepspeed" and request.node.callspec.params.get("model") in LIMITED:
+        pytest.skip("refused: test_resolved.test_what_the_library_cannot_mask")
     return request.param
 
 
@@ -100,6 +112,8 @@ def logits(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("learned", [False, True], ids=["chosen", "learned"])
 def test_masked_and_cut_model_agree(model, learned, kind):
+    if learned and model.config.model_type == "mpnet":
+        pytest.skip("refused: test_resolved.test_what_shares_a_table_loses_the_same_heads")
     shape = copy.deepcopy(model)
     dense = logits(model)
     masks = pruned(model, everything(model, learned), kind)
@@ -108,8 +122,9 @@ def test_masked_and_cut_model_agree(model, learned, kind):
     small = masks.shrink(masks.finish(model.state_dict()), shape).eval()
     torch.testing.assert_close(logits(small), wanted, atol=1e-5, rtol=1e-5)
     blocks = find_blocks(small)
-    assert sum(block.heads for block in blocks) == (6 if learned else 5)
-    assert [block.neurons for block in blocks] == [11, 11]
+    left = heads_left(model, learned)
+    assert sum(block.heads for block in blocks) == (left * len(blocks) if learned else left)
+    assert {block.neurons for block in blocks} == {11}
 
 
 def test_movement_masked_and_finished_model_agree(model, kind):
@@ -217,16 +232,23 @@ def reduce_layers(model, layers, others=None, kind="native"):
 
 
 def test_layers_are_copied(model, kind, capfd):
+    if architectures.find(model.config).repeated:
+        pytest.skip("refused: test_resolved.test_a_repeated_block_loses_no_layer")
     student = reduce_layers(model, [1], kind=kind).eval()
     prefix = architectures.find(model.config).blocks
     source, target = model.state_dict(), student.state_dict()
+    assert len(target) > len(outside(model))
     for name, value in target.items():
         assert torch.equal(value, source[name.replace(f"{prefix}.0.", f"{prefix}.1.")]), name
+    types = getattr(model.config, "layer_types", None)
+    assert getattr(student.config, "layer_types", None) == (types and types[1:])
     assert len(find_blocks(student)) == 1
     assert capfd.readouterr().out == ""
 
 
 def test_all_layers_in_order_are_the_model_itself(model):
+    if architectures.find(model.config).repeated:
+        pytest.skip("one block")
     assert torch.equal(logits(reduce_layers(model, [0, 1]).eval()), logits(model))
 
 

@@ -16,7 +16,8 @@ from compress.models.blocks import find_blocks
 
 pytestmark = pytest.mark.slow
 
-EPSILON = 1e-5
+EPSILON = 3e-3
+"""Norms of decoders compute in float32, so a smaller one would drown in rounding."""
 
 
 @pytest.fixture(params=CONFIGS)
@@ -60,9 +61,9 @@ def test_importance_is_the_derivative_in_the_mask(model, monkeypatch):
         model, data, np.arange(5), importance.Objective(Vanilla(), SampleData()), device
     )
     for (heads, rows), got_heads, got_rows in zip(wanted, found.heads, found.neurons, strict=True):
-        np.testing.assert_allclose(got_heads.numpy(), heads.mean(0), rtol=2e-3, atol=1e-6)
-        np.testing.assert_allclose(got_rows.numpy(), rows.mean(0), rtol=2e-3, atol=1e-6)
-        assert got_heads.max() > 0 and got_rows.max() > 0
+        np.testing.assert_allclose(got_heads.numpy(), heads.mean(0), rtol=2e-3, atol=3e-5)
+        np.testing.assert_allclose(got_rows.numpy(), rows.mean(0), rtol=2e-3, atol=3e-5)
+        assert got_heads.max() > 5e-3 and got_rows.max() > 5e-3
 
 
 def test_sample_is_the_same_for_all_ranks_and_within_the_data():

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from configs import BASE
-from small_models import CONFIGS, KEPT, SIZES, exported, fresh, masked
+from small_models import CONFIGS, SIZES, exported, fresh, kept, masked
 from stage_runs import run_of
 from transformers import AutoModelForSequenceClassification, BartConfig, BertConfig
 
@@ -53,7 +53,7 @@ def padded(model, batch, length):
     for row in range(min(batch, length)):
         mask[row, length - row :] = 0
     inputs = {"input_ids": torch.where(mask == 1, ids, 0), "attention_mask": mask}
-    if model.config.model_type in {"bert", "roberta"}:
+    if model.config.model_type in {"bert", "roberta", "electra", "albert"}:
         inputs["token_type_ids"] = torch.zeros_like(ids)
         inputs["token_type_ids"][:, length // 2 :] = 1
     return inputs
@@ -66,7 +66,9 @@ def test_the_file_says_what_pytorch_says(name, cut, tmp_path):
     onnx_export.export(folder, file)
     model = compress.load_compressed(folder)
     if cut:
-        assert [block.heads for block in find_blocks(model)] == [len(k.heads) for k in KEPT]
+        assert [block.heads for block in find_blocks(model)] == [
+            len(own.heads) for own in kept(model.config)
+        ]
     for batch, length in SHAPES:
         inputs = padded(model, batch, length)
         with torch.no_grad():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from compress.compression.pruner import Pruner
 from compress.compression.pruners.magnitude import Magnitude
@@ -78,9 +79,16 @@ def _check_order(found: tuple[Pruner, ...]) -> None:
 
 
 def _check_library(config: Config, model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:
-    """DeepSpeed's library masks rows one by one, and copies blocks that have the same parameters."""
+    """UserError for what DeepSpeed's library cannot mask or copy."""
     if config.robust.masks != "deepspeed":
         return
+    if found and any(
+        type(m) is not nn.Embedding for m in model.modules() if isinstance(m, nn.Embedding)
+    ):
+        raise UserError(
+            "robust_compression.masks: DeepSpeed's library replaces the embeddings of this model by "
+            "others that compute something else (upstream issue #2283); set it to 'native'."
+        )
     fused = find_blocks(model) if any(pruner.cuts for pruner in found) else []
     if any(len(block.neuron_slices[0].widths) > 1 for block in fused):
         raise UserError(

@@ -14,10 +14,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from compress.layerwise.terms import Term
+from compress.models import architectures
 from compress.models.blocks import find_blocks
 
 NAME = "probabilities_before_dropout"
-OWN_ATTENTION = frozenset({"deberta-v2"})
 
 
 class Attention(Term):
@@ -54,14 +54,21 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
     **_: Any,  # noqa: ANN401  what other kernels need
 ) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention in transformers' interface.
 
-    query, key, value: [B, A, L, D]; attention_mask: added to the scores. Returns the output
-    [B, L, A, D], with dropout, and the probabilities [B, A, L, L], without.
+    query: [B, A, L, D]; key, value: [B, G, L, D], A / G queries in turn to each; attention_mask: added
+    to the scores; softcap: scores stay within +-softcap (Gemma 2). Returns the output [B, L, A, D],
+    with dropout, and the probabilities [B, A, L, L], without.
     """
+    shared = query.shape[1] // key.shape[1]
+    if shared > 1:
+        key, value = (each.repeat_interleave(shared, dim=1) for each in (key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
     if attention_mask is not None:
         scores = scores + attention_mask
     probabilities = scores.softmax(dim=-1)
@@ -76,10 +83,10 @@ AttentionMaskInterface.register(NAME, eager_mask)
 def expose(model: PreTrainedModel) -> None:
     """Let `output_attentions=True` give probabilities before dropout, in place.
 
-    DeBERTa-v2 does not use transformers' attention interface and gets two hooks. The model is one of
+    An attention that does not use transformers' interface gets two hooks. The model is one of
     `compress.models.architectures`; UserError for another.
     """
-    if model.config.model_type not in OWN_ATTENTION:
+    if not architectures.find(model.config).own_attention:
         model.set_attn_implementation(NAME)
         return
     for block in find_blocks(model):

@@ -56,9 +56,9 @@ class Layout:
 
 
 def check(model: PreTrainedModel) -> None:
-    """Raise UserError for an architecture whose attention cannot be replaced, or without an entry."""
-    known = architectures.ARCHITECTURES
-    if model.config.model_type not in known or not model._supports_attention_backend:
+    """Raise UserError for an architecture that needs the padded shape, or without an entry."""
+    entry = architectures.ARCHITECTURES.get(model.config.model_type)
+    if entry is None or not entry.stack or not model._supports_attention_backend:
         raise UserError(
             f"robust_compression.padding_free: {type(model).__name__} cannot leave out the padding; "
             "set it to false."
