@@ -27,7 +27,7 @@ from compress.data import hub
 from compress.data.tasks import Task
 from compress.errors import UserError, first_line
 from compress.files import integrity
-from compress.models import compressed, directories, label_order, loading
+from compress.models import compressed, directories, label_order, loading, padding
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 TRAINED_LENGTH = "trained_max_length"
@@ -75,7 +75,33 @@ def has_tokenizer(path: Path) -> bool:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer; UserError if the directory has none that can be read.
+    """The model's own tokenizer, with a padding token; UserError if there is none that can be read."""
+    tokenizer = _own_tokenizer(path)
+    if tokenizer.pad_token_id is None and (path / "config.json").is_file():
+        padding.settle(tokenizer, _own_config(path))
+    return tokenizer
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    """The model's configuration, with a padding token, to classify; UserError if it cannot be read.
+
+    Nothing is cached from one token to the next: every text is read once, as a whole.
+    """
+    config = _own_config(path)
+    if getattr(config, "pad_token_id", None) is None and has_tokenizer(path):
+        padding.settle(_own_tokenizer(path), config)
+    if getattr(config, "use_cache", False):
+        config.use_cache = False
+    return config
+
+
+def padding_note(path: Path) -> str | None:
+    """Which padding token was chosen for a model that came without one; None if it has its own."""
+    return padding.settle(_own_tokenizer(path), _own_config(path))
+
+
+def _own_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """As the directory has it.
 
     The vocabulary is looked for first: without one transformers 5 returns one of special tokens only.
     """
@@ -94,8 +120,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_config(path: Path) -> PreTrainedConfig:
-    """The model's configuration; UserError if it cannot be read."""
+def _own_config(path: Path) -> PreTrainedConfig:
+    """As the directory has it."""
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except UNREADABLE as error:

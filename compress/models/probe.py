@@ -6,6 +6,7 @@ others; an unknown padding token raises in one model, and in another a wrong tok
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -43,7 +44,8 @@ def check(path: Path, subject: str, max_length: int) -> Fit:
             f"{subject} has {positions} positions, but robust_compression.task.max_length is "
             f"{max_length}; lower max_length, or take a model that reads more."
         )
-    return questions.fit(max_length)
+    found, chosen = questions.fit(max_length), encoders.padding_note(path)
+    return found if chosen is None else replace(found, notes=(*found.notes, f"{subject}: {chosen}"))
 
 
 def settled(path: Path) -> PreTrainedTokenizerBase:

@@ -3,9 +3,9 @@
     deepspeed tests/drivers/compress_all.py OUTPUT MODEL SPECS
 
 SPECS is a JSON list of {"name", "files": [compression, ...], "stage", "set": [...], "mitigation",
-"trained": whether the teacher is trained too, "broken_at": a step at which the student's training
-fails once, and is continued}. The run directory of a student is OUTPUT/<name>; every rank writes
-OUTPUT/<name>/rank<r>.json.
+"trained": whether the teacher is trained too, "difficulty": whether the sub-networks are trained too,
+"broken_at": a step at which the student's training fails once, and is continued}. The run directory of
+a student is OUTPUT/<name>; every rank writes OUTPUT/<name>/rank<r>.json.
 """
 
 import functools
@@ -116,7 +116,7 @@ def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
     base = run.prepare(settings, output / spec["name"], device)
     recorder = Recorder()
     here = replace(base, monitor=recorder)
-    if "mitigation" in spec:
+    if "mitigation" in spec and not spec.get("difficulty"):
         losses_of(here)
     if not spec.get("trained"):
         teacher_of(here)
