@@ -15,6 +15,7 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     LlamaConfig,
+    MinistralConfig,
     MistralConfig,
     ModernBertConfig,
     MPNetConfig,
@@ -57,6 +58,9 @@ CONFIGS = {
     "llama": LlamaConfig(**SIZES | GROUPED),
     "llama-biases": LlamaConfig(**SIZES | GROUPED, attention_bias=True, mlp_bias=True),
     "mistral": MistralConfig(**SIZES | GROUPED, sliding_window=8),
+    "ministral": MinistralConfig(
+        **SIZES | GROUPED, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+    ),
     "qwen2": Qwen2Config(**SIZES | GROUPED),
     "qwen3": Qwen3Config(**SIZES | GROUPED | {"head_dim": 10}),
     "gemma": GemmaConfig(**SIZES | GROUPED | {"head_dim": 10}),

@@ -1,13 +1,14 @@
 """A model that does not fit its tokenizer or the run is known before anything is trained."""
 
+import families
 import pytest
 import torch
 from tokenizer_models import CONFIGS, WORDS, made
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, LlamaConfig
 
 from compress.data import batches, tokens
 from compress.errors import UserError
-from compress.models import probe, stand_in
+from compress.models import encoders, padding, probe, stand_in
 
 NAMES = ["input_ids", "attention_mask"]
 
@@ -29,14 +30,61 @@ def refused(folder, length=32):
     [
         ("roberta", {}, "segment ids (token_type_ids) up to 1"),
         ("bert", {"words": (*WORDS, "one", "two")}, "token ids up to 32"),
-        ("gpt2", {"pad": None}, "without a padding token"),
-        ("gpt2 without pad", {"model_input_names": NAMES}, "no pad_token_id in its config.json"),
         ("gpt2 other pad", {"model_input_names": NAMES}, "pad_token_id 9 in its config.json"),
     ],
-    ids=["segments", "ids", "no pad token", "no pad id", "other pad id"],
+    ids=["segments", "ids", "other pad id"],
 )
 def test_what_does_not_fit_is_one_sentence(tmp_path, kind, tokenizer, words):
     assert words in refused(made(tmp_path, kind, **tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokenizer", "lacking"),
+    [
+        ("gpt2", {"pad": None}, "its tokenizer named none"),
+        ("gpt2 without pad", {}, "its config.json named none"),
+        ("gpt2 without pad", {"pad": None}, "its tokenizer and config.json named none"),
+    ],
+    ids=["tokenizer", "configuration", "both"],
+)
+def test_a_padding_token_is_chosen_and_said(tmp_path, kind, tokenizer, lacking):
+    """The tokenizer of this model has '[PAD]' among its special tokens."""
+    folder = made(tmp_path, kind, model_input_names=NAMES, **tokenizer)
+    [note] = check(folder).notes
+    assert note.startswith("robust_compression.student.model: 'x': ")
+    assert f"padding token is '[PAD]', id 0: {lacking}" in note
+    assert encoders.load_tokenizer(folder).pad_token_id == 0
+    assert encoders.load_config(folder).pad_token_id == 0
+    encoders.load_tokenizer(folder).save_pretrained(tmp_path / "again")
+    assert AutoTokenizer.from_pretrained(tmp_path / "again").pad_token == "[PAD]"
+
+
+@pytest.mark.parametrize(
+    ("added", "given", "wanted"),
+    [
+        ([], None, "</s>"),
+        (["<|vision_pad|>", "<|pad_of_texts|>"], None, "<|pad_of_texts|>"),
+        (["<|pad_of_texts|>"], 5, "token 5"),
+    ],
+    ids=["the end of a text", "an added token of that name", "that of the configuration"],
+)
+def test_which_padding_token_is_chosen(added, given, wanted):
+    tokenizer = families.tokenizer(decoder=True, padding=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": added})
+    if wanted == "token 5":
+        wanted = tokenizer.convert_ids_to_tokens(5)
+    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=given)
+    assert f"'{wanted}'" in padding.settle(tokenizer, config)
+    assert tokenizer.pad_token == wanted and config.pad_token_id == tokenizer.pad_token_id
+    assert padding.settle(tokenizer, config) is None
+
+
+def test_without_any_token_to_pad_with_nothing_is_chosen():
+    tokenizer = families.tokenizer(padding=False)
+    tokenizer.eos_token = None
+    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=None)
+    assert padding.settle(tokenizer, config) is None
+    assert (tokenizer.pad_token_id, config.pad_token_id) == (None, None)
 
 
 @pytest.mark.slow

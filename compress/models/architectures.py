@@ -51,6 +51,11 @@ class Architecture:
     own_attention: bool = False
 
 
+DECODERS = (
+    *("llama", "mistral", "ministral", "qwen2", "qwen3"),
+    *("gemma", "gemma2", "gemma3_text"),
+)
+"""Model types that all name their layers alike."""
 _BERT = Architecture("bert.encoder.layer")
 _DECODER = Architecture(
     blocks="model.layers",
@@ -123,7 +128,7 @@ ARCHITECTURES = {
         width=None,
         stack=False,
     ),
-} | dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _DECODER)
+} | dict.fromkeys(DECODERS, _DECODER)
 
 
 def find(config: PreTrainedConfig) -> Architecture:
