@@ -80,6 +80,7 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "notes": metrics["notes"],
         "size": summary.size(metrics),
         "flips": summary.flips(metrics),
+        "int8": summary.int8(metrics),
         "made": provenance.sentence(metrics["artefacts"]["student"]),
         "ood": f"{ood}, against {dev}" if ood else f"not measured; it has {dev}",
     }
