@@ -260,7 +260,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
         _say(obtain(Onnx(), context))
     if int8:
         _say(obtain(OnnxInt8(), context))
-        ranks.say(int8_figures.sentence(context))
+        if "evaluate" not in chosen:
+            ranks.say(int8_figures.sentence(context))
 
 
 def _obtain(stage: Stage, context: Context) -> Artefact:
