@@ -206,6 +206,21 @@ def test_removed_heads_stay_removed_over_the_rounds():
         before = now
 
 
+def test_even_leaves_as_many_heads_in_each_layer_the_most_important_of_each():
+    """By hand: over both layers the heads 0, 1, 3 of the second would stay, and one of the first."""
+    scores = [torch.tensor([0.1, 0.3, 0.2, 0.15]), torch.tensor([5.0, 6.0, 1.0, 7.0])]
+    linear = PruningSchedule(0.0, 1.0, 0, 2, 1, "linear")
+    kept = {}
+    for even in (False, True):
+        heads = Units((linear,), (0, 1), keep=2 if even else 4, even=even)
+        masks = masked(fresh("bert"), [Heads({"h": heads})], scorer=lambda _: Importance(scores, []))
+        for step in (1, 2):
+            masks.after_step(step)
+            kept[even, step] = tuple(masks.pruners[0].kept[n] for n in (0, 1))
+    assert kept[True, 1] == ((1, 2, 3), (0, 1, 3)) and kept[True, 2] == ((1, 2), (1, 3))
+    assert kept[False, 2] == ((1,), (0, 1, 3))
+
+
 # ------------------------------------------------------------------------------------ layer reduction
 
 

@@ -1,12 +1,14 @@
 """Attention heads: `head_pruning`, by importance, from a list, or by learned scores.
 
 By importance the lowest heads over the layers of a group are removed (Michel et al. 2019; Du et al.
-2023, App. A), but at least one stays in each layer; learned scores choose within each layer.
+2023, App. A), but at least one stays in each layer; learned scores choose within each layer, and so
+does importance with `structured.even`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -26,6 +28,7 @@ from compress.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from compress.compression.importance import Importance
     from compress.configuration.robust_schema import RobustCompression
@@ -47,11 +50,16 @@ class Heads(UnitPruner):
     def pick(
         self, group: Units, importance: Importance, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
-        """The most important heads over all blocks of the group."""
+        """The most important heads over all blocks of the group, or of each block."""
+        if group.even:
+            for n in group.blocks:
+                keep = units_left(self.full(n), group.keep, done)
+                yield n, kept_heads([importance.heads[n]], keep, [self.gone(n)])[0]
+            return
         keep = units_left(sum(self.full(n) for n in group.blocks), group.keep, done)
         scores = [importance.heads[n] for n in group.blocks]
         chosen = kept_heads(scores, keep, [self.gone(n) for n in group.blocks])
-        return zip(group.blocks, chosen, strict=True)
+        yield from zip(group.blocks, chosen, strict=True)
 
     def left(self, block: Block, kept: Tensor) -> Remaining:
         """Outputs of the projections and inputs of the attention output layer."""
@@ -86,7 +94,8 @@ class HeadParams(settings.Block):
     """How many heads of a group stay: one of the three."""
 
     dense_ratio: Ratio | None = None
-    """Share of the heads that stays, over all layers of the group; of each layer with method topk."""
+    """Share of the heads that stays, over all layers of the group; of each layer with method topk or
+    structured.even."""
     target_heads: settings.Count | None = None
     """Number of heads that stay over all layers of the group."""
     pruned_heads: list[settings.Natural] | None = None
@@ -162,15 +171,27 @@ class HeadPruning(UnitPruning):
                 f"but the model has {has} heads a layer."
             )
 
+    def takes(self, robust: RobustCompression) -> set[str]:
+        """Whether each layer keeps the same number too, where importance chooses."""
+        own = {"structured.even"} if self.chooses == "importance" else set()
+        return super().takes(robust) | own
+
+    def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> UnitPruner:
+        """See `PruningTechnique.resolve`."""
+        pruner = super().resolve(model, robust, total)
+        even = robust.structured.even and self.chooses == "importance"
+        pruner.groups = {name: replace(units, even=even) for name, units in pruner.groups.items()}
+        return pruner
+
     def count(
         self, name: str, blocks: Sequence[Block], robust: RobustCompression
     ) -> tuple[int, tuple[int, ...] | None]:
-        """Heads that stay over all blocks, or in each block with learned scores; heads that go."""
+        """Heads that stay over all blocks, or in each block (learned, or even); heads that go."""
         path, sizes = f"{self.path(name)}.params", [block.heads for block in blocks]
         params = self.different_groups[name].params
         if params.pruned_heads is not None:
             return self._listed(path, params, sizes)
-        if self.learned:
+        if self.learned or robust.structured.even:
             return self._of_each(path, params, sizes), None
         total = sum(sizes)
         keep = params.target_heads or round((params.dense_ratio or 0) * total)
@@ -201,14 +222,25 @@ class HeadPruning(UnitPruning):
 
     def _of_each(self, path: str, params: HeadParams, sizes: Sequence[int]) -> int:
         """How many heads of each layer stay."""
-        if params.target_heads is not None:
+        if params.target_heads is not None and self.learned:
             raise UserError(f"{path}.target_heads: has no effect with method 'topk'; give dense_ratio.")
         if len(set(sizes)) > 1:
             group = path.removesuffix(".params")
             raise UserError(
                 f"{group}: its layers have different numbers of heads; make one group each."
             )
-        keep = round((params.dense_ratio or 0) * sizes[0])
+        keep, rest = divmod(params.target_heads or 0, len(sizes))
+        if rest:
+            raise UserError(
+                f"{path}.target_heads is {params.target_heads}, which cannot be even over the "
+                f"{len(sizes)} layers of the group (robust_compression.structured.even); give a "
+                "multiple of that."
+            )
+        if keep > sizes[0]:
+            raise UserError(
+                f"{path}.target_heads is {params.target_heads}, but the group has {sum(sizes)} heads."
+            )
+        keep = keep or round((params.dense_ratio or 0) * sizes[0])
         _enough(path, keep, 1)
         something(path, params.dense_ratio, keep, sizes[0], "heads of a layer")
         return keep
