@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from compress.errors import UserError, first_line
 from compress.files import disk
-from compress.models import encoders, model_questions, probe
+from compress.models import encoders, model_questions, probe, remote_code
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -73,6 +73,7 @@ def export(model_dir: Path, file: Path) -> None:
                 temporary, beside = Path(folder) / file.name, Path(folder) / "beside"
                 _write(model, samples[CHECKED.index(TRACED)], temporary, model_dir)
                 _check(temporary, samples, expected, model_dir)
+                remote_code.forget(model.config)
                 model.config.save_pretrained(beside)
                 if tokenizer is not None:
                     tokenizer.save_pretrained(beside)
