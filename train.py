@@ -33,7 +33,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=["prepare", "teacher", "difficulty", "student", "evaluate", "all"],
     )
     parser.add_argument(
-        "--export", choices=["onnx"], help="write the student as OUTPUT_DIR/onnx/model.onnx too"
+        "--export",
+        choices=["onnx", "onnx-int8"],
+        help="write the student as OUTPUT_DIR/onnx/model.onnx too; onnx-int8: and in 8-bit integers as "
+        "OUTPUT_DIR/onnx_int8/model.onnx",
     )
     parser.add_argument("--accept_versions", action="store_true", help=versions.ACCEPT)
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")

@@ -27,6 +27,7 @@ from compress.stages import (
     alpha,
     difficulty,
     given_models,
+    int8_figures,
     remaining_work,
     results,
     student,
@@ -35,7 +36,7 @@ from compress.stages import (
 )
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
-from compress.stages.onnx import Onnx
+from compress.stages.onnx import Int8Scores, Onnx, OnnxInt8
 from compress.stages.plain import Plain
 from compress.stages.prepare import task_data
 from compress.stages.stage import Stage, find, obtain
@@ -47,6 +48,8 @@ from compress.training import engine
 from compress.training.monitor import open_monitor
 
 PREPARE = "prepare"
+INT8 = "onnx-int8"
+"""Value of `--export` that makes the ONNX file in 8-bit integers too; `onnx` is the other."""
 STAGES = ("teacher", "difficulty", "plain", "student", "evaluate")
 """In the order in which they are made; `plain` is asked for with `student`."""
 
@@ -213,7 +216,7 @@ def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
 def execute(context: Context, stage: str, export: str | None = None) -> None:
     """Run one stage, or all in order; print what was made, what was reused, and where it is.
 
-    export: `onnx` writes the student as `onnx/model.onnx` too.
+    export: of `--export`, or None.
     Raises UserError if the stage needs one that has not been run.
     """
     if stage == PREPARE:
@@ -247,11 +250,18 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     if context.config.robust.evaluation.baseline:
         _obtain(Plain(), context)
     _obtain(Student(), context)
+    int8 = export == INT8
+    if int8:
+        obtain(Int8Scores(), context)  # after which the evaluation has no file to write and to score
     if "evaluate" in chosen:
         with context.monitor.progress.stage("evaluate"):
-            results.make(context, losses, choice)
+            results.make(context, losses, choice, int8)
     if export is not None:
         _say(obtain(Onnx(), context))
+    if int8:
+        _say(obtain(OnnxInt8(), context))
+        if "evaluate" not in chosen:
+            ranks.say(int8_figures.sentence(context))
 
 
 def _obtain(stage: Stage, context: Context) -> Artefact:

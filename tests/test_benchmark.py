@@ -77,7 +77,7 @@ def test_both_runtimes_run_the_same_models_on_the_same_tokens(folders):
     for runtime in benchmark.RUNTIMES:
         with benchmark._running(runtime, folders, loaded, setting) as prepare:
             outputs.append([call() for call in prepare((2, 6))])
-    for ours, (theirs,) in zip(*outputs, strict=True):
+    for ours, theirs in zip(*outputs, strict=True):
         assert ours.is_inference()
         assert ours.shape == (2, 2)
         np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-5)

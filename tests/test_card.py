@@ -1,16 +1,17 @@
 """The model card: its claims are tried, its names stay text, nothing of the user's machine is in it."""
 
 import json
+import sys
 
 import huggingface_hub
 import pytest
 import torch
 from reports import metrics
 from small_models import CONFIGS, IDS
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, dynamic_module_utils
 
 import compress
-from compress.models import architectures, compressed
+from compress.models import architectures, compressed, remote_code
 from compress.models.compressed import Kept, Layer
 from compress.reporting import card, markdown
 
@@ -57,7 +58,7 @@ def student(folder, name="bert", kept=SHAPES["whole"], labels=("yes", "no")):
     compressed.describe(config, [Layer(len(k.heads), len(k.neurons)) for k in kept])
     new = compressed.build(config).eval()
     new.load_state_dict(small)
-    new.save_pretrained(folder)
+    remote_code.save(new, folder)
     return new
 
 
@@ -71,8 +72,10 @@ def written(folder, found=None, **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_the_card_says_of_loading_is_true(tmp_path, name, shape):
-    """`from_pretrained` takes hidden size / heads as their size where there is no key for it."""
+def test_what_the_card_says_of_loading_is_true(tmp_path, name, shape, monkeypatch):
+    """transformers' classes take hidden size / heads as the size where there is no key for it."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
     kept, loads = SHAPES[shape], LOADS
     if name == "albert":
         kept, loads = kept[:1], (*loads, "uneven rows")
@@ -90,6 +93,10 @@ def test_what_the_card_says_of_loading_is_true(tmp_path, name, shape):
             same = torch.equal(plain(IDS).logits, wanted)
         except RuntimeError:
             same = False
+        trusted = AutoModelForSequenceClassification.from_pretrained(tmp_path, trust_remote_code=True)
+        assert torch.equal(trusted.eval()(IDS).logits, wanted)
+    assert ("trust_remote_code=True" in text) != same
+    assert (tmp_path / "modeling_compressed.py").is_file() != same
     assert same == (shape in loads)
     assert ("from_pretrained` loads it too" in text) == same
     assert ("have lost heads" in text) == ("heads" in shape and not same)
@@ -221,3 +228,12 @@ def test_the_licence_is_that_of_the_base_or_said_to_be_unknown(tmp_path, readme,
     text, data = written(tmp_path / "m", source=source)
     assert {key: value for key, value in data.items() if key.startswith("license")} == told
     assert ("none is given here" in text) == (not told)
+
+
+def test_the_card_of_a_student_of_before_names_no_code(tmp_path):
+    student(tmp_path, kept=SHAPES["uneven rows"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    left = {key: config[key] for key in config.keys() - {"auto_map", "compressed_modules"}}
+    (tmp_path / "config.json").write_text(json.dumps(left))
+    text, _ = written(tmp_path)
+    assert "does not load it: its layers differ" in text and "trust_remote_code" not in text

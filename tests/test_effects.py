@@ -138,6 +138,9 @@ TOPK = "compression_training.sparse_pruning.shared_parameters.method=topk"
         ([heads("topk")], "structured.rounds=2", "importance"),
         ([heads("topk")], "structured.samples=9", "importance"),
         ([heads(params='{"pruned_heads": [1]}')], "structured.rounds=2", "importance"),
+        ([heads("topk")], "structured.even=true", "no heads are chosen by importance"),
+        ([heads(params='{"pruned_heads": [1]}')], "structured.even=true", "no heads are chosen"),
+        ([ROWS], "structured.even=true", "no heads are chosen by importance"),
         ([heads()], "structured.multiple_of=8", "no row_pruning"),
         ([heads()], "structured.begin=0.1", "one round"),
         ([heads(), ROWS], "score_lr=0.1", "scores"),
@@ -155,6 +158,7 @@ def test_schedules_that_nothing_takes_up(base, given, override, why):
     ("given", "override"),
     [
         ([heads()], 'structured={"begin": 0.1, "rounds": 3, "samples": 9}'),
+        ([heads()], "structured.even=true"),
         ([heads("topk")], 'structured={"begin": 0.1}'),
         ([ROWS], "structured.multiple_of=8"),
         ([heads("topk")], "score_lr=0.1"),

@@ -20,6 +20,7 @@ from compress.stages import stage
 from compress.stages.alpha import Alpha
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
+from compress.stages.onnx import Int8Scores
 from compress.stages.partial_input import PartialInput
 from compress.stages.scores import Scores
 from compress.stages.shallow import Shallow
@@ -39,8 +40,9 @@ STAGES = {
     "partial_input": PartialInput(),
     "teacher scores": Scores("teacher"),
     "student scores": Scores("student"),
+    "int8 scores": Int8Scores(),
 }
-STUDENT = {"student", "alpha", "student scores"}
+STUDENT = {"student", "alpha", "student scores", "int8 scores"}
 TRAINED = {*STUDENT, "teacher", "teacher scores", "difficulty"}
 EVERY = {*TRAINED, "weak"}
 CHANGES = {
@@ -55,7 +57,7 @@ CHANGES = {
     f"{OURS}.teacher.epochs": {*STUDENT, "teacher", "teacher scores"},
     f"{OURS}.uncertainty.sparsities": {*STUDENT, "difficulty"},
     f"{OURS}.uncertainty.epochs": {*STUDENT, "difficulty"},
-    f"{OURS}.uncertainty.alpha": {"student", "student scores"},
+    f"{OURS}.uncertainty.alpha": {"student", "student scores", "int8 scores"},
     f"{OURS}.uncertainty.alpha_candidates": {"alpha"},
     f"{OURS}.student.epochs": STUDENT,
     f"{OURS}.pruning.end": STUDENT,
@@ -152,7 +154,7 @@ def test_the_table_names_keys_that_there_are():
     [
         ("train", {*EVERY, "shallow", "partial_input"}),
         ("dev", {*STUDENT, "difficulty", "teacher scores", "partial_input"}),
-        ("ood", {"teacher scores", "student scores"}),
+        ("ood", {"teacher scores", "student scores", "int8 scores"}),
     ],
 )
 def test_other_data_change_the_stages_that_see_them(keys_of, part, stages):

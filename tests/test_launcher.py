@@ -194,7 +194,7 @@ def test_golden_four_steps(on_one: Path) -> None:
 @pytest.fixture(scope="module")
 def whole_job(tmp_path_factory, tiny_model) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("job")
-    done = two_ranks(*job(tiny_model, folder / "run"), "--export", "onnx")
+    done = two_ranks(*job(tiny_model, folder / "run"), "--export", "onnx-int8")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "run", done.stdout
 
@@ -222,6 +222,9 @@ def test_whole_job_writes_all_it_promises(whole_job: tuple[Path, str]) -> None:
     assert list((folder / "tensorboard/run").glob("events*"))
     assert "expected: teacher" in output and " in all" in output
     assert (folder / "onnx/model.onnx").is_file() and "onnx: done" in output
+    assert (folder / "onnx_int8/model.onnx").is_file() and "onnx_int8: done" in output
+    assert len(np.load(folder / "scores_int8/dev.npy")) == 40
+    assert set(metrics["int8"]["difference"]) == {"dev", "ood_synthetic", "ood_pooled", "delta"}
     assert "teacher" in output and str(folder / "report.html") in output
 
 

@@ -81,7 +81,7 @@ def test_a_cache_that_may_not_be_written_to(files, tmp_path, monkeypatch):
 
 
 def test_entries_of_the_output_directory_of_the_wrong_kind(files, tmp_path):
-    for name in ("student", "scores", "alpha", "onnx", "tensorboard"):
+    for name in ("student", "scores", "alpha", "onnx", "onnx_int8", "scores_int8", "tensorboard"):
         run = tmp_path / f"folder-{name}"
         run.mkdir()
         (run / name).write_text("")

@@ -67,7 +67,7 @@ def test_shipped_files_find_the_layers_of_every_architecture(name, config):
     found = {pruner.name: pruner.groups["encoder"] for pruner in pruners(config(given), model, 95)}
     blocks = (0,) if name == "albert" else (0, 1)
     assert (found["heads"].blocks, found["neurons"].blocks) == (blocks, blocks)
-    assert found["heads"].keep == {"albert": 3}.get(name, 6) and found["neurons"].keep == 16
+    assert found["heads"].keep == {"albert": 3, "mpnet": 3}.get(name, 6) and found["neurons"].keep == 16
     inside = {n for n, m in model.named_modules() if isinstance(m, nn.Linear) and BLOCK.search(n)}
     assert set(found["magnitude"].layers) == inside
     assert not inside & {"classifier", "score", "head.dense"}
@@ -163,6 +163,31 @@ def test_learned_scores_move_at_every_step(config):
     assert found.learned and found.groups["g"].keep == 2  # of each layer
     schedule = found.groups["g"].schedules[0]
     assert [step for step in range(21) if schedule.refresh_at(step)] == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(("params", "keep"), [({"dense_ratio": 0.7}, 3), ({"target_heads": 4}, 2)])
+def test_even_counts_the_heads_of_a_layer(params, keep, config):
+    heads = {"head_pruning": technique(changed(HEADS, params=params))}
+    [found] = pruners(config(heads, structured={"even": True}), shape(), 95)
+    assert found.groups["g"].even and found.groups["g"].keep == keep
+    [found] = pruners(config(heads), shape(), 95)
+    assert not found.groups["g"].even and found.groups["g"].keep == {3: 6, 2: 4}[keep]
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"target_heads": 5}, "target_heads is 5; the 2 layers of the group keep equal"),
+        ({"target_heads": 10}, "target_heads is 10, but the group has 8 heads"),
+        ({"dense_ratio": 0.1}, "leaves 0 heads"),
+        ({"dense_ratio": 0.9}, "removes nothing, all 4 heads of a layer stay"),
+    ],
+)
+def test_what_cannot_be_even(params, sentence, config):
+    heads = {"head_pruning": technique(changed(HEADS, params=params))}
+    with pytest.raises(UserError) as error:
+        pruners(config(heads, structured={"even": True}), shape(), 95)
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize(

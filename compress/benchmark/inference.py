@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -151,11 +150,8 @@ def _running(
         cpu = torch.device("cpu")
 
         def prepare(shape: tuple[int, int]) -> list[Call]:
-            calls: list[Call] = []
-            for session, one in zip(sessions, loaded, strict=True):
-                inputs = {name: tensor.numpy() for name, tensor in one.inputs(shape, cpu).items()}
-                calls.append(partial(session.run, None, inputs))
-            return calls
+            pairs = zip(sessions, loaded, strict=True)
+            return [onnx_export.call(session, one.inputs(shape, cpu)) for session, one in pairs]
 
         yield prepare
 

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 class Units(Planned):
     """Blocks whose units are pruned together: numbers of the blocks, and how many units stay.
 
-    keep: over all blocks for heads chosen by importance, else in each block; pruned: the units that go
-    in every block, if they are listed.
+    keep: over all blocks for heads chosen by importance, unless `even`, else in each block; pruned: the
+    units that go in every block, if they are listed.
     """
 
     blocks: tuple[int, ...]
     keep: int
     pruned: tuple[int, ...] | None = None
+    even: bool = False
 
 
 class UnitPruner(Pruner):

@@ -18,6 +18,7 @@ UNTAKEN = {
     "structured.begin": "in one round everything goes at structured.end",
     "structured.rounds": "nothing is chosen by importance",
     "structured.samples": "nothing is chosen by importance",
+    "structured.even": "no heads are chosen by importance",
     "structured.multiple_of": "no row_pruning is enabled for it",
     "score_lr": "no scores are learned (method topk)",
 }

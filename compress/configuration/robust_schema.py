@@ -77,6 +77,10 @@ class StructuredBlock(Block):
     """Training samples, of all ranks together, over which the importance is averaged."""
     multiple_of: Count = 1
     """The number of ffn neurons that stay is rounded to a multiple of this (8 or 64 suit GPUs)."""
+    even: bool = False
+    """Heads chosen by importance: the same number stays in each layer of a group, the most important
+    ones of the layer. Otherwise those stay that are the most important over all layers. Ffn neurons
+    are chosen layer by layer in any case."""
 
 
 class UncertaintyBlock(Block):

@@ -35,7 +35,7 @@ KINDS = (
     "scores",
 )
 """Directories of the cache."""
-FOLDERS = ("student", "scores", "alpha", "onnx")
+FOLDERS = ("student", "scores", "alpha", "onnx", "onnx_int8", "scores_int8")
 FILES = ("config.json", "versions.json", "metrics.json", "hits.npz", "report.html")
 """What a run leaves in its output directory."""
 

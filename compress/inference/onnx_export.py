@@ -1,6 +1,7 @@
 """A model directory as one ONNX file with dynamic batch and sequence axes, checked against PyTorch.
 
-deepspeed train.py ... --export onnx      writes OUTPUT_DIR/onnx/model.onnx
+deepspeed train.py ... --export onnx        writes OUTPUT_DIR/onnx/model.onnx
+deepspeed train.py ... --export onnx-int8   and OUTPUT_DIR/onnx_int8/model.onnx (`onnx_int8`)
 
 Layers may differ in width, which no converter expects, so every export is compared with PyTorch. The
 exporter is torch's TorchScript one with eager attention: measured beside the newer one (`dynamo=True`),
@@ -9,6 +10,7 @@ its files run as fast and are made ten times sooner, without a further package.
 
 import tempfile
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.errors import UserError, first_line
 from compress.files import disk
-from compress.models import encoders, model_questions, probe
+from compress.models import encoders, model_questions, probe, remote_code
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -70,6 +73,7 @@ def export(model_dir: Path, file: Path) -> None:
                 temporary, beside = Path(folder) / file.name, Path(folder) / "beside"
                 _write(model, samples[CHECKED.index(TRACED)], temporary, model_dir)
                 _check(temporary, samples, expected, model_dir)
+                remote_code.forget(model.config)
                 model.config.save_pretrained(beside)
                 if tokenizer is not None:
                     tokenizer.save_pretrained(beside)
@@ -169,6 +173,27 @@ def session(file: Path, threads: int, device: torch.device) -> "InferenceSession
     return onnxruntime.InferenceSession(file, options, providers=[provider(device)])
 
 
+def call(
+    running: "InferenceSession", inputs: Mapping[str, Tensor]
+) -> Callable[[], NDArray[np.float32]]:
+    """A call that computes the logits [B, C] of inputs [B, L], of which the file takes its own."""
+    given = {node.name: inputs[node.name].cpu().numpy() for node in running.get_inputs()}
+
+    def logits() -> NDArray[np.float32]:
+        return np.asarray(running.run(["logits"], given)[0])
+
+    return logits
+
+
+def random_call(
+    running: "InferenceSession", config: PreTrainedConfig, batch: int, length: int
+) -> Callable[[], NDArray[np.float32]]:
+    """`call` on random tokens [B, L] without padding; config: of the model."""
+    segments = any(node.name == model_questions.SEGMENTS for node in running.get_inputs())
+    pairs = Pairs(segments, getattr(config, "pad_token_id", None) or 0)
+    return call(running, random_inputs(config, batch, length, pairs=pairs))
+
+
 class _Logits(nn.Module):
     """The model as a function from tensors to logits, as the exporter needs it."""
 
@@ -212,8 +237,7 @@ def _check(
     try:
         running = session(file, 1, torch.device("cpu"))
         for sample, target in zip(samples, expected, strict=True):
-            (logits,) = running.run(None, {name: t.numpy() for name, t in sample.items()})
-            difference = float(np.abs(logits - target.numpy()).max())
+            difference = float(np.abs(call(running, sample)() - target.numpy()).max())
             if not difference <= TOLERANCE:
                 raise UserError(
                     f"{model_dir}: its ONNX file differs from PyTorch by {difference:.2g} in the "

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
-from compress.models import architectures, compressed, directories, encoders
+from compress.models import architectures, compressed, directories, encoders, remote_code
 from compress.models.blocks import queries
 from compress.reporting import markdown, page, summary
 from compress.runtime import provenance
@@ -64,6 +64,7 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
         kept=markdown.text(_dimensions(config)),
         labels=markdown.table(rows),
         obstacle=_obstacle(config),
+        code=remote_code.FILE if remote_code.needed(config) else "",
         licensed=bool(licence),
         measured=None if metrics is None else _measured(metrics),
     )
@@ -81,6 +82,7 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "notes": metrics["notes"],
         "size": summary.size(metrics),
         "flips": summary.flips(metrics),
+        "int8": summary.int8(metrics),
         "made": provenance.sentence(metrics["artefacts"]["student"]),
         "ood": f"{ood}, against {dev}" if ood else f"not measured; it has {dev}",
     }
@@ -189,7 +191,7 @@ def _dimensions(config: PreTrainedConfig) -> str:
 
 
 def _obstacle(config: PreTrainedConfig) -> str:
-    """Why plain `from_pretrained` cannot build the model; empty where it can."""
+    """Why transformers' own classes cannot build the model; empty where they can."""
     layers = compressed.sizes(config)
     if layers is None:
         return ""

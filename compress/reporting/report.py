@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from compress.reporting import numbers, page, results_table, summary
+from compress.reporting import int8_table, numbers, page, results_table, summary
 from compress.reporting.figures import (
     Subset,
     bar_chart,
@@ -119,6 +119,7 @@ def write_report(
         columns=results_table.header(metrics),
         rows=results_table.rows(metrics),
         latency_setting=summary.latency_setting,
+        int8=summary.int8(metrics),
         not_timed=summary.not_timed(metrics),
         zeros=summary.ZEROS,
         figures={name: Markup(svg) for name, svg in figures(metrics, difficulty).items()},
@@ -175,6 +176,7 @@ def _tables(metrics: Mapping[str, Any], view: DifficultyView | None) -> dict[str
         "alpha": Table.of("", _alphas(metrics).items(), ALPHAS),
         "flips": _flips(metrics),
         "by_class": _by_class(metrics),
+        "int8": int8_table.table(metrics),
         "medians": Table(
             "",
             ["Samples", "Number", "Median v", "Median d"],

@@ -71,7 +71,7 @@ def table(metrics: Metrics) -> str:
 
 def terminal(metrics: Metrics) -> str:
     """The table, then what the models differ in, the notes about the data, those on F_bias (`*`)."""
-    lines = [*gain(metrics), *flips(metrics), *size(metrics), *not_timed(metrics)]
+    lines = [*gain(metrics), *flips(metrics), *size(metrics), *not_timed(metrics), *int8(metrics)]
     lines += metrics.get("data_notes") or []
     shown = [printable(line).replace("−", "-") for line in lines]
     return "\n".join([table(metrics), *shown, *(f"* {printable(note)}" for note in metrics["notes"])])
@@ -118,15 +118,7 @@ def gain(metrics: Metrics) -> list[str]:
     if not found or not plain:
         return []
     student = metrics["student"]
-    parts = [
-        f"{name} {percent(student[key])} instead of {percent(plain[key])} % "
-        f"({signed(points(student[key], plain[key]))} points{_bounds(found[key]['interval'], 100, 1)})"
-        for key, name in (("dev", "dev"), ("ood_pooled", "OOD"))
-        if key in found
-    ]
-    if "delta" in found:
-        delta = found["delta"]
-        parts.append(f"Delta {signed(delta['value'], 3)}{_bounds(delta['interval'], 1, 3)}")
+    parts = _differences(student, plain, found)
     if None not in (biases := [model.get("f_bias") for model in (metrics, plain)]):
         parts.append(f"F_bias {number(biases[0])} instead of {number(biases[1])}")
     sentence = f"Against the same student with the plain loss: {', '.join(parts)}."
@@ -138,6 +130,49 @@ def gain(metrics: Metrics) -> list[str]:
         return [f"{sentence} On {where}, chance can explain the difference."]
     better = "better" if low > 0 else "worse"
     return [f"{sentence} On {where} it is {better}, beyond chance over the samples."]
+
+
+def _differences(new: Metrics, old: Metrics, found: Metrics) -> list[str]:
+    """Accuracy on dev and OOD, and Delta, of one model instead of another; found: their differences."""
+    parts = [
+        f"{name} {percent(new[key])} instead of {percent(old[key])} % "
+        f"({signed(points(new[key], old[key]))} points{_bounds(found[key]['interval'], 100, 1)})"
+        for key, name in (("dev", "dev"), ("ood_pooled", "OOD"))
+        if key in found
+    ]
+    if "delta" in found:
+        delta = found["delta"]
+        parts.append(f"Delta {signed(delta['value'], 3)}{_bounds(delta['interval'], 1, 3)}")
+    return parts
+
+
+def int8(metrics: Metrics) -> list[str]:
+    """Sentences about the student's ONNX file in 8-bit integers, if the run has made one."""
+    own = metrics.get("int8")
+    if not own:
+        return []
+    parts = _differences(own, metrics["student"], own["difference"])
+    lines = [int8_agreement(own), f"In 8-bit integers: {', '.join(parts)}."]
+    latency = own["latency"]
+    timed = [
+        f"{significant(one['int8_ms'])} ms for a batch of {one['batch']} "
+        f"(float32 {significant(one['float_ms'])})"
+        for one in latency["timings"]
+    ]
+    if timed:
+        lines.append(f"Latency of the ONNX files: {', '.join(timed)}; {latency_setting(latency)}.")
+    return [*lines, *(f"Latency of the ONNX files not measured: {why}." for why in latency["left_out"])]
+
+
+def int8_agreement(found: Metrics) -> str:
+    """Size of the ONNX file in 8-bit integers, and how often it answers as the student does."""
+    size, whole = (megabytes(found["bytes"][name]) for name in ("int8", "float"))
+    same = found["same_answer"]["dev"]
+    low, high = map(percent, same["interval"])
+    return (
+        f"ONNX file in 8-bit integers: {size} MB (float32 {whole}), the student's class on "
+        f"{percent(same['share'])} % of dev (95 % interval {low} to {high})."
+    )
 
 
 def flips(metrics: Metrics) -> list[str]:
@@ -229,8 +264,11 @@ def not_timed(metrics: Metrics) -> list[str]:
 
 def latency_setting(latency: Mapping[str, Any]) -> str:
     """How the latency was measured: tokens, device, threads, precision, repeats."""
-    own, teachers = latency["tokens"]["student"], latency["tokens"]["teacher"]
-    tokens = f"{own} tokens" if own == teachers else f"{own} tokens (teacher {teachers})"
+    lengths = latency["tokens"]
+    if len(alike := set(lengths.values())) == 1:
+        tokens = f"{alike.pop()} tokens"
+    else:
+        tokens = f"{lengths['student']} tokens (teacher {lengths['teacher']})"
     threads = latency["threads"]
     used = "" if threads is None else f", {threads} thread{'s' * (threads != 1)}"
     repeats = " and ".join(dict.fromkeys(str(one["repeats"]) for one in latency["timings"]))

@@ -31,11 +31,12 @@ def figures(teacher: Hits, student: Hits) -> dict[str, dict[str, Any]]:
     teacher, student: whether each sample was right, [N] by set. Of each: samples, share, 95 % interval.
     """
     return {
-        name: {"lost": _part(right & ~student[name]), "gained": _part(~right & student[name])}
+        name: {"lost": part(right & ~student[name]), "gained": part(~right & student[name])}
         for name, right in teacher.items()
     }
 
 
-def _part(chosen: NDArray[np.bool_]) -> dict[str, Any]:
+def part(chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    """Number of chosen samples [N], their share, and its 95 % interval."""
     count, size = int(chosen.sum()), len(chosen)
     return {"samples": count, "share": count / size, "interval": list(wilson(count, size))}

@@ -176,7 +176,13 @@ def score_exported(
     """
     model = encoders.load_classifier(made.path / "model", context.data.labels, trained=True)
     bf16 = context.config.robust.evaluation.precision == "bf16"
-    forward = evaluation.model_forward(model, context.device, bf16)
+    return score_all(context, made, names, evaluation.model_forward(model, context.device, bf16))
+
+
+def score_all(
+    context: Context, made: Artefact, names: Iterable[str], forward: evaluation.Forward
+) -> dict[str, NDArray[np.float64]]:
+    """Log-probabilities [N, C] of splits, by name; forward: of the artefact. Each is kept when done."""
     part = context.unfinished.part
     return {
         name: part(f"{made.key[:8]} {name}", partial(score, context, name, forward)) for name in names

@@ -26,6 +26,7 @@ def write(context: Context, metrics: Mapping[str, Any], view: DifficultyView | N
         *summary.gain(metrics),
         *summary.flips(metrics),
         *summary.size(metrics),
+        *summary.int8(metrics),
         *metrics["notes"],
     )
     parts = [markdown.table(summary.cells(metrics)), *map(markdown.text, texts)]

@@ -1,6 +1,7 @@
 """A trained model as a directory that loads anywhere, checked before it counts as finished.
 
-safetensors only, with the tokenizer, the labels and a model card. The logits of the masked model in
+safetensors only, with the tokenizer, the labels, a model card, and the code that plain transformers
+needs where layers have dimensions of their own (`remote_code`). The logits of the masked model in
 training and of the exported, reloaded one must agree to 1e-5 in float32, else the export fails.
 """
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.data.columns import Columns
 from compress.errors import UserError
-from compress.models import encoders
+from compress.models import encoders, remote_code
 from compress.scoring import evaluation
 
 SAMPLES = 256
@@ -33,7 +34,7 @@ def save(
     """
     setattr(model.config, encoders.TRAINED_LENGTH, max_length)
     setattr(model.config, encoders.TRAINED_KEEP, keep)
-    model.save_pretrained(folder)
+    remote_code.save(model, folder)
     if tokenizer.is_fast:  # the length that it was last used with is no part of it
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()

@@ -8,14 +8,15 @@ inference` measures longer, in more shapes.
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from compress.errors import first_line
-from compress.inference import timing
+from compress.inference import onnx_export, onnx_int8, timing
 from compress.models import encoders
 
 BATCHES = (1, 32)
@@ -33,24 +34,19 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
     models, tokens: `teacher` and `student`, in evaluation mode, and the length of their inputs; no
     models where they are `too_large`. Moves the models to the device. Runs on the calling rank alone.
     """
-    gpu = device.type == "cuda"
-    threads = torch.get_num_threads()
-    machine = timing.machine(device, threads)
-    result: dict[str, Any] = {
-        "device": machine["device"] if gpu else machine["processor"],
-        "threads": None if gpu else threads,
-        "load_before": machine["load before"],
-        "precision": "float32",
-        "tokens": dict(tokens),
-        "timings": [],
-        "left_out": [],
-    }
+    result = _setting(tokens, device)
     sizes = {name: encoders.parameters(model) for name, model in models.items()}
     if not models or too_large(sizes, tokens, device):
         result["left_out"].append(f"models of this size take too long here; {ADVICE}")
         return result
+
+    def call(name: str, batch: int) -> timing.Call:
+        shape = (batch, tokens[name])
+        return timing.forward_call(ready[name], timing.random_tokens(ready[name], shape, device))
+
     try:
-        _fill(result, {name: timing.ready(model, device) for name, model in models.items()}, device)
+        ready = {name: timing.ready(model, device) for name, model in models.items()}
+        _fill(result, ready, call, timing.synchroniser(device))
     except torch.OutOfMemoryError:
         result["left_out"].append(f"the GPU's memory does not hold both models; {ADVICE}")
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -59,28 +55,68 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
     return result
 
 
+def measure_files(
+    files: Mapping[str, Path], config: PreTrainedConfig, parameters: int, tokens: int
+) -> dict[str, Any]:
+    """Median milliseconds of ONNX files of one model on the CPU, in turns, with PyTorch's threads.
+
+    parameters: of the model; tokens: of its inputs. As `measure`.
+    """
+    result = _setting(dict.fromkeys(files, tokens), onnx_int8.CPU, "onnxruntime")
+    if too_large(dict.fromkeys(files, parameters), result["tokens"], onnx_int8.CPU):
+        result["left_out"].append(f"a model of this size takes too long here; {ADVICE}")
+        return result
+    threads = torch.get_num_threads()
+    running = {name: onnx_export.session(file, threads, onnx_int8.CPU) for name, file in files.items()}
+
+    def call(name: str, batch: int) -> timing.Call:
+        return onnx_export.random_call(running[name], config, batch, tokens)
+
+    _fill(result, files, call, lambda: None)
+    return result
+
+
+def _setting(
+    tokens: Mapping[str, int], device: torch.device, precision: str = "float32"
+) -> dict[str, Any]:
+    """How the models are timed, without timings."""
+    gpu = device.type == "cuda"
+    threads = torch.get_num_threads()
+    machine = timing.machine(device, threads)
+    return {
+        "device": machine["device"] if gpu else machine["processor"],
+        "threads": None if gpu else threads,
+        "load_before": machine["load before"],
+        "precision": precision,
+        "tokens": dict(tokens),
+        "timings": [],
+        "left_out": [],
+    }
+
+
 def too_large(sizes: Mapping[str, int], tokens: Mapping[str, int], device: torch.device) -> bool:
     """Whether one pass over models of so many parameters takes more than `MOST_OPERATIONS`."""
     most = MOST_OPERATIONS.get(device.type, MOST_OPERATIONS["cpu"])
     return sum(2 * size * tokens[name] for name, size in sizes.items()) > most
 
 
-def _fill(result: dict[str, Any], models: Models, device: torch.device) -> None:
+def _fill(
+    result: dict[str, Any],
+    names: Collection[str],
+    call: Callable[[str, int], timing.Call],
+    wait: timing.Call,
+) -> None:
     """Time each batch size that fits into what is left of the time.
 
-    A first pass of a quarter of the batch bounds the time of the whole one: at most four times that,
-    and less, because the first pass of a shape is slow.
+    call: makes a call of a model on a batch of random tokens; wait: see `timing.interleaved`. A first
+    pass of a quarter of the batch bounds the time of the whole one: at most four times that, and less,
+    because the first pass of a shape is slow.
     """
-    end, wait = time.perf_counter() + SECONDS, timing.synchroniser(device)
+    end = time.perf_counter() + SECONDS
 
     def seconds(batch: int, repeats: int) -> list[list[float]]:
         """Of each model on a batch of random tokens."""
-        shapes = {name: (batch, result["tokens"][name]) for name in models}
-        calls = [
-            timing.forward_call(model, timing.random_tokens(model, shapes[name], device))
-            for name, model in models.items()
-        ]
-        return timing.interleaved(calls, repeats, 0, wait)
+        return timing.interleaved([call(name, batch) for name in names], repeats, 0, wait)
 
     for number, batch in enumerate(BATCHES):
         left = (end - time.perf_counter()) / (len(BATCHES) - number)
@@ -93,5 +129,5 @@ def _fill(result: dict[str, Any], models: Models, device: torch.device) -> None:
             result["left_out"].append(f"a batch of {batch} takes too long here; {ADVICE}")
             return
         medians = [1000 * statistics.median(each) for each in seconds(batch, repeats)]
-        times = {f"{name}_ms": one for name, one in zip(models, medians, strict=True)}
+        times = {f"{name}_ms": one for name, one in zip(names, medians, strict=True)}
         result["timings"].append({"batch": batch, **times, "repeats": repeats})

@@ -14,8 +14,17 @@ from compress.files import artefacts, ownership
 from compress.reporting import card, report, summary
 from compress.runtime import provenance, ranks
 from compress.scoring import bias, chance, evaluation, flips, gain
-from compress.stages import difficulty, events, model_figures, partial_input, scores, shallow
+from compress.stages import (
+    difficulty,
+    events,
+    int8_figures,
+    model_figures,
+    partial_input,
+    scores,
+    shallow,
+)
 from compress.stages.context import Context
+from compress.stages.int8_figures import Int8
 from compress.stages.partial_input import PartialInput
 from compress.stages.plain import Plain
 from compress.stages.shallow import Shallow
@@ -31,7 +40,7 @@ class Finished:
 
     plain: the student with the plain loss, if it is asked for; hardness: the loss matrix; shortcut: the
     partial-input classifier; guess: the shallow one if that gave the loss its difficulty; choice: how
-    alpha was chosen.
+    alpha was chosen; int8: the student as an ONNX file in 8-bit integers, if it is exported.
     """
 
     teacher: Artefact
@@ -42,6 +51,7 @@ class Finished:
     guess: Artefact | None
     choice: Artefact | None
     scores: Mapping[str, evaluation.Scores]
+    int8: Int8 | None = None
 
     @property
     def stages(self) -> dict[str, Artefact]:
@@ -51,22 +61,27 @@ class Finished:
         return {name: artefact for name, artefact in made.items() if artefact is not None}
 
 
-def make(context: Context, hardness: Artefact | None, choice: Artefact | None) -> None:
+def make(
+    context: Context, hardness: Artefact | None, choice: Artefact | None, int8: bool = False
+) -> None:
     """Accuracies of the models on dev and OOD, F_bias; events, report.html, metrics.json.
 
-    hardness: the loss matrix, if there is one; choice: how alpha was chosen. `hits.npz` keeps for each
-    model and set which samples it got right.
+    hardness: the loss matrix, if there is one; choice: how alpha was chosen; int8: whether the student
+    is exported in 8-bit integers. `hits.npz` keeps for each model and set which samples it got right.
     All ranks score; the main rank reports alone.
     """
     began = time.perf_counter()
     baseline = context.config.robust.evaluation.baseline
     roles = [role for role in scores.MODELS if baseline or role != "plain"]
-    every: dict[str, evaluation.Scores] = {role: scores.load(context, role) for role in roles}
+    every: dict[str, evaluation.Scores] = {
+        role: scores.load(context, scores.Scores(role)) for role in roles
+    }
     shortcut = obtain(PartialInput(), context)
     guess = obtain(Shallow(), context) if context.config.robust.loss.shallow else None
     teacher, student = obtain(Teacher(), context), obtain(Student(), context)
     plain = obtain(Plain(), context) if baseline else None
-    made = Finished(teacher, plain, hardness, student, shortcut, guess, choice, every)
+    exported = int8_figures.load(context) if int8 else None
+    made = Finished(teacher, plain, hardness, student, shortcut, guess, choice, every, exported)
     ranks.on_main(lambda: _report(context, made, began))
 
 
@@ -116,6 +131,9 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
         )
     models = {role: made.stages[role] for role in made.scores}
     model_figures.add(out, context, models)
+    if made.int8 is not None:
+        own = made.scores["student"]
+        out["int8"] = int8_figures.figures(context, made.int8, own, out["student"]["params"])
     if view is not None:
         out["difficulty"] = _difficulty_metrics(context, view, made.guess)
         if made.choice is not None:

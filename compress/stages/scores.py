@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
@@ -47,7 +48,7 @@ class Scores(Stage[Context]):
 
     def facts(self, run: Context) -> dict[str, Any]:
         """Content of the splits."""
-        return {name: run.data.fingerprint(name) for name in run.data.splits() if name != "train"}
+        return facts(run)
 
     def place(self, run: Context, key: str) -> Path:
         """In the run's directory for its student, else in the cache."""
@@ -55,21 +56,34 @@ class Scores(Stage[Context]):
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Score the exported model."""
-        names = [name for name in run.data.splits() if name != "train"]
         own = run.for_teacher() if self.role == "teacher" else run.for_student()
-        scores = score_exported(own, made[MODELS[self.role].label], names)
-
-        def fill(folder: Path) -> None:
-            for name, values in scores.items():
-                np.save(folder / f"{name}.npy", values)
-
-        return fill
+        return written(score_exported(own, made[MODELS[self.role].label], splits(run)))
 
 
-def load(run: Context, role: Role) -> evaluation.Scores:
-    """The scores of a model, made if they are missing."""
-    path = obtain(Scores(role), run).path
-    loaded = {name: np.load(path / f"{name}.npy") for name in run.data.splits() if name != "train"}
+def splits(run: Context) -> list[str]:
+    """Names of the splits that are scored."""
+    return [name for name in run.data.splits() if name != "train"]
+
+
+def facts(run: Context) -> dict[str, Any]:
+    """What scores depend on beside the model: content of the splits."""
+    return {name: run.data.fingerprint(name) for name in splits(run)}
+
+
+def written(scores: Mapping[str, NDArray[np.float64]]) -> Fill:
+    """A function that writes log-probabilities [N, C] by split into a directory."""
+
+    def fill(folder: Path) -> None:
+        for name, values in scores.items():
+            np.save(folder / f"{name}.npy", values)
+
+    return fill
+
+
+def load(run: Context, stage: Stage[Context]) -> evaluation.Scores:
+    """What such a stage has written, made if it is missing."""
+    path = obtain(stage, run).path
+    loaded = {name: np.load(path / f"{name}.npy") for name in splits(run)}
     return evaluation.Scores(
         loaded.pop("dev"), {name.removeprefix("ood_"): values for name, values in loaded.items()}
     )

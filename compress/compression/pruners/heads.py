@@ -1,13 +1,15 @@
 """Attention heads: `head_pruning`, by importance, from a list, or by learned scores.
 
 By importance the lowest heads over the layers of a group are removed (Michel et al. 2019; Du et al.
-2023, App. A), but at least one stays in each layer; learned scores choose within each layer. Where
-queries share keys and values, a head is a key/value group with its queries.
+2023, App. A), but at least one stays in each layer; learned scores choose within each layer, and so
+does importance with `structured.even`. Where queries share keys and values, a head is a key/value group
+with its queries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -42,13 +44,18 @@ class Heads(UnitPruner):
     def pick(
         self, group: Units, importance: Importance, done: float
     ) -> Iterator[tuple[int, Collection[int]]]:
-        """The most important heads over all blocks of the group; the same in each if they share one.
+        """The most important heads over all blocks of the group, or of each block.
 
         Blocks that share a table with a column for each head (`Block.shared`) lose the heads of the
         lowest sum.
         """
         if self.blocks[group.blocks[0]].shared is not None:
             yield from self._alike(group, importance, done)
+            return
+        if group.even:
+            for n in group.blocks:
+                keep = units_left(self.full(n), group.keep, done)
+                yield n, kept_heads([importance.heads[n]], keep, [self.gone(n)])[0]
             return
         keep = units_left(sum(self.full(n) for n in group.blocks), group.keep, done)
         scores = [importance.heads[n] for n in group.blocks]
@@ -61,7 +68,7 @@ class Heads(UnitPruner):
         import torch
 
         first = group.blocks[0]
-        keep = units_left(self.full(first), group.keep // len(group.blocks), done)
+        keep = units_left(self.full(first), group.keep, done)
         total = torch.stack([importance.heads[n] for n in group.blocks]).sum(dim=0)
         [chosen] = kept_heads([total], keep, [self.gone(first)])
         return ((number, chosen) for number in group.blocks)
@@ -86,7 +93,8 @@ class HeadParams(settings.Block):
     """How many heads of a group stay: one of the three."""
 
     dense_ratio: Ratio | None = None
-    """Share of the heads that stays, over all layers of the group; of each layer with method topk."""
+    """Share of the heads that stays, over all layers of the group; of each layer with method topk or
+    structured.even."""
     target_heads: settings.Count | None = None
     """Number of heads that stay over all layers of the group."""
     pruned_heads: list[settings.Natural] | None = None
@@ -162,44 +170,49 @@ class HeadPruning(UnitPruning):
                 f"but the model has {has} heads a layer (key/value groups where queries share them)."
             )
 
+    def takes(self, robust: RobustCompression) -> set[str]:
+        """Whether each layer keeps the same number too, where importance chooses."""
+        own = {"structured.even"} if self.chooses == "importance" else set()
+        return super().takes(robust) | own
+
     def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> UnitPruner:
         """See `PruningTechnique.resolve`; blocks that share a table must lose the same heads."""
         from compress.models.blocks import find_blocks
 
-        blocks, path = find_blocks(model), f"compression_training.{self.key}"
-        alike = blocks[0].shared is not None
-        if alike and self.learned:
-            raise UserError(
-                f"{path}: the layers of this model share '{blocks[0].shared}', so they must lose the "
-                "same heads, and method 'topk' chooses in each layer; use method 'importance'."
-            )
         pruner = super().resolve(model, robust, total)
-        groups = list(pruner.groups.values())
-        same = len(groups) == 1 or len({group.pruned or group.blocks for group in groups}) == 1
-        if alike and not (same and sum(len(group.blocks) for group in groups) == len(blocks)):
-            raise UserError(
-                f"{path}: the layers of this model share '{blocks[0].shared}', so they must lose the "
-                "same heads; make one group of all layers, or list the same pruned_heads for each."
-            )
+        blocks = find_blocks(model)
+        even = self.chooses == "importance" and (robust.structured.even or _alike(blocks))
+        pruner.groups = {name: replace(units, even=even) for name, units in pruner.groups.items()}
+        if _alike(blocks):
+            self._check_alike(list(pruner.groups.values()), blocks)
         return pruner
+
+    def _check_alike(self, groups: Sequence[Units], blocks: Sequence[Block]) -> None:
+        """UserError unless blocks that share a table lose the same heads."""
+        path = f"compression_training.{self.key}"
+        what = f"the layers of this model share '{blocks[0].shared}', so they must lose the same heads"
+        if self.learned:
+            raise UserError(
+                f"{path}: {what}, and method 'topk' chooses in each layer; use method 'importance'."
+            )
+        same = len(groups) == 1 or len({group.pruned or group.blocks for group in groups}) == 1
+        if not same or sum(len(group.blocks) for group in groups) < len(blocks):
+            raise UserError(
+                f"{path}: {what}; make one group of all layers, or list the same pruned_heads for each."
+            )
 
     def count(
         self, name: str, blocks: Sequence[Block], robust: RobustCompression
     ) -> tuple[int, tuple[int, ...] | None]:
-        """Heads that stay over all blocks, or in each block with learned scores; heads that go."""
+        """Heads that stay over all blocks, or in each block (learned, or even); heads that go."""
         path, sizes = f"{self.path(name)}.params", [block.heads for block in blocks]
         params = self.different_groups[name].params
         if params.pruned_heads is not None:
             return self._listed(path, params, sizes)
-        if self.learned:
+        if self.learned or robust.structured.even or _alike(blocks):
             return self._of_each(path, params, sizes), None
-        total, each = sum(sizes), len(sizes) if blocks[0].shared is not None else 1
-        keep = params.target_heads or round((params.dense_ratio or 0) * total / each) * each
-        if keep % each:
-            raise UserError(
-                f"{path}.target_heads is {keep}; the {each} layers of this model must keep the same "
-                f"heads, so give a multiple of {each}."
-            )
+        total = sum(sizes)
+        keep = params.target_heads or round((params.dense_ratio or 0) * total)
         if keep > total:
             raise UserError(f"{path}.target_heads is {keep}, but the group has {total} heads.")
         _enough(path, keep, len(sizes))
@@ -227,17 +240,33 @@ class HeadPruning(UnitPruning):
 
     def _of_each(self, path: str, params: HeadParams, sizes: Sequence[int]) -> int:
         """How many heads of each layer stay."""
-        if params.target_heads is not None:
+        if params.target_heads is not None and self.learned:
             raise UserError(f"{path}.target_heads: has no effect with method 'topk'; give dense_ratio.")
         if len(set(sizes)) > 1:
             group = path.removesuffix(".params")
             raise UserError(
                 f"{group}: its layers have different numbers of heads; make one group each."
             )
-        keep = round((params.dense_ratio or 0) * sizes[0])
+        keep, rest = divmod(params.target_heads or 0, len(sizes))
+        if rest:
+            raise UserError(
+                f"{path}.target_heads is {params.target_heads}; the {len(sizes)} layers of the group "
+                "keep equal numbers (structured.even, or a shared table), so give a multiple of "
+                f"{len(sizes)}."
+            )
+        if keep > sizes[0]:
+            raise UserError(
+                f"{path}.target_heads is {params.target_heads}, but the group has {sum(sizes)} heads."
+            )
+        keep = keep or round((params.dense_ratio or 0) * sizes[0])
         _enough(path, keep, 1)
         something(path, params.dense_ratio, keep, sizes[0], "heads of a layer")
         return keep
+
+
+def _alike(blocks: Sequence[Block]) -> bool:
+    """Whether blocks must keep the same heads."""
+    return blocks[0].shared is not None
 
 
 def _enough(path: str, keep: int, least: int) -> None:

@@ -1,0 +1,70 @@
+"""The student's ONNX file in 8-bit integers in metrics.json: what it costs and what it saves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.models import encoders
+from compress.reporting import summary
+from compress.scoring import evaluation, flips, gain
+from compress.stages import latency, scores
+from compress.stages.context import Context
+from compress.stages.onnx import FILE, Int8Scores, Onnx, OnnxInt8
+from compress.stages.scores import Scores
+from compress.stages.stage import obtain
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Scores of the file in 8-bit integers, and the ONNX files of the student, `float` and `int8`."""
+
+    scores: evaluation.Scores
+    files: Mapping[str, Path]
+
+
+def load(context: Context) -> Int8:
+    """Both, made if they are missing; all ranks call it."""
+    made = {"float": Onnx(), "int8": OnnxInt8()}
+    files = {name: obtain(stage, context).path / FILE for name, stage in made.items()}
+    return Int8(scores.load(context, Int8Scores()), files)
+
+
+def figures(
+    context: Context, made: Int8, student: evaluation.Scores, parameters: int
+) -> dict[str, Any]:
+    """Accuracies, `difference` to the student with 95 % intervals, `latency`, and `agreement`.
+
+    student, parameters: scores of the student in PyTorch, and its size. On the main rank.
+    """
+    raw, both = context.data, (student, made.scores)
+    before, after = (evaluation.summary(one, raw.dev, raw.ood, None) for one in both)
+    hits = [evaluation.outcomes(one, raw.dev, raw.ood) for one in both]
+    sizes = {f"ood_{name}": split.set_size for name, split in raw.ood.items()}
+    tokens = int(np.median(context.for_student().columns["dev"].lengths))
+    config = encoders.load_config(made.files["float"].parent)
+    return {
+        **after,
+        "difference": gain.figures((before, after), (hits[0], hits[1]), sizes),
+        **agreement(made, student),
+        "latency": latency.measure_files(made.files, config, parameters, tokens),
+    }
+
+
+def agreement(made: Int8, student: evaluation.Scores) -> dict[str, Any]:
+    """`same_answer`: by set the samples of the student's class, with interval; `bytes` of the files."""
+    pairs = {"dev": (made.scores.dev, student.dev)}
+    pairs |= {f"ood_{name}": (one, student.ood[name]) for name, one in made.scores.ood.items()}
+    same = {name: one.argmax(axis=1) == two.argmax(axis=1) for name, (one, two) in pairs.items()}
+    return {
+        "same_answer": {name: flips.part(equal) for name, equal in same.items()},
+        "bytes": {name: file.stat().st_size for name, file in made.files.items()},
+    }
+
+
+def sentence(context: Context) -> str:
+    """Size of the file, and how often it answers as the student does; all ranks call it."""
+    student = scores.load(context, Scores("student"))
+    return summary.int8_agreement(agreement(load(context), student))
