@@ -22,6 +22,7 @@ from compress.runtime import provenance
 
 SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)$|models--([^/]+)$")
 """How the hub's cache names the directory of a model."""
+UNKNOWN_TEACHER = "not known as a model: its class probabilities were given in files"
 LICENCE_KEYS = ("license", "license_name", "license_link")
 
 
@@ -31,7 +32,8 @@ class About:
 
     base, teacher: a hub id or a directory that the student and the teacher come from; source: the local
     directory of the base; trained: whether the teacher was fine-tuned by this program; texts: the two
-    columns; compression, mitigation: as in the tables.
+    columns; compression, mitigation: as in the tables; scored: whether only probabilities of the teacher
+    were given.
     """
 
     task: str
@@ -44,6 +46,7 @@ class About:
     mitigation: str
     seed: int
     max_length: int
+    scored: bool = False
 
 
 def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) -> None:
@@ -59,7 +62,7 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
         front=_front_matter(about, names, licence, metrics),
         base=public_name(about.base),
         base_described=_described(about.base),
-        teacher_described=f"{_described(about.teacher)}, {origin}",
+        teacher_described=UNKNOWN_TEACHER if about.scored else f"{_described(about.teacher)}, {origin}",
         kept=markdown.text(_dimensions(config)),
         labels=markdown.table(rows),
         obstacle=_obstacle(config),

@@ -119,7 +119,7 @@ def write_report(
         columns=results_table.header(metrics),
         rows=results_table.rows(metrics),
         latency_setting=summary.latency_setting,
-        not_timed=summary.not_timed(metrics),
+        not_timed=[*summary.not_timed(metrics), *summary.only_scores(metrics)],
         zeros=summary.ZEROS,
         figures={name: Markup(svg) for name, svg in figures(metrics, difficulty).items()},
         tables=_tables(metrics, difficulty),

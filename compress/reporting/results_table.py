@@ -52,14 +52,14 @@ def _dimensions(models: Sequence[Metrics]) -> Iterator[Row]:
     teacher, student = models[0], models[-1]
     if teacher.get("model") or student.get("model"):
         yield Row(Markup("Model"), [_model(one) for one in models], kind="model")
-    shapes = [one.get("shape") or {} for one in models]
+    shapes, unknown = [one.get("shape") or {} for one in models], teacher["params"] is None
     for key, name in summary.PARTS:
-        if key in shapes[0] and key in shapes[-1]:
+        if key in shapes[-1] and (unknown or key in shapes[0]):
             title = name.replace("layers", "Layers").replace("attention", "Attention")
             yield _counted(title, [shape.get(key) for shape in shapes], count)
     for key, name in COUNTED:
         yield _counted(name, [one[key] for one in models], count)
-    if teacher.get("weights_bytes") and student.get("weights_bytes"):
+    if student.get("weights_bytes") and (unknown or teacher.get("weights_bytes")):
         sizes = [one.get("weights_bytes") for one in models]
         yield _counted("Weights on disk, MB", sizes, numbers.megabytes)
     if student.get("sparsity"):
@@ -86,8 +86,9 @@ def _latency(metrics: Metrics) -> Iterator[Row]:
     shapes = [metrics[role].get("shape") for role in ("teacher", "student")]
     alike = bool(shapes[0]) and shapes[0] == shapes[1]
     for one in (metrics.get("latency") or {}).get("timings", []):
-        old, new = one["teacher_ms"], one["student_ms"]
-        cells = [numbers.significant(old), *([""] if "plain" in metrics else [])]
+        old, new = one.get("teacher_ms"), one["student_ms"]
+        first = "" if old is None else numbers.significant(old)
+        cells = [first, *([""] if "plain" in metrics else [])]
         name = Markup(f"Latency, batch of {one['batch']}, ms")
         change = "" if alike else _relative(new, old)
         yield Row(name, [*cells, numbers.significant(new)], change)

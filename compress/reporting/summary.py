@@ -10,6 +10,7 @@ from typing import Any
 from compress.reporting import tables
 from compress.reporting.numbers import (
     amount,
+    count,
     interval,
     megabytes,
     number,
@@ -45,8 +46,7 @@ def cells(metrics: Metrics) -> list[list[str]]:
         model = metrics[role]
         row = [
             NAMES[role],
-            f"{model['params']:,}",
-            f"{model['nonzero_params']:,}",
+            *("-" if model[key] is None else count(model[key]) for key in _RESULT_KEYS[:2]),
             percent(model["dev"]),
         ]
         row += [percent(model["ood"].get(name)) for name in sets]
@@ -198,27 +198,44 @@ def size(metrics: Metrics) -> list[str]:
     """Sentences about what the student keeps, its weights on disk, and how fast both models are."""
     teacher, student = metrics["teacher"], metrics["student"]
     small, large = ((model.get("shape") or {}) for model in (student, teacher))
+    sizes = [model.get("weights_bytes") for model in (student, teacher)]
+    unknown = only_scores(metrics)
     if small and small == large:
         parts = ["the teacher's dimensions"]
     else:
-        shared = [(key, name) for key, name in PARTS if key in small and key in large]
-        parts = [f"{small[key]:,} {name} (teacher {large[key]:,})" for key, name in shared]
-    sizes = [model.get("weights_bytes") for model in (student, teacher)]
-    if None not in sizes:
-        parts.append(f"{megabytes(sizes[0])} MB of weights on disk (teacher {megabytes(sizes[1])})")
+        shared = [(key, name) for key, name in PARTS if key in small and (unknown or key in large)]
+        parts = [f"{small[key]:,} {name}" + _beside(large.get(key)) for key, name in shared]
+    if sizes[0] is not None and (unknown or sizes[1] is not None):
+        theirs = None if sizes[1] is None else megabytes(sizes[1])
+        parts.append(f"{megabytes(sizes[0])} MB of weights on disk" + _beside(theirs))
     lines = [f"Student: {', '.join(parts)}."] if parts else []
     if lines and (sparsity := student.get("sparsity")):
         lines.append(f"Sparsity {percent(sparsity)} %: {ZEROS}.")
     latency = metrics.get("latency") or {"timings": []}
     timed = [
-        f"{significant(one['student_ms'])} ms for a batch of {one['batch']} "
-        f"(teacher {significant(one['teacher_ms'])})"
+        f"{significant(one['student_ms'])} ms for a batch of {one['batch']}"
+        + _beside(significant(one["teacher_ms"]) if "teacher_ms" in one else None)
         for one in latency["timings"]
     ]
+    lines += unknown
     if not timed:
         return lines
     noise = "; models of the same shape, so a difference is noise" if small and small == large else ""
     return [*lines, f"Latency: {', '.join(timed)}; {latency_setting(latency)}{noise}."]
+
+
+def _beside(teachers: int | str | None) -> str:
+    """The teacher's figure behind the student's; empty where there is none."""
+    if teachers is None:
+        return ""
+    return f" (teacher {teachers:,})" if isinstance(teachers, int) else f" (teacher {teachers})"
+
+
+def only_scores(metrics: Metrics) -> list[str]:
+    """A sentence that says why a teacher has no size and no latency."""
+    if metrics["teacher"].get("params", 0) is not None:
+        return []
+    return ["The teacher is known by its probabilities only, so its size and latency are not shown."]
 
 
 def not_timed(metrics: Metrics) -> list[str]:
@@ -229,7 +246,8 @@ def not_timed(metrics: Metrics) -> list[str]:
 
 def latency_setting(latency: Mapping[str, Any]) -> str:
     """How the latency was measured: tokens, device, threads, precision, repeats."""
-    own, teachers = latency["tokens"]["student"], latency["tokens"]["teacher"]
+    own = latency["tokens"]["student"]
+    teachers = latency["tokens"].get("teacher", own)
     tokens = f"{own} tokens" if own == teachers else f"{own} tokens (teacher {teachers})"
     threads = latency["threads"]
     used = "" if threads is None else f", {threads} thread{'s' * (threads != 1)}"

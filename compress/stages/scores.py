@@ -1,15 +1,17 @@
 """Stage scores: log-probabilities of a finished model on dev and every OOD set."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.scoring import evaluation
+from compress.stages import given_probabilities
 from compress.stages.context import Context, score_exported
 from compress.stages.plain import Plain
 from compress.stages.stage import Fill, Stage, obtain
@@ -37,16 +39,27 @@ class Scores(Stage[Context]):
         return f"{self.name} of the {NAMES[self.role]}"
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """The precisions, and what the student started from, which decides its tokens."""
+        """The precisions, and what the student started from, which decides its tokens.
+
+        Of a teacher's given probabilities which samples the run uses.
+        """
+        if self.given(config):
+            return given_probabilities.READS
         own = () if self.role == "teacher" else (f"{OURS}.student.init_from",)
         return (f"{OURS}.precision", f"{OURS}.evaluation.precision", *own)
 
+    def given(self, config: Config) -> bool:
+        """Whether they are read from `teacher.probabilities`."""
+        return self.role == "teacher" and config.robust.teacher.probabilities is not None
+
     def needs(self, run: Context) -> tuple[Stage, ...]:
-        """The model."""
-        return (MODELS[self.role],)
+        """The model, if there is one."""
+        return () if self.given(run.config) else (MODELS[self.role],)
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Content of the splits."""
+        """Content of the splits, or of the files of given probabilities."""
+        if self.given(run.config):
+            return given_probabilities.facts(run, *(n for n in run.data.splits() if n != "train"))
         return {name: run.data.fingerprint(name) for name in run.data.splits() if name != "train"}
 
     def place(self, run: Context, key: str) -> Path:
@@ -54,16 +67,23 @@ class Scores(Stage[Context]):
         return run.output_dir / self.name if self.role == "student" else super().place(run, key)
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
-        """Score the exported model."""
+        """Score the exported model, or read what is given."""
         names = [name for name in run.data.splits() if name != "train"]
+        if self.given(run.config):
+            return _fill(lambda: {name: given_probabilities.logs(run, name) for name in names})
         own = run.for_teacher() if self.role == "teacher" else run.for_student()
         scores = score_exported(own, made[MODELS[self.role].label], names)
+        return _fill(lambda: scores)
 
-        def fill(folder: Path) -> None:
-            for name, values in scores.items():
-                np.save(folder / f"{name}.npy", values)
 
-        return fill
+def _fill(find: Callable[[], Mapping[str, NDArray[np.floating]]]) -> Fill:
+    """Write log-probabilities by split; find: called on the main rank alone."""
+
+    def fill(folder: Path) -> None:
+        for name, values in find().items():
+            np.save(folder / f"{name}.npy", values)
+
+    return fill
 
 
 def load(run: Context, role: Role) -> evaluation.Scores:
