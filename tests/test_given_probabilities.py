@@ -10,6 +10,7 @@ import torch
 from configs import Files
 from launcher import ROOT, python
 from test_given_models import LABELS, rows, shape, tokenizer
+from test_measures import reference
 from transformers import BertModel
 
 from compress import checks
@@ -231,7 +232,7 @@ def outcome(tmp_path_factory, write_table):
     specs = {
         "rmc_plus": ("rmc_plus", "all", "scores", [small, baseline]),
         "part": ("distil", "student", "scores", [f"{OURS}.task.train_samples=40"]),
-        "without_train": ("vanilla", "all", "changed", []),
+        "without_train": ("vanilla", "all", "changed", [f"{OURS}.evaluation.metric=macro_f1"]),
         "turned": ("distil", "student", "turned", []),
     }
     common = [
@@ -316,6 +317,22 @@ def test_without_train_a_loss_that_needs_no_teacher_is_reported(outcome):
     assert "train" not in metrics["teacher"] and 0.7 < metrics["teacher"]["dev"] <= 1
     first = json.loads((folder / "runs/rmc_plus/metrics.json").read_text())
     assert first["keys"]["teacher"] != metrics["keys"]["teacher"]
+
+
+@pytest.mark.slow
+def test_delta_of_macro_f1_in_a_whole_run(outcome):
+    folder, said = outcome
+    place = folder / "runs/without_train"
+    metrics, saved = json.loads((place / "metrics.json").read_text()), np.load(place / "hits.npz")
+    for role in ("teacher", "student"):
+        dev, ood = (
+            reference("macro_f1", saved[f"predicted/{role}/{name}"], saved[f"gold/{name}"])
+            for name in ("dev", "ood_sym1")
+        )
+        assert metrics[role]["measure"]["dev"] == pytest.approx(dev)
+        assert metrics[role]["delta"] == pytest.approx((dev - ood) / dev)
+        assert metrics[role]["dev"] == saved[f"{role}/dev"].mean()
+    assert metrics["metric"] == "macro_f1" and "Delta (macro F1)" in said["without_train"]
 
 
 @pytest.mark.slow

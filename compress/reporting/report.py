@@ -115,6 +115,7 @@ def write_report(
         student=metrics["student"],
         verdict=summary.verdict(metrics),
         f_bias_reason=summary.f_bias_reason(metrics),
+        measure=summary.measure_name(metrics),
         doubt=summary.doubt(metrics),
         columns=results_table.header(metrics),
         rows=results_table.rows(metrics),

@@ -111,6 +111,22 @@ def _accuracies(metrics: Metrics, models: Sequence[Metrics]) -> Iterator[Row]:
         name = Markup("OOD accuracy, pooled, %")
         name += _size(sum(ood_sizes.values()), whole) if ood_sizes else ""
         yield accuracy(name, "ood_pooled", [one["ood_pooled"] for one in models], True)
+    if summary.measure_name(metrics):
+        yield from _measured(metrics, models)
+
+
+def _measured(metrics: Metrics, models: Sequence[Metrics]) -> Iterator[Row]:
+    """What Delta is taken of, where that is not the accuracy: on dev and over all OOD sets."""
+    what, gain = summary.measure_name(metrics), metrics.get("gain") or {}
+    for key, where in zip(summary.MEASURED, ("Dev", "OOD"), strict=True):
+        values = [one["measure"][key] for one in models]
+        change, gained = "", Markup()
+        if None not in values:
+            change = signed(values[-1] - values[0], 3)
+        if (found := gain.get(f"measure_{key}")) is not None:
+            gained = escape(signed(found["value"], 3)) + _bounds(found["interval"])
+        name = Markup("{} {}").format(where, what)
+        yield Row(name, [*map(number, values)], change, gained, True)
 
 
 def _accuracy(gain: Metrics, name: Markup, key: str, values: Sequence[Any], strong: bool) -> Row:
@@ -131,7 +147,7 @@ def _bias(metrics: Metrics, models: Sequence[Metrics]) -> Iterator[Row]:
     gained = Markup()
     if change is not None:
         gained = escape(signed(change["value"], 3)) + _bounds(change["interval"])
-    yield Row(Markup("Delta"), deltas, gained=gained)
+    yield Row(Markup("Delta") + summary.of_measure(metrics), deltas, gained=gained)
     compared = [*models[1:-1], metrics]  # the student's figures stand at the top of the metrics
     if metrics.get("delta_difference"):
         cells = [_difference(one) for one in compared]

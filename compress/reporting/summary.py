@@ -20,13 +20,14 @@ from compress.reporting.numbers import (
     signed,
     significant,
 )
-from compress.scoring import bias
+from compress.scoring import bias, measures
 
 Metrics = Mapping[str, Any]
 PARTS = (("layers", "layers"), ("heads", "attention heads"), ("ffn_neurons", "ffn neurons"))
 ZEROS = "zeros are stored and multiplied like other numbers, so they save neither space nor time"
 NAMES = {"teacher": "teacher", "plain": "student, plain loss", "student": "student"}
 """Role of a model -> its name in tables, in their order."""
+MEASURED = ("dev", "ood_pooled")
 _RESULT_KEYS = ("params", "nonzero_params", "dev", "ood", "ood_pooled", "delta")
 
 
@@ -34,14 +35,17 @@ def cells(metrics: Metrics) -> list[list[str]]:
     """The table as rows of cells: a header, teacher, the student with the plain loss, student.
 
     Accuracies in percent; the pooled OOD column appears where there are several OOD sets; an F_bias
-    that a note speaks against ends with " *".
+    that a note speaks against ends with " *". What Delta is taken of has columns of its own where that
+    is not the accuracy.
     """
     check(metrics)
     sets = list(metrics["teacher"]["ood"])
     pooled = len(sets) > 1
     header = ["", "parameters", "non-zero", "dev %", *(f"{printable(name)} %" for name in sets)]
     header += ["pooled OOD %"] if pooled else []
-    rows = [[*header, "Delta", "Delta diff [95 %]", "F_bias"]]
+    what = measure_name(metrics)
+    header += [f"dev {what}", f"OOD {what}"] if what else []
+    rows = [[*header, f"Delta ({what})" if what else "Delta", "Delta diff [95 %]", "F_bias"]]
     for role in roles(metrics):
         model = metrics[role]
         row = [
@@ -51,11 +55,30 @@ def cells(metrics: Metrics) -> list[list[str]]:
         ]
         row += [percent(model["ood"].get(name)) for name in sets]
         row += [percent(model["ood_pooled"])] if pooled else []
+        own = model["measure"] if what else {}
+        row += [measure(metrics, own[key]) for key in MEASURED if what]
         compared = metrics if role == "student" else model
         bias_cells = [difference(compared), number(compared.get("f_bias")) + doubt(metrics)]
         row += [number(model["delta"]), *(["-", "-"] if role == "teacher" else bias_cells)]
         rows.append(row)
     return rows
+
+
+def measure_name(metrics: Metrics) -> str:
+    """What Delta and F_bias are taken of; empty for the accuracy."""
+    key = metrics.get("metric", measures.ACCURACY)
+    return "" if key == measures.ACCURACY else measures.NAMES[key]
+
+
+def measure(metrics: Metrics, value: float | None) -> str:
+    """A figure of the kind that Delta is taken of: in percent, a correlation as a number."""
+    return number(value) if metrics.get("metric") == "matthews" else percent(value)
+
+
+def of_measure(metrics: Metrics, word: str = "of") -> str:
+    """` of macro F1` behind "Delta", with another word if one is given; empty for the accuracy."""
+    name = measure_name(metrics)
+    return f" {word} {name}" if name else ""
 
 
 def table(metrics: Metrics) -> str:
@@ -126,7 +149,8 @@ def gain(metrics: Metrics) -> list[str]:
     ]
     if "delta" in found:
         delta = found["delta"]
-        parts.append(f"Delta {signed(delta['value'], 3)}{_bounds(delta['interval'], 1, 3)}")
+        bounds = _bounds(delta["interval"], 1, 3)
+        parts.append(f"Delta{of_measure(metrics)} {signed(delta['value'], 3)}{bounds}")
     if None not in (biases := [model.get("f_bias") for model in (metrics, plain)]):
         parts.append(f"F_bias {number(biases[0])} instead of {number(biases[1])}")
     sentence = f"Against the same student with the plain loss: {', '.join(parts)}."
@@ -191,7 +215,8 @@ def f_bias_reason(metrics: Metrics) -> str:
         return str(why)
     if delta is None:
         return "no OOD accuracy of the teacher was measured"
-    return (bias.reason(delta, None) if delta <= 0 else None) or "the run recorded none"
+    why = bias.reason(delta, None, measure_name(metrics) or None) if delta <= 0 else None
+    return why or "the run recorded none"
 
 
 def size(metrics: Metrics) -> list[str]:
@@ -283,12 +308,13 @@ def _bias_clause(metrics: Metrics) -> str:
         return f"F_bias ({shown:.3f}) says nothing, because {why}"
     if doubt(metrics):
         return f"F_bias is {number(f_bias)}, which the notes speak against"
+    bias_by = f"its relative bias{of_measure(metrics, 'by')}"
     if shown == 1:
-        return "its relative bias is the same as the teacher's"
+        return f"{bias_by} is the same as the teacher's"
     if shown > 1:
-        return f"its relative bias is {shown:.3f} times the teacher's"
+        return f"{bias_by} is {shown:.3f} times the teacher's"
     if shown > 0:
-        return f"its relative bias is only {shown:.3f} times the teacher's"
+        return f"{bias_by} is only {shown:.3f} times the teacher's"
     return f"it is no worse on OOD than on dev, so no relative bias is left ({number(f_bias)})"
 
 
@@ -300,6 +326,6 @@ def _difference_sentence(metrics: Metrics) -> list[str]:
     low, high = found["interval"]
     chance = ", which chance can explain" if low <= 0 <= high else ""
     return [
-        f"Its Delta differs from the teacher's by {signed(found['value'], 3)} (95 % interval "
-        f"{number(low)} to {number(high)}){chance}."
+        f"Its Delta{of_measure(metrics)} differs from the teacher's by {signed(found['value'], 3)} "
+        f"(95 % interval {number(low)} to {number(high)}){chance}."
     ]

@@ -1,8 +1,8 @@
-"""Class probabilities of a teacher that were computed elsewhere, read from files and checked row by row.
+"""Class probabilities of a teacher that were computed elsewhere: files, read and checked row by row.
 
-A folder holds a file for each split, called as the split: `train`, `dev`, `ood_<name>`, in any format of
-`compress.data.reading`. Column `row` is the number of a sample in the split's own source, counted from
-0; each class has a column called as its label. Loads no torch: other processes read with it.
+A folder holds a file for each split, called as the split: `train`, `dev`, `ood_<name>`, in any format
+of `compress.data.reading`. Column `row` is the number of a sample in the split's own source, counted
+from 0; each class has a column called as its label. Loads no torch: other processes read with it.
 """
 
 from collections.abc import Callable, Collection, Sequence
