@@ -5,10 +5,12 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from configs import Files
-from launcher import ROOT, python
+from launcher import ROOT, job, python, two_ranks
 from test_given_models import LABELS, rows, shape, tokenizer
 from test_measures import reference
 from transformers import BertModel
@@ -342,3 +344,39 @@ def test_columns_in_another_order_are_found_by_the_accuracy(outcome):
     assert sentence.startswith(f"error: {folder / 'turned/train.csv'}: its most probable class is the")
     assert "called after other classes" in sentence
     assert "tokens of" not in said["turned"], "before anything is tokenised"
+
+
+@pytest.mark.launcher
+def test_two_ranks_make_the_student_of_the_teacher_that_made_the_files(tiny_model, tmp_path):
+    """The teacher's own probabilities from files, rows shuffled; then another metric, scores reused."""
+    parts = ("compression/imp60", "mitigation/distil")
+    learns = ["robust_compression.epochs=10", "optimizer.params.lr=3e-3"]
+    done = python(*job(tiny_model, tmp_path / "own/run", *learns, parts=parts))
+    assert done.returncode == 0, done.stderr[-3000:]
+    first = json.loads((tmp_path / "own/run/metrics.json").read_text())
+    keys, shared = first["keys"], tmp_path / "own/shared"
+    found = {"train": np.load(shared / f"teacher/{keys['teacher'][:16]}/probabilities.npy")}
+    (place,) = (shared / "scores").iterdir()
+    found |= {n: np.exp(np.load(place / f"{n}.npy")) for n in ("dev", "ood_synthetic")}
+    (tmp_path / "files").mkdir()
+    for name, p in found.items():
+        order = np.random.default_rng(0).permutation(len(p))
+        columns = {"row": order, "entailment": p[order, 0], "not_entailment": p[order, 1]}
+        pq.write_table(pa.table(columns), tmp_path / f"files/{name}.parquet")
+    given = [*learns, f"{OURS}.teacher.probabilities={tmp_path / 'files'}"]
+    folder = tmp_path / "given/run"
+    done = two_ranks(*job(tiny_model, folder, *given, parts=parts))
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for key in ("train", "dev", "ood", "delta", "measure"):
+        assert metrics["teacher"][key] == first["teacher"][key]
+    ours, theirs = (np.load(tmp_path / f"{who}/run/scores/dev.npy") for who in ("given", "own"))
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    assert np.ptp(theirs) > 0.1, "or the test would show little"
+    other = [*given, f"{OURS}.evaluation.metric=matthews"]
+    done = two_ranks(*job(tiny_model, folder, *other, stage="evaluate", parts=parts))
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = json.loads((folder / "metrics.json").read_text())
+    assert again["metric"] == "matthews" and again["student"]["dev"] == metrics["student"]["dev"]
+    assert again["reused"] == ["teacher", "student"]
+    assert "Delta (Matthews correlation)" in done.stdout

@@ -26,6 +26,7 @@ from transformers import (
 
 from compress import load_compressed, predict
 from compress.models import encoders
+from compress.stages import tokenised
 
 pytestmark = pytest.mark.slow
 
@@ -227,6 +228,15 @@ def test_a_student_or_sub_networks_that_start_from_the_teacher_read_its_tokens(o
     found = encoders.load_tokenizer(place)("Alpha")["input_ids"]
     assert found == encoders.load_tokenizer(folder / "roberta")("Alpha")["input_ids"]
     assert re.search("difficulty: done", said["deberta"])
+
+
+def test_tokens_are_shared_only_with_the_same_padding(outcome):
+    folder, _ = outcome
+    own, left = (encoders.load_tokenizer(folder / "roberta") for _ in range(2))
+    assert tokenised.alike(own, left)
+    left.padding_side = "left"
+    assert not tokenised.alike(own, left)
+    assert not tokenised.alike(own, encoders.load_tokenizer(folder / "bert"))
 
 
 def test_hidden_states_of_other_tokens_are_refused_before_the_teacher_is_scored(outcome):
