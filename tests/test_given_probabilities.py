@@ -11,14 +11,23 @@ import pytest
 import torch
 from configs import Files
 from launcher import ROOT, job, python, two_ranks
+from stage_runs import run_of
 from test_given_models import LABELS, rows, shape, tokenizer
 from test_measures import reference
 from transformers import BertModel
 
-from compress import checks
+from compress import checks, run
+from compress.configuration import schedule
 from compress.data.splits import Split
 from compress.errors import UserError
+from compress.models import encoders, label_order
 from compress.scoring import probabilities
+from compress.stages import stage
+from compress.stages.first import First
+from compress.stages.scores import Scores
+from compress.stages.student import Student
+from compress.stages.teacher import Teacher
+from compress.training import workload
 
 OURS = "robust_compression"
 NAMES = ("no", "maybe", "yes")
@@ -187,6 +196,39 @@ def test_a_file_or_nothing_in_place_of_the_folder(files, tmp_path):
         )
         with pytest.raises(UserError, match=told):
             checks.check(config, "all")
+
+
+def test_nothing_is_planned_for_a_teacher_that_is_not_trained(files, tiny_model):
+    """Nor does the first model of jtt take its place, though the epochs are the same."""
+    rows_of = {"train": 80, "dev": 20, "ood_synthetic": 30}
+    jtt = [f"{OURS}.loss={json.dumps({'hook': 'jtt', 'first_epochs': 3})}"]
+    own, given = (files.load(overrides=[*jtt, *more]) for more in ([], [GIVEN]))
+    assert [need.name for need in First().needs(run_of(own, tiny_model))] == ["teacher"]
+    assert First().needs(run_of(given, tiny_model)) == ()
+    assert "teacher" in schedule.of_trainings(own, 80)
+    assert "teacher" not in schedule.of_trainings(given, 80)
+    planned = workload.planned(given, rows_of, ("teacher", "evaluate"))
+    assert planned == [workload.Work("teacher", 0, 0), workload.Work("evaluate", 0, 50)]
+    assert run.stages_of(given.robust, "student") == ("teacher", "student")
+
+
+def test_the_content_of_a_file_is_in_the_keys_and_its_folder_is_not(files, tiny_model):
+    def keys(folder="scores", samples="null", **given):
+        changes = [f"{OURS}.teacher.probabilities={folder}", f"{OURS}.task.train_samples={samples}"]
+        place = run_of(files.load(overrides=changes), tiny_model, given=given)
+        stages = {"teacher": Teacher(), "student": Student(), "scores": Scores("teacher")}
+        return {name: stage.key_of(one, place) for name, one in stages.items()}
+
+    def changed(one, other):
+        return {name for name in one if one[name] != other[name]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "find_labels", lambda *_: label_order.Order((0, 1), 2))
+        before = keys(train="a", dev="b")
+        assert not changed(before, keys("elsewhere", train="a", dev="b"))
+        assert changed(before, keys(train="c", dev="b")) == {"teacher", "student"}
+        assert changed(before, keys(train="a", dev="c")) == {"scores"}
+        assert changed(before, keys(train="a", dev="b", samples="1")) == set(before)
 
 
 # Whole runs
