@@ -7,6 +7,7 @@ from compress.configuration.config import Config
 from compress.data import sources, tasks
 from compress.errors import UserError
 from compress.models import directories
+from compress.scoring import probabilities
 
 WITHOUT_STUDENT = ("prepare", "teacher", "difficulty")
 """Stages that train no student, so that neither compression nor loss needs to be chosen."""
@@ -22,7 +23,7 @@ def check(config: Config, stage: str) -> None:
         key = f"robust_compression.{name}"
         if (folder := directories.local(given, key)) is not None:
             directories.check(folder, key)
-    sources.every(config.robust, task)
+    probabilities.check(config.robust, stage, list(sources.every(config.robust, task)))
 
 
 def _check_student(config: Config) -> None:

@@ -27,6 +27,7 @@ from compress.stages import (
     alpha,
     difficulty,
     given_models,
+    given_probabilities,
     int8_figures,
     remaining_work,
     results,
@@ -39,6 +40,7 @@ from compress.stages.difficulty import Difficulty
 from compress.stages.onnx import Int8Scores, Onnx, OnnxInt8
 from compress.stages.plain import Plain
 from compress.stages.prepare import task_data
+from compress.stages.scores import Scores
 from compress.stages.stage import Stage, find, obtain
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
@@ -104,7 +106,7 @@ def prepare(
         ranks.say(f"data: {note}")
     ranks.on_main(lambda: schedule.record(config, len(data.train), output_dir))
     resolved = _resolve(config, folders, data)
-    context = Context(**vars(place), data=data, resolved=resolved)
+    context = _with_given(Context(**vars(place), data=data, resolved=resolved))
     tokenizers = {key: encoders.load_tokenizer(folder) for key, folder in folders.items()}
     for key, tokenizer in tokenizers.items():
         fits[key].settle(tokenizer)
@@ -118,6 +120,19 @@ def prepare(
         context = replace(context, monitor=open_monitor(config, output_dir))
     if config.robust.layerwise.any:
         given_models.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
+    return context
+
+
+def _with_given(context: Context) -> Context:
+    """With the checksums of given probabilities, which are read and checked before anything costly.
+
+    Of dev and the OOD sets only if all are there; whether a stage can do without was checked before.
+    """
+    context = replace(context, given=ranks.on_main(lambda: given_probabilities.contents(context)))
+    if "train" in context.given:
+        obtain(Teacher(), context)
+    if context.given and set(context.data.splits()) - set(context.given) <= {"train"}:
+        obtain(Scores("teacher"), context)
     return context
 
 
@@ -182,8 +197,12 @@ def overview(config: Config, data: TaskData, stages: tuple[str, ...], device: st
         f"task {robust.task.name}, seed {robust.seed}: train {len(data.train):,} samples, "
         f"dev {len(data.dev):,}, OOD {ood or 'none'}"
     ]
-    if robust.teacher.model is not None:
-        parts.append(f"teacher {robust.teacher.model} as it is")
+    if not robust.teacher_trained:
+        name = robust.teacher.model
+        given = (
+            f"{name} as it is" if name else f"as the probabilities in {robust.teacher.probabilities}"
+        )
+        parts.append(f"teacher {given}")
     else:
         parts.append(
             f"teacher {robust.model}, {count(robust.teacher.epochs or robust.epochs, 'epoch')}"
@@ -208,7 +227,7 @@ def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
     if stage == "all":
         return tuple(name for name in STAGES if name not in left_out)
     found = tuple(name for name in ("plain", "student") if name not in left_out)
-    scored = robust.teacher.model is not None and stage != "teacher"
+    scored = not robust.teacher_trained and stage != "teacher"
     asked = found if stage == "student" else (stage,)
     return ("teacher", *asked) if scored else asked
 

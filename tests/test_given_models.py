@@ -40,17 +40,19 @@ def rows(size, seed):
     ]
 
 
-def tokenizer(folder, lower):
+def tokenizer(folder, lower, longest=32):
     words = [*SPECIAL, *KEYS, *(key.lower() for key in KEYS), *NOUNS]
     vocabulary = {word: number for number, word in enumerate(words)}
-    BertTokenizer(vocab=vocabulary, do_lower_case=lower, model_max_length=32).save_pretrained(folder)
+    BertTokenizer(vocab=vocabulary, do_lower_case=lower, model_max_length=longest).save_pretrained(
+        folder
+    )
 
 
 def shape(**more):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     sizes |= {"vocab_size": 19, "intermediate_size": 32, "max_position_embeddings": 32}
-    return BertConfig(**sizes, **rates, **more)
+    return BertConfig(**{**sizes, **rates, **more})
 
 
 def fine_tuned(folder, names):

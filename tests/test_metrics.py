@@ -127,14 +127,15 @@ def test_auroc_landmarks():
 
 
 def counted_by_class(predicted, gold):
-    """F1 and recall class by class, in words of the definitions; correlation of indicator columns."""
+    """F1 and recall of each gold class, in words of the definitions; correlation of indicators."""
     classes = sorted({*predicted, *gold})
     f1, recalls = [], []
     for one in classes:
         both = sum(p == g == one for p, g in zip(predicted, gold, strict=True))
         precision = both / predicted.count(one) if one in predicted else 0.0
         recall = both / gold.count(one) if one in gold else 0.0
-        f1.append(2 * precision * recall / (precision + recall) if both else 0.0)
+        score = 2 * precision * recall / (precision + recall) if both else 0.0
+        f1 += [score] if one in gold else []
         recalls += [recall] if one in gold else []
     x, y = (
         np.array([[value == one for one in classes] for value in s], float) for s in (predicted, gold)

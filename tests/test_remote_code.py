@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_models import CONFIGS, IDS, KEPT, exported, fresh, masked
+from small_models import kept as kept_of
 from torch import nn
 
 import compress
@@ -56,7 +57,7 @@ def test_transformers_alone_gives_the_identical_logits_or_no_model(tmp_path):
     """Without trust its own class meets tensors of another shape: an error, not a wrong model."""
     folders = [tmp_path / name for name in CONFIGS]
     for folder in folders:
-        student(folder.name, KEPT, folder)
+        student(folder.name, kept_of(fresh(folder.name)), folder)
     folders.append(tmp_path / "even-heads")
     student("bert", EVEN_HEADS, folders[-1])
     for folder, found in zip(folders, alone(folders, tmp_path), strict=True):

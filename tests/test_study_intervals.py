@@ -6,7 +6,7 @@ from studies import DEV, model, rows_of
 
 from compress.reporting import study_tables
 from compress.scoring import bootstrap
-from compress.study import analysis
+from compress.study import analysis, figures
 
 pytestmark = pytest.mark.slow
 
@@ -196,7 +196,7 @@ def mean_dev(hits):
         right = {seed: np.asarray(values, dtype=bool) for seed, values in by_seed.items()}
         models = {(*who, seed): {DEV: v} for seed, v in right.items() for who in (TEACHER, VANILLA)}
         rows += rows_of(models, name)
-    return analysis.mean_of([task.students[0].dev for task in analysis.tasks(rows, 4000)])
+    return figures.mean_of([task.students[0].dev for task in analysis.tasks(rows, 4000)])
 
 
 def test_a_mean_over_tasks_is_that_of_whole_seeds():

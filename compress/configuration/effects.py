@@ -79,6 +79,10 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
     student, synthetic = robust.student, robust.task.name == "synthetic"
     smaller = student.model is not None or blocks.removes
     own_data = "has no effect: the task 'synthetic' makes its own data"
+    given = "model" if robust.teacher.model is not None else "probabilities"
+    untrained = f"has no effect: teacher.{given} is given and not trained"
+    only_scores = robust.teacher.probabilities is not None
+    no_weights = "teacher.probabilities gives no weights"
     cases = {
         "uncertainty.quantile": (
             robust.uncertainty.normalisation == "minmax",
@@ -88,13 +92,15 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             robust.uncertainty.alpha != "auto",
             "has an effect only with alpha 'auto'",
         ),
-        "teacher.epochs": (
-            robust.teacher.model is not None,
-            "has no effect: teacher.model is given and not trained",
+        "teacher.epochs": (not robust.teacher_trained, untrained),
+        "teacher.loss": (not robust.teacher_trained, untrained),
+        "teacher.probabilities": (
+            only_scores and robust.teacher.model is not None,
+            "and teacher.model exclude each other; give one of them",
         ),
-        "teacher.loss": (
-            robust.teacher.model is not None,
-            "has no effect: teacher.model is given and not trained",
+        "uncertainty.init_from": (
+            only_scores and robust.uncertainty.init_from == "teacher",
+            f"is 'teacher', but {no_weights} to start from; set it to 'pretrained'",
         ),
         "layerwise.layer_map": (
             not robust.layerwise.any,
@@ -117,8 +123,10 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
         "task.data_dir": (synthetic, own_data),
         "task.ood_dir": (synthetic, own_data),
         "student.init_from": (
-            student.model is not None,
-            "has no effect: student.model names what the student starts from",
+            student.model is not None or (only_scores and student.init_from == "teacher"),
+            "has no effect: student.model names what the student starts from"
+            if student.model is not None
+            else f"is 'teacher', but {no_weights} to start from; set it to 'pretrained'",
         ),
         "student.uncompressed": (
             student.uncompressed and smaller,
@@ -134,6 +142,9 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             "must increase from one entry to the next",
         ),
     }
+    if only_scores:
+        why = f"needs the teacher's model, and {no_weights}; set it to 0"
+        cases |= {f"layerwise.{term}": (True, why) for term in robust.layerwise.weights}
     yield from ((f"robust_compression.{key}", why) for key, (holds, why) in cases.items() if holds)
     adam = root.optimizer.params
     if adam.fused is not None and not adam.torch_adam:
@@ -165,7 +176,7 @@ def _epochs(root: Root, merge: Merge) -> Cases:
     """
     robust = root.robust_compression
     trained = {"student": robust.student.epochs, "uncertainty": robust.uncertainty.epochs}
-    if robust.teacher.model is None:
+    if robust.teacher_trained:
         trained["teacher"] = robust.teacher.epochs
     source = merge.source(["robust_compression", "epochs"])
     if None not in trained.values() and source.startswith("--set "):

@@ -11,6 +11,7 @@ from compress.configuration.task_schema import Name, TaskBlock
 from compress.layerwise.block import LayerwiseBlock
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
+MetricName = Literal["accuracy", "macro_f1", "balanced_accuracy", "matthews"]
 
 
 class TeacherBlock(Block):
@@ -18,7 +19,13 @@ class TeacherBlock(Block):
 
     model: str | None = None
     """A fine-tuned classifier (directory or hub id) that is used as the teacher without further
-    training. Its labels are found by their names in its id2label."""
+    training. Its labels are found by their names in its id2label. It may be of another architecture
+    than the student; each model reads the tokens of its own tokenizer."""
+    probabilities: Name | None = None
+    """A folder with the class probabilities of a teacher that is not at hand as a model, such as an
+    API or an ensemble: a file for each split, called `train`, `dev` and `ood_<name>`, with a column
+    `row` and one for each class. train is needed if the loss uses the teacher, dev and the OOD sets for
+    the report. See docs/data.md."""
     epochs: Epochs | None = None
     """Epochs of fine-tuning the teacher. Default: robust_compression.epochs."""
     loss: mitigations.TeacherLoss = mitigations.PLAIN
@@ -127,6 +134,11 @@ class EvaluationBlock(Block):
     """Samples of one forward pass of each rank."""
     sentences: Count = 12
     """How many sentence pairs the report shows."""
+    metric: MetricName = "accuracy"
+    """What Delta and F_bias are taken of, intervals included: accuracy, as in Du et al. (2023),
+    macro_f1, balanced_accuracy or matthews (the correlation of predicted and gold classes). The means
+    are over the classes among a set's gold labels; over several OOD sets each is the mean weighted by
+    their sizes. Accuracies are shown in any case."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number type of the matrix products when the finished teacher and student are scored. bf16 is
     faster where the device computes in it, and may change the answer where two classes are nearly
@@ -205,6 +217,11 @@ class RobustCompression(Block):
     cache_dir: Name | None = None
     """Directory of what several runs share (teacher, difficulty, tokens). Default: `shared` beside
     the output directory."""
+
+    @property
+    def teacher_trained(self) -> bool:
+        """Whether this program trains the teacher."""
+        return self.teacher.model is None and self.teacher.probabilities is None
 
     @property
     def models(self) -> dict[str, str]:

@@ -91,7 +91,7 @@ def of_trainings(config: "Config", samples: int) -> dict[str, dict[str, Any]]:
     """
     robust, per_epoch = config.robust, -(-samples // config.deepspeed.train_batch_size)
     epochs = {
-        "teacher": None if robust.teacher.model else robust.teacher.epochs or robust.epochs,
+        "teacher": (robust.teacher.epochs or robust.epochs) if robust.teacher_trained else None,
         "sub_networks": robust.sub_networks["epochs"],
         "student": robust.student.epochs or robust.epochs,
         "first": robust.loss.first_model_epochs,

@@ -17,7 +17,7 @@ WITHOUT_EFFECT = (
     *("tensorboard", "csv_monitor", "wandb", "steps_per_print", "wall_clock_breakdown"),
     *("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
     *("prescale_gradients", "zero_optimization"),
-    *(f"{OURS}.evaluation.{key}" for key in ("ood", "baseline", "batch_size", "sentences")),
+    *(f"{OURS}.evaluation.{key}" for key in ("ood", "baseline", "batch_size", "sentences", "metric")),
     *(f"{OURS}.task.ood_dir", f"{OURS}.cache_dir"),
     *(
         f"{OURS}.student.uncompressed",
@@ -33,7 +33,10 @@ INSIDE = (f"{OURS}.layerwise.cache_gib",)
 """More of them, inside blocks that stages read as a whole: only those stages see them."""
 OF_SCORES = (f"{OURS}.evaluation.precision",)
 """Keys that change the scores of finished models and nothing else that is kept."""
-CONTENT = (f"{OURS}.task", f"{OURS}.model", f"{OURS}.student.model", f"{OURS}.teacher.model")
+CONTENT = (
+    *(f"{OURS}.task", f"{OURS}.model", f"{OURS}.student.model"),
+    *(f"{OURS}.teacher.model", f"{OURS}.teacher.probabilities"),
+)
 """Keys that name data or a model: fingerprints of what they name enter the key, not their values."""
 RESOLVED = {
     f"{OURS}.{block}.epochs": f"{OURS}.epochs" for block in ("teacher", "student", "uncertainty")

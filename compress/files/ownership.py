@@ -207,6 +207,7 @@ def stamp(config: Config) -> str:
 
     robust = config.robust
     names = [robust.task.data_dir, robust.task.ood_dir, *robust.models.values()]
+    names.append(robust.teacher.probabilities)
     files = [
         file
         for name in names

@@ -23,6 +23,7 @@ from compress.runtime import provenance
 
 SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)$|models--([^/]+)$")
 """How the hub's cache names the directory of a model."""
+UNKNOWN_TEACHER = "not known as a model: its class probabilities were given in files"
 LICENCE_KEYS = ("license", "license_name", "license_link")
 
 
@@ -32,7 +33,8 @@ class About:
 
     base, teacher: a hub id or a directory that the student and the teacher come from; source: the local
     directory of the base; trained: whether the teacher was fine-tuned by this program; texts: the two
-    columns; compression, mitigation: as in the tables.
+    columns; compression, mitigation: as in the tables; scored: whether only probabilities of the
+    teacher were given.
     """
 
     task: str
@@ -45,6 +47,7 @@ class About:
     mitigation: str
     seed: int
     max_length: int
+    scored: bool = False
 
 
 def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) -> None:
@@ -60,7 +63,7 @@ def write(folder: Path, about: About, metrics: Mapping[str, Any] | None = None) 
         front=_front_matter(about, names, licence, metrics),
         base=public_name(about.base),
         base_described=_described(about.base),
-        teacher_described=f"{_described(about.teacher)}, {origin}",
+        teacher_described=UNKNOWN_TEACHER if about.scored else f"{_described(about.teacher)}, {origin}",
         kept=markdown.text(_dimensions(config)),
         labels=markdown.table(rows),
         obstacle=_obstacle(config),
@@ -78,6 +81,7 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
     dev = f"{summary.percent(student['dev'])} % on dev"
     return {
         "table": markdown.table(summary.cells(metrics)),
+        "measure": summary.measure_name(metrics) or "accuracy",
         "reason": summary.f_bias_reason(metrics),
         "notes": metrics["notes"],
         "size": summary.size(metrics),
@@ -145,11 +149,19 @@ def _front_matter(
 
 
 def _results(task: str, metrics: Mapping[str, Any]) -> list[EvalResult]:
-    """Accuracy on dev and on each OOD set as a fraction, and F_bias where there is one."""
-    student = metrics["student"]
+    """Accuracy on dev and on each OOD set as a fraction, and F_bias where there is one.
+
+    What F_bias is taken of too, if that is not the accuracy.
+    """
+    student, what = metrics["student"], summary.measure_name(metrics)
     found = [("dev", "accuracy", "Accuracy", student["dev"])]
     found += [(name, "accuracy", "Accuracy", value) for name, value in student["ood"].items()]
-    found.append(("ood", "f_bias", "F_bias (Du et al. 2023)", metrics.get("f_bias")))
+    if what:
+        own, kind = student["measure"], str(metrics["metric"])
+        found.append(("dev", kind, what, own["dev"]))
+        found += [(name, kind, what, value) for name, value in own["ood"].items()]
+    name = f"F_bias{summary.of_measure(metrics)} (Du et al. 2023)"
+    found.append(("ood", "f_bias", name, metrics.get("f_bias")))
     return [
         EvalResult(
             task_type="text-classification",

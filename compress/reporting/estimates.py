@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from compress.reporting.numbers import fixed
-from compress.study.analysis import Estimate, Figures
+from compress.study.figures import Estimate, Figures
 
 NONE = "n/a"
 """A figure that was not measured or says nothing; `-` is one that cannot be."""

@@ -23,9 +23,14 @@ from compress.reporting.study_tables import (
 )
 from compress.reporting.tables import Column, Table
 from compress.study import published
-from compress.study.analysis import BASELINE, Model, Task, mean_of
+from compress.study.analysis import BASELINE, Model, Task
+from compress.study.figures import mean_of
 
 PAPER = "Du et al. 2023"
+_OTHER_MEASURE = (
+    f"{{}}: {PAPER} takes Delta and F_bias of the accuracy, these runs take them of the {{}}, so "
+    "nothing published stands beside them."
+)
 NOTES = {
     "table3": " The paper's heads are the mean of its three draws (116heads-v1 to v3).",
     "figure3": " The figure prints no numbers: those of Table 1 (vanilla) and Table 4 (losses at 40 %) "
@@ -37,6 +42,8 @@ def all_of(task: Task, table: str | None) -> list[Table]:
     """What stands beside the measured numbers; table: the name of a published one, None for nothing."""
     if table is None:
         return []
+    if task.measure:
+        return [Table(_OTHER_MEASURE.format(task.name, task.measure))]
     if task.data not in published.TEACHER:
         return [Table(f"{task.name}: no task of {PAPER}, so it has no published numbers.")]
     if table == "table6":
@@ -113,6 +120,8 @@ def averages(tasks: Sequence[Task], table: str | None) -> Table | None:
     found = {task.data: task for task in tasks}
     if table is None or not published.has_averages(table) or not set(published.TEACHER) <= set(found):
         return None
+    if other := [task for task in found.values() if task.measure]:
+        return Table(_OTHER_MEASURE.format("No average over the tasks", other[0].measure))
     if len(found) < len(tasks):
         return Table("No average over the tasks: two of them are of the same data.")
     chosen = [found[name] for name in published.TEACHER]

@@ -52,14 +52,14 @@ def _dimensions(models: Sequence[Metrics]) -> Iterator[Row]:
     teacher, student = models[0], models[-1]
     if teacher.get("model") or student.get("model"):
         yield Row(Markup("Model"), [_model(one) for one in models], kind="model")
-    shapes = [one.get("shape") or {} for one in models]
+    shapes, unknown = [one.get("shape") or {} for one in models], teacher["params"] is None
     for key, name in summary.PARTS:
-        if key in shapes[0] and key in shapes[-1]:
+        if key in shapes[-1] and (unknown or key in shapes[0]):
             title = name.replace("layers", "Layers").replace("attention", "Attention")
             yield _counted(title, [shape.get(key) for shape in shapes], count)
     for key, name in COUNTED:
         yield _counted(name, [one[key] for one in models], count)
-    if teacher.get("weights_bytes") and student.get("weights_bytes"):
+    if student.get("weights_bytes") and (unknown or teacher.get("weights_bytes")):
         sizes = [one.get("weights_bytes") for one in models]
         yield _counted("Weights on disk, MB", sizes, numbers.megabytes)
     if student.get("sparsity"):
@@ -86,8 +86,9 @@ def _latency(metrics: Metrics) -> Iterator[Row]:
     shapes = [metrics[role].get("shape") for role in ("teacher", "student")]
     alike = bool(shapes[0]) and shapes[0] == shapes[1]
     for one in (metrics.get("latency") or {}).get("timings", []):
-        old, new = one["teacher_ms"], one["student_ms"]
-        cells = [numbers.significant(old), *([""] if "plain" in metrics else [])]
+        old, new = one.get("teacher_ms"), one["student_ms"]
+        first = "" if old is None else numbers.significant(old)
+        cells = [first, *([""] if "plain" in metrics else [])]
         name = Markup(f"Latency, batch of {one['batch']}, ms")
         change = "" if alike else _relative(new, old)
         yield Row(name, [*cells, numbers.significant(new)], change)
@@ -110,6 +111,22 @@ def _accuracies(metrics: Metrics, models: Sequence[Metrics]) -> Iterator[Row]:
         name = Markup("OOD accuracy, pooled, %")
         name += _size(sum(ood_sizes.values()), whole) if ood_sizes else ""
         yield accuracy(name, "ood_pooled", [one["ood_pooled"] for one in models], True)
+    if summary.measure_name(metrics):
+        yield from _measured(metrics, models)
+
+
+def _measured(metrics: Metrics, models: Sequence[Metrics]) -> Iterator[Row]:
+    """What Delta is taken of, where that is not the accuracy: on dev and over all OOD sets."""
+    what, gain = summary.measure_name(metrics), metrics.get("gain") or {}
+    for key, where in zip(summary.MEASURED, ("Dev", "OOD"), strict=True):
+        values = [one["measure"][key] for one in models]
+        change, gained = "", Markup()
+        if None not in values:
+            change = signed(values[-1] - values[0], 3)
+        if (found := gain.get(f"measure_{key}")) is not None:
+            gained = escape(signed(found["value"], 3)) + _bounds(found["interval"])
+        name = Markup("{} {}").format(where, what)
+        yield Row(name, [*map(number, values)], change, gained, True)
 
 
 def _accuracy(gain: Metrics, name: Markup, key: str, values: Sequence[Any], strong: bool) -> Row:
@@ -130,7 +147,7 @@ def _bias(metrics: Metrics, models: Sequence[Metrics]) -> Iterator[Row]:
     gained = Markup()
     if change is not None:
         gained = escape(signed(change["value"], 3)) + _bounds(change["interval"])
-    yield Row(Markup("Delta"), deltas, gained=gained)
+    yield Row(Markup("Delta") + summary.of_measure(metrics), deltas, gained=gained)
     compared = [*models[1:-1], metrics]  # the student's figures stand at the top of the metrics
     if metrics.get("delta_difference"):
         cells = [_difference(one) for one in compared]

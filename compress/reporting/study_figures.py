@@ -97,8 +97,12 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
                 if len(points) > 1:
                     _line(axes, points, style)
         left.set(xlabel="sparsity, %", ylabel=f"accuracy on {printable(listed)}, %")
+        measure = f" of {task.measure}" if task.measure else ""
         doubt = " (teacher not clearly above the majority class)" * (not judged)
-        right.set(xlabel="sparsity, %", ylabel="F_bias" + (doubt if drawn else " n/a: see the tables"))
+        right.set(
+            xlabel="sparsity, %",
+            ylabel=f"F_bias{measure}" + (doubt if drawn else " n/a: see the tables"),
+        )
         for axes in (left, right):
             axes.grid()
         left.legend(loc="lower left", fontsize=8.5)

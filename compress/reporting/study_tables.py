@@ -77,9 +77,23 @@ def measured(task: Task, names: Sequence[str] | None = None, digits: int = 2) ->
     return [
         DEV,
         (_pooled(task, names), lambda model: percent(model.pool(names))),
-        ("Delta", lambda model: number(model.delta(names).estimate(), 3)),
+        *_measure_columns(task, names),
+        (
+            f"Delta ({task.measure})" if task.measure else "Delta",
+            lambda model: number(model.delta(names).estimate(), 3),
+        ),
         ("Delta - teacher", of_student(difference)),
         ("F_bias", of_student(bias)),
+    ]
+
+
+def _measure_columns(task: Task, names: Sequence[str] | None) -> list[Column[Model]]:
+    """What Delta is taken of, on dev and over some OOD sets; none for the accuracy, which is there."""
+    if not task.measure:
+        return []
+    return [
+        (f"dev {task.measure}", lambda model: number(model.measured["dev"].estimate(), 3)),
+        (f"OOD {task.measure}", lambda model: number(model.measured_pool(names).estimate(), 3)),
     ]
 
 
@@ -112,6 +126,7 @@ def accuracies(task: Task) -> Table:
         f"{task.name} ({_sizes(task)}): accuracies in percent, mean ± standard deviation over seeds "
         "[95 % bootstrap interval over samples and seeds; over samples only with one seed]. "
         + (RATIO if task.teacher.ood_sets else evaluation.WITHOUT_OOD)
+        + _taken_of(task)
     )
     if truth := task.teacher.each("auroc"):
         caption += f" AUROC of the variance against the known truth: {spread(truth)} %."
@@ -124,6 +139,12 @@ def accuracies(task: Task) -> Table:
     caption += without_bias(task) + _collapse(task)
     columns = [("seeds", lambda model: str(len(model.seeds))), *measured(task)]
     return of_models(caption, task, task.models, columns)
+
+
+def _taken_of(task: Task) -> str:
+    """A sentence on what Delta and F_bias are taken of; empty for the accuracy."""
+    named = task.measure and task.teacher.ood_sets
+    return f" Delta and F_bias are of the {task.measure} (evaluation.metric)." if named else ""
 
 
 def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
@@ -169,7 +190,7 @@ def differences(task: Task) -> Table:
         f"{task.name}: difference to vanilla with the same seeds, points of accuracy, "
         + "Delta and F_bias (below 0 is less biased), " * bool(task.teacher.ood_sets)
         + "gap between easy and hard; bold where the 95 % interval of "
-        "the paired bootstrap excludes zero."
+        "the paired bootstrap excludes zero." + _taken_of(task)
     )
     return of_models(caption, task, pairs, [seeds, *_changes(task, [*keys, *sets])])
 
@@ -182,6 +203,7 @@ def above_chance(task: Task) -> Table:
     changes = _changes(task, list(DIFFERENCES)[:-1], names)
     columns = [*measured(task, names), *((f"{name} - vanilla", cell) for name, cell in changes)]
     caption = f"{task.name}: where the teacher is above chance ({list_of(names)}), pooled."
+    caption += _taken_of(task)
     return of_models(caption + without_bias(task, names), task, task.models, columns)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from compress.reporting import tables
 from compress.reporting.numbers import (
     amount,
+    count,
     interval,
     megabytes,
     number,
@@ -19,13 +20,14 @@ from compress.reporting.numbers import (
     signed,
     significant,
 )
-from compress.scoring import bias
+from compress.scoring import bias, measures
 
 Metrics = Mapping[str, Any]
 PARTS = (("layers", "layers"), ("heads", "attention heads"), ("ffn_neurons", "ffn neurons"))
 ZEROS = "zeros are stored and multiplied like other numbers, so they save neither space nor time"
 NAMES = {"teacher": "teacher", "plain": "student, plain loss", "student": "student"}
 """Role of a model -> its name in tables, in their order."""
+MEASURED = ("dev", "ood_pooled")
 _RESULT_KEYS = ("params", "nonzero_params", "dev", "ood", "ood_pooled", "delta")
 
 
@@ -33,29 +35,50 @@ def cells(metrics: Metrics) -> list[list[str]]:
     """The table as rows of cells: a header, teacher, the student with the plain loss, student.
 
     Accuracies in percent; the pooled OOD column appears where there are several OOD sets; an F_bias
-    that a note speaks against ends with " *".
+    that a note speaks against ends with " *". What Delta is taken of has columns of its own where that
+    is not the accuracy.
     """
     check(metrics)
     sets = list(metrics["teacher"]["ood"])
     pooled = len(sets) > 1
     header = ["", "parameters", "non-zero", "dev %", *(f"{printable(name)} %" for name in sets)]
     header += ["pooled OOD %"] if pooled else []
-    rows = [[*header, "Delta", "Delta diff [95 %]", "F_bias"]]
+    what = measure_name(metrics)
+    header += [f"dev {what}", f"OOD {what}"] if what else []
+    rows = [[*header, f"Delta ({what})" if what else "Delta", "Delta diff [95 %]", "F_bias"]]
     for role in roles(metrics):
         model = metrics[role]
         row = [
             NAMES[role],
-            f"{model['params']:,}",
-            f"{model['nonzero_params']:,}",
+            *("-" if model[key] is None else count(model[key]) for key in _RESULT_KEYS[:2]),
             percent(model["dev"]),
         ]
         row += [percent(model["ood"].get(name)) for name in sets]
         row += [percent(model["ood_pooled"])] if pooled else []
+        own = model["measure"] if what else {}
+        row += [measure(metrics, own[key]) for key in MEASURED if what]
         compared = metrics if role == "student" else model
         bias_cells = [difference(compared), number(compared.get("f_bias")) + doubt(metrics)]
         row += [number(model["delta"]), *(["-", "-"] if role == "teacher" else bias_cells)]
         rows.append(row)
     return rows
+
+
+def measure_name(metrics: Metrics) -> str:
+    """What Delta and F_bias are taken of; empty for the accuracy."""
+    key = metrics.get("metric", measures.ACCURACY)
+    return "" if key == measures.ACCURACY else measures.NAMES[key]
+
+
+def measure(metrics: Metrics, value: float | None) -> str:
+    """A figure of the kind that Delta is taken of: in percent, a correlation as a number."""
+    return number(value) if metrics.get("metric") == "matthews" else percent(value)
+
+
+def of_measure(metrics: Metrics, word: str = "of") -> str:
+    """` of macro F1` behind "Delta", with another word if one is given; empty for the accuracy."""
+    name = measure_name(metrics)
+    return f" {word} {name}" if name else ""
 
 
 def table(metrics: Metrics) -> str:
@@ -118,7 +141,7 @@ def gain(metrics: Metrics) -> list[str]:
     if not found or not plain:
         return []
     student = metrics["student"]
-    parts = _differences(student, plain, found)
+    parts = _differences(student, plain, found, of_measure(metrics))
     if None not in (biases := [model.get("f_bias") for model in (metrics, plain)]):
         parts.append(f"F_bias {number(biases[0])} instead of {number(biases[1])}")
     sentence = f"Against the same student with the plain loss: {', '.join(parts)}."
@@ -132,8 +155,11 @@ def gain(metrics: Metrics) -> list[str]:
     return [f"{sentence} On {where} it is {better}, beyond chance over the samples."]
 
 
-def _differences(new: Metrics, old: Metrics, found: Metrics) -> list[str]:
-    """Accuracy on dev and OOD, and Delta, of one model instead of another; found: their differences."""
+def _differences(new: Metrics, old: Metrics, found: Metrics, of: str) -> list[str]:
+    """Accuracy on dev and OOD, and Delta, of one model instead of another.
+
+    found: their differences; of: see `of_measure`.
+    """
     parts = [
         f"{name} {percent(new[key])} instead of {percent(old[key])} % "
         f"({signed(points(new[key], old[key]))} points{_bounds(found[key]['interval'], 100, 1)})"
@@ -142,7 +168,7 @@ def _differences(new: Metrics, old: Metrics, found: Metrics) -> list[str]:
     ]
     if "delta" in found:
         delta = found["delta"]
-        parts.append(f"Delta {signed(delta['value'], 3)}{_bounds(delta['interval'], 1, 3)}")
+        parts.append(f"Delta{of} {signed(delta['value'], 3)}{_bounds(delta['interval'], 1, 3)}")
     return parts
 
 
@@ -151,7 +177,7 @@ def int8(metrics: Metrics) -> list[str]:
     own = metrics.get("int8")
     if not own:
         return []
-    parts = _differences(own, metrics["student"], own["difference"])
+    parts = _differences(own, metrics["student"], own["difference"], of_measure(metrics))
     lines = [int8_agreement(own), f"In 8-bit integers: {', '.join(parts)}."]
     latency = own["latency"]
     timed = [
@@ -226,34 +252,52 @@ def f_bias_reason(metrics: Metrics) -> str:
         return str(why)
     if delta is None:
         return "no OOD accuracy of the teacher was measured"
-    return (bias.reason(delta, None) if delta <= 0 else None) or "the run recorded none"
+    why = bias.reason(delta, None, measure_name(metrics) or None) if delta <= 0 else None
+    return why or "the run recorded none"
 
 
 def size(metrics: Metrics) -> list[str]:
     """Sentences about what the student keeps, its weights on disk, and how fast both models are."""
     teacher, student = metrics["teacher"], metrics["student"]
     small, large = ((model.get("shape") or {}) for model in (student, teacher))
+    sizes = [model.get("weights_bytes") for model in (student, teacher)]
+    unknown = only_scores(metrics)
     if small and small == large:
         parts = ["the teacher's dimensions"]
     else:
-        shared = [(key, name) for key, name in PARTS if key in small and key in large]
-        parts = [f"{small[key]:,} {name} (teacher {large[key]:,})" for key, name in shared]
-    sizes = [model.get("weights_bytes") for model in (student, teacher)]
-    if None not in sizes:
-        parts.append(f"{megabytes(sizes[0])} MB of weights on disk (teacher {megabytes(sizes[1])})")
+        shared = [(key, name) for key, name in PARTS if key in small and (unknown or key in large)]
+        parts = [f"{small[key]:,} {name}" + _beside(large.get(key)) for key, name in shared]
+    if sizes[0] is not None and (unknown or sizes[1] is not None):
+        theirs = None if sizes[1] is None else megabytes(sizes[1])
+        parts.append(f"{megabytes(sizes[0])} MB of weights on disk" + _beside(theirs))
     lines = [f"Student: {', '.join(parts)}."] if parts else []
     if lines and (sparsity := student.get("sparsity")):
         lines.append(f"Sparsity {percent(sparsity)} %: {ZEROS}.")
     latency = metrics.get("latency") or {"timings": []}
     timed = [
-        f"{significant(one['student_ms'])} ms for a batch of {one['batch']} "
-        f"(teacher {significant(one['teacher_ms'])})"
+        f"{significant(one['student_ms'])} ms for a batch of {one['batch']}"
+        + _beside(significant(one["teacher_ms"]) if "teacher_ms" in one else None)
         for one in latency["timings"]
     ]
+    lines += unknown
     if not timed:
         return lines
     noise = "; models of the same shape, so a difference is noise" if small and small == large else ""
     return [*lines, f"Latency: {', '.join(timed)}; {latency_setting(latency)}{noise}."]
+
+
+def _beside(teachers: int | str | None) -> str:
+    """The teacher's figure behind the student's; empty where there is none."""
+    if teachers is None:
+        return ""
+    return f" (teacher {teachers:,})" if isinstance(teachers, int) else f" (teacher {teachers})"
+
+
+def only_scores(metrics: Metrics) -> list[str]:
+    """A sentence that says why a teacher has no size and no latency."""
+    if metrics["teacher"].get("params", 0) is not None:
+        return []
+    return ["The teacher is known by its probabilities only, so its size and latency are not shown."]
 
 
 def not_timed(metrics: Metrics) -> list[str]:
@@ -264,11 +308,9 @@ def not_timed(metrics: Metrics) -> list[str]:
 
 def latency_setting(latency: Mapping[str, Any]) -> str:
     """How the latency was measured: tokens, device, threads, precision, repeats."""
-    lengths = latency["tokens"]
-    if len(alike := set(lengths.values())) == 1:
-        tokens = f"{alike.pop()} tokens"
-    else:
-        tokens = f"{lengths['student']} tokens (teacher {lengths['teacher']})"
+    own = latency["tokens"]["student"]
+    teachers = latency["tokens"].get("teacher", own)
+    tokens = f"{own} tokens" if own == teachers else f"{own} tokens (teacher {teachers})"
     threads = latency["threads"]
     used = "" if threads is None else f", {threads} thread{'s' * (threads != 1)}"
     repeats = " and ".join(dict.fromkeys(str(one["repeats"]) for one in latency["timings"]))
@@ -303,12 +345,13 @@ def _bias_clause(metrics: Metrics) -> str:
         return f"F_bias ({shown:.3f}) says nothing, because {why}"
     if doubt(metrics):
         return f"F_bias is {number(f_bias)}, which the notes speak against"
+    bias_by = f"its relative bias{of_measure(metrics, 'by')}"
     if shown == 1:
-        return "its relative bias is the same as the teacher's"
+        return f"{bias_by} is the same as the teacher's"
     if shown > 1:
-        return f"its relative bias is {shown:.3f} times the teacher's"
+        return f"{bias_by} is {shown:.3f} times the teacher's"
     if shown > 0:
-        return f"its relative bias is only {shown:.3f} times the teacher's"
+        return f"{bias_by} is only {shown:.3f} times the teacher's"
     return f"it is no worse on OOD than on dev, so no relative bias is left ({number(f_bias)})"
 
 
@@ -320,6 +363,6 @@ def _difference_sentence(metrics: Metrics) -> list[str]:
     low, high = found["interval"]
     chance = ", which chance can explain" if low <= 0 <= high else ""
     return [
-        f"Its Delta differs from the teacher's by {signed(found['value'], 3)} (95 % interval "
-        f"{number(low)} to {number(high)}){chance}."
+        f"Its Delta{of_measure(metrics)} differs from the teacher's by {signed(found['value'], 3)} "
+        f"(95 % interval {number(low)} to {number(high)}){chance}."
     ]

@@ -54,6 +54,14 @@ def accuracies(
         name: bootstrap.paired(first[name], second[name], generator, replicates)
         for name in ("dev", *sizes)
     }
+    return with_pool(found, sizes, replicates)
+
+
+def with_pool(found: Mapping[str, Pair], sizes: Mapping[str, int], replicates: int) -> dict[str, Pair]:
+    """Figures of two models by set, [R] each, with `ood_pooled`: the mean weighted by the sizes.
+
+    NaN without an OOD set.
+    """
     start = np.zeros(replicates) if sizes else np.full(replicates, np.nan)
     total, pooled = sum(sizes.values()), (start, start)
     for name, size in sizes.items():
@@ -69,9 +77,14 @@ def deltas(drawn: Mapping[str, Pair]) -> Replicates:
 
 
 def figures(
-    teacher: tuple[float, float | None], student: tuple[float, float | None], drawn: Replicates
+    teacher: tuple[float, float | None],
+    student: tuple[float, float | None],
+    drawn: Replicates,
+    what: str | None = None,
 ) -> dict[str, Any]:
     """What metrics.json says of the bias; teacher, student: (acc_dev, acc_ood); intervals of 95 %.
+
+    what: the name of the figure if it is another than the accuracy.
 
     `delta_interval` of each model, `delta_difference` (student less teacher), `f_bias` and its
     interval, and why where it is None. Without an OOD set acc_ood is None, and so is all of that.
@@ -81,11 +94,11 @@ def figures(
     if teacher[1] is None or student[1] is None:
         empty: dict[str, Any] = {"delta_interval": None}
         return out | {"teacher": empty, "student": dict(empty), "f_bias_reason": NO_OOD}
-    return out | _known_figures((teacher[0], teacher[1]), (student[0], student[1]), drawn)
+    return out | _known_figures((teacher[0], teacher[1]), (student[0], student[1]), drawn, what)
 
 
 def _known_figures(
-    teacher: tuple[float, float], student: tuple[float, float], drawn: Replicates
+    teacher: tuple[float, float], student: tuple[float, float], drawn: Replicates, what: str | None
 ) -> dict[str, Any]:
     """`figures` where there is an OOD set, but for what stays None."""
     out: dict[str, Any] = {"teacher": {}, "student": {}}
@@ -95,9 +108,9 @@ def _known_figures(
     if deltas[0] is not None and deltas[1] is not None:
         apart = known(bootstrap.interval(drawn.student - drawn.teacher))
         out["delta_difference"] = {"value": deltas[0] - deltas[1], "interval": apart}
-    out["f_bias_reason"] = reason(deltas[1], out["teacher"]["delta_interval"])
+    out["f_bias_reason"] = reason(deltas[1], out["teacher"]["delta_interval"], what)
     if out["f_bias_reason"] is None and deltas[0] is None:
-        out["f_bias_reason"] = "the student gets nothing right on dev"
+        out["f_bias_reason"] = _nothing("student", what)
     if out["f_bias_reason"] is None:
         out["f_bias"] = metrics.relative_bias(student, teacher)
         ratio = np.full_like(drawn.teacher, np.nan)
@@ -116,11 +129,25 @@ def above_zero(interval: tuple[float, float] | list[float] | None) -> bool:
     return interval is not None and interval[0] > 0
 
 
-def reason(delta: float | None, interval: list[float] | None) -> str | None:
-    """Why there is no F_bias beside a teacher's Delta with its interval; None where there is one."""
+def _nothing(who: str, what: str | None) -> str:
+    """Why a model has no Delta: its accuracy on dev, or what stands for it, is not above 0."""
+    return (
+        f"the {who} gets nothing right on dev"
+        if what is None
+        else f"the {who}'s {what} on dev is not above 0"
+    )
+
+
+def reason(delta: float | None, interval: list[float] | None, what: str | None = None) -> str | None:
+    """Why there is no F_bias beside a teacher's Delta with its interval; None where there is one.
+
+    what: the name of the figure if it is another than the accuracy.
+    """
     if delta is None:
-        return "the teacher gets nothing right on dev, so it has no Delta"
-    text = f"Delta {numbers.number(delta)}"
+        return f"{_nothing('teacher', what)}, so it has no Delta"
+    text = (
+        f"Delta {numbers.number(delta)}" if what is None else f"Delta of {what} {numbers.number(delta)}"
+    )
     if interval is not None:
         low, high = map(numbers.number, interval)
         text += f", 95 % interval over the samples {low} to {high}"

@@ -5,7 +5,7 @@ for all models, so that differences between models are paired (Efron and Tibshir
 Koehn 2004 for paired tests on test sets). With one seed the spread over seeds is unknown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ Array = NDArray[np.float64]
 REPLICATES = 1000
 PAIRED_REPLICATES = 10_000
 MOST_UNKNOWN = 0.05
+MOST_COUNTS = 1 << 22
+"""Counts of joint outcomes that are drawn at once."""
 NORMAL_975 = 1.96
 STUDENT_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """0.975 quantiles of Student's t for 1 to 10 degrees of freedom."""
@@ -88,8 +90,17 @@ def accuracy(draws: Draws, part: tuple[str, str], hits: Mapping[int, NDArray[np.
     """
     positions = sorted(hits)
     each = over_samples(draws, part, hits)
-    weights = draws.over(positions)
     observed = np.array([hits[position].mean(dtype=np.float64) for position in positions])
+    return over_seeds(draws, positions, each, observed)
+
+
+def over_seeds(draws: Draws, positions: Sequence[int], each: Array, observed: Array) -> Array:
+    """The mean [R] of a figure over drawn seeds, whose observed deviations are `stretch`ed.
+
+    positions: of the S seeds; each: the figure of each seed over drawn samples [R, S]; observed: over
+    the samples as they are [S].
+    """
+    weights = draws.over(positions)
     deviation = weights @ (observed - observed.mean())
     return (each * weights).sum(axis=1) + (stretch(len(positions)) - 1) * deviation
 
@@ -119,6 +130,52 @@ def paired(
     cells = np.bincount(2 * first.astype(np.int64) + second, minlength=4)
     drawn = generator.multinomial(size, cells / size, size=replicates)
     return (drawn[:, 2] + drawn[:, 3]) / size, (drawn[:, 1] + drawn[:, 3]) / size
+
+
+def paired_tables(
+    cells: tuple[NDArray[np.int64], NDArray[np.int64]],
+    classes: int,
+    figure: Callable[[NDArray[np.int64]], Array],
+    generator: np.random.Generator,
+    replicates: int = PAIRED_REPLICATES,
+) -> tuple[Array, Array]:
+    """A figure [R] of two models on one set whose N samples are drawn anew, the same for both.
+
+    The counts of the joint outcomes are multinomial, as in `paired`. cells: of each sample the cell
+    gold * C + predicted of either model's confusion table, [N] each; classes: C; figure: of such tables
+    [n, C, C], gives [n].
+    """
+    size, table = len(cells[0]), classes**2
+    joint, counts = np.unique(cells[0] * table + cells[1], return_counts=True)
+    columns = [np.eye(table, dtype=np.int64)[one] for one in (joint // table, joint % table)]
+    found: tuple[list[Array], list[Array]] = ([], [])
+    step = max(1, MOST_COUNTS // (len(joint) + table))
+    for start in range(0, replicates, step):
+        drawn = generator.multinomial(size, counts / size, size=min(step, replicates - start))
+        for values, column in zip(found, columns, strict=True):
+            values.append(figure((drawn @ column).reshape(-1, classes, classes)))
+    return np.concatenate(found[0]), np.concatenate(found[1])
+
+
+def over_sample_tables(
+    draws: Draws,
+    part: tuple[str, str],
+    cells: Mapping[int, NDArray[np.int64]],
+    classes: int,
+    figure: Callable[[NDArray[np.int64]], Array],
+) -> Array:
+    """A figure [R, S] of one model on one (set, subset) for each of its S seeds; see `over_samples`.
+
+    cells: seed's position -> as for `paired_tables`, [N].
+    """
+    weights, found = draws.samples[part], []
+    for position in sorted(cells):
+        used, where = np.unique(cells[position], return_inverse=True)
+        shares = weights @ np.eye(len(used), dtype=np.float32)[where]
+        tables = np.zeros((len(weights), classes**2), np.int64)
+        tables[:, used] = np.rint(shares * len(where))  # shares are counts over N
+        found.append(figure(tables.reshape(-1, classes, classes)))
+    return np.stack(found, axis=1)
 
 
 def interval(values: Array, level: float = 0.95) -> tuple[float, float]:

@@ -18,7 +18,8 @@ from compress.data.columns import Columns
 from compress.data.splits import Split
 from compress.errors import UserError
 from compress.runtime import ranks
-from compress.scoring import chance, metrics
+from compress.scoring import chance, measures, metrics
+from compress.scoring.measures import Answers
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 VANISHED = 0.1
@@ -132,38 +133,44 @@ def summary(
     dev: Split,
     ood: Mapping[str, Split],
     hard: NDArray[np.bool_] | None,
+    metric: str = measures.ACCURACY,
 ) -> dict[str, Any]:
     """Accuracies of one model: dev, each OOD set, pooled, Delta, subsets; easy / hard half of dev.
 
+    `measure`: of dev, the OOD sets and all of them what Delta is taken of, by metric of `measures`.
     `by_class`: of each set what `metrics.by_class` gives. Sets of which only a part is scored are
-    pooled as if all of each was. Without an OOD set the pooled accuracy and Delta are None.
+    pooled as if all of each was. Without an OOD set pooled figures and Delta are None.
     """
-    every = outcomes(scores, dev, ood)
+    found = answers(scores, dev, ood)
+    every = {name: one.right for name, one in found.items()}
     hits, ood_hits = every["dev"], {name: every[f"ood_{name}"] for name in ood}
     accuracies = {name: metrics.accuracy(h) for name, h in ood_hits.items()}
     out: dict[str, Any] = {"dev": metrics.accuracy(hits), "ood": accuracies}
     sizes = {name: split.set_size for name, split in ood.items()}
     out["ood_pooled"] = metrics.pooled(accuracies, sizes) if ood else None
-    out["delta"] = metrics.delta(out["dev"], out["ood_pooled"]) if out["dev"] and ood else None
+    own, own_ood, own_pooled = measures.values(metric, found, sizes)
+    out["measure"] = {"dev": own, "ood": own_ood, "ood_pooled": own_pooled}
+    out["delta"] = metrics.delta(own, own_pooled) if own > 0 and own_pooled is not None else None
     out["predicted"] = _shares(scores.dev.argmax(axis=1), dev)
     if hard is not None:
         out["dev_easy"] = metrics.accuracy(hits[~hard])
         out["dev_hard"] = metrics.accuracy(hits[hard])
     if dev.subsets:
         out["dev_subsets"] = by_subset(hits, dev)
-    sets = {"dev": (scores.dev, dev)} | {f"ood_{n}": (scores.ood[n], split) for n, split in ood.items()}
-    out["by_class"] = {
-        name: metrics.by_class(predicted(one, split), split.labels)
-        for name, (one, split) in sets.items()
-    }
+    out["by_class"] = {n: metrics.by_class(one.predicted, one.gold) for n, one in found.items()}
     out["ood_subsets"] = {name: by_subset(ood_hits[name], split) for name, split in ood.items()}
     return out
 
 
 def outcomes(scores: Scores, dev: Split, ood: Mapping[str, Split]) -> dict[str, NDArray[np.bool_]]:
     """Whether each sample is classified rightly: `dev` [N], and `ood_<name>` for each OOD set."""
-    out = {"dev": correct(scores.dev, dev)}
-    return out | {f"ood_{name}": correct(scores.ood[name], split) for name, split in ood.items()}
+    return {name: one.right for name, one in answers(scores, dev, ood).items()}
+
+
+def answers(scores: Scores, dev: Split, ood: Mapping[str, Split]) -> dict[str, Answers]:
+    """Classes, predicted and gold, after the sets' label maps: `dev` and `ood_<name>` of each set."""
+    sets = {"dev": (scores.dev, dev)} | {f"ood_{n}": (scores.ood[n], split) for n, split in ood.items()}
+    return {name: Answers(predicted(one, split), split.labels) for name, (one, split) in sets.items()}
 
 
 def _shares(classes: NDArray[np.int64], split: Split) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 Relative bias (Du et al. 2023, Sec. 3.4): `Delta = (acc_dev - acc_ood) / acc_dev` and
 `F_bias = Delta_compressed / Delta_teacher`; above 1 the compressed model is more biased than its
-teacher. With several OOD sets acc_ood is the accuracy over their pooled samples; a set
-that is scored in part counts as the whole one.
+teacher. Another figure may stand in for the accuracy (`measures`). With several OOD sets acc_ood is the
+accuracy over their pooled samples; a set that is scored in part counts as the whole one.
 """
 
 from collections.abc import Mapping
@@ -39,27 +39,44 @@ def relative_bias(student: tuple[float, float], teacher: tuple[float, float]) ->
     return delta(*student) / delta(*teacher)
 
 
-def by_class(predicted: NDArray[np.integer], gold: NDArray[np.integer]) -> dict[str, float]:
-    """Figures in which a rare class counts as a frequent one; predicted, gold: classes [N].
+def confusion(
+    predicted: NDArray[np.integer], gold: NDArray[np.integer], classes: int
+) -> NDArray[np.int64]:
+    """How many samples of each gold class (rows) are predicted as each class, [C, C]; classes: C."""
+    places = gold.astype(np.int64) * classes + predicted
+    return np.bincount(places, minlength=classes**2).reshape(classes, classes)
 
-    macro_f1: mean F1 of the classes that occur in either; balanced_accuracy: mean recall of those in
-    gold; matthews: correlation of the two, 0 if one of them is constant (Gorodkin 2004).
+
+def of_tables(name: str, tables: NDArray[np.integer]) -> NDArray[np.float64]:
+    """A figure of confusion tables [..., C, C] of at least one sample each, [...].
+
+    accuracy; macro_f1: mean F1 of the classes that occur in gold, as scikit-learn's of these labels;
+    balanced_accuracy: their mean recall; matthews: correlation of predicted and gold classes, 0 if one
+    of them is constant (Gorodkin 2004). A rare class counts as a frequent one in the last three.
     """
-    count = int(max(predicted.max(), gold.max())) + 1
-    places = gold.astype(np.int64) * count + predicted
-    table = np.bincount(places, minlength=count**2).reshape(count, count)
-    hits, golds, found = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
-    occur = golds + found > 0
-    f1 = 2 * hits[occur] / (golds + found)[occur]
-    recall = hits[golds > 0] / golds[golds > 0]
-    size, product = len(gold), float(golds @ found)
-    spread = np.sqrt(float(size**2 - golds @ golds) * float(size**2 - found @ found))
-    matthews = (float(hits.sum()) * size - product) / spread if spread else 0.0
-    return {
-        "macro_f1": float(f1.mean()),
-        "balanced_accuracy": float(recall.mean()),
-        "matthews": float(matthews),
-    }
+    counts = tables.astype(np.float64)
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    golds, found, size = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
+    right, occurs = hits.sum(axis=-1), golds > 0
+    if name == "accuracy":
+        return right / size
+    if name == "matthews":
+        spread = np.sqrt((size**2 - (golds**2).sum(axis=-1)) * (size**2 - (found**2).sum(axis=-1)))
+        apart = right * size - (golds * found).sum(axis=-1)
+        return np.divide(apart, spread, out=np.zeros_like(size), where=spread > 0)
+    above, below = {"macro_f1": (2 * hits, golds + found), "balanced_accuracy": (hits, golds)}[name]
+    each = np.divide(above, below, out=np.zeros_like(hits), where=occurs)
+    return each.sum(axis=-1) / occurs.sum(axis=-1)
+
+
+BY_CLASS = ("macro_f1", "balanced_accuracy", "matthews")
+"""Figures in which a rare class counts as a frequent one."""
+
+
+def by_class(predicted: NDArray[np.integer], gold: NDArray[np.integer]) -> dict[str, float]:
+    """The figures `BY_CLASS` of one model on one set; predicted, gold: classes [N]."""
+    table = confusion(predicted, gold, int(max(predicted.max(), gold.max())) + 1)
+    return {name: float(of_tables(name, table)) for name in BY_CLASS}
 
 
 def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float | None:

@@ -48,13 +48,14 @@ class Context(Workspace):
 
     resolved: the student's compression; encoders: models of the run by their keys: `model`,
     `student.model` if it is given, `teacher.model` if its tokenizer is another; active: the key of
-    `encoder`.
+    `encoder`; given: of `teacher.probabilities` the checksum of each split's file.
     """
 
     data: TaskData
     resolved: Resolved
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
     active: str = "model"
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def encoder(self) -> Encoder:

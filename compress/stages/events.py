@@ -5,6 +5,7 @@ from typing import Any
 
 from compress.reporting import markdown, summary
 from compress.reporting.report import DifficultyView
+from compress.scoring import measures
 from compress.stages.context import Context
 
 SETTINGS = ("task", "compression", "mitigation", "seed")
@@ -17,6 +18,7 @@ def write(context: Context, metrics: Mapping[str, Any], view: DifficultyView | N
     """
     monitor, robust = context.monitor, context.config.robust
     settings = {name: metrics[name] for name in SETTINGS}
+    settings["metric"] = metrics.get("metric", measures.ACCURACY)
     settings |= {"model": robust.model, "alpha": robust.uncertainty.alpha}
     if (share := getattr(robust.loss, "lambda_", None)) is not None:
         settings["lambda"] = share
@@ -42,12 +44,18 @@ def write(context: Context, metrics: Mapping[str, Any], view: DifficultyView | N
 
 
 def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Accuracy of the models on every set, difference of the Deltas, F_bias, sizes; by name."""
+    """Accuracy of the models on every set, difference of the Deltas, F_bias, sizes; by name.
+
+    What Delta is taken of too, if that is not the accuracy.
+    """
     found: dict[str, float | None] = {}
     for role in summary.roles(metrics):
         model = metrics[role]
         found |= {f"{role} dev": model["dev"], f"{role} delta": model["delta"]}
         found |= {f"{role} ood {name}": accuracy for name, accuracy in model["ood"].items()}
+        if what := summary.measure_name(metrics):
+            own = model["measure"]
+            found |= {f"{role} dev {what}": own["dev"], f"{role} ood {what}": own["ood_pooled"]}
     found["delta difference"] = (metrics["delta_difference"] or {}).get("value")
     found["f_bias"] = metrics["f_bias"]
     if "plain" in metrics:

@@ -34,7 +34,7 @@ class First(Stage[Context]):
         """The teacher if it is the same model."""
         robust = run.config.robust
         epochs = robust.teacher.epochs or robust.epochs
-        plain = robust.teacher.model is None and robust.teacher.loss.hook == "vanilla"
+        plain = robust.teacher_trained and robust.teacher.loss.hook == "vanilla"
         same = plain and epochs == robust.loss.first_model_epochs
         return (Teacher(),) if same else ()
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from compress.models import encoders
 from compress.reporting import summary
-from compress.scoring import evaluation, flips, gain
+from compress.scoring import evaluation, flips, gain, measures
 from compress.stages import latency, scores
 from compress.stages.context import Context
 from compress.stages.onnx import FILE, Int8Scores, Onnx, OnnxInt8
@@ -39,15 +39,18 @@ def figures(
 
     student, parameters: scores of the student in PyTorch, and its size. On the main rank.
     """
-    raw, both = context.data, (student, made.scores)
-    before, after = (evaluation.summary(one, raw.dev, raw.ood, None) for one in both)
-    hits = [evaluation.outcomes(one, raw.dev, raw.ood) for one in both]
+    raw, metric, both = context.data, context.config.robust.evaluation.metric, (student, made.scores)
+    before, after = (evaluation.summary(one, raw.dev, raw.ood, None, metric) for one in both)
+    own, other = (evaluation.answers(one, raw.dev, raw.ood) for one in both)
+    hits = [{name: one.right for name, one in sets.items()} for sets in (own, other)]
     sizes = {f"ood_{name}": split.set_size for name, split in raw.ood.items()}
+    other_metric = metric != measures.ACCURACY
+    measured = measures.replicates(metric, own, other, sizes) if other_metric else None
     tokens = int(np.median(context.for_student().columns["dev"].lengths))
     config = encoders.load_config(made.files["float"].parent)
     return {
         **after,
-        "difference": gain.figures((before, after), (hits[0], hits[1]), sizes),
+        "difference": gain.figures((before, after), (hits[0], hits[1]), sizes, measured),
         **agreement(made, student),
         "latency": latency.measure_files(made.files, config, parameters, tokens),
     }

@@ -31,8 +31,9 @@ Models = Mapping[str, PreTrainedModel]
 def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> dict[str, Any]:
     """Median milliseconds of teacher and student for each batch size, and how they were measured.
 
-    models, tokens: `teacher` and `student`, in evaluation mode, and the length of their inputs; no
-    models where they are `too_large`. Moves the models to the device. Runs on the calling rank alone.
+    models, tokens: `teacher` (if it is at hand) and `student`, in evaluation mode, and the length of
+    their inputs; no models where they are `too_large`. Moves the models to the device. Runs on the
+    calling rank alone.
     """
     result = _setting(tokens, device)
     sizes = {name: encoders.parameters(model) for name, model in models.items()}

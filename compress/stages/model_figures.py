@@ -20,9 +20,14 @@ def add(metrics: dict[str, Any], context: Context, made: Mapping[str, Artefact])
     """Add names and sizes to the models of metrics.json, and `latency` of teacher and student.
 
     made: `teacher`, `plain` if there is one, `student`. Teacher and student are in memory together only
-    if they are small enough to be timed.
+    if they are small enough to be timed. A teacher of given probabilities has neither size nor latency.
     """
     places = {"teacher": context.for_teacher(), "student": context.for_student()}
+    if context.config.robust.teacher.probabilities is not None:
+        made = {role: artefact for role, artefact in made.items() if role != "teacher"}
+        metrics["teacher"] |= {"params": None, "nonzero_params": None}
+        metrics["teacher"] |= teacher_name(context.config.robust)
+        del places["teacher"]
     tokens = {name: int(np.median(one.columns["dev"].lengths)) for name, one in places.items()}
     models: dict[str, PreTrainedModel] = {}
     sizes: dict[str, int] = {}
@@ -59,7 +64,8 @@ def about(context: Context) -> card.About:
         base=student_name(robust)["model"],
         source=source,
         teacher=teacher_name(robust)["model"],
-        trained=robust.teacher.model is None,
+        trained=robust.teacher_trained,
+        scored=robust.teacher.probabilities is not None,
         texts=context.data.task.texts,
         compression=context.config.compression_label,
         mitigation=context.config.mitigation_label,
@@ -69,7 +75,12 @@ def about(context: Context) -> card.About:
 
 
 def teacher_name(robust: RobustCompression) -> dict[str, str]:
-    """`model` and `origin` of the teacher: the given one, or the encoder that was fine-tuned."""
+    """`model` and `origin` of the teacher: the given one, or the encoder that was fine-tuned.
+
+    Of given probabilities the name of their folder.
+    """
+    if robust.teacher.probabilities is not None:
+        return {"model": robust.teacher.probabilities, "origin": "given as teacher.probabilities"}
     if robust.teacher.model is not None:
         return {"model": robust.teacher.model, "origin": "given as teacher.model"}
     return {"model": robust.model, "origin": "fine-tuned here"}

@@ -13,7 +13,7 @@ from compress import uncertainty
 from compress.files import artefacts, ownership
 from compress.reporting import card, report, summary
 from compress.runtime import provenance, ranks
-from compress.scoring import bias, chance, evaluation, flips, gain
+from compress.scoring import bias, chance, evaluation, flips, gain, measures
 from compress.stages import (
     difficulty,
     events,
@@ -157,14 +157,20 @@ def collect(
     of a student: samples by set that only the teacher or only it gets right.
     """
     robust, raw = context.config.robust, context.data
-    every = {name: evaluation.summary(s, raw.dev, raw.ood, hard) for name, s in models.items()}
-    pairs = {name: (m["dev"], m["ood_pooled"]) for name, m in every.items()}
-    hits = {name: evaluation.outcomes(s, raw.dev, raw.ood) for name, s in models.items()}
+    metric = robust.evaluation.metric
+    what = None if metric == measures.ACCURACY else measures.NAMES[metric]
+    every = {name: evaluation.summary(s, raw.dev, raw.ood, hard, metric) for name, s in models.items()}
+    pairs = {name: (m["measure"]["dev"], m["measure"]["ood_pooled"]) for name, m in every.items()}
+    answers = {name: evaluation.answers(s, raw.dev, raw.ood) for name, s in models.items()}
+    hits = {name: {n: one.right for n, one in sets.items()} for name, sets in answers.items()}
     sizes = {f"ood_{name}": split.set_size for name, split in raw.ood.items()}
 
+    def drawn(first: str, second: str) -> dict[str, bias.Pair]:
+        return measures.replicates(metric, answers[first], answers[second], sizes)
+
     def compared(role: str) -> dict[str, Any]:
-        drawn = bias.draw(hits["teacher"], hits[role], sizes)
-        return bias.figures(pairs["teacher"], pairs[role], drawn)
+        deltas = bias.deltas(drawn("teacher", role))
+        return bias.figures(pairs["teacher"], pairs[role], deltas, what)
 
     found = compared("student")
     both = {name: every[name] | found.pop(name) for name in ("teacher", "student")}
@@ -176,12 +182,14 @@ def collect(
         both["plain"] = every["plain"] | own | other
         both["plain"]["flips"] = flips.figures(hits["teacher"], hits["plain"])
         pair = (hits["plain"], hits["student"])
-        found["gain"] = gain.figures((every["plain"], every["student"]), pair, sizes)
+        measured = drawn("plain", "student") if what else None
+        found["gain"] = gain.figures((every["plain"], every["student"]), pair, sizes, measured)
     return {
         "task": robust.task.name,
         "seed": robust.seed,
         "compression": context.config.compression_label,
         "mitigation": context.config.mitigation_label,
+        "metric": metric,
         **both,
         **found,
         "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood),
@@ -227,7 +235,8 @@ def easy_hard(
 def _write_hits(context: Context, made: Finished, file: Path) -> None:
     """Write `hits.npz`: `<model>/<set>`, whether each sample was right; `hard` of dev; subsets.
 
-    Those of dev where a definition names some; a study shows them.
+    Those of dev where a definition names some; a study shows them. `gold/<set>` and
+    `predicted/<model>/<set>`, classes, where Delta is taken of something else than the accuracy.
     """
     raw = context.data
     arrays: dict[str, Any] = {"hard": partial_input.load(made.shortcut)}
@@ -235,9 +244,13 @@ def _write_hits(context: Context, made: Finished, file: Path) -> None:
         arrays["subset/dev"] = evaluation.subset_keys(raw.dev)
     for name, split in raw.ood.items():
         arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
+    kept = context.config.robust.evaluation.metric != measures.ACCURACY
     for role, one in made.scores.items():
-        for name, hits in evaluation.outcomes(one, raw.dev, raw.ood).items():
-            arrays[f"{role}/{name}"] = hits
+        for name, found in evaluation.answers(one, raw.dev, raw.ood).items():
+            arrays[f"{role}/{name}"] = found.right
+            if kept:
+                arrays[f"gold/{name}"] = found.gold.astype(np.int16)
+                arrays[f"predicted/{role}/{name}"] = found.predicted.astype(np.int16)
     with file.open("wb") as target:
         np.savez_compressed(target, **arrays)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.scoring import evaluation
+from compress.stages import given_probabilities
 from compress.stages.context import Context, score_exported
 from compress.stages.plain import Plain
 from compress.stages.stage import Fill, Stage, obtain
@@ -38,16 +39,27 @@ class Scores(Stage[Context]):
         return f"{self.name} of the {NAMES[self.role]}"
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """The precisions, and what the student started from, which decides its tokens."""
+        """The precisions, and what the student started from, which decides its tokens.
+
+        Of a teacher's given probabilities which samples the run uses.
+        """
+        if self.given(config):
+            return given_probabilities.READS
         own = () if self.role == "teacher" else (f"{OURS}.student.init_from",)
         return (f"{OURS}.precision", f"{OURS}.evaluation.precision", *own)
 
+    def given(self, config: Config) -> bool:
+        """Whether they are read from `teacher.probabilities`."""
+        return self.role == "teacher" and config.robust.teacher.probabilities is not None
+
     def needs(self, run: Context) -> tuple[Stage, ...]:
-        """The model."""
-        return (MODELS[self.role],)
+        """The model, if there is one."""
+        return () if self.given(run.config) else (MODELS[self.role],)
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Content of the splits."""
+        """Content of the splits, or of the files of given probabilities."""
+        if self.given(run.config):
+            return given_probabilities.facts(run, *splits(run))
         return facts(run)
 
     def place(self, run: Context, key: str) -> Path:
@@ -55,9 +67,15 @@ class Scores(Stage[Context]):
         return run.output_dir / self.name if self.role == "student" else super().place(run, key)
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
-        """Score the exported model."""
-        own = run.for_teacher() if self.role == "teacher" else run.for_student()
-        return written(score_exported(own, made[MODELS[self.role].label], splits(run)))
+        """Score the exported model, or read what is given."""
+        if not self.given(run.config):
+            own = run.for_teacher() if self.role == "teacher" else run.for_student()
+            return written(score_exported(own, made[MODELS[self.role].label], splits(run)))
+
+        def fill(folder: Path) -> None:  # on the main rank alone
+            written({name: given_probabilities.logs(run, name) for name in splits(run)})(folder)
+
+        return fill
 
 
 def splits(run: Context) -> list[str]:
@@ -70,7 +88,7 @@ def facts(run: Context) -> dict[str, Any]:
     return {name: run.data.fingerprint(name) for name in splits(run)}
 
 
-def written(scores: Mapping[str, NDArray[np.float64]]) -> Fill:
+def written(scores: Mapping[str, NDArray[np.floating]]) -> Fill:
     """A function that writes log-probabilities [N, C] by split into a directory."""
 
     def fill(folder: Path) -> None:

@@ -29,7 +29,15 @@ from compress.models import encoders
 from compress.reporting import card
 from compress.runtime import ranks
 from compress.scoring import evaluation
-from compress.stages import bias, difficulty, export, model_figures, shallow, teacher_states
+from compress.stages import (
+    bias,
+    difficulty,
+    export,
+    model_figures,
+    shallow,
+    teacher,
+    teacher_states,
+)
 from compress.stages.best_dev import BestDev
 from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, start_model
 from compress.stages.difficulty import Difficulty
@@ -72,7 +80,8 @@ class Student(Stage[Context]):
 
         A loss of the user's is given alpha in any case.
         """
-        keys = [*BLOCKS, *(f"student.{key}" for key in STUDENT_KEYS), "teacher.model"]
+        keys = [*BLOCKS, *(f"student.{key}" for key in STUDENT_KEYS)]
+        keys += ["teacher.model", "teacher.probabilities"]
         if difficulty.used(config.robust):
             keys += [f"uncertainty.{key}" for key in ("alpha", "normalisation", "quantile")]
         elif config.robust.loss.user_code is not None:
@@ -279,7 +288,7 @@ def _known(context: Context, made: Mapping[str, Artefact]) -> SampleData:
     elif "difficulty" in made:
         v = uncertainty.variance(difficulty.load_losses(made["difficulty"].path, "train"))
         d = difficulty.sample_difficulty(context, v)
-    probabilities = np.load(made["teacher"].path / "probabilities.npy", mmap_mode="r")
+    probabilities = teacher.on_train(made["teacher"])
     alpha = robust.uncertainty.alpha
     alpha = alpha if isinstance(alpha, float) else 0.0
     models = [bias.load(made[stage.label]) for stage in bias.needed(robust.loss)]

@@ -1,6 +1,7 @@
 """Stage teacher: fine-tune the encoder, store its softmax for every training sample.
 
-A teacher given as `teacher.model` is not trained, only scored.
+A teacher given as `teacher.model` is not trained, only scored; of `teacher.probabilities` those of
+train are read.
 """
 
 from collections.abc import Mapping
@@ -23,24 +24,33 @@ from compress.mitigations._shared import Mitigation
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
-from compress.stages import bias, export
+from compress.stages import bias, export, given_probabilities
 from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, score, score_split
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
 from compress.training.engine import gather_weights
 
 KEY = f"{OURS}.teacher.model"
+FILE = "probabilities.npy"
 Trained = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
 
 
 class Teacher(Stage[Context]):
-    """`model/`, and `probabilities.npy`: its softmax [N, C] for every training sample, float32."""
+    """`model/`, and `probabilities.npy`: its softmax [N, C] for every training sample, float32.
+
+    Of given probabilities there is no model, and no `probabilities.npy` without those of train.
+    """
 
     name = "teacher"
     asked = True
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """Keys of any training, and the epochs; of a given teacher only the length of its inputs."""
+        """Keys of any training, and the epochs; of a given teacher only the length of its inputs.
+
+        Of given probabilities which samples the run uses.
+        """
+        if config.robust.teacher.probabilities is not None:
+            return given_probabilities.READS
         if config.robust.teacher.model is not None:
             return (KEY, *(f"{OURS}.{key}" for key in ("task", "task.max_length", "precision")))
         return (*TRAINING, f"{OURS}.teacher.epochs", f"{OURS}.teacher.loss")
@@ -56,8 +66,11 @@ class Teacher(Stage[Context]):
     def facts(self, run: Context) -> dict[str, Any]:
         """Facts of a training, and the code of its loss.
 
-        Of a given teacher, which is not trained, its weights and the order of its outputs instead.
+        Of a given teacher, which is not trained, its weights and the order of its outputs instead; of
+        given probabilities the content of their file.
         """
+        if run.config.robust.teacher.probabilities is not None:
+            return given_probabilities.facts(run, "train")
         given, facts = run.config.robust.teacher.model, run.for_teacher().training_facts()
         if given is None:
             return {**facts, "code": method_code.digest(type(run.config.robust.teacher.loss))}
@@ -67,7 +80,10 @@ class Teacher(Stage[Context]):
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Fine-tune the encoder on the task, or take the given one; score train."""
-        block, own = run.config.robust.teacher, run.for_teacher()
+        block = run.config.robust.teacher
+        if block.probabilities is not None:
+            return _read_given(run)
+        own = run.for_teacher()
         if block.model is None:
             assert block.epochs is not None, "epochs are resolved"
             models = [bias.load(artefact) for artefact in made.values()]
@@ -77,7 +93,7 @@ class Teacher(Stage[Context]):
             weights, scores, shape = _given(own)
 
         def fill(folder: Path) -> None:
-            np.save(folder / "probabilities.npy", np.exp(scores).astype(np.float32))
+            np.save(folder / FILE, np.exp(scores).astype(np.float32))
             shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
             length, keep = run.config.robust.task.max_length, run.data.task.keep
             export.save(shape, own.encoder.tokenizer, length, keep, folder / "model")
@@ -86,9 +102,30 @@ class Teacher(Stage[Context]):
 
 
 def train_accuracy(context: Context, made: Artefact) -> dict[str, float]:
-    """Accuracy of a finished teacher on its training samples, as `{"train": accuracy}`."""
-    probabilities = np.load(made.path / "probabilities.npy", mmap_mode="r")
+    """Accuracy of a finished teacher on its training samples, as `{"train": accuracy}`.
+
+    Empty where its probabilities of train are not given.
+    """
+    probabilities = on_train(made)
+    if probabilities is None:
+        return {}
     return {"train": float(evaluation.correct(probabilities, context.data.train).mean())}
+
+
+def on_train(made: Artefact) -> NDArray[np.float32] | None:
+    """Probabilities [N, C] of a finished teacher on its training samples, mapped; None if not given."""
+    file = made.path / FILE
+    return np.load(file, mmap_mode="r") if file.is_file() else None
+
+
+def _read_given(run: Context) -> Fill:
+    """Read the given probabilities of train, if there are any."""
+
+    def fill(folder: Path) -> None:
+        if "train" in run.given:
+            given_probabilities.write(run, "train", folder / FILE)
+
+    return fill
 
 
 def fine_tune(

@@ -114,7 +114,7 @@ def encoders_of(
     folders, tokenizers: of the models, by their keys in `robust_compression`.
     """
     given = tokenizers.get("teacher.model")
-    same = given is not None and tokens.equal(tokenizers["model"], given)
+    same = given is not None and alike(tokenizers["model"], given)
     encoded = {
         key: _encoder(run, folders[key], tokenizer)
         for key, tokenizer in tokenizers.items()
@@ -123,6 +123,11 @@ def encoders_of(
     for key, encoder in encoded.items():
         given_models.check_vocabulary(key, encoder)
     return encoded
+
+
+def alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two models can read the same tokens, padded on the same side."""
+    return one.padding_side == other.padding_side and tokens.equal(one, other)
 
 
 def _encoder(run: Context, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Encoder:

@@ -1,21 +1,24 @@
 """From rows to estimates: mean, spread over seeds, bootstrap interval, difference to vanilla.
 
 Accuracies are means over seeds; F_bias is that of the mean accuracies, as the published tables are
-(Du et al. 2023, Sec. 3.4), of student and teacher of the same seeds. Every model of a task sees the
-same replicates of `bootstrap`, so differences are paired.
+(Du et al. 2023, Sec. 3.4), of student and teacher of the same seeds; another figure takes the place of
+the accuracy in both where the runs say so (`evaluation.metric`). Every model of a task sees the same
+replicates of `bootstrap`, so differences are paired.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from compress.errors import UserError
-from compress.scoring import bias, bootstrap, evaluation, metrics
-from compress.study.result_rows import MODEL, Row, hits_of
+from compress.scoring import bias, bootstrap, evaluation, measures, metrics
+from compress.scoring.measures import Answers
+from compress.study.figures import Estimate, Figures
+from compress.study.result_rows import MODEL, Row, answers_of, hits_of
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -23,49 +26,6 @@ Part = tuple[str, str]
 """A set and a subset of it, empty for all of it."""
 TRAIN: Part = ("train", "")
 BASELINE = "vanilla"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure: point estimate, sample standard deviation over seeds (None with one), 95 % interval."""
-
-    value: float
-    sd: float | None
-    low: float
-    high: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Figures of one model: a value for each seed, the value of the means, and R replicates."""
-
-    by_seed: Mapping[int, float]
-    value: float
-    replicates: Array
-
-    def estimate(self) -> Estimate:
-        """Summarise."""
-        known = [v for v in self.by_seed.values() if np.isfinite(v)]
-        sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
-        return Estimate(self.value, sd, *bootstrap.interval(self.replicates))
-
-    def minus(self, other: "Figures") -> "Figures":
-        """The paired difference: by seed where both have the seed, and replicate by replicate."""
-        common = {s: v - other.by_seed[s] for s, v in self.by_seed.items() if s in other.by_seed}
-        return Figures(common, self.value - other.value, self.replicates - other.replicates)
-
-
-def mean_of(several: Sequence[Figures]) -> Figures:
-    """The mean of one figure over tasks: by seed where all have it, and replicate by replicate."""
-    common = set.intersection(*(set(figures.by_seed) for figures in several))
-    by_seed = {s: float(np.mean([f.by_seed[s] for f in several])) for s in sorted(common)}
-    value = float(np.mean([figures.value for figures in several]))
-    return Figures(by_seed, value, np.mean([figures.replicates for figures in several], axis=0))
 
 
 class Model:
@@ -94,6 +54,47 @@ class Model:
             for part, rows in self.rows.groupby(["set", "subset"], sort=False)
         }
 
+    @property
+    def metric(self) -> str:
+        """What Delta is taken of, by its name in `measures`."""
+        found = self.rows["metric"].iloc[0]
+        return found if isinstance(found, str) else measures.ACCURACY
+
+    @cached_property
+    def answers(self) -> dict[str, dict[int, Answers]]:
+        """For each set by the seed's position the classes, where the runs have kept them."""
+        whole = self.rows[self.rows["subset"] == ""]
+        return {
+            name: {self.order.index(row["seed"]): answers_of(row) for row in rows.to_dict("records")}
+            for name, rows in whole.groupby("set", sort=False)
+        }
+
+    @cached_property
+    def measured(self) -> dict[str, Figures]:
+        """What Delta is taken of, on each whole set."""
+        if self.metric == measures.ACCURACY:
+            return {name: figures for (name, subset), figures in self.parts.items() if not subset}
+        out = {}
+        for name, answers in self.answers.items():
+            values = {n: answers[n].value(self.metric) for n in sorted(answers)}
+            observed = np.array(list(values.values()))
+            each = self._over_samples(name)
+            replicates = bootstrap.over_seeds(self.draws, list(values), each, observed)
+            by_seed = {self.order[n]: value for n, value in values.items()}
+            out[name] = Figures(by_seed, float(observed.mean()), replicates)
+        return out
+
+    def _over_samples(self, name: str) -> Array:
+        """What Delta is taken of, on a whole set, over drawn samples for each seed, [R, S]."""
+        if self.metric == measures.ACCURACY:
+            return bootstrap.over_samples(self.draws, (name, ""), self.hits[name, ""])
+        answers = self.answers[name]
+        classes = max(one.classes for one in answers.values())
+        cells = {n: one.gold * classes + one.predicted for n, one in answers.items()}
+        return bootstrap.over_sample_tables(
+            self.draws, (name, ""), cells, classes, partial(metrics.of_tables, self.metric)
+        )
+
     @cached_property
     def parts(self) -> dict[Part, Figures]:
         """Accuracy on each set and subset."""
@@ -116,8 +117,15 @@ class Model:
 
     def pool(self, names: Sequence[str] | None = None) -> Figures:
         """Accuracy over the pooled samples of some OOD sets (default: all), each as its whole set."""
+        return self._pooled({name: self.parts[name, ""] for name in self.ood_sets}, names)
+
+    def measured_pool(self, names: Sequence[str] | None = None) -> Figures:
+        """What Delta is taken of, over some OOD sets (default: all), weighted as in `pool`."""
+        return self._pooled(self.measured, names)
+
+    def _pooled(self, figures_of: Mapping[str, Figures], names: Sequence[str] | None) -> Figures:
         shares = self._shares(names)
-        parts = [(self.parts[name, ""], share) for name, share in shares.items()]
+        parts = [(figures_of[name], share) for name, share in shares.items()]
         by_seed = {s: sum(f.by_seed[s] * w for f, w in parts) for s in self.seeds}
         replicates = np.sum([figures.replicates * w for figures, w in parts], axis=0)
         return Figures(by_seed, sum(figures.value * w for figures, w in parts), replicates)
@@ -151,7 +159,7 @@ class Model:
 
     def delta(self, names: Sequence[str] | None = None) -> Figures:
         """Delta = (dev - OOD) / dev (Du et al. 2023, Sec. 3.4); names: OOD sets (default: all)."""
-        dev, ood = self.dev, self.pool(names)
+        dev, ood = self.measured["dev"], self.measured_pool(names)
         by_seed = {s: metrics.delta(value, ood.by_seed[s]) for s, value in dev.by_seed.items()}
         replicates = (dev.replicates - ood.replicates) / dev.replicates
         return Figures(by_seed, metrics.delta(dev.value, ood.value), replicates)
@@ -172,7 +180,9 @@ class Model:
         if not (self.ood_sets if names is None else names):
             return bias.NO_OOD
         base = teacher.only(self.seeds)
-        return bias.reason(base.delta(names).value, bias.known(base.delta_over_samples(names)[1]))
+        interval = bias.known(base.delta_over_samples(names)[1])
+        what = None if self.metric == measures.ACCURACY else measures.NAMES[self.metric]
+        return bias.reason(base.delta(names).value, interval, what)
 
     def delta_difference(self, teacher: "Model", names: Sequence[str] | None = None) -> Figures:
         """Delta less that of the teacher, of the same seeds."""
@@ -182,10 +192,7 @@ class Model:
         self, names: Sequence[str] | None = None
     ) -> tuple[dict[int, Interval], Interval]:
         """95 % interval of Delta over the samples alone: of each seed, and of the mean accuracies."""
-        over = {
-            name: bootstrap.over_samples(self.draws, (name, ""), self.hits[name, ""])
-            for name in ("dev", *self._shares(names))
-        }
+        over = {name: self._over_samples(name) for name in ("dev", *self._shares(names))}
         dev = over["dev"]
         ood = np.sum([over[name] * share for name, share in self._shares(names).items()], axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -254,6 +261,12 @@ class Task:
         if other is None or not shared:
             return None
         return model.only(shared), other.only(shared)
+
+    @property
+    def measure(self) -> str:
+        """What Delta and F_bias are taken of; empty for the accuracy."""
+        found = self.teacher.metric
+        return "" if found == measures.ACCURACY else measures.NAMES[found]
 
     @property
     def data(self) -> str:
@@ -335,6 +348,16 @@ def _sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
     return sizes
 
 
+def _check_metric(task: str, rows: pd.DataFrame) -> None:
+    """Raise UserError if Delta is taken of one figure in some rows and of another in others."""
+    found = sorted({one if isinstance(one, str) else measures.ACCURACY for one in rows["metric"]})
+    if len(found) > 1:
+        raise UserError(
+            f"{task}: robust_compression.evaluation.metric is {found[0]} in one run and {found[1]} in "
+            "another; results of both cannot stand in one table."
+        )
+
+
 def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[Task]:
     """Group the rows of a study by task and model, with one set of replicates for each task.
 
@@ -343,6 +366,7 @@ def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[T
     out = []
     for name, found in pd.DataFrame(list(rows)).groupby("task", sort=False):
         seeds = sorted(found["seed"].unique().tolist())
+        _check_metric(name, found)
         draws = bootstrap.draw(_sizes(name, found), len(seeds), replicates)
         models = [
             (role, Model(group, draws, seeds))

@@ -17,17 +17,24 @@ from numpy.typing import NDArray
 from compress.errors import UserError
 from compress.files import artefacts
 from compress.runtime import provenance
+from compress.scoring import measures
+from compress.scoring.measures import Answers
 from compress.study.plan import Run
 
-VERSION = "5"
+VERSION = "6"
+ADDED = {
+    "4": {"versions": pa.string(), "metric": pa.string(), "answers": pa.binary()},
+    "5": {"metric": pa.string(), "answers": pa.binary()},
+}
+"""Version of a file that is read too -> the columns that it lacks."""
 MODEL = ("task", "seed", "role", "compression", "mitigation")
 COLUMNS = {
-    pa.string(): "task data role compression mitigation set subset device versions",
+    pa.string(): "task data role compression mitigation set subset device versions metric",
     pa.int64(): "seed samples set_size train_samples params nonzero_params",
     pa.float64(): "accuracy sparsity seconds difficulty_seconds evaluation_seconds agreement auroc "
     "shallow_auroc alpha",
     pa.bool_(): "vanished at_chance",
-    pa.binary(): "hits",
+    pa.binary(): "hits answers",
 }
 SCHEMA = pa.schema(
     [(name, kind) for kind, names in COLUMNS.items() for name in names.split()],
@@ -39,7 +46,8 @@ accuracy (fraction), hits (bits, one a sample), and the figures of the model or 
 repeated. set_size: samples that the whole set has, where only some were scored; train_samples: that it
 was trained on; auroc, shallow_auroc: of the variance and of the shallow classifier's error for the
 known truth; seconds: of training; evaluation_seconds: of the run, on the rows of its student; device,
-versions: with which the model was made.
+versions: with which the model was made; metric: what Delta is taken of, null for the accuracy; answers:
+gold and then predicted classes of a whole set, 16 bits each, null where hits suffice.
 """
 Row = dict[str, Any]
 
@@ -113,6 +121,8 @@ def _model(
         "vanished": role == "student" and bool(metrics["vanished"]),
         "device": metrics["artefacts"][role]["device"],
         "versions": provenance.packages(metrics["artefacts"][role]),
+        "metric": metric if (metric := metrics.get("metric")) != measures.ACCURACY else None,
+        "answers": None,
     }
     rows = []
     for key, right in arrays.items():
@@ -120,11 +130,13 @@ def _model(
         if owner != role:
             continue
         about["at_chance"] = name.removeprefix("ood_") in metrics["at_chance"]
+        answers = [arrays[one] for one in (f"gold/{name}", f"predicted/{key}") if one in arrays]
+        kept = {"answers": np.stack(answers).astype("<i2").tobytes()} if len(answers) == 2 else {}
         cuts = [arrays[key] for key in [f"subset/{name}"] if key in arrays]
         if name == "dev":
             cuts.insert(0, np.where(arrays["hard"], "hard", "easy"))
         about["set_size"] = metrics["set_sizes"][name]
-        rows.append({**about, "set": name, "subset": "", **_outcome(right)})
+        rows.append({**about, "set": name, "subset": "", **_outcome(right), **kept})
         for cut, subset in [(one, value) for one in cuts for value in np.unique(one)]:
             found = {"set": name, "subset": str(subset), **_outcome(right[cut == subset])}
             rows.append({**about, **found})
@@ -177,14 +189,20 @@ def _read(file: Path) -> list[Row]:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: cannot be read as results of a study ({error}).") from None
     version = (table.schema.metadata or {}).get(b"version", b"none").decode()
-    if version == "4":  # without the versions
-        version, table = VERSION, table.append_column("versions", pa.nulls(len(table), pa.string()))
+    for name, kind in ADDED.get(version, {}).items():
+        version, table = VERSION, table.append_column(name, pa.nulls(len(table), kind))
     if version != VERSION or set(table.column_names) != set(SCHEMA.names):
         raise UserError(
             f"{file}: is a results file of version {version}, this program reads version {VERSION}; "
             "run the study again to write it anew (finished runs are kept)."
         )
     return table.to_pylist()
+
+
+def answers_of(row: Row) -> Answers:
+    """Gold and predicted classes of a set, [N] each."""
+    gold, predicted = np.frombuffer(row["answers"], "<i2").reshape(2, -1).astype(np.int64)
+    return Answers(predicted, gold)
 
 
 def hits_of(row: Row) -> NDArray[np.bool_]:

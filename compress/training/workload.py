@@ -42,8 +42,8 @@ def planned(
         return Work(stage, training_steps(config, train, epochs), epochs * dev + scored)
 
     works = [Work(name, *counts) for name, counts in (small or {}).items()]
-    if "teacher" in stages and robust.teacher.model is not None:
-        works.append(Work("teacher", 0, train))
+    if "teacher" in stages and not robust.teacher_trained:
+        works.append(Work("teacher", 0, train if robust.teacher.model is not None else 0))
     elif "teacher" in stages:
         works.append(trained("teacher", teacher_epochs, train))
     if "difficulty" in stages:
@@ -63,7 +63,7 @@ def planned(
             student = Work("alpha", tried * student.steps, tried * (student.rows + dev))
         works.append(student)
     if "evaluate" in stages:
-        models = 3 if robust.evaluation.baseline else 2
+        models = 2 + robust.evaluation.baseline - (robust.teacher.probabilities is not None)
         scored = sum(n for name, n in rows.items() if name != "train")
         works.append(Work("evaluate", 0, models * scored))
     return works

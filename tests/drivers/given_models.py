@@ -1,8 +1,8 @@
-"""Started by test_given_models.py: whole runs one after another in one process, to spare the starts.
+"""Started by tests of given teachers: whole runs one after another in one process, to spare the starts.
 
     python tests/drivers/given_models.py SPECS
 
-SPECS is a JSON list of {"files", "set", "output", "stage"}.
+SPECS is a JSON list of {"files", "set", "output", "stage"}, and "export" for an ONNX file.
 """
 
 import json
@@ -23,7 +23,8 @@ def main() -> None:
         sys.stdout.write(f"-- {spec['output']}\n")
         settings = config.load(spec["files"], spec["set"])
         try:
-            run.execute(run.prepare(settings, Path(spec["output"]), device), spec["stage"])
+            context = run.prepare(settings, Path(spec["output"]), device, spec["stage"])
+            run.execute(context, spec["stage"], spec.get("export"))
         except UserError as error:
             sys.stdout.write(f"error: {error}\n")
         sys.stdout.flush()

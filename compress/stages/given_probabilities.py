@@ -1,0 +1,82 @@
+"""A teacher of which only probabilities are given: what stages make of `teacher.probabilities`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.configuration.used_keys import OURS
+from compress.errors import UserError
+from compress.files import integrity
+from compress.runtime import parallel
+from compress.runtime.long_work import LongWork
+from compress.scoring import chance, evaluation, probabilities
+from compress.scoring.probabilities import KEY, Found
+from compress.stages.context import Context
+
+READS = (KEY, *(f"{OURS}.task.{key}" for key in ("train_samples", "eval_samples", "drop_overlap")))
+"""Keys that a result depends on: the folder, by its content, and those that say which rows are used."""
+
+
+def contents(run: Context) -> dict[str, str]:
+    """Checksum of each file of the configured folder, by split; on the main rank."""
+    name = run.config.robust.teacher.probabilities
+    if name is None:
+        return {}
+    found = probabilities.files(name, run.data.splits())
+    return {split: integrity.digest(file) for split, file in found.items()}
+
+
+def facts(run: Context, *names: str) -> dict[str, Any]:
+    """What the probabilities of these splits depend on, as JSON."""
+    splits = run.data.splits()
+    return {
+        "labels": run.data.labels,
+        "files": {name: run.given.get(name) for name in names},
+        "data": {name: [run.data.fingerprint(name), splits[name].set_size] for name in names},
+    }
+
+
+def read(run: Context, name: str, out: Found) -> None:
+    """Fill `out` [N, C] with the probabilities of a split, on the calling rank alone.
+
+    Raises UserError for a file that `probabilities.read` refuses, that has changed, or whose accuracy
+    on train (on dev where train is not given) is not above that of the largest class.
+    """
+    split, robust = run.data.splits()[name], run.config.robust
+    file = probabilities.files(str(robust.teacher.probabilities), [name])[name]
+    work = LongWork(f"probabilities of {name}", "rows", split.set_size)
+    processes = robust.processes or parallel.available()
+    probabilities.read(file, name, split, run.data.labels, out, processes, work.done)
+    if integrity.digest(file) != run.given[name]:
+        raise UserError(f"{file}: has changed while it was read; start again.")
+    if name == "train" or (name == "dev" and "train" not in run.given):
+        _check_order(file, name, out, run)
+
+
+def _check_order(file: Path, name: str, found: Found, run: Context) -> None:
+    """Raise UserError unless the most probable class is the label more often than the largest class."""
+    split = run.data.splits()[name]
+    accuracy, share = float(evaluation.correct(found, split).mean()), chance.majority(split)
+    if accuracy <= share:
+        raise UserError(
+            f"{file}: its most probable class is the label of {accuracy:.1%} of the samples of {name}, "
+            f"not more than the largest class has ({share:.1%}), so the columns are probably called "
+            f"after other classes or the rows belong to other samples ({', '.join(run.data.labels)}; "
+            f"'{probabilities.ROW}' counts from 0)."
+        )
+
+
+def write(run: Context, name: str, file: Path) -> None:
+    """Write the probabilities of a split as `.npy`, [N, C], float32, without holding them."""
+    shape = (len(run.data.splits()[name]), len(run.data.labels))
+    out = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+    read(run, name, out)
+    out.flush()
+
+
+def logs(run: Context, name: str) -> Found:
+    """Log-probabilities [N, C] of a split; a probability of 0 counts as the smallest number."""
+    out = np.empty((len(run.data.splits()[name]), len(run.data.labels)))
+    read(run, name, out)
+    return np.log(np.maximum(out, np.finfo(np.float64).tiny))
