@@ -122,7 +122,7 @@ class EvaluationBlock(Block):
     batch_size: Count = 128
     """Samples of one forward pass of each rank."""
     sentences: Count = 12
-    """How many sentence pairs the report shows."""
+    """How many samples the report shows."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number type of the matrix products when the finished teacher and student are scored. bf16 is
     faster where the device computes in it, and may change the answer where two classes are nearly

@@ -30,8 +30,8 @@ class About:
     """What the card says that is not in the model's directory.
 
     base, teacher: a hub id or a directory that the student and the teacher come from; source: the local
-    directory of the base; trained: whether the teacher was fine-tuned by this program; texts: the two
-    columns; compression, mitigation: as in the tables.
+    directory of the base; trained: whether the teacher was fine-tuned by this program; texts: the
+    columns of text; compression, mitigation: as in the tables.
     """
 
     task: str

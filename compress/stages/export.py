@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.data.columns import Columns
+from compress.data.tasks import Task
 from compress.errors import UserError
 from compress.models import encoders
 from compress.scoring import evaluation
@@ -24,15 +25,17 @@ def save(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    keep: int | None,
+    task: Task,
     folder: Path,
 ) -> None:
     """Write model and tokenizer.
 
-    max_length, keep: tokens of a pair in training and which text was cut last, for `compress.predict`.
+    max_length: tokens of a sample in training; it, the number of texts and which was cut last go into
+    config.json, for `compress.predict`.
     """
     setattr(model.config, encoders.TRAINED_LENGTH, max_length)
-    setattr(model.config, encoders.TRAINED_KEEP, keep)
+    setattr(model.config, encoders.TRAINED_KEEP, task.keep)
+    setattr(model.config, encoders.TRAINED_TEXTS, len(task.texts))
     model.save_pretrained(folder)
     if tokenizer.is_fast:  # the length that it was last used with is no part of it
         tokenizer.backend_tokenizer.no_truncation()

@@ -6,7 +6,7 @@ import pytest
 from transformers import BertTokenizer, GPT2Tokenizer, RobertaTokenizer
 
 from compress.data import tokens
-from compress.data.pair_tokens import IDS, LENGTHS, LOST, TYPES, CutOff, Slow
+from compress.data.cutting import IDS, LENGTHS, LOST, TYPES, CutOff, Slow
 from compress.stages.tokenised import _sendable
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
