@@ -277,7 +277,7 @@ def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_mode
 
 DATA = SimpleNamespace(
     train=SimpleNamespace(texts=Texts.of(["the king slept ."] * 3, ["the queen", "a doctor", ""])),
-    task=SimpleNamespace(keep=None),
+    task=SimpleNamespace(keep=None, texts=("first", "second")),
 )
 
 
