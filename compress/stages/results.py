@@ -210,7 +210,7 @@ def easy_hard(
 def _seen(task: Task) -> str:
     """What the partial-input classifier sees: a column, or what of the only one."""
     if task.single:
-        return f"words of the {task.texts[0]}, without their order, and its length"
+        return f"words of the {task.texts[0]} (without their order) and its length"
     return task.texts[task.partial]
 
 
