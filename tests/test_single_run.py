@@ -128,6 +128,30 @@ def test_one_text_of_a_pair_is_refused_as_bias_model_at_once(tiny_model, data, t
     assert not (tmp_path / "run").exists()
 
 
+def test_the_shipped_tasks_are_prepared_from_local_files(tiny_model, tmp_path, write_table):
+    """sst2 as GLUE publishes it; civil_comments with scores, and cases of HateCheck."""
+    sst2, civil = tmp_path / "sst2", tmp_path / "civil_comments"
+    sst2.mkdir(), civil.mkdir()
+    for seed, split in enumerate(("train", "dev", "ood_imdb")):
+        found = rows(12, seed)
+        name = "text" if split == "ood_imdb" else "sentence"
+        table = [{name: row["sentence"], "label": n % 2} for n, row in enumerate(found)]
+        write_table(sst2 / f"{split}.tsv", table)
+        scores = [{"text": row["sentence"], "toxicity": n % 2 * 0.6} for n, row in enumerate(found)]
+        write_table(civil / f"{split}.parquet", scores)
+    (civil / "ood_imdb.parquet").unlink()
+    case = {"functionality": "slur_h", "test_case": "the king slept", "label_gold": "hateful"}
+    write_table(civil / "ood_hatecheck.csv", [{**case, "target_ident": ""}])
+    for folder, told in ((sst2, "ood_imdb 12"), (civil, "ood_hatecheck 1")):
+        files = [f"{ROOT}/ds_configs/{name}.json" for name in ("zero2", f"tasks/{folder.name}")]
+        words = ["--deepspeed_config", *files, "--output_dir", str(folder / "run")]
+        settings = [f"model={tiny_model}", f"task.data_dir={folder}", "task.max_length=32"]
+        words += ["--stage", "prepare", "--set", *(f"robust_compression.{s}" for s in settings)]
+        done = python(str(ROOT / "train.py"), *words)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"samples: train 12, dev 12, {told}\n" in done.stdout
+
+
 def test_two_ranks_and_a_continued_training_give_the_same(tiny_model, data, tmp_path):
     """One is hit by a signal on one rank while the student trains, and started again."""
     part = {"mitigation": "weighted_shallow"}
