@@ -199,8 +199,9 @@ def _check_sample(options: argparse.Namespace) -> None:
 def texts_of(model: PreTrainedModel, options: argparse.Namespace) -> int:
     """How many texts a sample has: as the model was trained, else as the options give, else two.
 
-    Raises UserError where the options give another number than the model's.
+    Raises UserError where the options give another number than the model's, or that is no number.
     """
+    _trained(model, options.model_dir, encoders.TRAINED_TEXTS, range(1, 3))
     known = encoders.texts_of(model.config)
     if options.file is None:
         given, option = (1, "--text") if options.text is not None else (2, "--premise and --hypothesis")

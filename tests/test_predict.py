@@ -124,6 +124,7 @@ def test_a_pair_is_cut_as_in_training(plain, capsys):
     [
         *((encoders.TRAINED_LENGTH, value) for value in ("x", 0, -3, 2.5, True, [8], 10**12)),
         *((encoders.TRAINED_KEEP, value) for value in (5, -1, "0", False, 0.0, {})),
+        *((encoders.TRAINED_TEXTS, value) for value in (0, 3, "2", True, 1.0)),
     ],
 )
 def test_odd_values_of_the_training_in_config_json(plain, key, value):

@@ -1,1 +1,1 @@
-"""Sentence pairs: where they come from, their tokens, their batches, the embedded benchmark."""
+"""Texts and pairs of texts: where they come from, their tokens, their batches, the embedded benchmark."""
