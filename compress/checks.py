@@ -5,6 +5,7 @@ Whatever reads data or loads models is checked later.
 
 from compress.configuration.config import Config
 from compress.data import sources, tasks
+from compress.data.tasks import Task
 from compress.errors import UserError
 from compress.models import directories
 from compress.scoring import probabilities
@@ -18,6 +19,7 @@ def check(config: Config, stage: str) -> None:
     task = tasks.of(config.robust.task)
     if stage not in WITHOUT_STUDENT:
         _check_student(config)
+    check_bias(config, task)
     config.robust.loss.locate()
     for name, given in config.robust.models.items():
         key = f"robust_compression.{name}"
@@ -35,6 +37,17 @@ def _check_student(config: Config) -> None:
             "ds_configs/compression/imp40.json, or set robust_compression.student.uncompressed to true "
             "if a student of the teacher's size is meant."
         )
+
+
+def check_bias(config: Config, task: Task) -> None:
+    """Raise UserError for a bias model that sees one text of a pair where samples are single texts."""
+    losses = {"loss": config.robust.loss, "teacher.loss": config.robust.teacher.loss}
+    for key, loss in losses.items():
+        if task.single and loss.bias_model == "partial":
+            raise UserError(
+                f"robust_compression.{key}.bias: 'partial' sees one text of a pair, but the samples of "
+                f"{task.name} are single texts; take 'shallow', which sees their words and length."
+            )
 
 
 def check_loss(config: Config) -> None:

@@ -1,10 +1,12 @@
-"""Classify pairs of texts with a model directory, from the command line.
+"""Classify texts or pairs of texts with a model directory, from the command line.
 
 python -m compress.predict MODEL_DIR --premise "A man sleeps." --hypothesis "Nobody is awake."
 python -m compress.predict MODEL_DIR --file pairs.tsv --columns claim evidence --output labels.jsonl
+python -m compress.predict MODEL_DIR --text "A film to remember."
+python -m compress.predict MODEL_DIR --file texts.csv --columns sentence
 
-Prints the label and the probability of every label; a file of pairs gives one JSON line a row. Takes
-any directory that `load_compressed` takes.
+Prints the label and the probability of every label; a file gives one JSON line a row. Takes any
+directory that `load_compressed` takes; the second two are for models of single texts.
 """
 
 import argparse
@@ -23,28 +25,31 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.data import checking, reading, tokens
 from compress.data.batches import pad, scoring_batches
+from compress.data.texts import Lists
 from compress.errors import UserError, nearest
 from compress.files import artefacts
-from compress.models import encoders, model_questions, probe
+from compress.models import encoders, probe
+from compress.models.model_questions import Questions
 from compress.runtime import interrupts
 
 MAX_LENGTH = 128
 LONGEST = 100_000
-"""Tokens of a pair, at most, that a configuration may name."""
-COLUMNS = ("premise", "hypothesis")
+"""Tokens of a sample, at most, that a configuration may name."""
+COLUMNS = {1: ("text",), 2: ("premise", "hypothesis")}
+"""By the number of texts of a sample: the columns of a file, and the options of one sample."""
+SAMPLES = {1: "single texts", 2: "pairs of texts"}
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """N pairs of texts: two lists [N], and the row of the file that each stands in [N]."""
+class Samples:
+    """N samples: their texts, and the row of the file that each stands in [N]."""
 
-    first: list[str]
-    second: list[str]
+    texts: Lists
     rows: list[int]
 
 
-def read(file: Path, columns: tuple[str, str]) -> Pairs:
-    """The pairs of a table file.
+def read(file: Path, columns: Sequence[str]) -> Samples:
+    """The samples of a table file.
 
     As in training one text of a pair may be empty. Raises UserError for an unknown kind of file, a
     missing column, a row without text, an empty file.
@@ -53,18 +58,18 @@ def read(file: Path, columns: tuple[str, str]) -> Pairs:
         raise UserError(
             f"{file}: is of no known kind ({', '.join(reading.FORMATS)}, or those with .gz)."
         )
-    pairs = Pairs([], [], [])
+    found = Samples(tuple([] for _ in columns), [])
     for number, row in reading.rows(file):
-        for name, cells in zip(columns, (pairs.first, pairs.second), strict=True):
-            if name not in row and not pairs.rows:
+        for name, cells in zip(columns, found.texts, strict=True):
+            if name not in row and not found.rows:
                 hint = nearest(name, row)
                 raise UserError(f"{file}: has no column '{name}' (choose with --columns){hint}")
             cells.append(_text(row.get(name), f"{file}: row {number}", name))
-        reading.check_pair(pairs.first[-1], pairs.second[-1], f"{file}: row {number}")
-        pairs.rows.append(number)
-    if not pairs.rows:
+        reading.check_texts([cells[-1] for cells in found.texts], f"{file}: row {number}")
+        found.rows.append(number)
+    if not found.rows:
         raise UserError(f"{file}: holds no row.")
-    return pairs
+    return found
 
 
 def _text(cell: object, place: str, name: str) -> str:
@@ -73,14 +78,12 @@ def _text(cell: object, place: str, name: str) -> str:
     return checking.text_of(cell, place, name)
 
 
-def length_limit(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, given: int | None
-) -> int:
-    """Tokens after which a pair is cut: as given, else as trained, else 128 or the model's positions.
+def length_limit(questions: Questions, path: Path, given: int | None) -> int:
+    """Tokens after which a sample is cut: as given, else as trained, else 128 or all positions.
 
     Raises UserError for a length that the model has no positions for or that leaves no text.
     """
-    least = tokenizer.num_special_tokens_to_add(pair=True) + 2
+    model, least = questions.model, questions.least
     limit = given or _trained(model, path, encoders.TRAINED_LENGTH, range(1, LONGEST + 1)) or MAX_LENGTH
     if limit < least:
         place = (
@@ -88,8 +91,9 @@ def length_limit(
             if given
             else f"{path}/config.json: {encoders.TRAINED_LENGTH} {limit}"
         )
-        raise UserError(f"{place}: a pair needs at least {least} tokens.")
-    positions = model_questions.Questions(model, tokenizer, str(path)).usable(limit)
+        what = "a text" if questions.texts == 1 else "a pair"
+        raise UserError(f"{place}: {what} needs at least {least} tokens.")
+    positions = questions.usable(limit)
     if given and limit > positions:
         raise UserError(f"--max_length {given}: {path} has {positions} positions.")
     return positions
@@ -112,19 +116,19 @@ def _trained(model: PreTrainedModel, path: Path, key: str, valid: range) -> int 
 def probabilities(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Pairs,
+    samples: Samples,
     max_length: int,
     batch_size: int,
     keep: int | None = None,
 ) -> NDArray[np.float64]:
-    """Probabilities [N, C] of the pairs, cut as in training; keep: the text that is cut last.
+    """Probabilities [N, C] of the samples, cut as in training; keep: the text that is cut last.
 
     The model must be in evaluation mode; it runs on the device where its weights are.
     Raises UserError if a score is not finite.
     """
-    encoded = tokens.cut(tokenizer, max_length, keep).lists((pairs.first, pairs.second))
+    encoded = tokens.cut(tokenizer, max_length, keep).lists(samples.texts)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    scores = np.zeros((len(pairs.rows), len(model.config.id2label or {})))
+    scores = np.zeros((len(samples.rows), len(model.config.id2label or {})))
     with torch.inference_mode():
         for chosen in scoring_batches(lengths, batch_size):
             batch = pad(
@@ -140,7 +144,7 @@ def probabilities(
 
 
 def answer(labels: Sequence[str], values: NDArray[np.float64]) -> dict[str, object]:
-    """Label and probabilities by label of one pair; labels and values [C]."""
+    """Label and probabilities by label of one sample; labels and values [C]."""
     shown = {label: round(float(value), 6) for label, value in zip(labels, values, strict=True)}
     return {"label": labels[int(values.argmax())], "probabilities": shown}
 
@@ -149,26 +153,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; raises UserError for options that contradict each other."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
+    parser.add_argument("--text", help="a single text")
     parser.add_argument("--premise", help="first text of one pair")
     parser.add_argument("--hypothesis", help="second text of one pair")
-    parser.add_argument("--file", type=Path, help=f"table of pairs ({', '.join(reading.FORMATS)}, .gz)")
-    parser.add_argument("--columns", nargs=2, metavar=("FIRST", "SECOND"), help="its text columns")
+    parser.add_argument("--file", type=Path, help=f"table ({', '.join(reading.FORMATS)}, .gz)")
+    parser.add_argument(
+        "--columns", nargs="+", metavar="COLUMN", help="its column of texts, or two of pairs"
+    )
     parser.add_argument("--output", type=Path, help="write the JSON lines there")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--max_length", type=int, help="tokens of a pair (default: as trained)")
+    parser.add_argument("--max_length", type=int, help="tokens of a sample (default: as trained)")
     options = parser.parse_args(arguments)
-    given = [f"--{name}" for name in COLUMNS if getattr(options, name) is not None]
-    if options.file is not None and given:
-        raise UserError(f"{given[0]} and --file: give one pair or a file of pairs, not both.")
-    if options.file is None and len(given) < 2:
-        missing = " and ".join(f"--{name}" for name in COLUMNS if f"--{name}" not in given)
-        raise UserError(f"{missing}: missing; give both texts of a pair, or a --file of pairs.")
+    _check_sample(options)
     for name in ("columns", "output"):
         if options.file is None and getattr(options, name) is not None:
             raise UserError(f"--{name}: takes effect with --file only.")
-    if options.columns is not None and options.columns[0] == options.columns[1]:
-        raise UserError(f"--columns: names '{options.columns[0]}' twice; a pair has two texts.")
+    columns = options.columns or []
+    if len(columns) > 2:
+        raise UserError(f"--columns: names {len(columns)} columns; a sample has one text or two.")
+    if len(set(columns)) < len(columns):
+        raise UserError(f"--columns: names '{columns[0]}' twice; a pair has two texts.")
     for name in ("batch_size", "max_length"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -176,26 +181,56 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def _check_sample(options: argparse.Namespace) -> None:
+    """Raise UserError unless the options give one text, one whole pair, or a file."""
+    pair = [f"--{name}" for name in COLUMNS[2] if getattr(options, name) is not None]
+    given = [*pair, *(["--text"] if options.text is not None else [])]
+    if options.file is not None and given:
+        raise UserError(f"{given[0]} and --file: give one sample or a file of them, not both.")
+    if options.text is not None and pair:
+        raise UserError(f"{pair[0]} and --text: give a single text or a pair, not both.")
+    if options.file is None and options.text is None and len(pair) < 2:
+        missing = " and ".join(f"--{name}" for name in COLUMNS[2] if f"--{name}" not in pair)
+        raise UserError(
+            f"{missing}: missing; give both texts of a pair, a single --text, or a --file of samples."
+        )
+
+
+def texts_of(model: PreTrainedModel, options: argparse.Namespace) -> int:
+    """How many texts a sample has: as the model was trained, else as the options give, else two.
+
+    Raises UserError where the options give another number than the model's, or that is no number.
+    """
+    _trained(model, options.model_dir, encoders.TRAINED_TEXTS, range(1, 3))
+    known = encoders.texts_of(model.config)
+    if options.file is None:
+        given, option = (1, "--text") if options.text is not None else (2, "--premise and --hypothesis")
+    elif options.columns is not None:
+        given, option = len(options.columns), f"--columns {' '.join(options.columns)}"
+    else:
+        return known or 2
+    if known is not None and given != known:
+        words = {1: "--text, or one column", 2: "--premise and --hypothesis, or two columns"}
+        classifies = f"{options.model_dir} classifies {SAMPLES[known]}"
+        raise UserError(f"{option}: {classifies}; give {words[known]} of a --file.")
+    return given
+
+
 def lines(options: argparse.Namespace) -> Iterator[str]:
     """What `main` prints, line by line.
 
-    For one pair its label and each label's probability in percent, for a file one JSON object a row.
+    For one sample its label and each label's probability in percent, for a file one JSON object a row.
     """
     model = encoders.load_compressed(options.model_dir)
+    texts = texts_of(model, options)
     tokenizer = encoders.load_tokenizer(options.model_dir)
-    probe.fit(model, tokenizer, str(options.model_dir)).settle(tokenizer)
+    probe.fit(model, tokenizer, str(options.model_dir), texts).settle(tokenizer)
     keep = _trained(model, options.model_dir, encoders.TRAINED_KEEP, range(2))
-    limit = length_limit(model, tokenizer, options.model_dir, options.max_length)
-    if options.file is None:
-        premise, hypothesis = (
-            _text(getattr(options, name), "the command line", f"--{name}") for name in COLUMNS
-        )
-        reading.check_pair(premise, hypothesis, "the command line")
-        pairs = Pairs([premise], [hypothesis], [1])
-    else:
-        pairs = read(options.file, tuple(options.columns or COLUMNS))
+    questions = Questions(model, tokenizer, str(options.model_dir), texts)
+    limit = length_limit(questions, options.model_dir, options.max_length)
+    samples = _samples(options, texts)
     nn.Module.to(model, encoders.find_device(options.device))
-    values = probabilities(model, tokenizer, pairs, limit, options.batch_size, keep)
+    values = probabilities(model, tokenizer, samples, limit, options.batch_size, keep)
     names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     if options.file is None:
         yield names[int(values[0].argmax())]
@@ -204,18 +239,28 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
             f"  {name:{width}}  {100 * p:5.1f} %" for name, p in zip(names, values[0], strict=True)
         )
         return
-    for row, probability in zip(pairs.rows, values, strict=True):
+    for row, probability in zip(samples.rows, values, strict=True):
         yield json.dumps({"row": row, **answer(names, probability)}, ensure_ascii=False)
 
 
-def _check_output(output: Path, pairs: Path) -> None:
-    """Raise UserError for an output file that cannot be one, or that is the file of pairs itself."""
+def _samples(options: argparse.Namespace, texts: int) -> Samples:
+    """The sample of the command line, or those of the file."""
+    if options.file is not None:
+        return read(options.file, options.columns or COLUMNS[texts])
+    place = "the command line"
+    given = [_text(getattr(options, name), place, f"--{name}") for name in COLUMNS[texts]]
+    reading.check_texts(given, place)
+    return Samples(tuple([text] for text in given), [1])
+
+
+def _check_output(output: Path, file: Path) -> None:
+    """Raise UserError for an output file that cannot be one, or that is the file of samples itself."""
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: its folder does not exist.")
     if output.is_dir():
         raise UserError(f"--output {output}: cannot be written (it is a folder).")
-    if output.exists() and pairs.exists() and output.samefile(pairs):
-        raise UserError(f"--output {output}: is the file of pairs itself; choose another name.")
+    if output.exists() and file.exists() and output.samefile(file):
+        raise UserError(f"--output {output}: is the file of samples itself; choose another name.")
 
 
 def write(text: str, file: Path) -> None:

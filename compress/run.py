@@ -150,9 +150,10 @@ def _check_models(config: Config) -> tuple[dict[str, Path], dict[str, probe.Fit]
     Raises UserError for a model that cannot serve.
     """
     names, length = config.robust.models, config.robust.task.max_length
+    texts = len(tasks.of(config.robust.task).texts)
     with hub.one_a_node():
         folders = {key: encoders.directory(name, f"{OURS}.{key}") for key, name in names.items()}
-    fits = {key: probe.together(path, key, names[key], length) for key, path in folders.items()}
+    fits = {key: probe.together(path, key, names[key], length, texts) for key, path in folders.items()}
     for key, folder in folders.items():
         if (commit := hub.commit(folder)) is not None:
             ranks.say(f"{key}: {names[key]} is commit {commit} of the hub")

@@ -48,7 +48,7 @@ def test_the_classifier_from_csv_files(folder):
 
 
 def test_the_task_and_the_teacher_of_ones_own(folder):
-    answers, no_ood, teacher = blocks("docs/data.md", "json")
+    answers, single, no_ood, teacher = blocks("docs/data.md", "json")
     Path("answers.json").write_text(answers)
     Path("own.json").write_text(teacher)
     task = tasks.of(
@@ -56,6 +56,9 @@ def test_the_task_and_the_teacher_of_ones_own(folder):
     )
     assert list(task.labels) == ["good", "bad", "unclear"]
     assert list(task.ood["swapped"].labels) == ["fine", "not_fine"]
+    Path("single.json").write_text(single)
+    robust = config.load([*shipped("zero2"), "single.json"], ["robust_compression.model=x"]).robust
+    assert tasks.of(robust.task).single
     Path("no_ood.json").write_text(no_ood)
     task = tasks.of(
         config.load([*shipped("zero2"), "no_ood.json"], ["robust_compression.model=x"]).robust.task

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from compress.compression.masks import Masks
-from compress.data.pairs import Pairs
+from compress.data.tasks import TASKS
+from compress.data.texts import Texts
 from compress.errors import UserError
 from compress.layerwise import layer_map
 from compress.layerwise.attention import Attention
@@ -294,7 +295,7 @@ def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_mode
     weights = {name: value.clone() for name, value in student.state_dict().items()}
     assert any(PROJECTION in name for name in weights)
     small = masks.shrink(masks.finish(dict(weights)), shape)
-    export.save(small, encoders.load_tokenizer(tiny_model), 48, None, tmp_path)
+    export.save(small, encoders.load_tokenizer(tiny_model), 48, TASKS["mnli"], tmp_path)
     assert "before_dropout" not in (tmp_path / "config.json").read_text()
     again, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -303,8 +304,8 @@ def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_mode
 
 
 DATA = SimpleNamespace(
-    train=SimpleNamespace(texts=Pairs.of(["the king slept ."] * 3, ["the queen", "a doctor", ""])),
-    task=SimpleNamespace(keep=None),
+    train=SimpleNamespace(texts=Texts.of(["the king slept ."] * 3, ["the queen", "a doctor", ""])),
+    task=SimpleNamespace(keep=None, texts=("first", "second")),
 )
 
 
@@ -373,7 +374,7 @@ def test_tokens_are_compared_not_vocabularies(tmp_path, tiny_model):
     run = Robust(tiny_model, cased)
     assert encoders.load_tokenizer(cased).get_vocab() == vocabulary
     checked(BOTH, run, DATA)
-    capitals = Pairs.of(["the king slept ."] * 3, ["the queen", "The queen", "a queen"])
+    capitals = Texts.of(["the king slept ."] * 3, ["the queen", "The queen", "a queen"])
     other = SimpleNamespace(**vars(DATA) | {"train": SimpleNamespace(texts=capitals)})
     with pytest.raises(UserError, match="does not produce the teacher's tokens"):
         checked(BOTH, run, other)

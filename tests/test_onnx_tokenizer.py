@@ -8,6 +8,7 @@ from tokenizer_models import CONFIGS, made
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from compress import predict
+from compress.data.tasks import TASKS
 from compress.inference import onnx_export
 from compress.models import encoders
 from compress.stages import export
@@ -15,7 +16,7 @@ from compress.stages import export
 pytestmark = pytest.mark.slow
 
 NAMES = {"model_input_names": ["input_ids", "attention_mask"]}
-PAIRS = predict.Pairs(["wa wb wc", "wd"], ["we wf", "wg"], [1, 2])
+PAIRS = predict.Samples((["wa wb wc", "wd"], ["we wf", "wg"]), [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -34,11 +35,11 @@ def test_the_tokenizers_output_is_the_files_input(tmp_path, kind, settings, inpu
     folder, out = made(tmp_path / "encoder", kind, **settings), tmp_path / "out"
     torch.manual_seed(3)
     model = AutoModelForSequenceClassification.from_config(CONFIGS[kind]).eval()
-    export.save(model, encoders.load_tokenizer(folder), 32, None, tmp_path / "model")
+    export.save(model, encoders.load_tokenizer(folder), 32, TASKS["mnli"], tmp_path / "model")
     onnx_export.export(tmp_path / "model", out / "model.onnx")
     (tmp_path / "model").rename(tmp_path / "moved")
     tokenizer = AutoTokenizer.from_pretrained(out)
-    given = dict(tokenizer(PAIRS.first, PAIRS.second, padding=True, return_tensors="np"))
+    given = dict(tokenizer(*PAIRS.texts, padding=True, return_tensors="np"))
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     assert {node.name for node in session.get_inputs()} == set(given) == inputs
     (logits,) = session.run(None, given)

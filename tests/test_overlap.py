@@ -145,7 +145,7 @@ def test_a_dropped_pair_leaves_train_and_the_ood_set_stays_whole(folder, put, tm
 
 def test_nothing_to_drop_is_told(folder):
     (note,) = read(folder, drop_overlap=True).notes
-    assert note.startswith(f"{KEY}: no OOD set holds a pair of train")
+    assert note.startswith(f"{KEY}: no OOD set holds a sample of train")
     assert read(folder).notes == ()
 
 
@@ -165,7 +165,7 @@ def test_dev_pairs_in_train_and_repeated_ones_are_notes(folder, put):
     put("dev", questions(0, 1, start=20))
     repeated, contrary = read(folder).notes
     assert repeated.startswith("3 of 6 samples of train repeat")
-    assert contrary.startswith("1 pairs of train") and "contradict" in contrary
+    assert contrary.startswith("1 repeated texts of train") and "contradict" in contrary
 
 
 def test_a_list_that_cannot_be_written_is_a_sentence(folder, put, tmp_path):

@@ -62,7 +62,7 @@ def test_processes_are_those_that_a_limit_allows(tmp_path, monkeypatch):
 
 def test_what_works_loads_no_large_library():
     """A process that reads or tokenises starts in about a second."""
-    names = "compress.data.rows, compress.data.pair_tokens, compress.stages.bags"
+    names = "compress.data.rows, compress.data.cutting, compress.stages.bags"
     code = f"import sys, {names}; print({{'torch', 'transformers', 'datasets'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr

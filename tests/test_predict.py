@@ -72,7 +72,7 @@ def one_by_one(folder, max_length):
     return np.array(out)
 
 
-def table(write_table, file, names=predict.COLUMNS):
+def table(write_table, file, names=predict.COLUMNS[2]):
     return write_table(file, [dict(zip(names, pair, strict=True)) for pair in PAIRS])
 
 
@@ -124,6 +124,7 @@ def test_a_pair_is_cut_as_in_training(plain, capsys):
     [
         *((encoders.TRAINED_LENGTH, value) for value in ("x", 0, -3, 2.5, True, [8], 10**12)),
         *((encoders.TRAINED_KEEP, value) for value in (5, -1, "0", False, 0.0, {})),
+        *((encoders.TRAINED_TEXTS, value) for value in (0, 3, "2", True, 1.0)),
     ],
 )
 def test_odd_values_of_the_training_in_config_json(plain, key, value):
@@ -234,7 +235,7 @@ def test_one_text_of_a_pair_may_be_empty_as_in_training(plain, tmp_path, capsys)
     pairs = [("the king", ""), ("", "the king"), ("  ", "the queen"), ("the king", "the queen")]
     file = tmp_path / "pairs.jsonl"
     file.write_text(
-        "".join(json.dumps(dict(zip(predict.COLUMNS, p, strict=True))) + "\n" for p in pairs)
+        "".join(json.dumps(dict(zip(predict.COLUMNS[2], p, strict=True))) + "\n" for p in pairs)
     )
     predict.main([str(plain), "--file", str(file), "--device", "cpu"])
     told = [answer["probabilities"] for answer in answers(capsys.readouterr().out)]
@@ -265,7 +266,7 @@ def test_an_output_that_would_replace_the_pairs(uneven, write_table, tmp_path):
     before = file.read_bytes()
     (tmp_path / "link.jsonl").symlink_to(file)
     for output in (file, tmp_path / "link.jsonl", tmp_path / ".." / tmp_path.name / "pairs.csv"):
-        assert "is the file of pairs itself" in refused(uneven, "--file", file, "--output", output)
+        assert "is the file of samples itself" in refused(uneven, "--file", file, "--output", output)
     assert file.read_bytes() == before
 
 

@@ -20,7 +20,7 @@ from launcher import job, python, two_ranks
 from upath import UPath
 
 from compress.configuration import config as configuration
-from compress.data import overlap, pairs, reading, rows, sources, splits, tasks
+from compress.data import overlap, reading, rows, sources, splits, tasks, texts
 from compress.data.rows import Rows
 from compress.errors import UserError
 from compress.files import integrity
@@ -190,19 +190,20 @@ def test_the_first_mistake_of_a_file_is_told(nli_folder, tmp_path, processes):
 def test_keys_are_those_of_equal_pairs_only():
     first = ["A b", "a  B", "b", "ab", "x"]
     second = ["c", "C", "a", "", "X"]
-    plain, symmetric = (pairs.keys(first, second, s) for s in (False, True))
+    plain, symmetric = (texts.keys((first, second), s) for s in (False, True))
     assert plain[0] == plain[1] and len(set(plain.tolist())) == 4
-    assert pairs.keys(["c"], ["a b"], True)[0] == symmetric[0] != pairs.keys(["c"], ["a b"], False)[0]
+    turned = (["c"], ["a b"])
+    assert texts.keys(turned, True)[0] == symmetric[0] != texts.keys(turned, False)[0]
 
 
 def test_digests_tell_every_difference_of_content():
-    found = pairs.digests(["a", "a", "ab", "a", "A"], ["bc", "bc", "c", "b c", "bc"], [0, 1, 0, 0, 0])
-    assert len(set(found)) == 5 and {len(digest) for digest in found} == {pairs.DIGEST}
+    found = texts.digests((["a", "a", "ab", "a", "A"], ["bc", "bc", "c", "b c", "bc"]), [0, 1, 0, 0, 0])
+    assert len(set(found)) == 5 and {len(digest) for digest in found} == {texts.DIGEST}
 
 
 def test_pairs_by_slice_by_number_and_in_blocks():
     numbers = [str(n) for n in range(10)]
-    whole = pairs.Pairs.of(numbers, [f"{n}!" for n in numbers])
+    whole = texts.Texts.of(numbers, [f"{n}!" for n in numbers])
     some = whole.part(np.array([7, 1, 3]))
     assert some[:] == (["7", "1", "3"], ["7!", "1!", "3!"])
     assert some[np.array([2])] == (["3"], ["3!"]) and some[1:] == (["1", "3"], ["1!", "3!"])
@@ -213,8 +214,8 @@ def test_pairs_by_slice_by_number_and_in_blocks():
 
 def test_pairs_of_a_table_in_many_pieces_come_from_their_places():
     numbers = [str(n) for n in range(100)]
-    pieces = [pairs.Pairs.of(numbers[n : n + 7], numbers[n : n + 7]).table for n in range(0, 100, 7)]
-    whole = pairs.Pairs(pa.concat_tables(pieces))
+    pieces = [texts.Texts.of(numbers[n : n + 7], numbers[n : n + 7]).table for n in range(0, 100, 7)]
+    whole = texts.Texts(pa.concat_tables(pieces))
     assert whole.table.column("first").num_chunks == 15
     for chosen in ([99, 0, 7, 6, 7, 50], [], list(range(100))):
         assert whole[np.array(chosen, np.int64)][0] == [numbers[n] for n in chosen]
@@ -225,7 +226,7 @@ def test_pairs_of_a_table_in_many_pieces_come_from_their_places():
 def test_digests_of_some_rows(places, monkeypatch):
     monkeypatch.setattr(rows, "PIECE", 4)
     every = [f"{n:016}".encode() for n in range(100)]
-    pieces = [pa.array(every[n : n + 7], pa.binary(pairs.DIGEST)) for n in range(0, 100, 7)]
+    pieces = [pa.array(every[n : n + 7], pa.binary(texts.DIGEST)) for n in range(0, 100, 7)]
     table = pa.table({"digest": pa.chunked_array([p.slice(0) for p in pieces])})
     found = Rows("x", (), table).digests(None if places is None else np.array(places))
     assert b"".join(found) == b"".join(every if places is None else [every[n] for n in places])

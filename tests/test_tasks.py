@@ -129,7 +129,11 @@ def test_a_definition_must_not_take_the_name_of_a_task():
 def test_the_table_holds_together(task):
     assert TASKS[task.name] is task
     assert len(set(task.labels)) == len(task.labels) >= 2
-    assert len(set(task.texts)) == 2
+    assert len(set(task.texts)) == len(task.texts) in (1, 2)
+    assert all(len(entry.texts or task.texts) == len(task.texts) for entry in task.ood.values())
+    assert task.keep is None or not task.single
+    assert not {"partial", "symmetric"} & task.model_fields_set or not task.single
+    assert task.threshold is None or (len(task.labels) == 2 and 0 < task.threshold <= 1)
     assert isinstance(task.train, str) == isinstance(task.dev, str)
     assert task.ood
     kept = [label for label in task.labels if label not in task.optional_labels]
@@ -242,6 +246,13 @@ def test_which_text_the_partial_classifier_sees_and_which_is_cut_last(name, part
         ("qqp", "train", ("nyu-mll/glue", "qqp", "train")),
         ("qqp", "dev", ("nyu-mll/glue", "qqp", "validation")),
         ("qqp", "paws_wiki", ("google-research-datasets/paws", "labeled_final", "test")),
+        ("sst2", "train", ("nyu-mll/glue", "sst2", "train")),
+        ("sst2", "dev", ("nyu-mll/glue", "sst2", "validation")),
+        ("sst2", "imdb", ("stanfordnlp/imdb", "plain_text", "test")),
+        ("sst2", "imdb_revised", ("tasksource/counterfactually-augmented-imdb", None, "test")),
+        ("civil_comments", "train", ("google/civil_comments", None, "train")),
+        ("civil_comments", "dev", ("google/civil_comments", None, "validation")),
+        ("civil_comments", "hatecheck", ("Paul/hatecheck", None, "test")),
     ],
 )
 def test_where_the_hub_keeps_a_split(name, split, place):

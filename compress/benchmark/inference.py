@@ -116,18 +116,18 @@ def _fitting(shape: tuple[int, int]) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model on the device, and how pairs of texts reach it."""
+    """A model on the device, and how texts reach it."""
 
     model: PreTrainedModel
-    pairs: onnx_export.Pairs
+    form: onnx_export.InputForm
 
     def inputs(self, shape: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
-        return timing.random_tokens(self.model, shape, device, self.pairs)
+        return timing.random_tokens(self.model, shape, device, self.form)
 
 
 def _load(path: Path, device: torch.device) -> _Loaded:
     model = timing.ready(encoders.load_compressed(path), device)
-    return _Loaded(model, onnx_export.Pairs.of(model.config, onnx_export.tokenizer_of(path, model)))
+    return _Loaded(model, onnx_export.InputForm.of(model.config, onnx_export.tokenizer_of(path, model)))
 
 
 @contextmanager

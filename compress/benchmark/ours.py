@@ -70,7 +70,7 @@ def _teacher(context: Context, own: Context) -> Path:
     folder, data = context.output_dir / "teacher", context.data
     model = encoders.load_classifier(own.encoder.model, data.labels, task=data.task)
     length = context.config.robust.task.max_length
-    export.save(model, own.encoder.tokenizer, length, data.task.keep, folder)
+    export.save(model, own.encoder.tokenizer, length, data.task, folder)
     return folder
 
 

@@ -133,7 +133,7 @@ class EvaluationBlock(Block):
     batch_size: Count = 128
     """Samples of one forward pass of each rank."""
     sentences: Count = 12
-    """How many sentence pairs the report shows."""
+    """How many samples the report shows."""
     metric: MetricName = "accuracy"
     """What Delta and F_bias are taken of, intervals included: accuracy, as in Du et al. (2023),
     macro_f1, balanced_accuracy or matthews (the correlation of predicted and gold classes). The means

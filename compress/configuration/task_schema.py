@@ -11,7 +11,7 @@ from compress.configuration.blocks import Block, Count, Natural
 
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[list[str], Field(min_length=2)]
-Texts = Annotated[list[Name], Field(min_length=2, max_length=2)]
+Texts = Annotated[list[Name], Field(min_length=1, max_length=2)]
 
 
 class SyntheticBlock(Block):
@@ -54,7 +54,7 @@ class OodBlock(Block):
     hub: HubBlock | None = None
     """A split on the model hub."""
     texts: Texts | None = None
-    """The set's two text columns. Default: the task's."""
+    """The set's text columns, as many as the task has. Default: the task's."""
     label: Name | None = None
     """The set's label column. Default: the task's."""
     labels: Names | None = None
@@ -71,7 +71,7 @@ class DefinitionBlock(Block):
     """A task of the user's own."""
 
     texts: Texts
-    """Names of the two text columns."""
+    """Names of the text columns: one, or two for pairs of texts."""
     labels: Names
     """The labels, in the order of their ids."""
     label: Name = "label"
@@ -88,19 +88,19 @@ class DefinitionBlock(Block):
     subsets: list[str] = Field(default=[])
     """Columns of dev by whose values, and by gold label, the report splits its accuracy."""
     partial: Literal[0, 1] = 1
-    """Which of the two texts, counted from 0, the classifier sees that divides dev into easy and
-    hard samples."""
+    """Which text of a pair, counted from 0, the classifier sees that divides dev into easy and hard
+    samples. Of a single text it sees the words and the length."""
     symmetric: bool = False
-    """Whether exchanging the texts makes the same pair, as with paraphrases; then an OOD pair counts
-    as one of train in either order."""
+    """Whether exchanging the texts of a pair makes the same one, as with paraphrases; then an OOD
+    sample counts as one of train in either order."""
 
 
 class TaskBlock(Block):
     """Which data are used."""
 
     name: str
-    """A task that comes with the program (synthetic, mnli, fever, qqp), or the name of the one in
-    definition."""
+    """A task that comes with the program (synthetic, mnli, fever, qqp, sst2, civil_comments), or the
+    name of the one in definition."""
     definition: DefinitionBlock | None = None
     """A task of the user's own."""
     data_dir: Name | None = None
@@ -109,7 +109,7 @@ class TaskBlock(Block):
     ood_dir: Name | None = None
     """Folder of further OOD sets, such as those that are not on the hub."""
     max_length: Annotated[int, Field(ge=8)] = 128
-    """Tokens of a pair at most; of a longer pair the longer text is cut first."""
+    """Tokens of a sample at most; of a pair the longer text is cut first."""
     train_samples: Count | None = None
     """Use this many rows of train, drawn evenly over the file, the same for every seed. Default:
     all."""
@@ -117,7 +117,8 @@ class TaskBlock(Block):
     """Use at most this many rows of dev and of each OOD set, drawn in the same way. OOD sets are
     still pooled by their whole sizes. Default: all."""
     drop_overlap: bool = False
-    """Leave out of train the pairs that an evaluated OOD set holds too. Without it, such pairs are
-    an error. The OOD sets stay whole, so that their accuracies can be compared with published ones."""
+    """Leave out of train the samples that an evaluated OOD set holds too. Without it, such samples
+    are an error. The OOD sets stay whole, so that their accuracies can be compared with published
+    ones."""
     synthetic: SyntheticBlock | None = None
     """Size and seed of the embedded benchmark (task synthetic only)."""

@@ -1,1 +1,1 @@
-"""Sentence pairs: where they come from, their tokens, their batches, the embedded benchmark."""
+"""Texts, one or two a sample: where they come from, their tokens, their batches, the benchmark."""

@@ -11,10 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from compress.configuration.task_schema import OodBlock
-from compress.data.reading import Row, check_pair, shown
-from compress.data.tasks import ByteStrings, Task, columns, label_ids, spelling
+from compress.data.reading import Row, check_texts, shown
+from compress.data.tasks import ByteStrings, Task, WithGaps, columns, label_ids, spelling
+from compress.data.texts import Lists
 from compress.errors import UserError, nearest
 
+NONE = "none"
+"""The subset of a row whose cell is empty where the set has such cells."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -22,11 +25,11 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 class Checked:
     """N rows of a source.
 
-    texts: two lists [N]; labels: class ids [N]; columns: subset column -> values [N]; numbers: of the
-    rows in the source [N].
+    texts: a list [N] for each text; labels: class ids [N]; columns: subset column -> values [N];
+    numbers: of the rows in the source [N].
     """
 
-    texts: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
+    texts: Lists
     labels: list[int] = field(default_factory=list)
     columns: dict[str, list[str]] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
@@ -37,33 +40,39 @@ class Checker:
     """How the rows of a source are checked; the same for all of them, in any process.
 
     source: its name; names: the labels in id order; texts, label, subsets: the columns that are read;
-    accepted: for texts and label, the names that the column could have, as `_plain` writes them.
+    accepted: for texts and label, the names that the column could have, as `_plain` writes them;
+    threshold: where labels are scores, that of the second label; gaps: whether a cell of a
+    subset may be empty.
     """
 
     source: str
     names: tuple[str, ...]
     ids: Mapping[str, int]
     literal: bool
-    texts: tuple[str, str]
+    texts: tuple[str, ...]
     label: str
     accepted: Mapping[str, frozenset[str]]
     subsets: tuple[str, ...]
+    threshold: float | None = None
+    gaps: bool = False
 
     @staticmethod
     def of(task: Task, names: Sequence[str], entry: OodBlock, source: str, row: Row) -> "Checker":
         """By the columns of the first row; UserError for one that is missing."""
         possible = columns(task, entry)
-        first, second, label = found = [_column(row, options, source) for options in possible]
+        *texts, label = found = [_column(row, options, source) for options in possible]
         plain = [frozenset(map(_plain, options)) for options in possible]
         return Checker(
             source=source,
             names=tuple(names),
             ids=label_ids(task, names, entry.spellings),
             literal=isinstance(entry, ByteStrings),
-            texts=(first, second),
+            texts=tuple(texts),
             label=label,
             accepted=dict(zip(found, plain, strict=True)),
             subsets=_subsets(task, row, entry.subsets, source),
+            threshold=task.threshold if entry.labels is None else None,
+            gaps=isinstance(entry, WithGaps),
         )
 
     def check(self, rows: Iterable[tuple[int, Row]]) -> Checked:
@@ -72,24 +81,21 @@ class Checker:
         Raises UserError for a missing cell, an ambiguous column, a text that is none, and an unknown
         label.
         """
-        checked = Checked(columns={name: [] for name in self.subsets})
+        checked = Checked(tuple([] for _ in self.texts), columns={name: [] for name in self.subsets})
+        needed = (*self.texts, self.label, *(() if self.gaps else self.subsets))
         rivals: dict[tuple[str, ...], list[tuple[str, str]]] = {}
         for number, row in rows:
             place = f"{self.source}: row {number}"
-            for key in (*self.texts, self.label, *self.subsets):
+            for key in needed:
                 if row.get(key) is None:
                     raise UserError(f"{place} has no '{key}'.")
             for cells, key in zip(checked.texts, self.texts, strict=True):
                 text = text_of(row[key], place, key)
                 cells.append(_unquoted(text) if self.literal else text)
-            check_pair(checked.texts[0][-1], checked.texts[1][-1], place)
-            label = label_id(row[self.label], self.ids)
+            check_texts([cells[-1] for cells in checked.texts], place)
+            label = self._label(row[self.label])
             if label is None:
-                raise UserError(
-                    f"{place} has the unknown label '{shown(row[self.label])}'; "
-                    f"known are {', '.join(self.names)} and 0 to {len(self.names) - 1}"
-                    f"{_other_task(row[self.label])}."
-                )
+                raise UserError(f"{place} {self._unknown(row[self.label])}")
             names = tuple(row)
             if names not in rivals:
                 rivals[names] = self._rivals(names)
@@ -97,8 +103,25 @@ class Checker:
             checked.labels.append(label)
             checked.numbers.append(number)
             for name, values in checked.columns.items():
-                values.append(text_of(str(row[name]), place, name))
+                cell = row.get(name)
+                values.append(
+                    NONE if self.gaps and cell in (None, "") else text_of(str(cell), place, name)
+                )
         return checked
+
+    def _label(self, cell: object) -> int | None:
+        """The class id of a label, or of a score where those are labels; None if it is neither."""
+        if self.threshold is not None and (score := score_of(cell)) is not None:
+            return int(score >= self.threshold)
+        return label_id(cell, self.ids)
+
+    def _unknown(self, cell: object) -> str:
+        """What is wrong with a row whose label this is."""
+        known = f"known are {', '.join(self.names)} and "
+        if self.threshold is not None:
+            return f"has the unknown label '{shown(cell)}'; {known}scores from 0 to 1."
+        last = len(self.names) - 1
+        return f"has the unknown label '{shown(cell)}'; {known}0 to {last}{_other_task(cell)}."
 
     def _rivals(self, names: tuple[str, ...]) -> list[tuple[str, str]]:
         """Columns that are read, each with another one of the row that could be meant."""
@@ -113,8 +136,8 @@ class Checker:
         """Raise UserError if another column of the row could be meant and differs."""
         for key, rival in rivals:
             if key == self.label:
-                other = label_id(row[rival], self.ids)
-                differ = other is not None and other != label_id(row[key], self.ids)
+                other = self._label(row[rival])
+                differ = other is not None and other != self._label(row[key])
             else:
                 words = row[rival].split() if isinstance(row[rival], str) else []
                 differ = bool(words) and words != row[key].split()
@@ -135,6 +158,16 @@ def label_id(label: object, ids: Mapping[str, int]) -> int | None:
     if name not in ids and point and number.isdecimal() and set(zeros) == {"0"}:
         name = number
     return ids.get(name)
+
+
+def score_of(cell: object) -> float | None:
+    """A cell as a score from 0 to 1; None if it is none."""
+    if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
+        return None
+    with suppress(ValueError):
+        score = float(cell)
+        return score if 0 <= score <= 1 else None
+    return None
 
 
 def _other_task(label: object) -> str:

@@ -1,8 +1,8 @@
-"""Pairs that are in two splits, or twice in train: found, listed, refused or dropped.
+"""Samples that are in two splits, or twice in train: found, listed, refused or dropped.
 
-Pairs are compared without labels, case and blanks; for a symmetric task in either order of the texts.
-An OOD pair that was trained on measures memory, so it is refused, or with `task.drop_overlap` left out
-of train; the OOD set stays whole, comparable with published accuracies. A dev pair is only noted.
+Their texts are compared without labels, case and blanks; for a symmetric task in either order.
+An OOD sample that was trained on measures memory, so it is refused, or with `task.drop_overlap` left
+out of train; the OOD set stays whole, comparable with published accuracies. One of dev is only noted.
 """
 
 import json
@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from compress.data.pairs import Places, taken
 from compress.data.rows import Rows
+from compress.data.texts import Places, taken
 from compress.errors import UserError
 from compress.files import artefacts
 
@@ -69,10 +69,10 @@ def find(train: Rows, ood: Mapping[str, Rows]) -> Shared:
 def check(train: Rows, ood: Mapping[str, Rows], shared: Shared, drop: bool, file: Path) -> list[str]:
     """Notes on what is dropped; file: where the list is.
 
-    Raises UserError if pairs are shared and are not to be dropped, or if none would be left.
+    Raises UserError if samples are shared and are not to be dropped, or if none would be left.
     """
     if not shared.records:
-        return [f"{KEY}: no OOD set holds a pair of train, so none was dropped."] if drop else []
+        return [f"{KEY}: no OOD set holds a sample of train, so none was dropped."] if drop else []
     if not drop:
         sizes = {name: f"{len(ood[name]):,} samples of {ood[name].name}" for name in shared.counts}
         which = " and ".join(f"{count:,} of {sizes[name]}" for name, count in shared.counts.items())
@@ -87,7 +87,7 @@ def check(train: Rows, ood: Mapping[str, Rows], shared: Shared, drop: bool, file
 
 
 def notes(train: Keys, classes: Sequence[int] | NDArray[np.int64], dev: Keys) -> list[str]:
-    """Sentences on repeated pairs.
+    """Sentences on repeated samples.
 
     train, dev: keys of the samples that the run uses, after drawing; classes: labels of train.
     """
@@ -102,14 +102,14 @@ def notes(train: Keys, classes: Sequence[int] | NDArray[np.int64], dev: Keys) ->
             f"{shared:,} of {len(dev):,} samples of dev are in train too: dev accuracy may be too high."
         )
     if again := int(same.sum()):
-        found.append(f"{again:,} of {len(train):,} samples of train repeat the pair of another one.")
+        found.append(f"{again:,} of {len(train):,} samples of train repeat the text of another one.")
     if contrary:
-        found.append(f"{contrary:,} pairs of train have labels that contradict each other.")
+        found.append(f"{contrary:,} repeated texts of train have labels that contradict each other.")
     return found
 
 
 def _record(name: str, rows: Rows, place: int, train: Rows, twin: int) -> dict[str, Any]:
-    """A line of `FILE`: a sample of the OOD set `name`, and the first one of train with its pair."""
+    """A line of `FILE`: a sample of the OOD set `name`, and the first one of train with its texts."""
     number, label = (int(rows.table.column(c)[place].as_py()) for c in ("number", "label"))
     train_row, train_label = (int(train.table.column(c)[twin].as_py()) for c in ("number", "label"))
     return {
@@ -126,9 +126,9 @@ def _record(name: str, rows: Rows, place: int, train: Rows, twin: int) -> dict[s
 def _refusal(which: str, shared: Sequence[Mapping[str, Any]], train: str, where: str) -> str:
     """One sentence: how many of which sets, an example, the list, and the key that drops them."""
     example, verb = shared[0], "is" if len(shared) == 1 else "are"
-    pair = " / ".join(text[:60] for text in example["texts"])
+    texts = " / ".join(text[:60] for text in example["texts"])
     return (
-        f"{which} {verb} in {train} too, such as row {example['row']} ('{pair}'), which is row "
+        f"{which} {verb} in {train} too, such as row {example['row']} ('{texts}'), which is row "
         f"{example['train_row']} of train{where}; an OOD set must share no sample with train: remove "
         f"them there, or set {KEY} to true to leave them out of train."
     )

@@ -40,10 +40,10 @@ class Block(ABC):
         """Yield (row number, row); UserError for a record that is no row."""
 
 
-def check_pair(first: str, second: str, place: str) -> None:
-    """Raise UserError if both texts of a pair are blank; one of them may be."""
-    if not first.strip() and not second.strip():
-        raise UserError(f"{place} has no text: both are empty.")
+def check_texts(texts: Sequence[str], place: str) -> None:
+    """Raise UserError if all texts of a sample are blank; one of a pair may be."""
+    if not any(text.strip() for text in texts):
+        raise UserError(f"{place} has no text: {'it is' if len(texts) == 1 else 'both are'} empty.")
 
 
 def find(folder: Path, stems: tuple[str, ...]) -> Path | None:

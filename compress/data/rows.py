@@ -1,7 +1,8 @@
 """All rows of a source, checked once and kept in an Arrow file, which is mapped: nothing is held.
 
-Columns: the texts (`pairs.TEXTS`), `label` (class id), `number` (of the row in the source), `key`
-(`pairs.keys`), `digest` (`pairs.digests`), and one for each column of subsets, after `SUBSET`.
+Columns: the texts (`texts.COLUMNS`, or the first alone), `label` (class id), `number` (of the row in
+the source), `key` (`texts.keys`), `digest` (`texts.digests`), and one for each column of subsets, after
+`SUBSET`.
 """
 
 import json
@@ -16,12 +17,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from compress.configuration.task_schema import OodBlock
-from compress.data import pairs
+from compress.data import texts
 from compress.data.checking import Checker
-from compress.data.pairs import Places, chunks_of, taken
 from compress.data.reading import Block
 from compress.data.sources import Source
 from compress.data.tasks import Task
+from compress.data.texts import Places, Texts, chunks_of, taken
 from compress.errors import UserError
 from compress.runtime import parallel
 
@@ -74,14 +75,13 @@ class Rows:
                 yield _digests(chunk)[here].tobytes()
 
     def texts(self, place: int) -> list[str]:
-        """Both texts of a row."""
-        first, second = pairs.Pairs(self.table)[place : place + 1]
-        return [first[0], second[0]]
+        """The texts of a row."""
+        return [column[0] for column in Texts(self.table)[place : place + 1]]
 
 
 def _digests(chunk: pa.Array) -> NDArray[np.uint8]:
     """A chunk of digests [n, bytes]."""
-    whole = np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, pairs.DIGEST)
+    whole = np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, texts.DIGEST)
     return whole[chunk.offset : chunk.offset + len(chunk)]
 
 
@@ -94,16 +94,12 @@ class _Work:
 
     def __call__(self, block: Block) -> pa.RecordBatch:
         checked = self.checker.check(block.rows())
-        first, second = checked.texts
-        columns = {
-            name: pa.array(texts, pa.large_string())
-            for name, texts in zip(pairs.TEXTS, checked.texts, strict=True)
-        }
+        columns = texts.columns_of(checked.texts)
         columns |= {
             "label": pa.array(checked.labels, pa.int16()),
             "number": pa.array(checked.numbers, pa.int64()),
-            "key": pa.array(pairs.keys(first, second, self.symmetric)),
-            "digest": pa.array(pairs.digests(first, second, checked.labels), pa.binary(pairs.DIGEST)),
+            "key": pa.array(texts.keys(checked.texts, self.symmetric)),
+            "digest": pa.array(texts.digests(checked.texts, checked.labels), pa.binary(texts.DIGEST)),
         }
         columns |= {f"{SUBSET}{name}": pa.array(v, pa.string()) for name, v in checked.columns.items()}
         return pa.RecordBatch.from_pydict(columns)

@@ -1,7 +1,7 @@
 """The splits of a task: which rows of its sources are used, what they are called, where they lie.
 
 `select` takes them from the rows of the sources, `save` and `load` keep what that gave. A split holds
-no text: its pairs are mapped from the files of the rows.
+no text: those are mapped from the files of the rows.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.configuration.task_schema import OodBlock, TaskBlock
-from compress.data import overlap, pairs
-from compress.data.pairs import Pairs, Places
+from compress.data import overlap
 from compress.data.rows import Rows
 from compress.data.tasks import Task, groups, ood_set
+from compress.data.texts import Lists, Places, Texts, digests
 from compress.errors import UserError
 
 TABLE = "splits.json"
@@ -28,12 +28,13 @@ TABLE = "splits.json"
 class Split:
     """One split, N samples.
 
-    texts: the pairs; labels: ids [N] into `names`; groups: for each class id of the model the id in
-    `names` that it counts as; subsets: column -> values [N] by which the report splits; whole: size of
-    the set that this is a part of, None if it is all of it; content: hash of all of that, in order.
+    texts: one or two a sample; labels: ids [N] into `names`; groups: for each class id of the model the
+    id in `names` that it counts as; subsets: column -> values [N] by which the report splits; whole:
+    size of the set that this is a part of, None if it is all of it; content: hash of all of that, in
+    order.
     """
 
-    texts: Pairs
+    texts: Texts
     labels: NDArray[np.int64]
     names: tuple[str, ...]
     groups: tuple[int, ...]
@@ -43,15 +44,15 @@ class Split:
 
     @staticmethod
     def of(
-        texts: pairs.Lists,
+        texts: Lists,
         labels: NDArray[np.int64],
         names: tuple[str, ...],
         groups: tuple[int, ...],
         **more: Any,  # noqa: ANN401  further fields
     ) -> "Split":
-        """Of two lists of texts [N], in memory."""
-        content = _content(names, groups, pairs.digests(*texts, np.asarray(labels).tolist()))
-        return Split(Pairs.of(*texts), labels, names, groups, **{"content": content, **more})
+        """Of one or two lists of texts [N], in memory."""
+        content = _content(names, groups, digests(texts, np.asarray(labels).tolist()))
+        return Split(Texts.of(*texts), labels, names, groups, **{"content": content, **more})
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -67,9 +68,9 @@ class Split:
         return self.content
 
 
-def _content(names: Sequence[str], groups: Sequence[int], digests: Iterable[bytes]) -> str:
+def _content(names: Sequence[str], groups: Sequence[int], parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256(repr((tuple(names), tuple(groups))).encode())
-    for part in digests:
+    for part in parts:
         digest.update(part)
     return digest.hexdigest()
 
@@ -78,7 +79,7 @@ def _content(names: Sequence[str], groups: Sequence[int], digests: Iterable[byte
 class TaskData:
     """The splits of a task: train, dev, and the OOD sets by name; class names of the model.
 
-    notes: sentences on the data that a reader must know, such as how many dev pairs are in train.
+    notes: sentences on the data that a reader must know, such as how many dev samples are in train.
     """
 
     task: Task
@@ -123,8 +124,8 @@ def select(task: Task, block: TaskBlock, rows: Mapping[str, Rows], listing: Path
     """The splits that a run uses, of all rows of the sources, by their names.
 
     listing: where samples that an OOD set shares with train are listed.
-    Raises UserError for a split of one class, an OOD set that holds a pair of train, fewer samples than
-    asked for.
+    Raises UserError for a split of one class, an OOD set that holds a sample of train, fewer samples
+    than asked for.
     """
     train, labels = rows["train"], class_names(task, rows["train"])
     _check_enough(block.train_samples, len(train))
@@ -181,7 +182,7 @@ def _split(task: Task, labels: tuple[str, ...], name: str, rows: Rows, places: P
     entry = entry_of(task, name)
     names, counts_as = tuple(entry.labels or labels), groups(entry, labels)
     return Split(
-        texts=Pairs(rows.table, places),
+        texts=Texts(rows.table, places),
         labels=_of(rows.column("label"), places).astype(np.int64),
         names=names,
         groups=counts_as,
@@ -226,7 +227,7 @@ def load(task: Task, folder: Path, rows: Mapping[str, Rows]) -> TaskData:
         file = folder / f"{name}.places.npy"
         places = np.load(file, mmap_mode="r") if file.is_file() else None
         splits[name] = Split(
-            texts=Pairs(rows[name].table, places),
+            texts=Texts(rows[name].table, places),
             labels=np.asarray(np.load(folder / f"{name}.labels.npy", mmap_mode="r")),
             subsets=rows[name].subsets(places),
             names=tuple(known["names"]),

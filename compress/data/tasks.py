@@ -2,7 +2,9 @@
 
 The shipped tasks are blocks of the same type as `task.definition` in the user's JSON. Sources: Du et
 al. 2023, Sec. 3.2 and App. B; HANS: McCoy et al. 2019; Symmetric: Schuster et al. 2019; PAWS: Zhang et
-al. 2019. Hub ids are those served as parquet, because `datasets` no longer runs loading scripts.
+al. 2019; SST-2: Socher et al. 2013; IMDB: Maas et al. 2011, revised reviews: Kaushik et al. 2020; Civil
+Comments: Borkan et al. 2019, thresholded as in WILDS: Koh et al. 2021; HateCheck: Roettger
+et al. 2021. Hub ids are those served as parquet, because `datasets` no longer runs loading scripts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,15 +27,30 @@ class Task(DefinitionBlock):
     """Column -> other names that files have for it."""
     keep: Literal[0, 1] | None = None
     """The text that truncation cuts last; without one the longer text is cut first."""
+    threshold: float | None = None
+    """Of a task of two labels whose label column holds scores from 0 to 1: from this score on a row has
+    the second label. OOD sets with labels of their own have no scores. None: numbers are ids."""
     defined: bool = False
     """Whether it is defined in the user's JSON: its files have the names given there and no others."""
+
+    @property
+    def single(self) -> bool:
+        """Whether its samples are single texts, not pairs."""
+        return len(self.texts) == 1
 
 
 class ByteStrings(OodBlock):
     """An OOD set whose published file holds its texts as literals of byte strings, b'...'."""
 
 
+class WithGaps(OodBlock):
+    """An OOD set whose columns of subsets are empty in rows that they do not apply to."""
+
+
 _GLUE = "nyu-mll/glue"
+_CIVIL = "google/civil_comments"
+_PARQUET = "refs/convert/parquet"
+"""Branch on which the hub keeps its own conversion of a data set."""
 _FEVER = "pietrolesci/nli_fever"
 _PAWS = "google-research-datasets/paws"
 _SHIPPED = (
@@ -53,9 +70,7 @@ _SHIPPED = (
         ood={
             "hans": OodBlock(
                 file="heuristics_evaluation_set",
-                hub=HubBlock(
-                    path="jhu-cogsci/hans", split="validation", revision="refs/convert/parquet"
-                ),
+                hub=HubBlock(path="jhu-cogsci/hans", split="validation", revision=_PARQUET),
                 labels=["entailment", "not_entailment"],
                 label_map={
                     "entailment": "entailment",
@@ -111,6 +126,43 @@ _SHIPPED = (
         partial=0,
         symmetric=True,
     ),
+    Task(
+        name="sst2",
+        texts=["sentence"],
+        labels=["negative", "positive"],
+        train=HubBlock(path=_GLUE, split="train", config="sst2"),
+        dev=HubBlock(path=_GLUE, split="validation", config="sst2"),
+        ood={
+            "imdb": OodBlock(hub=HubBlock(path="stanfordnlp/imdb", split="test", config="plain_text")),
+            "imdb_revised": OodBlock(
+                hub=HubBlock(
+                    path="tasksource/counterfactually-augmented-imdb", split="test", revision=_PARQUET
+                )
+            ),
+        },
+        columns={"sentence": ["text", "Text"], "label": ["Sentiment"]},
+        spellings={"negative": ["neg"], "positive": ["pos"]},
+    ),
+    Task(
+        name="civil_comments",
+        texts=["text"],
+        labels=["not_toxic", "toxic"],
+        label="toxicity",
+        threshold=0.5,
+        train=HubBlock(path=_CIVIL, split="train"),
+        dev=HubBlock(path=_CIVIL, split="validation"),
+        ood={
+            "hatecheck": WithGaps(
+                hub=HubBlock(path="Paul/hatecheck", split="test", revision=_PARQUET),
+                texts=["test_case"],
+                label="label_gold",
+                labels=["non-hateful", "hateful"],
+                label_map={"not_toxic": "non-hateful", "toxic": "hateful"},
+                subsets=["functionality", "target_ident"],
+            ),
+        },
+        columns={"text": ["comment_text"], "toxicity": ["label", "target"]},
+    ),
 )
 TASKS = {task.name: task for task in _SHIPPED}
 
@@ -136,6 +188,7 @@ def _defined(name: str, block: DefinitionBlock) -> Task:
     if name in TASKS:
         raise UserError(f"robust_compression.task.name: '{name}' is taken by a task of the program.")
     _check_columns(key, block.texts, block.label)
+    _check_single(key, block)
     for label in block.spellings:
         if label not in block.labels:
             raise UserError(f"{key}.spellings: '{label}' is no label{nearest(label, block.labels)}")
@@ -161,8 +214,26 @@ def _check_ood(key: str, block: OodBlock, task: DefinitionBlock) -> None:
                 raise UserError(f"{key}.label_map: '{label}' is no label of the task.")
             if counts_as not in block.labels:
                 raise UserError(f"{key}.label_map: '{counts_as}' is none of the set's labels.")
+    if block.texts is not None and len(block.texts) != len(task.texts):
+        raise UserError(
+            f"{key}.texts: names {_counted(block.texts)}, but the task has {_counted(task.texts)} of "
+            "text; name as many."
+        )
     _check_columns(key, block.texts or task.texts, block.label or task.label)
     _check_spellings(key, block, task)
+
+
+def _counted(columns: Sequence[str]) -> str:
+    return "one column" if len(columns) == 1 else "two columns"
+
+
+def _check_single(key: str, block: DefinitionBlock) -> None:
+    """Raise UserError for a key that is given and means something for pairs of texts only."""
+    for name in ("partial", "symmetric"):
+        if len(block.texts) == 1 and name in block.model_fields_set:
+            raise UserError(
+                f"{key}.{name}: has no effect, because the task has one column of text; leave it out."
+            )
 
 
 def _check_spellings(key: str, block: OodBlock, task: DefinitionBlock) -> None:
@@ -182,7 +253,7 @@ def _check_spellings(key: str, block: OodBlock, task: DefinitionBlock) -> None:
 
 
 def _check_columns(key: str, texts: Sequence[str], label: str) -> None:
-    if texts[0] == texts[1]:
+    if len(set(texts)) < len(texts):
         raise UserError(f"{key}.texts: names the column '{texts[0]}' twice.")
     if label in texts:
         raise UserError(f"{key}.label: the column '{label}' is a text already.")
@@ -214,10 +285,10 @@ def ood_set(task: Task, name: str) -> OodBlock:
 
 def columns(task: Task, entry: OodBlock) -> list[tuple[str, ...]]:
     """For each text and the label, the names that its column may have, the usual one first."""
-    own = (*(entry.texts or (None, None)), entry.label)
+    texts: Sequence[str | None] = entry.texts or [None] * len(task.texts)
     return [
         (given,) if given is not None else (name, *task.columns.get(name, ()))
-        for given, name in zip(own, (*task.texts, task.label), strict=True)
+        for given, name in zip((*texts, entry.label), (*task.texts, task.label), strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers of models: how they tokenise pairs, what they do not know, whether two are alike."""
+"""Tokenizers of models: how they tokenise samples, what they do not know, whether two are alike."""
 
 import json
 from typing import Any
@@ -7,14 +7,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from compress.data.columns import Columns
-from compress.data.pair_tokens import Cut, Fast, Slow
-from compress.data.pairs import Pairs
+from compress.data.cutting import Cut, Fast, Slow
+from compress.data.texts import Texts
 
 SAMPLE = 1000
 
 
 def cut(tokenizer: PreTrainedTokenizerBase, max_length: int, keep: int | None = None) -> Cut:
-    """How a model's tokenizer tokenises pairs; see `Cut`."""
+    """How a model's tokenizer tokenises samples; see `Cut`."""
     if not tokenizer.is_fast:
         return Cut(Slow(tokenizer), max_length, keep)
     types = "token_type_ids" in tokenizer.model_input_names
@@ -56,14 +56,14 @@ def _definition(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...] | None:
 def agree(
     one: PreTrainedTokenizerBase,
     other: PreTrainedTokenizerBase,
-    pairs: Pairs,
+    texts: Texts,
     max_length: int,
     keep: int | None = None,
 ) -> bool:
-    """Whether two tokenizers produce the same of pairs of texts.
+    """Whether two tokenizers produce the same of the texts of samples.
 
-    At most `SAMPLE` pairs are compared, spread evenly; max_length, keep: as for `cut`.
+    At most `SAMPLE` samples are compared, spread evenly; max_length, keep: as for `cut`.
     """
-    texts = pairs.spread(SAMPLE)
-    inputs = [cut(tokenizer, max_length, keep).lists(texts) for tokenizer in (one, other)]
+    some = texts.spread(SAMPLE)
+    inputs = [cut(tokenizer, max_length, keep).lists(some) for tokenizer in (one, other)]
     return inputs[0] == inputs[1]

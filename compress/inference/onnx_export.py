@@ -59,11 +59,11 @@ def export(model_dir: Path, file: Path) -> None:
     require()
     model = encoders.load_compressed(model_dir)
     tokenizer = tokenizer_of(model_dir, model)
-    pairs = Pairs.of(model.config, tokenizer)
+    form = InputForm.of(model.config, tokenizer)
     longest = model_questions.usable(
         model, lambda n: random_inputs(model.config, 1, n), 1, CHECKED[-1][1]
     )
-    samples = [random_inputs(model.config, b, min(n, longest), True, pairs) for b, n in CHECKED]
+    samples = [random_inputs(model.config, b, min(n, longest), True, form) for b, n in CHECKED]
     with torch.inference_mode():
         expected = [model(**sample).logits for sample in samples]
     try:
@@ -88,26 +88,27 @@ def tokenizer_of(model_dir: Path, model: PreTrainedModel) -> PreTrainedTokenizer
     if not encoders.has_tokenizer(model_dir):
         return None
     tokenizer = encoders.load_tokenizer(model_dir)
-    probe.fit(model, tokenizer, str(model_dir)).settle(tokenizer)
+    texts = encoders.texts_of(model.config) or 2
+    probe.fit(model, tokenizer, str(model_dir), texts).settle(tokenizer)
     return tokenizer
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """How pairs of texts reach a model: whether with segment ids, the padding id, and its side."""
+class InputForm:
+    """How texts reach a model: whether with segment ids, the padding id, and its side."""
 
     segments: bool
     pad_id: int
     side: str = "right"
 
     @staticmethod
-    def of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> "Pairs":
+    def of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> "InputForm":
         """As the tokenizer makes them, else as far as the configuration tells."""
         if tokenizer is None:
             segments = (getattr(config, "type_vocab_size", None) or 0) > 1
-            return Pairs(segments, getattr(config, "pad_token_id", None) or 0)
+            return InputForm(segments, getattr(config, "pad_token_id", None) or 0)
         segments = model_questions.SEGMENTS in tokenizer.model_input_names
-        return Pairs(segments, int(tokenizer.pad_token_id or 0), tokenizer.padding_side)
+        return InputForm(segments, int(tokenizer.pad_token_id or 0), tokenizer.padding_side)
 
 
 SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id")
@@ -119,7 +120,7 @@ def random_inputs(
     batch: int,
     length: int,
     padded: bool = False,
-    pairs: Pairs | None = None,
+    form: InputForm | None = None,
 ) -> dict[str, Tensor]:
     """Inputs [B, L] of random token ids, the second half of each row as the second text.
 
@@ -128,22 +129,22 @@ def random_inputs(
     token more than the row before, as far as at least one real token stays; without it all tokens are
     real. Torch's own random state stays as it is.
     """
-    pairs = pairs or Pairs.of(config)
+    form = form or InputForm.of(config)
     generator = torch.Generator().manual_seed(0)
     special = {value for name in SPECIAL if isinstance(value := getattr(config, name, None), int)}
     usable = torch.ones(config.vocab_size, dtype=torch.bool)
-    usable[[number for number in special | {pairs.pad_id} if 0 <= number < len(usable)]] = False
+    usable[[number for number in special | {form.pad_id} if 0 <= number < len(usable)]] = False
     ordinary = usable.nonzero().flatten()
     ids = ordinary[torch.randint(len(ordinary), (batch, length), generator=generator)]
     real = length - torch.arange(batch).clamp(max=length - 1) if padded else torch.tensor([length])
     mask = (torch.arange(length) < real[:, None]).long().expand(batch, length).contiguous()
     end = getattr(config, "eos_token_id", None)
-    if isinstance(end, int) and end != pairs.pad_id:
+    if isinstance(end, int) and end != form.pad_id:
         ids[torch.arange(batch), mask.sum(dim=1) - 1] = end
-    inputs = {"input_ids": ids.where(mask > 0, pairs.pad_id), "attention_mask": mask}
-    if pairs.segments:
+    inputs = {"input_ids": ids.where(mask > 0, form.pad_id), "attention_mask": mask}
+    if form.segments:
         inputs[model_questions.SEGMENTS] = (torch.arange(length) >= length // 2).long() * mask
-    if pairs.side == "left":
+    if form.side == "left":
         return {name: tensor.flip(1) for name, tensor in inputs.items()}
     return inputs
 
@@ -190,8 +191,8 @@ def random_call(
 ) -> Callable[[], NDArray[np.float32]]:
     """`call` on random tokens [B, L] without padding; config: of the model."""
     segments = any(node.name == model_questions.SEGMENTS for node in running.get_inputs())
-    pairs = Pairs(segments, getattr(config, "pad_token_id", None) or 0)
-    return call(running, random_inputs(config, batch, length, pairs=pairs))
+    form = InputForm(segments, getattr(config, "pad_token_id", None) or 0)
+    return call(running, random_inputs(config, batch, length, form=form))
 
 
 class _Logits(nn.Module):

@@ -59,13 +59,13 @@ def random_tokens(
     model: PreTrainedModel,
     shape: tuple[int, int],
     device: torch.device,
-    pairs: onnx_export.Pairs | None = None,
+    form: onnx_export.InputForm | None = None,
 ) -> dict[str, Tensor]:
     """Inputs (batch, length) of random tokens, without padding, on the device.
 
-    pairs: how pairs of texts reach the model, if it is known of its tokenizer.
+    form: how texts reach the model, if it is known of its tokenizer.
     """
-    inputs = onnx_export.random_inputs(model.config, *shape, pairs=pairs)
+    inputs = onnx_export.random_inputs(model.config, *shape, form=form)
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 

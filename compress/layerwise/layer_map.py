@@ -82,14 +82,15 @@ def tokens_differ() -> UserError:
 def check_run(shapes: Shapes, block: LayerwiseBlock) -> None:
     """Raise UserError now if this run's student cannot be compared with its teacher.
 
-    Both must read the same tokens, judged by what the two tokenizers produce on training pairs.
+    Both must read the same tokens, judged by what the two tokenizers produce on training texts.
     """
     robust, data = shapes.config.robust, shapes.data
     teacher = teacher_start(robust)
     check(shapes.shape, encoders.load_config(teacher), block)
     if shapes.start == teacher or robust.student.init_from == "teacher":
         return
-    pair = probe.settled(shapes.start), probe.settled(teacher)
+    count = len(data.task.texts)
+    pair = probe.settled(shapes.start, count), probe.settled(teacher, count)
     if tokens.equal(*pair):
         return
     if not tokens.agree(*pair, data.train.texts, robust.task.max_length, data.task.keep):

@@ -157,9 +157,9 @@ class FromBias(Mitigation):
     """Mitigations that use the probabilities of a bias model, which solves what a shortcut solves."""
 
     bias: Literal["shallow", "partial", "weak"] = "shallow"
-    """The bias model: `shallow`, bags of words of both texts and their overlap; `partial`, the same of
-    one text alone (hypothesis, claim); `weak`, the run's encoder trained on 2,000 samples. None is
-    trained on the samples that it judges."""
+    """The bias model: `shallow`, bags of words of both texts and their overlap, of a single text its
+    words and length; `partial`, bags of words of one text of a pair (hypothesis, claim); `weak`, the
+    run's encoder trained on 2,000 samples. None is trained on the samples that it judges."""
 
     @property
     def bias_model(self) -> Literal["shallow", "partial", "weak"]:

@@ -32,6 +32,7 @@ from compress.models import compressed, directories, label_order, loading, paddi
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 TRAINED_LENGTH = "trained_max_length"
 TRAINED_KEEP = "trained_keep_text"
+TRAINED_TEXTS = "trained_texts"
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
 DAMAGED = (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError)
 
@@ -127,6 +128,17 @@ def _own_config(path: Path) -> PreTrainedConfig:
     except UNREADABLE as error:
         why = loading.reason(path, error)
         raise UserError(f"{path}: its config.json cannot be read ({why}).") from None
+
+
+def texts_of(config: PreTrainedConfig) -> int | None:
+    """How many texts a sample of a model's training had: 1 or 2; None if this program did not train it.
+
+    Before single texts were known, models were written without that: their samples are pairs.
+    """
+    found = getattr(config, TRAINED_TEXTS, None)
+    if found in (1, 2) and not isinstance(found, bool):
+        return int(found)
+    return None if getattr(config, TRAINED_LENGTH, None) is None else 2
 
 
 def load_classifier(

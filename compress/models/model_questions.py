@@ -108,18 +108,27 @@ def _first_block(model: nn.Module) -> nn.Module | None:
 
 @dataclass(frozen=True)
 class Questions:
-    """A model in evaluation mode, the tokenizer that is to fit it, and how messages name it."""
+    """A model in evaluation mode, the tokenizer that is to fit it, and how messages name it.
+
+    texts: of a sample, one or two.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     subject: str
+    texts: int = 2
+
+    @property
+    def sample(self) -> str:
+        """What it reads, for messages."""
+        return "a text" if self.texts == 1 else "a pair of texts"
 
     def checked(self) -> "Questions":
         """The same; UserError if the tokenizer does not fit the model's embeddings and classes."""
         self._check_ids()
-        pair = self.ask(self.least, names=("input_ids", "attention_mask"))
-        if isinstance(pair, Exception):
-            raise UserError(f"{self.subject} cannot be run on a pair of texts ({first_line(pair)}).")
+        found = self.ask(self.least, names=("input_ids", "attention_mask"))
+        if isinstance(found, Exception):
+            raise UserError(f"{self.subject} cannot be run on {self.sample} ({first_line(found)}).")
         if isinstance(self.ask(self.least), (IndexError, RuntimeError)):
             table = getattr(self.model.config, "type_vocab_size", None)
             has = f" (type_vocab_size is {table})" if table is not None else ""
@@ -168,8 +177,8 @@ class Questions:
 
     @cached_property
     def least(self) -> int:
-        """Tokens of the shortest pair."""
-        return self.tokenizer.num_special_tokens_to_add(pair=True) + 2
+        """Tokens of the shortest sample."""
+        return self.tokenizer.num_special_tokens_to_add(pair=self.texts > 1) + self.texts
 
     @cached_property
     def text(self) -> str:
@@ -181,15 +190,14 @@ class Questions:
         return " ".join(words[:: max(1, len(words) // WORDS)]) or "a"
 
     def row(self, length: int) -> Row:
-        """A pair of texts of exactly `length` tokens; a shorter one is repeated in the middle."""
+        """A sample of exactly `length` tokens; a shorter one is repeated in the middle."""
         text = " ".join([self.text] * (length // WORDS + 1))
         try:
-            pair = tokens.cut(self.tokenizer, length).lists(([text], [text]))
+            found = tokens.cut(self.tokenizer, length).lists(([text],) * self.texts)
         except Exception as error:  # noqa: BLE001  what tokenizers raise has no common base
-            raise UserError(
-                f"{self.subject} has a tokenizer that cannot encode a pair ({first_line(error)})."
-            ) from None
-        row = {name: list(pair[name][0]) for name in ("input_ids", SEGMENTS) if name in pair}
+            what = f"a tokenizer that cannot encode {self.sample}"
+            raise UserError(f"{self.subject} has {what} ({first_line(error)}).") from None
+        row = {name: list(found[name][0]) for name in ("input_ids", SEGMENTS) if name in found}
         middle = len(row["input_ids"]) // 2
         for values in row.values():
             values[middle:middle] = [values[middle]] * (length - len(values))

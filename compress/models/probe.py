@@ -21,21 +21,24 @@ from compress.runtime import ranks
 Found = TypeVar("Found")
 
 
-def together(path: Path, key: str, name: str, max_length: int) -> Fit:
+def together(path: Path, key: str, name: str, max_length: int, texts: int) -> Fit:
     """`check` on the main rank, with the same result or UserError on all ranks.
 
     key, name: of the model in `robust_compression`.
     """
-    return ranks.on_main(lambda: check(path, f"robust_compression.{key}: '{name}'", max_length))
+    return ranks.on_main(lambda: check(path, f"robust_compression.{key}: '{name}'", max_length, texts))
 
 
-def check(path: Path, subject: str, max_length: int) -> Fit:
+def check(path: Path, subject: str, max_length: int, texts: int = 2) -> Fit:
     """Try a stand-in of the directory's model; subject: its name in messages, such as "key: 'name'".
 
+    texts: of a sample, one or two.
     Raises UserError where tokenizer, model and `max_length` do not fit.
     """
     tokenizer, config = encoders.load_tokenizer(path), encoders.load_config(path)
-    questions = _first(path, config, lambda model: Questions(model, tokenizer, subject).checked())
+    questions = _first(
+        path, config, lambda model: Questions(model, tokenizer, subject, texts).checked()
+    )
     if questions is None:
         return Fit(tuple(tokenizer.model_input_names), tokenizer.padding_side)
     positions = questions.usable(max_length)
@@ -48,18 +51,23 @@ def check(path: Path, subject: str, max_length: int) -> Fit:
     return found if chosen is None else replace(found, notes=(*found.notes, f"{subject}: {chosen}"))
 
 
-def settled(path: Path) -> PreTrainedTokenizerBase:
-    """The directory's tokenizer, set to give what its model uses, without checking that they fit."""
+def settled(path: Path, texts: int = 2) -> PreTrainedTokenizerBase:
+    """The directory's tokenizer, set to give what its model uses, without checking that they fit.
+
+    texts: of a sample, one or two.
+    """
     tokenizer = encoders.load_tokenizer(path)
     for build in stand_in.builders(path, encoders.load_config(path))[:1]:
-        names = Questions(build(), tokenizer, str(path)).names()
+        names = Questions(build(), tokenizer, str(path), texts).names()
         Fit(names, tokenizer.padding_side).settle(tokenizer)
     return tokenizer
 
 
-def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, subject: str) -> Fit:
+def fit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, subject: str, texts: int = 2
+) -> Fit:
     """As `check`, for a loaded model on the CPU in evaluation mode and short rows."""
-    questions = Questions(model, tokenizer, subject).checked()
+    questions = Questions(model, tokenizer, subject, texts).checked()
     return questions.fit(questions.usable(SHORT))
 
 

@@ -32,9 +32,9 @@ class About:
     """What the card says that is not in the model's directory.
 
     base, teacher: a hub id or a directory that the student and the teacher come from; source: the local
-    directory of the base; trained: whether the teacher was fine-tuned by this program; texts: the two
-    columns; compression, mitigation: as in the tables; scored: whether only probabilities of the
-    teacher were given.
+    directory of the base; trained: whether the teacher was fine-tuned by this program; texts: the
+    columns of text; compression, mitigation: as in the tables; scored: whether only probabilities of
+    the teacher were given.
     """
 
     task: str

@@ -216,7 +216,9 @@ def by_set(task: Task) -> Table:
 
 def easy_hard(task: Task) -> Table:
     """Accuracy on the dev samples that a partial-input classifier gets right and wrong."""
-    caption = f"{task.name}: dev samples that one text gives away (easy) and the others (hard)."
+    caption = (
+        f"{task.name}: dev samples that a part of the input gives away (easy) and the others (hard)."
+    )
     if agreement := task.teacher.each("agreement"):
         caption += (
             f" The variance ranking agrees with this cut on {spread(agreement)} % of dev (the paper, "

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.data.pairs import Lists, Pairs, Places
+from compress.data.texts import Places, Texts
 from compress.runtime import parallel
-from compress.stages.bags import BUCKETS, MOST_WORDS, Bags
+from compress.stages.bags import BUCKETS, MOST_WORDS, Bags, Features
 
 WIDTH, EPOCHS, BATCH, RATE = 32, 2, 64, 0.1
 MOST = 100_000
@@ -25,8 +25,8 @@ BagsOf = Callable[[Places | None], Iterator[list[Bags]]]
 """Gives the bags of some samples, None: of all, in their order and in blocks."""
 
 
-def bags_of(texts: Pairs, features: Callable[[Lists], list[Bags]], processes: int) -> BagsOf:
-    """The bags of pairs of texts; features: of `bags`."""
+def bags_of(texts: Texts, features: Features, processes: int) -> BagsOf:
+    """The bags of the texts of samples."""
 
     def of(places: Places | None) -> Iterator[list[Bags]]:
         chosen = texts if places is None else texts.part(places)

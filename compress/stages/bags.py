@@ -1,24 +1,53 @@
 """The features of the bag of words: hashed words of texts, computed by several processes.
 
-`text_bags` sees one text (Gururangan et al. 2018), `pair_bags` both texts and how their words overlap,
-as the bias models of Clark et al. 2019 do.
+Of pairs `text_bags` sees one text (Gururangan et al. 2018), `pair_bags` both texts and how their words
+overlap, as the bias models of Clark et al. 2019 do. Of single texts `keyword_bags` sees which words a
+text has and how long it is, but not their order, which a sentence cannot be understood without.
 """
 
+import math
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.pairs import Lists
+from compress.data.tasks import Task
+from compress.data.texts import Lists
 
 BUCKETS, MOST_WORDS = 1 << 18, 1000
 """Features that are told apart; words of a text that are read."""
 
 Bags = Sequence[NDArray[np.int32]]
+
+
+Features = Callable[[Lists], list[Bags]]
+"""Gives the bags of a block of samples; can be sent to another process."""
+
+
+def partial_input(task: Task) -> Features:
+    """What the classifier sees that cuts dev into easy and hard: a part of what the models see.
+
+    Of a pair the one text that the task names, of a single text its words without their order.
+    """
+    return Keywords() if task.single else OfText(task.partial)
+
+
+def shallow(task: Task) -> Features:
+    """What the shallow classifier sees: of a pair both texts, of a single text the same as above."""
+    return Keywords() if task.single else OfPair()
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """The bags of single texts."""
+
+    def __call__(self, texts: Lists) -> list[Bags]:
+        """Of a block of texts."""
+        return [keyword_bags(text) for text in texts[0]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +73,12 @@ class OfPair:
 def text_bags(text: str) -> Bags:
     """One bag: the words and neighbouring word pairs of a text, hashed."""
     return [_hashed(_grams(_words(text)))]
+
+
+def keyword_bags(text: str) -> Bags:
+    """Two bags: the words of a text, each once, and its length, doubled in two steps."""
+    words = _words(text)
+    return [_bag("words", sorted(set(words))), _bag("length", [f"{2 * math.log2(len(words) + 1):.0f}"])]
 
 
 def pair_bags(first: str, second: str) -> Bags:

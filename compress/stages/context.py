@@ -17,7 +17,7 @@ from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
 from compress.configuration.used_keys import OURS
 from compress.data.columns import Columns
-from compress.data.pair_tokens import CutOff
+from compress.data.cutting import CutOff
 from compress.data.splits import TaskData
 from compress.methods import Method
 from compress.microbatch import SampleData

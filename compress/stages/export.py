@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.data.columns import Columns
+from compress.data.tasks import Task
 from compress.errors import UserError
 from compress.models import encoders, remote_code
 from compress.scoring import evaluation
@@ -25,15 +26,17 @@ def save(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    keep: int | None,
+    task: Task,
     folder: Path,
 ) -> None:
     """Write model and tokenizer.
 
-    max_length, keep: tokens of a pair in training and which text was cut last, for `compress.predict`.
+    max_length: tokens of a sample in training; it, the number of texts and which was cut last go into
+    config.json, for `compress.predict`.
     """
     setattr(model.config, encoders.TRAINED_LENGTH, max_length)
-    setattr(model.config, encoders.TRAINED_KEEP, keep)
+    setattr(model.config, encoders.TRAINED_KEEP, task.keep)
+    setattr(model.config, encoders.TRAINED_TEXTS, len(task.texts))
     remote_code.save(model, folder)
     if tokenizer.is_fast:  # the length that it was last used with is no part of it
         tokenizer.backend_tokenizer.no_truncation()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from compress.data import tokens
 from compress.data.splits import TaskData
+from compress.errors import UserError
 from compress.layerwise import layer_map
 from compress.models import encoders
 from compress.runtime import ranks
@@ -17,6 +18,8 @@ MOST_UNKNOWN = 0.2
 def check(folders: Mapping[str, Path], data: TaskData) -> None:
     """Warn of changes to the labels of each model; UserError if they cannot be the task's.
 
+    Nor may a given teacher have been trained by this program on another number of texts a sample.
+
     folders: the models' directories by key.
     """
     for key, folder in folders.items():
@@ -24,8 +27,20 @@ def check(folders: Mapping[str, Path], data: TaskData) -> None:
         order = encoders.find_labels(folder, data.labels, data.task, trained)
         if trained:
             encoders.check_weights(folder)
+            _check_texts(folder, len(data.task.texts))
         if order.note is not None:
             ranks.say(f"WARNING: robust_compression.{key} {folder}: {order.note}.")
+
+
+def _check_texts(folder: Path, texts: int) -> None:
+    """Raise UserError for a teacher of pairs where the samples are single texts, or the reverse."""
+    known = encoders.texts_of(encoders.load_config(folder))
+    if known not in (None, texts):
+        what = ("single texts", "pairs of texts")
+        raise UserError(
+            f"robust_compression.teacher.model {folder}: was trained on {what[known - 1]}, but the "
+            f"samples of the task are {what[texts - 1]}; take a teacher that reads the same."
+        )
 
 
 def check_vocabulary(key: str, encoder: Encoder) -> None:
@@ -42,7 +57,7 @@ def check_vocabulary(key: str, encoder: Encoder) -> None:
 
 
 def check_equal_tokens(one: Encoder, other: Encoder) -> None:
-    """Raise UserError unless two models have every training pair in the same tokens.
+    """Raise UserError unless two models have every training sample in the same tokens.
 
     For the terms that compare them token by token. Tokenizers of one definition need no comparison;
     else the columns are compared, which reads all of them (about 10 GB for 40 million samples).

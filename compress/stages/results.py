@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress import uncertainty
+from compress.data.tasks import Task
 from compress.files import artefacts, ownership
 from compress.reporting import card, report, summary
 from compress.runtime import provenance, ranks
@@ -218,7 +219,7 @@ def easy_hard(
     """
     hard, dev = partial_input.load(shortcut), context.data.dev
     out: dict[str, Any] = {
-        "text": context.data.task.texts[context.data.task.partial],
+        "text": _seen(context.data.task),
         "majority": float(np.bincount(dev.labels).max() / len(dev)),
         "easy": int((~hard).sum()),
         "hard": int(hard.sum()),
@@ -230,6 +231,13 @@ def easy_hard(
         gap = None if easy is None or difficult is None else easy - difficult
         out[name] = {"easy": easy, "hard": difficult, "gap": gap}
     return out
+
+
+def _seen(task: Task) -> str:
+    """What the partial-input classifier sees: a column, or what of the only one."""
+    if task.single:
+        return f"words of the {task.texts[0]} (without their order) and its length"
+    return task.texts[task.partial]
 
 
 def _write_hits(context: Context, made: Finished, file: Path) -> None:
@@ -271,10 +279,10 @@ def difficulty_view(
     order, count = np.argsort(-used, kind="stable"), context.config.robust.evaluation.sentences
 
     def sentence(index: int) -> report.Sentence:
-        first, second = train.texts[np.array([index])]
+        texts = tuple(column[0] for column in train.texts[np.array([index])])
         label = train.names[train.labels[index]]
         known = truth[index] if truth is not None else None
-        return report.Sentence((first[0], second[0]), label, float(d[index]), float(v[index]), known)
+        return report.Sentence(texts, label, float(d[index]), float(v[index]), known)
 
     return report.DifficultyView(
         variance=v,

@@ -1,8 +1,8 @@
 """Stage shallow: what bags of words make of every training sample, by classifiers of the other folds.
 
-One of both texts, their words and how they overlap, or one of a single text. What they solve a shortcut
-solves (Clark et al. 2019; Utama et al. 2020a). Their error is a difficulty that needs no sub-networks,
-their probabilities are a bias model.
+Of a pair both texts, their words and how they overlap, or one of the texts; of a single text its words
+without their order, and its length. What they solve a shortcut solves (Clark et al. 2019; Utama et al.
+2020a). Their error is a difficulty that needs no sub-networks, their probabilities are a bias model.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.runtime import parallel
-from compress.stages import bag_of_words
-from compress.stages.bags import OfPair, OfText
+from compress.stages import bag_of_words, bags
 from compress.stages.context import Context
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
@@ -28,7 +27,7 @@ FOLDS, MOST = 5, 62_500
 class Shallow(Stage[Context]):
     """`probabilities.npy` [N, C] of every training sample out of fold, float32.
 
-    partial: whether the classifiers see one text alone, the one that the task names.
+    partial: whether the classifiers see one text of a pair alone, the one that the task names.
     """
 
     partial: bool = False
@@ -49,11 +48,11 @@ class Shallow(Stage[Context]):
         """Train on the other folds, predict."""
         train, classes = run.data.train, len(run.data.labels)
         processes = run.config.robust.processes or parallel.available()
-        features = OfText(run.data.task.partial) if self.partial else OfPair()
+        features = (bags.partial_input if self.partial else bags.shallow)(run.data.task)
 
         def fill(folder: Path) -> None:
-            bags = bag_of_words.bags_of(train.texts, features, processes)
-            p = bag_of_words.out_of_fold(bags, train.labels, classes, FOLDS, MOST)
+            every = bag_of_words.bags_of(train.texts, features, processes)
+            p = bag_of_words.out_of_fold(every, train.labels, classes, FOLDS, MOST)
             np.save(folder / "probabilities.npy", p)
 
         return fill

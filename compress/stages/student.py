@@ -149,7 +149,7 @@ class Student(Stage[Context]):
             small = masks.shrink(plain, shape)
             sparsity = masks.sparsity_of(small)
             length = robust.task.max_length
-            export.save(small, own.encoder.tokenizer, length, own.data.task.keep, folder / "model")
+            export.save(small, own.encoder.tokenizer, length, own.data.task, folder / "model")
             dev = own.columns["dev"].head(export.SAMPLES)
             parity = export.difference(folder / "model", expected, dev, own.device)
             card.write(folder / "model", model_figures.about(run))

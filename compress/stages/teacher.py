@@ -95,8 +95,8 @@ class Teacher(Stage[Context]):
         def fill(folder: Path) -> None:
             np.save(folder / FILE, np.exp(scores).astype(np.float32))
             shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
-            length, keep = run.config.robust.task.max_length, run.data.task.keep
-            export.save(shape, own.encoder.tokenizer, length, keep, folder / "model")
+            length = run.config.robust.task.max_length
+            export.save(shape, own.encoder.tokenizer, length, run.data.task, folder / "model")
 
         return fill
 

@@ -13,7 +13,7 @@ from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data import columns, tokens
 from compress.data.columns import Columns
-from compress.data.pair_tokens import LENGTHS, LOST, Cut, CutOff, Fast
+from compress.data.cutting import LENGTHS, LOST, Cut, CutOff, Fast
 from compress.data.splits import Split
 from compress.files import artefacts
 from compress.models import encoders
@@ -54,10 +54,10 @@ class Tokens(Stage[Context]):
         }
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
-        """Tokenise the pairs of texts."""
+        """Tokenise the texts."""
         split, robust = run.data.splits()[self.split], run.config.robust
         processes = robust.processes or parallel.available()
-        work = LongWork(self.label, "pairs", len(split))
+        work = LongWork(self.label, "samples", len(split))
 
         def fill(folder: Path) -> None:
             cut = tokens.cut(self.tokenizer, robust.task.max_length, run.data.task.keep)

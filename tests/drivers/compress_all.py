@@ -66,7 +66,7 @@ def teacher_of(here: Context) -> None:
 
     def fill(path: Path) -> None:
         np.save(path / "probabilities.npy", rows.astype(np.float32))
-        export.save(model, here.encoder.tokenizer, 48, None, path / "model")
+        export.save(model, here.encoder.tokenizer, 48, here.data.task, path / "model")
 
     find(Teacher(), here) or publish(Teacher(), here, time.perf_counter(), fill)
 

@@ -1,4 +1,4 @@
-"""Tokens of pairs of texts, cut to a length, the same in training and in `compress.predict`.
+"""Tokens of samples of one or two texts, cut to a length, as in training so in `compress.predict`.
 
 A fast tokenizer works through the library `tokenizers`, without transformers, so that a process that
 does nothing else starts quickly.
@@ -13,18 +13,18 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from compress.data.pairs import Lists
+from compress.data.texts import Lists
 
 Ids = list[list[int]]
 IDS, TYPES, LENGTHS, LOST = "input_ids", "token_type_ids", "lengths", "lost"
 
 
-class PairTokenizer(ABC):
+class TextTokenizer(ABC):
     """A tokenizer, for lists of texts."""
 
     @abstractmethod
-    def pairs(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
-        """`IDS` of pairs [N], and `TYPES` where they are used, of at most `length` tokens each.
+    def samples(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
+        """`IDS` of samples [N], and `TYPES` where they are used, of at most `length` tokens each.
 
         cut: "longest_first", "only_first" or "only_second".
         """
@@ -34,12 +34,12 @@ class PairTokenizer(ABC):
         """Of whole texts [N], without special tokens."""
 
     @abstractmethod
-    def special(self) -> int:
-        """Special tokens of a pair."""
+    def special(self, texts: int) -> int:
+        """Special tokens of a sample of one or two texts."""
 
 
 @dataclass(frozen=True)
-class Fast(PairTokenizer):
+class Fast(TextTokenizer):
     """Through the library.
 
     types: whether the model reads token types; side: that is cut; split: whether the names of special
@@ -51,47 +51,48 @@ class Fast(PairTokenizer):
     side: str
     split: bool = False
 
-    def pairs(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
-        """See `PairTokenizer`."""
+    def samples(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
+        """See `TextTokenizer`."""
         self.backend.encode_special_tokens = self.split
         self.backend.enable_truncation(length, strategy=cut, direction=self.side)
         self.backend.no_padding()
-        found = self.backend.encode_batch_fast(list(zip(*texts, strict=True)))
-        rows = {IDS: [encoding.ids for encoding in found]}
-        return rows | ({TYPES: [encoding.type_ids for encoding in found]} if self.types else {})
+        rows = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+        found = self.backend.encode_batch_fast(rows)
+        ids = {IDS: [encoding.ids for encoding in found]}
+        return ids | ({TYPES: [encoding.type_ids for encoding in found]} if self.types else {})
 
     def ids(self, texts: list[str]) -> Ids:
-        """See `PairTokenizer`."""
+        """See `TextTokenizer`."""
         self.backend.encode_special_tokens = self.split
         self.backend.no_truncation()
         self.backend.no_padding()
         found = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
-    def special(self) -> int:
-        """See `PairTokenizer`."""
-        return self.backend.num_special_tokens_to_add(is_pair=True)
+    def special(self, texts: int) -> int:
+        """See `TextTokenizer`."""
+        return self.backend.num_special_tokens_to_add(is_pair=texts > 1)
 
 
 @dataclass(frozen=True)
-class Slow(PairTokenizer):
+class Slow(TextTokenizer):
     """A tokenizer in Python, of transformers."""
 
     tokenizer: Any
 
-    def pairs(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
-        """See `PairTokenizer`."""
+    def samples(self, texts: Lists, length: int, cut: str) -> dict[str, Ids]:
+        """See `TextTokenizer`."""
         limits = {"truncation": cut, "max_length": length}
         return {**self.tokenizer(*texts, return_attention_mask=False, **limits)}
 
     def ids(self, texts: list[str]) -> Ids:
-        """See `PairTokenizer`."""
+        """See `TextTokenizer`."""
         found: Ids = self.tokenizer(texts, add_special_tokens=False)[IDS]
         return found
 
-    def special(self) -> int:
-        """See `PairTokenizer`."""
-        return int(self.tokenizer.num_special_tokens_to_add(pair=True))
+    def special(self, texts: int) -> int:
+        """See `TextTokenizer`."""
+        return int(self.tokenizer.num_special_tokens_to_add(pair=texts > 1))
 
 
 @dataclass(frozen=True)
@@ -112,36 +113,37 @@ class CutOff:
 
 @dataclass(frozen=True)
 class Cut:
-    """How pairs are tokenised: to at most max_length tokens; keep: the text that is cut last (0 or 1).
+    """How samples are tokenised: to at most max_length tokens.
 
-    Without one the longer text is cut first.
+    keep: the text of a pair that is cut last (0 or 1); without one the longer text is cut first.
     """
 
-    tokenizer: PairTokenizer
+    tokenizer: TextTokenizer
     max_length: int
     keep: int | None = None
 
     def lists(self, texts: Lists) -> dict[str, Ids]:
-        """Tokens of N pairs: `IDS`, and `TYPES` where used."""
-        found = self.tokenizer.pairs(texts, self.max_length, "longest_first")
+        """Tokens of N samples: `IDS`, and `TYPES` where used."""
+        found = self.tokenizer.samples(texts, self.max_length, "longest_first")
         if self.keep is None:
             return found
-        length = self.max_length - self.tokenizer.special()
+        length = self.max_length - self.tokenizer.special(len(texts))
         cut = "only_second" if self.keep == 0 else "only_first"
         for row, ids in enumerate(self.tokenizer.ids(texts[self.keep])):
             if length // 2 < len(ids) < length and len(found[IDS][row]) == self.max_length:
                 pair = [texts[0][row]], [texts[1][row]]
-                for name, values in self.tokenizer.pairs(pair, self.max_length, cut).items():
+                for name, values in self.tokenizer.samples(pair, self.max_length, cut).items():
                     found[name][row] = values[0]
         return found
 
     def lost(self, texts: Lists, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-        """How many tokens of each pair are cut off, [N]; lengths: of what is left, [N]."""
+        """How many tokens of each sample are cut off, [N]; lengths: of what is left, [N]."""
         lost = np.zeros(len(lengths), np.int32)
         (full,) = np.nonzero(lengths >= self.max_length)
         if len(full):
             whole = [self.tokenizer.ids([column[row] for row in full]) for column in texts]
-            counts = [self.tokenizer.special() + len(a) + len(b) for a, b in zip(*whole, strict=True)]
+            special = self.tokenizer.special(len(texts))
+            counts = [special + sum(map(len, ids)) for ids in zip(*whole, strict=True)]
             lost[full] = np.maximum(np.array(counts) - lengths[full], 0)
         return lost
 

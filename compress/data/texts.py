@@ -1,4 +1,4 @@
-"""Pairs of texts in an Arrow table, which a file may hold; keys that find the same pair again."""
+"""The texts of samples, one or two each, in an Arrow table, which a file may hold; keys of them."""
 
 import hashlib
 import unicodedata
@@ -12,54 +12,62 @@ from numpy.typing import NDArray
 
 from compress.data.reading import AT_ONCE
 
-TEXTS = ("first", "second")
+COLUMNS = ("first", "second")
 UNSEEN = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 """Characters without width, which two copies of a text may differ in."""
 DIGEST = 16
 Places = NDArray[np.int64]
-Lists = tuple[list[str], list[str]]
+Lists = tuple[list[str], ...]
+"""For each text of a sample, one or two, a list of N."""
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """N pairs of texts.
+class Texts:
+    """The texts of N samples.
 
-    table: its columns `TEXTS` hold them; places: of the rows of the table that count [N], None: all.
+    table: its columns `COLUMNS`, or the first alone, hold them; places: of the rows of the table that
+    count [N], None: all.
     """
 
     table: pa.Table
     places: Places | None = None
 
     @staticmethod
-    def of(first: Sequence[str], second: Sequence[str]) -> "Pairs":
-        """Of two lists [N], in memory."""
-        columns = [pa.array(texts, pa.large_string()) for texts in (first, second)]
-        return Pairs(pa.table(dict(zip(TEXTS, columns, strict=True))))
+    def of(*lists: Sequence[str]) -> "Texts":
+        """Of one or two lists [N], in memory."""
+        return Texts(pa.table(columns_of(lists)))
 
     def __len__(self) -> int:
-        """Number of pairs N."""
+        """Number of samples N."""
         return len(self.table) if self.places is None else len(self.places)
 
     def __getitem__(self, chosen: slice | Places) -> Lists:
-        """Two lists of the texts of some pairs, by a slice or by their numbers [n]."""
+        """A list for each text, of some samples, by a slice or by their numbers [n]."""
         if isinstance(chosen, slice):
             chosen = np.arange(*chosen.indices(len(self)))
         places = chosen if self.places is None else self.places[chosen]
-        first, second = (taken(self.table.column(name), places) for name in TEXTS)
-        return first, second
+        names = [name for name in COLUMNS if name in self.table.column_names]
+        return tuple(taken(self.table.column(name), places) for name in names)
 
-    def part(self, chosen: Places) -> "Pairs":
+    def part(self, chosen: Places) -> "Texts":
         """Those of these numbers [n] only."""
-        return Pairs(self.table, chosen if self.places is None else self.places[chosen])
+        return Texts(self.table, chosen if self.places is None else self.places[chosen])
 
     def blocks(self, size: int = AT_ONCE) -> Iterator[Lists]:
-        """All pairs in their order, `size` at a time."""
+        """All samples in their order, `size` at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
     def spread(self, most: int) -> Lists:
-        """At most `most` pairs, spread evenly over all."""
+        """At most `most` samples, spread evenly over all."""
         return self[np.arange(0, len(self), max(1, len(self) // most))[:most]]
+
+
+def columns_of(lists: Sequence[Sequence[str]]) -> dict[str, pa.Array]:
+    """One or two lists of texts [N] as the columns of a table."""
+    return {
+        name: pa.array(texts, pa.large_string()) for name, texts in zip(COLUMNS, lists, strict=False)
+    }
 
 
 def taken(column: pa.ChunkedArray, places: Places) -> list[Any]:
@@ -84,27 +92,32 @@ def chunks_of(column: pa.ChunkedArray, places: Places) -> Iterator[tuple[pa.Arra
         yield chunk, own, places[own] - (ends[number] - len(chunk))
 
 
-def keys(first: Iterable[str], second: Iterable[str], symmetric: bool) -> NDArray[np.uint64]:
-    """A 64-bit hash of each pair of texts [N], without regard to case, blanks, and form of Unicode.
+def keys(lists: Lists, symmetric: bool) -> NDArray[np.uint64]:
+    """A 64-bit hash of the texts of each sample [N], without regard to case, blanks, form of Unicode.
 
-    symmetric: nor to the order of the texts. Among 40 million pairs and 40,000 others, two that differ
-    have one key with a probability of 1 in 10 million.
+    symmetric: nor to the order of the texts. Among 40 million samples and 40,000 others, two that
+    differ have one key with a probability of 1 in 10 million.
     """
-    pairs: Iterable[list[str]] = (
-        [_comparable(t) for t in pair] for pair in zip(first, second, strict=True)
+    samples: Iterable[list[str]] = (
+        [_comparable(text) for text in texts] for texts in zip(*lists, strict=True)
     )
     if symmetric:
-        pairs = (sorted(pair) for pair in pairs)
-    hashes = b"".join(_hash("\0".join(pair).encode(), 8) for pair in pairs)
+        samples = (sorted(texts) for texts in samples)
+    hashes = b"".join(_hash("\0".join(texts).encode(), 8) for texts in samples)
     return np.frombuffer(hashes, "<u8").astype(np.uint64)
 
 
-def digests(first: Iterable[str], second: Iterable[str], labels: Iterable[int]) -> list[bytes]:
-    """A hash of `DIGEST` bytes of each pair of texts with its label, as they are written [N]."""
-    return [
-        _hash(f"{label} {len(one)} {one}{two}".encode(), DIGEST)
-        for one, two, label in zip(first, second, labels, strict=True)
-    ]
+def digests(lists: Lists, labels: Iterable[int]) -> list[bytes]:
+    """A hash of `DIGEST` bytes of the texts and the label of each sample, as they are written [N].
+
+    A single text never has that of a pair whose second text is empty.
+    """
+    samples = zip(zip(*lists, strict=True), labels, strict=True)
+    return [_hash(f"{label} {_written(*texts)}".encode(), DIGEST) for texts, label in samples]
+
+
+def _written(first: str, second: str | None = None) -> str:
+    return f"one {first}" if second is None else f"{len(first)} {first}{second}"
 
 
 def _hash(data: bytes, size: int) -> bytes:

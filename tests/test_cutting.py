@@ -1,4 +1,4 @@
-"""Pairs through the library `tokenizers` get the tokens that transformers gives them."""
+"""Texts through the library `tokenizers` get the tokens that transformers gives them."""
 
 import pickle
 
@@ -6,7 +6,7 @@ import pytest
 from transformers import BertTokenizer, GPT2Tokenizer, RobertaTokenizer
 
 from compress.data import tokens
-from compress.data.pair_tokens import IDS, LENGTHS, LOST, TYPES, CutOff, Slow
+from compress.data.cutting import IDS, LENGTHS, LOST, TYPES, CutOff, Slow
 from compress.stages.tokenised import _sendable
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
@@ -37,20 +37,20 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("keep", [None, 0, 1])
+@pytest.mark.parametrize(("texts", "keep"), [(TEXTS, None), (TEXTS, 0), (TEXTS, 1), (TEXTS[:1], None)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_are_those_of_transformers(kind, keep):
+def test_tokens_are_those_of_transformers(kind, texts, keep):
     """Sent to another process or not; the reference is `Slow`, which calls the tokenizer itself."""
-    whole = tokens.Cut(Slow(KINDS[kind]()), 10_000, keep).lists(TEXTS)[IDS]
+    whole = tokens.Cut(Slow(KINDS[kind]()), 10_000, keep).lists(texts)[IDS]
     for length in (8, 12, 64):
-        expected = tokens.Cut(Slow(KINDS[kind]()), length, keep).lists(TEXTS)
+        expected = tokens.Cut(Slow(KINDS[kind]()), length, keep).lists(texts)
         here = tokens.cut(KINDS[kind](), length, keep)
         for cut in (here, pickle.loads(pickle.dumps(here))):
-            found = cut.lists(TEXTS)
+            found = cut.lists(texts)
             assert found.keys() == expected.keys()
             for name, rows in expected.items():
                 assert found[name] == [list(row) for row in rows], (name, length)
-        flat = here(TEXTS)
+        flat = here(texts)
         assert flat[LENGTHS].tolist() == [len(row) for row in expected[IDS]]
         lost = [len(a) - len(b) for a, b in zip(whole, expected[IDS], strict=True)]
         assert flat[LOST].tolist() == lost and (max(lost) > 0 or length == 64)
