@@ -308,9 +308,11 @@ def not_timed(metrics: Metrics) -> list[str]:
 
 def latency_setting(latency: Mapping[str, Any]) -> str:
     """How the latency was measured: tokens, device, threads, precision, repeats."""
-    own = latency["tokens"]["student"]
-    teachers = latency["tokens"].get("teacher", own)
-    tokens = f"{own} tokens" if own == teachers else f"{own} tokens (teacher {teachers})"
+    lengths = latency["tokens"]
+    if len(alike := set(lengths.values())) == 1:
+        tokens = f"{alike.pop()} tokens"
+    else:
+        tokens = f"{lengths['student']} tokens (teacher {lengths['teacher']})"
     threads = latency["threads"]
     used = "" if threads is None else f", {threads} thread{'s' * (threads != 1)}"
     repeats = " and ".join(dict.fromkeys(str(one["repeats"]) for one in latency["timings"]))
