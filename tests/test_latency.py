@@ -85,6 +85,6 @@ def test_a_model_that_takes_no_random_tokens_does_not_end_the_run(monkeypatch):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_shape_is_that_of_the_layers(name):
     model = models(name)["teacher"]
-    blocks = len(find_blocks(model))
-    expected = {"layers": 2, "hidden_size": 24, "heads": 4 * blocks, "ffn_neurons": 32 * blocks}
+    blocks, heads = len(find_blocks(model)), getattr(model.config, "num_attention_heads", 4)
+    expected = {"layers": 2, "hidden_size": 24, "heads": heads * blocks, "ffn_neurons": 32 * blocks}
     assert model_figures.shape(model) == expected

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from compress.configuration.robust_schema import RobustCompression
 from compress.data import hub
 from compress.models import architectures, encoders
-from compress.models.blocks import find_blocks
+from compress.models.blocks import find_blocks, queries
 from compress.reporting import card
 from compress.stages import latency
 from compress.stages.context import Context
@@ -102,6 +102,6 @@ def shape(model: PreTrainedModel) -> dict[str, int]:
         return known
     blocks = find_blocks(model)
     return known | {
-        "heads": sum(block.heads for block in blocks),
+        "heads": sum(block.heads for block in blocks) * queries(model.config),
         "ffn_neurons": sum(block.neurons for block in blocks),
     }
