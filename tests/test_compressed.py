@@ -64,6 +64,29 @@ def test_equal_widths_with_all_heads_load_without_us(tmp_path):
     assert plain.config.intermediate_size == 16
 
 
+@pytest.mark.parametrize(("name", "plainly"), [("llama", False), ("gemma2", False), ("qwen3", True)])
+def test_even_groups_load_without_us_where_the_class_takes_their_number(name, plainly, tmp_path):
+    """6 heads do not divide a hidden size of 32: Llama's and Gemma's configurations refuse that."""
+    sizes = {"hidden_size": 32, "head_dim": 4, "num_attention_heads": 8, "num_key_value_heads": 4}
+    config = CONFIGS[name].__class__.from_dict(CONFIGS[name].to_dict() | sizes)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    kept = [Kept((0, 1, 3), tuple(range(32))), Kept((1, 2, 3), tuple(range(32)))]
+    small = compressed.cut(model.state_dict(), model, kept)
+    compressed.describe(config, [Layer(3, 32)] * 2)
+    new = compressed.build(config).eval()
+    new.load_state_dict(small)
+    new.save_pretrained(tmp_path)
+    assert (config.num_attention_heads, config.num_key_value_heads) == ((6, 3) if plainly else (8, 4))
+    assert (compressed.sizes(encoders.load_config(tmp_path)) is None) == plainly
+    with torch.no_grad():
+        wanted = new(IDS).logits
+        assert torch.equal(compress.load_compressed(tmp_path)(IDS).logits, wanted)
+        if plainly:
+            plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+            assert torch.equal(plain(IDS).logits, wanted)
+
+
 @pytest.fixture
 def folder(tmp_path):
     config = BertConfig(**SIZES, id2label={0: "yes", 1: "no"}, label2id={"yes": 0, "no": 1})

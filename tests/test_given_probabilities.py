@@ -3,6 +3,9 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +25,7 @@ from compress.data.splits import Split
 from compress.errors import UserError
 from compress.models import encoders, label_order
 from compress.scoring import probabilities
-from compress.stages import stage
+from compress.stages import given_probabilities, stage
 from compress.stages.first import First
 from compress.stages.scores import Scores
 from compress.stages.student import Student
@@ -379,11 +382,36 @@ def test_delta_of_macro_f1_in_a_whole_run(outcome):
     assert metrics["metric"] == "macro_f1" and "Delta (macro F1)" in said["without_train"]
 
 
+@pytest.mark.parametrize(
+    ("right_of_many", "right_of_few", "refused"),
+    [(17, 2, False), (20, 0, True), (0, 2, True), (3, 0, True)],
+    ids=["finds the rare class", "says the frequent one only", "says the rare one only", "turned"],
+)
+def test_a_rare_class_does_not_make_a_good_teacher_a_bad_one(right_of_many, right_of_few, refused):
+    """20 samples of one class and 2 of the other: the accuracy of the first, 86 %, is below 91 %."""
+    labels = np.repeat([0, 1], [20, 2])
+    right = np.r_[np.arange(20) < right_of_many, np.arange(2) < right_of_few]
+    found = np.eye(2)[np.where(right, labels, 1 - labels)]
+    data = SimpleNamespace(
+        splits=lambda: {"train": SimpleNamespace(labels=labels)}, labels=("no", "yes")
+    )
+    check = partial(
+        given_probabilities._check_order, Path("f"), "train", found, SimpleNamespace(data=data)
+    )
+    if refused:
+        with pytest.raises(UserError, match="not above chance"):
+            check()
+    else:
+        check()
+
+
 @pytest.mark.slow
 def test_columns_in_another_order_are_found_by_the_accuracy(outcome):
     folder, said = outcome
     sentence = said["turned"].splitlines()[-1]
-    assert sentence.startswith(f"error: {folder / 'turned/train.csv'}: its most probable class is the")
+    assert sentence.startswith(
+        f"error: {folder / 'turned/train.csv'}: its most probable class is right"
+    )
     assert "called after other classes" in sentence
     assert "tokens of" not in said["turned"], "before anything is tokenised"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -126,8 +127,8 @@ def describe(config: PreTrainedConfig, layers: Sequence[Layer]) -> None:
     """Write the sizes into a configuration, in place.
 
     Equal feed-forward widths of all layers go into the configuration's own key, and equal numbers of
-    heads where the configuration has a key for the size of a head too (`head_dim`), so that plain
-    `from_pretrained` loads the model.
+    heads where the configuration has a key for the size of a head too (`head_dim`) and its class takes
+    their number, so that plain `from_pretrained` loads the model.
     """
     architecture = architectures.find(config)
     widths = {layer.neurons for layer in layers}
@@ -135,12 +136,26 @@ def describe(config: PreTrainedConfig, layers: Sequence[Layer]) -> None:
         setattr(config, architecture.neurons, widths.pop())
     counts = {layer.heads for layer in layers}
     if len(counts) == 1 and architecture.groups is not None:
-        shared, count = queries(config), counts.pop()
-        config.head_dim = head_size(config)
-        setattr(config, architecture.groups, count)
-        setattr(config, architecture.heads, count * shared)
+        count = counts.pop()
+        given = {
+            "head_dim": head_size(config),
+            architecture.groups: count,
+            architecture.heads: count * queries(config),
+        }
+        if _takes(config, given):
+            for key, value in given.items():
+                setattr(config, key, value)
     entries = [{"heads": layer.heads, "rows": layer.neurons} for layer in layers]
     setattr(config, KEY, None if all(layer == plain(config) for layer in layers) else entries)
+
+
+def _takes(config: PreTrainedConfig, values: Mapping[str, int]) -> bool:
+    """Whether the class of a configuration accepts values: some ask that heads divide hidden_size."""
+    try:
+        type(config).from_dict(config.to_dict() | dict(values))
+    except StrictDataclassError:
+        return False
+    return True
 
 
 def plain(config: PreTrainedConfig) -> Layer:

@@ -210,5 +210,7 @@ def _obstacle(config: PreTrainedConfig) -> str:
     if all(layer.heads == compressed.plain(config).heads for layer in layers):
         return "its layers differ in the number of ffn neurons"
     if architectures.find(config).groups is not None:
+        if len({layer.heads for layer in layers}) == 1:
+            return "its class does not take a number of heads that does not divide the hidden size"
         return "its layers differ in the number of key/value groups"
     return "its layers have lost heads, and it derives the size of a head from their number"

@@ -7,6 +7,7 @@ from markupsafe import Markup, escape
 
 from compress.reporting import numbers
 from compress.reporting.numbers import megabytes, number, percent, signed, significant
+from compress.reporting.summary import of_measure
 from compress.reporting.tables import Table
 
 QUIET = Markup(' <span class="quiet">[{}]</span>')
@@ -16,10 +17,10 @@ HEADER = ["", "Student, float32", "8-bit integers", "Change"]
 def table(metrics: Mapping[str, Any]) -> Table:
     """Accuracies and Delta with the change's 95 % interval, bytes and latency; no rows without it."""
     found = metrics.get("int8")
-    return Table("", HEADER, [*_rows(metrics["student"], found)] if found else [])
+    return Table("", HEADER, [*_rows(metrics["student"], found, of_measure(metrics))] if found else [])
 
 
-def _rows(student: Mapping[str, Any], int8: Mapping[str, Any]) -> Iterator[list[str]]:
+def _rows(student: Mapping[str, Any], int8: Mapping[str, Any], of: str) -> Iterator[list[str]]:
     apart = int8["difference"]
     sets = [("Dev", "dev", student["dev"], int8["dev"])]
     sets += [(n, f"ood_{n}", value, int8["ood"][n]) for n, value in student["ood"].items()]
@@ -30,7 +31,7 @@ def _rows(student: Mapping[str, Any], int8: Mapping[str, Any]) -> Iterator[list[
         yield [f"{name} accuracy, %", percent(old), percent(new), change]
     if "delta" in apart:
         change = _change(signed(apart["delta"]["value"], 3), apart["delta"], 1, 3)
-        yield ["Delta", number(student["delta"]), number(int8["delta"]), change]
+        yield [f"Delta{of}", number(student["delta"]), number(int8["delta"]), change]
     for name, part in int8["same_answer"].items():
         bounds = QUIET.format(", ".join(map(percent, part["interval"])))
         title = "Dev" if name == "dev" else name.removeprefix("ood_")

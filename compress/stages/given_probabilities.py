@@ -10,7 +10,7 @@ from compress.errors import UserError
 from compress.files import integrity
 from compress.runtime import parallel
 from compress.runtime.long_work import LongWork
-from compress.scoring import chance, evaluation, probabilities
+from compress.scoring import metrics, probabilities
 from compress.scoring.probabilities import KEY, Found
 from compress.stages.context import Context
 
@@ -40,8 +40,8 @@ def facts(run: Context, *names: str) -> dict[str, Any]:
 def read(run: Context, name: str, out: Found) -> None:
     """Fill `out` [N, C] with the probabilities of a split, on the calling rank alone.
 
-    Raises UserError for a file that `probabilities.read` refuses, that has changed, or whose accuracy
-    on train (on dev where train is not given) is not above that of the largest class.
+    Raises UserError for a file that `probabilities.read` refuses, that has changed, or whose balanced
+    accuracy on train (on dev where train is not given) is not above chance.
     """
     split, robust = run.data.splits()[name], run.config.robust
     file = probabilities.files(str(robust.teacher.probabilities), [name])[name]
@@ -55,15 +55,19 @@ def read(run: Context, name: str, out: Found) -> None:
 
 
 def _check_order(file: Path, name: str, found: Found, run: Context) -> None:
-    """Raise UserError unless the most probable class is the label more often than the largest class."""
-    split = run.data.splits()[name]
-    accuracy, share = float(evaluation.correct(found, split).mean()), chance.majority(split)
-    if accuracy <= share:
+    """Raise UserError unless the balanced accuracy is above chance, 1 / classes.
+
+    The plain accuracy would refuse a good teacher where one class is rare.
+    """
+    labels = run.data.splits()[name].labels
+    balanced = metrics.by_class(found.argmax(axis=1), labels)["balanced_accuracy"]
+    at_chance = 1 / len(np.unique(labels))
+    if balanced <= at_chance:
         raise UserError(
-            f"{file}: its most probable class is the label of {accuracy:.1%} of the samples of {name}, "
-            f"not more than the largest class has ({share:.1%}), so the columns are probably called "
-            f"after other classes or the rows belong to other samples ({', '.join(run.data.labels)}; "
-            f"'{probabilities.ROW}' counts from 0)."
+            f"{file}: its most probable class is right for {balanced:.1%} of the samples of a class of "
+            f"{name}, on average, which is not above chance ({at_chance:.1%}), so the columns are "
+            "probably called after other classes or the rows belong to other samples "
+            f"({', '.join(run.data.labels)}; '{probabilities.ROW}' counts from 0)."
         )
 
 

@@ -96,7 +96,8 @@ class HeadParams(settings.Block):
     """Share of the heads that stays, over all layers of the group; of each layer with method topk or
     structured.even."""
     target_heads: settings.Count | None = None
-    """Number of heads that stay over all layers of the group."""
+    """Number of heads that stay over all layers of the group; key/value groups where queries share
+    keys and values."""
     pruned_heads: list[settings.Natural] | None = None
     """Numbers of the heads that go in every layer of the group, counted from 0."""
 
@@ -119,7 +120,8 @@ class HeadShared(UnitShared):
     """What holds for all groups of heads."""
 
     num_heads: settings.Count | None = None
-    """Heads of each layer of the model, checked; follows from the model."""
+    """Heads of each layer of the model (key/value groups where queries share them), checked; follows
+    from the model."""
 
 
 class HeadPruning(UnitPruning):
