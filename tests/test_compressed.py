@@ -167,3 +167,20 @@ def test_load_no_directory(tmp_path):
 def test_an_architecture_without_a_mapping_is_named():
     with pytest.raises(UserError, match="no entry says where the architecture 'gpt2'"):
         architectures.find(GPT2Config())
+
+
+@pytest.mark.parametrize("name", ["mistral", "ministral", "gemma2", "gemma3", "modernbert"])
+def test_more_padding_than_a_sliding_window_changes_nothing(name):
+    """Rows that may look at padding only must not spread what is no number."""
+    config = fresh(name)
+    config.sliding_window = 4
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    ids = torch.randint(3, 39, (2, 24))
+    ids[1, 8:] = config.pad_token_id
+    mask = (ids != config.pad_token_id).long()
+    alone = model(ids[1:, :8]).logits
+    both = model(ids, attention_mask=mask).logits
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-5)
+    both.sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
