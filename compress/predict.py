@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compress.data import checking, reading, tokens
 from compress.data.batches import pad, scoring_batches
-from compress.data.texts import Lists
+from compress.data.texts import KINDS, Lists
 from compress.errors import UserError, nearest
 from compress.files import artefacts
 from compress.models import encoders, probe
@@ -37,7 +37,6 @@ LONGEST = 100_000
 """Tokens of a sample, at most, that a configuration may name."""
 COLUMNS = {1: ("text",), 2: ("premise", "hypothesis")}
 """By the number of texts of a sample: the columns of a file, and the options of one sample."""
-SAMPLES = {1: "single texts", 2: "pairs of texts"}
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ def texts_of(model: PreTrainedModel, options: argparse.Namespace) -> int:
         return known or 2
     if known is not None and given != known:
         words = {1: "--text, or one column", 2: "--premise and --hypothesis, or two columns"}
-        classifies = f"{options.model_dir} classifies {SAMPLES[known]}"
+        classifies = f"{options.model_dir} classifies {KINDS[known]}"
         raise UserError(f"{option}: {classifies}; give {words[known]} of a --file.")
     return given
 

@@ -41,7 +41,10 @@ def resolve(config: Config, start: Path, samples: int) -> Resolved:
     shape, reduction = encoders.load_config(start), config.compression.layers
     layers = reduction.kept(shape) if reduction else None
     with torch.device("meta"):
-        model = encoders.fresh_from(start, compressed.reduced(shape, layers) if layers else shape)
+        model = encoders.fresh_from(start, shape)
+        if layers:
+            _check_copied(config, model)
+            model = encoders.fresh_from(start, compressed.reduced(shape, layers))
     found = pruners(config, model, samples)
     if reduction:
         reduction.check_others(model)
@@ -79,7 +82,7 @@ def _check_order(found: tuple[Pruner, ...]) -> None:
 
 
 def _check_library(config: Config, model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:
-    """UserError for what DeepSpeed's library cannot mask or copy."""
+    """UserError for what DeepSpeed's library cannot mask."""
     if config.robust.masks != "deepspeed":
         return
     if found and any(
@@ -95,15 +98,17 @@ def _check_library(config: Config, model: PreTrainedModel, found: tuple[Pruner, 
             "robust_compression.masks: DeepSpeed's library cannot mask ffn neurons of this model, "
             "which has two matrices in one layer; set it to 'native'."
         )
-    if config.compression.layers and model.config.model_type in architectures.ARCHITECTURES:
-        prefix = architectures.find(model.config).blocks
-        layers = model.get_submodule(prefix).children()
-        names = [{name for name, _ in layer.named_parameters()} for layer in layers]
-        if any(own != names[0] for own in names):
-            raise UserError(
-                "robust_compression.masks: DeepSpeed's library copies layers by the place of their "
-                "parameters, and those of this model differ; set it to 'native'."
-            )
+
+
+def _check_copied(config: Config, model: PreTrainedModel) -> None:
+    """UserError for layers that DeepSpeed's library would copy wrongly; model: before any goes."""
+    layers = model.get_submodule(architectures.find(model.config).blocks).children()
+    names = [{name for name, _ in layer.named_parameters()} for layer in layers]
+    if config.robust.masks == "deepspeed" and any(own != names[0] for own in names):
+        raise UserError(
+            "robust_compression.masks: DeepSpeed's library copies layers by the place of their "
+            "parameters, and those of this model differ; set it to 'native'."
+        )
 
 
 def _check_patterns(config: Config, model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:

@@ -126,11 +126,11 @@ class UnitPruner(Pruner):
         """What the kept units leave of the layers; nothing is known of learned scores."""
         import torch
 
-        found: Remaining = {}
+        found: dict[str, tuple[Tensor | None, Tensor | None]] = {}
         for number, units in () if self.learned else sorted(self.kept.items()):
             for one in self.slices(self.blocks[number]):
                 places = one.places(torch.tensor(units))
-                found = {**found, one.layer: (places, None) if one.axis == 0 else (None, places)}
+                found[one.layer] = (places, None) if one.axis == 0 else (None, places)
         return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from compress.data.reading import AT_ONCE
 
 COLUMNS = ("first", "second")
+KINDS = {1: "single texts", 2: "pairs of texts"}
+"""What samples are, by their number of texts."""
 UNSEEN = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 """Characters without width, which two copies of a text may differ in."""
 DIGEST = 16

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from compress.data import tokens
 from compress.data.splits import TaskData
+from compress.data.texts import KINDS
 from compress.errors import UserError
 from compress.layerwise import layer_map
 from compress.models import encoders
@@ -36,10 +37,9 @@ def _check_texts(folder: Path, texts: int) -> None:
     """Raise UserError for a teacher of pairs where the samples are single texts, or the reverse."""
     known = encoders.texts_of(encoders.load_config(folder))
     if known not in (None, texts):
-        what = ("single texts", "pairs of texts")
         raise UserError(
-            f"robust_compression.teacher.model {folder}: was trained on {what[known - 1]}, but the "
-            f"samples of the task are {what[texts - 1]}; take a teacher that reads the same."
+            f"robust_compression.teacher.model {folder}: was trained on {KINDS[known]}, but the "
+            f"samples of the task are {KINDS[texts]}; take a teacher that reads the same."
         )
 
 

@@ -10,7 +10,7 @@ from compress.errors import UserError
 from compress.files import integrity
 from compress.runtime import parallel
 from compress.runtime.long_work import LongWork
-from compress.scoring import metrics, probabilities
+from compress.scoring import measures, probabilities
 from compress.scoring.probabilities import KEY, Found
 from compress.stages.context import Context
 
@@ -60,7 +60,7 @@ def _check_order(file: Path, name: str, found: Found, run: Context) -> None:
     The plain accuracy would refuse a good teacher where one class is rare.
     """
     labels = run.data.splits()[name].labels
-    balanced = metrics.by_class(found.argmax(axis=1), labels)["balanced_accuracy"]
+    balanced = measures.Answers(found.argmax(axis=1), labels).value("balanced_accuracy")
     at_chance = 1 / len(np.unique(labels))
     if balanced <= at_chance:
         raise UserError(
