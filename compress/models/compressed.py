@@ -12,17 +12,15 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from compress.errors import UserError
 from compress.models import architectures
 from compress.models.blocks import Slices, find_blocks, head_size, queries
+from compress.models.weight_files import WeightFiles
 
 KEY = "compressed_layers"
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -182,13 +180,11 @@ def load_weights(model: PreTrainedModel, path: Path) -> None:
 
     Raises UserError unless every tensor is there in its size.
     """
-    file = path / WEIGHTS
-    if not file.is_file():
-        raise UserError(f"{path}: has no {WEIGHTS}; the directory is incomplete.")
+    files = WeightFiles(path)
     try:
-        model.load_state_dict(load_file(file))
-    except SafetensorError as error:
-        raise UserError(f"{file}: is damaged or incomplete ({error}).") from None
+        model.load_state_dict({name: files.read(name) for name in files.names})
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[1].strip()
-        raise UserError(f"{file}: does not fit its config.json ({reason})") from None
+        raise UserError(
+            f"{path}: the file of weights does not fit its config.json ({reason})"
+        ) from None

@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,13 +21,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import WEIGHTS_NAME
 
 from compress.data import hub
 from compress.data.tasks import Task
 from compress.errors import UserError, first_line
 from compress.files import integrity
-from compress.models import compressed, directories, label_order, loading, padding
+from compress.models import compressed, deferred, directories, label_order, loading, padding
+from compress.models.weight_files import WeightFiles
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 TRAINED_LENGTH = "trained_max_length"
@@ -48,16 +48,8 @@ def directory(name: str, key: str = "robust_compression.model") -> Path:
 
 
 def check_weights(path: Path) -> None:
-    """Raise UserError now if the directory's file of weights is damaged; reads its header only."""
-    file = path / compressed.WEIGHTS
-    try:
-        if file.is_file():
-            with safe_open(file, framework="pt") as weights:
-                weights.keys()
-        elif (file := path / WEIGHTS_NAME).is_file():
-            torch.load(file, map_location="meta", weights_only=True)
-    except DAMAGED as error:
-        raise UserError(f"{file}: is damaged or incomplete ({first_line(error)}).") from None
+    """Raise UserError now if the directory's file of weights is damaged; reads headers only."""
+    WeightFiles(path)
 
 
 def fingerprint(path: Path) -> str:
@@ -142,19 +134,27 @@ def texts_of(config: PreTrainedConfig) -> int | None:
 
 
 def load_classifier(
-    path: Path, labels: tuple[str, ...], trained: bool = False, task: Task | None = None
+    path: Path,
+    labels: tuple[str, ...],
+    trained: bool = False,
+    task: Task | None = None,
+    whole: bool = True,
 ) -> PreTrainedModel:
     """Classifier with C = len(labels) classes, in float32, head as in the file or random.
 
     trained: the directory must hold a classification head of these labels (a teacher); task: whose
     labels they are, for a directory that names them otherwise. Outputs are put in the order of `labels`
-    (`label_order`). A random head depends on torch's random state: seed it before.
+    (`label_order`). A random head depends on torch's random state: seed it before. whole: else the
+    weights stay in the file until a training asks for them (`deferred`), where that is possible.
     Raises UserError for an unreadable directory, missing tensors, other labels.
     """
     config = load_config(path)
     order = label_order.find(path, config, labels, task, trained)
     _name_labels(config, labels if order.plain else label_order.names(path, config))
-    if compressed.sizes(config) is not None:
+    model = None if whole else _load_deferred(path, config, trained, order)
+    if model is not None:
+        pass
+    elif compressed.sizes(config) is not None:
         config.dtype = torch.float32
         model = fresh_from(path, config)
         compressed.load_weights(model, path)
@@ -183,11 +183,41 @@ def _load_plain(path: Path, config: PreTrainedConfig, trained: bool) -> PreTrain
         )
     except (*UNREADABLE, *DAMAGED) as error:
         raise UserError(f"{path}: is no readable model directory ({first_line(error)}).") from None
-    missing, inner = sorted(info["missing_keys"]), f"{model.base_model_prefix}."
+    _check_missing(path, model, sorted(info["missing_keys"]), trained)
+    return model
+
+
+def _load_deferred(
+    path: Path, config: PreTrainedConfig, trained: bool, order: label_order.Order
+) -> PreTrainedModel | None:
+    """The classifier with its weights still in the file, but for its head if labels change their order.
+
+    None where that is not possible: tensors that transformers converts, a head that is not the only
+    layer of its size.
+    """
+    try:
+        found = deferred.load(path, config)
+    except (*UNREADABLE, *DAMAGED) as error:
+        raise UserError(f"{path}: is no readable model directory ({first_line(error)}).") from None
+    if found is None:
+        return None
+    model, missing = found
+    _check_missing(path, model, missing, trained)
+    if order.plain:
+        return model
+    heads = label_order.of_size(model, order.size)
+    if len(heads) != 1:
+        return None
+    deferred.fill(heads[0])
+    return model
+
+
+def _check_missing(path: Path, model: PreTrainedModel, missing: list[str], trained: bool) -> None:
+    """UserError for tensors that a model's directory lacks, other than those of a new head."""
+    inner = f"{model.base_model_prefix}."
     lacking = [n for n in missing if trained or (n.startswith(inner) and "pooler" not in n)]
     if lacking:
         raise UserError(f"{path}: its weights lack {len(lacking)} tensors such as '{lacking[0]}'.")
-    return model
 
 
 def load_compressed(path: str | Path) -> PreTrainedModel:

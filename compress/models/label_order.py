@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from compress.data.tasks import Task, spelling
 from compress.errors import UserError
+from compress.models import deferred
 
 NUMBERED = re.compile(r"(?:label_)?(\d+)")
 PROBED = 8
@@ -185,7 +186,8 @@ def arrange(model: PreTrainedModel, order: Order, path: Path) -> None:
     """
     if order.plain:
         return
-    head = find_head(model, order.size)
+    heads = of_size(model, order.size)
+    head = heads[0] if deferred.deferred(model) else find_head(model, order.size)
     if head is None:
         raise UserError(
             f"{path}: the classification head of {type(model).__name__} cannot be found, so its labels "
@@ -203,10 +205,14 @@ def arrange(model: PreTrainedModel, order: Order, path: Path) -> None:
     setattr(model, "num_labels", len(rows))  # noqa: B010  a module's attribute for mypy
 
 
+def of_size(model: PreTrainedModel, size: int) -> list[nn.Linear]:
+    """The layers of so many outputs."""
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == size]
+
+
 def find_head(model: PreTrainedModel, size: int) -> nn.Linear | None:
     """The layer whose `size` outputs are the logits: changes of its rows change the logits likewise."""
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == size]
-    training = model.training
+    layers, training = of_size(model, size), model.training
     model.eval()
     try:
         return next((layer for layer in reversed(layers) if _is_head(model, layer)), None)

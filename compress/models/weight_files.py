@@ -1,0 +1,167 @@
+"""The tensors of a model directory, read one at a time: safetensors, one file or several, or .bin.
+
+Nobody needs the whole model for one of its tensors: safetensors files are mapped, and so are .bin files
+of torch 1.6 or later.
+"""
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+
+from compress.errors import UserError, first_line
+
+DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    UnpicklingError,
+    SafetensorError,
+)
+SHARD_BYTES = 2 << 30
+"""Size from which a file of weights is closed and the next begun; one tensor is never divided."""
+
+
+class WeightFiles:
+    """The tensors of a directory by name. Raises UserError if it has no weights or they are damaged."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads headers only."""
+        self.path = path
+        self._files = self._find()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return list(self._files)
+
+    @cached_property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes by name."""
+        return {name: self._shape(name) for name in self._files}
+
+    def read(self, name: str) -> Tensor:
+        """A tensor on the CPU, in the type of the file; not to be written to."""
+        file = self._files[name]
+        try:
+            if file.suffix == ".bin":
+                return self._pickled(file)[name]
+            with safe_open(file, framework="pt") as weights:
+                tensor: Tensor = weights.get_tensor(name)
+        except DAMAGED as error:
+            raise _damaged(file, error) from None
+        return tensor
+
+    def _shape(self, name: str) -> torch.Size:
+        file = self._files[name]
+        if file.suffix == ".bin":
+            return self._pickled(file)[name].shape
+        try:
+            with safe_open(file, framework="pt") as weights:
+                return torch.Size(weights.get_slice(name).get_shape())
+        except DAMAGED as error:
+            raise _damaged(file, error) from None
+
+    def _pickled(self, file: Path) -> dict[str, Tensor]:
+        if file not in self._loaded:
+            try:
+                self._loaded[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # written before torch 1.6: it cannot be mapped
+                self._loaded[file] = torch.load(file, map_location="cpu", weights_only=True)
+        return self._loaded[file]
+
+    @cached_property
+    def _loaded(self) -> dict[Path, dict[str, Tensor]]:
+        return {}
+
+    def _find(self) -> dict[str, Path]:
+        """The file of each tensor, as transformers looks for them."""
+        one = self.path / SAFE_WEIGHTS_NAME
+        try:
+            if one.is_file():
+                with safe_open(one, framework="pt") as weights:
+                    return dict.fromkeys(weights.keys(), one)
+            if (one := self.path / SAFE_WEIGHTS_INDEX_NAME).is_file():
+                return self._indexed(one)
+            if (one := self.path / WEIGHTS_NAME).is_file():
+                return dict.fromkeys(self._pickled(one), one)
+            if (one := self.path / WEIGHTS_INDEX_NAME).is_file():
+                return self._indexed(one)
+        except DAMAGED as error:
+            raise _damaged(one, error) from None
+        raise UserError(f"{self.path}: has no {SAFE_WEIGHTS_NAME}; the directory is incomplete.")
+
+    def _indexed(self, index: Path) -> dict[str, Path]:
+        table: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        for file in sorted(set(table.values())):
+            if not (self.path / file).is_file():
+                raise UserError(f"{self.path}: has no {file}, which {index.name} names.")
+        return {name: self.path / file for name, file in table.items()}
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file}: is damaged or incomplete ({first_line(error)}).")
+
+
+class WeightWriter:
+    """Writes tensors one after another into safetensors files of limited size.
+
+    Holds no more than one file's tensors. One file has the plain name; several have an index.
+    """
+
+    def __init__(self, folder: Path, limit: int = SHARD_BYTES) -> None:
+        """folder: is there; limit: bytes of a file."""
+        self._folder, self._limit = folder, limit
+        self._open: dict[str, Tensor] = {}
+        self._bytes = self._total = 0
+        self._done: list[list[str]] = []
+
+    def add(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take tensors on the CPU, which the caller leaves alone from then on."""
+        for name, tensor in weights:
+            size = tensor.numel() * tensor.element_size()
+            if self._open and self._bytes + size > self._limit:
+                self._flush()
+            self._open[name] = tensor.contiguous()
+            self._bytes, self._total = self._bytes + size, self._total + size
+
+    def _flush(self) -> None:
+        save_file(self._open, self._folder / _part(len(self._done)), metadata={"format": "pt"})
+        self._done.append(list(self._open))
+        self._open, self._bytes = {}, 0
+
+    def close(self) -> None:
+        """Write what is left, and name the files."""
+        self._flush()
+        if len(self._done) == 1:
+            (self._folder / _part(0)).rename(self._folder / SAFE_WEIGHTS_NAME)
+            return
+        stem, suffix = SAFE_WEIGHTS_NAME.split(".")
+        table: dict[str, str] = {}
+        for number, names in enumerate(self._done):
+            file = f"{stem}-{number + 1:05d}-of-{len(self._done):05d}.{suffix}"
+            (self._folder / _part(number)).rename(self._folder / file)
+            table |= dict.fromkeys(names, file)
+        index: dict[str, Any] = {"metadata": {"total_size": self._total}, "weight_map": table}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (self._folder / SAFE_WEIGHTS_INDEX_NAME).write_text(text, encoding="utf-8")
+
+
+def _part(number: int) -> str:
+    return f"part-{number:05d}.safetensors"

@@ -1,0 +1,112 @@
+"""Weights that stay in their file: what fills each parameter is what whole loading puts there."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import ALIKE, CONFIGS, KEPT
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+
+from compress.models import compressed, deferred, encoders
+from compress.models.compressed import Layer
+from compress.models.weight_files import WeightFiles, WeightWriter
+
+LABELS = ("no", "yes")
+pytestmark = pytest.mark.fast
+
+
+def _classifier(kind: str) -> PreTrainedModel:
+    return AutoModelForSequenceClassification.from_config(copy.deepcopy(CONFIGS[kind]))
+
+
+def _filled(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state of a model once everything is read."""
+    for module in model.modules():
+        deferred.fill(module)
+    return model.state_dict()
+
+
+def _same(found: PreTrainedModel, whole: PreTrainedModel) -> None:
+    """Parameters, persistent buffers and the others are equal."""
+    assert deferred.deferred(found)
+    state, expected = _filled(found), whole.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    buffers = dict(found.named_buffers())
+    assert buffers.keys() == dict(whole.named_buffers()).keys()
+    assert all(torch.equal(buffers[name], value) for name, value in whole.named_buffers())
+    assert [p.requires_grad for p in found.parameters()] == [
+        p.requires_grad for p in whole.parameters()
+    ]
+
+
+def _load(path: Path, **options: bool) -> PreTrainedModel:
+    torch.manual_seed(3)
+    return encoders.load_classifier(path, LABELS, **options)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_classifier_is_filled_from_its_file(kind: str, tmp_path: Path) -> None:
+    model = _classifier(kind)
+    model.config.id2label, model.config.label2id = dict(enumerate(LABELS)), {"no": 0, "yes": 1}
+    model.save_pretrained(tmp_path)
+    _same(_load(tmp_path, whole=False), _load(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "llama", "albert", "mpnet"])
+def test_an_encoder_without_a_head_gets_the_same_random_one(kind: str, tmp_path: Path) -> None:
+    AutoModel.from_config(copy.deepcopy(CONFIGS[kind])).save_pretrained(tmp_path)
+    _same(_load(tmp_path, whole=False), _load(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "albert"])
+def test_a_model_of_listed_sizes_is_filled(kind: str, tmp_path: Path) -> None:
+    config = _classifier(kind).config
+    config.id2label, config.label2id = dict(enumerate(LABELS)), {"no": 0, "yes": 1}
+    kept = ALIKE if kind == "mpnet" else KEPT
+    compressed.describe(config, [Layer(len(k.heads), len(k.neurons)) for k in kept])
+    compressed.build(config).save_pretrained(tmp_path)
+    _same(_load(tmp_path, whole=False), _load(tmp_path))
+
+
+def test_labels_in_another_order_are_arranged(tmp_path: Path) -> None:
+    model = _classifier("bert")
+    model.config.id2label, model.config.label2id = {0: "yes", 1: "no"}, {"yes": 0, "no": 1}
+    model.save_pretrained(tmp_path)
+    found = _load(tmp_path, whole=False)
+    assert torch.equal(found.classifier.weight, model.classifier.weight[[1, 0]])
+    _same(found, _load(tmp_path))
+
+
+def test_nothing_is_in_memory_before(tmp_path: Path) -> None:
+    _classifier("llama").save_pretrained(tmp_path)
+    found = _load(tmp_path, whole=False)
+    assert {p.device.type for p in found.parameters()} == {"meta"}
+
+
+def test_files_of_weights_in_parts(tmp_path: Path) -> None:
+    model = _classifier("bert")
+    model.config.save_pretrained(tmp_path)
+    writer = WeightWriter(tmp_path, limit=4000)
+    writer.add((name, tensor) for name, tensor in model.state_dict().items())
+    writer.close()
+    parts = sorted(tmp_path.glob("*.safetensors"))
+    biggest = max(4 * tensor.numel() for tensor in model.state_dict().values())
+    assert len(parts) > 2 and max(part.stat().st_size for part in parts) < max(4000, biggest) + 2000
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    files = WeightFiles(tmp_path)
+    assert set(files.names) == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(theirs.state_dict()[name], tensor) and torch.equal(files.read(name), tensor)
+    parts[1].unlink()
+    with pytest.raises(Exception, match=f"has no {parts[1].name}"):
+        WeightFiles(tmp_path)
+
+
+def test_zeros_beside_a_deferred_weight_are_deferred() -> None:
+    there = deferred.zeros((2, 3), nn.Linear(3, 2).weight)
+    later = deferred.zeros((2, 3), torch.empty(2, 3, device="meta", dtype=torch.bfloat16))
+    assert torch.equal(there, torch.zeros(2, 3)) and not hasattr(there, deferred.SOURCE)
+    assert torch.equal(deferred.source_of(later)(), torch.zeros(2, 3, dtype=torch.bfloat16))
