@@ -76,14 +76,7 @@ def _listed(files: WeightFiles, config: PreTrainedConfig) -> PreTrainedModel:
 
     Raises UserError unless every tensor is there in its size.
     """
-    layers = compressed.sizes(config)
-    assert layers is not None
-    with torch.device("meta"):
-        plain = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-    model, _, _ = _placed(config, {name: p.shape for name, p in plain.named_parameters()})
-    for _, parameter in list(model.named_parameters()):
-        _put(model, parameter, nn.Parameter(parameter.to("meta")))
-    compressed.resize(model, layers)
+    model = without_weights(config)
     for name, parameter in list(model.named_parameters()):
         if files.shapes.get(name) != parameter.shape:
             raise UserError(
@@ -92,6 +85,29 @@ def _listed(files: WeightFiles, config: PreTrainedConfig) -> PreTrainedModel:
             )
         _defer(model, parameter, files, name)
     return model
+
+
+def without_weights(config: PreTrainedConfig) -> PreTrainedModel:
+    """A classifier whose buffers are there, and whose parameters, on the meta device, have no source."""
+    with torch.device("meta"):
+        plain = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    model, _, _ = _placed(config, {name: p.shape for name, p in plain.named_parameters()})
+    for _, parameter in list(model.named_parameters()):
+        _put(model, parameter, nn.Parameter(parameter.to("meta")))
+    if (layers := compressed.sizes(config)) is not None:
+        compressed.resize(model, layers)
+    return model
+
+
+def draw(model: PreTrainedModel) -> None:
+    """Draw the parameters that have no source from torch's random state, in place."""
+    for module in model.modules():
+        own = module._parameters
+        lacking = [k for k, p in own.items() if p is not None and p.is_meta and not hasattr(p, SOURCE)]
+        for name in lacking:
+            own[name] = nn.Parameter(torch.empty_like(own[name], device="cpu"))
+        if lacking:
+            model._init_weights(module)
 
 
 def _placed(

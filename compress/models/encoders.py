@@ -266,6 +266,12 @@ def fresh(model: PreTrainedModel) -> PreTrainedModel:
     return compressed.build(model.config)
 
 
+def shape(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same configuration without weights (meta device)."""
+    with torch.device("meta"):
+        return compressed.build(model.config)
+
+
 def fresh_from(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """A classifier of the directory's shape, or of a configuration derived from it; random weights."""
     try:

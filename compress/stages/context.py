@@ -113,9 +113,15 @@ TRAINING = (
 
 
 def start_model(context: Context, source: Path) -> PreTrainedModel:
-    """The classifier that a training starts from; what its directory lacks is drawn from the seed."""
-    torch.manual_seed(context.config.robust.seed)
-    return encoders.load_classifier(source, context.data.labels, task=context.data.task)
+    """The classifier that a training starts from; what its directory lacks is drawn from the seed.
+
+    At ZeRO 3 its weights are read when the training begins, each rank keeping its part; not with the
+    masks of DeepSpeed's library, which copies them before.
+    """
+    config, labels = context.config, context.data.labels
+    torch.manual_seed(config.robust.seed)
+    whole = config.deepspeed.zero_optimization.stage < 3 or config.robust.masks == "deepspeed"
+    return encoders.load_classifier(source, labels, task=context.data.task, whole=whole)
 
 
 def _saver(name: str, context: Context) -> Saver:

@@ -187,7 +187,7 @@ def assemble(
     """
     robust, own = run.config.robust, run.for_student()
     model = _start(own, start)
-    shape = encoders.fresh(model)
+    shape = encoders.shape(model)
     masks = Masks(run.resolved.pruners, _scorer(own, shape, known), robust.masks)
     methods = [masks, robust.loss, *terms_of(robust.layerwise)]
     for method in methods:

@@ -25,7 +25,7 @@ from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
 from compress.stages import bias, export, given_probabilities
-from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, score, score_split
+from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, score, score_split, start_model
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
 from compress.training.engine import gather_weights
@@ -139,9 +139,8 @@ def fine_tune(
 
     Returns its weights, log-probabilities [N, C] of train, and an empty model of its shape.
     """
-    torch.manual_seed(context.config.robust.seed)
-    model = encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
-    shape = encoders.fresh(model)
+    model = start_model(context, context.encoder.model)
+    shape = encoders.shape(model)
     methods = [Masks(), loss or Vanilla()]
     trainer = new_trainer(name, context, model, methods, epochs, known)
     trainer.run_until(trainer.total_steps, WatchDev(context))

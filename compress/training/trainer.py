@@ -24,9 +24,9 @@ from compress.data.columns import Columns
 from compress.errors import Interrupted
 from compress.methods import Method
 from compress.microbatch import Batch, SampleData, mistake_in
-from compress.models import unpadding
+from compress.models import deferred, unpadding
 from compress.runtime import agreement, interrupts, memory, ranks
-from compress.training import finite, shards, training_state
+from compress.training import finite, partitioned, shards, training_state
 from compress.training.engine import checkpoint_activations, engine_settings, parameter_groups
 from compress.training.feed import Feed
 from compress.training.loading import Gather, MicroBatch, OnDevice
@@ -106,6 +106,8 @@ class Trainer:
         if config.robust.padding_free:
             unpadding.leave_out(training.model)
         with memory.building(self.name, config):
+            if deferred.deferred(training.model):
+                partitioned.fill(training.model, settings)
             self.engine = deepspeed.initialize(
                 model=training.model, model_parameters=groups, config=settings
             )[0]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.compression.masking import LayerMask
+from compress.models import deferred
 from compress.models.blocks import Slices
 
 NAME = "mask_scores"
@@ -96,9 +97,8 @@ class MaskedLinear(nn.Linear):
         shape = tuple(linear.weight.shape)
         if units is not None:
             shape = (1, units.units) if units.axis else (units.units, 1)
-        zeros = torch.zeros(*shape, dtype=linear.weight.dtype, device=linear.weight.device)
-        self.mask_scores = nn.Parameter(zeros)
-        self.count = zeros.numel()
+        self.mask_scores = deferred.zeros(shape, linear.weight)
+        self.count = self.mask_scores.numel()
         self.selection = Selection()
         self.train(linear.training)
 

@@ -111,11 +111,13 @@ class LayerReduction(Technique):
         """A student whose blocks are copies of these blocks of `source`, everything else copied too.
 
         layers: of `kept`; masks: `robust_compression.masks`. Modules outside the blocks that
-        other_module_name leaves out are fresh.
+        other_module_name leaves out are fresh. Of a deferred source the student has the parameters
+        themselves.
         """
-        from compress.models import architectures, compressed
+        from compress.models import architectures, compressed, deferred
 
-        student = compressed.build(compressed.reduced(source.config, layers))
+        config, later = compressed.reduced(source.config, layers), deferred.deferred(source)
+        student = deferred.without_weights(config) if later else compressed.build(config)
         others = outside(source) if self.other_module_name is None else self.other_module_name
         prefix = architectures.find(source.config).blocks
         if masks == "deepspeed":
@@ -124,6 +126,8 @@ class LayerReduction(Technique):
             library.copy_layers(student, source, prefix, layers, others)
         else:
             copy_by_name(student, source, prefix, layers, others)
+        if later:
+            deferred.draw(student)
         return student
 
 
@@ -140,10 +144,13 @@ def copy_by_name(
     so that a block that lacks one gets no other's: ModernBERT's first has no norm, and a block that
     becomes the first loses its own. ValueError if anything but a norm is lacking.
     """
+    from compress.models import deferred
+
+    later = deferred.deferred(source)
     pairs = [(f"{prefix}.{new}", f"{prefix}.{old}") for new, old in enumerate(layers)]
     for new, old in [*pairs, *((name, name) for name in others)]:
-        weights = source.get_submodule(old).state_dict()
-        differ = student.get_submodule(new).load_state_dict(weights, strict=False)
+        weights = source.get_submodule(old).state_dict(keep_vars=True)
+        differ = student.get_submodule(new).load_state_dict(weights, strict=False, assign=later)
         wrong = [name for names in differ for name in names if "norm" not in name.lower()]
         if wrong:
             raise ValueError(f"{new} and {old} differ in '{wrong[0]}'")
