@@ -23,7 +23,7 @@ from compress.runtime import ranks
 from compress.runtime.launchers import Launch
 from compress.stages import export, student
 from compress.stages.context import Context
-from compress.stages.student import Assembled
+from compress.stages.student_export import Trained
 from compress.training import distributed
 
 Settled = tuple[Config, str | None]
@@ -50,7 +50,7 @@ def begin(known: Settled, output: Path, launch: Launch) -> Context:
     return whole_run.prepare(settings, output / "run", device, whole_run.PREPARE)
 
 
-def training(name: str, context: Context, steps: int) -> Assembled:
+def training(name: str, context: Context, steps: int) -> Trained:
     """The student's training, for so many optimiser steps at least."""
     count, classes = len(context.data.train), len(context.data.labels)
     draw = np.random.default_rng(0)

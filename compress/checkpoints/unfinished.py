@@ -142,6 +142,11 @@ class Unfinished:
         ranks.on_main(write)
         return values
 
+    def place(self, name: str) -> Path:
+        """Where the main rank may write what belongs to the artefact before it is complete."""
+        assert self.path is not None, "a stage that is obtained has a place for unfinished work"
+        return self.path / name
+
     def has(self, *names: str) -> bool:
         """Whether these parts are kept."""
         if self.kept is None:

@@ -64,8 +64,10 @@ class LayerMask(ABC):
 
 
 def applied(masks: Mapping[str, LayerMask], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gathered weights of layers, 0 where their masks of single weights are; changes the dictionary."""
+    """Gathered weights of some layers, 0 where their masks of single weights are; changes them."""
     for name, mask in masks.items():
+        if f"{name}.weight" not in weights:
+            continue
         weight = weights[f"{name}.weight"]
         weights[f"{name}.weight"] = weight * mask.take(weights).to(weight)
     return weights

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from compress.compression import masking
 from compress.compression.importance import Importance
@@ -110,6 +110,10 @@ class Masks(Method):
         if refreshed:
             self._refreshed()
 
+    def weights_changed(self) -> None:
+        """Called when weights and learned scores have been set from outside."""
+        self._masking.after_step()
+
     def _refreshed(self) -> None:
         self._masking.refresh()
         counts = [pruner.counts(self._remaining) for pruner in self.sparse]
@@ -127,12 +131,17 @@ class Masks(Method):
         """Share of pruned weights among those that heads and neurons leave (0 if none are pruned)."""
         return self._sparsity
 
-    def sparsity_of(self, small: PreTrainedModel) -> float:
-        """Share of zeros in the sparse layers of the finished model (0 if none are pruned)."""
-        modules = dict(small.named_modules())
-        weights = [modules[name].weight for pruner in self.sparse for name in pruner.carriers]
-        total = sum(weight.numel() for weight in weights)
-        return sum(int((weight == 0).sum()) for weight in weights) / total if total else 0.0
+    def sparsity_of(self, read: Callable[[str], Tensor]) -> float:
+        """Share of zeros in the sparse layers of the finished model (0 if none are pruned).
+
+        read: gives a tensor of it by name.
+        """
+        zeros = total = 0
+        for pruner in self.sparse:
+            for name in pruner.carriers:
+                weight = read(f"{name}.weight")
+                zeros, total = zeros + int((weight == 0).sum()), total + weight.numel()
+        return zeros / total if total else 0.0
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """State of each pruner, by its name."""
@@ -146,7 +155,10 @@ class Masks(Method):
         self._refreshed()
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gathered weights of full size without masks, what is pruned is 0; changes the dictionary."""
+        """Gathered weights of full size without masks, what is pruned is 0; changes the dictionary.
+
+        weights: of the whole model, or of some of its blocks and of modules outside them.
+        """
         for pruner in self.pruners:
             weights = pruner.finish(weights)
         return weights
@@ -164,19 +176,22 @@ class Masks(Method):
             for n, block in enumerate(self.blocks)
         ]
 
-    def shrink(self, plain: Mapping[str, Tensor], model: PreTrainedModel) -> PreTrainedModel:
-        """A model of real dimensions with the weights of `finish`.
+    def cut(self, plain: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+        """What `finish` gave without the heads and ffn neurons that go.
 
-        model: uncompressed, of the shape that training started from; its weights do not matter.
+        model: uncompressed, of the shape that training started from; its weights do not matter. What is
+        not in it, such as learned scores, is left out.
         """
-        config, kept = copy.deepcopy(model.config), self.kept()
-        weights = {name: plain[name] for name in model.state_dict()}
+        names = model.state_dict().keys()
+        weights, kept = {name: plain[name] for name in plain if name in names}, self.kept()
+        return weights if kept is None else compressed.cut(weights, model, kept)
+
+    def small(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """A copy of the uncompressed configuration with the sizes that `kept` leaves."""
+        config, kept = copy.deepcopy(config), self.kept()
         if kept is not None:
-            weights = compressed.cut(weights, model, kept)
             compressed.describe(config, [Layer(len(k.heads), len(k.neurons)) for k in kept])
-        small = compressed.build(config)
-        small.load_state_dict(weights)
-        return small
+        return config
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, as `compression_training` to read, edit and run again; empty for nothing."""

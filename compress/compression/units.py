@@ -140,8 +140,10 @@ class UnitPruner(Pruner):
             self.kept[number] = tuple(self.mask(number).state().nonzero().flatten().tolist())
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Zero what belongs to removed units, in place; `kept` says what is left."""
+        """Zero what belongs to removed units in these blocks; `kept` says what is left."""
         for number in self.numbers:
+            if f"{self.slices(self.blocks[number])[0].layer}.weight" not in weights:
+                continue
             mask = self.mask(number).take(weights).view(-1)
             self.kept[number] = tuple(mask.nonzero().flatten().tolist())
             for one in self.slices(self.blocks[number]):

@@ -148,16 +148,37 @@ def _inputs(modules: Mapping[str, nn.Module], name: str) -> int:
     return layer.in_features
 
 
+def block_names(model: nn.Module) -> list[str]:
+    """Names of the Transformer blocks of any model, in its order: what its outermost lists hold."""
+    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    outer = [name for name in lists if not name.startswith(tuple(f"{other}." for other in lists))]
+    return [f"{name}.{n}" for name in outer for n, _ in enumerate(model.get_submodule(name).children())]
+
+
+def portions(model: nn.Module) -> list[list[str]]:
+    """Names of parameters and buffers that belong together: of each block, and of each other module."""
+    blocks, found = block_names(model), dict[str, list[str]]()
+    owners = {name: block for block in blocks for name in _inside(model, block)}
+    for name, _ in (*model.named_parameters(), *model.named_buffers()):
+        found.setdefault(owners.get(name, name.rpartition(".")[0]), []).append(name)
+    return list(found.values())
+
+
+def _inside(model: nn.Module, block: str) -> list[str]:
+    module = model.get_submodule(block)
+    return [f"{block}.{name}" for name, _ in (*module.named_parameters(), *module.named_buffers())]
+
+
 def linear_layers(model: PreTrainedModel) -> list[str]:
     """Names of the linear layers in the Transformer blocks of any model, in its order.
 
     The blocks are what the outermost lists of modules hold. Raises UserError if there are none.
     """
-    lists = [n for n, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    blocks = tuple(f"{name}." for name in block_names(model))
     found = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and any(name.startswith(f"{prefix}.") for prefix in lists)
+        if isinstance(module, nn.Linear) and name.startswith(blocks)
     ]
     if not found:
         raise UserError(

@@ -101,14 +101,14 @@ def cut(
 ) -> dict[str, Tensor]:
     """The state dict without the heads and neurons that are not kept.
 
-    weights: of `model`, whose modules name the tensors; kept: one entry a block.
+    weights: of `model` or of some of its blocks; its modules name the tensors; kept: one entry a block.
     """
     remaining = dict(weights)
     for block, keep in zip(find_blocks(model), kept, strict=True):
         for unit, units in (("heads", keep.heads), ("neurons", keep.neurons)):
             for one in block.slices(unit):
                 _select(remaining, one.layer, one.axis, one.places(torch.tensor(units)))
-        if block.shared is not None:  # every block keeps the same heads
+        if f"{block.shared}.weight" in weights:  # every block keeps the same heads
             name = f"{block.shared}.weight"
             remaining[name] = weights[name].index_select(1, torch.tensor(keep.heads)).contiguous()
     return remaining
@@ -116,6 +116,8 @@ def cut(
 
 def _select(weights: dict[str, Tensor], layer: str, axis: int, places: Tensor) -> None:
     weight, bias = f"{layer}.weight", f"{layer}.bias"
+    if weight not in weights:
+        return
     weights[weight] = weights[weight].index_select(axis, places).contiguous()
     if axis == 0 and bias in weights:
         weights[bias] = weights[bias].index_select(0, places)

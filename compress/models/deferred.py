@@ -23,7 +23,7 @@ SOURCE = "weight_source"
 """Attribute of a deferred parameter: a function that gives its values on the CPU."""
 
 
-def source_of(parameter: nn.Parameter) -> Callable[[], Tensor]:
+def source_of(parameter: Tensor) -> Callable[[], Tensor]:
     """What fills a deferred parameter."""
     source: Callable[[], Tensor] = getattr(parameter, SOURCE)
     return source
@@ -32,6 +32,11 @@ def source_of(parameter: nn.Parameter) -> Callable[[], Tensor]:
 def deferred(model: nn.Module) -> bool:
     """Whether a model's weights are still to be filled."""
     return any(hasattr(parameter, SOURCE) for parameter in model.parameters())
+
+
+def values(tensor: Tensor) -> Tensor:
+    """The values of a parameter or buffer, read if it is deferred."""
+    return source_of(tensor)() if hasattr(tensor, SOURCE) else tensor
 
 
 def zeros(shape: tuple[int, ...], like: Tensor) -> nn.Parameter:
@@ -88,7 +93,7 @@ def _listed(files: WeightFiles, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def without_weights(config: PreTrainedConfig) -> PreTrainedModel:
-    """A classifier whose buffers are there, and whose parameters, on the meta device, have no source."""
+    """A classifier with its buffers, and with parameters on the meta device that have no source."""
     with torch.device("meta"):
         plain = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     model, _, _ = _placed(config, {name: p.shape for name, p in plain.named_parameters()})
@@ -103,9 +108,10 @@ def draw(model: PreTrainedModel) -> None:
     """Draw the parameters that have no source from torch's random state, in place."""
     for module in model.modules():
         own = module._parameters
-        lacking = [k for k, p in own.items() if p is not None and p.is_meta and not hasattr(p, SOURCE)]
-        for name in lacking:
-            own[name] = nn.Parameter(torch.empty_like(own[name], device="cpu"))
+        there = {name: p for name, p in own.items() if p is not None}
+        lacking = {n: p for n, p in there.items() if p.is_meta and not hasattr(p, SOURCE)}
+        for name, parameter in lacking.items():
+            own[name] = nn.Parameter(torch.empty_like(parameter, device="cpu"))
         if lacking:
             model._init_weights(module)
 
@@ -150,5 +156,5 @@ def fill(module: nn.Module) -> None:
     """Read the deferred parameters of one module, in place."""
     for name, parameter in list(module.named_parameters(recurse=False)):
         if hasattr(parameter, SOURCE):
-            values = source_of(parameter)().float().clone()
-            module._parameters[name] = nn.Parameter(values, parameter.requires_grad)
+            read = source_of(parameter)().float().clone()
+            module._parameters[name] = nn.Parameter(read, parameter.requires_grad)

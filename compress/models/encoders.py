@@ -268,8 +268,13 @@ def fresh(model: PreTrainedModel) -> PreTrainedModel:
 
 def shape(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same configuration without weights (meta device)."""
+    return of_config(model.config)
+
+
+def of_config(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of a configuration without weights (meta device)."""
     with torch.device("meta"):
-        return compressed.build(model.config)
+        return compressed.build(config)
 
 
 def fresh_from(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:

@@ -53,14 +53,25 @@ def _sizes(module: nn.Module, plain: nn.Module) -> dict[str, int]:
     }
 
 
-def save(model: PreTrainedModel, folder: Path) -> None:
-    """Write configuration and weights, and the code where plain transformers needs it."""
+def save(model: PreTrainedModel, folder: Path, weights: Path | None = None) -> None:
+    """Write configuration and weights, and the code where plain transformers needs it.
+
+    weights: a directory whose files are moved instead of the model's own weights, which may be missing
+    (meta device).
+    """
     forget(model.config)
     if found := differences(model):
         setattr(model.config, modeling_compressed.KEY, found)
         name = f"{modeling_compressed.PREFIX}{type(model).__name__}"
         setattr(model.config, AUTO_MAP, {AUTO_CLASS: f"{Path(FILE).stem}.{name}"})
-    model.save_pretrained(folder)
+    if weights is None:
+        model.save_pretrained(folder)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        model.config.architectures, model.config.dtype = [type(model).__name__], torch.float32
+        model.config.save_pretrained(folder)
+        for file in sorted(weights.iterdir()):
+            file.rename(folder / file.name)
     if found:
         shutil.copyfile(Path(modeling_compressed.__file__), folder / FILE)
 

@@ -77,7 +77,12 @@ def model_forward(model: nn.Module, device: torch.device, bf16: bool = False) ->
 
     bf16: matrix products in bfloat16 (autocast), weights stay as they are.
     """
-    model.to(device).eval()
+    return forward_of(model.to(device), device, bf16)
+
+
+def forward_of(model: nn.Module, device: torch.device, bf16: bool = False) -> Forward:
+    """The same of a model that is where it computes."""
+    model.eval()
 
     def forward(inputs: Mapping[str, Tensor]) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -1,6 +1,7 @@
 """What the stages share: the context of a run, building a trainer, scoring splits."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,11 @@ from compress.data.cutting import CutOff
 from compress.data.splits import TaskData
 from compress.methods import Method
 from compress.microbatch import SampleData
-from compress.models import encoders, label_order
+from compress.models import deferred, encoders, label_order
 from compress.runtime import agreement, interrupts, ranks
 from compress.scoring import evaluation
 from compress.stages.workspace import Artefact, Workspace
+from compress.training import partitioned
 from compress.training.trainer import AfterEpoch, Trainer, Training
 
 
@@ -181,9 +183,27 @@ def score_exported(
 
     In `evaluation.precision` for a stage that reads that key, else in float32.
     """
-    model = encoders.load_classifier(made.path / "model", context.data.labels, trained=True)
+    path, labels = made.path / "model", context.data.labels
+    model = encoders.load_classifier(path, labels, trained=True, whole=False)
+    with model_scorer(context, model) as forward:
+        return score_all(context, made, names, forward)
+
+
+@contextmanager
+def model_scorer(context: Context, model: PreTrainedModel) -> Iterator[evaluation.Forward]:
+    """Context: yields the forward pass of a deferred model that is not trained, in evaluation mode.
+
+    At ZeRO 3 the ranks divide its weights; else each has them whole. Precision as `score_exported`.
+    """
     bf16 = context.config.robust.evaluation.precision == "bf16"
-    return score_all(context, made, names, evaluation.model_forward(model, context.device, bf16))
+    if context.config.deepspeed.zero_optimization.stage == 3 and deferred.deferred(model):
+        engine = partitioned.frozen(model, context.config)
+        yield evaluation.forward_of(engine, context.device, bf16)
+        engine.destroy()
+        return
+    for module in model.modules():
+        deferred.fill(module)
+    yield evaluation.model_forward(model, context.device, bf16)
 
 
 def score_all(

@@ -1,10 +1,14 @@
 """A trained model as a directory that loads anywhere, checked before it counts as finished.
 
 safetensors only, with the tokenizer, the labels, a model card, and the code that plain transformers
-needs where layers have dimensions of their own (`remote_code`). The logits of the masked model in
-training and of the exported, reloaded one must agree to 1e-5 in float32, else the export fails.
+needs where layers have dimensions of their own (`remote_code`). The weights are written one Transformer
+block at a time into the place of the unfinished work, and moved when the rest is written. The logits of
+the masked model in training and of the exported, reloaded one must agree to 1e-5 in float32, relative
+to the largest, else the export fails.
 """
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +19,46 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from compress.data.columns import Columns
 from compress.data.tasks import Task
 from compress.errors import UserError
-from compress.models import encoders, remote_code
+from compress.files import disk
+from compress.models import encoders, label_order, remote_code, streamed
+from compress.models.weight_files import WeightWriter
+from compress.runtime import ranks
 from compress.scoring import evaluation
+from compress.training import gathering
+from compress.training.gathering import Portion
 
 SAMPLES = 256
 TOLERANCE = 1e-5
+
+
+def empty(folder: Path) -> Path:
+    """The directory, empty; on the main rank."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def close(writers: list[WeightWriter], folder: Path) -> None:
+    """Complete what is written; on the main rank, whose errors all share."""
+    with ranks.sharing_errors(), disk.writing(folder):
+        for writer in writers:
+            writer.close()
+
+
+def write_plain(found: Iterator[Portion], shape: PreTrainedModel, folder: Path) -> None:
+    """Write the weights of a model as they are; collective where `found` is.
+
+    shape: of the model, whose state they are.
+    """
+    names, writers = shape.state_dict().keys(), list[WeightWriter]()
+
+    def take(portion: Portion) -> None:
+        if not writers:
+            writers.append(WeightWriter(empty(folder)))
+        writers[0].add((name, value) for name, value in portion.items() if name in names)
+
+    gathering.each(found, take, folder)
+    close(writers, folder)
 
 
 def save(
@@ -28,32 +67,43 @@ def save(
     max_length: int,
     task: Task,
     folder: Path,
+    weights: Path | None = None,
 ) -> None:
     """Write model and tokenizer.
 
     max_length: tokens of a sample in training; it, the number of texts and which was cut last go into
-    config.json, for `compress.predict`.
+    config.json, for `compress.predict`. weights: a directory whose files are moved there; None: the
+    model's own are written.
     """
     setattr(model.config, encoders.TRAINED_LENGTH, max_length)
     setattr(model.config, encoders.TRAINED_KEEP, task.keep)
     setattr(model.config, encoders.TRAINED_TEXTS, len(task.texts))
-    remote_code.save(model, folder)
+    remote_code.save(model, folder, weights)
     if tokenizer.is_fast:  # the length that it was last used with is no part of it
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
 
 
+def logits(folder: Path, data: Columns, classes: int, device: torch.device) -> NDArray[np.float64]:
+    """Logits [N, C] of the model of a directory, computed block by block; on the calling rank alone."""
+    names = label_order.names(folder, encoders.load_config(folder))
+    model = encoders.load_classifier(folder, tuple(names), trained=True, whole=False).eval()
+    with streamed.blocks(model, device):
+        forward = evaluation.forward_of(model, device)
+        return evaluation.logits(forward, data, SAMPLES, classes, device, alone=True)
+
+
 def difference(
     folder: Path, expected: NDArray[np.float64], data: Columns, device: torch.device
 ) -> float:
-    """Largest difference between expected logits [N, C] and a directory's, relative above 1.
+    """Largest difference between expected logits [N, C] and a directory's, relative to the largest.
 
-    data: the N samples. Runs on the calling rank alone. Raises UserError above the tolerance.
+    Below a largest logit of 1 it is absolute. data: the N samples. Runs on the calling rank alone.
+    Raises UserError above the tolerance.
     """
-    forward = evaluation.model_forward(encoders.load_compressed(folder), device)
-    found = evaluation.logits(forward, data, SAMPLES, expected.shape[1], device, alone=True)
-    worst = float((np.abs(found - expected) / np.maximum(1.0, np.abs(expected))).max())
+    found = logits(folder, data, expected.shape[1], device)
+    worst = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
     if not worst <= TOLERANCE:
         raise UserError(
             f"{folder}: the exported model differs from the one in training by {worst:.1e} in its "

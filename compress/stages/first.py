@@ -54,7 +54,7 @@ class First(Stage[Context]):
             epochs = run.config.robust.loss.first_model_epochs
             assert epochs is not None, "the loss needs a first model"
             with run.monitor.progress.stage("first"):
-                _, scores, _ = fine_tune(run, "first", epochs)
+                scores, _ = fine_tune(run, "first", epochs)
             probabilities = np.exp(scores).astype(np.float32)
 
         def fill(folder: Path) -> None:

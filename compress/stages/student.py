@@ -3,15 +3,13 @@
 Order within a run: layer reduction, then heads and ffn neurons, then single weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from compress import method_code, uncertainty
@@ -23,12 +21,10 @@ from compress.configuration.used_keys import OURS
 from compress.data.splits import TaskData
 from compress.files import artefacts
 from compress.layerwise.terms import terms_of
-from compress.methods import Method, Run, Shapes
+from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
-from compress.runtime import ranks
-from compress.scoring import evaluation
 from compress.stages import (
     bias,
     difficulty,
@@ -44,11 +40,10 @@ from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
 from compress.stages.shallow import Shallow
 from compress.stages.stage import Fill, Stage, find, say_once
+from compress.stages.student_export import Trained
 from compress.stages.teacher import Teacher
 from compress.stages.teacher_states import TeacherStates
 from compress.stages.workspace import Artefact
-from compress.training.engine import gather_weights
-from compress.training.trainer import Trainer
 
 BLOCKS = ("pruning", "structured", "masks", "score_lr", "loss", "layerwise")
 """Keys of `robust_compression` that say how the student is compressed and trained."""
@@ -135,24 +130,21 @@ class Student(Stage[Context]):
         if (why := teacher_states.obstacle(run)) is not None:
             say_once(run, why)
         states = made[TeacherStates.name].path if TeacherStates.name in made else None
-        parts = assemble(self.label, run, start, _known(run, made), robust.student.epochs, states)
-        trainer, masks, methods, shape = parts.trainer, parts.masks, parts.methods, parts.shape
-        best = BestDev(WatchDev(own), masks) if robust.student.keep == "best_dev" else None
-        trainer.run_until(trainer.total_steps, best or WatchDev(own))
-        earlier = best is not None and best.settle(trainer)
-        weights = best.weights if best else gather_weights(trainer.engine)
-        expected = _logits(own, trainer, masks, shape, weights, earlier)
+        made_by = assemble(self.label, run, start, _known(run, made), robust.student.epochs, states)
+        trainer, masks, watch = made_by.trainer, made_by.masks, WatchDev(own)
+        best = BestDev(trainer, watch, masks) if robust.student.keep == "best_dev" else None
+        trainer.run_until(trainer.total_steps, best or watch)
+        if best is not None:
+            best.settle()
+        written = made_by.write(own, run.unfinished.place("exported"))
         trainer.close()
 
         def fill(folder: Path) -> None:
-            plain = reduce(lambda plain, method: method.finish(plain), methods, dict(weights))
-            small = masks.shrink(plain, shape)
-            sparsity = masks.sparsity_of(small)
-            length = robust.task.max_length
-            export.save(small, own.encoder.tokenizer, length, own.data.task, folder / "model")
-            dev = own.columns["dev"].head(export.SAMPLES)
-            parity = export.difference(folder / "model", expected, dev, own.device)
-            card.write(folder / "model", model_figures.about(run))
+            model, length = folder / "model", robust.task.max_length
+            small, tokenizer = made_by.small(), own.encoder.tokenizer
+            export.save(small, tokenizer, length, own.data.task, model, written.weights)
+            sparsity, parity = made_by.sparsity(model), written.parity(own, model)
+            card.write(model, model_figures.about(run))
             layers = [{"heads": len(k.heads), "rows": len(k.neurons)} for k in masks.kept() or []]
             values = {"sparsity": sparsity, "parity": parity, "layers": layers}
             values |= {"best_dev": best.kept} if best else {}
@@ -163,16 +155,6 @@ class Student(Stage[Context]):
         return fill
 
 
-@dataclass(frozen=True)
-class Assembled:
-    """A student's training that has not begun; shape: an empty model of its full size."""
-
-    trainer: Trainer
-    masks: Masks
-    methods: Sequence[Method]
-    shape: PreTrainedModel
-
-
 def assemble(
     name: str,
     run: Context,
@@ -180,7 +162,7 @@ def assemble(
     known: SampleData,
     epochs: int,
     states: Path | None = None,
-) -> Assembled:
+) -> Trained:
     """The training of a student as the configuration says.
 
     start: directory of its teacher; states: of the teacher's hidden states, if they are kept.
@@ -193,7 +175,7 @@ def assemble(
     for method in methods:
         method.attach(model, Run(run.config, start, own.data.labels, own.device, states))
     trainer = new_trainer(name, own, model, methods, epochs, known)
-    return Assembled(trainer, masks, methods, shape)
+    return Trained(trainer, masks, methods, shape)
 
 
 def _has_difficulty(run: Context) -> bool:
@@ -224,34 +206,6 @@ def _scorer(context: Context, shape: PreTrainedModel, known: SampleData) -> Scor
         return importance.measure(model, data, indices, objective, context.device)
 
     return score
-
-
-def _logits(
-    context: Context,
-    trainer: Trainer,
-    masks: Masks,
-    shape: PreTrainedModel,
-    weights: dict[str, torch.Tensor],
-    earlier: bool,
-) -> NDArray[np.float64]:
-    """Logits [N, C] of the masked model on the first dev samples, in float32.
-
-    Those of the engine, unless it computes in lower precision or has gone on since (earlier): then of a
-    model of full size in float32 with the gathered weights, 0 where pruned, on the main rank.
-    """
-    torch.set_float32_matmul_precision("highest")  # TF32, if the environment switched it on
-    dev, classes = context.columns["dev"].head(export.SAMPLES), len(context.data.labels)
-    if not context.config.deepspeed.low_precision and not earlier:
-        trainer.engine.eval()
-        return evaluation.logits(trainer.forward, dev, export.SAMPLES, classes, context.device)
-
-    def alone() -> NDArray[np.float64]:
-        model, plain = encoders.fresh(shape), masks.finish(dict(weights))
-        model.load_state_dict({name: plain[name] for name in model.state_dict()})
-        forward = evaluation.model_forward(model, context.device)
-        return evaluation.logits(forward, dev, export.SAMPLES, classes, context.device, alone=True)
-
-    return ranks.on_main(alone)
 
 
 def check(config: Config, model: Path, data: TaskData) -> Resolved:

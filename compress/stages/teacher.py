@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress import method_code
@@ -25,14 +23,23 @@ from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
 from compress.scoring import evaluation
 from compress.stages import bias, export, given_probabilities
-from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, score, score_split, start_model
+from compress.stages.context import (
+    TRAINING,
+    Context,
+    WatchDev,
+    model_scorer,
+    new_trainer,
+    score,
+    score_split,
+    start_model,
+)
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
-from compress.training.engine import gather_weights
+from compress.training import gathering
 
 KEY = f"{OURS}.teacher.model"
 FILE = "probabilities.npy"
-Trained = tuple[dict[str, Tensor], NDArray[np.float64], PreTrainedModel]
+Trained = tuple[NDArray[np.float64], PreTrainedModel]
 
 
 class Teacher(Stage[Context]):
@@ -84,19 +91,19 @@ class Teacher(Stage[Context]):
         if block.probabilities is not None:
             return _read_given(run)
         own = run.for_teacher()
+        weights = run.unfinished.place("exported")
         if block.model is None:
             assert block.epochs is not None, "epochs are resolved"
             models = [bias.load(artefact) for artefact in made.values()]
             known = block.loss.sample_data(None, None, 0.0, models[0] if models else None)
-            weights, scores, shape = fine_tune(run, "teacher", block.epochs, block.loss, known)
+            scores, shape = fine_tune(run, "teacher", block.epochs, block.loss, known, weights)
         else:
-            weights, scores, shape = _given(own)
+            scores, shape = _given(own, weights)
 
         def fill(folder: Path) -> None:
             np.save(folder / FILE, np.exp(scores).astype(np.float32))
-            shape.load_state_dict({name: weights[name] for name in shape.state_dict()})
-            length = run.config.robust.task.max_length
-            export.save(shape, own.encoder.tokenizer, length, run.data.task, folder / "model")
+            length, task = run.config.robust.task.max_length, run.data.task
+            export.save(shape, own.encoder.tokenizer, length, task, folder / "model", weights)
 
         return fill
 
@@ -134,10 +141,12 @@ def fine_tune(
     epochs: int,
     loss: Mitigation | None = None,
     known: SampleData | None = None,
+    weights: Path | None = None,
 ) -> Trained:
     """Fine-tune the encoder; name: prefix of the events; loss: None for cross-entropy.
 
-    Returns its weights, log-probabilities [N, C] of train, and an empty model of its shape.
+    Returns log-probabilities [N, C] of train, and a model of its shape without weights; they are
+    written to the directory `weights`.
     """
     model = start_model(context, context.encoder.model)
     shape = encoders.shape(model)
@@ -146,17 +155,19 @@ def fine_tune(
     trainer.run_until(trainer.total_steps, WatchDev(context))
     score_train = partial(score_split, context, trainer, "train")
     scores = context.unfinished.part(f"{name} train", score_train)
-    weights = gather_weights(trainer.engine)
+    if weights is not None:
+        export.write_plain(gathering.of_engine(trainer.engine), shape, weights)
     trainer.close()
-    return weights, scores, shape
+    return scores, shape
 
 
-def _given(context: Context) -> Trained:
+def _given(context: Context, weights: Path) -> Trained:
     """Score a given teacher in its own tokens, its outputs in the task's order of labels."""
     data, name = context.data, context.config.robust.teacher.model or ""
     source = encoders.directory(name, KEY)
-    model = encoders.load_classifier(source, data.labels, trained=True, task=data.task)
-    weights = {key: value.clone() for key, value in model.state_dict().items()}
-    forward = evaluation.model_forward(model, context.device)
-    scores = context.unfinished.part("train", partial(score, context, "train", forward))
-    return weights, scores, encoders.fresh(model)
+    model = encoders.load_classifier(source, data.labels, trained=True, task=data.task, whole=False)
+    shape = encoders.shape(model)
+    export.write_plain(gathering.of_model(model), shape, weights)
+    with model_scorer(context, model) as forward:
+        scores = context.unfinished.part("train", partial(score, context, "train", forward))
+    return scores, shape

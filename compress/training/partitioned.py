@@ -12,6 +12,8 @@ import deepspeed
 import torch
 from torch import nn
 
+from compress.configuration.config import Config
+from compress.configuration.deepspeed_schema import engine_keys
 from compress.models import deferred
 from compress.runtime import ranks, watchdog
 
@@ -20,11 +22,13 @@ USED = ("zero_optimization", "bf16", "fp16")
 
 
 def fill(model: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Give a deferred model its weights, in place and divided; collective. Parameters stay the same objects.
+    """Give a deferred model its weights, in place and divided; collective.
 
-    settings: DeepSpeed's configuration of the engine that follows, of ZeRO stage 3.
+    Parameters stay the same objects. settings: DeepSpeed's configuration of the engine that follows, of
+    ZeRO stage 3.
     """
-    block = {key: settings[key] for key in USED if key in settings} | {"train_micro_batch_size_per_gpu": 1}
+    block = {key: settings[key] for key in USED if key in settings}
+    block["train_micro_batch_size_per_gpu"] = 1
     dtype = _precision(settings)
     first: Any = None
     for parameter in model.parameters():
@@ -41,6 +45,19 @@ def fill(model: nn.Module, settings: Mapping[str, Any]) -> None:
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
+
+
+def frozen(model: nn.Module, config: Config) -> deepspeed.DeepSpeedEngine:
+    """An engine of ZeRO 3 for a deferred model that is not trained, in float32; collective.
+
+    Whoever uses it destroys it.
+    """
+    zero = dict(engine_keys(dict(config.merged))["zero_optimization"])
+    zero.pop("offload_optimizer", None)
+    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
+    fill(model, settings)
+    model.requires_grad_(False)
+    return deepspeed.initialize(model=model, config=settings)[0]
 
 
 def _precision(settings: Mapping[str, Any]) -> torch.dtype:

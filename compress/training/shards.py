@@ -310,6 +310,20 @@ def refresh_copies(engine: Any, changed: Iterable[tuple[Shard, Tensor]]) -> None
         _gather_again([shard.parameter for shard, _ in changed])
 
 
+def copied(engine: Any) -> dict[str, Tensor]:  # noqa: ANN401
+    """The master weights that this rank has, float32 on the CPU; between steps only."""
+    return {name: part.master.detach().to("cpu", copy=True) for name, part in trained(engine).items()}
+
+
+def put_back(engine: Any, weights: Mapping[str, Tensor]) -> None:  # noqa: ANN401
+    """Set master weights to what `copied` gave, and what the model computes with; collective."""
+    parts = trained(engine)
+    with torch.no_grad():
+        for name, part in parts.items():
+            part.set_master(weights[name])
+        copy_masters(engine, parts.values())
+
+
 def copy_masters(engine: Any, parts: Iterable[Shard]) -> None:  # noqa: ANN401
     """Set the weights that the model computes with to the master weights; collective from stage 1."""
     stage = engine.zero_optimization_stage()

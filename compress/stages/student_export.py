@@ -1,0 +1,100 @@
+"""The trained student on disk, block by block, and its parity with the one in training.
+
+A run in float32 is compared by the engine's logits. One in lower precision, whose logits are rounded,
+is compared with the weights of full size in float32, 0 where pruned, written for that and deleted.
+"""
+
+import copy
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from compress.compression.masks import Masks
+from compress.methods import Method
+from compress.models import encoders
+from compress.models.weight_files import WeightFiles, WeightWriter
+from compress.scoring import evaluation
+from compress.stages import export
+from compress.stages.context import Context
+from compress.training import gathering
+from compress.training.gathering import Portion
+from compress.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Written:
+    """Weights of a finished training; expected: the engine's logits [N, C] on the first dev samples.
+
+    weights: directory of the cut ones; reference: of a model of full size, where it is the measure.
+    """
+
+    weights: Path
+    reference: Path | None
+    expected: NDArray[np.float64] | None
+
+    def parity(self, run: Context, model: Path) -> float:
+        """See `export.difference`; model: the exported directory. On the main rank alone."""
+        dev, classes = run.columns["dev"].head(export.SAMPLES), len(run.data.labels)
+        expected = self.expected
+        if expected is None:
+            assert self.reference is not None, "something is compared with"
+            expected = export.logits(self.reference, dev, classes, run.device)
+            shutil.rmtree(self.reference, ignore_errors=True)
+        return export.difference(model, expected, dev, run.device)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A student whose training is done; shape: an empty model of its full size."""
+
+    trainer: Trainer
+    masks: Masks
+    methods: Sequence[Method]
+    shape: PreTrainedModel
+
+    def write(self, run: Context, folder: Path) -> Written:
+        """Write the weights, and find what they are compared with; all ranks."""
+        torch.set_float32_matmul_precision("highest")  # TF32, if the environment switched it on
+        weights = folder / "weights"
+        reference = folder / "reference" if run.config.deepspeed.low_precision else None
+        self._stream(weights, reference)
+        return Written(weights, reference, self._expected(run) if reference is None else None)
+
+    def _stream(self, weights: Path, reference: Path | None) -> None:
+        """Write what the masks leave into `weights`, and the uncut weights into `reference`."""
+        names, writers = self.shape.state_dict().keys(), list[WeightWriter]()
+
+        def take(portion: Portion) -> None:
+            if not writers:
+                folders = [weights, *([reference] if reference else [])]
+                writers.extend(WeightWriter(export.empty(folder)) for folder in folders)
+            plain = reduce(lambda plain, method: method.finish(plain), self.methods, portion)
+            plain = {name: value for name, value in plain.items() if name in names}
+            for writer in writers[1:]:
+                writer.add(plain.items())
+            writers[0].add(self.masks.cut(plain, self.shape).items())
+
+        gathering.each(gathering.of_engine(self.trainer.engine), take, weights)
+        export.close(writers, weights)
+        if writers and reference:
+            copy.deepcopy(self.shape.config).save_pretrained(reference)
+
+    def _expected(self, run: Context) -> NDArray[np.float64]:
+        dev, classes = run.columns["dev"].head(export.SAMPLES), len(run.data.labels)
+        self.trainer.engine.eval()
+        return evaluation.logits(self.trainer.forward, dev, export.SAMPLES, classes, run.device)
+
+    def small(self) -> PreTrainedModel:
+        """The exported model without its weights."""
+        return encoders.of_config(self.masks.small(self.shape.config))
+
+    def sparsity(self, model: Path) -> float:
+        """Of the exported directory; see `Masks.sparsity_of`."""
+        return self.masks.sparsity_of(WeightFiles(model).read)
