@@ -13,16 +13,18 @@ from compress.stages.best_dev import BestDev
 
 
 def test_epochs_before_pruning_is_complete_and_later_equals_do_not_count(monkeypatch):
-    monkeypatch.setattr(best_dev, "gather_weights", lambda engine: {"step": engine})
+    back = []
+    monkeypatch.setattr(best_dev.shards, "copied", lambda engine: {"step": engine})
+    monkeypatch.setattr(best_dev.shards, "put_back", lambda engine, weights: back.append(weights))
     accuracies = {10: 0.9, 20: 0.7, 30: 0.8, 40: 0.8}
-    best = BestDev(lambda trainer: {"dev": accuracies[trainer.step]}, SimpleNamespace(complete_from=20))
+    masks = SimpleNamespace(complete_from=20, weights_changed=lambda: back.append("masks"))
+    trainer = SimpleNamespace(name="student", steps_per_epoch=10, total_steps=40)
+    best = BestDev(trainer, lambda trainer: {"dev": accuracies[trainer.step]}, masks)
     for step in accuracies:
-        trainer = SimpleNamespace(
-            step=step, engine=step, name="student", steps_per_epoch=10, total_steps=40
-        )
+        trainer.step = trainer.engine = step
         assert best(trainer) == {"dev": accuracies[step]}
-    assert best.settle(trainer)
-    assert best.weights == {"step": 30}
+    best.settle()
+    assert back == [{"step": 30}, "masks"]
     assert best.kept == {"epoch": 3, "epochs": 4, "dev": 0.8}
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_models import CONFIGS, IDS
 from transformers import AutoModelForSequenceClassification, BartConfig, Gemma3TextConfig
+from whole_weights import cut
 
 from compress.compression.importance import Importance
 from compress.compression.masks import Masks
@@ -119,7 +120,7 @@ def test_masked_and_cut_model_agree(model, learned, kind):
     masks = pruned(model, everything(model, learned), kind)
     wanted = logits(model)
     assert (wanted - dense).abs().max() > 1e-3
-    small = masks.shrink(masks.finish(model.state_dict()), shape).eval()
+    small = cut(masks, model.state_dict(), shape).eval()
     torch.testing.assert_close(logits(small), wanted, atol=1e-5, rtol=1e-5)
     blocks = find_blocks(small)
     left = heads_left(model, learned)
@@ -131,9 +132,9 @@ def test_masked_and_cut_model_agree(model, learned, kind):
 def test_movement_masked_and_finished_model_agree(model, kind):
     shape = copy.deepcopy(model)
     masks = pruned(model, movement(model), kind)
-    small = masks.shrink(masks.finish(model.state_dict()), shape).eval()
+    small = cut(masks, model.state_dict(), shape).eval()
     torch.testing.assert_close(logits(small), logits(model), atol=1e-5, rtol=1e-5)
-    assert masks.sparsity() == masks.sparsity_of(small) == 0.5
+    assert masks.sparsity() == masks.sparsity_of(small.get_parameter) == 0.5
 
 
 @pytest.mark.parametrize("learned", [False, True], ids=["chosen", "learned"])
@@ -198,7 +199,7 @@ def test_sparsity_holds_among_what_heads_and_rows_leave(kind):
     model = fresh("bert")
     shape = copy.deepcopy(model)
     masks = pruned(model, everything(model, learned=False), kind)
-    small = masks.shrink(masks.finish(model.state_dict()), shape)
+    small = cut(masks, model.state_dict(), shape)
     for name in masks.sparse[0].carriers:
         weight = dict(small.named_modules())[name].weight
         assert int((weight == 0).sum()) == round(weight.numel() * 0.5), name
@@ -272,7 +273,7 @@ def test_uneven_layers_keep_their_sizes():
     model = fresh("bert")
     shape = copy.deepcopy(model)
     masks = pruned(model, everything(model, learned=False))
-    small = masks.shrink(masks.finish(model.state_dict()), shape)
+    small = cut(masks, model.state_dict(), shape)
     sizes = [(b.heads, b.neurons) for b in find_blocks(small)]
     one = reduce_layers(small, [1])
     assert [(b.heads, b.neurons) for b in find_blocks(one)] == [sizes[1]]

@@ -18,6 +18,7 @@ from transformers import (
     RemBertConfig,
     RobertaConfig,
 )
+from whole_weights import cut
 
 from compress.compression.masks import Masks
 from compress.data.tasks import TASKS
@@ -294,7 +295,7 @@ def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_mode
     attached(student, model(seed=2, width=48, heads=3), BOTH)
     weights = {name: value.clone() for name, value in student.state_dict().items()}
     assert any(PROJECTION in name for name in weights)
-    small = masks.shrink(masks.finish(dict(weights)), shape)
+    small = cut(masks, weights, shape)
     export.save(small, encoders.load_tokenizer(tiny_model), 48, TASKS["mnli"], tmp_path)
     assert "before_dropout" not in (tmp_path / "config.json").read_text()
     again, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)

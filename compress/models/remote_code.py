@@ -67,13 +67,18 @@ def save(model: PreTrainedModel, folder: Path, weights: Path | None = None) -> N
     if weights is None:
         model.save_pretrained(folder)
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        model.config.architectures, model.config.dtype = [type(model).__name__], torch.float32
-        model.config.save_pretrained(folder)
+        write_config(model, folder)
         for file in sorted(weights.iterdir()):
             file.rename(folder / file.name)
     if found:
         shutil.copyfile(Path(modeling_compressed.__file__), folder / FILE)
+
+
+def write_config(model: PreTrainedModel, folder: Path) -> None:
+    """Write the configuration as it is saved with a model of float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.architectures, model.config.dtype = [type(model).__name__], torch.float32
+    model.config.save_pretrained(folder)
 
 
 def forget(config: PreTrainedConfig) -> None:

@@ -4,7 +4,6 @@ A run in float32 is compared by the engine's logits. One in lower precision, who
 is compared with the weights of full size in float32, 0 where pruned, written for that and deleted.
 """
 
-import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel
 
 from compress.compression.masks import Masks
 from compress.methods import Method
-from compress.models import encoders
+from compress.models import encoders, remote_code
 from compress.models.weight_files import WeightFiles, WeightWriter
 from compress.scoring import evaluation
 from compress.stages import export
@@ -84,7 +83,7 @@ class Trained:
         gathering.each(gathering.of_engine(self.trainer.engine), take, weights)
         export.close(writers, weights)
         if writers and reference:
-            copy.deepcopy(self.shape.config).save_pretrained(reference)
+            remote_code.write_config(self.shape, reference)
 
     def _expected(self, run: Context) -> NDArray[np.float64]:
         dev, classes = run.columns["dev"].head(export.SAMPLES), len(run.data.labels)

@@ -21,6 +21,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from whole_weights import cut, gathered
 
 from compress import run
 from compress.compression import resolved
@@ -33,7 +36,6 @@ from compress.runtime import ranks, versions
 from compress.stages import student
 from compress.stages.context import Context, new_trainer
 from compress.training import distributed
-from compress.training.engine import gather_weights
 from compress.training.monitor import Monitor
 from compress.training.trainer import Trainer
 
@@ -90,12 +92,12 @@ class Training:
 
     def facts(self) -> dict:
         """What came out, on the main rank; ends the training."""
-        weights = gather_weights(self.trainer.engine)
+        weights = gathered(self.trainer.engine)
         sparsity = self.masks.sparsity()
         self.trainer.close()
         if not ranks.is_main():
             return {}
-        small = self.masks.shrink(self.masks.finish(weights), self.shape)
+        small = cut(self.masks, weights, self.shape)
         tensors = small.state_dict()
         return {
             "losses": self.recorder.losses,

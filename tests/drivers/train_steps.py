@@ -18,6 +18,9 @@ from torch import nn
 from transformers import BertConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from whole_weights import gathered
 
 from compress import run
 from compress.compression.masks import Masks
@@ -35,7 +38,6 @@ from compress.models import compressed, encoders
 from compress.runtime import ranks
 from compress.stages import context
 from compress.training import distributed
-from compress.training.engine import gather_weights
 from compress.training.monitor import Monitor
 
 
@@ -110,10 +112,9 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     training = context.new_trainer("t", here, model, methods, settings.robust.epochs, known)
     training.run_until(spec["steps"], context.WatchDev(here) if terms else None)
     scores = context.score_split(here, training, "dev")
-    weights_now = gather_weights(training.engine)
-    trained = weights_now.get(f"{PROJECTION}.weight", 0.0)
-    plain = masks.finish(dict(weights_now)) if ranks.is_main() else {}
-    everywhere = gather_weights(training.engine, everywhere=True)
+    everywhere = gathered(training.engine)
+    trained = everywhere.get(f"{PROJECTION}.weight", 0.0)
+    plain = masks.finish(dict(everywhere)) if ranks.is_main() else {}
     reports = [seen for seen in recorder.seen if "loss" in seen]
     result = {
         "progress": witness.progress,
