@@ -293,4 +293,4 @@ def parameters(model: nn.Module) -> int:
 
 def nonzero_parameters(model: nn.Module) -> int:
     """Number of parameters that are not exactly 0."""
-    return sum(int(torch.count_nonzero(p)) for p in model.parameters())
+    return sum(int(torch.count_nonzero(deferred.values(p))) for p in model.parameters())

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from compress.configuration.robust_schema import RobustCompression
 from compress.data import hub
-from compress.models import architectures, encoders
+from compress.models import architectures, deferred, encoders
 from compress.models.blocks import find_blocks, queries
 from compress.reporting import card
 from compress.stages import latency
@@ -19,8 +19,8 @@ from compress.stages.workspace import Artefact
 def add(metrics: dict[str, Any], context: Context, made: Mapping[str, Artefact]) -> None:
     """Add names and sizes to the models of metrics.json, and `latency` of teacher and student.
 
-    made: `teacher`, `plain` if there is one, `student`. Teacher and student are in memory together only
-    if they are small enough to be timed. A teacher of given probabilities has neither size nor latency.
+    made: `teacher`, `plain` if there is one, `student`. Their weights are in memory only if they are
+    small enough to be timed. A teacher of given probabilities has neither size nor latency.
     """
     places = {"teacher": context.for_teacher(), "student": context.for_student()}
     if context.config.robust.teacher.probabilities is not None:
@@ -33,19 +33,19 @@ def add(metrics: dict[str, Any], context: Context, made: Mapping[str, Artefact])
     sizes: dict[str, int] = {}
     for role, artefact in made.items():
         folder = artefact.path / "model"
-        model = encoders.load_classifier(folder, context.data.labels, trained=True).eval()
+        model = encoders.load_classifier(folder, context.data.labels, trained=True, whole=False).eval()
         metrics[role] |= {
             "params": encoders.parameters(model),
             "nonzero_params": encoders.nonzero_parameters(model),
             "weights_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
             "shape": shape(model),
         }
-        if role == "plain":
-            continue
-        sizes[role], models[role] = metrics[role]["params"], model
-        if latency.too_large(sizes, tokens, context.device):
-            models.clear()
-        del model
+        if role != "plain":
+            sizes[role], models[role] = metrics[role]["params"], model
+    if latency.too_large(sizes, tokens, context.device):
+        models.clear()
+    for module in (module for model in models.values() for module in model.modules()):
+        deferred.fill(module)
     for role in made:
         named = (teacher_name if role == "teacher" else student_name)(context.config.robust)
         commit = hub.commit(encoders.directory(named["model"]))

@@ -1,6 +1,6 @@
 """DeepSpeed's engine: its configuration, its groups of parameters, its gathered weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -71,11 +71,8 @@ def engine_settings(
 ) -> dict[str, Any]:
     """DeepSpeed's configuration with every value filled in and its own printing off.
 
-    groups: of `parameter_groups`; one with a rate of its own gets its own peak in the schedule. Under
-    ZeRO 3 on the CPU no parameter persists with 0.19.6: that release waits only for the last of several
-    gloo operations, so that weights were NaN at times (upstream PR #8539). Raises UserError if the user
-    asks for it. Under bf16 the engine does not look for gradients that are not finite where
-    `FiniteCheck` has: its search was half of the kernels of a step of BERT-base.
+    groups: of `parameter_groups`; one with a rate of its own gets its own peak in the schedule.
+    Under bf16 the engine does not look for gradients that are not finite where `FiniteCheck` has: its search was half of the kernels of a step of BERT-base.
     """
     settings = engine_keys(schedule.settled(config.merged))
     settings.update(
@@ -83,9 +80,8 @@ def engine_settings(
         gradient_accumulation_steps=accumulation,
         steps_per_print=NEVER,
     )
-    if config.deepspeed.zero_optimization.stage == 3 and _races():
-        zero = {**settings["zero_optimization"], "stage3_param_persistence_threshold": 0}
-        settings["zero_optimization"] = zero
+    if config.deepspeed.zero_optimization.stage == 3:
+        settings["zero_optimization"] = divided(settings["zero_optimization"])
     half = config.deepspeed.bf16
     if half and half.enabled and config.deepspeed.zero_optimization.stage in (1, 2):
         searched = finite.left_out(config)
@@ -102,10 +98,16 @@ def engine_settings(
     return settings
 
 
-def _races() -> bool:
-    """Whether gathering persistent parameters under ZeRO 3 races (upstream PR #8539)."""
+def divided(zero: Mapping[str, Any]) -> dict[str, Any]:
+    """The block of ZeRO 3 as an engine can use it: on the CPU no parameter persists with 0.19.6.
+
+    Its release waits only for the last of several gloo operations, so that weights were NaN at times
+    (upstream PR #8539).
+    """
     racing = deepspeed.__version__.split("+")[0] == RACING
-    return racing and torch.distributed.get_backend() == "gloo"
+    if racing and torch.distributed.get_backend() == "gloo":
+        return {**zero, "stage3_param_persistence_threshold": 0}
+    return dict(zero)
 
 
 def gathered(engine: deepspeed.DeepSpeedEngine, parameter: Tensor) -> AbstractContextManager[None]:

@@ -24,17 +24,21 @@ def of_engine(engine: deepspeed.DeepSpeedEngine) -> Iterator[Portion]:
     """Parameters as float32, and buffers, on the CPU of the main rank; empty portions on the others.
 
     Under bf16 and fp16 these are the rounded weights that the engine computes with. Collective under
-    ZeRO 3.
+    ZeRO 3, where one is gathered at a time: 0.19.6 waits for the last of several with gloo (upstream PR
+    #8539).
     """
     model: nn.Module = engine.module
     partitioned = engine.zero_optimization_stage() == 3
     named: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for names in portions(model):
-        own = {name: named[name] for name in names}
-        parameters = [value for value in own.values() if isinstance(value, nn.Parameter)]
-        whole = deepspeed.zero.GatheredParameters(parameters, enabled=partitioned and bool(parameters))
-        with whole:
-            yield {name: _copied(value) for name, value in own.items()} if ranks.is_main() else {}
+        found = dict[str, Tensor]()
+        for name in names:
+            value = named[name]
+            enabled = partitioned and isinstance(value, nn.Parameter)
+            with deepspeed.zero.GatheredParameters([value] if enabled else [], enabled=enabled):
+                if ranks.is_main():
+                    found[name] = _copied(value)
+        yield found
 
 
 def _copied(value: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from compress.configuration.config import Config
 from compress.configuration.deepspeed_schema import engine_keys
 from compress.models import deferred
 from compress.runtime import ranks, watchdog
+from compress.training.engine import divided
 
 USED = ("zero_optimization", "bf16", "fp16")
 """Blocks of DeepSpeed's configuration that say how parameters are divided."""
@@ -52,7 +53,7 @@ def frozen(model: nn.Module, config: Config) -> deepspeed.DeepSpeedEngine:
 
     Whoever uses it destroys it.
     """
-    zero = dict(engine_keys(dict(config.merged))["zero_optimization"])
+    zero = divided(engine_keys(dict(config.merged))["zero_optimization"])
     zero.pop("offload_optimizer", None)
     settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
     fill(model, settings)
