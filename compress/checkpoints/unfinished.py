@@ -127,12 +127,8 @@ class Unfinished:
         if ranks.on_main(lambda: artefacts.completed(path, inputs) is not None):
             return np.load(path / "values.npy")
         began = time.perf_counter()
-        try:
+        with self._saving():
             values = make()
-        except Interrupted:
-            if self._training is not None:
-                self._training.save_now()
-            raise
 
         def write() -> None:
             with artefacts.writing(path, inputs, began) as folder:
@@ -146,6 +142,39 @@ class Unfinished:
         """Where the main rank may write what belongs to the artefact before it is complete."""
         assert self.path is not None, "a stage that is obtained has a place for unfinished work"
         return self.path / name
+
+    def file(self, name: str, write: Callable[[Path], None]) -> Path:
+        """The .npy file that `write` makes, called by all ranks; kept at once like a `part`.
+
+        write: fills a new file on the main rank.
+        """
+        new = self.place(f"{name.replace(' ', '_')}.npy")
+        if self.kept is None:
+            write(new)
+            return new
+        path, inputs = self._part(name)
+        if not ranks.on_main(lambda: artefacts.completed(path, inputs) is not None):
+            began = time.perf_counter()
+            with self._saving():
+                write(new)
+
+            def keep() -> None:
+                with artefacts.writing(path, inputs, began) as folder:
+                    new.rename(folder / "values.npy")
+                self._record()
+
+            ranks.on_main(keep)
+        return path / "values.npy"
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Context: interrupted in it, the training that a part belongs to is saved."""
+        try:
+            yield
+        except Interrupted:
+            if self._training is not None:
+                self._training.save_now()
+            raise
 
     def has(self, *names: str) -> bool:
         """Whether these parts are kept."""

@@ -178,6 +178,15 @@ def gathered_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return torch.stack(every).cpu().numpy()
 
 
+def rows_of(source: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The array [...] of one rank on every rank; all have one of the same shape."""
+    if world_size() == 1:
+        return values
+    tensor = torch.as_tensor(values).to(_device(), copy=True)
+    dist.broadcast(tensor, source)
+    return tensor.cpu().numpy()
+
+
 def sum_tensor(values: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over the ranks, on every rank and on its device, which is not waited for."""
     if world_size() == 1:

@@ -5,6 +5,7 @@ OOD sets are for evaluation only: nothing here feeds back into training.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from compress.data.batches import cut, joined, scoring_order, share
 from compress.data.columns import Columns
 from compress.data.splits import Split
 from compress.errors import UserError
+from compress.files import arrays, disk
 from compress.runtime import ranks
 from compress.scoring import chance, measures, metrics
 from compress.scoring.measures import Answers
@@ -26,6 +28,10 @@ VANISHED = 0.1
 MOST_LOST = 0.02 + 1e-9
 """Accuracy on dev that a model may lose before its F_bias is doubted: two points, and rounding."""
 
+NOT_FINITE = (
+    "the model's scores are not finite: its training diverged or its weights are damaged; lower "
+    "optimizer.params.lr, or use bf16 instead of fp16."
+)
 WITHOUT_OOD = (
     "There is no OOD set: the report rests on easy and hard dev samples, subsets, and samples that the "
     "teacher gets right and the student wrong; it says nothing about data that a shortcut cannot solve."
@@ -55,21 +61,53 @@ def logits(
     rank makes the same number of forward calls. Raises UserError, on all ranks alike, if a value is not
     finite.
     """
-    rank, parts = (0, 1) if alone else (ranks.rank(), ranks.world_size())
-    order, found = scoring_order(data.lengths), []
-    with torch.no_grad():
-        for batch in cut(order, batch_size):
-            indices, _ = share(batch, rank, parts)
-            found.append(forward(data.batch(indices, device)).float().cpu().numpy())
-    own = np.concatenate(found)
+    own = _own(forward, data, batch_size, device, (0, 1) if alone else _turn())
     rows = own[None] if alone else ranks.gathered_rows(own)
-    values = joined(rows, order, batch_size).astype(np.float64)
+    values = joined(rows, scoring_order(data.lengths), batch_size).astype(np.float64)
     if not np.isfinite(values).all():
-        raise UserError(
-            "the model's scores are not finite: its training diverged or its weights are damaged; "
-            "lower optimizer.params.lr, or use bf16 instead of fp16."
-        )
+        raise UserError(NOT_FINITE)
     return values
+
+
+def _turn() -> tuple[int, int]:
+    return ranks.rank(), ranks.world_size()
+
+
+def _own(
+    forward: Forward, data: Columns, batch_size: int, device: torch.device, turn: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Logits [R, C] of the share of one of several parts of each batch, one batch after another."""
+    found = []
+    with torch.no_grad():
+        for batch in cut(scoring_order(data.lengths), batch_size):
+            indices, _ = share(batch, *turn)
+            found.append(forward(data.batch(indices, device)).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def write_probabilities(
+    forward: Forward, data: Columns, batch_size: int, file: Path, device: torch.device
+) -> None:
+    """Write the probabilities of a split, float32 [N, C], on the main rank; as `score` for the rest.
+
+    No rank holds all of them: the main one takes the rows of one rank after another.
+    """
+    logits = torch.as_tensor(_own(forward, data, batch_size, device, _turn()))
+    if ranks.all_sum(np.array([not bool(logits.isfinite().all())])).any():
+        raise UserError(NOT_FINITE)
+    own = np.exp(F.log_softmax(logits, dim=1).double().numpy()).astype(np.float32)
+    with ranks.sharing_errors():
+        whole = arrays.new(file, (len(data), own.shape[1])) if ranks.is_main() else None
+    batches = list(cut(scoring_order(data.lengths), batch_size))
+    for turn in range(ranks.world_size()):
+        rows = ranks.rows_of(turn, own)
+        if whole is not None:
+            parts = zip(*(share(batch, turn, ranks.world_size()) for batch in batches), strict=True)
+            indices, valid = (np.concatenate(each) for each in parts)
+            whole[indices[valid > 0]] = rows[valid > 0]
+    with ranks.sharing_errors(), disk.writing(file):
+        if whole is not None:
+            whole.flush()
 
 
 def model_forward(model: nn.Module, device: torch.device, bf16: bool = False) -> Forward:

@@ -224,6 +224,22 @@ def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.fl
 
 def score(context: Context, split: str, forward: evaluation.Forward) -> NDArray[np.float64]:
     """Log-probabilities [N, C] of a split under a forward pass, with its progress on the terminal."""
+    with _scoring(context, split, forward) as (counted, size):
+        classes = len(context.data.labels)
+        return evaluation.score(counted, context.columns[split], size, classes, context.device)
+
+
+def write_probabilities(context: Context, split: str, forward: evaluation.Forward, file: Path) -> None:
+    """Write the probabilities of a split, float32 [N, C], on the main rank; all ranks compute."""
+    with _scoring(context, split, forward) as (counted, size):
+        evaluation.write_probabilities(counted, context.columns[split], size, file, context.device)
+
+
+@contextmanager
+def _scoring(
+    context: Context, split: str, forward: evaluation.Forward
+) -> Iterator[tuple[evaluation.Forward, int]]:
+    """Context: the forward pass with its progress, ended by a signal; samples of all ranks a batch."""
     columns, config = context.columns[split], context.config
     size = config.robust.evaluation.batch_size * ranks.world_size()
     batches = -(-len(columns) // size)
@@ -235,8 +251,6 @@ def score(context: Context, split: str, forward: evaluation.Forward) -> NDArray[
         return counted(inputs)
 
     with agreement.loop():
-        classes = len(context.data.labels)
-        scores = evaluation.score(interruptible, columns, size, classes, context.device)
+        yield interruptible, size
         if agreement.settled():
             raise interrupts.ended()
-    return scores

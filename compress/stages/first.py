@@ -5,11 +5,10 @@ shared by all runs with the same data, encoder, seed and `loss.first_epochs`. A 
 for as many epochs is the same model and is not trained again.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from compress import method_code
 from compress.configuration.config import Config
@@ -17,7 +16,7 @@ from compress.configuration.used_keys import OURS
 from compress.mitigations.vanilla import Vanilla
 from compress.stages.context import TRAINING, Context
 from compress.stages.stage import Fill, Stage
-from compress.stages.teacher import Teacher, fine_tune
+from compress.stages.teacher import FILE, Teacher, fine_tune
 from compress.stages.workspace import Artefact
 
 
@@ -49,15 +48,14 @@ class First(Stage[Context]):
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Train it, unless the teacher is the same model."""
         if "teacher" in made:
-            probabilities = np.load(made["teacher"].path / "probabilities.npy")
+            file = made["teacher"].path / FILE
         else:
             epochs = run.config.robust.loss.first_model_epochs
             assert epochs is not None, "the loss needs a first model"
             with run.monitor.progress.stage("first"):
-                scores, _ = fine_tune(run, "first", epochs)
-            probabilities = np.exp(scores).astype(np.float32)
+                file, _ = fine_tune(run, "first", epochs)
 
         def fill(folder: Path) -> None:
-            np.save(folder / "probabilities.npy", probabilities)
+            shutil.copyfile(file, folder / FILE)
 
         return fill

@@ -7,7 +7,7 @@ import numpy as np
 
 from compress.configuration.used_keys import OURS
 from compress.errors import UserError
-from compress.files import integrity
+from compress.files import arrays, integrity
 from compress.runtime import parallel
 from compress.runtime.long_work import LongWork
 from compress.scoring import measures, probabilities
@@ -74,7 +74,7 @@ def _check_order(file: Path, name: str, found: Found, run: Context) -> None:
 def write(run: Context, name: str, file: Path) -> None:
     """Write the probabilities of a split as `.npy`, [N, C], float32, without holding them."""
     shape = (len(run.data.splits()[name]), len(run.data.labels))
-    out = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+    out = arrays.new(file, shape)
     read(run, name, out)
     out.flush()
 

@@ -4,6 +4,7 @@ A teacher given as `teacher.model` is not trained, only scored; of `teacher.prob
 train are read.
 """
 
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,8 @@ from compress.stages.context import (
     WatchDev,
     model_scorer,
     new_trainer,
-    score,
-    score_split,
     start_model,
+    write_probabilities,
 )
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
@@ -39,7 +39,7 @@ from compress.training import gathering
 
 KEY = f"{OURS}.teacher.model"
 FILE = "probabilities.npy"
-Trained = tuple[NDArray[np.float64], PreTrainedModel]
+Trained = tuple[Path, PreTrainedModel]
 
 
 class Teacher(Stage[Context]):
@@ -96,12 +96,12 @@ class Teacher(Stage[Context]):
             assert block.epochs is not None, "epochs are resolved"
             models = [bias.load(artefact) for artefact in made.values()]
             known = block.loss.sample_data(None, None, 0.0, models[0] if models else None)
-            scores, shape = fine_tune(run, "teacher", block.epochs, block.loss, known, weights)
+            file, shape = fine_tune(run, "teacher", block.epochs, block.loss, known, weights)
         else:
-            scores, shape = _given(own, weights)
+            file, shape = _given(own, weights)
 
         def fill(folder: Path) -> None:
-            np.save(folder / FILE, np.exp(scores).astype(np.float32))
+            shutil.copyfile(file, folder / FILE)
             length, task = run.config.robust.task.max_length, run.data.task
             export.save(shape, own.encoder.tokenizer, length, task, folder / "model", weights)
 
@@ -145,20 +145,21 @@ def fine_tune(
 ) -> Trained:
     """Fine-tune the encoder; name: prefix of the events; loss: None for cross-entropy.
 
-    Returns log-probabilities [N, C] of train, and a model of its shape without weights; they are
-    written to the directory `weights`.
+    Returns the file of its probabilities of train, [N, C], and a model of its shape without weights;
+    they are written to the directory `weights`.
     """
     model = start_model(context, context.encoder.model)
     shape = encoders.shape(model)
     methods = [Masks(), loss or Vanilla()]
     trainer = new_trainer(name, context, model, methods, epochs, known)
     trainer.run_until(trainer.total_steps, WatchDev(context))
-    score_train = partial(score_split, context, trainer, "train")
-    scores = context.unfinished.part(f"{name} train", score_train)
+    trainer.engine.eval()
+    write = partial(write_probabilities, context, "train", trainer.forward)
+    file = context.unfinished.file(f"{name} train", write)
     if weights is not None:
         export.write_plain(gathering.of_engine(trainer.engine), shape, weights)
     trainer.close()
-    return scores, shape
+    return file, shape
 
 
 def _given(context: Context, weights: Path) -> Trained:
@@ -169,5 +170,6 @@ def _given(context: Context, weights: Path) -> Trained:
     shape = encoders.shape(model)
     export.write_plain(gathering.of_model(model), shape, weights)
     with model_scorer(context, model) as forward:
-        scores = context.unfinished.part("train", partial(score, context, "train", forward))
-    return scores, shape
+        write = partial(write_probabilities, context, "train", forward)
+        file = context.unfinished.file("train", write)
+    return file, shape

@@ -72,7 +72,8 @@ def engine_settings(
     """DeepSpeed's configuration with every value filled in and its own printing off.
 
     groups: of `parameter_groups`; one with a rate of its own gets its own peak in the schedule.
-    Under bf16 the engine does not look for gradients that are not finite where `FiniteCheck` has: its search was half of the kernels of a step of BERT-base.
+    Under bf16 the engine does not look for gradients that are not finite where `FiniteCheck` has: its
+    search was half of the kernels of a step of BERT-base.
     """
     settings = engine_keys(schedule.settled(config.merged))
     settings.update(
