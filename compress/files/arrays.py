@@ -2,14 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.files import disk
 
 
-def new(file: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def new(file: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.float32]]":
     """A new .npy file of an array, mapped to be written to; UserError if the disk does not hold it.
 
     Its space is reserved: a full disk would end the program at a write to mapped memory.
