@@ -6,8 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from launcher import job, two_ranks
 
+from compress.errors import UserError
 from compress.stages import best_dev
 from compress.stages.best_dev import BestDev
 
@@ -55,3 +57,12 @@ def test_the_exported_student_is_that_of_its_epoch(tiny_model: Path, tmp_path: P
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["student"]["dev"] == pytest.approx(curve[best])
     assert any("student.keep" in note for note in metrics["notes"])
+
+
+def test_the_state_of_an_earlier_version_is_refused():
+    trainer = SimpleNamespace(name="student")
+    best = BestDev(trainer, None, None)
+    kept = {"epoch": 1, "epochs": 2, "dev": 0.5}
+    for weights in ({"a.weight": torch.zeros(2)}, {}):  # of the main rank, of another
+        with pytest.raises(UserError, match=r"delete the directory student\.unfinished"):
+            best.load_state_dict({"step": 3, "weights": weights, "kept": kept})

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from compress.compression.masks import Masks
+from compress.errors import UserError
 from compress.runtime import ranks
 from compress.training import shards
 from compress.training.trainer import AfterEpoch, Trainer
@@ -47,6 +48,11 @@ class BestDev(AfterEpoch):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict()` was taken, on any number of ranks."""
         self._step, self.kept, saved = state["step"], state["kept"], state["weights"]
+        if self.kept and (not saved or any(isinstance(value, Tensor) for value in saved.values())):
+            raise UserError(
+                f"{self._trainer.name}: this training was begun by an earlier version, which kept the "
+                "best weights whole; delete the directory student.unfinished of its output directory."
+            )
         parts = shards.trained(self._trainer.engine) if saved else {}
         self._weights = {
             name: saved[name].read(part.start, part.length).clone() for name, part in parts.items()
