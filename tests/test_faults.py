@@ -37,3 +37,11 @@ def test_a_loss_that_stops_being_finite_names_its_function_and_the_step(errors):
 def test_a_function_that_fails_later_is_named_with_its_line(errors):
     assert errors["fails"].startswith("robust_compression.loss.hook: 'late_hooks:fails'")
     assert "KeyError: 'late'" in errors["fails"] and "late_hooks.py:10" in errors["fails"]
+
+
+def test_a_crash_in_the_export_loses_no_step_of_the_training(errors):
+    export = errors["export"]
+    assert "No space left" in export["error"] or "full" in export["error"]
+    assert export["half"] == []
+    again = [line for line in export["again"] if line.startswith("teacher: continues")]
+    assert again == ["teacher: continues at step 8 of 8"]

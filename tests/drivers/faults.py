@@ -5,6 +5,7 @@
 Writes FOLDER/errors.json: the sentence that ended each run, by the name of its fault.
 """
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from compress import run
 from compress.configuration import config
 from compress.errors import UserError
+from compress.models.weight_files import WeightWriter
+from compress.runtime import ranks
 from compress.training import distributed
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +49,28 @@ def forward_that_fails(kind: str):
     return plain, forward
 
 
+def crash_in_export(files: list[str], common: list[str], folder: Path, device) -> dict:
+    """What a run says whose disk is full while the teacher is exported, and the same command again."""
+    often = "robust_compression.checkpoint.every_minutes=0.001"
+    settings = config.load(files, [*common, "robust_compression.loss.hook=vanilla", often])
+    plain, said = WeightWriter.close, []
+
+    def full(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self._folder))
+
+    WeightWriter.close, ranks.say = full, said.append
+    try:
+        run.execute(run.prepare(settings, folder / "export", device), "all")
+    except UserError as error:
+        said.append(str(error))
+    WeightWriter.close = plain
+    there = (folder / "export").rglob("model.safetensors")
+    found = {"error": said[-1], "half": [str(file) for file in there]}
+    said.clear()
+    run.execute(run.prepare(settings, folder / "export", device), "all")
+    return {**found, "again": said}
+
+
 def main() -> None:
     folder, model = Path(sys.argv[1]), sys.argv[2]
     (folder / "late_hooks.py").write_text(HOOKS)
@@ -71,6 +96,7 @@ def main() -> None:
         except UserError as error:
             errors[fault] = str(error)
         BertForSequenceClassification.forward = plain
+    errors["export"] = crash_in_export(files, common, folder, device)
     (folder / "errors.json").write_text(json.dumps(errors))
     distributed.stop()
 
