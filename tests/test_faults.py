@@ -43,5 +43,5 @@ def test_a_crash_in_the_export_loses_no_step_of_the_training(errors):
     export = errors["export"]
     assert "No space left" in export["error"] or "full" in export["error"]
     assert export["half"] == []
-    again = [line for line in export["again"] if line.startswith("teacher: continues")]
-    assert again == ["teacher: continues at step 8 of 8"]
+    again = [line for line in export["again"] if line.startswith("student: continues")]
+    assert again == ["student: continues at step 8 of 8"]
