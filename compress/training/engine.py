@@ -105,10 +105,12 @@ def divided(zero: Mapping[str, Any]) -> dict[str, Any]:
     Its release waits only for the last of several gloo operations, so that weights were NaN at times
     (upstream PR #8539).
     """
+    return {**zero, "stage3_param_persistence_threshold": 0} if _races() else dict(zero)
+
+
+def _races() -> bool:
     racing = deepspeed.__version__.split("+")[0] == RACING
-    if racing and torch.distributed.get_backend() == "gloo":
-        return {**zero, "stage3_param_persistence_threshold": 0}
-    return dict(zero)
+    return racing and torch.distributed.get_backend() == "gloo"
 
 
 def gathered(engine: deepspeed.DeepSpeedEngine, parameter: Tensor) -> AbstractContextManager[None]:

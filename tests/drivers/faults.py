@@ -51,7 +51,7 @@ def forward_that_fails(kind: str):
 
 def crash_in_export(files: list[str], common: list[str], folder: Path, device) -> dict:
     """What a run says whose disk is full while the teacher is exported, and the same command again."""
-    often = "robust_compression.checkpoint.every_minutes=0.001"
+    often = "robust_compression.checkpoint.every_steps=8"
     settings = config.load(files, [*common, "robust_compression.loss.hook=vanilla", often])
     plain, said = WeightWriter.close, []
 
