@@ -1,4 +1,4 @@
-"""The benchmark's three commands measure every architecture: operations by a formula, and small runs."""
+"""The benchmark's three commands on every architecture: operations by a formula, and small runs."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import DECODERS, WORDS, tokenizer, write
 from launcher import ROOT, benchmark_job, python
-from small_models import CONFIGS, exported, fresh, masked
+from small_models import exported, fresh, masked
 
 from compress.benchmark import inference
 from compress.inference import onnx_export
