@@ -26,8 +26,9 @@ class Architecture:
     first of them carries the masks. count, width: attributes of the attention module that hold heads,
     and heads x head size. depth, heads, groups, neurons: keys of the configuration for the same sizes.
     shared: a table beside the blocks with a column for each head; repeated: one block is used for all
-    layers; fixed: keys of the configuration that must have these values; stack: the module that holds the blocks is given hidden states; own_attention: it is
-    computed without transformers' attention interface.
+    layers; fixed: keys of the configuration that must have these values; stack: the module that holds
+    the blocks is given hidden states; own_attention: it is computed without transformers' attention
+    interface.
     """
 
     blocks: str
