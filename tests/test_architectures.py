@@ -21,9 +21,9 @@ from compress.models.blocks import find_blocks
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("electra", "mpnet", "albert", "modernbert", "llama", "qwen3", "gemma2", "gemma3")
-BETWEEN = ("modernbert", "llama")
-"""Trained at ZeRO 2 as well."""
 CUT = ["heads20_rows50_imp40", "layers_first_half"]
+FREE = ("modernbert", "llama")
+"""Trained without padding as well."""
 FASTER = ["robust_compression.score_lr=0.1"]
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(900)]
 
@@ -33,10 +33,12 @@ def jobs(name):
     cut = CUT[:1] if name == "albert" else CUT
     learned = ["rows50_learned"] if name == "mpnet" else ["heads20_learned", "rows50_learned"]
     whole = {"trained": True, "mitigation": "rmc", "difficulty": True}
-    between = [("cut", cut, 2, {})] if name in BETWEEN else []
+    without = {"set": ["robust_compression.padding_free=true"]}
+    free = [("free", ["imp40"], stage, without) for stage in (0, 3)] if name in FREE else []
     return [
+        *free,
         ("cut", cut, 0, {}),
-        *between,
+        ("cut", cut, 2, {}),
         ("cut", cut, 3, {}),
         ("whole", ["imp40"], 1, whole),
         ("learned", learned, 0, {"set": FASTER}),
@@ -73,11 +75,13 @@ def exported(runs, name):
     return runs / name / "student" / "model"
 
 
-@pytest.mark.parametrize("job", ["cut", "learned"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "job"),
+    [(name, job) for name in NAMES for job in ("cut", "learned")] + [(name, "free") for name in FREE],
+)
 def test_every_zero_stage_makes_the_same_student(runs, name, job):
     plain = read(runs, f"{name}-{job}0")[0]
-    for stage in (2, 3) if job == "cut" and name in BETWEEN else (3,):
+    for stage in (2, 3) if job == "cut" else (3,):
         first, second = read(runs, f"{name}-{job}{stage}")
         assert first["losses"] == second["losses"]
         np.testing.assert_allclose(first["losses"], plain["losses"], rtol=1e-4)

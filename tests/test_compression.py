@@ -240,6 +240,20 @@ def test_even_leaves_as_many_heads_in_each_layer_the_most_important_of_each():
     assert kept[False, 2] == ((1,), (0, 1, 3))
 
 
+def test_even_over_layers_of_different_numbers_leaves_as_many_in_each():
+    config = copy.deepcopy(CONFIGS["bert"])
+    compressed.describe(config, [compressed.Layer(4, 32), compressed.Layer(2, 32)])
+    scores = [torch.tensor([0.1, 0.3, 0.2, 0.15]), torch.tensor([5.0, 6.0])]
+    linear = PruningSchedule(0.0, 1.0, 0, 2, 1, "linear")
+    heads = Heads({"h": Units((linear,), (0, 1), keep=1, even=True)})
+    masks = masked(compressed.build(config), [heads], scorer=lambda _: Importance(scores, []))
+    found = []
+    for step in (1, 2):
+        masks.after_step(step)
+        found.append(tuple(masks.pruners[0].kept[n] for n in (0, 1)))
+    assert found == [((1, 2), (0, 1)), ((1,), (1,))]
+
+
 # ------------------------------------------------------------------------------------ layer reduction
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import families
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -295,3 +296,16 @@ def test_a_missing_tokenizer(copied):
 def test_an_unreadable_tokenizer(copied, name, text):
     (copied / name).write_text(text)
     assert "tokenizer" in told(copied, lambda: encoders.load_tokenizer(copied))
+
+
+def test_the_tokenizer_is_read_once_for_the_padding_token(tmp_path, monkeypatch):
+    """Of a directory whose config.json names none; again if one of its files has changed."""
+    folder, read, own = families.write("llama", tmp_path / "m"), [], encoders._own_tokenizer
+    monkeypatch.setattr(encoders, "_own_tokenizer", lambda path: read.append(path) or own(path))
+    assert [encoders.load_config(folder).pad_token_id for _ in range(3)] == [2, 2, 2]
+    assert read == [folder]
+    tokenizer = own(folder)
+    tokenizer.pad_token = "<pad>"
+    tokenizer.save_pretrained(folder)
+    assert encoders.load_config(folder).pad_token_id == 0
+    assert read == [folder, folder]

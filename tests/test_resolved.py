@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from small_models import CONFIGS
+from small_models import CONFIGS, fresh
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from compress.compression.pruners.heads import Heads
@@ -13,6 +13,7 @@ from compress.compression.pruners.layers import LayerReduction
 from compress.compression.resolved import pruners
 from compress.configuration.config import load
 from compress.errors import UserError
+from compress.models import compressed
 
 HEADS = {"params": {"dense_ratio": 0.5}, "modules": [r"attention\.(output\.dense|out_lin)$"]}
 ROWS = {"params": {"dense_ratio": 0.5}, "modules": [r"(intermediate\.dense|ffn\.lin1)$"]}
@@ -100,6 +101,33 @@ def test_what_cannot_be_even(params, sentence, config):
     with pytest.raises(UserError) as error:
         pruners(config(heads, structured={"even": True}), shape(), 95)
     assert sentence in str(error.value)
+
+
+UNEVEN = fresh("bert")
+compressed.describe(UNEVEN, [compressed.Layer(4, 32), compressed.Layer(2, 32)])
+
+
+@pytest.mark.parametrize(
+    ("params", "keep"),
+    [({"dense_ratio": 0.34}, 1), ({"dense_ratio": 0.7}, 2), ({"target_heads": 4}, 2)],
+)
+def test_even_over_layers_of_different_numbers_takes_a_share_of_their_mean(params, keep, config):
+    """Of 4 and 2 heads 0.34 are 2.04, one a layer; 0.7 are 4.2, two a layer."""
+    with torch.device("meta"):
+        model = compressed.build(UNEVEN)
+    heads = {"head_pruning": technique(changed(HEADS, params=params))}
+    [found] = pruners(config(heads, structured={"even": True}), model, 95)
+    assert found.groups["g"].even and found.groups["g"].keep == keep
+
+
+@pytest.mark.parametrize("params", [{"dense_ratio": 0.9}, {"target_heads": 6}])
+def test_even_keeps_no_more_than_the_smallest_layer_has(params, config):
+    with torch.device("meta"):
+        model = compressed.build(UNEVEN)
+    heads = {"head_pruning": technique(changed(HEADS, params=params))}
+    sentence = r"leaves 3 heads in each layer, but one has 2; give a target_heads of at most 4"
+    with pytest.raises(UserError, match=sentence):
+        pruners(config(heads, structured={"even": True}), model, 95)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import CONFIGS
+from small_models import CONFIGS, fresh
 from test_resolved import HEADS, ROWS, config, reduction, shape, technique
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BartConfig
@@ -103,6 +103,15 @@ def test_the_library_copies_no_layers_that_differ(config):
 def test_a_repeated_block_loses_no_layer():
     with pytest.raises(UserError, match=r"one block that is used again and again"):
         LayerReduction(enabled=True, teacher_layer="first_half").kept(CONFIGS["albert"])
+
+
+def test_a_configuration_that_an_entry_does_not_cover(config):
+    given = fresh("albert")
+    given.inner_group_num = 2
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(given)
+    with pytest.raises(UserError, match=r"'albert'.* inner_group_num 1, and here it is 2"):
+        pruners(config({"head_pruning": technique({"params": {"dense_ratio": 0.5}})}), model, 95)
 
 
 def test_an_architecture_without_a_mapping(config):

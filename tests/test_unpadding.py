@@ -6,16 +6,23 @@ import torch
 import torch.nn.functional as F
 from small_models import fresh
 from torch.nn.attention import varlen
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, GPT2Config
 
 from compress.data.batches import EpochBatches
 from compress.errors import UserError
 from compress.models import unpadding
 
 LENGTHS = np.array([5, 12, 1, 7, 12])
+NAMES = ("bert", "roberta", "distilbert", "electra", "albert", "modernbert")
+NAMES += ("llama", "llama-biases", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma3")
 LABELS = torch.tensor([0, 1, 1, 0, 1])
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-STILL |= {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
+STILL |= {
+    "classifier_dropout_prob": 0.0,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "seq_classif_dropout": 0.0,
+}
 
 
 def inputs():
@@ -57,7 +64,7 @@ def test_the_places_are_those_of_the_mask():
     assert found[unpadding.STARTS].tolist() == [0, 5, 17, 18, 25, 37]
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("name", NAMES)
 def test_loss_and_gradient_are_those_with_padding(name):
     padded, free = models(name)
     (losses, gradients), (others, own) = trained(padded), trained(free, **layout())
@@ -66,7 +73,25 @@ def test_loss_and_gradient_are_those_with_padding(name):
         torch.testing.assert_close(own[key], gradient, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_those_of_each_sample_alone(name):
+    """Also where there is more padding than a sliding window is wide."""
+    config = fresh(name)
+    for key in ("sliding_window", "local_attention"):
+        if hasattr(config, key):
+            setattr(config, key, 4)
+    plain, free = models(config, training=False)
+    given = inputs()
+    with torch.no_grad():
+        found = free(**given, **layout()).logits
+        alone = [
+            plain(**{key: value[n : n + 1, :length] for key, value in given.items()}).logits
+            for n, length in enumerate(LENGTHS)
+        ]
+    torch.testing.assert_close(found, torch.cat(alone), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "modernbert", "llama"])
 def test_bf16_is_as_near_as_its_rounding(name):
     """A tolerance of its own: 8 bits of mantissa, over the layers."""
     found = []
@@ -100,14 +125,15 @@ def by_samples(query, key, value, starts, ends, longest, _):
     return torch.cat(parts)
 
 
-def test_no_layer_computes_padding():
-    _, free = models("bert")
+@pytest.mark.parametrize(("name", "count"), [("bert", 12), ("modernbert", 8), ("llama", 14)])
+def test_no_layer_computes_padding(name, count):
+    _, free = models(name)
     seen = []
-    for name, module in free.named_modules():
-        if isinstance(module, torch.nn.Linear) and "encoder" in name:
+    for inner, module in free.named_modules():
+        if isinstance(module, torch.nn.Linear) and "layer" in inner:
             module.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[:2])))
     trained(free, **layout())
-    assert len(seen) == 12 and set(seen) == {(1, LENGTHS.sum())}
+    assert len(seen) == count and set(seen) == {(1, LENGTHS.sum())}
 
 
 def test_without_a_layout_it_is_the_padded_model():
@@ -125,18 +151,31 @@ def test_a_failed_forward_leaves_no_layout_behind():
         assert torch.equal(padded(**inputs()).logits, free(**inputs()).logits)
 
 
-def test_activations_may_be_computed_again():
-    _, free = models("bert")
-    _, again = models("bert")
+@pytest.mark.parametrize("name", ["bert", "modernbert", "qwen3"])
+def test_activations_may_be_computed_again(name):
+    _, free = models(name)
+    _, again = models(name)
     again.gradient_checkpointing_enable({"use_reentrant": False})
     (_, once), (_, twice) = trained(free, **layout()), trained(again, **layout())
     assert all(torch.equal(once[key], twice[key]) for key in once)
 
 
-def test_architectures_and_sides_that_cannot():
-    model = AutoModelForSequenceClassification.from_config(fresh("deberta"))
-    with pytest.raises(UserError, match="cannot leave out the padding"):
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (fresh("deberta"), "attention in code of its own"),
+        (fresh("mpnet"), "attention in code of its own"),
+        (fresh("gemma2"), "fused attention"),
+        (GPT2Config(vocab_size=40, n_embd=24, n_layer=1, n_head=4), "no entry says"),
+    ],
+)
+def test_architectures_that_cannot(config, reason):
+    model = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(UserError, match=f"cannot leave out the padding, because .*{reason}"):
         unpadding.check(model)
+
+
+def test_sides_that_cannot():
     with pytest.raises(UserError, match="pads on the left"):
         unpadding.check_side("left", "model")
     unpadding.check(AutoModelForSequenceClassification.from_config(fresh("roberta")))

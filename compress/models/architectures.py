@@ -26,8 +26,9 @@ class Architecture:
     first of them carries the masks. count, width: attributes of the attention module that hold heads,
     and heads x head size. depth, heads, groups, neurons: keys of the configuration for the same sizes.
     shared: a table beside the blocks with a column for each head; repeated: one block is used for all
-    layers; stack: the module that holds the blocks is given hidden states; own_attention: it is
-    computed without transformers' attention interface.
+    layers; fixed: keys of the configuration that must have these values; stack: the module that holds
+    the blocks is given hidden states; own_attention: it is computed without transformers' attention
+    interface.
     """
 
     blocks: str
@@ -47,6 +48,7 @@ class Architecture:
     neurons: str = "intermediate_size"
     shared: str | None = None
     repeated: bool = False
+    fixed: Mapping[str, int] = field(default_factory=dict)
     stack: bool = True
     own_attention: bool = False
 
@@ -116,6 +118,7 @@ ARCHITECTURES = {
         output="ffn_output",
         depth="num_hidden_groups",
         repeated=True,
+        fixed={"inner_group_num": 1},
     ),
     "modernbert": Architecture(
         blocks="model.layers",
@@ -129,6 +132,16 @@ ARCHITECTURES = {
         stack=False,
     ),
 } | dict.fromkeys(DECODERS, _DECODER)
+
+
+def check(config: PreTrainedConfig) -> None:
+    """UserError for a configuration that the entry of its type does not cover."""
+    for key, value in find(config).fixed.items():
+        if (given := getattr(config, key, value)) != value:
+            raise UserError(
+                f"compression_training: heads and ffn neurons of '{config.model_type}' can be found "
+                f"where its config.json has {key} {value}, and here it is {given}; take another model."
+            )
 
 
 def find(config: PreTrainedConfig) -> Architecture:

@@ -111,11 +111,7 @@ def find_blocks(model: PreTrainedModel) -> list[Block]:
     Raises UserError for an architecture without an entry, or a shape that its entry does not cover.
     """
     entry, modules = architectures.find(model.config), dict(model.named_modules())
-    if getattr(model.config, "inner_group_num", 1) > 1:
-        raise UserError(
-            "compression_training: a model of this type with an inner_group_num above 1 is not "
-            "supported; take one with 1."
-        )
+    architectures.check(model.config)
     depth = getattr(model.config, entry.depth)
     prefixes = [f"{entry.blocks}.{number}{entry.inner}" for number in range(depth)]
     return [_block(prefix, model.config, modules) for prefix in prefixes]

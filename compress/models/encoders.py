@@ -6,6 +6,7 @@ decides about lower precision.
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -81,11 +82,30 @@ def load_config(path: Path) -> PreTrainedConfig:
     Nothing is cached from one token to the next: every text is read once, as a whole.
     """
     config = _own_config(path)
-    if getattr(config, "pad_token_id", None) is None and has_tokenizer(path):
-        padding.settle(_own_tokenizer(path), config)
+    lacks = getattr(config, "pad_token_id", None) is None and has_tokenizer(path)
+    if lacks and (chosen := _chosen_padding(path, _stamps(path))) is not None:
+        config.pad_token_id = chosen
     if getattr(config, "use_cache", False):
         config.use_cache = False
     return config
+
+
+@lru_cache(maxsize=16)
+def _chosen_padding(path: Path, _: tuple[tuple[str, int, int], ...]) -> int | None:
+    """Id of the padding token that `padding` chooses for a directory with these `_stamps`.
+
+    Kept, because a tokenizer of a large vocabulary takes about a second to read.
+    """
+    config = _own_config(path)
+    padding.settle(_own_tokenizer(path), config)
+    found: int | None = getattr(config, "pad_token_id", None)
+    return found
+
+
+def _stamps(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of each file of a directory."""
+    files = ((file.name, file.stat()) for file in sorted(path.iterdir()) if file.is_file())
+    return tuple((name, known.st_size, known.st_mtime_ns) for name, known in files)
 
 
 def padding_note(path: Path) -> str | None:

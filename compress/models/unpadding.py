@@ -2,7 +2,8 @@
 
 Between the embeddings and the head the states are [1, T, H], T the real tokens of the micro-batch;
 embeddings and head see [B, L, H] as ever. Attention stays within a sample: on a GPU by torch's
-attention of variable lengths where there is one for the type, else in the padded shape.
+attention of variable lengths where there is one for the type, else in the padded shape. A causal mask
+or a sliding window always takes the padded shape.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -57,17 +57,22 @@ class Layout:
 
 def check(model: PreTrainedModel) -> None:
     """Raise UserError for an architecture that needs the padded shape, or without an entry."""
-    entry = architectures.ARCHITECTURES.get(model.config.model_type)
-    if entry is None or not entry.stack or not model._supports_attention_backend:
+    if (why := _obstacle(model)) is not None:
         raise UserError(
-            f"robust_compression.padding_free: {type(model).__name__} cannot leave out the padding; "
-            "set it to false."
+            f"robust_compression.padding_free: {type(model).__name__} cannot leave out the padding, "
+            f"because {why}; set it to false."
         )
 
 
-def leave_out(model: PreTrainedModel) -> None:
-    """Make the blocks of a model skip padding wherever its forward call gets `PLACES` and `STARTS`."""
-    _Hooks(model)
+def _obstacle(model: PreTrainedModel) -> str | None:
+    entry = architectures.ARCHITECTURES.get(model.config.model_type)
+    if entry is None:
+        return "no entry says where its blocks are (docs/extending.md)"
+    if entry.own_attention or not model._supports_attention_backend:
+        return "it computes attention in code of its own, which takes padded batches only"
+    if not model._supports_sdpa:
+        return "transformers does not run it with torch's fused attention (Gemma 2 limits its scores)"
+    return None
 
 
 def check_side(side: str, key: str) -> None:
@@ -79,39 +84,62 @@ def check_side(side: str, key: str) -> None:
         )
 
 
-class _Hooks:
-    """The layout of the forward call that runs, and what it changes."""
+def leave_out(model: PreTrainedModel) -> None:
+    """Make the blocks of a model skip padding wherever its forward call gets `PLACES` and `STARTS`.
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._layout: Layout | None = None
-        model.set_attn_implementation(NAME)
-        stack = model.get_submodule(architectures.find(model.config).blocks.rpartition(".")[0])
-        model.register_forward_pre_hook(self._begin, with_kwargs=True)
-        model.register_forward_hook(self._end, always_call=True)
-        stack.register_forward_pre_hook(self._pack, with_kwargs=True)
-        stack.register_forward_hook(self._pad)
+    The layout is an argument of every call below, so that it is there when activations are computed
+    again.
+    """
+    model.set_attn_implementation(NAME)
+    entry = architectures.find(model.config)
+    first = last = model.get_submodule(entry.blocks.rpartition(".")[0])
+    if not entry.stack:
+        layers = model.get_submodule(entry.blocks)
+        assert isinstance(layers, nn.ModuleList)
+        first, last = layers[0], layers[-1]
+        for layer in layers:
+            layer.register_forward_pre_hook(_turn, with_kwargs=True)
+    model.register_forward_pre_hook(_begin, with_kwargs=True)
+    first.register_forward_pre_hook(_pack, with_kwargs=True)
+    last.register_forward_hook(_pad, with_kwargs=True)
 
-    def _begin(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
-        given = {name: kwargs.pop(name) for name in (PLACES, STARTS) if name in kwargs}
-        if given:
-            self._layout = Layout(given[PLACES], given[STARTS], kwargs["attention_mask"])
-        return args, kwargs
 
-    def _end(self, *_: object) -> None:
-        self._layout = None
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-    def _pack(
-        self, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Tensor, ...], dict[str, Any]] | None:
-        if self._layout is None:
-            return None
+
+def _begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """Of the classifier: the layout takes the place of its arrays."""
+    places, starts = (kwargs.pop(name, None) for name in (PLACES, STARTS))
+    if places is not None:
+        kwargs["layout"] = Layout(places, starts, kwargs["attention_mask"])
+    return args, kwargs
+
+
+def _pack(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """Of the first block, or of all together: states without padding."""
+    if (layout := kwargs.get("layout")) is not None:
         states, *others = args or (kwargs.pop("hidden_states"),)
-        return (self._layout.packed(states), *others), {**kwargs, "layout": self._layout}
+        args = (layout.packed(states), *others)
+    return args, kwargs
 
-    def _pad(self, _: nn.Module, __: object, outputs: Any) -> Any:  # noqa: ANN401  a ModelOutput
-        if self._layout is not None:
-            outputs.last_hidden_state = self._layout.padded(outputs.last_hidden_state)
+
+def _turn(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """Of a block: cosine and sine [1 or B, L, D] of the rotary positions, one row a token."""
+    if (layout := kwargs.get("layout")) is not None:
+        rows = len(layout.mask)
+        both = kwargs["position_embeddings"]
+        kwargs["position_embeddings"] = tuple(layout.packed(e.expand(rows, -1, -1)) for e in both)
+    return args, kwargs
+
+
+def _pad(_: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:  # noqa: ANN401  a Tensor or ModelOutput
+    """Of the last block, or of all together: states with padding again."""
+    if (layout := kwargs.get("layout")) is None:
         return outputs
+    if isinstance(outputs, Tensor):
+        return layout.padded(outputs)
+    outputs.last_hidden_state = layout.padded(outputs.last_hidden_state)
+    return outputs
 
 
 def attention(
@@ -125,18 +153,23 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attention of the tokens of each sample to one another, [1, T, heads, D]; padded without a layout.
 
-    query, key, value: [1, heads, T, D], or [B, heads, L, D] without a layout.
+    query, key, value: [1, heads, T, D], or [B, heads, L, D] without a layout; attention_mask: of the
+    padded shape, used where a token does not see the whole sample (causal, sliding window).
     """
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
     dropout, scale = how.get("dropout", 0.0), how.get("scaling")
     flat = [states.transpose(1, 2) for states in (query, key, value)]
-    if query.is_cuda and query.dtype in HALF and not dropout and _kernel_takes(query, scale):
+    partial = getattr(module, "is_causal", False) or how.get("sliding_window") is not None
+    grouped = query.shape[1] != key.shape[1]
+    fast = query.is_cuda and query.dtype in HALF and not dropout and _kernel_takes(query, scale)
+    if fast and not partial and not grouped:
         return _of_variable_length(flat, layout)[None], None
     q, k, v = (layout.padded(states).transpose(1, 2) for states in flat)
-    mask = layout.mask.bool()[:, None, None, :]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
-    return layout.packed(out.transpose(1, 2)), None
+    if not partial:
+        attention_mask = layout.mask.bool()[:, None, None, :]
+    out, _ = sdpa_attention_forward(module, q, k, v, attention_mask, **how)
+    return layout.packed(out), None
 
 
 def _kernel_takes(query: Tensor, scale: float | None) -> bool:

@@ -94,10 +94,10 @@ class HeadParams(settings.Block):
 
     dense_ratio: Ratio | None = None
     """Share of the heads that stays, over all layers of the group; of each layer with method topk or
-    structured.even."""
+    structured.even, there of the layers' mean if they have different numbers."""
     target_heads: settings.Count | None = None
-    """Number of heads that stay over all layers of the group; key/value groups where queries share
-    keys and values."""
+    """Number of heads that stay over all layers of the group, with structured.even a multiple of the
+    number of layers; key/value groups where queries share keys and values."""
     pruned_heads: list[settings.Natural] | None = None
     """Numbers of the heads that go in every layer of the group, counted from 0."""
 
@@ -241,10 +241,10 @@ class HeadPruning(UnitPruning):
         return keep, pruned
 
     def _of_each(self, path: str, params: HeadParams, sizes: Sequence[int]) -> int:
-        """How many heads of each layer stay."""
+        """How many heads of each layer stay: of layers of different sizes the share of their mean."""
         if params.target_heads is not None and self.learned:
             raise UserError(f"{path}.target_heads: has no effect with method 'topk'; give dense_ratio.")
-        if len(set(sizes)) > 1:
+        if len(set(sizes)) > 1 and self.learned:
             group = path.removesuffix(".params")
             raise UserError(
                 f"{group}: its layers have different numbers of heads; make one group each."
@@ -256,13 +256,19 @@ class HeadPruning(UnitPruning):
                 "keep equal numbers (structured.even, or a shared table), so give a multiple of "
                 f"{len(sizes)}."
             )
-        if keep > sizes[0]:
+        if keep * len(sizes) > sum(sizes):
             raise UserError(
                 f"{path}.target_heads is {params.target_heads}, but the group has {sum(sizes)} heads."
             )
-        keep = keep or round((params.dense_ratio or 0) * sizes[0])
+        keep = keep or round((params.dense_ratio or 0) * (sum(sizes) / len(sizes)))
         _enough(path, keep, 1)
-        something(path, params.dense_ratio, keep, sizes[0], "heads of a layer")
+        if keep > min(sizes):
+            raise UserError(
+                f"{path}: leaves {keep} heads in each layer, but one has {min(sizes)}; give a "
+                f"target_heads of at most {min(sizes) * len(sizes)}."
+            )
+        if len(set(sizes)) == 1:
+            something(path, params.dense_ratio, keep, sizes[0], "heads of a layer")
         return keep
 
 
