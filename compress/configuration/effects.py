@@ -119,6 +119,10 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             robust.evaluation.baseline and robust.loss.hook == "vanilla" and not robust.layerwise.any,
             "has no effect: the student is trained with the plain loss itself",
         ),
+        "task.id": (
+            not only_scores or synthetic,
+            own_data if synthetic else "has no effect without teacher.probabilities",
+        ),
         "task.synthetic": (not synthetic, "has an effect for the task 'synthetic' only"),
         "task.data_dir": (synthetic, own_data),
         "task.ood_dir": (synthetic, own_data),

@@ -24,8 +24,8 @@ class TeacherBlock(Block):
     probabilities: Name | None = None
     """A folder with the class probabilities of a teacher that is not at hand as a model, such as an
     API or an ensemble: a file for each split, called `train`, `dev` and `ood_<name>`, with a column
-    `row` and one for each class. train is needed if the loss uses the teacher, dev and the OOD sets for
-    the report. See docs/data.md."""
+    `row` (or that of task.id) and one for each class. train is needed if the loss uses the teacher, dev
+    and the OOD sets for the report. Where only train is needed, that file itself. See docs/data.md."""
     epochs: Epochs | None = None
     """Epochs of fine-tuning the teacher. Default: robust_compression.epochs."""
     loss: mitigations.TeacherLoss = mitigations.PLAIN

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from compress.configuration.task_schema import OodBlock
+from compress.data import ids
 from compress.data.reading import Row, check_texts, shown
 from compress.data.tasks import ByteStrings, Task, WithGaps, columns, label_ids, spelling
 from compress.data.texts import Lists
@@ -26,13 +27,14 @@ class Checked:
     """N rows of a source.
 
     texts: a list [N] for each text; labels: class ids [N]; columns: subset column -> values [N];
-    numbers: of the rows in the source [N].
+    numbers: of the rows in the source [N]; ids: of the samples [N], empty where they have none.
     """
 
     texts: Lists
     labels: list[int] = field(default_factory=list)
     columns: dict[str, list[str]] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Checker:
     source: its name; names: the labels in id order; texts, label, subsets: the columns that are read;
     accepted: for texts and label, the names that the column could have, as `_plain` writes them;
     threshold: where labels are scores, that of the second label; gaps: whether a cell of a
-    subset may be empty.
+    subset may be empty; id: the column of ids, None where the source has none.
     """
 
     source: str
@@ -55,6 +57,7 @@ class Checker:
     subsets: tuple[str, ...]
     threshold: float | None = None
     gaps: bool = False
+    id: str | None = None
 
     @staticmethod
     def of(task: Task, names: Sequence[str], entry: OodBlock, source: str, row: Row) -> "Checker":
@@ -73,6 +76,7 @@ class Checker:
             subsets=_subsets(task, row, entry.subsets, source),
             threshold=task.threshold if entry.labels is None else None,
             gaps=isinstance(entry, WithGaps),
+            id=task.id if task.id in row else None,
         )
 
     def check(self, rows: Iterable[tuple[int, Row]]) -> Checked:
@@ -102,6 +106,8 @@ class Checker:
             self._check_rivals(row, rivals[names], place)
             checked.labels.append(label)
             checked.numbers.append(number)
+            if self.id is not None:
+                checked.ids.append(id_of(row.get(self.id), place, self.id))
             for name, values in checked.columns.items():
                 cell = row.get(name)
                 values.append(
@@ -158,6 +164,15 @@ def label_id(label: object, ids: Mapping[str, int]) -> int | None:
     if name not in ids and point and number.isdecimal() and set(zeros) == {"0"}:
         name = number
     return ids.get(name)
+
+
+def id_of(cell: object, place: str, key: str) -> str:
+    """A cell of a column of ids as text; UserError if it is none."""
+    if (found := ids.written(cell)) is None:
+        raise UserError(
+            f"{place}: '{shown(key)}' is '{shown(cell)}', which is no id (a text or a whole number)."
+        )
+    return text_of(found, place, key)
 
 
 def score_of(cell: object) -> float | None:

@@ -31,7 +31,7 @@ class Split:
     texts: one or two a sample; labels: ids [N] into `names`; groups: for each class id of the model the
     id in `names` that it counts as; subsets: column -> values [N] by which the report splits; whole:
     size of the set that this is a part of, None if it is all of it; content: hash of all of that, in
-    order.
+    order; ids: hash of the ids of the whole set, empty where the data have none.
     """
 
     texts: Texts
@@ -41,6 +41,7 @@ class Split:
     subsets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     whole: int | None = None
     content: str = ""
+    ids: str = ""
 
     @staticmethod
     def of(
@@ -189,6 +190,7 @@ def _split(task: Task, labels: tuple[str, ...], name: str, rows: Rows, places: P
         subsets=rows.subsets(places),
         whole=len(rows),
         content=_content(names, counts_as, rows.digests(places)),
+        ids=rows.ids(),
     )
 
 
@@ -212,6 +214,7 @@ def save(data: TaskData, folder: Path) -> None:
             "groups": split.groups,
             "whole": split.whole,
             "content": split.content,
+            "ids": split.ids,
         }
         np.save(folder / f"{name}.labels.npy", split.labels)
         if split.texts.places is not None:
@@ -234,5 +237,6 @@ def load(task: Task, folder: Path, rows: Mapping[str, Rows]) -> TaskData:
             groups=tuple(known["groups"]),
             whole=known["whole"],
             content=known["content"],
+            ids=known.get("ids", ""),
         )
     return _data(task, about["labels"], splits, about["notes"])

@@ -30,6 +30,8 @@ class Task(DefinitionBlock):
     threshold: float | None = None
     """Of a task of two labels whose label column holds scores from 0 to 1: from this score on a row has
     the second label. OOD sets with labels of their own have no scores. None: numbers are ids."""
+    id: str | None = None
+    """Column of ids, where a configuration names one; files may lack it."""
     defined: bool = False
     """Whether it is defined in the user's JSON: its files have the names given there and no others."""
 
@@ -168,11 +170,16 @@ TASKS = {task.name: task for task in _SHIPPED}
 
 
 def of(block: TaskBlock) -> Task:
-    """The task that a configuration names or defines.
+    """The task that a configuration names or defines, with the column of ids that it names.
 
     Raises UserError if there is none of this name, or if its definition contradicts itself, naming the
     key below `task.definition`.
     """
+    task = _named(block)
+    return task if block.id is None else task.model_copy(update={"id": block.id})
+
+
+def _named(block: TaskBlock) -> Task:
     if block.definition is not None:
         return _defined(block.name, block.definition)
     if block.name not in TASKS:

@@ -28,6 +28,13 @@ FILE = "rows.arrow"
 ELSEWHERE = {"ood", "train", "dev", "partial", "keep", "optional_labels", "defined", "name"}
 """Fields of a task that its rows do not depend on."""
 
+LATER = ("id",)
+"""Fields that came later: where they are empty, keys are those of before."""
+
+
+def _absent(task: Task) -> set[str]:
+    return {name for name in LATER if not getattr(task, name)}
+
 
 @dataclass(frozen=True)
 class SourceRows(Stage[Workspace]):
@@ -54,7 +61,7 @@ class SourceRows(Stage[Workspace]):
         entry = splits.entry_of(self.task, self.split)
         return {
             "source": self.version,
-            "task": self.task.model_dump(mode="json", exclude=ELSEWHERE),
+            "task": self.task.model_dump(mode="json", exclude=ELSEWHERE | _absent(self.task)),
             "entry": [type(entry).__name__, entry.model_dump(mode="json", exclude={"file", "hub"})],
             "labels": self.labels,
         }
@@ -91,7 +98,7 @@ class Splits(Stage[Workspace]):
 
     def facts(self, run: Workspace) -> dict[str, Any]:
         """What the task says of labels."""
-        return {"task": self.task.model_dump(mode="json")}
+        return {"task": self.task.model_dump(mode="json", exclude=_absent(self.task))}
 
     def make(self, run: Workspace, made: Mapping[str, Artefact]) -> Fill:
         """Compare OOD sets with train, drop, draw."""
