@@ -123,6 +123,7 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             not only_scores or synthetic,
             own_data if synthetic else "has no effect without teacher.probabilities",
         ),
+        "task.subgroups": (synthetic, own_data),
         "task.synthetic": (not synthetic, "has an effect for the task 'synthetic' only"),
         "task.data_dir": (synthetic, own_data),
         "task.ood_dir": (synthetic, own_data),
@@ -166,6 +167,7 @@ def _repeated(root: Root) -> Cases:
     robust = root.robust_compression
     lists: dict[str, Sequence[object]] = {
         "evaluation.ood": robust.evaluation.ood or [],
+        "task.subgroups": robust.task.subgroups,
         "uncertainty.alpha_candidates": robust.uncertainty.alpha_candidates,
     }
     for key, values in lists.items():

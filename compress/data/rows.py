@@ -2,7 +2,7 @@
 
 Columns: the texts (`texts.COLUMNS`, or the first alone), `label` (class id), `number` (of the row in
 the source), `key` (`texts.keys`), `digest` (`texts.digests`), one for each column of subsets, after
-`SUBSET`, and where samples have ids `id` and `id_key` (`ids.keys`).
+`SUBSET`, and of subgroups, after `SUBGROUP`, and where samples have ids `id` and `id_key` (`ids.keys`).
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from compress.errors import UserError
 from compress.runtime import parallel
 
 SUBSET = "subset "
+SUBGROUP = "subgroup "
 ABOUT = b"about"
 TOGETHER = 50
 """Batches that become one of the file."""
@@ -64,6 +65,12 @@ class Rows:
         names = [name for name in self.table.column_names if name.startswith(SUBSET)]
         columns = {name.removeprefix(SUBSET): self.table.column(name) for name in names}
         return {n: c.to_pylist() if places is None else taken(c, places) for n, c in columns.items()}
+
+    def subgroups(self, places: Places | None) -> dict[str, NDArray[np.bool_]]:
+        """For each column of subgroups, whether some rows belong to it, None: all."""
+        names = [name for name in self.table.column_names if name.startswith(SUBGROUP)]
+        found = {name.removeprefix(SUBGROUP): self.table.column(name).to_numpy() for name in names}
+        return {n: members if places is None else members[places] for n, members in found.items()}
 
     def digests(self, places: Places | None) -> Iterator[bytes]:
         """The digests of some rows in ascending order, None: of all, one after another, in pieces."""
@@ -130,6 +137,8 @@ class _Work:
             "digest": pa.array(texts.digests(checked.texts, checked.labels), pa.binary(texts.DIGEST)),
         }
         columns |= {f"{SUBSET}{name}": pa.array(v, pa.string()) for name, v in checked.columns.items()}
+        members = checked.subgroups.items()
+        columns |= {f"{SUBGROUP}{name}": pa.array(found, pa.bool_()) for name, found in members}
         if checked.ids:
             columns["id"] = pa.array(checked.ids, pa.string())
             columns["id_key"] = pa.array(ids.keys(checked.ids), pa.binary(texts.DIGEST))

@@ -32,6 +32,8 @@ class Task(DefinitionBlock):
     the second label. OOD sets with labels of their own have no scores. None: numbers are ids."""
     id: str | None = None
     """Column of ids, where a configuration names one; files may lack it."""
+    subgroups: list[str] = Field(default=[])
+    """Columns of scores that make subsets which do not exclude each other; OOD sets may lack them."""
     defined: bool = False
     """Whether it is defined in the user's JSON: its files have the names given there and no others."""
 
@@ -170,13 +172,13 @@ TASKS = {task.name: task for task in _SHIPPED}
 
 
 def of(block: TaskBlock) -> Task:
-    """The task that a configuration names or defines, with the column of ids that it names.
+    """The task that a configuration names or defines, with the further columns that it names.
 
     Raises UserError if there is none of this name, or if its definition contradicts itself, naming the
     key below `task.definition`.
     """
-    task = _named(block)
-    return task if block.id is None else task.model_copy(update={"id": block.id})
+    task, more = _named(block), {"id": block.id, "subgroups": block.subgroups}
+    return task.model_copy(update=more) if any(more.values()) else task
 
 
 def _named(block: TaskBlock) -> Task:

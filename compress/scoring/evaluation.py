@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.data.batches import cut, joined, scoring_order, share
+from compress.data.checking import MEMBER
 from compress.data.columns import Columns
 from compress.data.splits import Split
 from compress.errors import UserError
@@ -108,15 +109,26 @@ def subset_keys(split: Split) -> NDArray[np.str_]:
     return np.array([", ".join(parts) for parts in zip(*split.subsets.values(), labels, strict=True)])
 
 
+def subgroups(split: Split) -> dict[str, NDArray[np.bool_]]:
+    """Which samples [N] are of each subgroup and gold label, of those that are not empty."""
+    every = {
+        f"{column} >= {MEMBER}, {label}": members & (split.labels == number)
+        for column, members in split.subgroups.items()
+        for number, label in enumerate(split.names)
+    }
+    return {name: members for name, members in every.items() if members.any()}
+
+
 def by_subset(hits: NDArray[np.bool_], split: Split) -> dict[str, dict[str, Any]]:
-    """Accuracy and size for each subset value x gold label (for HANS: heuristic x label)."""
+    """Accuracy and size for each subset value x gold label (for HANS: heuristic x label).
+
+    Then for each subgroup x gold label.
+    """
     keys = subset_keys(split)
+    parts = {str(key): keys == key for key in np.unique(keys)} | subgroups(split)
     return {
-        str(key): {
-            "accuracy": metrics.accuracy(hits[keys == key]),
-            "samples": int((keys == key).sum()),
-        }
-        for key in np.unique(keys)
+        name: {"accuracy": metrics.accuracy(hits[members]), "samples": int(members.sum())}
+        for name, members in parts.items()
     }
 
 
@@ -155,7 +167,7 @@ def summary(
     if hard is not None:
         out["dev_easy"] = metrics.accuracy(hits[~hard])
         out["dev_hard"] = metrics.accuracy(hits[hard])
-    if dev.subsets:
+    if dev.subsets or dev.subgroups:
         out["dev_subsets"] = by_subset(hits, dev)
     out["by_class"] = {n: metrics.by_class(one.predicted, one.gold) for n, one in found.items()}
     out["ood_subsets"] = {name: by_subset(ood_hits[name], split) for name, split in ood.items()}

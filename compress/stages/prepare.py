@@ -28,7 +28,7 @@ FILE = "rows.arrow"
 ELSEWHERE = {"ood", "train", "dev", "partial", "keep", "optional_labels", "defined", "name"}
 """Fields of a task that its rows do not depend on."""
 
-LATER = ("id",)
+LATER = ("id", "subgroups")
 """Fields that came later: where they are empty, keys are those of before."""
 
 
@@ -120,7 +120,8 @@ def task_data(run: Workspace) -> TaskData:
     """The splits of the run's task: found in the cache, or made; texts are mapped on every rank."""
     task = tasks.of(run.config.robust.task)
     places = _sources(run, task)
-    train = SourceRows(task, "train", places.pop("train"), tuple(task.labels))
+    alone = task.model_copy(update={"subgroups": []})  # which are of dev and OOD sets
+    train = SourceRows(alone, "train", places.pop("train"), tuple(task.labels))
     made = {train.label: obtain(train, run)}
     labels = splits.class_names(task, _opened([train], made)["train"])
     others = [SourceRows(task, n, place, _labels(task, n, labels)) for n, place in places.items()]

@@ -243,22 +243,27 @@ def _seen(task: Task) -> str:
 def _write_hits(context: Context, made: Finished, file: Path) -> None:
     """Write `hits.npz`: `<model>/<set>`, whether each sample was right; `hard` of dev; subsets.
 
-    Those of dev where a definition names some; a study shows them. `gold/<set>` and
+    Those of dev where a definition names some; a study shows them. `subgroup/<set>` [S, N], which
+    samples are of each of the S subsets that `subgroup_names/<set>` names. `gold/<set>` and
     `predicted/<model>/<set>`, classes, where Delta is taken of something else than the accuracy.
     """
     raw = context.data
     arrays: dict[str, Any] = {"hard": partial_input.load(made.shortcut)}
-    if raw.task.defined and raw.dev.subsets:
+    if raw.dev.subgroups or (raw.task.defined and raw.dev.subsets):
         arrays["subset/dev"] = evaluation.subset_keys(raw.dev)
     for name, split in raw.ood.items():
         arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
+    for name, split in raw.splits().items():
+        if name != "train" and (found := evaluation.subgroups(split)):
+            arrays[f"subgroup/{name}"] = np.stack(list(found.values()))
+            arrays[f"subgroup_names/{name}"] = np.array(list(found))
     kept = context.config.robust.evaluation.metric != measures.ACCURACY
     for role, one in made.scores.items():
-        for name, found in evaluation.answers(one, raw.dev, raw.ood).items():
-            arrays[f"{role}/{name}"] = found.right
+        for name, own in evaluation.answers(one, raw.dev, raw.ood).items():
+            arrays[f"{role}/{name}"] = own.right
             if kept:
-                arrays[f"gold/{name}"] = found.gold.astype(np.int16)
-                arrays[f"predicted/{role}/{name}"] = found.predicted.astype(np.int16)
+                arrays[f"gold/{name}"] = own.gold.astype(np.int16)
+                arrays[f"predicted/{role}/{name}"] = own.predicted.astype(np.int16)
     with file.open("wb") as target:
         np.savez_compressed(target, **arrays)
 
