@@ -269,7 +269,9 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     ranks.on_main(lambda: context.monitor.keep(keys))
     context.monitor.progress.plan(remaining_work.job(context))
     made = _obtain(Teacher(), context)
-    for note in chance.notes(teacher.train_accuracy(context, made), context.data.splits()):
+    metric = context.config.robust.evaluation.metric
+    known = teacher.train_figure(context, made, metric)
+    for note in chance.notes(known, context.data.splits(), metric):
         ranks.say(f"WARNING: {note}")
     if stage == "teacher":
         return

@@ -19,13 +19,14 @@ from compress.data.columns import Columns
 from compress.data.splits import Split
 from compress.errors import UserError
 from compress.runtime import ranks
-from compress.scoring import chance, measures, metrics
+from compress.scoring import measures, metrics
+from compress.scoring.chance import Chance
 from compress.scoring.measures import Answers
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 VANISHED = 0.1
 MOST_LOST = 0.02 + 1e-9
-"""Accuracy on dev that a model may lose before its F_bias is doubted: two points, and rounding."""
+"""What a model may lose on dev before its F_bias is doubted: two points, and rounding."""
 
 WITHOUT_OOD = (
     "There is no OOD set: the report rests on easy and hard dev samples, subsets, and samples that the "
@@ -197,23 +198,28 @@ def vanished(student: Mapping[str, Any], dev: Split) -> list[str]:
     return [name for name, share in student["predicted"].items() if share < VANISHED * gold[name]]
 
 
-def at_chance(teacher: Mapping[str, Any], ood: Mapping[str, Split]) -> dict[str, float]:
-    """OOD sets on which the teacher is not clearly above the majority class, with that class's share.
+def at_chance(
+    teacher: Mapping[str, Any], ood: Mapping[str, Split], metric: str = measures.ACCURACY
+) -> dict[str, float]:
+    """OOD sets on which the teacher is not clearly above chance, with its figure by chance.
 
-    Above means by more than three standard errors.
+    Above means by more than three standard errors, in what Delta is taken of.
     """
-    shares = {name: chance.majority(split) for name, split in ood.items()}
-    return {
-        name: share
-        for name, share in shares.items()
-        if teacher["ood"][name] < share + chance.STANDARD_ERRORS * chance.error(share, ood[name])
-    }
+    found = {name: Chance.of(split, metric) for name, split in ood.items()}
+    return {n: one.value for n, one in found.items() if teacher["measure"]["ood"][n] < one.clear}
 
 
 def notes(
-    teacher: Mapping[str, Any], student: Mapping[str, Any], dev: Split, ood: Mapping[str, Split]
+    teacher: Mapping[str, Any],
+    student: Mapping[str, Any],
+    dev: Split,
+    ood: Mapping[str, Split],
+    metric: str = measures.ACCURACY,
 ) -> list[str]:
-    """Sentences a reader must know before believing F_bias; what cannot be said without an OOD set."""
+    """Sentences a reader must know before believing F_bias; what cannot be said without an OOD set.
+
+    metric: what Delta is taken of, by which the teacher and the loss on dev are judged.
+    """
     missed = set(vanished(teacher, dev))
     out = [] if ood else [WITHOUT_OOD]
     for name in vanished(student, dev):
@@ -223,15 +229,15 @@ def notes(
             if name in missed
             else f"The student has almost stopped predicting {share}: it has collapsed."
         )
-    for name, most in at_chance(teacher, ood).items():
+    for name in at_chance(teacher, ood, metric):
+        found, own = Chance.of(ood[name], metric), teacher["measure"]["ood"][name]
         out.append(
-            f"The teacher is not clearly above the majority class on {name} "
-            f"({teacher['ood'][name]:.1%} against {most:.1%}, less than three standard errors more): "
-            "there F_bias says nothing."
+            f"The teacher is not clearly above {found.name} on {name} ({found.against(own)}, less than "
+            "three standard errors more): there F_bias says nothing."
         )
-    if ood and teacher["dev"] - student["dev"] > MOST_LOST:
+    if ood and teacher["measure"]["dev"] - student["measure"]["dev"] > MOST_LOST:
         out.append(
-            "The student lost more than 2 points of dev accuracy: "
+            f"The student lost more than 2 points of dev {measures.NAMES[metric]}: "
             "F_bias rewards a model that forgets everything."
         )
     return out

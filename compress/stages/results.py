@@ -31,7 +31,7 @@ from compress.stages.plain import Plain
 from compress.stages.shallow import Shallow
 from compress.stages.stage import obtain
 from compress.stages.student import Student
-from compress.stages.teacher import Teacher, train_accuracy
+from compress.stages.teacher import Teacher, train_figure
 from compress.stages.workspace import Artefact
 
 
@@ -121,10 +121,10 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     if made.plain is not None:
         out["plain"] |= artefacts.read_json(made.plain.path / "student.json")
     out["easy_hard"] = easy_hard(context, made.shortcut, made.scores, v)
-    known = train_accuracy(context, made.teacher)
-    out["teacher"] |= known
-    known["dev"] = out["teacher"]["dev"]
-    out["notes"] = chance.notes(known, context.data.splits()) + out["notes"]
+    out["teacher"] |= train_figure(context, made.teacher)
+    metric = context.config.robust.evaluation.metric
+    judged = train_figure(context, made.teacher, metric) | {"dev": out["teacher"]["measure"]["dev"]}
+    out["notes"] = chance.notes(judged, context.data.splits(), metric) + out["notes"]
     if best := out["student"].get("best_dev"):
         out["notes"].append(
             f"the student is that of epoch {best['epoch']} of {best['epochs']}, chosen by dev accuracy "
@@ -193,9 +193,9 @@ def collect(
         "metric": metric,
         **both,
         **found,
-        "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood),
+        "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood, metric),
         "data_notes": [*raw.notes, *context.cut_notes()],
-        "at_chance": evaluation.at_chance(both["teacher"], raw.ood),
+        "at_chance": evaluation.at_chance(both["teacher"], raw.ood, metric),
         "vanished": evaluation.vanished(both["student"], raw.dev),
         "samples": {
             "train": len(raw.train),
