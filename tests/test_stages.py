@@ -102,7 +102,7 @@ def test_chance_is_what_predictions_without_the_labels_reach(counts, metric):
         means.append(np.mean(each))
         spreads.append(np.std(each))
     assert max(means) == pytest.approx(found.value, abs=0.006)
-    assert 0.9 * max(spreads) <= found.error <= (2 if metric == "macro_f1" else 1.15) * spreads[1]
+    assert 0.9 * max(spreads) <= found.error <= (2.3 if metric == "macro_f1" else 1.15) * spreads[1]
 
 
 def test_a_teacher_of_a_rare_class_is_judged_by_what_delta_is_taken_of():

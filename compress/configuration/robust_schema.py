@@ -125,8 +125,9 @@ class UncertaintyBlock(Block):
 class EvaluationBlock(Block):
     """How teacher and student are evaluated. Changes no model."""
 
-    ood: Annotated[list[str], Field(min_length=1)] | None = None
-    """Names of the out-of-distribution (OOD) sets to evaluate. Default: all that the task has."""
+    ood: list[str] | None = None
+    """Names of the out-of-distribution (OOD) sets to evaluate; an empty list: none. Default: all that
+    the task has."""
     baseline: bool = False
     """Train the same student with the plain loss too, and show it beside the other: what the chosen
     loss changes, with intervals. Runs that differ only in the loss share it in the cache."""

@@ -23,7 +23,7 @@ class Chance:
     """The figure without looking at the samples, and its standard error over a split's samples.
 
     That of the figures by class is of guesses with each class alike; of macro F1 it is then an upper
-    bound, up to twice too large where classes are rare.
+    bound, about twice too large where a class is rare.
     """
 
     value: float
