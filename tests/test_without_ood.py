@@ -57,9 +57,7 @@ def test_a_task_of_the_program_needs_one_as_before(no_ood):
 
 HANS = {
     "labels": ["entailment", "not_entailment"],
-    "label_map": {
-        name: f"{'not_' * (name != 'entailment')}entailment" for name in DEFINITION["labels"]
-    },
+    "label_map": dict.fromkeys(DEFINITION["labels"], "not_entailment") | {"entailment": "entailment"},
 }
 
 
