@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from compress.compression.resolved import Resolved
 from compress.configuration import batch_sizes, schedule
@@ -17,10 +18,11 @@ from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.used_keys import OURS
 from compress.data import hub, tasks
 from compress.data.splits import TaskData
+from compress.data.tasks import Task
 from compress.errors import UserError
 from compress.files import artefacts, disk, ownership
 from compress.inference import onnx_export
-from compress.models import encoders, probe, unpadding
+from compress.models import encoders, joining, probe, unpadding
 from compress.runtime import ranks, versions
 from compress.scoring import chance
 from compress.stages import (
@@ -107,12 +109,7 @@ def prepare(
     ranks.on_main(lambda: schedule.record(config, len(data.train), output_dir))
     resolved = _resolve(config, folders, data)
     context = _with_given(Context(**vars(place), data=data, resolved=resolved))
-    tokenizers = {key: encoders.load_tokenizer(folder) for key, folder in folders.items()}
-    for key, tokenizer in tokenizers.items():
-        fits[key].settle(tokenizer)
-        if config.robust.padding_free and key in _trained(config, folders):
-            unpadding.check_side(tokenizer.padding_side, key)
-    encoded = encoders_of(context, folders, tokenizers)
+    encoded = encoders_of(context, folders, _tokenizers(config, folders, fits, data.task))
     context = replace(context, encoders=encoded)
     for note in context.cut_notes():
         ranks.say(f"data: {note}")
@@ -121,6 +118,22 @@ def prepare(
     if config.robust.layerwise.any:
         given_models.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
     return context
+
+
+def _tokenizers(
+    config: Config, folders: Mapping[str, Path], fits: Mapping[str, probe.Fit], task: Task
+) -> dict[str, PreTrainedTokenizerBase]:
+    """The models' tokenizers by key, used as each model needs it; says what was put between pairs."""
+    found = {key: encoders.load_tokenizer(folder) for key, folder in folders.items()}
+    for key, tokenizer in found.items():
+        fits[key].settle(tokenizer)
+        if not task.single:
+            note = joining.note(tokenizer) if key == "teacher.model" else joining.settle(tokenizer)
+            if note is not None:
+                ranks.say(f"note: {key}: {note}.")
+        if config.robust.padding_free and key in _trained(config, folders):
+            unpadding.check_side(tokenizer.padding_side, key)
+    return found
 
 
 def _with_given(context: Context) -> Context:
@@ -256,7 +269,9 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     ranks.on_main(lambda: context.monitor.keep(keys))
     context.monitor.progress.plan(remaining_work.job(context))
     made = _obtain(Teacher(), context)
-    for note in chance.notes(teacher.train_accuracy(context, made), context.data.splits()):
+    metric = context.config.robust.evaluation.metric
+    known = teacher.train_figure(context, made, metric)
+    for note in chance.notes(known, context.data.splits(), metric):
         ranks.say(f"WARNING: {note}")
     if stage == "teacher":
         return

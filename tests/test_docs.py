@@ -48,7 +48,7 @@ def test_the_classifier_from_csv_files(folder):
 
 
 def test_the_task_and_the_teacher_of_ones_own(folder):
-    answers, single, no_ood, teacher = blocks("docs/data.md", "json")
+    answers, single, no_ood, identities, teacher = blocks("docs/data.md", "json")
     Path("answers.json").write_text(answers)
     Path("own.json").write_text(teacher)
     task = tasks.of(
@@ -64,6 +64,9 @@ def test_the_task_and_the_teacher_of_ones_own(folder):
         config.load([*shipped("zero2"), "no_ood.json"], ["robust_compression.model=x"]).robust.task
     )
     assert (dict(task.ood), task.subsets) == ({}, ["source"])
+    Path("identities.json").write_text(identities)
+    robust = config.load([*shipped("zero2"), "identities.json"], ["robust_compression.model=x"]).robust
+    assert tasks.of(robust.task).subgroups[:2] == ["male", "female"]
     names = "zero2", "tasks/mnli", "compression/heads40", "mitigation/rmc_plus"
     robust = config.load([*shipped(*names), "own.json"]).robust
     assert robust.teacher.model and robust.student.init_from == "teacher"

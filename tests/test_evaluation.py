@@ -8,7 +8,7 @@ from small_models import IDS, fresh
 from transformers import AutoModelForSequenceClassification
 
 from compress.data.splits import Split
-from compress.scoring import evaluation
+from compress.scoring import evaluation, measures
 
 NLI = ("entailment", "neutral", "contradiction")
 HANS = ("entailment", "not_entailment")
@@ -43,9 +43,10 @@ def test_a_set_that_is_scored_in_part_pools_as_the_whole():
 @pytest.mark.parametrize(("share", "gone"), [(0.0, True), (0.029, True), (0.03, False), (0.3, False)])
 def test_a_class_has_vanished_below_a_tenth_of_its_gold_share(share, gone):
     dev = split([0] * 30 + [1] * 70)
-    student = {"predicted": {"entailment": share, "not_entailment": 1 - share}, "dev": 0.7}
+    measure = {"measure": {"dev": 0.7, "ood": {}}}
+    student = {"predicted": {"entailment": share, "not_entailment": 1 - share}, **measure}
     assert evaluation.vanished(student, dev) == ["entailment"] * gone
-    teacher = {"dev": 0.7, "ood": {}, "predicted": {"entailment": 0.3, "not_entailment": 0.7}}
+    teacher = {"predicted": {"entailment": 0.3, "not_entailment": 0.7}, **measure}
     told = evaluation.notes(teacher, student, dev, {})
     assert any("almost stopped predicting 'entailment'" in note for note in told) == gone
     never = teacher | {"predicted": {"entailment": 0.0, "not_entailment": 1.0}}
@@ -61,8 +62,10 @@ def test_at_chance_is_within_three_standard_errors_of_the_majority_class(labels,
     ood = {"hans": split(labels)}
     bound = chance + 3 * np.sqrt(chance * (1 - chance) / 900)
     for accuracy, found in ((0.1, True), (bound - 1e-6, True), (bound + 1e-6, False)):
-        assert ("hans" in evaluation.at_chance({"ood": {"hans": accuracy}}, ood)) == found
-    assert evaluation.at_chance({"ood": {"hans": 0}}, ood) == {"hans": pytest.approx(chance)}
+        teacher = {"measure": {"ood": {"hans": accuracy}}}
+        assert ("hans" in evaluation.at_chance(teacher, ood)) == found
+    teacher = {"measure": {"ood": {"hans": 0}}}
+    assert evaluation.at_chance(teacher, ood) == {"hans": pytest.approx(chance)}
 
 
 def test_scores_in_bf16_are_near_and_leave_the_weights_alone():
@@ -79,16 +82,39 @@ def test_scores_in_bf16_are_near_and_leave_the_weights_alone():
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def known(dev, hans):
+    return {
+        "predicted": {"entailment": 0.5, "not_entailment": 0.5},
+        "measure": {"dev": dev, "ood": {"hans": hans}},
+    }
+
+
 def test_what_a_reader_must_know_before_believing_f_bias():
-    dev, ood = split([0, 1]), {"hans": split([0, 1] * 50)}
-    usual = {"predicted": {"entailment": 0.5, "not_entailment": 0.5}, "ood": {"hans": 0.8}}
-    teacher, student = ({**usual, "dev": dev_accuracy} for dev_accuracy in (0.9, 0.89))
-    assert evaluation.notes(teacher, student, dev, ood) == []
-    assert evaluation.notes(teacher, {**student, "dev": 0.88}, dev, ood) == []
-    (lost,) = evaluation.notes(teacher, {**student, "dev": 0.879}, dev, ood)
-    assert "2 points of dev" in lost
-    (chance,) = evaluation.notes({**teacher, "ood": {"hans": 0.55}}, student, dev, ood)
-    assert all(fact in chance for fact in ("majority class", "hans", "55.0%", "50.0%"))
+    dev, ood, teacher = split([0, 1]), {"hans": split([0, 1] * 50)}, known(0.9, 0.8)
+    assert evaluation.notes(teacher, known(0.89, 0.8), dev, ood) == []
+    assert evaluation.notes(teacher, known(0.88, 0.8), dev, ood) == []
+    (lost,) = evaluation.notes(teacher, known(0.879, 0.8), dev, ood)
+    assert "2 points of dev accuracy" in lost
+    (chance,) = evaluation.notes(known(0.9, 0.55), known(0.89, 0.8), dev, ood)
+    assert all(fact in chance for fact in ("majority class", "hans", "55.0% against 50.0%"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "figure", "told"),
+    [
+        ("macro_f1", 0.55, "chance on hans (macro F1 55.0% against 50.0%"),
+        ("balanced_accuracy", 0.55, "chance on hans (balanced accuracy 55.0% against 50.0%"),
+        ("matthews", 0.2, "chance on hans (Matthews correlation 0.200 against 0.000"),
+    ],
+)
+def test_with_another_figure_the_notes_go_by_it(metric, figure, told):
+    """A set of 90 and 10: an accuracy of 0.9 is that of the majority class, which says nothing here."""
+    dev, ood = split([0, 1]), {"hans": split([0] * 90 + [1] * 10)}
+    assert evaluation.notes(known(0.7, 0.8), known(0.69, 0.7), dev, ood, metric) == []
+    (chance,) = evaluation.notes(known(0.7, figure), known(0.69, 0.5), dev, ood, metric)
+    assert told in chance and "majority" not in chance
+    (lost,) = evaluation.notes(known(0.7, 0.8), known(0.6, 0.7), dev, ood, metric)
+    assert f"2 points of dev {measures.NAMES[metric]}" in lost
 
 
 ON_TWO = """

@@ -1,6 +1,7 @@
 """A teacher of which only probabilities are given: the files, every mistake in them, a whole run."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def table(size=6, seed=0):
 def read(file, part=None, processes=1):
     part = part or split()
     out = np.full((len(part), 3), np.nan)
-    probabilities.read(file, "train", part, NAMES, out, processes)
+    probabilities.read(file, probabilities.Wanted("train", part), NAMES, out, processes)
     return out
 
 
@@ -180,14 +181,21 @@ def test_which_files_a_stage_needs(files, tmp_path, hook, stage, there, lacking)
 
 
 def test_a_file_or_nothing_in_place_of_the_folder(files, tmp_path):
-    (tmp_path / "scores.parquet").touch()
-    for name, told in (("scores.parquet", "is a file; name the folder"), ("nope", "is not a folder")):
+    for name in ("scores.parquet", "scores.txt.zip"):
+        (tmp_path / name).touch()
+    for name, asked, told in (
+        ("scores.parquet", "all", "one file, which is that of train, and the report shows"),
+        ("scores.parquet", "evaluate", "the report shows the teacher's; name a folder"),
+        ("scores.parquet", "student", None),
+        ("scores.txt.zip", "student", "scores.txt.zip' is of no known kind"),
+        ("nope", "student", "is neither a folder .*, nor a file for train"),
+    ):
         config = files.load(
             {OURS: {"student": {"uncompressed": True}}},
             overrides=[f"{OURS}.teacher.probabilities={tmp_path / name}"],
         )
-        with pytest.raises(UserError, match=told):
-            checks.check(config, "all")
+        with nullcontext() if told is None else pytest.raises(UserError, match=told):
+            checks.check(config, asked)
 
 
 def test_nothing_is_planned_for_a_teacher_that_is_not_trained(files, tiny_model):

@@ -48,13 +48,17 @@ def outcome(tmp_path_factory, write_table):
     for place in ("scores", "turned", "changed"):
         (folder / place).mkdir()
     for seed, name in enumerate(SIZES):
-        write_table(folder / f"fever/{name}.jsonl", rows(SIZES[name], seed))
+        data = [{**row, "name": f"s{n * 7 % 97}"} for n, row in enumerate(rows(SIZES[name], seed))]
+        write_table(folder / f"fever/{name}.jsonl", data)
         given = scored(name, seed)
         write_table(folder / f"scores/{name}.parquet", given)
         turn = dict(zip(LABELS, LABELS[1:] + LABELS[:1], strict=True))
         turned = [{turn.get(key, key): value for key, value in row.items()} for row in given]
         write_table(folder / f"turned/{name}.csv", turned)
-        if name != "train":
+        if name == "train":
+            named = [{**row, "name": data[row.pop("row")]["name"]} for row in scored(name, seed)]
+            write_table(folder / "named.parquet", named[::-1])
+        else:
             write_table(folder / f"changed/{name}.csv", scored(name, seed + 10 * (name == "dev")))
     torch.manual_seed(1)
     tokenizer(folder / "model", lower=False)
@@ -64,6 +68,7 @@ def outcome(tmp_path_factory, write_table):
     specs = {
         "rmc_plus": ("rmc_plus", "all", "scores", [small, baseline]),
         "part": ("distil", "student", "scores", [f"{OURS}.task.train_samples=40"]),
+        "by_id": ("distil", "student", "named.parquet", [f"{OURS}.task.id=name"]),
         "without_train": ("vanilla", "all", "changed", [f"{OURS}.evaluation.metric=macro_f1"]),
         "turned": ("distil", "student", "turned", []),
     }
@@ -91,8 +96,8 @@ def outcome(tmp_path_factory, write_table):
     return folder, said
 
 
-def teacher_of(folder, name):
-    """The teachers in the cache whose file of train has this folder's content."""
+def teachers(folder):
+    """The teachers in the cache: (folder, data, checksum of the file) of train."""
     found = []
     for place in (folder / "runs/shared/teacher").iterdir():
         facts = json.loads((place / "complete.json").read_text())["inputs"]["facts"]
@@ -103,10 +108,12 @@ def teacher_of(folder, name):
 @pytest.mark.slow
 def test_the_student_learns_from_the_rows_of_the_file(outcome):
     folder, _ = outcome
-    arrays = [np.load(p / "probabilities.npy") for p, _, sha in teacher_of(folder, "scores") if sha]
+    arrays = [np.load(p / "probabilities.npy") for p, _, sha in teachers(folder) if sha]
     expected = np.array([[row[name] for name in LABELS] for row in scored("train", 0)])
-    whole = next(a for a in arrays if len(a) == 90)
-    np.testing.assert_allclose(whole, expected, atol=1e-6)
+    whole = [a for a in arrays if len(a) == 90]
+    assert len(whole) == 2, "by row, and of one file by id"
+    for one in whole:
+        np.testing.assert_allclose(one, expected, atol=1e-6)
     part = next(a for a in arrays if len(a) == 40)
     places = [int(np.flatnonzero(np.isclose(expected, row, atol=1e-6).all(axis=1))[0]) for row in part]
     assert places == sorted(places)

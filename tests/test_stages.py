@@ -9,7 +9,7 @@ from configs import BASE, Files
 from compress import run
 from compress.data.splits import Split
 from compress.errors import UserError
-from compress.scoring import chance
+from compress.scoring import chance, measures
 from compress.stages import difficulty
 from compress.stages.teacher import Teacher
 
@@ -80,11 +80,41 @@ def split(*counts):
 )
 def test_hardly_above_the_majority_class(counts, accuracy, share):
     found = chance.hardly_above(accuracy, split(*counts))
-    assert found == (share if share is None else pytest.approx(share))
+    assert (found and found.value) == (share if share is None else pytest.approx(share))
     notes = chance.notes({"dev": accuracy}, {"dev": split(*counts)})
     assert len(notes) == (share is not None)
     where = "far below" if accuracy == 0 else "hardly above"
     assert all("on dev (" in note and where in note for note in notes)
+
+
+@pytest.mark.parametrize("counts", [(300, 300), (540, 60), (200, 100, 300), (0, 150, 450)])
+@pytest.mark.parametrize("metric", ["macro_f1", "balanced_accuracy", "matthews"])
+def test_chance_is_what_predictions_without_the_labels_reach(counts, metric):
+    """By drawing: classes as often as in gold, all alike, and the largest alone; 500 times."""
+    data, draw = split(*counts), np.random.default_rng(0)
+    found, there = chance.Chance.of(data, metric), np.flatnonzero(counts)
+    shares = np.array(counts) / sum(counts)
+    alike = (np.array(counts) > 0) / len(there)
+    means, spreads = [], []
+    for p in (shares, alike, np.eye(len(counts))[np.argmax(counts)]):
+        drawn = draw.choice(len(counts), (500, len(data)), p=p)
+        each = [measures.Answers(one, data.labels).value(metric) for one in drawn]
+        means.append(np.mean(each))
+        spreads.append(np.std(each))
+    assert max(means) == pytest.approx(found.value, abs=0.006)
+    assert 0.9 * max(spreads) <= found.error <= (2.3 if metric == "macro_f1" else 1.15) * spreads[1]
+
+
+def test_a_teacher_of_a_rare_class_is_judged_by_what_delta_is_taken_of():
+    """Accuracy below the majority class, and far above chance in the figures that count classes."""
+    data = split(950, 50)
+    right = np.r_[np.arange(950) < 900, np.arange(50) < 45]
+    answers = measures.Answers(np.where(right, data.labels, 1 - data.labels), data.labels)
+    for metric in measures.NAMES:
+        told = chance.notes({"dev": answers.value(metric)}, {"dev": data}, metric)
+        assert bool(told) == (metric == "accuracy")
+    (note,) = chance.notes({"dev": 0.03}, {"dev": data}, "matthews")
+    assert "hardly above chance on dev (Matthews correlation 0.030 against 0.000)" in note
 
 
 def test_the_key_of_a_missing_teacher_is_named(robust):

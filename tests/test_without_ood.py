@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+from configs import Files
 from folders import config, error_of, from_folder
 from launcher import ROOT, python
 from reports import Page, metrics, view, writing
@@ -52,6 +53,33 @@ def test_a_file_called_ood_is_still_evaluated(no_ood, put_split):
 
 def test_a_task_of_the_program_needs_one_as_before(no_ood):
     error_of(no_ood, str(no_ood), "has no OOD set of mnli", "ood_<name>")
+
+
+HANS = {
+    "labels": ["entailment", "not_entailment"],
+    "label_map": dict.fromkeys(DEFINITION["labels"], "not_entailment") | {"entailment": "entailment"},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [("mnli", {}), ("mine", {"definition": {**DEFINITION, "ood": {"hans": HANS}}})],
+)
+def test_an_empty_list_is_no_ood_set_though_the_folder_and_the_task_have_one(small_task, task, more):
+    assert list(from_folder(small_task, task, **more).ood) == ["hans"]
+    found = from_folder(small_task, task, ood=[], **more)
+    assert (len(found.dev), dict(found.ood)) == (3, {})
+    chosen = config(task, ood=[], data_dir=str(small_task), **more)
+    assert sources.absent_ood(chosen, tasks.of(chosen.task)) == {}
+
+
+@pytest.mark.parametrize("key", ['ood_dir="more"', "drop_overlap=true"])
+def test_an_empty_list_beside_what_needs_a_set(tmp_path, key):
+    part = {"robust_compression": {"task": {"name": "mnli"}, "evaluation": {"ood": []}}}
+    files = Files(tmp_path)
+    files.load(part)
+    sentence, _ = files.refused(part, overrides=[f"robust_compression.task.{key}"])
+    assert "has no effect: evaluation.ood is empty" in sentence
 
 
 def test_what_asks_for_an_ood_set_is_refused_without_one(no_ood, tmp_path):

@@ -82,6 +82,7 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
     given = "model" if robust.teacher.model is not None else "probabilities"
     untrained = f"has no effect: teacher.{given} is given and not trained"
     only_scores = robust.teacher.probabilities is not None
+    no_ood = robust.evaluation.ood == []
     no_weights = "teacher.probabilities gives no weights"
     cases = {
         "uncertainty.quantile": (
@@ -119,9 +120,21 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             robust.evaluation.baseline and robust.loss.hook == "vanilla" and not robust.layerwise.any,
             "has no effect: the student is trained with the plain loss itself",
         ),
+        "task.id": (
+            not only_scores or synthetic,
+            own_data if synthetic else "has no effect without teacher.probabilities",
+        ),
+        "task.subgroups": (synthetic, own_data),
         "task.synthetic": (not synthetic, "has an effect for the task 'synthetic' only"),
         "task.data_dir": (synthetic, own_data),
-        "task.ood_dir": (synthetic, own_data),
+        "task.ood_dir": (
+            synthetic or no_ood,
+            own_data if synthetic else "has no effect: evaluation.ood is empty",
+        ),
+        "task.drop_overlap": (
+            robust.task.drop_overlap and no_ood,
+            "has no effect: evaluation.ood is empty",
+        ),
         "student.init_from": (
             student.model is not None or (only_scores and student.init_from == "teacher"),
             "has no effect: student.model names what the student starts from"
@@ -162,6 +175,7 @@ def _repeated(root: Root) -> Cases:
     robust = root.robust_compression
     lists: dict[str, Sequence[object]] = {
         "evaluation.ood": robust.evaluation.ood or [],
+        "task.subgroups": robust.task.subgroups,
         "uncertainty.alpha_candidates": robust.uncertainty.alpha_candidates,
     }
     for key, values in lists.items():

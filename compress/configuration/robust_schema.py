@@ -24,8 +24,8 @@ class TeacherBlock(Block):
     probabilities: Name | None = None
     """A folder with the class probabilities of a teacher that is not at hand as a model, such as an
     API or an ensemble: a file for each split, called `train`, `dev` and `ood_<name>`, with a column
-    `row` and one for each class. train is needed if the loss uses the teacher, dev and the OOD sets for
-    the report. See docs/data.md."""
+    `row` (or that of task.id) and one for each class. train is needed if the loss uses the teacher, dev
+    and the OOD sets for the report. Where only train is needed, that file itself. See docs/data.md."""
     epochs: Epochs | None = None
     """Epochs of fine-tuning the teacher. Default: robust_compression.epochs."""
     loss: mitigations.TeacherLoss = mitigations.PLAIN
@@ -125,8 +125,9 @@ class UncertaintyBlock(Block):
 class EvaluationBlock(Block):
     """How teacher and student are evaluated. Changes no model."""
 
-    ood: Annotated[list[str], Field(min_length=1)] | None = None
-    """Names of the out-of-distribution (OOD) sets to evaluate. Default: all that the task has."""
+    ood: list[str] | None = None
+    """Names of the out-of-distribution (OOD) sets to evaluate; an empty list: none. Default: all that
+    the task has."""
     baseline: bool = False
     """Train the same student with the plain loss too, and show it beside the other: what the chosen
     loss changes, with intervals. Runs that differ only in the loss share it in the cache."""

@@ -108,6 +108,14 @@ class TaskBlock(Block):
     also .gz), instead of the model hub."""
     ood_dir: Name | None = None
     """Folder of further OOD sets, such as those that are not on the hub."""
+    id: Name | None = None
+    """Column of the data files that holds an id of each row, a text or a whole number, for
+    teacher.probabilities, whose files then have the column of this name instead of `row`. A file of
+    data without it keeps `row`."""
+    subgroups: list[Name] = Field(default=[])
+    """Columns of dev with a value from 0 to 1, such as the share of raters who found an identity
+    mentioned. The samples of 0.5 and more of each column are a subset by gold label, whatever the other
+    columns hold; an empty cell counts as 0. Of OOD sets those columns that they have."""
     max_length: Annotated[int, Field(ge=8)] = 128
     """Tokens of a sample at most; of a pair the longer text is cut first."""
     train_samples: Count | None = None

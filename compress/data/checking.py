@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from compress.configuration.task_schema import OodBlock
+from compress.data import ids
 from compress.data.reading import Row, check_texts, shown
 from compress.data.tasks import ByteStrings, Task, WithGaps, columns, label_ids, spelling
 from compress.data.texts import Lists
@@ -18,6 +19,9 @@ from compress.errors import UserError, nearest
 
 NONE = "none"
 """The subset of a row whose cell is empty where the set has such cells."""
+MEMBER = 0.5
+"""Score from which on a row belongs to a subgroup, as in Borkan et al. 2019 and WILDS."""
+YES_NO = {"true": 1, "false": 0}
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -26,13 +30,16 @@ class Checked:
     """N rows of a source.
 
     texts: a list [N] for each text; labels: class ids [N]; columns: subset column -> values [N];
-    numbers: of the rows in the source [N].
+    numbers: of the rows in the source [N]; ids: of the samples [N], empty where they have none;
+    subgroups: column -> whether each row belongs to it [N].
     """
 
     texts: Lists
     labels: list[int] = field(default_factory=list)
     columns: dict[str, list[str]] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    subgroups: dict[str, list[bool]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,8 @@ class Checker:
     source: its name; names: the labels in id order; texts, label, subsets: the columns that are read;
     accepted: for texts and label, the names that the column could have, as `_plain` writes them;
     threshold: where labels are scores, that of the second label; gaps: whether a cell of a
-    subset may be empty.
+    subset may be empty; id: the column of ids, None where the source has none;
+    subgroups: the columns of scores that make subsets.
     """
 
     source: str
@@ -55,6 +63,8 @@ class Checker:
     subsets: tuple[str, ...]
     threshold: float | None = None
     gaps: bool = False
+    id: str | None = None
+    subgroups: tuple[str, ...] = ()
 
     @staticmethod
     def of(task: Task, names: Sequence[str], entry: OodBlock, source: str, row: Row) -> "Checker":
@@ -73,6 +83,8 @@ class Checker:
             subsets=_subsets(task, row, entry.subsets, source),
             threshold=task.threshold if entry.labels is None else None,
             gaps=isinstance(entry, WithGaps),
+            id=task.id if task.id in row else None,
+            subgroups=tuple(name for name in task.subgroups if name in row),
         )
 
     def check(self, rows: Iterable[tuple[int, Row]]) -> Checked:
@@ -81,7 +93,11 @@ class Checker:
         Raises UserError for a missing cell, an ambiguous column, a text that is none, and an unknown
         label.
         """
-        checked = Checked(tuple([] for _ in self.texts), columns={name: [] for name in self.subsets})
+        checked = Checked(
+            tuple([] for _ in self.texts),
+            columns={name: [] for name in self.subsets},
+            subgroups={name: [] for name in self.subgroups},
+        )
         needed = (*self.texts, self.label, *(() if self.gaps else self.subsets))
         rivals: dict[tuple[str, ...], list[tuple[str, str]]] = {}
         for number, row in rows:
@@ -102,6 +118,10 @@ class Checker:
             self._check_rivals(row, rivals[names], place)
             checked.labels.append(label)
             checked.numbers.append(number)
+            if self.id is not None:
+                checked.ids.append(id_of(row.get(self.id), place, self.id))
+            for name, members in checked.subgroups.items():
+                members.append(belongs(row.get(name), place, name))
             for name, values in checked.columns.items():
                 cell = row.get(name)
                 values.append(
@@ -158,6 +178,28 @@ def label_id(label: object, ids: Mapping[str, int]) -> int | None:
     if name not in ids and point and number.isdecimal() and set(zeros) == {"0"}:
         name = number
     return ids.get(name)
+
+
+def id_of(cell: object, place: str, key: str) -> str:
+    """A cell of a column of ids as text; UserError if it is none."""
+    if (found := ids.written(cell)) is None:
+        raise UserError(
+            f"{place}: '{shown(key)}' is '{shown(cell)}', which is no id (a text or a whole number)."
+        )
+    return text_of(found, place, key)
+
+
+def belongs(cell: object, place: str, key: str) -> bool:
+    """Whether a cell of a subgroup's column says that the row belongs to it: a score of `MEMBER`.
+
+    True and False count as 1 and 0, an empty cell as 0. Raises UserError for any other.
+    """
+    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
+        return False
+    score = score_of(YES_NO.get(str(cell).strip().casefold(), cell))
+    if score is None:
+        raise UserError(f"{place}: '{shown(key)}' is '{shown(cell)}', but it must be from 0 to 1.")
+    return score >= MEMBER
 
 
 def score_of(cell: object) -> float | None:

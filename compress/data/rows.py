@@ -1,10 +1,11 @@
 """All rows of a source, checked once and kept in an Arrow file, which is mapped: nothing is held.
 
 Columns: the texts (`texts.COLUMNS`, or the first alone), `label` (class id), `number` (of the row in
-the source), `key` (`texts.keys`), `digest` (`texts.digests`), and one for each column of subsets, after
-`SUBSET`.
+the source), `key` (`texts.keys`), `digest` (`texts.digests`), one for each column of subsets, after
+`SUBSET`, and of subgroups, after `SUBGROUP`, and where samples have ids `id` and `id_key` (`ids.keys`).
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from compress.configuration.task_schema import OodBlock
-from compress.data import texts
+from compress.data import ids, texts
 from compress.data.checking import Checker
-from compress.data.reading import Block
+from compress.data.reading import Block, shown
 from compress.data.sources import Source
 from compress.data.tasks import Task
 from compress.data.texts import Places, Texts, chunks_of, taken
@@ -27,6 +28,7 @@ from compress.errors import UserError
 from compress.runtime import parallel
 
 SUBSET = "subset "
+SUBGROUP = "subgroup "
 ABOUT = b"about"
 TOGETHER = 50
 """Batches that become one of the file."""
@@ -64,6 +66,12 @@ class Rows:
         columns = {name.removeprefix(SUBSET): self.table.column(name) for name in names}
         return {n: c.to_pylist() if places is None else taken(c, places) for n, c in columns.items()}
 
+    def subgroups(self, places: Places | None) -> dict[str, NDArray[np.bool_]]:
+        """For each column of subgroups, whether some rows belong to it, None: all."""
+        names = [name for name in self.table.column_names if name.startswith(SUBGROUP)]
+        found = {name.removeprefix(SUBGROUP): self.table.column(name).to_numpy() for name in names}
+        return {n: members if places is None else members[places] for n, members in found.items()}
+
     def digests(self, places: Places | None) -> Iterator[bytes]:
         """The digests of some rows in ascending order, None: of all, one after another, in pieces."""
         column = self.table.column("digest")
@@ -74,9 +82,36 @@ class Rows:
             for chunk, _, here in chunks_of(column, places[start : start + PIECE]):
                 yield _digests(chunk)[here].tobytes()
 
+    def ids(self) -> str:
+        """A hash of the ids of all rows, in order; empty where they have none."""
+        if "id_key" not in self.table.column_names:
+            return ""
+        digest = hashlib.sha256()
+        for chunk in self.table.column("id_key").chunks:
+            digest.update(_digests(chunk).tobytes())
+        return digest.hexdigest()
+
     def texts(self, place: int) -> list[str]:
         """The texts of a row."""
         return [column[0] for column in Texts(self.table)[place : place + 1]]
+
+
+def index(table: pa.Table, column: str) -> ids.Index:
+    """Where each id of the rows stands; column: what the source calls it.
+
+    Raises UserError if two rows have one.
+    """
+    found = np.concatenate([_digests(chunk) for chunk in table.column("id_key").chunks])
+    made = ids.Index.of(found.reshape(-1).view(ids.KIND))
+    if (places := made.twice()) is not None:
+        first, second = (table.column("number")[place].as_py() for place in places)
+        name = json.loads(table.schema.metadata[ABOUT])["name"]
+        one = table.column("id")[places[0]].as_py()
+        raise UserError(
+            f"{name}: rows {first} and {second} have the same '{shown(column)}', '{shown(one)}', so it "
+            "is no id (robust_compression.task.id)."
+        )
+    return made
 
 
 def _digests(chunk: pa.Array) -> NDArray[np.uint8]:
@@ -102,6 +137,11 @@ class _Work:
             "digest": pa.array(texts.digests(checked.texts, checked.labels), pa.binary(texts.DIGEST)),
         }
         columns |= {f"{SUBSET}{name}": pa.array(v, pa.string()) for name, v in checked.columns.items()}
+        members = checked.subgroups.items()
+        columns |= {f"{SUBGROUP}{name}": pa.array(found, pa.bool_()) for name, found in members}
+        if checked.ids:
+            columns["id"] = pa.array(checked.ids, pa.string())
+            columns["id_key"] = pa.array(ids.keys(checked.ids), pa.binary(texts.DIGEST))
         return pa.RecordBatch.from_pydict(columns)
 
 

@@ -103,8 +103,9 @@ def _unreadable(path: Path) -> str:
 def ood_names(config: RobustCompression, task: Task) -> list[str]:
     """OOD sets to evaluate: those in the configuration, else all that exist or that a task defines.
 
-    A task of the user's own may have none, a shipped one may not. Raises UserError for one in the
-    configuration that does not exist, and where there is none but something asks for one.
+    The configuration may say that there are none. Without its word a task of the user's own may have
+    none, a shipped one may not. Raises UserError for one in the configuration that does not exist, and
+    where there is none but something asks for one.
     """
     block, wanted = config.task, config.evaluation.ood
     known = set(task.ood) if task.defined or task.name == "synthetic" else set()

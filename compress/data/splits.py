@@ -29,9 +29,10 @@ class Split:
     """One split, N samples.
 
     texts: one or two a sample; labels: ids [N] into `names`; groups: for each class id of the model the
-    id in `names` that it counts as; subsets: column -> values [N] by which the report splits; whole:
-    size of the set that this is a part of, None if it is all of it; content: hash of all of that, in
-    order.
+    id in `names` that it counts as; subsets: column -> values [N] by which the report splits;
+    subgroups: column -> whether each sample belongs to it [N], by one column at a time; whole: size of
+    the set that this is a part of, None if it is all of it; content: hash of texts, labels and names,
+    in order; ids: hash of the ids of the whole set, empty where the data have none.
     """
 
     texts: Texts
@@ -39,8 +40,10 @@ class Split:
     names: tuple[str, ...]
     groups: tuple[int, ...]
     subsets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    subgroups: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     whole: int | None = None
     content: str = ""
+    ids: str = ""
 
     @staticmethod
     def of(
@@ -128,6 +131,7 @@ def select(task: Task, block: TaskBlock, rows: Mapping[str, Rows], listing: Path
     than asked for.
     """
     train, labels = rows["train"], class_names(task, rows["train"])
+    _check_subgroups(task, rows["dev"])
     _check_enough(block.train_samples, len(train))
     ood = {n.removeprefix("ood_"): found for n, found in rows.items() if n.startswith("ood_")}
     shared = overlap.find(train, ood)
@@ -166,6 +170,19 @@ def _kept(labels: Sequence[str], train: Rows, drop: Places, limit: int | None) -
     return kept if drawn is None else kept[drawn]
 
 
+def _check_subgroups(task: Task, dev: Rows) -> None:
+    """Raise UserError for a column of subgroups that dev lacks, or to which no row belongs."""
+    found = dev.subgroups(None)
+    for name in task.subgroups:
+        if name not in found:
+            raise UserError(f"{dev.name}: has no column '{name}' of robust_compression.task.subgroups.")
+        if not found[name].any():
+            raise UserError(
+                f"{dev.name}: no row has 0.5 or more in '{name}', so it is no subset; take it out of "
+                "robust_compression.task.subgroups."
+            )
+
+
 def _check_enough(limit: int | None, samples: int, after: str = "") -> None:
     """Raise UserError if train_samples is more than train has."""
     if limit is not None and limit > samples:
@@ -187,8 +204,10 @@ def _split(task: Task, labels: tuple[str, ...], name: str, rows: Rows, places: P
         names=names,
         groups=counts_as,
         subsets=rows.subsets(places),
+        subgroups=rows.subgroups(places),
         whole=len(rows),
         content=_content(names, counts_as, rows.digests(places)),
+        ids=rows.ids(),
     )
 
 
@@ -212,6 +231,7 @@ def save(data: TaskData, folder: Path) -> None:
             "groups": split.groups,
             "whole": split.whole,
             "content": split.content,
+            "ids": split.ids,
         }
         np.save(folder / f"{name}.labels.npy", split.labels)
         if split.texts.places is not None:
@@ -230,9 +250,11 @@ def load(task: Task, folder: Path, rows: Mapping[str, Rows]) -> TaskData:
             texts=Texts(rows[name].table, places),
             labels=np.asarray(np.load(folder / f"{name}.labels.npy", mmap_mode="r")),
             subsets=rows[name].subsets(places),
+            subgroups=rows[name].subgroups(places),
             names=tuple(known["names"]),
             groups=tuple(known["groups"]),
             whole=known["whole"],
             content=known["content"],
+            ids=known.get("ids", ""),
         )
     return _data(task, about["labels"], splits, about["notes"])

@@ -30,6 +30,10 @@ class Task(DefinitionBlock):
     threshold: float | None = None
     """Of a task of two labels whose label column holds scores from 0 to 1: from this score on a row has
     the second label. OOD sets with labels of their own have no scores. None: numbers are ids."""
+    id: str | None = None
+    """Column of ids, where a configuration names one; files may lack it."""
+    subgroups: list[str] = Field(default=[])
+    """Columns of scores that make subsets which do not exclude each other; OOD sets may lack them."""
     defined: bool = False
     """Whether it is defined in the user's JSON: its files have the names given there and no others."""
 
@@ -168,11 +172,16 @@ TASKS = {task.name: task for task in _SHIPPED}
 
 
 def of(block: TaskBlock) -> Task:
-    """The task that a configuration names or defines.
+    """The task that a configuration names or defines, with the further columns that it names.
 
     Raises UserError if there is none of this name, or if its definition contradicts itself, naming the
     key below `task.definition`.
     """
+    task, more = _named(block), {"id": block.id, "subgroups": block.subgroups}
+    return task.model_copy(update=more) if any(more.values()) else task
+
+
+def _named(block: TaskBlock) -> Task:
     if block.definition is not None:
         return _defined(block.name, block.definition)
     if block.name not in TASKS:

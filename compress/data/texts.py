@@ -105,7 +105,7 @@ def keys(lists: Lists, symmetric: bool) -> NDArray[np.uint64]:
     )
     if symmetric:
         samples = (sorted(texts) for texts in samples)
-    hashes = b"".join(_hash("\0".join(texts).encode(), 8) for texts in samples)
+    hashes = b"".join(hashed("\0".join(texts).encode(), 8) for texts in samples)
     return np.frombuffer(hashes, "<u8").astype(np.uint64)
 
 
@@ -115,14 +115,15 @@ def digests(lists: Lists, labels: Iterable[int]) -> list[bytes]:
     A single text never has that of a pair whose second text is empty.
     """
     samples = zip(zip(*lists, strict=True), labels, strict=True)
-    return [_hash(f"{label} {_written(*texts)}".encode(), DIGEST) for texts, label in samples]
+    return [hashed(f"{label} {_written(*texts)}".encode(), DIGEST) for texts, label in samples]
 
 
 def _written(first: str, second: str | None = None) -> str:
     return f"one {first}" if second is None else f"{len(first)} {first}{second}"
 
 
-def _hash(data: bytes, size: int) -> bytes:
+def hashed(data: bytes, size: int) -> bytes:
+    """A hash of `size` bytes."""
     return hashlib.blake2b(data, digest_size=size).digest()
 
 

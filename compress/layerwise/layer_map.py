@@ -12,7 +12,7 @@ from compress.data import tokens
 from compress.errors import UserError
 from compress.layerwise.block import LayerwiseBlock
 from compress.methods import Shapes
-from compress.models import architectures, encoders, probe
+from compress.models import architectures, encoders, joining, probe
 
 KEY = "robust_compression.layerwise"
 Pairs = list[tuple[int, int]]
@@ -91,6 +91,10 @@ def check_run(shapes: Shapes, block: LayerwiseBlock) -> None:
         return
     count = len(data.task.texts)
     pair = probe.settled(shapes.start, count), probe.settled(teacher, count)
+    if count == 2:
+        joining.settle(pair[0])
+        if robust.teacher.model is None:
+            joining.settle(pair[1])
     if tokens.equal(*pair):
         return
     if not tokens.agree(*pair, data.train.texts, robust.task.max_length, data.task.keep):

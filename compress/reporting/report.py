@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from compress.configuration.merge import at
 from compress.reporting import int8_table, numbers, page, results_table, summary
 from compress.reporting.figures import (
     Subset,
@@ -127,6 +128,8 @@ def write_report(
         tables=_tables(metrics, difficulty),
         chosen_alpha=next((alpha for alpha in tried if float(alpha) == used), None),
         subset_total=len(ood_subsets(metrics)),
+        dev_total=len(dev_subsets(metrics)),
+        subgroups=at(config, ["robust_compression", "task", "subgroups"]),
         view=difficulty,
         versions=provenance.by_versions(metrics["artefacts"]),
         unscored=0 if difficulty is None else int((~np.isfinite(difficulty.variance)).sum()),
@@ -170,7 +173,7 @@ def _tables(metrics: Mapping[str, Any], view: DifficultyView | None) -> dict[str
         ]
         sizes = [SIZE.format(count(parts[half])) for half in ("easy", "hard")]
     return {
-        "dev_subsets": Table.of("", dev_subsets(metrics), subsets),
+        "dev_subsets": Table.of("", most_different(dev_subsets(metrics)), subsets),
         "ood_subsets": Table.of("", most_different(ood_subsets(metrics)), subsets),
         "halves": _gaps(halves if any(None not in row for row in halves) else []),
         "partial": _gaps(one_text, *sizes),

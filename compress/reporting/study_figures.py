@@ -98,7 +98,7 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
                     _line(axes, points, style)
         left.set(xlabel="sparsity, %", ylabel=f"accuracy on {printable(listed)}, %")
         measure = f" of {task.measure}" if task.measure else ""
-        doubt = " (teacher not clearly above the majority class)" * (not judged)
+        doubt = f" (teacher not clearly above {task.chance})" * (not judged)
         right.set(
             xlabel="sparsity, %",
             ylabel=f"F_bias{measure}" + (doubt if drawn else " n/a: see the tables"),

@@ -134,7 +134,7 @@ def accuracies(task: Task) -> Table:
         caption += f" Of the shallow classifier's error: {spread(shallow[0])} %."
     if task.at_chance:
         names = list_of(task.at_chance)
-        caption += f" † The teacher is not clearly above the majority class on {names}: there F_bias"
+        caption += f" † The teacher is not clearly above {task.chance} on {names}: there F_bias"
         caption += " says nothing."
     caption += without_bias(task) + _collapse(task)
     columns = [("seeds", lambda model: str(len(model.seeds))), *measured(task)]

@@ -343,7 +343,8 @@ def _bias_clause(metrics: Metrics) -> str:
     if metrics["vanished"]:
         return f"F_bias ({shown:.3f}) says nothing, because the student has collapsed"
     if set(metrics["at_chance"]) >= set(metrics["teacher"]["ood"]):
-        why = "the teacher is not clearly above the majority class on OOD"
+        chance = "chance" if measure_name(metrics) else "the majority class"
+        why = f"the teacher is not clearly above {chance} on OOD"
         return f"F_bias ({shown:.3f}) says nothing, because {why}"
     if doubt(metrics):
         return f"F_bias is {number(f_bias)}, which the notes speak against"

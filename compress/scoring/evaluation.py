@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.data.batches import cut, joined, scoring_order, share
+from compress.data.checking import MEMBER
 from compress.data.columns import Columns
 from compress.data.splits import Split
 from compress.errors import UserError
 from compress.files import arrays, disk
 from compress.runtime import ranks
-from compress.scoring import chance, measures, metrics
+from compress.scoring import measures, metrics
+from compress.scoring.chance import Chance
 from compress.scoring.measures import Answers
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 VANISHED = 0.1
 MOST_LOST = 0.02 + 1e-9
-"""Accuracy on dev that a model may lose before its F_bias is doubted: two points, and rounding."""
+"""What a model may lose on dev before its F_bias is doubted: two points, and rounding."""
 
 NOT_FINITE = (
     "the model's scores are not finite: its training diverged or its weights are damaged; lower "
@@ -151,15 +153,26 @@ def subset_keys(split: Split) -> NDArray[np.str_]:
     return np.array([", ".join(parts) for parts in zip(*split.subsets.values(), labels, strict=True)])
 
 
+def subgroups(split: Split) -> dict[str, NDArray[np.bool_]]:
+    """Which samples [N] are of each subgroup and gold label, of those that are not empty."""
+    every = {
+        f"{column} >= {MEMBER}, {label}": members & (split.labels == number)
+        for column, members in split.subgroups.items()
+        for number, label in enumerate(split.names)
+    }
+    return {name: members for name, members in every.items() if members.any()}
+
+
 def by_subset(hits: NDArray[np.bool_], split: Split) -> dict[str, dict[str, Any]]:
-    """Accuracy and size for each subset value x gold label (for HANS: heuristic x label)."""
+    """Accuracy and size for each subset value x gold label (for HANS: heuristic x label).
+
+    Then for each subgroup x gold label.
+    """
     keys = subset_keys(split)
+    parts = {str(key): keys == key for key in np.unique(keys)} | subgroups(split)
     return {
-        str(key): {
-            "accuracy": metrics.accuracy(hits[keys == key]),
-            "samples": int((keys == key).sum()),
-        }
-        for key in np.unique(keys)
+        name: {"accuracy": metrics.accuracy(hits[members]), "samples": int(members.sum())}
+        for name, members in parts.items()
     }
 
 
@@ -198,7 +211,7 @@ def summary(
     if hard is not None:
         out["dev_easy"] = metrics.accuracy(hits[~hard])
         out["dev_hard"] = metrics.accuracy(hits[hard])
-    if dev.subsets:
+    if dev.subsets or dev.subgroups:
         out["dev_subsets"] = by_subset(hits, dev)
     out["by_class"] = {n: metrics.by_class(one.predicted, one.gold) for n, one in found.items()}
     out["ood_subsets"] = {name: by_subset(ood_hits[name], split) for name, split in ood.items()}
@@ -228,23 +241,28 @@ def vanished(student: Mapping[str, Any], dev: Split) -> list[str]:
     return [name for name, share in student["predicted"].items() if share < VANISHED * gold[name]]
 
 
-def at_chance(teacher: Mapping[str, Any], ood: Mapping[str, Split]) -> dict[str, float]:
-    """OOD sets on which the teacher is not clearly above the majority class, with that class's share.
+def at_chance(
+    teacher: Mapping[str, Any], ood: Mapping[str, Split], metric: str = measures.ACCURACY
+) -> dict[str, float]:
+    """OOD sets on which the teacher is not clearly above chance, with its figure by chance.
 
-    Above means by more than three standard errors.
+    Above means by more than three standard errors, in what Delta is taken of.
     """
-    shares = {name: chance.majority(split) for name, split in ood.items()}
-    return {
-        name: share
-        for name, share in shares.items()
-        if teacher["ood"][name] < share + chance.STANDARD_ERRORS * chance.error(share, ood[name])
-    }
+    found = {name: Chance.of(split, metric) for name, split in ood.items()}
+    return {n: one.value for n, one in found.items() if teacher["measure"]["ood"][n] < one.clear}
 
 
 def notes(
-    teacher: Mapping[str, Any], student: Mapping[str, Any], dev: Split, ood: Mapping[str, Split]
+    teacher: Mapping[str, Any],
+    student: Mapping[str, Any],
+    dev: Split,
+    ood: Mapping[str, Split],
+    metric: str = measures.ACCURACY,
 ) -> list[str]:
-    """Sentences a reader must know before believing F_bias; what cannot be said without an OOD set."""
+    """Sentences a reader must know before believing F_bias; what cannot be said without an OOD set.
+
+    metric: what Delta is taken of, by which the teacher and the loss on dev are judged.
+    """
     missed = set(vanished(teacher, dev))
     out = [] if ood else [WITHOUT_OOD]
     for name in vanished(student, dev):
@@ -254,15 +272,15 @@ def notes(
             if name in missed
             else f"The student has almost stopped predicting {share}: it has collapsed."
         )
-    for name, most in at_chance(teacher, ood).items():
+    for name in at_chance(teacher, ood, metric):
+        found, own = Chance.of(ood[name], metric), teacher["measure"]["ood"][name]
         out.append(
-            f"The teacher is not clearly above the majority class on {name} "
-            f"({teacher['ood'][name]:.1%} against {most:.1%}, less than three standard errors more): "
-            "there F_bias says nothing."
+            f"The teacher is not clearly above {found.name} on {name} ({found.against(own)}, less than "
+            "three standard errors more): there F_bias says nothing."
         )
-    if ood and teacher["dev"] - student["dev"] > MOST_LOST:
+    if ood and teacher["measure"]["dev"] - student["measure"]["dev"] > MOST_LOST:
         out.append(
-            "The student lost more than 2 points of dev accuracy: "
+            f"The student lost more than 2 points of dev {measures.NAMES[metric]}: "
             "F_bias rewards a model that forgets everything."
         )
     return out

@@ -32,7 +32,7 @@ from compress.training.trainer import AfterEpoch, Trainer, Training
 
 @dataclass(frozen=True)
 class Encoder:
-    """A pre-trained model: its directory and fingerprint, and the splits in its own tokens.
+    """A pre-trained model: its directory and `joining.key`, and the splits in its own tokens.
 
     cut: what was cut off from each split.
     """

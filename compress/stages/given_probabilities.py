@@ -19,21 +19,30 @@ READS = (KEY, *(f"{OURS}.task.{key}" for key in ("train_samples", "eval_samples"
 
 
 def contents(run: Context) -> dict[str, str]:
-    """Checksum of each file of the configured folder, by split; on the main rank."""
+    """Checksum of each configured file, by split; on the main rank.
+
+    Raises UserError if `task.id` names a column that none of their data has.
+    """
     name = run.config.robust.teacher.probabilities
     if name is None:
         return {}
-    found = probabilities.files(name, run.data.splits())
+    found, column = probabilities.files(name, run.data.splits()), run.data.task.id
+    if column is not None and not any(run.data.splits()[split].ids for split in found):
+        raise UserError(
+            f"{probabilities.IDS}: no file of the data of {', '.join(found)} has a column '{column}'."
+        )
     return {split: integrity.digest(file) for split, file in found.items()}
 
 
 def facts(run: Context, *names: str) -> dict[str, Any]:
     """What the probabilities of these splits depend on, as JSON."""
-    splits = run.data.splits()
+    splits, column = run.data.splits(), run.data.task.id
+    by_id = {name: splits[name].ids for name in names if splits[name].ids}
     return {
         "labels": run.data.labels,
         "files": {name: run.given.get(name) for name in names},
         "data": {name: [run.data.fingerprint(name), splits[name].set_size] for name in names},
+        **({"ids": [column, by_id]} if by_id else {}),
     }
 
 
@@ -47,7 +56,8 @@ def read(run: Context, name: str, out: Found) -> None:
     file = probabilities.files(str(robust.teacher.probabilities), [name])[name]
     work = LongWork(f"probabilities of {name}", "rows", split.set_size)
     processes = robust.processes or parallel.available()
-    probabilities.read(file, name, split, run.data.labels, out, processes, work.done)
+    wanted = probabilities.Wanted.of(name, split, run.data.task.id)
+    probabilities.read(file, wanted, run.data.labels, out, processes, work.done)
     if integrity.digest(file) != run.given[name]:
         raise UserError(f"{file}: has changed while it was read; start again.")
     if name == "train" or (name == "dev" and "train" not in run.given):
@@ -67,7 +77,7 @@ def _check_order(file: Path, name: str, found: Found, run: Context) -> None:
             f"{file}: its most probable class is right for {balanced:.1%} of the samples of a class of "
             f"{name}, on average, which is not above chance ({at_chance:.1%}), so the columns are "
             "probably called after other classes or the rows belong to other samples "
-            f"({', '.join(run.data.labels)}; '{probabilities.ROW}' counts from 0)."
+            f"({', '.join(run.data.labels)}; a column '{probabilities.ROW}' counts from 0)."
         )
 
 

@@ -28,6 +28,13 @@ FILE = "rows.arrow"
 ELSEWHERE = {"ood", "train", "dev", "partial", "keep", "optional_labels", "defined", "name"}
 """Fields of a task that its rows do not depend on."""
 
+LATER = ("id", "subgroups")
+"""Fields that came later: where they are empty, keys are those of before."""
+
+
+def _absent(task: Task) -> set[str]:
+    return {name for name in LATER if not getattr(task, name)}
+
 
 @dataclass(frozen=True)
 class SourceRows(Stage[Workspace]):
@@ -54,7 +61,7 @@ class SourceRows(Stage[Workspace]):
         entry = splits.entry_of(self.task, self.split)
         return {
             "source": self.version,
-            "task": self.task.model_dump(mode="json", exclude=ELSEWHERE),
+            "task": self.task.model_dump(mode="json", exclude=ELSEWHERE | _absent(self.task)),
             "entry": [type(entry).__name__, entry.model_dump(mode="json", exclude={"file", "hub"})],
             "labels": self.labels,
         }
@@ -91,7 +98,7 @@ class Splits(Stage[Workspace]):
 
     def facts(self, run: Workspace) -> dict[str, Any]:
         """What the task says of labels."""
-        return {"task": self.task.model_dump(mode="json")}
+        return {"task": self.task.model_dump(mode="json", exclude=_absent(self.task))}
 
     def make(self, run: Workspace, made: Mapping[str, Artefact]) -> Fill:
         """Compare OOD sets with train, drop, draw."""
@@ -113,7 +120,8 @@ def task_data(run: Workspace) -> TaskData:
     """The splits of the run's task: found in the cache, or made; texts are mapped on every rank."""
     task = tasks.of(run.config.robust.task)
     places = _sources(run, task)
-    train = SourceRows(task, "train", places.pop("train"), tuple(task.labels))
+    alone = task.model_copy(update={"subgroups": []})  # which are of dev and OOD sets
+    train = SourceRows(alone, "train", places.pop("train"), tuple(task.labels))
     made = {train.label: obtain(train, run)}
     labels = splits.class_names(task, _opened([train], made)["train"])
     others = [SourceRows(task, n, place, _labels(task, n, labels)) for n, place in places.items()]

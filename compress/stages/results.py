@@ -31,7 +31,7 @@ from compress.stages.plain import Plain
 from compress.stages.shallow import Shallow
 from compress.stages.stage import obtain
 from compress.stages.student import Student
-from compress.stages.teacher import Teacher, train_accuracy
+from compress.stages.teacher import Teacher, train_figure
 from compress.stages.workspace import Artefact
 
 
@@ -121,10 +121,10 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     if made.plain is not None:
         out["plain"] |= artefacts.read_json(made.plain.path / "student.json")
     out["easy_hard"] = easy_hard(context, made.shortcut, made.scores, v)
-    known = train_accuracy(context, made.teacher)
-    out["teacher"] |= known
-    known["dev"] = out["teacher"]["dev"]
-    out["notes"] = chance.notes(known, context.data.splits()) + out["notes"]
+    out["teacher"] |= train_figure(context, made.teacher)
+    metric = context.config.robust.evaluation.metric
+    judged = train_figure(context, made.teacher, metric) | {"dev": out["teacher"]["measure"]["dev"]}
+    out["notes"] = chance.notes(judged, context.data.splits(), metric) + out["notes"]
     if best := out["student"].get("best_dev"):
         out["notes"].append(
             f"the student is that of epoch {best['epoch']} of {best['epochs']}, chosen by dev accuracy "
@@ -193,9 +193,9 @@ def collect(
         "metric": metric,
         **both,
         **found,
-        "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood),
+        "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood, metric),
         "data_notes": [*raw.notes, *context.cut_notes()],
-        "at_chance": evaluation.at_chance(both["teacher"], raw.ood),
+        "at_chance": evaluation.at_chance(both["teacher"], raw.ood, metric),
         "vanished": evaluation.vanished(both["student"], raw.dev),
         "samples": {
             "train": len(raw.train),
@@ -243,22 +243,27 @@ def _seen(task: Task) -> str:
 def _write_hits(context: Context, made: Finished, file: Path) -> None:
     """Write `hits.npz`: `<model>/<set>`, whether each sample was right; `hard` of dev; subsets.
 
-    Those of dev where a definition names some; a study shows them. `gold/<set>` and
+    Those of dev where a definition names some; a study shows them. `subgroup/<set>` [S, N], which
+    samples are of each of the S subsets that `subgroup_names/<set>` names. `gold/<set>` and
     `predicted/<model>/<set>`, classes, where Delta is taken of something else than the accuracy.
     """
     raw = context.data
     arrays: dict[str, Any] = {"hard": partial_input.load(made.shortcut)}
-    if raw.task.defined and raw.dev.subsets:
+    if raw.dev.subgroups or (raw.task.defined and raw.dev.subsets):
         arrays["subset/dev"] = evaluation.subset_keys(raw.dev)
     for name, split in raw.ood.items():
         arrays[f"subset/ood_{name}"] = evaluation.subset_keys(split)
+    for name, split in raw.splits().items():
+        if name != "train" and (found := evaluation.subgroups(split)):
+            arrays[f"subgroup/{name}"] = np.stack(list(found.values()))
+            arrays[f"subgroup_names/{name}"] = np.array(list(found))
     kept = context.config.robust.evaluation.metric != measures.ACCURACY
     for role, one in made.scores.items():
-        for name, found in evaluation.answers(one, raw.dev, raw.ood).items():
-            arrays[f"{role}/{name}"] = found.right
+        for name, own in evaluation.answers(one, raw.dev, raw.ood).items():
+            arrays[f"{role}/{name}"] = own.right
             if kept:
-                arrays[f"gold/{name}"] = found.gold.astype(np.int16)
-                arrays[f"predicted/{role}/{name}"] = found.predicted.astype(np.int16)
+                arrays[f"gold/{name}"] = own.gold.astype(np.int16)
+                arrays[f"predicted/{role}/{name}"] = own.predicted.astype(np.int16)
     with file.open("wb") as target:
         np.savez_compressed(target, **arrays)
 

@@ -22,7 +22,7 @@ from compress.microbatch import SampleData
 from compress.mitigations._shared import Mitigation
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
-from compress.scoring import evaluation
+from compress.scoring import evaluation, measures
 from compress.stages import bias, export, given_probabilities
 from compress.stages.context import (
     TRAINING,
@@ -108,15 +108,17 @@ class Teacher(Stage[Context]):
         return fill
 
 
-def train_accuracy(context: Context, made: Artefact) -> dict[str, float]:
-    """Accuracy of a finished teacher on its training samples, as `{"train": accuracy}`.
+def train_figure(context: Context, made: Artefact, metric: str = measures.ACCURACY) -> dict[str, float]:
+    """Accuracy of a finished teacher on its training samples, or another figure, as `{"train": it}`.
 
     Empty where its probabilities of train are not given.
     """
     probabilities = on_train(made)
     if probabilities is None:
         return {}
-    return {"train": float(evaluation.correct(probabilities, context.data.train).mean())}
+    train = context.data.train
+    answers = measures.Answers(evaluation.predicted(probabilities, train), train.labels)
+    return {"train": answers.value(metric)}
 
 
 def on_train(made: Artefact) -> NDArray[np.float32] | None:

@@ -16,7 +16,7 @@ from compress.data.columns import Columns
 from compress.data.cutting import LENGTHS, LOST, Cut, CutOff, Fast
 from compress.data.splits import Split
 from compress.files import artefacts
-from compress.models import encoders
+from compress.models import encoders, joining
 from compress.runtime import parallel
 from compress.runtime.long_work import LongWork
 from compress.stages import given_models
@@ -131,7 +131,8 @@ def alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
 
 
 def _encoder(run: Context, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    key, found, cut = encoders.fingerprint(folder), dict[str, Columns](), dict[str, CutOff]()
+    key = joining.key(encoders.fingerprint(folder), tokenizer)
+    found, cut = dict[str, Columns](), dict[str, CutOff]()
     for name in run.data.splits():
         made = obtain(Tokens(name, key, tokenizer), run)
         cut[name] = CutOff(**artefacts.read_json(made.path / "cut.json"))

@@ -281,6 +281,11 @@ class Task:
         return {name: (samples, whole) for name, samples, whole in found}
 
     @property
+    def chance(self) -> str:
+        """What a teacher must be above, as in a run's own report (`scoring.chance`)."""
+        return "chance" if self.measure else "the majority class"
+
+    @property
     def at_chance(self) -> list[str]:
         """OOD sets on which the teacher is at chance, with any seed."""
         return sorted(self.teacher.rows.loc[self.teacher.rows["at_chance"], "set"].unique())
@@ -304,13 +309,15 @@ class Task:
         """
         reasons = ["a class vanished"] if model.vanished else []
         other = self.baseline(model)
-        vanilla = other.dev.by_seed if other is not None else {}
-        teacher = {s: v for s, v in self.teacher.dev.by_seed.items() if s not in vanilla}
+        vanilla = other.measured["dev"].by_seed if other is not None else {}
+        own, whole = model.measured["dev"].by_seed, self.teacher.measured["dev"].by_seed
+        teacher = {s: v for s, v in whole.items() if s not in vanilla}
+        dev = f"dev{f' {self.measure}' if self.measure else ''}"
         for name, usual in (("vanilla", vanilla), ("the teacher", teacher)):
-            lost = [usual[s] - dev for s, dev in model.dev.by_seed.items() if s in usual]
+            lost = [usual[s] - value for s, value in own.items() if s in usual]
             if lost and max(lost) > evaluation.MOST_LOST:
                 every = len(lost) == len(model.seeds) and np.mean(lost) > evaluation.MOST_LOST
-                reasons.append(f"dev more than 2 points below {name}" + " with a seed" * (not every))
+                reasons.append(f"{dev} more than 2 points below {name}" + " with a seed" * (not every))
         return reasons
 
 

@@ -5,7 +5,7 @@ put together.
 """
 
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +132,21 @@ def _model(
         about["at_chance"] = name.removeprefix("ood_") in metrics["at_chance"]
         answers = [arrays[one] for one in (f"gold/{name}", f"predicted/{key}") if one in arrays]
         kept = {"answers": np.stack(answers).astype("<i2").tobytes()} if len(answers) == 2 else {}
-        cuts = [arrays[key] for key in [f"subset/{name}"] if key in arrays]
-        if name == "dev":
-            cuts.insert(0, np.where(arrays["hard"], "hard", "easy"))
         about["set_size"] = metrics["set_sizes"][name]
         rows.append({**about, "set": name, "subset": "", **_outcome(right), **kept})
-        for cut, subset in [(one, value) for one in cuts for value in np.unique(one)]:
-            found = {"set": name, "subset": str(subset), **_outcome(right[cut == subset])}
-            rows.append({**about, **found})
+        for subset, members in _subsets(arrays, name):
+            rows.append({**about, "set": name, "subset": subset, **_outcome(right[members])})
     return rows
+
+
+def _subsets(arrays: Mapping[str, NDArray[Any]], name: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The subsets of a set, each with which samples [N] are in it."""
+    cuts = [np.where(arrays["hard"], "hard", "easy")] if name == "dev" else []
+    cuts += [arrays[key] for key in [f"subset/{name}"] if key in arrays]
+    yield from ((str(value), cut == value) for cut in cuts for value in np.unique(cut))
+    if f"subgroup/{name}" in arrays:
+        names = arrays[f"subgroup_names/{name}"].tolist()
+        yield from zip(names, arrays[f"subgroup/{name}"], strict=True)
 
 
 def _outcome(right: NDArray[np.bool_]) -> Row:
