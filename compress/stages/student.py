@@ -4,11 +4,13 @@ Order within a run: layer reduction, then heads and ffn neurons, then single wei
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ from compress.methods import Method, Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
-from compress.runtime import ranks
+from compress.runtime import memory, ranks
 from compress.scoring import evaluation
 from compress.stages import (
     bias,
@@ -48,6 +50,7 @@ from compress.stages.teacher import Teacher
 from compress.stages.teacher_states import TeacherStates
 from compress.stages.workspace import Artefact
 from compress.training.engine import gather_weights
+from compress.training.passes import Passes
 from compress.training.trainer import Trainer
 
 BLOCKS = ("pruning", "structured", "masks", "score_lr", "loss", "layerwise")
@@ -188,7 +191,7 @@ def assemble(
     robust, own = run.config.robust, run.for_student()
     model = _start(own, start)
     shape = encoders.fresh(model)
-    masks = Masks(run.resolved.pruners, _scorer(own, shape, known), robust.masks)
+    masks = Masks(run.resolved.pruners, _scorer(own, known), robust.masks)
     methods = [masks, robust.loss, *terms_of(robust.layerwise)]
     for method in methods:
         method.attach(model, Run(run.config, start, own.data.labels, own.device, states))
@@ -211,17 +214,19 @@ def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
     return reduction.reduced(model, layers, context.config.robust.masks)
 
 
-def _scorer(context: Context, shape: PreTrainedModel, known: SampleData) -> Scorer:
-    """Importance of heads and neurons on a plain copy of the model as it is now, on every rank."""
+def _scorer(context: Context, known: SampleData) -> Scorer:
+    """Importance of heads and neurons of the model in training as it is now."""
     block, data = context.config.robust.structured, context.columns["train"]
     objective = importance.Objective(context.config.robust.loss, known)
+    size = importance.batch_size(context.config)
 
-    def score(plain: Mapping[str, torch.Tensor]) -> importance.Importance:
-        with torch.random.fork_rng(devices=[]):  # dropout after a round must not depend on the round
-            model = encoders.fresh(shape)
-        model.load_state_dict({name: plain[name] for name in model.state_dict()})
+    def watched(inputs: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+        return memory.scoring("importance of heads and neurons", inputs, context.config, size)
+
+    def score(engine: deepspeed.DeepSpeedEngine) -> importance.Importance:
         indices = importance.sample(len(data), block.samples, context.config.robust.seed)
-        return importance.measure(model, data, indices, objective, context.device)
+        what = importance.Measurement(data, indices, objective, context.device, size, watched)
+        return importance.measure(Passes(engine.module, engine), what)
 
     return score
 

@@ -123,7 +123,7 @@ def begun(base: Context, dropout: float = 0.1) -> Training:
     teacher = generator.dirichlet(np.ones(len(here.data.labels)), len(data)).astype(np.float32)
     difficulty = generator.uniform(0.3, 1.0, len(data))
     known = SampleData(teacher, difficulty, mean_difficulty=float(difficulty.mean()))
-    scorer = student._scorer(here, shape, known)
+    scorer = student._scorer(here, known)
     masks = Masks(here.resolved.pruners, scorer, settings.robust.masks)
     masks.attach(model)
     methods = [masks, settings.robust.loss]
