@@ -121,6 +121,7 @@ class Student(Stage[Context]):
             **({"dev": run.data.fingerprint("dev")} if chosen else {}),
             **{method.name: method.inputs() for method in methods},
             "code": method_code.of_student(run.config),
+            **_precision_of_importance(run.config),
         }
 
     def includes(self, label: str) -> bool:
@@ -197,6 +198,12 @@ def assemble(
         method.attach(model, Run(run.config, start, own.data.labels, own.device, states))
     trainer = new_trainer(name, own, model, methods, epochs, known)
     return Assembled(trainer, masks, methods, shape)
+
+
+def _precision_of_importance(config: Config) -> dict[str, str]:
+    """A fact of students in bf16 or fp16, whose importance was once measured in float32."""
+    other = config.compression.measures and config.deepspeed.low_precision
+    return {"importance": "in the precision of the training"} if other else {}
 
 
 def _has_difficulty(run: Context) -> bool:
