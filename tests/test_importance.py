@@ -124,13 +124,14 @@ def test_activations_computed_again_give_the_same(name):
     checkpoint_activations(model)
     for block in find_blocks(model):
         layer = model.get_submodule(block.attention_output)
-        layer.register_forward_pre_hook(lambda *_: calls.append(1))
+        layer.register_forward_pre_hook(lambda own, _: calls.append(own.weight.requires_grad))
     random, trained = torch.get_rng_state(), [p.requires_grad for p in model.parameters()]
     found = measured(model)
     assert torch.equal(torch.get_rng_state(), random) and all(m.training for m in model.modules())
     assert trained == [p.requires_grad for p in model.parameters()]
     assert all(p.grad is None for p in model.parameters())
     assert len(calls) == 2 * 3 * config.num_hidden_layers, "three batches, each computed twice"
+    assert not any(calls), "a layer keeps no input for the gradient of its weight"
     for one, other in ((wanted.heads, found.heads), (wanted.neurons, found.neurons)):
         for first, second in zip(one, other, strict=True):
             torch.testing.assert_close(first, second, rtol=1e-12, atol=0)
