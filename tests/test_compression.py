@@ -39,7 +39,7 @@ def fresh(name):
     return model
 
 
-def scorer(weights):
+def scorer(engine):
     """Made-up importance: what it is called with does not matter here."""
     generator = torch.Generator().manual_seed(0)
     return Importance(

@@ -12,7 +12,7 @@ from small_models import BERT_SIZES
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from compress.errors import UserError
-from compress.models import directories, encoders, probe
+from compress.models import compressed, directories, encoders, probe
 
 LABELS = ("yes", "no")
 IDS = torch.tensor([[2, 5, 6, 3, 7, 3]])
@@ -158,14 +158,14 @@ def test_weights_are_float32_whatever_the_file_holds(tmp_path, tiny_model, dtype
     assert {t.dtype for t in load_file(tmp_path / "half/model.safetensors").values()} == {dtype}
     model = encoders.load_classifier(tmp_path / "half", LABELS)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert {p.dtype for p in encoders.fresh(model).parameters()} == {torch.float32}
+    assert {p.dtype for p in compressed.build(model.config).parameters()} == {torch.float32}
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(model.bert.state_dict()[name], half.state_dict()[name].float())
 
 
 def test_a_fresh_model_has_the_same_shapes_and_configuration(tiny_model):
     model = encoders.load_classifier(tiny_model, ("a", "b", "c"))
-    other = encoders.fresh(model)
+    other = compressed.build(model.config)
     assert type(other) is type(model)
     shapes = [{k: t.shape for k, t in m.state_dict().items()} for m in (model, other)]
     assert shapes[0] == shapes[1]

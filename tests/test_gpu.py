@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 from compress.compression import importance
 from compress.microbatch import SampleData
 from compress.mitigations.vanilla import Vanilla
+from compress.training.passes import Passes
 
 pytestmark = [
     pytest.mark.gpu,
@@ -119,13 +120,11 @@ def test_importance_is_that_of_the_cpu():
         def batch(self, indices, device):
             return {k: v.to(device) for k, v in super().batch(indices, device).items()}
 
+    objective = importance.Objective(Vanilla(), SampleData())
     found = {
         name: importance.measure(
-            model,
-            OnDevice(),
-            np.arange(5),
-            importance.Objective(Vanilla(), SampleData()),
-            torch.device(name),
+            Passes(model.to(name)),
+            importance.Measurement(OnDevice(), np.arange(5), objective, torch.device(name)),
         )
         for name in ("cpu", "cuda")
     }

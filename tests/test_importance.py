@@ -5,14 +5,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_models import CONFIGS, LABELS, Data
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig
 
 from compress.compression import importance
 from compress.compression.pruners.heads import kept_heads
 from compress.compression.pruners.neurons import kept_neurons, rounded_width
+from compress.errors import UserError
 from compress.microbatch import SampleData
 from compress.mitigations.vanilla import Vanilla
 from compress.models.blocks import find_blocks
+from compress.training.engine import checkpoint_activations
+from compress.training.passes import Passes
 
 pytestmark = pytest.mark.slow
 
@@ -49,21 +52,89 @@ def numerical(model, name, groups):
     return out
 
 
-def test_importance_is_the_derivative_in_the_mask(model, monkeypatch):
-    monkeypatch.setattr(importance, "BATCH", 2)  # 2 + 2 + 1 samples: the mean does not depend on it
+def test_importance_is_the_derivative_in_the_mask(model):
     data, device = Data(), torch.device("cpu")
     blocks = find_blocks(model)
     wanted = [
         (numerical(model, b.attention_output, b.heads), numerical(model, b.output, b.neurons))
         for b in blocks
     ]
-    found = importance.measure(
-        model, data, np.arange(5), importance.Objective(Vanilla(), SampleData()), device
-    )
+    objective = importance.Objective(Vanilla(), SampleData())
+    what = importance.Measurement(data, np.arange(5), objective, device, 2)  # 2 + 2 + 1 samples
+    found = importance.measure(Passes(model), what)
     for (heads, rows), got_heads, got_rows in zip(wanted, found.heads, found.neurons, strict=True):
         np.testing.assert_allclose(got_heads.numpy(), heads.mean(0), rtol=2e-3, atol=3e-5)
         np.testing.assert_allclose(got_rows.numpy(), rows.mean(0), rtol=2e-3, atol=3e-5)
         assert got_heads.max() > 5e-3 and got_rows.max() > 5e-3
+
+
+HALF = torch.float16
+
+
+def measured(model, scales=importance.SCALES, monkeypatch=None):
+    if monkeypatch is not None:
+        monkeypatch.setattr(importance, "SCALES", scales)
+    objective = importance.Objective(Vanilla(), SampleData())
+    what = importance.Measurement(Data(), np.arange(5), objective, torch.device("cpu"), 2)
+    return importance.measure(Passes(model), what)
+
+
+def bert(**changes):
+    torch.manual_seed(1)
+    config = BertConfig(**CONFIGS["bert"].to_dict() | changes)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def test_half_precision_keeps_small_gradients(monkeypatch):
+    """Without the scale the gradients are below the smallest number of fp16, or near it."""
+    model = bert()
+    model.classifier.weight.data *= 1e-4
+    model.half()  # the weights that are compared are rounded in both
+    wanted = torch.cat(measured(model.float()).neurons)
+    scaled, plain = (
+        torch.cat(measured(model.half(), (scale,), monkeypatch).neurons) for scale in (2.0**10, 1.0)
+    )
+    assert (scaled - wanted).abs().max() < 0.02 * wanted.max()
+    assert (plain - wanted).abs().max() > 0.5 * wanted.max()
+
+
+def test_a_scale_that_is_too_large_is_lowered(monkeypatch):
+    wanted = measured(bert())
+    found = measured(bert().to(HALF), (2.0**20, 2.0**10), monkeypatch)
+    for ours, exact in zip(found.heads, wanted.heads, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=0.02, atol=0.02 * float(exact.max()))
+
+
+def test_what_is_not_finite_is_an_error():
+    model = bert()
+    model.classifier.weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match="importance of heads and neurons is not finite"):
+        measured(model)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_activations_computed_again_give_the_same(name):
+    """In training mode with dropout, which stays as it is and draws nothing."""
+    torch.manual_seed(1)
+    config = CONFIGS[name].__class__.from_dict(CONFIGS[name].to_dict())
+    model = AutoModelForSequenceClassification.from_config(config)
+    wanted, calls = measured(model.train()), []
+    if not model.supports_gradient_checkpointing:
+        pytest.skip("cannot compute its activations again")
+    checkpoint_activations(model)
+    for block in find_blocks(model):
+        layer = model.get_submodule(block.attention_output)
+        layer.register_forward_pre_hook(lambda own, _: calls.append(own.weight.requires_grad))
+    random, trained = torch.get_rng_state(), [p.requires_grad for p in model.parameters()]
+    found = measured(model)
+    assert torch.equal(torch.get_rng_state(), random) and all(m.training for m in model.modules())
+    assert trained == [p.requires_grad for p in model.parameters()]
+    assert all(p.grad is None for p in model.parameters())
+    assert len(calls) == 2 * 3 * config.num_hidden_layers, "three batches, each computed twice"
+    assert not any(calls), "a layer keeps no input for the gradient of its weight"
+    for one, other in ((wanted.heads, found.heads), (wanted.neurons, found.neurons)):
+        for first, second in zip(one, other, strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-12, atol=0)
 
 
 def test_sample_is_the_same_for_all_ranks_and_within_the_data():

@@ -16,7 +16,7 @@ from compress.configuration.config import build
 from compress.configuration.robust_schema import Root
 from compress.files import artefacts, ownership
 from compress.models import encoders, label_order
-from compress.stages import stage
+from compress.stages import stage, student
 from compress.stages.alpha import Alpha
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
@@ -223,6 +223,22 @@ def test_another_number_of_the_numerics_is_another_key(keys_of, monkeypatch):
     before = keys_of(BASE)
     monkeypatch.setattr(artefacts, "NUMERICS", artefacts.NUMERICS + 1)
     assert changed(before, keys_of(BASE)) == STAGES.keys()
+
+
+@pytest.mark.parametrize("method", ["importance", "topk"])
+def test_importance_in_low_precision_is_another_key(method):
+    """Such students were once made with an importance in float32, and are not taken for these."""
+    merged = deepcopy(BASE)
+    params = {"dense_ratio": 0.5}
+    put(merged, "compression_training.row_pruning", {
+        "shared_parameters": {"enabled": True, "method": method},
+        "different_groups": {"g": {"params": params}},
+    })  # fmt: skip
+    found = []
+    for precision in ({}, {"bf16": {"enabled": True}}):
+        config = build({**deepcopy(merged), **precision}, {})
+        found.append(student._precision_of_importance(config))
+    assert found[0] == {} and bool(found[1]) == (method == "importance")
 
 
 def test_other_arithmetic_of_a_method_is_another_key_and_another_docstring_is_not():

@@ -82,7 +82,7 @@ def test_outputs_are_put_in_the_tasks_order(tmp_path, shape, trained):
     assert model.config.id2label == dict(enumerate(FEVER.labels))
     model.save_pretrained(tmp_path / "again")
     assert torch.allclose(logits(loaded(tmp_path / "again")), logits(model), atol=1e-6)
-    fresh = encoders.fresh(model)
+    fresh = compressed.build(model.config)
     fresh.load_state_dict(model.state_dict())
 
 

@@ -31,7 +31,7 @@ from compress.layerwise.hidden import PROJECTION, Hidden
 from compress.layerwise.terms import FrozenTeacher, terms_of
 from compress.methods import Shapes
 from compress.microbatch import Batch
-from compress.models import encoders
+from compress.models import compressed, encoders
 from compress.stages import export
 
 BOTH = LayerwiseBlock(hidden=2.0, attention=3.0)
@@ -290,7 +290,7 @@ def test_the_projection_is_drawn_from_the_seed_and_nothing_else():
 
 def test_the_export_has_neither_projection_nor_our_attention(tmp_path, tiny_model):
     student = encoders.load_classifier(tiny_model, ("yes", "no"))
-    shape, masks, batch = encoders.fresh(student), Masks(), a_batch()
+    shape, masks, batch = compressed.build(student.config), Masks(), a_batch()
     plain = student.eval()(**batch).logits.detach()
     attached(student, model(seed=2, width=48, heads=3), BOTH)
     weights = {name: value.clone() for name, value in student.state_dict().items()}

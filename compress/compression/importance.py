@@ -1,29 +1,37 @@
 """Importance of attention heads and ffn neurons: how much the loss of the training depends on each.
 
-I(h,l) = E_x |dL(x) / d xi(h,l)|, xi = 1 a multiplicative mask on the head's output (Michel et al. 2019;
-Du et al. 2023, App. A) or on a neuron's activation (Molchanov et al. 2017). There is one mask per
-sample, so that a single backward pass gives the gradient of each sample's own loss. Measured on a plain
-float32 copy of the model, alike under every ZeRO stage.
+I(h,l) = E_x |dL(x) / d xi(h,l)|, xi = 1 a gate on the head's output (Michel et al. 2019; Du et al.
+2023, App. A) or on a neuron's activation (Molchanov et al. 2017). There is one gate per sample, so that
+a single backward pass gives the gradient of each sample's own loss. Measured on the model in training,
+in its precision, each rank on its share of the samples; no gradient of a weight is computed.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from compress.configuration.config import Config, batch_split
 from compress.data.batches import Indices, scoring_batches, share
 from compress.data.columns import Columns
+from compress.errors import UserError
 from compress.microbatch import SampleData
 from compress.mitigations import Mitigation
 from compress.models.blocks import find_blocks
 from compress.runtime import ranks, watchdog
+from compress.training.passes import Passes
 
 BATCH = 32
-"""Samples of a pass of each rank."""
+"""Samples of a pass of each rank, at most."""
+SCALES = (2.0**10, 1.0, 2.0**-10)
+"""Of the loss, in turn, until all gradients are finite: those of a sample's loss in its hidden states
+are too small for fp16, whose smallest number is 6e-8 and whose largest is 65504. Powers of two change
+no digit."""
 
 
 @dataclass(frozen=True)
@@ -47,58 +55,122 @@ class Objective:
         return self.mitigation.loss(batch)
 
 
+def _unwatched(_: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What importance is measured on.
+
+    indices: of samples of `data`; batch_size: samples of a pass of each rank; watched: context of a
+    pass over inputs [B, L].
+    """
+
+    data: Columns
+    indices: Indices
+    objective: Objective
+    device: torch.device
+    batch_size: int = BATCH
+    watched: Callable[[Mapping[str, Tensor]], AbstractContextManager[None]] = _unwatched
+
+
 def sample(size: int, count: int, seed: int) -> Indices:
     """Indices [min(count, size)] of the training samples that importance is measured on."""
     return np.sort(np.random.default_rng((seed, 0x1A)).permutation(size)[:count])
 
 
-def measure(
-    model: PreTrainedModel, data: Columns, indices: Indices, objective: Objective, device: torch.device
-) -> Importance:
+def batch_size(config: Config) -> int:
+    """Samples of a pass of each rank: as many as fit into a step and into a pass of the evaluation."""
+    micro, _ = batch_split(config, ranks.world_size())
+    return min(BATCH, micro, config.robust.evaluation.batch_size)
+
+
+def measure(passes: Passes, what: Measurement) -> Importance:
     """Importance under the loss of a training, the mean over these samples, equal on all ranks.
 
-    model: plain, removed heads and neurons switched off; its parameters need no gradient afterwards.
+    The model and its engine, if it has one, are afterwards what they were. Collective. Raises UserError
+    if a gradient is not finite.
     """
-    model.eval().requires_grad_(False)
-    torch.nn.Module.to(model, device)
-    blocks = find_blocks(model)
-    sums = [torch.zeros(n, dtype=torch.float64) for b in blocks for n in (b.heads, b.neurons)]
-    for batch in scoring_batches(data.lengths[indices], BATCH * ranks.world_size()):
-        chosen, weight = share(indices[batch], ranks.rank(), ranks.world_size())
-        valid = torch.as_tensor(weight, dtype=torch.float64)
-        labels = torch.as_tensor(data.labels[chosen]).long().to(device)
-        with masked(model, len(chosen), device) as masks, torch.enable_grad():
-            logits = model(**data.batch(chosen, device)).logits
-            gradients = torch.autograd.grad(objective.loss(chosen, logits, labels).sum(), masks)
+    sizes = [units for b in find_blocks(passes.model) for units in (b.heads, b.neurons)]
+    for scale in SCALES:
+        with passes.running(), torch.enable_grad():
+            own = _sums(passes, what, sizes, scale)
+        sums = torch.as_tensor(ranks.all_sum(own.cpu().numpy()))
+        if sums.isfinite().all():
+            means = (sums / (scale * len(what.indices))).split(sizes)
+            return Importance(list(means[0::2]), list(means[1::2]))
+    raise UserError(
+        "the importance of heads and neurons is not finite: the training diverged or its weights are "
+        "damaged; lower optimizer.params.lr, or use bf16 instead of fp16."
+    )
+
+
+def _sums(passes: Passes, what: Measurement, sizes: list[int], scale: float) -> Tensor:
+    """Sums of absolute gradients over this rank's samples, times scale: all layers in turn, float64."""
+    total = torch.zeros(sum(sizes), dtype=torch.float64, device=what.device)
+    each, data = what.batch_size * ranks.world_size(), what.data
+    for batch in scoring_batches(data.lengths[what.indices], each):
+        chosen, weight = share(what.indices[batch], ranks.rank(), ranks.world_size())
+        valid = torch.as_tensor(weight, dtype=torch.float64, device=what.device)
+        labels = torch.as_tensor(data.labels[chosen]).long().to(what.device)
+        inputs = data.batch(chosen, what.device)
+        with what.watched(inputs), gated(passes.model, len(chosen), what.device) as gates:
+            loss = what.objective.loss(chosen, passes.logits(inputs), labels)
+            gradients = passes.gradients(loss.sum() * scale, gates)
+        for part, gradient in zip(total.split(sizes), gradients, strict=True):
+            part += valid @ gradient.double().abs()
         watchdog.beat()
-        for total, gradient in zip(sums, gradients, strict=True):
-            total += (gradient.double().cpu().abs() * valid[:, None]).sum(dim=0)
-    means = [torch.as_tensor(ranks.all_sum(total.numpy())) / len(indices) for total in sums]
-    return Importance(means[0::2], means[1::2])
+    return total
 
 
 @contextmanager
-def masked(model: PreTrainedModel, samples: int, device: torch.device) -> Iterator[list[Tensor]]:
-    """Context: yields masks of ones for each sample, of a model's layers in turn: [B, H] before the
-    attention output, then [B, I] before the feed-forward output.
+def gated(model: PreTrainedModel, samples: int, device: torch.device) -> Iterator[list[Tensor]]:
+    """Context: yields gates of ones for each sample, of a model's layers in turn: [B, H] before the
+    attention output, then [B, I] before the feed-forward output; float32.
+
+    They come before the hooks of the engine, which releases the weights of a layer when the gradient
+    of its input is there.
     """
-    modules, masks, handles = dict(model.named_modules()), [], []
+    modules, gates, handles = dict(model.named_modules()), [], []
     for block in find_blocks(model):
-        for name, groups in ((block.attention_output, block.heads), (block.output, block.neurons)):
-            mask = torch.ones(samples, groups, device=device, requires_grad=True)
-            masks.append(mask)
-            handles.append(modules[name].register_forward_pre_hook(_multiply(mask)))
+        for name, units in ((block.attention_output, block.heads), (block.output, block.neurons)):
+            gate = torch.ones(samples, units, device=device, requires_grad=True)
+            gates.append(gate)
+            hook = _through(gate)
+            handles.append(modules[name].register_forward_pre_hook(hook, prepend=True))
     try:
-        yield masks
+        yield gates
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _multiply(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+def _through(gate: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = inputs[0]
-        each = hidden.shape[-1] // mask.shape[1]
-        return (hidden * mask.repeat_interleave(each, dim=1)[:, None, :], *inputs[1:])
+        return (_Gate.apply(inputs[0], gate), *inputs[1:])
 
     return hook
+
+
+class _Gate(torch.autograd.Function):
+    """Product of states [B, L, H] and gates of one [B, units], which the forward pass leaves out.
+
+    The gradient of a gate is summed in float32 whatever the type of the states is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, gate: Tensor) -> Tensor:  # noqa: ANN401  of autograd
+        """The states."""
+        ctx.save_for_backward(states)
+        ctx.units = gate.shape[1]
+        return states.view_as(states)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401  of autograd
+        """Gradients of states and gates."""
+        [gradient] = gradients
+        [states] = ctx.saved_tensors
+        wide = torch.promote_types(torch.float32, gradient.dtype)
+        product = gradient.to(wide) * states.to(wide)
+        return gradient, product.unflatten(-1, (ctx.units, -1)).sum(dim=(1, 3)).float()

@@ -8,7 +8,6 @@ what ZeRO 3 has partitioned.
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -23,12 +22,12 @@ from compress.methods import Method, Run
 from compress.models import compressed
 from compress.models.blocks import Block, find_blocks
 from compress.models.compressed import Kept, Layer
-from compress.training.engine import gather_weights
 
 if TYPE_CHECKING:
     import deepspeed
 
-Scorer = Callable[[Mapping[str, Tensor]], Importance]
+Scorer = Callable[[Any], Importance]
+"""Gives the importance of the heads and ffn neurons of the model of an engine; alike on all ranks."""
 
 
 class Masks(Method):
@@ -41,7 +40,7 @@ class Masks(Method):
     ) -> None:
         """pruners: as resolved, in the order of their work; kind: `robust_compression.masks`.
 
-        scorer: measures importance on plain weights, called where a pruner asks for it.
+        scorer: measures importance with the engine, called where a pruner asks for it.
         """
         self.pruners = [pruner.fresh() for pruner in pruners]
         self.blocks: list[Block] = []
@@ -49,7 +48,7 @@ class Masks(Method):
         self._remaining: Remaining = {}
         self._sparsity = 0.0
         self._masking = masking.choose(kind)
-        self._weights: Callable[[], Mapping[str, Tensor]] = dict
+        self._engine: deepspeed.DeepSpeedEngine | None = None
 
     @property
     def units(self) -> list[UnitPruner]:
@@ -72,7 +71,6 @@ class Masks(Method):
         for pruner in self.pruners:
             pruner.blocks = self.blocks
         self._masking.prepare(model, self.pruners)
-        self._weights = model.state_dict
 
     def engine_block(self) -> dict[str, Any]:
         """`compression_training` for the engine's configuration, where DeepSpeed's library masks."""
@@ -85,7 +83,7 @@ class Masks(Method):
     def bind(self, engine: "deepspeed.DeepSpeedEngine") -> None:
         """Called once, after the engine is built."""
         self._masking.bind(engine)
-        self._weights = partial(gather_weights, engine, everywhere=True)
+        self._engine = engine
 
     def before_step(self) -> None:
         """Zero the gradients of pruned weights."""
@@ -94,13 +92,14 @@ class Masks(Method):
     def after_step(self, step: int) -> None:
         """Prune where the schedules of `step` say so.
 
-        Runs on all ranks alike: weights and importance are equal there, and so are the masks.
+        Runs on all ranks alike: importance is equal there, and so are the masks. It is that of the
+        masked model: what is pruned is held at 0, or the masks are in the forward pass.
         """
         self._masking.after_step()
         importance = None
         if any(pruner.needs_importance(step) for pruner in self.pruners):
             assert self._scorer is not None
-            importance = self._scorer(self.finish(dict(self._weights())))
+            importance = self._scorer(self._engine)
         refreshed = False
         for pruner in self.pruners:
             if pruner.refresh(step, PruningState(self._remaining, importance)):

@@ -45,6 +45,11 @@ class _CompressionTraining(Block):
         return [block for block in self.active if isinstance(block, PruningTechnique)]
 
     @property
+    def measures(self) -> bool:
+        """Whether heads or ffn neurons are chosen by importance."""
+        return any(block.chooses == "importance" for block in self.pruning)
+
+    @property
     def layers(self) -> LayerReduction | None:
         """The layer reduction, if it is enabled."""
         return next((block for block in self.active if isinstance(block, LayerReduction)), None)

@@ -81,7 +81,8 @@ class StructuredBlock(Block):
     """With method importance: heads and neurons are removed in about this many equal parts, the last
     one at end. Learned scores (topk) remove them step by step instead."""
     samples: Count = 2048
-    """Training samples, of all ranks together, over which the importance is averaged."""
+    """Training samples, of all ranks together, over which the importance is averaged. Each rank takes
+    train_micro_batch_size_per_gpu of them at a time, but not more than evaluation.batch_size or 32."""
     multiple_of: Count = 1
     """The number of ffn neurons that stay is rounded to a multiple of this (8 or 64 suit GPUs)."""
     even: bool = False

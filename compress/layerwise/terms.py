@@ -23,6 +23,7 @@ from compress.layerwise.states import States
 from compress.methods import Method, Run, Shapes
 from compress.microbatch import Batch
 from compress.models import encoders
+from compress.training import frozen
 
 
 class FrozenTeacher:
@@ -49,15 +50,15 @@ class FrozenTeacher:
             self._checked = shapes
 
     def attach(self, student: PreTrainedModel, run: Run) -> PreTrainedModel:
-        """The frozen teacher on the device of the training; UserError if the two cannot be compared."""
+        """The frozen teacher, see `frozen.place`; UserError if the two cannot be compared."""
         if self.model is None:
             if run.states is not None:
                 self.states = States.open(run.states)
                 with torch.device("meta"):
                     teacher = encoders.fresh_from(run.teacher)
             else:
-                teacher = encoders.load_classifier(run.teacher, run.labels, trained=True)
-                nn.Module.to(teacher, run.device)
+                teacher = encoders.load_classifier(run.teacher, run.labels, trained=True, whole=False)
+                frozen.place(teacher, run.config, run.device)
             self.settle(student, teacher, run.config.robust.seed)
         assert self.model is not None
         return self.model

@@ -281,11 +281,6 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
-def fresh(model: PreTrainedModel) -> PreTrainedModel:
-    """A new model of the same configuration, to carry exported weights."""
-    return compressed.build(model.config)
-
-
 def shape(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same configuration without weights (meta device)."""
     return of_config(model.config)

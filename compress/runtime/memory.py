@@ -91,13 +91,19 @@ def building(name: str, config: Config) -> AbstractContextManager[None]:
     )
 
 
-def scoring(where: str, inputs: Mapping[str, Tensor], config: Config) -> AbstractContextManager[None]:
-    """Context of a forward pass without training over `inputs` [B, L]: UserError as in `training`."""
+def scoring(
+    where: str, inputs: Mapping[str, Tensor], config: Config, each: int | None = None
+) -> AbstractContextManager[None]:
+    """Context of a pass without an optimiser step over `inputs` [B, L]: UserError as in `training`.
+
+    each: samples of a pass, where they are fewer than `evaluation.batch_size`.
+    """
     samples, tokens = inputs["input_ids"].shape
     size = config.robust.evaluation.batch_size
     advice = [f"lower {LENGTH} ({config.robust.task.max_length})"]
     if samples > 1:
-        advice.insert(0, f"set robust_compression.evaluation.batch_size to {size // 2}, now {size}")
+        fewer = (each or size) // 2
+        advice.insert(0, f"set robust_compression.evaluation.batch_size to {fewer}, now {size}")
     return explained(
         lambda: (
             f"{where}: out of memory while scoring {samples} samples, padded to {tokens} tokens; "

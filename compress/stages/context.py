@@ -22,11 +22,11 @@ from compress.data.cutting import CutOff
 from compress.data.splits import TaskData
 from compress.methods import Method
 from compress.microbatch import SampleData
-from compress.models import deferred, encoders, label_order
+from compress.models import encoders, label_order
 from compress.runtime import agreement, interrupts, ranks
 from compress.scoring import evaluation
 from compress.stages.workspace import Artefact, Workspace
-from compress.training import partitioned
+from compress.training import frozen
 from compress.training.trainer import AfterEpoch, Trainer, Training
 
 
@@ -196,14 +196,10 @@ def model_scorer(context: Context, model: PreTrainedModel) -> Iterator[evaluatio
     At ZeRO 3 the ranks divide its weights; else each has them whole. Precision as `score_exported`.
     """
     bf16 = context.config.robust.evaluation.precision == "bf16"
-    if context.config.deepspeed.zero_optimization.stage == 3 and deferred.deferred(model):
-        engine = partitioned.frozen(model, context.config)
-        yield evaluation.forward_of(engine, context.device, bf16)
+    engine = frozen.place(model, context.config, context.device)
+    yield evaluation.forward_of(model, context.device, bf16)
+    if engine is not None:
         engine.destroy()
-        return
-    for module in model.modules():
-        deferred.fill(module)
-    yield evaluation.model_forward(model, context.device, bf16)
 
 
 def score_all(

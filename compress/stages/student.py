@@ -4,10 +4,12 @@ Order within a run: layer reduction, then heads and ffn neurons, then single wei
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import numpy as np
 import torch
 from transformers import PreTrainedModel
@@ -25,6 +27,7 @@ from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
+from compress.runtime import memory
 from compress.stages import (
     bias,
     difficulty,
@@ -44,6 +47,7 @@ from compress.stages.student_export import Trained
 from compress.stages.teacher import Teacher
 from compress.stages.teacher_states import TeacherStates
 from compress.stages.workspace import Artefact
+from compress.training.passes import Passes
 
 BLOCKS = ("pruning", "structured", "masks", "score_lr", "loss", "layerwise")
 """Keys of `robust_compression` that say how the student is compressed and trained."""
@@ -113,6 +117,7 @@ class Student(Stage[Context]):
             **({"dev": run.data.fingerprint("dev")} if chosen else {}),
             **{method.name: method.inputs() for method in methods},
             "code": method_code.of_student(run.config),
+            **_precision_of_importance(run.config),
         }
 
     def includes(self, label: str) -> bool:
@@ -170,12 +175,18 @@ def assemble(
     robust, own = run.config.robust, run.for_student()
     model = _start(own, start)
     shape = encoders.shape(model)
-    masks = Masks(run.resolved.pruners, _scorer(own, shape, known), robust.masks)
+    masks = Masks(run.resolved.pruners, _scorer(own, known), robust.masks)
     methods = [masks, robust.loss, *terms_of(robust.layerwise)]
     for method in methods:
         method.attach(model, Run(run.config, start, own.data.labels, own.device, states))
     trainer = new_trainer(name, own, model, methods, epochs, known)
     return Trained(trainer, masks, methods, shape)
+
+
+def _precision_of_importance(config: Config) -> dict[str, str]:
+    """A fact of students in bf16 or fp16, whose importance was once measured in float32."""
+    other = config.compression.measures and config.deepspeed.low_precision
+    return {"importance": "in the precision of the training"} if other else {}
 
 
 def _has_difficulty(run: Context) -> bool:
@@ -193,17 +204,19 @@ def _start(context: Context, teacher_model: Path) -> PreTrainedModel:
     return reduction.reduced(model, layers, context.config.robust.masks)
 
 
-def _scorer(context: Context, shape: PreTrainedModel, known: SampleData) -> Scorer:
-    """Importance of heads and neurons on a plain copy of the model as it is now, on every rank."""
+def _scorer(context: Context, known: SampleData) -> Scorer:
+    """Importance of heads and neurons of the model in training as it is now."""
     block, data = context.config.robust.structured, context.columns["train"]
     objective = importance.Objective(context.config.robust.loss, known)
+    size = importance.batch_size(context.config)
 
-    def score(plain: Mapping[str, torch.Tensor]) -> importance.Importance:
-        with torch.random.fork_rng(devices=[]):  # dropout after a round must not depend on the round
-            model = encoders.fresh(shape)
-        model.load_state_dict({name: plain[name] for name in model.state_dict()})
+    def watched(inputs: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+        return memory.scoring("importance of heads and neurons", inputs, context.config, size)
+
+    def score(engine: deepspeed.DeepSpeedEngine) -> importance.Importance:
         indices = importance.sample(len(data), block.samples, context.config.robust.seed)
-        return importance.measure(model, data, indices, objective, context.device)
+        what = importance.Measurement(data, indices, objective, context.device, size, watched)
+        return importance.measure(Passes(engine.module, engine), what)
 
     return score
 

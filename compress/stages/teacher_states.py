@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from compress.configuration.robust_schema import RobustCompression
@@ -28,6 +27,7 @@ from compress.stages.context import Context
 from compress.stages.stage import Fill, Stage
 from compress.stages.teacher import Teacher
 from compress.stages.workspace import Artefact
+from compress.training import frozen
 
 KEY = f"{layer_map.KEY}.cache_gib"
 GIB = 2**30
@@ -53,9 +53,9 @@ class TeacherStates(Stage[Context]):
         own, folder = run.for_teacher(), run.unfinished.path
         assert folder is not None, "a stage that is obtained has a place for unfinished work"
         teacher = encoders.load_classifier(
-            made["teacher"].path / "model", own.data.labels, trained=True
+            made["teacher"].path / "model", own.data.labels, trained=True, whole=False
         )
-        nn.Module.to(teacher, run.device).eval()
+        frozen.place(teacher, run.config, run.device)
         needed, file = size(own, teacher.config.hidden_size, len(self.layers)), folder / states.FILE
         ranks.on_main(lambda: _make_room(file, needed, run))
         with closing(Writer(file, own.columns["train"])) as writer:

@@ -120,23 +120,3 @@ def gathered(engine: deepspeed.DeepSpeedEngine, parameter: Tensor) -> AbstractCo
         [parameter], enabled=partitioned
     )
     return whole
-
-
-def gather_weights(engine: deepspeed.DeepSpeedEngine, everywhere: bool = False) -> dict[str, Tensor]:
-    """Whole weights as float32, and buffers, on the CPU of the main rank, or of all (everywhere).
-
-    Other ranks get an empty dictionary. Under bf16 and fp16 these are the rounded weights that the
-    engine computes with. Collective under ZeRO 3, where one parameter at a time is gathered, so that no
-    device holds the whole model.
-    """
-    weights: dict[str, Tensor] = {}
-    keep = everywhere or ranks.is_main()
-    for name, parameter in engine.module.named_parameters(remove_duplicate=False):
-        with gathered(engine, parameter):
-            if keep:
-                weights[name] = parameter.detach().float().cpu().clone()
-    if keep:
-        weights |= {
-            name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers()
-        }
-    return weights

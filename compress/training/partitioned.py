@@ -12,11 +12,8 @@ import deepspeed
 import torch
 from torch import nn
 
-from compress.configuration.config import Config
-from compress.configuration.deepspeed_schema import engine_keys
 from compress.models import deferred
 from compress.runtime import ranks, watchdog
-from compress.training.engine import divided
 
 USED = ("zero_optimization", "bf16", "fp16")
 """Blocks of DeepSpeed's configuration that say how parameters are divided."""
@@ -46,19 +43,6 @@ def fill(model: nn.Module, settings: Mapping[str, Any]) -> None:
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
-
-
-def frozen(model: nn.Module, config: Config) -> deepspeed.DeepSpeedEngine:
-    """An engine of ZeRO 3 for a deferred model that is not trained, in float32; collective.
-
-    Whoever uses it destroys it.
-    """
-    zero = divided(engine_keys(dict(config.merged))["zero_optimization"])
-    zero.pop("offload_optimizer", None)
-    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
-    fill(model, settings)
-    model.requires_grad_(False)
-    return deepspeed.initialize(model=model, config=settings)[0]
 
 
 def _precision(settings: Mapping[str, Any]) -> torch.dtype:

@@ -72,7 +72,7 @@ def planned(
 def _importance(config: Config, train: int) -> int:
     """Backward passes for the importance of heads and ffn neurons, as a number of scored samples."""
     block = config.robust.structured
-    if not any(technique.chooses == "importance" for technique in config.compression.pruning):
+    if not config.compression.measures:
         return 0
     return round(block.rounds * min(block.samples, train) / FORWARD_SHARE)
 

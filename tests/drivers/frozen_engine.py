@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from compress.configuration import config
 from compress.models import deferred, encoders
 from compress.runtime import ranks
-from compress.training import distributed, gathering, partitioned
+from compress.training import distributed, frozen, gathering
 
 ROOT = Path(__file__).parents[2]
 LABELS = ("no", "yes")
@@ -31,7 +31,7 @@ def one(folder: Path, settings: config.Config) -> dict:
     model = encoders.load_classifier(folder, LABELS, whole=False).eval()
     assert deferred.deferred(model)
     sizes = [parameter.numel() for parameter in model.parameters()]
-    engine = partitioned.frozen(model, settings)
+    engine = frozen.place(model, settings, torch.device("cpu"))
     with torch.no_grad():
         logits, plain = engine(IDS).logits, whole(IDS).logits
     held = sum(parameter.ds_tensor.numel() for parameter in model.parameters())

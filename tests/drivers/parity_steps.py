@@ -31,7 +31,7 @@ from compress.compression.masks import Masks
 from compress.configuration import config
 from compress.configuration.config import training_steps
 from compress.microbatch import SampleData
-from compress.models import encoders
+from compress.models import compressed
 from compress.runtime import ranks, versions
 from compress.stages import student
 from compress.stages.context import Context, new_trainer
@@ -120,12 +120,12 @@ def begun(base: Context, dropout: float = 0.1) -> Training:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-    shape = encoders.fresh(model)
+    shape = compressed.build(model.config)
     generator = np.random.default_rng(0)
     teacher = generator.dirichlet(np.ones(len(here.data.labels)), len(data)).astype(np.float32)
     difficulty = generator.uniform(0.3, 1.0, len(data))
     known = SampleData(teacher, difficulty, mean_difficulty=float(difficulty.mean()))
-    scorer = student._scorer(here, shape, known)
+    scorer = student._scorer(here, known)
     masks = Masks(here.resolved.pruners, scorer, settings.robust.masks)
     masks.attach(model)
     methods = [masks, settings.robust.loss]

@@ -147,6 +147,8 @@ class _Masked(torch.autograd.Function):
         to_input = None
         if ctx.needs_input_grad[0]:
             to_input = (gradient @ (weight * mask).to(gradient.dtype)).to(inputs.dtype)
+        if not any(ctx.needs_input_grad[1:]):
+            return to_input, None, None, None, None
         flat = gradient.reshape(-1, gradient.shape[-1])
         given = inputs.reshape(-1, inputs.shape[-1]).to(gradient.dtype)
         dense = (flat.t() @ given).to(weight.dtype)
