@@ -59,7 +59,9 @@ def written(folder, teacher, layers, size):
 
 def terms_for(block, student, folder, kept):
     """The terms of a student, attached to it as a run does."""
-    run = Run(SimpleNamespace(robust=SimpleNamespace(seed=3)), folder, ("a", "b"), "cpu", kept)
+    whole = SimpleNamespace(zero_optimization=SimpleNamespace(stage=0))
+    config = SimpleNamespace(robust=SimpleNamespace(seed=3), deepspeed=whole)
+    run = Run(config, folder, ("a", "b"), "cpu", kept)
     terms = terms_of(block)
     for term in terms:
         term.attach(student, run)
