@@ -1,29 +1,19 @@
-"""A frozen teacher in parts under ZeRO 3, on two ranks: its outputs, and students that learn by it."""
+"""Students that learn by a frozen teacher in parts under ZeRO 3, on two ranks.
 
-import json
+The outputs of such a model are those of test_partitioned.py.
+"""
 
 import pytest
 import torch
-from launcher import ROOT, job, two_ranks
+from launcher import job, two_ranks
 from safetensors.torch import load_file
 
-NAMES = ("bert", "albert", "llama")
 TERMS = [
     "robust_compression.layerwise.hidden=1",
     "robust_compression.layerwise.attention=1",
 ]
 STATES = ["robust_compression.layerwise.hidden=1", "robust_compression.layerwise.cache_gib=1"]
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(900)]
-
-
-def test_outputs_are_those_of_the_whole_model(tmp_path):
-    done = two_ranks(str(ROOT / "tests/drivers/frozen_parts.py"), str(tmp_path), *NAMES)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for rank in range(2):
-        for name, found in json.loads((tmp_path / f"{rank}.json").read_text()).items():
-            assert max(found["errors"]) < 1e-6 and found["largest"] > 1e-3, name
-            assert found["own"] <= found["whole"] / 2 + 64, name
-            assert found["fetched"] == 0 and found["learning"] == [False, False], name
 
 
 @pytest.mark.parametrize("terms", [TERMS, STATES], ids=["live", "states"])

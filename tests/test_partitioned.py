@@ -4,7 +4,6 @@ import copy
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from launcher import ROOT, two_ranks
@@ -14,7 +13,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from compress.models import compressed
 from compress.models.compressed import Layer
 
-NAMES = ("bert", "deberta", "modernbert", "llama", "gemma3", "listed", "headless")
+NAMES = ("bert", "albert", "deberta", "modernbert", "llama", "gemma3", "listed", "headless")
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 
 
@@ -43,10 +42,10 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_divided_model_gives_the_logits_of_the_whole_one(found, name):
+def test_the_divided_model_gives_the_outputs_of_the_whole_one(found, name):
     for one in found[name]:
-        np.testing.assert_allclose(one["logits"], one["whole"], atol=1e-6)
-    assert found[name][0]["logits"] == found[name][1]["logits"]
+        assert max(one["errors"]) < 1e-6 and one["largest"] > 1e-3
+        assert one["fetched"] == 0 and one["learning"] == [False, False]
 
 
 @pytest.mark.parametrize("name", NAMES)
