@@ -135,6 +135,9 @@ class Method:
         """Values that are logged beside the loss."""
         return {}
 
+    def close(self) -> None:
+        """Release what it holds; called once, when the training is over."""
+
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Change the gathered plain weights to those of the trained student."""
         return weights

@@ -46,6 +46,7 @@ def test_the_divided_model_gives_the_outputs_of_the_whole_one(found, name):
     for one in found[name]:
         assert max(one["errors"]) < 1e-6 and one["largest"] > 1e-3
         assert one["fetched"] == 0 and one["learning"] == [False, False]
+        assert one["freed"]
 
 
 @pytest.mark.parametrize("name", NAMES)

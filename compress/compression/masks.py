@@ -47,6 +47,7 @@ class Masks(Method):
         self._scorer = scorer
         self._remaining: Remaining = {}
         self._sparsity = 0.0
+        self._kind = kind
         self._masking = masking.choose(kind)
         self._engine: deepspeed.DeepSpeedEngine | None = None
 
@@ -191,6 +192,12 @@ class Masks(Method):
         if kept is not None:
             compressed.describe(config, [Layer(len(k.heads), len(k.neurons)) for k in kept])
         return config
+
+    def close(self) -> None:
+        """Let go of the model; what is kept stays known."""
+        self._masking, self._engine = masking.choose(self._kind), None
+        for pruner in self.pruners:
+            pruner.masks, pruner.weights = {}, None
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, as `compression_training` to read, edit and run again; empty for nothing."""

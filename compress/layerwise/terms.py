@@ -24,6 +24,7 @@ from compress.methods import Method, Run, Shapes
 from compress.microbatch import Batch
 from compress.models import encoders
 from compress.training import frozen
+from compress.training.engine import release
 
 
 class FrozenTeacher:
@@ -42,6 +43,7 @@ class FrozenTeacher:
         self.states: States | None = None
         self.seed = 0
         self._checked: Shapes | None = None
+        self._engine: Any = None
 
     def check(self, shapes: Shapes) -> None:
         """Raise UserError now if this run's student cannot be compared with it; once for all terms."""
@@ -58,7 +60,7 @@ class FrozenTeacher:
                     teacher = encoders.fresh_from(run.teacher)
             else:
                 teacher = encoders.load_classifier(run.teacher, run.labels, trained=True, whole=False)
-                frozen.place(teacher, run.config, run.device)
+                self._engine = frozen.place(teacher, run.config, run.device)
             self.settle(student, teacher, run.config.robust.seed)
         assert self.model is not None
         return self.model
@@ -69,6 +71,12 @@ class FrozenTeacher:
         depths = student.config.num_hidden_layers, teacher.config.num_hidden_layers
         self.pairs = layer_map.pairs(*depths, self.block)
         self.model, self.seed = teacher.eval().requires_grad_(False), seed
+
+    def close(self) -> None:
+        """Release the model."""
+        if self._engine is not None:
+            release(self._engine)
+        self.model = self._engine = None
 
     def outputs(self, batch: Batch) -> SequenceClassifierOutput:
         """Its outputs for the inputs of the batch, computed once for all terms."""
@@ -105,6 +113,10 @@ class Term(Method, ABC):
     def arguments(self) -> dict[str, Any]:
         """Both models return all layers."""
         return {f"output_{self.field}": True}
+
+    def close(self) -> None:
+        """See `Method.close`."""
+        self.teacher.close()
 
     def inputs(self) -> dict[str, Any]:
         """Its weight and the pairs of layers."""

@@ -27,6 +27,7 @@ from compress.runtime import agreement, interrupts, ranks
 from compress.scoring import evaluation
 from compress.stages.workspace import Artefact, Workspace
 from compress.training import frozen
+from compress.training.engine import release
 from compress.training.trainer import AfterEpoch, Trainer, Training
 
 
@@ -199,7 +200,7 @@ def model_scorer(context: Context, model: PreTrainedModel) -> Iterator[evaluatio
     engine = frozen.place(model, context.config, context.device)
     yield evaluation.forward_of(model, context.device, bf16)
     if engine is not None:
-        engine.destroy()
+        release(engine)
 
 
 def score_all(

@@ -6,6 +6,7 @@ value that is not in its key. All ranks call `find`, `obtain` and `publish` alik
 reads and writes files.
 """
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -204,6 +205,8 @@ def obtain(stage: Stage[R], run: R) -> Artefact:
             fill = stage.make(replace(_reduced(stage, run), unfinished=unfinished), made)
         published = publish(stage, run, unfinished.began - unfinished.earlier - included, fill)
         unfinished.remove()
+    del fill
+    gc.collect()  # models and engines, which refer to themselves
     return published
 
 

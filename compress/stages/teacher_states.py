@@ -28,6 +28,7 @@ from compress.stages.stage import Fill, Stage
 from compress.stages.teacher import Teacher
 from compress.stages.workspace import Artefact
 from compress.training import frozen
+from compress.training.engine import release
 
 KEY = f"{layer_map.KEY}.cache_gib"
 GIB = 2**30
@@ -55,11 +56,13 @@ class TeacherStates(Stage[Context]):
         teacher = encoders.load_classifier(
             made["teacher"].path / "model", own.data.labels, trained=True, whole=False
         )
-        frozen.place(teacher, run.config, run.device)
+        engine = frozen.place(teacher, run.config, run.device)
         needed, file = size(own, teacher.config.hidden_size, len(self.layers)), folder / states.FILE
         ranks.on_main(lambda: _make_room(file, needed, run))
         with closing(Writer(file, own.columns["train"])) as writer:
             self._pass_over(own, teacher, writer)
+        if engine is not None:
+            release(engine)
         ranks.barrier()
         if errors := [text for text in ranks.gathered(writer.check) if text is not None]:
             if ranks.is_main():

@@ -6,6 +6,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero import parameter_offload
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -97,6 +98,16 @@ def engine_settings(
             params["warmup_max_lr"] = [group.get("lr", peak) for group in groups]
         settings["scheduler"] = {**scheduler, "params": params}
     return settings
+
+
+def release(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Destroy an engine, so that its model can be freed by `gc.collect`: its hooks refer to it.
+
+    DeepSpeed keeps every module of ZeRO 3 in a list that it never empties.
+    """
+    engine.destroy()
+    stack = parameter_offload.FWD_MODULE_STACK
+    stack[:] = [module for module in stack if module is not engine.module]
 
 
 def divided(zero: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ the whole batch divided by its size, for any number of ranks. All state of the l
 `training_state`; it is saved, and the next run with the same inputs goes on there.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from compress.microbatch import Batch, SampleData, mistake_in
 from compress.models import deferred, unpadding
 from compress.runtime import agreement, interrupts, memory, ranks
 from compress.training import finite, partitioned, shards, training_state
-from compress.training.engine import checkpoint_activations, engine_settings, parameter_groups
+from compress.training.engine import checkpoint_activations, engine_settings, parameter_groups, release
 from compress.training.feed import Feed
 from compress.training.loading import Gather, MicroBatch, OnDevice
 from compress.training.monitor import Monitor
@@ -330,11 +331,15 @@ class Trainer:
         return self.engine(**inputs).logits
 
     def close(self) -> None:
-        """Release the engine, so that another can be built in this process."""
+        """Release the engine and all that refers to its model; only the step counts stay."""
         self._feed.close()
         self.training.saver.close()
         self.profile.close()
-        self.engine.destroy()
+        for method in self.training.methods:
+            method.close()
+        release(self.engine)
+        del self.engine, self.training, self._finite, self._gather
+        gc.collect()
 
 
 def _per_sample(method: Method, hook: str, value: Tensor, part: Batch) -> Tensor:

@@ -7,8 +7,10 @@ against the whole model's by batch, numbers of parameters (`all`, `held`, `fetch
 whether each gathered tensor is `equal`.
 """
 
+import gc
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from compress.configuration import config
 from compress.models import deferred, encoders
 from compress.runtime import ranks
 from compress.training import distributed, frozen, gathering
+from compress.training.engine import release
 
 ROOT = Path(__file__).parents[2]
 LABELS = ("no", "yes")
@@ -56,8 +59,11 @@ def one(folder: Path, settings: config.Config, device: torch.device) -> dict:
     state, equal = whole.state_dict(), []
     for portion in gathering.of_engine(engine):
         equal += [torch.equal(state[name], v) for name, v in portion.items() if name in state]
-    engine.destroy()
-    return found | {"state": len(state), "equal": equal}
+    release(engine)
+    kept = weakref.ref(model)
+    del engine, model, ours
+    gc.collect()
+    return found | {"state": len(state), "equal": equal, "freed": kept() is None}
 
 
 def main() -> None:

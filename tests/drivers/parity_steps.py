@@ -94,10 +94,10 @@ class Training:
         """What came out, on the main rank; ends the training."""
         weights = gathered(self.trainer.engine)
         sparsity = self.masks.sparsity()
+        small = cut(self.masks, weights, self.shape)
         self.trainer.close()
         if not ranks.is_main():
             return {}
-        small = cut(self.masks, weights, self.shape)
         tensors = small.state_dict()
         return {
             "losses": self.recorder.losses,
