@@ -1,12 +1,13 @@
 """DeepSpeed's engine: its configuration, its groups of parameters, its gathered weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.runtime.zero import parameter_offload
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -103,11 +104,23 @@ def engine_settings(
 def release(engine: deepspeed.DeepSpeedEngine) -> None:
     """Destroy an engine, so that its model can be freed by `gc.collect`: its hooks refer to it.
 
-    DeepSpeed keeps every module of ZeRO 3 in a list that it never empties.
+    DeepSpeed keeps every module of ZeRO 3 in a list that it never empties, and in the caches of methods
+    of its parameter coordinator, which are made again where they are needed.
     """
     engine.destroy()
+    for method in vars(PartitionedParameterCoordinator).values():
+        for cached in _cached(method):
+            cached.cache_clear()
     stack = parameter_offload.FWD_MODULE_STACK
     stack[:] = [module for module in stack if module is not engine.module]
+
+
+def _cached(function: Any) -> Iterator[Any]:  # noqa: ANN401  any member of a class
+    """Functions with a cache that a function wraps, in DeepSpeed's decorators without saying so."""
+    if hasattr(function, "cache_clear"):
+        yield function
+    for cell in getattr(function, "__closure__", None) or ():
+        yield from _cached(cell.cell_contents)
 
 
 def divided(zero: Mapping[str, Any]) -> dict[str, Any]:
