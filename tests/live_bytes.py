@@ -67,7 +67,11 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _see(self, leaf: Any, fresh: bool) -> None:
-        if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" and leaf.layout == torch.strided:
+        if (
+            isinstance(leaf, torch.Tensor)
+            and leaf.device.type == "cpu"
+            and leaf.layout == torch.strided
+        ):
             self._add(leaf.untyped_storage(), fresh)
 
     def _add(self, storage: torch.UntypedStorage, fresh: bool) -> None:

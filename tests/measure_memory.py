@@ -28,18 +28,26 @@ from compress.synthetic import pretrain
 
 FILES = ("tasks/synthetic", "compression/heads20_rows50_imp40", "mitigation/rmc")
 SETTINGS = {
-    "task.synthetic": {"train": 8, "dev": 8, "ood": 8},
+    "task.synthetic": {"train": 4, "dev": 4, "ood": 4},
     "task.max_length": 16,
     "epochs": 1,
     "student.epochs": 1,
     "uncertainty.epochs": 1,
     "uncertainty.sparsities": [0.4, 0.6],
     "uncertainty.alpha": 0.5,
-    "structured.samples": 8,
+    "structured.samples": 4,
     "evaluation.batch_size": 2,
     "checkpoint.enabled": False,
 }
-"""Of `robust_compression`; a step of each training is enough to see its peak, two show a second one."""
+"""Of `robust_compression`: every stage has four steps or more, on one rank."""
+BUCKETS = {
+    1: {"reduce_bucket_size": 2_000_000},
+    3: {"stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0},
+}
+"""Of `zero_optimization` from that stage on, so that DeepSpeed's buffers do not hide the rest: by default
+the buckets hold 500 million numbers, and what is used again within 1,000 million stays gathered."""
+LEAST = 0.01
+"""Share of the model's float32 weights below which a part is left out."""
 
 
 def config_of(kind: str, hidden: int, layers: int, vocabulary: int):
@@ -72,6 +80,7 @@ def write_model(folder: Path, kind: str, hidden: int, layers: int, vocabulary: i
 def command(options: argparse.Namespace, model: Path, folder: Path) -> list[str]:
     files = [f"zero{options.zero}", *FILES]
     settings = {**SETTINGS, "model": str(model)}
+    buckets = [item for stage, own in BUCKETS.items() if options.zero >= stage for item in own.items()]
     launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(options.ranks)]
     return [
         *[sys.executable, *launcher, f"--master_port={free_port()}"],
@@ -80,17 +89,19 @@ def command(options: argparse.Namespace, model: Path, folder: Path) -> list[str]
         *["--output_dir", str(folder / "run"), "--stage", options.stage, "--set"],
         *(f"robust_compression.{key}={json.dumps(value)}" for key, value in settings.items()),
         f"train_batch_size={options.micro * options.ranks}",
+        *(f"zero_optimization.{key}={value}" for key, value in buckets),
         "tensorboard.enabled=false",
         *options.settings,
     ]
 
 
-def table(folder: Path, ranks: int) -> dict[str, dict[str, list[float]]]:
-    """MB by part, of each rank."""
+def table(folder: Path, ranks: int, least: float) -> dict[str, dict[str, list[float]]]:
+    """MB by part, of each rank, of parts that need more than `least` bytes."""
     found = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)]
     if missing := found[0]["missing"]:
         print(f"not in the program, so not told apart: {', '.join(missing)}", file=sys.stderr)
-    names = [name for name in found[0]["peaks"] if name]
+    peaks = found[0]["peaks"]
+    names = [name for name in peaks if name and peaks[name] > least]
     return {
         name: {
             "live": [round(rank["peaks"].get(name, 0) / 1e6, 1) for rank in found],
@@ -121,12 +132,16 @@ def main() -> None:
         count = write_model(folder / "model", options.model, *sizes)
         words = command(options, folder / "model", folder)
         done = subprocess.run(
-            words, env=environment_of(MEASURED=str(folder)), cwd=ROOT, stdout=sys.stderr, preexec_fn=lambda: os.nice(10)
+            words,
+            env=environment_of(MEASURED=str(folder)),
+            cwd=ROOT,
+            stdout=sys.stderr,
+            preexec_fn=lambda: os.nice(10),
         )
         if done.returncode:
             sys.exit(done.returncode)
         about = {"parameters": count, "ranks": options.ranks, "zero": options.zero}
-        print(json.dumps(about | {"parts": table(folder, options.ranks)}, indent=1))
+        print(json.dumps(about | {"parts": table(folder, options.ranks, LEAST * 4 * count)}, indent=1))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

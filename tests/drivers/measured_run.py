@@ -39,10 +39,13 @@ PARTS = {
         "compress.stages.stage:publish",
     ],
     "parity": ["compress.stages.export:difference", "compress.stages.student:_logits"],
-    "evaluation": ["compress.stages.results:make"],
 }
 """Functions during which a part of a stage runs; the innermost counts."""
-WITHIN = {"score": ("importance", "parity", "export"), "load": ("parity", "export"), "export": ("importance",)}
+WITHIN = {
+    "score": ("importance", "parity", "export"),
+    "load": ("parity", "export"),
+    "export": ("importance",),
+}
 """Parts that do not count inside others: scoring for the importance is importance."""
 STAGES = ("teacher:Teacher", "difficulty:Difficulty", "student:Student", "plain:Plain", "scores:Scores")
 
@@ -102,6 +105,7 @@ def main() -> None:
         for place in places:
             publishes = place.endswith(":publish")
             parts.watch(place, part, (lambda stage, *_: stage.label) if publishes else lambda *_: None)
+    parts.watch("compress.stages.results:make", "", lambda *_: "evaluation")
     for place in STAGES:
         module, _, name = place.partition(":")
         parts.watch(f"compress.stages.{module}:{name}.make", "", lambda stage, *_: stage.label)

@@ -87,7 +87,9 @@ def main() -> None:
     files = [str(root / f"ds_configs/{name}.json") for name in names]
     overrides = [
         f"robust_compression.model={model}",
-        'robust_compression.task.synthetic={"train": 64, "dev": 8, "ood": 8}',
+        'robust_compression.task.synthetic={"train": 16, "dev": 8, "ood": 8}',
+        "train_batch_size=4",
+        "robust_compression.epochs=1",
         "robust_compression.checkpoint.enabled=false",
         "tensorboard.enabled=false",
     ]
