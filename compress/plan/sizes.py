@@ -1,0 +1,119 @@
+"""The sizes of a model that its need of memory follows from, read from shapes (meta device)."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compress.compression.pruner import Pruner
+from compress.errors import UserError, first_line
+from compress.models import architectures
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Counts of numbers.
+
+    tensors: of each trained parameter, learned scores too; group: of the largest group of parameters
+    with settings of their own in the optimiser; module: of the module that holds most by itself, which
+    ZeRO 3 gathers at once; block: of the largest Transformer block; masked: weights that carry a mask;
+    layers: Transformer blocks; hidden, wide: width of the hidden states, and of the feed-forward layer.
+    """
+
+    tensors: tuple[int, ...]
+    group: int
+    module: int
+    block: int
+    masked: int
+    layers: int
+    hidden: int
+    wide: int
+
+    @property
+    def parameters(self) -> int:
+        """Of all."""
+        return sum(self.tensors)
+
+    @property
+    def largest(self) -> int:
+        """Of the largest parameter."""
+        return max(self.tensors)
+
+    def padded(self, ranks: int) -> int:
+        """Numbers that a rank holds where each parameter is divided among ranks of equal share."""
+        return sum(-(-size // ranks) for size in self.tensors)
+
+    def below(self, threshold: int) -> int:
+        """Numbers in parameters of less than `threshold` numbers."""
+        return sum(size for size in self.tensors if size < threshold)
+
+
+def of(model: PreTrainedModel, pruners: Iterable[Pruner] = ()) -> Sizes:
+    """The sizes of a model in training with these pruners; weights are not looked at."""
+    own = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
+    masked, scores = 0, list[int]()
+    for pruner in pruners:
+        for name, units in pruner.carriers.items():
+            weight = own[f"{name}.weight"]
+            if pruner.learned:
+                scores.append(weight if units is None else units.units)
+            else:
+                masked += weight
+    blocks = _blocks(model)
+    return Sizes(
+        tensors=(*own.values(), *scores),
+        group=max(matrices, sum(own.values()) - matrices, sum(scores)),
+        module=max(sum(p.numel() for p in m.parameters(recurse=False)) for m in model.modules()),
+        block=max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0),
+        masked=masked,
+        layers=_number(model.config, "num_hidden_layers", "n_layers") or max(len(blocks), 1),
+        hidden=_number(model.config, "hidden_size", "dim"),
+        wide=_number(model.config, "intermediate_size", "hidden_dim"),
+    )
+
+
+def _blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The Transformer blocks; for an unknown architecture the modules of the longest list."""
+    try:
+        return list(model.get_submodule(architectures.find(model.config).blocks).children())
+    except UserError:
+        lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+        return max(lists, key=len, default=[])
+
+
+def _number(config: Any, *names: str) -> int:  # noqa: ANN401  PreTrainedConfig
+    return next((int(getattr(config, name)) for name in names if hasattr(config, name)), 0)
+
+
+def activations(model: PreTrainedModel, samples: int, length: int, dtype: torch.dtype) -> int:
+    """Bytes that a forward pass keeps for the backward pass, for samples of so many tokens.
+
+    Of a pass on the meta device, whose operations are recorded and not computed. Raises UserError for a
+    model whose forward pass needs values.
+    """
+    shape = copy.deepcopy(model).train()
+    nn.Module.to(shape, dtype=dtype)
+    weights = {parameter.untyped_storage()._cdata for parameter in shape.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return value
+
+    ids = torch.ones(samples, length, dtype=torch.long, device="meta")
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            shape(input_ids=ids)
+    except (RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"{type(model).__name__}: its activations cannot be counted without weights "
+            f"({first_line(error)})."
+        ) from None
+    return sum(storage.nbytes() for storage in kept.values())
