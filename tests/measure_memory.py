@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 import torch
 from launcher import environment_of
@@ -44,8 +45,8 @@ BUCKETS = {
     1: {"reduce_bucket_size": 2_000_000},
     3: {"stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0},
 }
-"""Of `zero_optimization` from that stage on, so that DeepSpeed's buffers do not hide the rest: by default
-the buckets hold 500 million numbers, and what is used again within 1,000 million stays gathered."""
+"""Of `zero_optimization` from that stage on, so that DeepSpeed's buffers do not hide the rest: by
+default a bucket holds 500 million numbers, and what is used again within 1,000 million stays."""
 LEAST = 0.01
 """Share of the model's float32 weights below which a part is left out."""
 

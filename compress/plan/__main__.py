@@ -15,7 +15,6 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from compress.compression import resolved
-from compress.compression.pruner import Pruner
 from compress.configuration import config, precision
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
@@ -65,7 +64,7 @@ def settings_of(options: argparse.Namespace) -> Config:
 
 
 def shape_of(name: str, key: str, classes: int) -> PreTrainedModel:
-    """A classifier of a directory's or hub model's shape, on the meta device; reads config.json alone."""
+    """A classifier of a directory's or hub model's shape, on the meta device; reads its config.json."""
     shape = _config_of(name, key)
     shape.num_labels = classes
     with torch.device("meta"):
@@ -106,7 +105,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         kept = reduction.kept(student.config)
         with torch.device("meta"):
             student = compressed.build(compressed.reduced(student.config, kept))
-    pruners: tuple[Pruner, ...] = resolved.pruners(settings, student, options.rows)
+    pruners = resolved.pruners(settings, student, options.rows)
     rows = Rows(options.rows, options.rows // 10, classes)
     return report.make(settings, options.ranks, rows, model, (student, pruners))
 

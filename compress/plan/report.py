@@ -49,9 +49,7 @@ class Plan:
         width = max(len(need.stage) for need in self.needs)
         lines = [self.about, f"{'GB (10^9 bytes) a rank':{width}}  device    host"]
         for need in self.needs:
-            lines.append(
-                f"{need.stage:{width}} {need.on_device / GB:7.2f} {need.on_host / GB:7.2f}"
-            )
+            lines.append(f"{need.stage:{width}} {need.on_device / GB:7.2f} {need.on_host / GB:7.2f}")
         most = self.most
         items = sorted(most.device.items(), key=lambda item: -item[1])[:SHOWN]
         named = ", ".join(f"{name} {size / GB:.2f}" for name, size in items if size)
@@ -70,8 +68,8 @@ def make(
 ) -> Plan:
     """The plan of a run on so many ranks; models: on the meta device.
 
-    model: of the teacher's fine-tuning and the difficulty; student: and its pruners. Raises UserError if
-    the batch cannot be shared among the ranks.
+    model: of the teacher's fine-tuning and the difficulty; student: and its pruners. Raises UserError
+    if the batch cannot be shared among the ranks.
     """
     robust, engine = config.robust, Engine.of(config, ranks)
     whole, small = sizes.of(model), sizes.of(*student)

@@ -1,7 +1,7 @@
 """The sizes of a model that its need of memory follows from, read from shapes (meta device)."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from compress.compression.pruner import Pruner
 from compress.errors import UserError, first_line
 from compress.models import architectures
+from compress.models.blocks import find_blocks
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Sizes:
         return sum(size for size in self.tensors if size < threshold)
 
 
-def of(model: PreTrainedModel, pruners: Iterable[Pruner] = ()) -> Sizes:
+def of(model: PreTrainedModel, pruners: Sequence[Pruner] = ()) -> Sizes:
     """The sizes of a model in training with these pruners; weights are not looked at."""
     own = {name: parameter.numel() for name, parameter in model.named_parameters()}
     matrices = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
     masked, scores = 0, list[int]()
-    for pruner in pruners:
+    units_in = find_blocks(model) if any(pruner.cuts for pruner in pruners) else []
+    for pruner in (planned.fresh() for planned in pruners):
+        pruner.blocks = units_in
         for name, units in pruner.carriers.items():
             weight = own[f"{name}.weight"]
             if pruner.learned:
@@ -96,6 +99,12 @@ def activations(model: PreTrainedModel, samples: int, length: int, dtype: torch.
     Of a pass on the meta device, whose operations are recorded and not computed. Raises UserError for a
     model whose forward pass needs values.
     """
+    places = _number(model.config, "max_position_embeddings")
+    if 0 < places < length:
+        raise UserError(
+            f"robust_compression.task.max_length: is {length}, but {type(model).__name__} has "
+            f"{places} positions; lower it."
+        )
     shape = copy.deepcopy(model).train()
     nn.Module.to(shape, dtype=dtype)
     weights = {parameter.untyped_storage()._cdata for parameter in shape.parameters()}

@@ -1,0 +1,76 @@
+"""What the formula of `compress.plan` says of the trainings that drivers/training_bytes.py measures."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from compress.compression.pruner import Pruner
+from compress.configuration import config
+from compress.models import encoders
+from compress.models.blocks import linear_layers
+from compress.plan import memory, sizes
+from compress.plan.memory import Engine
+
+PARTS = ("steady", "forward", "backward", "step")
+
+
+class Everything(Pruner):
+    """Stands for the masks of all linear layers of the blocks."""
+
+    learned = False
+
+    def __init__(self, names):
+        self.names = names
+
+    @property
+    def carriers(self):
+        return dict.fromkeys(self.names)
+
+    def refresh(self, step, state):
+        return False
+
+
+def specs(bucket: int = 1_000_000) -> list[dict]:
+    """The trainings that are compared: each ZeRO stage in float32 and bf16; masks; other settings."""
+    found = []
+    for zero in range(4):
+        for name in ("fp32", "bf16"):
+            settings = [f"zero_optimization.stage={zero}"]
+            if zero:
+                settings.append(f"zero_optimization.reduce_bucket_size={bucket}")
+            if zero == 3:
+                settings.append("zero_optimization.stage3_prefetch_bucket_size=0")
+                settings.append("zero_optimization.stage3_max_reuse_distance=0")
+            if name == "bf16":
+                settings.append('bf16={"enabled": true}')
+            found.append({"name": f"zero{zero}-{name}", "set": settings})
+    return found
+
+
+def planned(
+    spec: dict, model: Path, files: list[str], overrides: list[str], ranks: int
+) -> dict[str, int]:
+    """Bytes by part that the formula says."""
+    settings = config.load(files, [*overrides, *spec["set"]], ranks)
+    engine = Engine.of(settings, ranks)
+    engine = Engine(**{**vars(engine), "persistence": 0})  # on a CPU
+    with torch.device("meta"):
+        shape = encoders.fresh_from(model)
+    names = list(linear_layers(shape)) if spec.get("masked") else []
+    own = sizes.of(shape, [Everything(names)])
+    micro = settings.deepspeed.train_batch_size // ranks
+    dtype = torch.float32 if engine.width == memory.FLOAT else torch.bfloat16
+    kept = sizes.activations(shape, micro, settings.robust.task.max_length, dtype)
+    parts = {
+        "steady": memory.steady(own, engine),
+        "forward": memory.forward(own, engine, kept),
+        "backward": memory.backward(own, engine, kept),
+        "step": memory.step(own, engine),
+    }
+    return {name: sum(items.values()) for name, items in parts.items()}
+
+
+def measured(folder: Path, name: str, ranks: int) -> list[dict[str, int]]:
+    """What each rank measured."""
+    return [json.loads((folder / f"{name}-rank{rank}.json").read_text()) for rank in range(ranks)]
