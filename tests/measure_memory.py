@@ -16,9 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from launcher import environment_of
@@ -27,6 +25,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, LlamaCo
 from compress.runtime.launchers import free_port
 from compress.synthetic import pretrain
 
+ROOT = Path(__file__).parents[1]
 FILES = ("tasks/synthetic", "compression/heads20_rows50_imp40", "mitigation/rmc")
 SETTINGS = {
     "task.synthetic": {"train": 4, "dev": 4, "ood": 4},

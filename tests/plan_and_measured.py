@@ -45,7 +45,9 @@ def specs(bucket: int = 1_000_000) -> list[dict]:
             if name == "bf16":
                 settings.append('bf16={"enabled": true}')
             found.append({"name": f"zero{zero}-{name}", "set": settings})
-    return found
+    masked = {"name": "masked", "set": ["zero_optimization.stage=3", *found[-1]["set"][1:-1]]}
+    whole = {"name": "reused", "set": masked["set"][:-1]}
+    return [*found, masked | {"masked": True}, whole]
 
 
 def planned(

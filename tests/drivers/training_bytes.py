@@ -91,6 +91,7 @@ def main() -> None:
         'robust_compression.task.synthetic={"train": 16, "dev": 8, "ood": 8}',
         "train_batch_size=4",
         "robust_compression.epochs=1",
+        "robust_compression.task.max_length=16",
         "robust_compression.checkpoint.enabled=false",
         "tensorboard.enabled=false",
     ]
