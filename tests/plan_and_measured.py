@@ -62,8 +62,7 @@ def planned(
     names = list(linear_layers(shape)) if spec.get("masked") else []
     own = sizes.of(shape, [Everything(names)])
     micro = settings.deepspeed.train_batch_size // ranks
-    dtype = torch.float32 if engine.width == memory.FLOAT else torch.bfloat16
-    kept = sizes.activations(shape, micro, settings.robust.task.max_length, dtype)
+    kept = memory.activations(own, engine.width, micro, settings.robust.task.max_length)
     parts = {
         "steady": memory.steady(own, engine),
         "forward": memory.forward(own, engine, kept),

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel
 
 from compress.compression.importance import BATCH
@@ -75,13 +74,13 @@ def make(
     whole, small = sizes.of(model), sizes.of(*student)
     needs = []
     if robust.teacher_trained:
-        needs += memory.needs("teacher", whole, engine, _load(config, ranks, rows, model), TEACHER)
+        needs += memory.needs("teacher", whole, engine, _load(config, ranks, rows, whole), TEACHER)
     if difficulty.needed(robust):
         masked = _all_masked(whole)
-        load = _load(config, ranks, rows, model)
+        load = _load(config, ranks, rows, whole)
         needs += memory.needs("difficulty", masked, engine, load, TEACHER[:3])
         needs[-1] = _with(needs[-1], 8 * rows.train * len(robust.uncertainty.sparsities))
-    load = _load(config, ranks, rows, student[0], whole.parameters if robust.layerwise.any else 0)
+    load = _load(config, ranks, rows, small, whole.parameters if robust.layerwise.any else 0)
     cuts = any(pruner.cuts for pruner in student[1])
     parts = ("load", *(["importance"] if cuts else []), "train", "export", "parity")
     needs += memory.needs("student", small, engine, load, parts)
@@ -96,14 +95,12 @@ def make(
     return Plan(_about(config, ranks, whole, engine), needs, disk)
 
 
-def _load(config: Config, ranks: int, rows: Rows, model: PreTrainedModel, teacher: int = 0) -> Load:
+def _load(config: Config, ranks: int, rows: Rows, one: Sizes, teacher: int = 0) -> Load:
     robust, (micro, _) = config.robust, batch_split(config, ranks)
-    length = robust.task.max_length
-    dtype = torch.float32 if Engine.of(config, ranks).width == memory.FLOAT else torch.bfloat16
-    one = sizes.activations(model, micro, length, dtype)
+    length, width = robust.task.max_length, Engine.of(config, ranks).width
     return Load(
-        activations=one,
-        importance=one * BATCH // micro,
+        activations=memory.activations(one, width, micro, length),
+        importance=memory.activations(one, width, BATCH, length),
         tokens=max(micro, robust.evaluation.batch_size) * length,
         length=length,
         train=rows.train,

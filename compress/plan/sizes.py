@@ -1,17 +1,16 @@
 """The sizes of a model that its need of memory follows from, read from shapes (meta device)."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from compress.compression.pruner import Pruner
-from compress.errors import UserError, first_line
+from compress.errors import UserError
 from compress.models import architectures
+from compress.models.architectures import Architecture
 from compress.models.blocks import find_blocks
 
 
@@ -22,7 +21,8 @@ class Sizes:
     tensors: of each trained parameter, learned scores too; group: of the largest group of parameters
     with settings of their own in the optimiser; module: of the module that holds most by itself, which
     ZeRO 3 gathers at once; block: of the largest Transformer block; masked: weights that carry a mask;
-    layers: Transformer blocks; hidden, wide: width of the hidden states, and of the feed-forward layer.
+    layers: Transformer blocks; hidden, wide: width of the hidden states, and of the feed-forward layer;
+    gated: whether that is a product of two; heads: of attention that keeps its weights, else 0.
     """
 
     tensors: tuple[int, ...]
@@ -33,6 +33,8 @@ class Sizes:
     layers: int
     hidden: int
     wide: int
+    gated: bool = False
+    heads: int = 0
 
     @property
     def parameters(self) -> int:
@@ -67,7 +69,8 @@ def of(model: PreTrainedModel, pruners: Sequence[Pruner] = ()) -> Sizes:
                 scores.append(weight if units is None else units.units)
             else:
                 masked += weight
-    blocks = _blocks(model)
+    blocks, known = _blocks(model), _architecture(model)
+    hidden = _number(model.config, "hidden_size", "dim")
     return Sizes(
         tensors=(*own.values(), *scores),
         group=max(matrices, sum(own.values()) - matrices, sum(scores)),
@@ -75,54 +78,28 @@ def of(model: PreTrainedModel, pruners: Sequence[Pruner] = ()) -> Sizes:
         block=max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0),
         masked=masked,
         layers=_number(model.config, "num_hidden_layers", "n_layers") or max(len(blocks), 1),
-        hidden=_number(model.config, "hidden_size", "dim"),
-        wide=_number(model.config, "intermediate_size", "hidden_dim"),
+        hidden=hidden,
+        wide=_number(model.config, "intermediate_size", "hidden_dim") or 4 * hidden,
+        gated=known is not None and sum(known.first.values()) > 1,
+        heads=_number(model.config, "num_attention_heads") if known and known.own_attention else 0,
     )
+
+
+def _architecture(model: PreTrainedModel) -> Architecture | None:
+    try:
+        return architectures.find(model.config)
+    except UserError:
+        return None
 
 
 def _blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The Transformer blocks; for an unknown architecture the modules of the longest list."""
-    try:
-        return list(model.get_submodule(architectures.find(model.config).blocks).children())
-    except UserError:
-        lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
-        return max(lists, key=len, default=[])
+    known = _architecture(model)
+    if known is not None:
+        return list(model.get_submodule(known.blocks).children())
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def _number(config: Any, *names: str) -> int:  # noqa: ANN401  PreTrainedConfig
     return next((int(getattr(config, name)) for name in names if hasattr(config, name)), 0)
-
-
-def activations(model: PreTrainedModel, samples: int, length: int, dtype: torch.dtype) -> int:
-    """Bytes that a forward pass keeps for the backward pass, for samples of so many tokens.
-
-    Of a pass on the meta device, whose operations are recorded and not computed. Raises UserError for a
-    model whose forward pass needs values.
-    """
-    places = _number(model.config, "max_position_embeddings")
-    if 0 < places < length:
-        raise UserError(
-            f"robust_compression.task.max_length: is {length}, but {type(model).__name__} has "
-            f"{places} positions; lower it."
-        )
-    shape = copy.deepcopy(model).train()
-    nn.Module.to(shape, dtype=dtype)
-    weights = {parameter.untyped_storage()._cdata for parameter in shape.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage
-        return value
-
-    ids = torch.ones(samples, length, dtype=torch.long, device="meta")
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-            shape(input_ids=ids)
-    except (RuntimeError, NotImplementedError) as error:
-        raise UserError(
-            f"{type(model).__name__}: its activations cannot be counted without weights "
-            f"({first_line(error)})."
-        ) from None
-    return sum(storage.nbytes() for storage in kept.values())
