@@ -28,7 +28,6 @@ from compress.synthetic import pretrain
 ROOT = Path(__file__).parents[1]
 FILES = ("tasks/synthetic", "compression/heads20_rows50_imp40", "mitigation/rmc")
 SETTINGS = {
-    "task.synthetic": {"train": 4, "dev": 4, "ood": 4},
     "task.max_length": 16,
     "epochs": 1,
     "student.epochs": 1,
@@ -39,7 +38,7 @@ SETTINGS = {
     "evaluation.batch_size": 2,
     "checkpoint.enabled": False,
 }
-"""Of `robust_compression`: every stage has four steps or more, on one rank."""
+"""Of `robust_compression`: each training has four steps."""
 BUCKETS = {
     1: {"reduce_bucket_size": 2_000_000},
     3: {"stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0},
@@ -79,7 +78,8 @@ def write_model(folder: Path, kind: str, hidden: int, layers: int, vocabulary: i
 
 def command(options: argparse.Namespace, model: Path, folder: Path) -> list[str]:
     files = [f"zero{options.zero}", *FILES]
-    settings = {**SETTINGS, "model": str(model)}
+    rows = {"train": 4 * options.micro * options.ranks, "dev": 4, "ood": 4}
+    settings = {**SETTINGS, "task.synthetic": rows, "model": str(model)}
     buckets = [item for stage, own in BUCKETS.items() if options.zero >= stage for item in own.items()]
     launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(options.ranks)]
     return [

@@ -77,21 +77,22 @@ class Engine:
 
 @dataclass(frozen=True)
 class Load:
-    """What a rank computes on: bytes that a micro-batch keeps for the backward pass (activations), and
-    that a pass of the importance keeps; tokens of a batch of scoring; samples of train, of dev and the
-    OOD sets; classes; levels of the difficulty.
+    """What a rank computes on.
 
-    checkpointing: activations are computed again; teacher: numbers of a layer-wise teacher's weights.
+    activations, importance: bytes that a micro-batch, and a pass of the importance, keep for the
+    backward pass; inputs, tokens: tokens of a micro-batch, and of a batch of scoring; length: of a
+    sample; train, scored: samples of train, and of dev and the OOD sets; checkpointing: activations are
+    computed again; teacher: numbers of a layer-wise teacher's weights.
     """
 
     activations: int
     importance: int
+    inputs: int
     tokens: int
     length: int
     train: int
     scored: int
     classes: int
-    levels: int = 0
     checkpointing: bool = False
     teacher: int = 0
 
@@ -212,7 +213,7 @@ def training(sizes: Sizes, engine: Engine, load: Load) -> Items:
     """The largest need of a training, of forward pass, backward pass and step."""
     kept = load.activations
     if load.checkpointing:  # the inputs of the blocks, and the activations of one
-        inputs = sizes.layers * engine.width * sizes.hidden * load.tokens
+        inputs = sizes.layers * engine.width * sizes.hidden * load.inputs
         kept = kept // sizes.layers + inputs
     parts = (forward(sizes, engine, kept), backward(sizes, engine, kept), step(sizes, engine))
     items = max(parts, key=lambda part: sum(part.values()))

@@ -101,6 +101,7 @@ def _load(config: Config, ranks: int, rows: Rows, one: Sizes, teacher: int = 0) 
     return Load(
         activations=memory.activations(one, width, micro, length),
         importance=memory.activations(one, width, BATCH, length),
+        inputs=micro * length,
         tokens=max(micro, robust.evaluation.batch_size) * length,
         length=length,
         train=rows.train,
