@@ -18,7 +18,7 @@ MOMENTS = 8
 """Bytes of the two averages of Adam, of each weight."""
 REDUCED = 500_000_000
 """Numbers that stage 0 sums over the ranks at a time, in a copy."""
-KEPT = {False: {4: 44, 2: 30}, True: {4: 43, 2: 32}}
+KEPT = {False: {4: 40, 2: 20}, True: {4: 40, 2: 24}}
 """Bytes that a block keeps of a token for the backward pass, for each number of the hidden state: with
 a plain feed-forward layer or a gated one, by bytes of a weight. Counted on BERT and Llama; attention
 keeps none of its weights (on a CPU it does if they have dropout), dropout keeps a byte."""
@@ -127,7 +127,7 @@ def activations(sizes: Sizes, width: int, samples: int, length: int) -> int:
     """
     each = KEPT[sizes.gated][width] * sizes.hidden + (4 if sizes.gated else 2) * width * sizes.wide
     each += 3 * width * sizes.heads * length
-    return sizes.layers * samples * length * each
+    return samples * length * (sizes.layers * each + 3 * width * sizes.hidden)
 
 
 def steady(sizes: Sizes, engine: Engine) -> Items:
