@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from compress.compression.pruner import Pruner
+from compress.compression.pruners.magnitude import Magnitude, Weights
+from compress.compression.pruning_schedule import PruningSchedule
 from compress.configuration import config
 from compress.models import encoders
 from compress.models.blocks import linear_layers
@@ -13,22 +14,6 @@ from compress.plan import memory, sizes
 from compress.plan.memory import Engine
 
 PARTS = ("steady", "forward", "backward", "step")
-
-
-class Everything(Pruner):
-    """Stands for the masks of all linear layers of the blocks."""
-
-    learned = False
-
-    def __init__(self, names):
-        self.names = names
-
-    @property
-    def carriers(self):
-        return dict.fromkeys(self.names)
-
-    def refresh(self, step, state):
-        return False
 
 
 def specs(bucket: int = 1_000_000) -> list[dict]:
@@ -59,8 +44,8 @@ def planned(
     engine = Engine(**{**vars(engine), "persistence": 0})  # on a CPU
     with torch.device("meta"):
         shape = encoders.fresh_from(model)
-    names = list(linear_layers(shape)) if spec.get("masked") else []
-    own = sizes.of(shape, [Everything(names)])
+    weights = Weights((PruningSchedule(0.0, 0.5, 0, 1, 1),), tuple(linear_layers(shape)))
+    own = sizes.of(shape, [Magnitude({"all": weights})] if spec.get("masked") else [])
     micro = settings.deepspeed.train_batch_size // ranks
     kept = memory.activations(own, engine.width, micro, settings.robust.task.max_length)
     parts = {
