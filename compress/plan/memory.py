@@ -200,9 +200,9 @@ def _gathered(sizes: Sizes, engine: Engine) -> int:
     """Bytes of gathered weights at ZeRO 3: what stays, and twice what is on its way.
 
     From the third step on, what is used again within the reuse distance stays, so that at the turn of
-    the backward pass the last half of it is there.
+    the backward pass the last half of it is there. One rank gathers nothing.
     """
-    if engine.zero < 3:
+    if engine.zero < 3 or engine.ranks == 1:
         return 0
     count = sizes.parameters
     staying = max(min(count, engine.reuse // 2), sizes.below(engine.persistence))
