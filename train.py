@@ -38,6 +38,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="write the student as OUTPUT_DIR/onnx/model.onnx too; onnx-int8: and in 8-bit integers as "
         "OUTPUT_DIR/onnx_int8/model.onnx",
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check everything, print what the run needs of memory and disk, train nothing",
+    )
     parser.add_argument("--accept_versions", action="store_true", help=versions.ACCEPT)
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     return parser.parse_args(arguments)
@@ -68,11 +73,14 @@ def main() -> None:
 
     from compress import run
     from compress.files import ownership
+    from compress.plan import dry_run
     from compress.runtime import memory, ranks, watchdog
     from compress.training import distributed
 
     settings.robust.loss.load()
     run.check_export(options.stage, options.export)
+    if options.dry_run:
+        dry_run.check(options.stage)
     ownership.claim(options.output_dir, settings)
     timers = settings.deepspeed.wall_clock_breakdown
     try:
@@ -89,7 +97,10 @@ def main() -> None:
             progress = context.monitor.progress
             interrupts.set_message(progress.interrupted)
             with memory.anywhere(progress.where):
-                run.execute(context, options.stage, options.export)
+                if options.dry_run:
+                    dry_run.say(context)
+                else:
+                    run.execute(context, options.stage, options.export)
         distributed.stop()
     except RuntimeError as error:
         if watchdog.timed_out(error):

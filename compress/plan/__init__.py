@@ -1,0 +1,1 @@
+"""How much memory and disk a run needs, from shapes and settings alone; nothing is trained."""

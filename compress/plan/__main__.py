@@ -1,0 +1,123 @@
+"""Whether a model fits: bytes a rank in every part of a run, and the disk, before anything is rented.
+
+    python -m compress.plan --model meta-llama/Llama-3.1-8B --ranks 64 --zero 3
+    python -m compress.plan --ranks 64 --deepspeed_config ds_configs/gpu_zero3.json ...
+
+Only the model's config.json is read. Without files: 8 samples a rank, AdamW (fused), bf16, 128 tokens.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from compress.compression import resolved
+from compress.configuration import config, precision
+from compress.configuration.config import Config
+from compress.configuration.used_keys import OURS
+from compress.data import tasks
+from compress.errors import UserError, fail, first_line
+from compress.models import compressed, encoders
+from compress.plan import report
+from compress.plan.report import Plan, Rows
+
+MICRO = 8
+"""Samples of a rank in a micro-batch, without configuration files."""
+ALONE = {
+    "optimizer": {"type": "AdamW", "params": {"lr": 2e-5, "torch_adam": True, "fused": True}},
+    "bf16": {"enabled": True},
+    f"{OURS}.task": {"name": "synthetic", "max_length": 128},
+}
+"""The configuration without files."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", help=f"directory or hub id; default: {OURS}.model of the files")
+    parser.add_argument("--ranks", type=int, required=True)
+    parser.add_argument("--zero", type=int, choices=range(4), help="in place of the files' stage")
+    parser.add_argument("--deepspeed_config", nargs="+", default=[], metavar="JSON")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], dest="overrides")
+    parser.add_argument("--rows", type=int, default=400_000, help="samples of train (400000)")
+    return parser.parse_args(arguments)
+
+
+def settings_of(options: argparse.Namespace) -> Config:
+    """The configuration that is planned for."""
+    given = [] if options.deepspeed_config else [f"{k}={json.dumps(v)}" for k, v in ALONE.items()]
+    if not options.deepspeed_config:
+        given += [f"train_batch_size={MICRO * options.ranks}", "zero_optimization.stage=2"]
+    if options.model is not None:
+        given.append(f"{OURS}.model={json.dumps(options.model)}")
+    if options.zero is not None:
+        given.append(f"zero_optimization.stage={options.zero}")
+    loaded = config.load(options.deepspeed_config, [*given, *options.overrides], options.ranks)
+    return precision.settle(loaded)[0]
+
+
+def shape_of(name: str, key: str, classes: int) -> PreTrainedModel:
+    """A classifier of a directory's or hub model's shape, on the meta device; reads its config.json."""
+    shape = _config_of(name, key)
+    shape.num_labels = classes
+    with torch.device("meta"):
+        try:
+            return compressed.build(shape)
+        except encoders.UNREADABLE as error:
+            raise UserError(f"{key} {name}: makes no classifier ({first_line(error)}).") from None
+
+
+def _config_of(name: str, key: str) -> PreTrainedConfig:
+    folder = Path(name)
+    if (folder / "config.json").is_file():
+        return encoders.load_config(folder)
+    if folder.is_dir():
+        raise UserError(f"{key} {name}: has no config.json.")
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except encoders.UNREADABLE as error:
+        raise UserError(
+            f"{key} {name}: is no directory, and its config.json cannot be had from the hub "
+            f"({first_line(error)})."
+        ) from None
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The plan that the command line asks for."""
+    if options.ranks < 1:
+        raise UserError(f"--ranks {options.ranks}: give 1 or more.")
+    settings = settings_of(options)
+    robust = settings.robust
+    classes = len(tasks.of(robust.task).labels)
+    model = shape_of(robust.model, f"{OURS}.model", classes)
+    student: PreTrainedModel = model
+    if robust.student.model is not None:
+        student = shape_of(robust.student.model, f"{OURS}.student.model", classes)
+    reduction = settings.compression.layers
+    if reduction is not None:
+        kept = reduction.kept(student.config)
+        with torch.device("meta"):
+            student = compressed.build(compressed.reduced(student.config, kept))
+    pruners = resolved.pruners(settings, student, options.rows)
+    rows = Rows(options.rows, options.rows // 10, classes)
+    return report.make(settings, options.ranks, rows, model, (student, pruners))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the plan."""
+    sys.stdout.write(f"{plan_of(parse(arguments)).text()}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        fail(error)

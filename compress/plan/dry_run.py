@@ -1,0 +1,48 @@
+"""The plan of the run at hand, whose data, models and settings have been read and checked."""
+
+import torch
+
+from compress.errors import UserError
+from compress.models import encoders
+from compress.plan import report
+from compress.plan.report import GB, Plan, Rows
+from compress.runtime import memory, ranks
+from compress.stages.context import Context
+
+
+def check(stage: str) -> None:
+    """Raise UserError for a stage that trains nothing."""
+    if stage == "prepare":
+        raise UserError("--dry_run: --stage prepare trains nothing anyway; leave one of the two out.")
+
+
+def say(context: Context) -> None:
+    """Print the plan, and whether its largest part fits this rank's device; nothing is trained."""
+    plan = plan_of(context)
+    ranks.say(plan.text())
+    ranks.say(f"{_verdict(plan, context.device)}\ndry run: checked, and nothing was trained")
+
+
+def plan_of(context: Context) -> Plan:
+    """With the sizes of the data that were read and the compression as it was resolved."""
+    data = context.data
+    scored = sum(len(split) for name, split in data.splits().items() if name != "train")
+    shape = encoders.load_config(context.encoders["model"].model)
+    shape.num_labels = len(data.labels)
+    with torch.device("meta"):
+        model = encoders.fresh_from(context.encoders["model"].model, shape)
+    rows = Rows(len(data.train), scored, len(data.labels))
+    student = (context.resolved.model, context.resolved.pruners)
+    return report.make(context.config, ranks.world_size(), rows, model, student)
+
+
+def _verdict(plan: Plan, device: torch.device) -> str:
+    """Whether the largest need fits what this rank's device has in all, or its share of the host."""
+    if device.type == "cuda":
+        total, what = torch.cuda.get_device_properties(device).total_memory, f"{device} has"
+    else:
+        total = int(memory.available() / ranks.world_size())
+        what = "each rank's share of this machine's free memory is"
+    needed = plan.most.on_device
+    fits = "fits" if needed < total else "does not fit"
+    return f"{plan.most.stage} {fits}: it needs {needed / GB:.2f} GB, and {what} {total / GB:.2f} GB"

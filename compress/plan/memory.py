@@ -1,0 +1,324 @@
+"""Bytes of a rank's tensors in each part of a run, as functions of sizes and settings.
+
+What DeepSpeed 0.19.6 allocates, read from its source and held against measured live bytes
+(tests/test_plan_measured.py). Each function gives items by name, in bytes; their sum is the peak. Not
+included: the libraries themselves, the device's context, fragmentation, buffers of NCCL or gloo.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from compress.compression.importance import BATCH
+from compress.configuration.config import Config
+from compress.plan.sizes import Sizes
+from compress.stages.export import SAMPLES
+
+FLOAT = 4
+MOMENTS = 8
+"""Bytes of the two averages of Adam, of each weight."""
+REDUCED = 500_000_000
+"""Numbers that stage 0 sums over the ranks at a time, in a copy."""
+KEPT = {False: {4: 40, 2: 20}, True: {4: 40, 2: 24}}
+"""Bytes that a block keeps of a token for the backward pass, for each number of the hidden state: with
+a plain feed-forward layer or a gated one, by bytes of a weight. Counted on BERT and Llama; attention
+keeps none of its weights (on a CPU it does if they have dropout), dropout keeps a byte."""
+Items = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What of DeepSpeed's settings decides about memory; counts of numbers, but for `width`.
+
+    width: bytes of a weight that the model computes with; bucket: of gradients, 0 if they are not
+    copied into one; prefetch, reuse, persistence, sub_group: of ZeRO 3; temporaries: copies of the
+    weights of a group that the optimiser makes in a step.
+    """
+
+    zero: int
+    ranks: int
+    width: int
+    bucket: int
+    prefetch: int
+    reuse: int
+    persistence: int
+    sub_group: int
+    temporaries: int
+    states_on_host: bool
+    weights_on_host: bool
+
+    @property
+    def shares(self) -> int:
+        """Ranks that divide the optimiser's states."""
+        return self.ranks if self.zero else 1
+
+    @staticmethod
+    def of(config: Config, ranks: int) -> "Engine":
+        """The engine of a run on so many ranks; absent keys have DeepSpeed's defaults."""
+        block, adam = config.deepspeed.zero_optimization, config.deepspeed.optimizer.params
+        half = any(b and b.enabled for b in (config.deepspeed.bf16, config.deepspeed.fp16))
+        buckets = (2 if block.overlap_comm and block.stage < 3 else 1) * _or(
+            block.reduce_bucket_size, 500_000_000
+        )
+        offload, parameters = block.offload_optimizer, block.offload_param
+        return Engine(
+            zero=block.stage,
+            ranks=ranks,
+            width=2 if half or config.robust.precision == "bf16" else FLOAT,
+            bucket=buckets if block.stage and block.contiguous_gradients is not False else 0,
+            prefetch=_or(block.stage3_prefetch_bucket_size, 50_000_000),
+            reuse=_or(block.stage3_max_reuse_distance, 1_000_000_000),
+            persistence=_or(block.stage3_param_persistence_threshold, 100_000),
+            sub_group=_or(block.sub_group_size, 1_000_000_000),
+            temporaries=2 if adam.torch_adam and not adam.fused else 0,
+            states_on_host=bool(offload and offload.device != "none"),
+            weights_on_host=bool(parameters and parameters.device != "none"),
+        )
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a rank computes on.
+
+    activations, importance: bytes that a micro-batch, and a pass of the importance, keep for the
+    backward pass; inputs, tokens: tokens of a micro-batch, and of a batch of scoring; length: of a
+    sample; train, scored: samples of train, and of dev and the OOD sets; checkpointing: activations are
+    computed again; teacher: numbers of a layer-wise teacher's weights.
+    """
+
+    activations: int
+    importance: int
+    inputs: int
+    tokens: int
+    length: int
+    train: int
+    scored: int
+    classes: int
+    checkpointing: bool = False
+    teacher: int = 0
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of a rank in a part of a run, on its device and on the host, by what needs them."""
+
+    stage: str
+    device: Mapping[str, int]
+    host: Mapping[str, int]
+
+    @property
+    def on_device(self) -> int:
+        """Of all."""
+        return sum(self.device.values())
+
+    @property
+    def on_host(self) -> int:
+        """Of all."""
+        return sum(self.host.values())
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def activations(sizes: Sizes, width: int, samples: int, length: int) -> int:
+    """Bytes that a forward pass keeps for the backward pass, for samples of so many tokens.
+
+    width: bytes of a weight.
+    """
+    each = KEPT[sizes.gated][width] * sizes.hidden + (4 if sizes.gated else 2) * width * sizes.wide
+    each += 3 * width * sizes.heads * length
+    return samples * length * (sizes.layers * each + 3 * width * sizes.hidden)
+
+
+def steady(sizes: Sizes, engine: Engine) -> Items:
+    """Between two steps, from the first step on."""
+    count, share = sizes.parameters, _share(sizes, engine)
+    master = 0 if engine.zero == 0 and engine.width == FLOAT else FLOAT * share
+    items = {
+        "weights": engine.width * (share if engine.zero == 3 else count),
+        "master weights": master,
+        "states of Adam": MOMENTS * share,
+        "masks": sizes.masked // engine.shares,
+    }
+    if engine.zero == 3:
+        items["gradients"] = engine.width * share
+        items["gathered weights"] = engine.width * sizes.below(engine.persistence)
+        items["bucket of gradients"] = engine.width * engine.bucket
+    return items
+
+
+def forward(sizes: Sizes, engine: Engine, kept: int) -> Items:
+    """At the end of a forward pass that keeps so many bytes for the backward pass."""
+    return steady(sizes, engine) | {
+        "activations": kept,
+        "gathered weights": _gathered(sizes, engine),
+    }
+
+
+def backward(sizes: Sizes, engine: Engine, kept: int) -> Items:
+    """In the backward pass: activations go while gradients come."""
+    count, width, own = sizes.parameters, engine.width, steady(sizes, engine)
+    moved = min(engine.bucket, count)
+    if engine.zero == 0:
+        copied = width * (count + min(count, REDUCED))
+        return own | ({"activations": kept} if kept > copied else {"gradients": copied})
+    bucket = {"bucket of gradients": width * engine.bucket}
+    part = width * _share(sizes, engine)
+    if engine.zero == 1:
+        summed = width * (count - moved) + part
+        return own | bucket | ({"activations": kept} if kept > summed else {"gradients": summed})
+    reduced = {"activations": kept, "copy that is reduced": width * moved}
+    if engine.zero == 2:
+        return own | bucket | reduced | {"gradients": part}
+    return own | reduced | {"gathered weights": _gathered(sizes, engine)}
+
+
+def step(sizes: Sizes, engine: Engine) -> Items:
+    """In the optimiser's step."""
+    count, own = sizes.parameters, steady(sizes, engine)
+    if engine.zero == 0:
+        half = FLOAT * count if engine.width < FLOAT else 0
+        own["gradients"] = engine.width * count + half
+        return own | {"temporaries of Adam": engine.temporaries * FLOAT * sizes.largest}
+    group = -(-sizes.group // engine.ranks)
+    if engine.zero == 3:
+        group = min(group, engine.sub_group + -(-sizes.largest // engine.ranks))
+    else:
+        own["gradients"] = engine.width * _share(sizes, engine)
+    own["gradients in float32"] = FLOAT * group
+    return own | {"temporaries of Adam": engine.temporaries * FLOAT * group}
+
+
+def _share(sizes: Sizes, engine: Engine) -> int:
+    """Numbers of the weights that this rank updates."""
+    if engine.zero == 3:
+        return sizes.padded(engine.ranks)
+    return -(-sizes.parameters // engine.shares)
+
+
+def _gathered(sizes: Sizes, engine: Engine) -> int:
+    """Bytes of gathered weights at ZeRO 3: what stays, and twice what is on its way.
+
+    From the third step on, what is used again within the reuse distance stays, so that at the turn of
+    the backward pass the last half of it is there. One rank gathers nothing.
+    """
+    if engine.zero < 3 or engine.ranks == 1:
+        return 0
+    count = sizes.parameters
+    staying = max(min(count, engine.reuse // 2), sizes.below(engine.persistence))
+    return engine.width * (staying + 2 * max(sizes.module, min(engine.prefetch, count)))
+
+
+def training(sizes: Sizes, engine: Engine, load: Load) -> Items:
+    """The largest need of a training, of forward pass, backward pass and step."""
+    kept = load.activations
+    if load.checkpointing:  # the inputs of the blocks, and the activations of one
+        inputs = sizes.layers * engine.width * sizes.hidden * load.inputs
+        kept = kept // sizes.layers + inputs
+    parts = (forward(sizes, engine, kept), backward(sizes, engine, kept), step(sizes, engine))
+    items = max(parts, key=lambda part: sum(part.values()))
+    return items | ({"teacher of layer-wise terms": FLOAT * load.teacher} if load.teacher else {})
+
+
+def loading(sizes: Sizes, engine: Engine) -> Items:
+    """From the files to an engine; at ZeRO 3 each rank reads its own slices."""
+    share = FLOAT * _share(sizes, engine)
+    if engine.zero == 3:
+        read = {"slices that are read": share + FLOAT * sizes.largest}
+        built = {k: v for k, v in steady(sizes, engine).items() if k != "states of Adam"}
+        return max(read | {"weights": 0}, built, key=lambda items: sum(items.values()))
+    if engine.zero == 0:
+        return step(sizes, engine) if engine.width < FLOAT else {"weights": FLOAT * sizes.parameters}
+    flat = {"weights": FLOAT * sizes.parameters, "flat copy": engine.width * sizes.group}
+    built = {"weights": engine.width * sizes.parameters, "master weights, first gradients": 2 * share}
+    return max(flat, built, key=lambda items: sum(items.values()))
+
+
+def scoring(sizes: Sizes, engine: Engine, load: Load) -> Items:
+    """A forward pass through the engine that keeps nothing."""
+    return steady(sizes, engine) | {
+        "gathered weights": _gathered(sizes, engine),
+        "activations": engine.width * load.tokens * (4 * sizes.hidden + 2 * sizes.wide),
+    }
+
+
+def importance(sizes: Sizes, engine: Engine, load: Load) -> Items:
+    """A forward and backward pass through the engine, to masks of heads and ffn neurons."""
+    return steady(sizes, engine) | {
+        "gathered weights": _gathered(sizes, engine),
+        "activations": load.importance,
+        "masks of samples": 2 * FLOAT * BATCH * sizes.layers * sizes.wide,
+    }
+
+
+def exporting(sizes: Sizes, engine: Engine) -> tuple[Items, Items]:
+    """On device and host while the main rank writes one tensor after another, whole and cut."""
+    gathered = engine.width * sizes.largest if engine.zero == 3 else 0
+    return steady(sizes, engine) | {"gathered weights": gathered}, {
+        "largest tensor, and cut": 2 * FLOAT * sizes.largest
+    }
+
+
+def parity(sizes: Sizes, engine: Engine, load: Load) -> Items:
+    """The exported model beside the one in training, layer by layer, on the first dev samples."""
+    hidden = 2 * FLOAT * SAMPLES * load.length * (sizes.hidden + sizes.wide)
+    return steady(sizes, engine) | {
+        "one layer, exported": FLOAT * max(sizes.block, sizes.module),
+        "hidden states": hidden,
+    }
+
+
+def evaluating(sizes: Sizes, engine: Engine, load: Load) -> Items:
+    """Scoring of a finished model, in float32; whole on each rank below ZeRO 3."""
+    share = sizes.padded(engine.ranks) + 2 * sizes.module
+    return {
+        "weights": FLOAT * (share if engine.zero == 3 else sizes.parameters),
+        "activations": FLOAT * load.tokens * (4 * sizes.hidden + 2 * sizes.wide),
+    }
+
+
+def checkpoints(sizes: Sizes, keep: int) -> int:
+    """Bytes on the disk of the kept checkpoints of a training and the one that is being written."""
+    return (FLOAT + MOMENTS) * sizes.parameters * (keep + 1)
+
+
+def arrays(load: Load, samples: int) -> int:
+    """Bytes on the host of scores of so many samples, log-probabilities and what they are made of."""
+    return 2 * 8 * samples * load.classes
+
+
+def offloaded(items: Items, engine: Engine, sizes: Sizes) -> tuple[Items, Items]:
+    """Device and host, with what the configuration keeps on the host moved there."""
+    device, host = dict(items), Items()
+    moved = ["master weights", "states of Adam", "temporaries of Adam", "gradients in float32"]
+    names = moved if engine.states_on_host else []
+    if engine.states_on_host:
+        host["gradients of the host's Adam"] = FLOAT * _share(sizes, engine)
+        names = [*moved, *(["gradients"] if engine.zero == 3 else [])]
+    if engine.weights_on_host and engine.zero == 3:
+        names = [*names, "weights"]
+    for name in names:
+        if name in device:
+            host[name] = device.pop(name)
+    return device, host
+
+
+def needs(name: str, sizes: Sizes, engine: Engine, load: Load, parts: tuple[str, ...]) -> list[Need]:
+    """What the parts of a stage need: of load, train, score, importance, export and parity."""
+    scores = {"scores": arrays(load, load.train)}
+    kept = {"copy for a checkpoint": (FLOAT + MOMENTS) * sizes.parameters // engine.ranks}
+    exported, written = exporting(sizes, engine)
+    every: dict[str, tuple[Items, Items]] = {
+        "load": (loading(sizes, engine), {}),
+        "importance": (importance(sizes, engine, load), {}),
+        "train": (training(sizes, engine, load), kept),
+        "score": (scoring(sizes, engine, load), scores),
+        "export": (exported, written),
+        "parity": (parity(sizes, engine, load), {}),
+    }
+    found = []
+    for part in parts:
+        items, beside = every[part]
+        device, host = offloaded(items, engine, sizes)
+        found.append(Need(f"{name}: {part}", device, host | beside))
+    return found

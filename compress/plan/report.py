@@ -1,0 +1,132 @@
+"""The plan of a run: what every stage needs, as text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from compress.compression.importance import BATCH
+from compress.compression.pruner import Pruner
+from compress.configuration.config import Config, batch_split
+from compress.plan import memory, sizes
+from compress.plan.memory import Engine, Load, Need
+from compress.plan.sizes import Sizes
+from compress.stages import difficulty
+
+GB = 10**9
+TEACHER = ("load", "train", "score", "export")
+SHOWN = 4
+"""Items that are named of the part that needs most."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples: of train, of dev and all OOD sets together, and classes."""
+
+    train: int
+    scored: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """needs: of each part of a run, on a rank; disk: bytes by what is written; about: the model and the
+    ranks, in a line.
+    """
+
+    about: str
+    needs: Sequence[Need]
+    disk: Mapping[str, int]
+
+    @property
+    def most(self) -> Need:
+        """The part that needs most on the device."""
+        return max(self.needs, key=lambda need: need.on_device)
+
+    def text(self) -> str:
+        """A table of GB a rank, the part that needs most with its largest items, and the disk."""
+        width = max(len(need.stage) for need in self.needs)
+        lines = [self.about, f"{'GB (10^9 bytes) a rank':{width}}  device    host"]
+        for need in self.needs:
+            lines.append(f"{need.stage:{width}} {need.on_device / GB:7.2f} {need.on_host / GB:7.2f}")
+        most = self.most
+        items = sorted(most.device.items(), key=lambda item: -item[1])[:SHOWN]
+        named = ", ".join(f"{name} {size / GB:.2f}" for name, size in items if size)
+        lines.append(f"most on the device: {most.stage}, {most.on_device / GB:.2f} GB ({named})")
+        disk = ", ".join(f"{name} {size / GB:.2f}" for name, size in self.disk.items())
+        lines.append(f"disk, of all ranks together: {disk} GB")
+        return "\n".join(lines)
+
+
+def make(
+    config: Config,
+    ranks: int,
+    rows: Rows,
+    model: PreTrainedModel,
+    student: tuple[PreTrainedModel, Sequence[Pruner]],
+) -> Plan:
+    """The plan of a run on so many ranks; models: on the meta device.
+
+    model: of the teacher's fine-tuning and the difficulty; student: and its pruners. Raises UserError
+    if the batch cannot be shared among the ranks.
+    """
+    robust, engine = config.robust, Engine.of(config, ranks)
+    whole, small = sizes.of(model), sizes.of(*student)
+    needs = []
+    if robust.teacher_trained:
+        needs += memory.needs("teacher", whole, engine, _load(config, ranks, rows, whole), TEACHER)
+    if difficulty.needed(robust):
+        masked = _all_masked(whole)
+        load = _load(config, ranks, rows, whole)
+        needs += memory.needs("difficulty", masked, engine, load, TEACHER[:3])
+        needs[-1] = _with(needs[-1], 8 * rows.train * len(robust.uncertainty.sparsities))
+    load = _load(config, ranks, rows, small, whole.parameters if robust.layerwise.any else 0)
+    cuts = any(pruner.cuts for pruner in student[1])
+    parts = ("load", *(["importance"] if cuts else []), "train", "export", "parity")
+    needs += memory.needs("student", small, engine, load, parts)
+    held = {"scores": memory.arrays(load, rows.scored)}
+    needs.append(Need("evaluation", memory.evaluating(whole, engine, load), held))
+    keep = robust.checkpoint.keep if robust.checkpoint.enabled else -1
+    largest = max(whole, small, key=lambda one: one.parameters)
+    disk = {
+        "checkpoints of a training": memory.checkpoints(largest, keep),
+        "finished models": memory.FLOAT * (whole.parameters + small.parameters),
+    }
+    return Plan(_about(config, ranks, whole, engine), needs, disk)
+
+
+def _load(config: Config, ranks: int, rows: Rows, one: Sizes, teacher: int = 0) -> Load:
+    robust, (micro, _) = config.robust, batch_split(config, ranks)
+    length, width = robust.task.max_length, Engine.of(config, ranks).width
+    return Load(
+        activations=memory.activations(one, width, micro, length),
+        importance=memory.activations(one, width, BATCH, length),
+        inputs=micro * length,
+        tokens=max(micro, robust.evaluation.batch_size) * length,
+        length=length,
+        train=rows.train,
+        scored=rows.scored,
+        classes=rows.classes,
+        checkpointing=robust.activation_checkpointing,
+        teacher=teacher,
+    )
+
+
+def _all_masked(whole: Sizes) -> Sizes:
+    """With a mask for every weight of a block, as the sub-networks have."""
+    return Sizes(**{**vars(whole), "masked": whole.layers * whole.block})
+
+
+def _with(need: Need, losses: int) -> Need:
+    """With the losses of the samples under each sub-network."""
+    return Need(need.stage, need.device, {**need.host, "losses": losses})
+
+
+def _about(config: Config, ranks: int, whole: Sizes, engine: Engine) -> str:
+    micro, steps = batch_split(config, ranks)
+    precision = "bf16" if engine.width < memory.FLOAT else "float32"
+    return (
+        f"{whole.parameters:,} parameters, {ranks} rank{'s' * (ranks > 1)}, ZeRO {engine.zero}, "
+        f"{precision}, micro-batch {micro} x {config.robust.task.max_length} tokens"
+        + (f", {steps} accumulation steps" if steps > 1 else "")
+    )

@@ -1,0 +1,153 @@
+"""The plan of memory: sizes from shapes, the command, its errors, the formula where it is exact."""
+
+import json
+
+import pytest
+import torch
+from small_models import CONFIGS, fresh
+from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
+
+from compress.errors import UserError
+from compress.plan import __main__ as command
+from compress.plan import memory, sizes
+from compress.plan.memory import Engine
+
+PLAIN = Engine(
+    zero=0,
+    ranks=1,
+    width=4,
+    bucket=0,
+    prefetch=0,
+    reuse=0,
+    persistence=0,
+    sub_group=1 << 40,
+    temporaries=0,
+    states_on_host=False,
+    weights_on_host=False,
+)
+
+
+def changed(**values):
+    return Engine(**{**vars(PLAIN), **values})
+
+
+def model(name):
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(fresh(name))
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "distilbert", "deberta"])
+def test_sizes_are_those_of_the_modules(name):
+    shape = model(name)
+    found = sizes.of(shape)
+    assert found.parameters == sum(p.numel() for p in shape.parameters())
+    assert found.largest == max(p.numel() for p in shape.parameters())
+    assert (found.layers, found.hidden, found.wide) == (2, 24, 32)
+    assert 0 < found.block * 2 < found.parameters
+
+
+SHAPE = {"vocab_size": 40, "hidden_size": 128, "num_hidden_layers": 8, "num_attention_heads": 2}
+BERT = BertConfig(**SHAPE, intermediate_size=512, attention_probs_dropout_prob=0.0)
+LLAMA = LlamaConfig(**SHAPE, intermediate_size=352, pad_token_id=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [BERT, LLAMA], ids=["bert", "llama"])
+def test_activations_are_what_a_forward_pass_keeps(shape, dtype):
+    torch.manual_seed(0)
+    real = AutoModelForSequenceClassification.from_config(shape).to(dtype).train()
+    weights, kept = {p.untyped_storage()._cdata for p in real.parameters()}, {}
+
+    def keep(value):
+        if (storage := value.untyped_storage())._cdata not in weights:
+            kept[storage._cdata] = storage
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        real(input_ids=torch.ones(3, 32, dtype=torch.long))
+    planned = memory.activations(sizes.of(real), dtype.itemsize, 3, 32)
+    assert planned == pytest.approx(sum(s.nbytes() for s in kept.values()), rel=0.1)
+
+
+def test_bytes_between_steps_are_those_of_the_textbook():
+    """Adam in mixed precision: 16 bytes a weight (Rajbhandari et al. 2020, Sec. 3.1)."""
+    own = sizes.of(model("bert"))
+    count = own.parameters
+
+    def steady(**values):
+        return sum(memory.steady(own, changed(**values)).values())
+
+    assert steady() == 12 * count
+    assert steady(zero=1, width=2) == 14 * count
+    assert steady(zero=3, width=2) == 16 * count
+    assert steady(zero=2, width=2, ranks=4) == pytest.approx(2 * count + 12 * count / 4, abs=48)
+    assert steady(zero=3, width=2, ranks=4) == 16 * own.padded(4)
+
+
+def test_states_on_the_host_leave_the_device():
+    own, engine = sizes.of(model("bert")), changed(zero=2, width=2, states_on_host=True)
+    device, host = memory.offloaded(memory.steady(own, engine), engine, own)
+    assert device == {"weights": 2 * own.parameters, "masks": 0}
+    assert sum(host.values()) == (4 + 8 + 4) * own.parameters
+
+
+def written(folder, **values):
+    shape = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "max_position_embeddings": 512, **values})
+    shape.save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_command_prints_every_part(tmp_path, capsys):
+    assert command.main(["--model", written(tmp_path), "--ranks", "4", "--zero", "3"]) == 0
+    out = capsys.readouterr().out
+    for part in ("teacher: load", "teacher: train", "student: export", "evaluation"):
+        assert f"\n{part}" in out
+    assert "4 ranks, ZeRO 3, bf16, micro-batch 8 x 128 tokens" in out
+    assert "most on the device: " in out and "disk, of all ranks together: " in out
+
+
+def plan(*words):
+    return command.plan_of(command.parse(list(words)))
+
+
+def test_ranks_divide_what_zero_3_divides(tmp_path):
+    folder = written(tmp_path, hidden_size=256, intermediate_size=512)
+    buckets = ["zero_optimization.reduce_bucket_size=1000"]
+    buckets += ["zero_optimization.stage3_max_reuse_distance=0"]
+    buckets += ["zero_optimization.stage3_prefetch_bucket_size=0"]
+
+    def states(ranks):
+        words = ["--model", folder, "--ranks", str(ranks), "--zero", "3", "--set", *buckets]
+        [need] = [need for need in plan(*words).needs if need.stage == "teacher: score"]
+        return need.device["states of Adam"]
+
+    assert states(64) == pytest.approx(states(8) / 8, rel=0.01)
+
+
+def test_files_say_what_is_compressed(tmp_path):
+    base = {"train_batch_size": 12, "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}
+    base |= {"zero_optimization": {"stage": 2}}
+    base["robust_compression"] = {"task": {"name": "synthetic"}, "loss": {"hook": "vanilla"}}
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(base))
+    files = ["--deepspeed_config", str(file), "ds_configs/compression/heads20_rows50_imp40.json"]
+    found = plan("--model", written(tmp_path / "model"), "--ranks", "2", *files)
+    [need] = [need for need in found.needs if need.stage == "student: train"]
+    assert need.device["masks"] > 0
+    assert "student: importance" in {need.stage for need in found.needs}
+    with pytest.raises(UserError, match="train_batch_size is 12, but 5 ranks"):
+        plan("--model", written(tmp_path / "model"), "--ranks", "5", *files)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--ranks", "0"], "--ranks 0: give 1 or more"),
+        (["--ranks", "1", "--model", "{folder}"], "has no config.json"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, sentence, tmp_path):
+    words = [word.format(folder=tmp_path) for word in words]
+    with pytest.raises(UserError, match=sentence) as caught:
+        plan(*words)
+    assert "\n" not in str(caught.value)
