@@ -185,6 +185,7 @@ def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trai
     masks.attach(model)
     name = "difficulty" if len(targets) > 1 else f"difficulty {_short(targets[0])}"
     trainer = new_trainer(name, context, model, [masks, Vanilla()], epochs)
+    del model  # the trainer frees it
     for end, target in zip(ends, targets, strict=True):
         trainer.run_until(end)
         if trainer.step != end and not context.unfinished.has(*_parts([target])):

@@ -154,6 +154,7 @@ def fine_tune(
     shape = encoders.shape(model)
     methods = [Masks(), loss or Vanilla()]
     trainer = new_trainer(name, context, model, methods, epochs, known)
+    del model  # the trainer frees it
     trainer.run_until(trainer.total_steps, WatchDev(context))
     trainer.engine.eval()
     write = partial(write_probabilities, context, "train", trainer.forward)
