@@ -9,6 +9,8 @@ from small_models import ALIKE, CONFIGS, KEPT
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
+from compress.compression.pruners import layers
+from compress.compression.pruners.layers import LayerReduction
 from compress.models import compressed, deferred, encoders
 from compress.models.compressed import Layer
 from compress.models.weight_files import WeightFiles, WeightWriter
@@ -78,6 +80,22 @@ def test_labels_in_another_order_are_arranged(tmp_path: Path) -> None:
     found = _load(tmp_path, whole=False)
     assert torch.equal(found.classifier.weight, model.classifier.weight[[1, 0]])
     _same(found, _load(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "llama", "deberta"])
+def test_layer_reduction_draws_the_same_fresh_modules(kind: str, tmp_path: Path) -> None:
+    """The ZeRO stage, which decides whether a model is deferred, is in no student's key."""
+    model = _classifier(kind)
+    model.config.id2label, model.config.label2id = dict(enumerate(LABELS)), {"no": 0, "yes": 1}
+    model.save_pretrained(tmp_path)
+    first, *others = layers.outside(model)
+    block = LayerReduction(enabled=True, teacher_layer=[1], other_module_name=[first])
+    found, whole = (block.reduced(_load(tmp_path, whole=is_whole), [1]) for is_whole in (False, True))
+    _same(found, whole)
+    head = others[-1]
+    assert not torch.equal(
+        next(whole.get_submodule(head).parameters()), next(model.get_submodule(head).parameters())
+    )
 
 
 def test_nothing_is_in_memory_before(tmp_path: Path) -> None:
