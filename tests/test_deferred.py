@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from compress.compression.pruners import layers
 from compress.compression.pruners.layers import LayerReduction
+from compress.errors import UserError
 from compress.models import compressed, deferred, encoders
 from compress.models.compressed import Layer
 from compress.models.weight_files import WeightFiles, WeightWriter
@@ -120,6 +121,23 @@ def test_files_of_weights_in_parts(tmp_path: Path) -> None:
         assert torch.equal(theirs.state_dict()[name], tensor) and torch.equal(files.read(name), tensor)
     parts[1].unlink()
     with pytest.raises(Exception, match=f"has no {parts[1].name}"):
+        WeightFiles(tmp_path)
+
+
+def test_what_is_no_tensor_in_a_pickled_file_is_left_out(tmp_path: Path) -> None:
+    """As transformers does: some training programs keep a step or an epoch beside the weights."""
+    model = _classifier("bert")
+    model.config.id2label, model.config.label2id = dict(enumerate(LABELS)), {"no": 0, "yes": 1}
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path)
+    torch.save({**model.state_dict(), "epoch": 3}, tmp_path / "pytorch_model.bin")
+    _same(_load(tmp_path, whole=False), _load(tmp_path))
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", '{"weight_map": []}'])
+def test_a_damaged_index_is_named(index: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match="index.json: is damaged or incomplete"):
         WeightFiles(tmp_path)
 
 
