@@ -9,6 +9,9 @@ from small_models import ALIKE, CONFIGS, KEPT
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
+from compress.compression.pruners import layers
+from compress.compression.pruners.layers import LayerReduction
+from compress.errors import UserError
 from compress.models import compressed, deferred, encoders
 from compress.models.compressed import Layer
 from compress.models.weight_files import WeightFiles, WeightWriter
@@ -80,6 +83,22 @@ def test_labels_in_another_order_are_arranged(tmp_path: Path) -> None:
     _same(found, _load(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "llama", "deberta"])
+def test_layer_reduction_draws_the_same_fresh_modules(kind: str, tmp_path: Path) -> None:
+    """The ZeRO stage, which decides whether a model is deferred, is in no student's key."""
+    model = _classifier(kind)
+    model.config.id2label, model.config.label2id = dict(enumerate(LABELS)), {"no": 0, "yes": 1}
+    model.save_pretrained(tmp_path)
+    first, *others = layers.outside(model)
+    block = LayerReduction(enabled=True, teacher_layer=[1], other_module_name=[first])
+    found, whole = (block.reduced(_load(tmp_path, whole=is_whole), [1]) for is_whole in (False, True))
+    _same(found, whole)
+    head = others[-1]
+    assert not torch.equal(
+        next(whole.get_submodule(head).parameters()), next(model.get_submodule(head).parameters())
+    )
+
+
 def test_nothing_is_in_memory_before(tmp_path: Path) -> None:
     _classifier("llama").save_pretrained(tmp_path)
     found = _load(tmp_path, whole=False)
@@ -102,6 +121,23 @@ def test_files_of_weights_in_parts(tmp_path: Path) -> None:
         assert torch.equal(theirs.state_dict()[name], tensor) and torch.equal(files.read(name), tensor)
     parts[1].unlink()
     with pytest.raises(Exception, match=f"has no {parts[1].name}"):
+        WeightFiles(tmp_path)
+
+
+def test_what_is_no_tensor_in_a_pickled_file_is_left_out(tmp_path: Path) -> None:
+    """As transformers does: some training programs keep a step or an epoch beside the weights."""
+    model = _classifier("bert")
+    model.config.id2label, model.config.label2id = dict(enumerate(LABELS)), {"no": 0, "yes": 1}
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path)
+    torch.save({**model.state_dict(), "epoch": 3}, tmp_path / "pytorch_model.bin")
+    _same(_load(tmp_path, whole=False), _load(tmp_path))
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", '{"weight_map": []}'])
+def test_a_damaged_index_is_named(index: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match="index.json: is damaged or incomplete"):
         WeightFiles(tmp_path)
 
 

@@ -6,7 +6,7 @@ take no memory, and what it puts where is read from them. Buffers, and what the 
 (a new head), are there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,16 +104,25 @@ def without_weights(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
-def draw(model: PreTrainedModel) -> None:
-    """Draw the parameters that have no source from torch's random state, in place."""
-    for module in model.modules():
-        own = module._parameters
-        there = {name: p for name, p in own.items() if p is not None}
-        lacking = {n: p for n, p in there.items() if p.is_meta and not hasattr(p, SOURCE)}
-        for name, parameter in lacking.items():
-            own[name] = nn.Parameter(torch.empty_like(parameter, device="cpu"))
-        if lacking:
-            model._init_weights(module)
+def draw(model: PreTrainedModel, fresh: Collection[str] = ()) -> None:
+    """Draw parameters in place: of these names, and deferred ones that have no source.
+
+    By the seed that torch was given last, whatever has been drawn since: a model that is deferred gets
+    the values of one that is not. torch's random state stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed())
+        for path, module in model.named_modules():
+            lacking = [
+                (name, parameter)
+                for name, parameter in module.named_parameters(path, recurse=False)
+                if name in fresh or (parameter.is_meta and not hasattr(parameter, SOURCE))
+            ]
+            for name, parameter in lacking:
+                new = nn.Parameter(torch.empty_like(parameter, device="cpu"))
+                module._parameters[name.rpartition(".")[2]] = new
+            if lacking:
+                model._init_weights(module)
 
 
 def _placed(

@@ -31,6 +31,7 @@ DAMAGED = (
     ValueError,
     KeyError,
     TypeError,
+    AttributeError,
     UnpicklingError,
     SafetensorError,
 )
@@ -81,9 +82,11 @@ class WeightFiles:
     def _pickled(self, file: Path) -> dict[str, Tensor]:
         if file not in self._loaded:
             try:
-                self._loaded[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError:  # written before torch 1.6: it cannot be mapped
-                self._loaded[file] = torch.load(file, map_location="cpu", weights_only=True)
+                found = torch.load(file, map_location="cpu", weights_only=True)
+            every = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+            self._loaded[file] = every
         return self._loaded[file]
 
     @cached_property

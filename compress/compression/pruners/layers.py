@@ -111,8 +111,8 @@ class LayerReduction(Technique):
         """A student whose blocks are copies of these blocks of `source`, everything else copied too.
 
         layers: of `kept`; masks: `robust_compression.masks`. Modules outside the blocks that
-        other_module_name leaves out are fresh. Of a deferred source the student has the parameters
-        themselves.
+        other_module_name leaves out are drawn by torch's seed, alike at every ZeRO stage. Of a deferred
+        source the student has the parameters themselves.
         """
         from compress.models import architectures, compressed, deferred
 
@@ -126,8 +126,9 @@ class LayerReduction(Technique):
             library.copy_layers(student, source, prefix, layers, others)
         else:
             copy_by_name(student, source, prefix, layers, others)
-        if later:
-            deferred.draw(student)
+        copied = tuple(f"{name}." for name in (prefix, *others))
+        names = (name for name, _ in student.named_parameters())
+        deferred.draw(student, {name for name in names if not name.startswith(copied)})
         return student
 
 
