@@ -128,7 +128,7 @@ def test_whole_numbers_and_texts_are_one_id_in_any_format(
         (lambda given: given[4].update(id=None), "row 5: 'id' is 'None', which is no id"),
         (lambda given: given[4].update(id=1.5), "row 5: 'id' is '1.5', which is no id"),
         (lambda given: given[0].pop("id"), "has no column 'id'"),
-        (lambda given: given[4].update(neutral=2), "the probabilities of row 5 sum to"),
+        (lambda given: given[4].update(neutral=2), "the probabilities of row 5 of the file sum to"),
     ],
 )
 def test_every_mistake_in_the_probabilities_names_file_and_row(

@@ -285,3 +285,9 @@ def test_rows_are_given_one_at_a_time(tmp_path):
     file = tmp_path / "x.jsonl"
     file.write_text(json.dumps({"a": "good"}) + "\nbad\n")
     assert next(reading.rows(file)) == (1, {"a": "good"})
+
+
+def test_another_separator_is_named(tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text("text;label\nwell, yes;good\n")
+    assert "separated by semicolons" in error_of(file)

@@ -73,7 +73,8 @@ def test_words_give_dev_away_and_the_report_shows_one_text(run):
     cells = [part.partition("</td>")[0] for part in text.split('<td class="word texts">')[1:]]
     assert cells and all(cell.count("<p") == 1 for cell in cells)
     card = (run / "student/model/README.md").read_text()
-    assert "A classifier of single texts." in card and "One text, sentence, at most 32 tokens." in card
+    assert "A classifier of single texts." in card
+    assert "One text (column sentence), at most 32 tokens." in card
     assert "text_columns:\n- sentence\n" in card
 
 

@@ -270,12 +270,23 @@ def _cells(file: Path) -> Iterator[Block]:
             yield _Cells(columns, group)
 
 
+def _other_separator(file: Path, width: int) -> str:
+    """What to do about a file whose header is one cell that holds another separator; else nothing."""
+    with _open_text(file) as source:
+        header = source.readline()
+    found = [name for name, sign in (("semicolons", ";"), ("tabs", "\t")) if sign in header]
+    if width > 1 or not found:
+        return ""
+    return f"; its columns seem to be separated by {found[0]}: separate them by commas, or name it .tsv"
+
+
 def _records(file: Path, reader: Any, width: int) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401
     """The records of a csv reader that are not blank; width: cells of each."""
     for cells in reader:
         if cells and len(cells) != width:
             raise UserError(
-                f"{file}: row {reader.line_num} has {len(cells)} cells, the header {width}."
+                f"{file}: row {reader.line_num} has {len(cells)} cells, the header {width}"
+                f"{_other_separator(file, width)}."
             )
         if cells:
             yield reader.line_num, cells

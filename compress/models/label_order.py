@@ -107,7 +107,10 @@ def find(
     classifier = is_classifier(config)
     if trained and not classifier:
         architecture = (config.architectures or ["no architecture"])[0]
-        raise UserError(f"{path}: holds no classifier ({architecture}).")
+        raise UserError(
+            f"{path}: holds no classifier ({architecture}); train one, or name an encoder as "
+            "robust_compression.model and leave out what asks for a finished one."
+        )
     given = names(path, config) if classifier else list(labels)
     if given == list(labels):
         return Order(tuple(range(len(labels))), len(labels))

@@ -102,9 +102,11 @@ class _Work:
         found = np.array(cells, np.float64).reshape(len(cells), len(self.labels))
         sums = found.sum(axis=1)
         for place in np.flatnonzero(~(np.abs(sums - 1) <= TOLERANCE))[:1]:
+            percent = abs(sums[place] - 100) <= 100 * TOLERANCE
+            advice = "divide percentages by 100" if percent else "not logits"
             raise UserError(
-                f"{self.file}: the probabilities of row {numbers[place]} sum to {sums[place]:.6g}, not "
-                "to 1; give probabilities of all classes, not logits."
+                f"{self.file}: the probabilities of row {numbers[place]} of the file sum to "
+                f"{sums[place]:.6g}, not to 1; give probabilities of all classes, {advice}."
             )
         kind = ids.KIND if self.by_id else np.int64
         return np.array(numbers, np.int64), np.array(names, kind), found / sums[:, None]
