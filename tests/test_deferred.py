@@ -137,7 +137,7 @@ def test_what_is_no_tensor_in_a_pickled_file_is_left_out(tmp_path: Path) -> None
 @pytest.mark.parametrize("index", ["{}", "[]", '{"weight_map": []}'])
 def test_a_damaged_index_is_named(index: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(UserError, match="index.json: is damaged or incomplete"):
+    with pytest.raises(UserError, match=r"index\.json: is damaged or incomplete"):
         WeightFiles(tmp_path)
 
 
