@@ -71,3 +71,31 @@ def test_a_single_process_has_its_own_error() -> None:
         ranks.on_main(lambda: 1 / 0)
     with pytest.raises(UserError), ranks.sharing_errors():
         raise UserError("x")
+
+
+ENDS = """
+import os
+import sys
+import time
+from pathlib import Path
+import torch.distributed as dist
+from compress.runtime import ranks
+
+dist.init_process_group("gloo")
+dist.barrier()
+if ranks.is_main():
+    time.sleep(1)
+    os._exit(0)
+try:
+    ranks.on_main(lambda: None)
+except RuntimeError as error:
+    Path(sys.argv[1]).write_text(f"{ranks.lost(error)} {error}")
+"""
+
+
+@pytest.mark.launcher
+def test_a_rank_that_waits_for_a_main_rank_that_has_ended_knows_it(tmp_path: Path) -> None:
+    """As where memory ends the main rank while it writes an artefact."""
+    (tmp_path / "ends.py").write_text(ENDS)
+    two_ranks(str(tmp_path / "ends.py"), str(tmp_path / "said"))
+    assert (tmp_path / "said").read_text().startswith("True")

@@ -144,12 +144,15 @@ def _await(whom: Iterable[int]) -> None:
 
 LOST = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "socket closed")
 """Parts of the errors of gloo and NCCL when another rank has ended."""
+WITHOUT_STORE = (dist.DistNetworkError, dist.DistStoreError)
+"""What a rank raises that waits at the store when the main rank, whose process holds it, has ended."""
 
 
 def lost(error: RuntimeError) -> bool:
-    """Whether a collective failed because another rank has ended."""
+    """Whether ranks could not wait for one another because another one has ended."""
     text = str(error).lower()
-    return world_size() > 1 and any(sign in text for sign in LOST)
+    signs = isinstance(error, WITHOUT_STORE) or any(sign in text for sign in LOST)
+    return world_size() > 1 and signs
 
 
 def say(text: str) -> None:
