@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from launcher import job, python
 from small_models import CONFIGS, fresh
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
 
@@ -151,3 +152,15 @@ def test_mistakes_are_one_sentence(words, sentence, tmp_path):
     with pytest.raises(UserError, match=sentence) as caught:
         plan(*words)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_dry_run_checks_everything_and_trains_nothing(tiny_model, tmp_path):
+    output = tmp_path / "run"
+    done = python(*job(tiny_model, output), "robust_compression.epochs=1", "--dry_run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert ": train fits: it needs" in done.stdout
+    assert done.stdout.rstrip().endswith("dry run: checked, and nothing was trained")
+    assert not list(tmp_path.rglob("*.safetensors")) and not (output / "student").exists()
+    wrong = python(*job(tiny_model, output), "robust_compression.epochs=0", "--dry_run")
+    assert wrong.returncode != 0 and "robust_compression.epochs" in wrong.stderr
