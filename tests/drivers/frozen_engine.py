@@ -69,7 +69,9 @@ def one(folder: Path, settings: config.Config, device: torch.device) -> dict:
 def main() -> None:
     output, *folders = map(Path, sys.argv[1:])
     files = [ROOT / f"ds_configs/{name}.json" for name in ("zero3", "tasks/synthetic")]
-    settings = config.load([str(file) for file in files], ["robust_compression.model=none"])
+    divided = "zero_optimization.stage3_param_persistence_threshold=0"
+    words = ["robust_compression.model=none", divided]
+    settings = config.load([str(file) for file in files], words)
     device = distributed.start()
     for folder in folders:
         found = one(folder, settings, device)
