@@ -95,6 +95,18 @@ class Method:
     def attach(self, model: PreTrainedModel, run: Run) -> None:
         """Prepare the model in place, before the engine is built."""
 
+    def attached(self, model: PreTrainedModel, run: Run) -> None:
+        """`attach`; UserError if it reads weights that are not there yet."""
+        try:
+            self.attach(model, run)
+        except (NotImplementedError, RuntimeError) as error:
+            if "meta" not in str(error):
+                raise
+            why = (
+                "needs weights, which at zero_optimization.stage 3 are read later; use 'bind' for that"
+            )
+            raise self.wrong("attach", why) from error
+
     def engine_block(self) -> dict[str, Any]:
         """Entries of the engine's configuration."""
         return {}

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 from compress.compression.pruners import layers
 from compress.compression.pruners.layers import LayerReduction
 from compress.errors import UserError
+from compress.methods import Method, Run
 from compress.models import compressed, deferred, encoders
 from compress.models.compressed import Layer
 from compress.models.weight_files import WeightFiles, WeightWriter
@@ -146,3 +147,19 @@ def test_zeros_beside_a_deferred_weight_are_deferred() -> None:
     later = deferred.zeros((2, 3), torch.empty(2, 3, device="meta", dtype=torch.bfloat16))
     assert torch.equal(there, torch.zeros(2, 3)) and not hasattr(there, deferred.SOURCE)
     assert torch.equal(deferred.source_of(later)(), torch.zeros(2, 3, dtype=torch.bfloat16))
+
+
+class Reader(Method):
+    """Reads a weight before the engine is there."""
+
+    name = "reader"
+
+    def attach(self, model: PreTrainedModel, run: Run) -> None:
+        self.largest = float(next(model.parameters()).detach().abs().max())
+
+
+def test_a_method_that_reads_weights_too_early_is_named(tmp_path: Path) -> None:
+    _classifier("bert").save_pretrained(tmp_path)
+    Reader().attached(_load(tmp_path), None)
+    with pytest.raises(UserError, match=r"test_deferred\.py: 'attach' of Reader needs weights"):
+        Reader().attached(_load(tmp_path, whole=False), None)

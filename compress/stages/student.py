@@ -178,7 +178,7 @@ def assemble(
     masks = Masks(run.resolved.pruners, _scorer(own, known), robust.masks)
     methods = [masks, robust.loss, *terms_of(robust.layerwise)]
     for method in methods:
-        method.attach(model, Run(run.config, start, own.data.labels, own.device, states))
+        method.attached(model, Run(run.config, start, own.data.labels, own.device, states))
     trainer = new_trainer(name, own, model, methods, epochs, known)
     return Trained(trainer, masks, methods, shape)
 
