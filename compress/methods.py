@@ -100,7 +100,8 @@ class Method:
         try:
             self.attach(model, run)
         except (NotImplementedError, RuntimeError) as error:
-            if "meta" not in str(error):
+            later = any(parameter.is_meta for parameter in model.parameters())
+            if not later or "meta" not in str(error):
                 raise
             why = (
                 "needs weights, which at zero_optimization.stage 3 are read later; use 'bind' for that"

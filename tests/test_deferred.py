@@ -27,8 +27,7 @@ def _classifier(kind: str) -> PreTrainedModel:
 
 def _filled(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The state of a model once everything is read."""
-    for module in model.modules():
-        deferred.fill(module)
+    deferred.fill(model)
     return model.state_dict()
 
 

@@ -274,10 +274,9 @@ def _other_separator(file: Path, width: int) -> str:
     """What to do about a file whose header is one cell that holds another separator; else nothing."""
     with _open_text(file) as source:
         header = source.readline()
-    found = [name for name, sign in (("semicolons", ";"), ("tabs", "\t")) if sign in header]
-    if width > 1 or not found:
-        return ""
-    return f"; its columns seem to be separated by {found[0]}: separate them by commas, or name it .tsv"
+    known = {";": "semicolons: separate them by commas", "\t": "tabs: name it .tsv"}
+    found = [advice for sign, advice in known.items() if sign in header]
+    return f"; its columns seem to be separated by {found[0]}" if width == 1 and found else ""
 
 
 def _records(file: Path, reader: Any, width: int) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401

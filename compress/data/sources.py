@@ -119,12 +119,12 @@ def ood_names(config: RobustCompression, task: Task) -> list[str]:
         if not known:
             _check_without(block, task)
         return sorted(known)
+    if wanted and not known:
+        raise UserError(
+            f"robust_compression.evaluation.ood: there is no set '{wanted[0]}', and the task has no "
+            f"OOD set at all; put ood_{wanted[0]}.csv into its data_dir, or leave the key out."
+        )
     for name in wanted:
-        if not known:
-            raise UserError(
-                f"robust_compression.evaluation.ood: there is no set '{name}', and the task has no OOD "
-                f"set at all; put ood_{name}.csv into its data_dir, or leave the key out."
-            )
         if name not in known:
             raise UserError(
                 f"robust_compression.evaluation.ood: there is no set '{name}'{nearest(name, known)}"

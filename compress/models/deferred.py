@@ -161,8 +161,14 @@ def _put(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
                 module._parameters[name] = new
 
 
-def fill(module: nn.Module) -> None:
-    """Read the deferred parameters of one module, in place."""
+def fill(model: nn.Module) -> None:
+    """Read all deferred parameters, in place."""
+    for module in model.modules():
+        fill_own(module)
+
+
+def fill_own(module: nn.Module) -> None:
+    """Read the deferred parameters of a module, but not those of the modules in it."""
     for name, parameter in list(module.named_parameters(recurse=False)):
         if hasattr(parameter, SOURCE):
             read = source_of(parameter)().float().clone()

@@ -172,14 +172,8 @@ def load_classifier(
     order = label_order.find(path, config, labels, task, trained)
     _name_labels(config, labels if order.plain else label_order.names(path, config))
     model = None if whole else _load_deferred(path, config, trained, order)
-    if model is not None:
-        pass
-    elif compressed.sizes(config) is not None:
-        config.dtype = torch.float32
-        model = fresh_from(path, config)
-        compressed.load_weights(model, path)
-    else:
-        model = _load_plain(path, config, trained)
+    if model is None:
+        model = _load_whole(path, config, trained)
     label_order.arrange(model, order, path)
     _name_labels(model.config, labels)
     return model
@@ -189,6 +183,16 @@ def _name_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: number for number, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
+
+
+def _load_whole(path: Path, config: PreTrainedConfig, trained: bool) -> PreTrainedModel:
+    """The classifier with its weights, of listed sizes or as transformers loads it."""
+    if compressed.sizes(config) is None:
+        return _load_plain(path, config, trained)
+    config.dtype = torch.float32
+    model = fresh_from(path, config)
+    compressed.load_weights(model, path)
+    return model
 
 
 def _load_plain(path: Path, config: PreTrainedConfig, trained: bool) -> PreTrainedModel:

@@ -185,7 +185,8 @@ def inputs_of(order: Order) -> dict[str, Any]:
 def arrange(model: PreTrainedModel, order: Order, path: Path) -> None:
     """Give the model the task's outputs, in place: rows of its head are chosen, or drawn afresh.
 
-    Raises UserError if the head cannot be found.
+    The head of a deferred model is there already, and the only layer of its size. Raises UserError if
+    the head cannot be found.
     """
     if order.plain:
         return

@@ -30,7 +30,7 @@ def blocks(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
     held = set(map(id, inside))
     for module in model.modules():
         if id(module) not in held:
-            deferred.fill(module)
+            deferred.fill_own(module)
     for tensor in (*model.parameters(), *model.buffers()):
         if not tensor.is_meta:
             tensor.data = tensor.data.to(device)

@@ -130,7 +130,7 @@ class WeightWriter:
 
     def __init__(self, folder: Path, limit: int = SHARD_BYTES) -> None:
         """folder: is there; limit: bytes of a file."""
-        self._folder, self._limit = folder, limit
+        self.folder, self._limit = folder, limit
         self._open: dict[str, Tensor] = {}
         self._bytes = self._total = 0
         self._done: list[list[str]] = []
@@ -145,7 +145,7 @@ class WeightWriter:
             self._bytes, self._total = self._bytes + size, self._total + size
 
     def _flush(self) -> None:
-        save_file(self._open, self._folder / _part(len(self._done)), metadata={"format": "pt"})
+        save_file(self._open, self.folder / _part(len(self._done)), metadata={"format": "pt"})
         self._done.append(list(self._open))
         self._open, self._bytes = {}, 0
 
@@ -153,17 +153,17 @@ class WeightWriter:
         """Write what is left, and name the files."""
         self._flush()
         if len(self._done) == 1:
-            (self._folder / _part(0)).rename(self._folder / SAFE_WEIGHTS_NAME)
+            (self.folder / _part(0)).rename(self.folder / SAFE_WEIGHTS_NAME)
             return
         stem, suffix = SAFE_WEIGHTS_NAME.split(".")
         table: dict[str, str] = {}
         for number, names in enumerate(self._done):
             file = f"{stem}-{number + 1:05d}-of-{len(self._done):05d}.{suffix}"
-            (self._folder / _part(number)).rename(self._folder / file)
+            (self.folder / _part(number)).rename(self.folder / file)
             table |= dict.fromkeys(names, file)
         index: dict[str, Any] = {"metadata": {"total_size": self._total}, "weight_map": table}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        (self._folder / SAFE_WEIGHTS_INDEX_NAME).write_text(text, encoding="utf-8")
+        (self.folder / SAFE_WEIGHTS_INDEX_NAME).write_text(text, encoding="utf-8")
 
 
 def _part(number: int) -> str:

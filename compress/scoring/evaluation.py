@@ -100,7 +100,7 @@ def write_probabilities(
     own = np.exp(F.log_softmax(logits, dim=1).double().numpy()).astype(np.float32)
     with ranks.sharing_errors():
         whole = arrays.new(file, (len(data), own.shape[1])) if ranks.is_main() else None
-    batches = list(cut(scoring_order(data.lengths), batch_size))
+    batches = [] if whole is None else list(cut(scoring_order(data.lengths), batch_size))
     for turn in range(ranks.world_size()):
         rows = ranks.rows_of(turn, own)
         if whole is not None:

@@ -8,7 +8,7 @@ to the largest, else the export fails.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +31,29 @@ SAMPLES = 256
 TOLERANCE = 1e-5
 
 
-def empty(folder: Path) -> Path:
-    """The directory, empty; on the main rank."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+def begin(*folders: Path) -> list[WeightWriter]:
+    """Writers into these directories, which are emptied; the main rank alone uses them."""
+
+    def empty() -> None:
+        for folder in folders:
+            with disk.writing(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+
+    ranks.on_main(empty)
+    return [WeightWriter(folder) for folder in folders]
 
 
-def close(writers: list[WeightWriter], folder: Path) -> None:
-    """Complete what is written; on the main rank, whose errors all share."""
-    with ranks.sharing_errors(), disk.writing(folder):
-        for writer in writers:
-            writer.close()
+def write(found: Iterator[Portion], take: Callable[[Portion], None], *writers: WeightWriter) -> None:
+    """Have the main rank `take` all portions into these writers, and complete them.
+
+    Collective where `found` is.
+    """
+    gathering.each(found, take, writers[0].folder)
+    with ranks.sharing_errors():
+        for writer in writers if ranks.is_main() else ():
+            with disk.writing(writer.folder):
+                writer.close()
 
 
 def write_plain(found: Iterator[Portion], shape: PreTrainedModel, folder: Path) -> None:
@@ -50,15 +61,12 @@ def write_plain(found: Iterator[Portion], shape: PreTrainedModel, folder: Path) 
 
     shape: of the model, whose state they are.
     """
-    names, writers = shape.state_dict().keys(), list[WeightWriter]()
+    names, [writer] = shape.state_dict().keys(), begin(folder)
 
     def take(portion: Portion) -> None:
-        if not writers:
-            writers.append(WeightWriter(empty(folder)))
-        writers[0].add((name, value) for name, value in portion.items() if name in names)
+        writer.add((name, value) for name, value in portion.items() if name in names)
 
-    gathering.each(found, take, folder)
-    close(writers, folder)
+    write(found, take, writer)
 
 
 def save(

@@ -44,8 +44,8 @@ def add(metrics: dict[str, Any], context: Context, made: Mapping[str, Artefact])
             sizes[role], models[role] = metrics[role]["params"], model
     if latency.too_large(sizes, tokens, context.device):
         models.clear()
-    for module in (module for model in models.values() for module in model.modules()):
-        deferred.fill(module)
+    for model in models.values():
+        deferred.fill(model)
     for role in made:
         named = (teacher_name if role == "teacher" else student_name)(context.config.robust)
         commit = hub.commit(encoders.directory(named["model"]))

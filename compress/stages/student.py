@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import deepspeed
 import numpy as np
 import torch
 from transformers import PreTrainedModel
@@ -48,6 +47,9 @@ from compress.stages.teacher import Teacher
 from compress.stages.teacher_states import TeacherStates
 from compress.stages.workspace import Artefact
 from compress.training.passes import Passes
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 BLOCKS = ("pruning", "structured", "masks", "score_lr", "loss", "layerwise")
 """Keys of `robust_compression` that say how the student is compressed and trained."""
@@ -213,7 +215,7 @@ def _scorer(context: Context, known: SampleData) -> Scorer:
     def watched(inputs: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
         return memory.scoring("importance of heads and neurons", inputs, context.config, size)
 
-    def score(engine: deepspeed.DeepSpeedEngine) -> importance.Importance:
+    def score(engine: "DeepSpeedEngine") -> importance.Importance:
         indices = importance.sample(len(data), block.samples, context.config.robust.seed)
         what = importance.Measurement(data, indices, objective, context.device, size, watched)
         return importance.measure(Passes(engine.module, engine), what)

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from compress.compression.masks import Masks
 from compress.methods import Method
 from compress.models import encoders, remote_code
-from compress.models.weight_files import WeightFiles, WeightWriter
+from compress.models.weight_files import WeightFiles
+from compress.runtime import ranks
 from compress.scoring import evaluation
 from compress.stages import export
 from compress.stages.context import Context
@@ -68,21 +69,18 @@ class Trained:
 
     def _stream(self, weights: Path, reference: Path | None) -> None:
         """Write what the masks leave into `weights`, and the uncut weights into `reference`."""
-        names, writers = self.shape.state_dict().keys(), list[WeightWriter]()
+        names = self.shape.state_dict().keys()
+        cut, *uncut = export.begin(weights, *([reference] if reference else []))
 
         def take(portion: Portion) -> None:
-            if not writers:
-                folders = [weights, *([reference] if reference else [])]
-                writers.extend(WeightWriter(export.empty(folder)) for folder in folders)
             plain = reduce(lambda plain, method: method.finish(plain), self.methods, portion)
             plain = {name: value for name, value in plain.items() if name in names}
-            for writer in writers[1:]:
+            for writer in uncut:
                 writer.add(plain.items())
-            writers[0].add(self.masks.cut(plain, self.shape).items())
+            cut.add(self.masks.cut(plain, self.shape).items())
 
-        gathering.each(gathering.of_engine(self.trainer.engine), take, weights)
-        export.close(writers, weights)
-        if writers and reference:
+        export.write(gathering.of_engine(self.trainer.engine), take, cut, *uncut)
+        if reference and ranks.is_main():
             remote_code.write_config(self.shape, reference)
 
     def _expected(self, run: Context) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""DeepSpeed's engine: its configuration, its groups of parameters, its gathered weights."""
+"""DeepSpeed's engine: its configuration, its groups of parameters, its end."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager

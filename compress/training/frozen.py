@@ -20,8 +20,7 @@ def place(model: PreTrainedModel, config: Config, where: device) -> deepspeed.De
     """
     model.eval().requires_grad_(False)
     if config.deepspeed.zero_optimization.stage < 3:
-        for module in model.modules():
-            deferred.fill(module)
+        deferred.fill(model)
         nn.Module.to(model, where)
         return None
     zero = divided(engine_keys(dict(config.merged))["zero_optimization"])

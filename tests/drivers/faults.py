@@ -56,7 +56,7 @@ def crash_in_export(files: list[str], common: list[str], folder: Path, device) -
     plain, said = WeightWriter.close, []
 
     def full(self) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(self._folder))
+        raise OSError(errno.ENOSPC, "No space left on device", str(self.folder))
 
     WeightWriter.close, ranks.say = full, said.append
     try:
