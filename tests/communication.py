@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BertConfig, BertModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -27,7 +27,7 @@ from compress.configuration import config
 from compress.mitigations.vanilla import Vanilla
 from compress.runtime import ranks
 from compress.stages import context
-from compress.synthetic import generator
+from compress.synthetic import pretrain
 from compress.training import distributed
 
 ROOT = Path(__file__).parents[1]
@@ -49,13 +49,12 @@ def parse() -> argparse.Namespace:
 
 
 def write_model(folder: Path, options: argparse.Namespace) -> None:
-    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    words = tuple(dict.fromkeys((*special, *generator.vocabulary(), ",", ".", "not")))
+    tokenizer = pretrain.build_tokenizer()
     size = {"hidden_size": options.hidden, "intermediate_size": 4 * options.hidden}
     size |= {"num_attention_heads": options.hidden // 64, "num_hidden_layers": options.layers}
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=len(words), **size)).save_pretrained(folder)
-    BertTokenizer(vocab={w: n for n, w in enumerate(words)}).save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def sent(interface: str) -> int:

@@ -80,9 +80,9 @@ def sample(size: int, count: int, seed: int) -> Indices:
     return np.sort(np.random.default_rng((seed, 0x1A)).permutation(size)[:count])
 
 
-def batch_size(config: Config) -> int:
-    """Samples of a pass of each rank: as many as fit into a step and into a pass of the evaluation."""
-    micro, _ = batch_split(config, ranks.world_size())
+def batch_size(config: Config, parts: int) -> int:
+    """Samples of a pass of each of `parts` ranks: as fit into a step and a pass of the evaluation."""
+    micro, _ = batch_split(config, parts)
     return min(BATCH, micro, config.robust.evaluation.batch_size)
 
 

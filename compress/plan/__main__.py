@@ -11,7 +11,6 @@ import json
 import sys
 from pathlib import Path
 
-import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from compress.compression import resolved
@@ -67,11 +66,10 @@ def shape_of(name: str, key: str, classes: int) -> PreTrainedModel:
     """A classifier of a directory's or hub model's shape, on the meta device; reads its config.json."""
     shape = _config_of(name, key)
     shape.num_labels = classes
-    with torch.device("meta"):
-        try:
-            return compressed.build(shape)
-        except encoders.UNREADABLE as error:
-            raise UserError(f"{key} {name}: makes no classifier ({first_line(error)}).") from None
+    try:
+        return encoders.of_config(shape)
+    except encoders.UNREADABLE as error:
+        raise UserError(f"{key} {name}: makes no classifier ({first_line(error)}).") from None
 
 
 def _config_of(name: str, key: str) -> PreTrainedConfig:
@@ -103,8 +101,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     reduction = settings.compression.layers
     if reduction is not None:
         kept = reduction.kept(student.config)
-        with torch.device("meta"):
-            student = compressed.build(compressed.reduced(student.config, kept))
+        student = encoders.of_config(compressed.reduced(student.config, kept))
     pruners = resolved.pruners(settings, student, options.rows)
     rows = Rows(options.rows, options.rows // 10, classes)
     return report.make(settings, options.ranks, rows, model, (student, pruners))

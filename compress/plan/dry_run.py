@@ -29,8 +29,7 @@ def plan_of(context: Context) -> Plan:
     scored = sum(len(split) for name, split in data.splits().items() if name != "train")
     shape = encoders.load_config(context.encoders["model"].model)
     shape.num_labels = len(data.labels)
-    with torch.device("meta"):
-        model = encoders.fresh_from(context.encoders["model"].model, shape)
+    model = encoders.of_config(shape)
     rows = Rows(len(data.train), scored, len(data.labels))
     student = (context.resolved.model, context.resolved.pruners)
     return report.make(context.config, ranks.world_size(), rows, model, student)

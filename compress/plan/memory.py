@@ -8,8 +8,8 @@ included: the libraries themselves, the device's context, fragmentation, buffers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compress.compression.importance import BATCH
 from compress.configuration.config import Config
+from compress.models.weight_files import SHARD_BYTES
 from compress.plan.sizes import Sizes
 from compress.stages.export import SAMPLES
 
@@ -79,14 +79,15 @@ class Engine:
 class Load:
     """What a rank computes on.
 
-    activations, importance: bytes that a micro-batch, and a pass of the importance, keep for the
-    backward pass; inputs, tokens: tokens of a micro-batch, and of a batch of scoring; length: of a
-    sample; train, scored: samples of train, and of dev and the OOD sets; checkpointing: activations are
-    computed again; teacher: numbers of a layer-wise teacher's weights.
+    activations, importance: bytes that a micro-batch, and a pass of the importance of `gated` samples,
+    keep for the backward pass; inputs, tokens: tokens of a micro-batch, and of a batch of scoring;
+    length: of a sample; train, scored: samples of train, and of dev and the OOD sets; checkpointing:
+    activations are computed again; teacher: numbers of a layer-wise teacher's weights.
     """
 
     activations: int
     importance: int
+    gated: int
     inputs: int
     tokens: int
     length: int
@@ -211,20 +212,25 @@ def _gathered(sizes: Sizes, engine: Engine) -> int:
 
 def training(sizes: Sizes, engine: Engine, load: Load) -> Items:
     """The largest need of a training, of forward pass, backward pass and step."""
-    kept = load.activations
-    if load.checkpointing:  # the inputs of the blocks, and the activations of one
-        inputs = sizes.layers * engine.width * sizes.hidden * load.inputs
-        kept = kept // sizes.layers + inputs
+    kept = _kept(sizes, engine, load, load.activations, load.inputs)
     parts = (forward(sizes, engine, kept), backward(sizes, engine, kept), step(sizes, engine))
     items = max(parts, key=lambda part: sum(part.values()))
-    return items | ({"teacher of layer-wise terms": FLOAT * load.teacher} if load.teacher else {})
+    teacher = -(-load.teacher // (engine.ranks if engine.zero == 3 else 1))
+    return items | ({"teacher of layer-wise terms": FLOAT * teacher} if teacher else {})
+
+
+def _kept(sizes: Sizes, engine: Engine, load: Load, activations: int, tokens: int) -> int:
+    """Bytes kept for the backward pass: with checkpointing the inputs of the blocks, and one's own."""
+    if not load.checkpointing:
+        return activations
+    return activations // sizes.layers + sizes.layers * engine.width * sizes.hidden * tokens
 
 
 def loading(sizes: Sizes, engine: Engine) -> Items:
-    """From the files to an engine; at ZeRO 3 each rank reads its own slices."""
+    """From the files to an engine; at ZeRO 3 one tensor after another."""
     share = FLOAT * _share(sizes, engine)
     if engine.zero == 3:
-        read = {"slices that are read": share + FLOAT * sizes.largest}
+        read = {"own weights, and one tensor": share + FLOAT * sizes.largest}
         built = {k: v for k, v in steady(sizes, engine).items() if k != "states of Adam"}
         return max(read | {"weights": 0}, built, key=lambda items: sum(items.values()))
     if engine.zero == 0:
@@ -243,29 +249,32 @@ def scoring(sizes: Sizes, engine: Engine, load: Load) -> Items:
 
 
 def importance(sizes: Sizes, engine: Engine, load: Load) -> Items:
-    """A forward and backward pass through the engine, to masks of heads and ffn neurons."""
+    """A forward and backward pass through the engine, to gates of heads and ffn neurons."""
     return steady(sizes, engine) | {
         "gathered weights": _gathered(sizes, engine),
-        "activations": load.importance,
-        "masks of samples": 2 * FLOAT * BATCH * sizes.layers * sizes.wide,
+        "activations": _kept(sizes, engine, load, load.importance, load.gated * load.length),
+        "gates of samples": 2 * FLOAT * load.gated * sizes.layers * sizes.wide,
     }
 
 
 def exporting(sizes: Sizes, engine: Engine) -> tuple[Items, Items]:
-    """On device and host while the main rank writes one tensor after another, whole and cut."""
+    """On device and host while the main rank writes one block after another, whole and cut.
+
+    It holds what goes into one file; in lower precision another of uncut weights.
+    """
     gathered = engine.width * sizes.largest if engine.zero == 3 else 0
+    files = 1 if engine.width == FLOAT else 2
     return steady(sizes, engine) | {"gathered weights": gathered}, {
-        "largest tensor, and cut": 2 * FLOAT * sizes.largest
+        "files of weights": files * min(SHARD_BYTES, FLOAT * sizes.parameters),
+        "one block, and cut": 2 * FLOAT * max(sizes.block, sizes.module),
     }
 
 
-def parity(sizes: Sizes, engine: Engine, load: Load) -> Items:
-    """The exported model beside the one in training, layer by layer, on the first dev samples."""
+def parity(sizes: Sizes, load: Load) -> Items:
+    """A model from its files, block by block, on the first dev samples; the training is over."""
     hidden = 2 * FLOAT * SAMPLES * load.length * (sizes.hidden + sizes.wide)
-    return steady(sizes, engine) | {
-        "one layer, exported": FLOAT * max(sizes.block, sizes.module),
-        "hidden states": hidden,
-    }
+    outside = max(0, sizes.parameters - sizes.layers * sizes.block)
+    return {"weights": FLOAT * (outside + sizes.block), "hidden states": hidden}
 
 
 def evaluating(sizes: Sizes, engine: Engine, load: Load) -> Items:
@@ -304,8 +313,11 @@ def offloaded(items: Items, engine: Engine, sizes: Sizes) -> tuple[Items, Items]
 
 
 def needs(name: str, sizes: Sizes, engine: Engine, load: Load, parts: tuple[str, ...]) -> list[Need]:
-    """What the parts of a stage need: of load, train, score, importance, export and parity."""
-    scores = {"scores": arrays(load, load.train)}
+    """What the parts of a stage need: of load, train, score, importance, export and parity.
+
+    A rank has the scores of its own samples of train; the difficulty's are added by its stage.
+    """
+    scores = {"scores": arrays(load, -(-load.train // engine.ranks))}
     kept = {"copy for a checkpoint": (FLOAT + MOMENTS) * sizes.parameters // engine.ranks}
     exported, written = exporting(sizes, engine)
     every: dict[str, tuple[Items, Items]] = {
@@ -314,7 +326,7 @@ def needs(name: str, sizes: Sizes, engine: Engine, load: Load, parts: tuple[str,
         "train": (training(sizes, engine, load), kept),
         "score": (scoring(sizes, engine, load), scores),
         "export": (exported, written),
-        "parity": (parity(sizes, engine, load), {}),
+        "parity": (parity(sizes, load), {}),
     }
     found = []
     for part in parts:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from compress.compression.importance import BATCH
+from compress.compression import importance
 from compress.compression.pruner import Pruner
 from compress.configuration.config import Config, batch_split
 from compress.plan import memory, sizes
@@ -79,7 +79,8 @@ def make(
         masked = _all_masked(whole)
         load = _load(config, ranks, rows, whole)
         needs += memory.needs("difficulty", masked, engine, load, TEACHER[:3])
-        needs[-1] = _with(needs[-1], 8 * rows.train * len(robust.uncertainty.sparsities))
+        losses = 8 * rows.train * len(robust.uncertainty.sparsities)
+        needs[-1] = _with(needs[-1], losses, memory.arrays(load, rows.train))
     load = _load(config, ranks, rows, small, whole.parameters if robust.layerwise.any else 0)
     cuts = any(pruner.cuts for pruner in student[1])
     parts = ("load", *(["importance"] if cuts else []), "train", "export", "parity")
@@ -98,9 +99,11 @@ def make(
 def _load(config: Config, ranks: int, rows: Rows, one: Sizes, teacher: int = 0) -> Load:
     robust, (micro, _) = config.robust, batch_split(config, ranks)
     length, width = robust.task.max_length, Engine.of(config, ranks).width
+    gated = importance.batch_size(config, ranks)
     return Load(
         activations=memory.activations(one, width, micro, length),
-        importance=memory.activations(one, width, BATCH, length),
+        importance=memory.activations(one, width, gated, length),
+        gated=gated,
         inputs=micro * length,
         tokens=max(micro, robust.evaluation.batch_size) * length,
         length=length,
@@ -117,9 +120,9 @@ def _all_masked(whole: Sizes) -> Sizes:
     return Sizes(**{**vars(whole), "masked": whole.layers * whole.block})
 
 
-def _with(need: Need, losses: int) -> Need:
-    """With the losses of the samples under each sub-network."""
-    return Need(need.stage, need.device, {**need.host, "losses": losses})
+def _with(need: Need, losses: int, scores: int) -> Need:
+    """With the losses of the samples under each sub-network, and the scores of all under one."""
+    return Need(need.stage, need.device, {**need.host, "scores": scores, "losses": losses})
 
 
 def _about(config: Config, ranks: int, whole: Sizes, engine: Engine) -> str:

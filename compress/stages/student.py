@@ -26,7 +26,7 @@ from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
 from compress.models import encoders
 from compress.reporting import card
-from compress.runtime import memory
+from compress.runtime import memory, ranks
 from compress.stages import (
     bias,
     difficulty,
@@ -210,7 +210,7 @@ def _scorer(context: Context, known: SampleData) -> Scorer:
     """Importance of heads and neurons of the model in training as it is now."""
     block, data = context.config.robust.structured, context.columns["train"]
     objective = importance.Objective(context.config.robust.loss, known)
-    size = importance.batch_size(context.config)
+    size = importance.batch_size(context.config, ranks.world_size())
 
     def watched(inputs: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
         return memory.scoring("importance of heads and neurons", inputs, context.config, size)
