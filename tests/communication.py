@@ -1,7 +1,7 @@
 """What a step sends and how long it takes, at each ZeRO stage: bytes of a network interface.
 
     deepspeed ... tests/communication.py RESULT [--stages 0 1 2 3] [--steps 8] [--layers 6]
-        [--hidden 512] [--interface eth0] [--accumulation 1] [--bf16]
+        [--hidden 512] [--interface eth0] [--accumulation 1] [--bf16] [--set KEY=VALUE ...]
 
 A random encoder, trained on the synthetic task; RESULT is a folder, into which the main rank writes
 `<stage>.json`: parameters, ranks, `seconds` of a step (median), `sent` bytes a step of each rank's
@@ -45,6 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--interface", default="eth0")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--set", nargs="+", default=[])
     return parser.parse_args()
 
 
@@ -79,6 +80,7 @@ def measure(stage: int, options: argparse.Namespace, device: torch.device) -> di
             "tensorboard.enabled=false",
             "robust_compression.checkpoint.enabled=false",
             *(['bf16={"enabled": true}'] if options.bf16 else []),
+            *options.set,
         ],
     )
     here = run.prepare(settings, options.result / f"run{stage}", device)

@@ -4,7 +4,8 @@
 
 Runs teacher, difficulty, student and evaluation on a few samples of the embedded benchmark, under the
 real launcher, with heads, ffn neurons and weights pruned. `key=value` goes to train.py's --set. In MB
-(10^6 bytes): `live`, tensors; `resident`, anonymous memory of the process; of each rank.
+(10^6 bytes): `live`, tensors; `resident`, anonymous memory of the process; of each rank; `planned`,
+what `compress.plan` says.
 """
 
 import argparse
@@ -17,16 +18,18 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed says in stdout that it found none
 
 import torch
 from launcher import environment_of
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
 
+from compress.plan import __main__ as plan
 from compress.runtime.launchers import free_port
 from compress.synthetic import pretrain
 
 ROOT = Path(__file__).parents[1]
-FILES = ("tasks/synthetic", "compression/heads20_rows50_imp40", "mitigation/rmc")
+FILES = ("tasks/synthetic", "mitigation/rmc")
 SETTINGS = {
     "task.max_length": 16,
     "epochs": 1,
@@ -34,17 +37,25 @@ SETTINGS = {
     "uncertainty.epochs": 1,
     "uncertainty.sparsities": [0.4, 0.6],
     "uncertainty.alpha": 0.5,
-    "structured.samples": 4,
     "evaluation.batch_size": 2,
     "checkpoint.enabled": False,
 }
 """Of `robust_compression`: each training has four steps."""
 BUCKETS = {
     1: {"reduce_bucket_size": 2_000_000},
-    3: {"stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0},
+    3: {
+        "stage3_prefetch_bucket_size": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_param_persistence_threshold": 0,
+    },
 }
 """Of `zero_optimization` from that stage on, so that DeepSpeed's buffers do not hide the rest: by
 default a bucket holds 500 million numbers, and what is used again within 1,000 million stays."""
+MEASURED_AS = {
+    "evaluation: scores": "scores of the teacher: score",
+    "evaluation: latency": "evaluation: rest",
+}
+"""Names of the measurement for parts of the plan."""
 LEAST = 0.01
 """Share of the model's float32 weights below which a part is left out."""
 
@@ -76,17 +87,16 @@ def write_model(folder: Path, kind: str, hidden: int, layers: int, vocabulary: i
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def command(options: argparse.Namespace, model: Path, folder: Path) -> list[str]:
-    files = [f"zero{options.zero}", *FILES]
+def settings_of(options: argparse.Namespace, model: Path) -> tuple[list[str], list[str]]:
+    """Configuration files, and what is set beside them."""
+    files = [f"zero{options.zero}", *FILES, f"compression/{options.compression}"]
     rows = {"train": 4 * options.micro * options.ranks, "dev": 4, "ood": 4}
-    settings = {**SETTINGS, "task.synthetic": rows, "model": str(model)}
+    pruned = (ROOT / f"ds_configs/compression/{options.compression}.json").read_text()
+    heads_or_neurons = "head_pruning" in pruned or "row_pruning" in pruned
+    structured = {"structured.samples": 4} if heads_or_neurons else {}
+    settings = {**SETTINGS, **structured, "task.synthetic": rows, "model": str(model)}
     buckets = [item for stage, own in BUCKETS.items() if options.zero >= stage for item in own.items()]
-    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(options.ranks)]
-    return [
-        *[sys.executable, *launcher, f"--master_port={free_port()}"],
-        str(ROOT / "tests/drivers/measured_run.py"),
-        *["--deepspeed_config", *(str(ROOT / f"ds_configs/{name}.json") for name in files)],
-        *["--output_dir", str(folder / "run"), "--stage", options.stage, "--set"],
+    return [str(ROOT / f"ds_configs/{name}.json") for name in files], [
         *(f"robust_compression.{key}={json.dumps(value)}" for key, value in settings.items()),
         f"train_batch_size={options.micro * options.ranks}",
         *(f"zero_optimization.{key}={value}" for key, value in buckets),
@@ -95,7 +105,30 @@ def command(options: argparse.Namespace, model: Path, folder: Path) -> list[str]
     ]
 
 
-def table(folder: Path, ranks: int, least: float) -> dict[str, dict[str, list[float]]]:
+def command(options: argparse.Namespace, model: Path, folder: Path) -> list[str]:
+    files, settings = settings_of(options, model)
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(options.ranks)]
+    return [
+        *[sys.executable, *launcher, f"--master_port={free_port()}"],
+        str(ROOT / "tests/drivers/measured_run.py"),
+        *["--deepspeed_config", *files, "--output_dir", str(folder / "run")],
+        *["--stage", options.stage, "--set", *settings],
+    ]
+
+
+def planned(options: argparse.Namespace, model: Path) -> dict[str, float]:
+    """MB by part that the plan says, on device and host, which are one here."""
+    files, settings = settings_of(options, model)
+    rows = str(4 * options.micro * options.ranks)
+    words = ["--ranks", str(options.ranks), "--rows", rows, "--deepspeed_config", *files]
+    found = plan.plan_of(plan.parse([*words, "--set", *settings]), device="cpu")
+    sums = {need.stage: (need.on_device + need.on_host) / 1e6 for need in found.needs}
+    return {MEASURED_AS.get(name, name): round(value, 1) for name, value in sums.items()}
+
+
+def table(
+    folder: Path, ranks: int, least: float, expected: dict[str, float]
+) -> dict[str, dict[str, list[float] | float]]:
     """MB by part, of each rank, of parts that need more than `least` bytes."""
     found = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)]
     if missing := found[0]["missing"]:
@@ -106,6 +139,7 @@ def table(folder: Path, ranks: int, least: float) -> dict[str, dict[str, list[fl
         name: {
             "live": [round(rank["peaks"].get(name, 0) / 1e6, 1) for rank in found],
             "resident": [round(rank["resident"].get(name, 0) / 1e6) for rank in found],
+            **({"planned": expected[name]} if name in expected else {}),
         }
         for name in names
     }
@@ -122,6 +156,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--vocabulary", type=int, default=2000)
     parser.add_argument("--micro", type=int, default=1, help="samples of a rank in a forward pass")
+    parser.add_argument("--compression", default="heads20_rows50_imp40", help="of ds_configs")
     parser.add_argument("--stage", default="all", help="of train.py")
     parser.add_argument("--folder", type=Path, help="for models and runs; about 20 bytes a parameter")
     parser.add_argument("settings", nargs="*", metavar="key=value")
@@ -141,7 +176,9 @@ def main() -> None:
         if done.returncode:
             sys.exit(done.returncode)
         about = {"parameters": count, "ranks": options.ranks, "zero": options.zero}
-        print(json.dumps(about | {"parts": table(folder, options.ranks, LEAST * 4 * count)}, indent=1))
+        expected = planned(options, folder / "model")
+        parts = table(folder, options.ranks, LEAST * 4 * count, expected)
+        print(json.dumps(about | {"parts": parts}, indent=1))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

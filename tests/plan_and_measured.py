@@ -11,6 +11,7 @@ from compress.configuration import config
 from compress.models import encoders
 from compress.models.blocks import linear_layers
 from compress.plan import memory, sizes
+from compress.plan.communication import Traffic
 from compress.plan.memory import Engine
 
 PARTS = ("steady", "forward", "backward", "step")
@@ -31,17 +32,19 @@ def specs(bucket: int = 1_000_000) -> list[dict]:
                 settings.append('bf16={"enabled": true}')
             found.append({"name": f"zero{zero}-{name}", "set": settings})
     masked = {"name": "masked", "set": ["zero_optimization.stage=3", *found[-1]["set"][1:-1]]}
+    block = "zero_optimization.stage3_"
     whole = {"name": "reused", "set": masked["set"][:-1]}
-    return [*found, masked | {"masked": True}, whole]
+    ahead = [f"{block}prefetch_bucket_size=100000", f"{block}max_live_parameters=300000"]
+    ahead = {"name": "ahead", "set": [*masked["set"], *ahead]}
+    return [*found, masked | {"masked": True}, whole, ahead]
 
 
 def planned(
     spec: dict, model: Path, files: list[str], overrides: list[str], ranks: int
-) -> dict[str, int]:
-    """Bytes by part that the formula says."""
+) -> dict[str, float]:
+    """Bytes by part that the formula says, and how often the weights are gathered in a step."""
     settings = config.load(files, [*overrides, *spec["set"]], ranks)
-    engine = Engine.of(settings, ranks)
-    engine = Engine(**{**vars(engine), "persistence": 0})  # on a CPU
+    engine = Engine.of(settings, ranks, gloo=True)
     with torch.device("meta"):
         shape = encoders.fresh_from(model)
     weights = Weights((PruningSchedule(0.0, 0.5, 0, 1, 1),), tuple(linear_layers(shape)))
@@ -54,7 +57,9 @@ def planned(
         "backward": memory.backward(own, engine, kept),
         "step": memory.step(own, engine),
     }
-    return {name: sum(items.values()) for name, items in parts.items()}
+    traffic = Traffic.of(own, engine, 1)
+    times = {3: traffic.gatherings, 0: 0.0}.get(engine.zero, 1.0)
+    return {name: sum(items.values()) for name, items in parts.items()} | {"gatherings": times}
 
 
 def measured(folder: Path, name: str, ranks: int) -> list[dict[str, int]]:

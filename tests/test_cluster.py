@@ -17,10 +17,12 @@ from configs import BASE
 from launcher import ROOT, job
 
 from compress.files import artefacts
+from compress.plan import communication
+from compress.plan.communication import Traffic
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 CLUSTER = ROOT / "tests/cluster"
-TWO_HOSTS = ("doctor", "unshared", "pdsh", "mpirun", "no_mpi4py", "killed", "link")
+TWO_HOSTS = ("doctor", "unshared", "pdsh", "mpirun", "no_mpi4py", "bytes", "killed", "link")
 SLURM = ("srun", "one", "parts", "fails", "quits")
 OURS = "robust_compression"
 
@@ -161,6 +163,17 @@ def test_mpirun_on_two_hosts_trains_what_pdsh_trains(hosts):
     one, other = (hosts.teacher(case) for case in ("mpirun", "pdsh"))
     assert one["origin"]["ranks"] == 2 and one["key"] == other["key"]
     assert artefacts.content(one) == artefacts.content(other), "the same weights"
+
+
+def test_a_step_sends_what_the_plan_says(hosts):
+    assert hosts.code("bytes") == 0, hosts.log("bytes")
+    for zero in range(4):
+        found = json.loads((hosts.folder / f"bytes/{zero}.json").read_text())
+        size = 4 * found["parameters"]
+        traffic = Traffic(size, zero, ranks=2, accumulation=2, gatherings=1, gloo=True)
+        expected = sum(communication.sent(traffic).values())
+        for sent in found["sent"]:
+            assert sent == pytest.approx(expected, rel=0.05), zero
 
 
 def test_a_host_that_is_killed_ends_the_run(hosts):

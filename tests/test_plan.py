@@ -5,13 +5,16 @@ import json
 import pytest
 import torch
 from launcher import job, python
+from live_bytes import LiveBytes
 from small_models import CONFIGS, fresh
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
 
 from compress.errors import UserError
+from compress.models import encoders, streamed
 from compress.plan import __main__ as command
-from compress.plan import memory, sizes
-from compress.plan.memory import Engine
+from compress.plan import communication, memory, sizes
+from compress.plan.communication import Traffic
+from compress.plan.memory import Engine, Load
 
 PLAIN = Engine(
     zero=0,
@@ -20,6 +23,7 @@ PLAIN = Engine(
     bucket=0,
     prefetch=0,
     reuse=0,
+    live=0,
     persistence=0,
     sub_group=1 << 40,
     temporaries=0,
@@ -85,6 +89,21 @@ def test_bytes_between_steps_are_those_of_the_textbook():
     assert steady(zero=3, width=2, ranks=4) == 16 * own.padded(4)
 
 
+def test_parity_needs_what_is_planned(tmp_path):
+    """The file is in bf16, so that its tensors are copied and not mapped into memory."""
+    torch.manual_seed(0)
+    folder = tmp_path / "model"
+    AutoModelForSequenceClassification.from_config(BERT).bfloat16().save_pretrained(folder)
+    own = sizes.of(encoders.fresh_from(folder))
+    load = Load(0, 0, 1, inputs=0, tokens=0, length=8, train=4, scored=4, classes=2)
+    labels, device = ("LABEL_0", "LABEL_1"), torch.device("cpu")
+    with LiveBytes() as live, torch.inference_mode():
+        shape = encoders.load_classifier(folder, labels, trained=True, whole=False).eval()
+        with streamed.blocks(shape, device):
+            shape(input_ids=torch.ones(4, 8, dtype=torch.long))
+    assert sum(memory.parity(own, load).values()) == pytest.approx(max(live.peaks.values()), rel=0.1)
+
+
 def test_states_on_the_host_leave_the_device():
     own, engine = sizes.of(model("bert")), changed(zero=2, width=2, states_on_host=True)
     device, host = memory.offloaded(memory.steady(own, engine), engine, own)
@@ -105,6 +124,28 @@ def test_the_command_prints_every_part(tmp_path, capsys):
         assert f"\n{part}" in out
     assert "4 ranks, ZeRO 3, bf16, micro-batch 8 x 128 tokens" in out
     assert "most on the device: " in out and "disk, of all ranks together: " in out
+
+
+@pytest.mark.parametrize(
+    ("zero", "ranks", "accumulation", "copies"),
+    [(0, 1, 1, 0), (0, 2, 3, 1), (1, 4, 3, 2.25), (2, 4, 3, 5.25), (3, 2, 1, 1.5), (3, 4, 2, 4.5)],
+)
+def test_a_step_sends_so_many_copies_of_the_weights(zero, ranks, accumulation, copies):
+    assert sum(communication.sent(Traffic(1000, zero, ranks, accumulation)).values()) == 1000 * copies
+
+
+def test_the_share_of_communication_is_said_where_the_speeds_are(tmp_path, capsys):
+    words = ["--model", written(tmp_path), "--ranks", "4", "--zero", "3"]
+    command.main(words)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("a step sends ") and "share" not in line and " s at" not in line
+    command.main([*words, "--bandwidth", "25", "--speed", "300"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert " s at 25 GB/s; it computes " in line and " s at 300 TFLOP/s; " in line
+    assert line.endswith("% is communication if the two do not overlap")
+    step = communication.Step({"weights": 10**9}, operations=3 * 10**12)
+    assert step.sending(2) == 0.5 and step.computing(2) == 1.5
+    assert "; 25% is communication" in step.text(2, 2)
 
 
 def plan(*words):

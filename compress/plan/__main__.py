@@ -1,4 +1,4 @@
-"""Whether a model fits: bytes a rank in every part of a run, and the disk, before anything is rented.
+"""Whether a model fits: bytes a rank in every part of a run, on disk and network, before it starts.
 
     python -m compress.plan --model meta-llama/Llama-3.1-8B --ranks 64 --zero 3
     python -m compress.plan --ranks 64 --deepspeed_config ds_configs/gpu_zero3.json ...
@@ -46,7 +46,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--deepspeed_config", nargs="+", default=[], metavar="JSON")
     parser.add_argument("--set", nargs="+", action="extend", default=[], dest="overrides")
     parser.add_argument("--rows", type=int, default=400_000, help="samples of train (400000)")
+    parser.add_argument("--bandwidth", type=_positive, metavar="GB/S", help="of a host's network")
+    parser.add_argument("--speed", type=_positive, metavar="TFLOP/S", help="that a rank reaches")
     return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return value
 
 
 def settings_of(options: argparse.Namespace) -> Config:
@@ -87,8 +99,8 @@ def _config_of(name: str, key: str) -> PreTrainedConfig:
         ) from None
 
 
-def plan_of(options: argparse.Namespace) -> Plan:
-    """The plan that the command line asks for."""
+def plan_of(options: argparse.Namespace, device: str = "cuda") -> Plan:
+    """The plan that the command line asks for; device: type of what the ranks compute on."""
     if options.ranks < 1:
         raise UserError(f"--ranks {options.ranks}: give 1 or more.")
     settings = settings_of(options)
@@ -104,12 +116,13 @@ def plan_of(options: argparse.Namespace) -> Plan:
         student = encoders.of_config(compressed.reduced(student.config, kept))
     pruners = resolved.pruners(settings, student, options.rows)
     rows = Rows(options.rows, options.rows // 10, classes)
-    return report.make(settings, options.ranks, rows, model, (student, pruners))
+    return report.make(settings, options.ranks, rows, model, (student, pruners), device)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the plan."""
-    sys.stdout.write(f"{plan_of(parse(arguments)).text()}\n")
+    options = parse(arguments)
+    sys.stdout.write(f"{plan_of(options).text(options.bandwidth, options.speed)}\n")
     return 0
 
 

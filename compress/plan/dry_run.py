@@ -32,7 +32,8 @@ def plan_of(context: Context) -> Plan:
     model = encoders.of_config(shape)
     rows = Rows(len(data.train), scored, len(data.labels))
     student = (context.resolved.model, context.resolved.pruners)
-    return report.make(context.config, ranks.world_size(), rows, model, student)
+    device = context.device.type
+    return report.make(context.config, ranks.world_size(), rows, model, student, device)
 
 
 def _verdict(plan: Plan, device: torch.device) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from compress.configuration.config import Config
 from compress.models.weight_files import SHARD_BYTES
 from compress.plan.sizes import Sizes
+from compress.stages import latency
 from compress.stages.export import SAMPLES
 
 FLOAT = 4
@@ -22,16 +23,18 @@ KEPT = {False: {4: 40, 2: 20}, True: {4: 40, 2: 24}}
 """Bytes that a block keeps of a token for the backward pass, for each number of the hidden state: with
 a plain feed-forward layer or a gated one, by bytes of a weight. Counted on BERT and Llama; attention
 keeps none of its weights (on a CPU it does if they have dropout), dropout keeps a byte."""
+MAGNITUDE = 8
+"""Bytes of each masked weight while a threshold is found, counted: magnitude, candidates, new mask."""
 Items = dict[str, int]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What of DeepSpeed's settings decides about memory; counts of numbers, but for `width`.
+    """What of DeepSpeed's settings decides about memory and communication; counts of numbers.
 
     width: bytes of a weight that the model computes with; bucket: of gradients, 0 if they are not
-    copied into one; prefetch, reuse, persistence, sub_group: of ZeRO 3; temporaries: copies of the
-    weights of a group that the optimiser makes in a step.
+    copied into one; prefetch, reuse, live, persistence, sub_group: of ZeRO 3; temporaries: copies of
+    the weights of a group that the optimiser makes in a step; gloo: connects the ranks, as on CPUs.
     """
 
     zero: int
@@ -40,11 +43,13 @@ class Engine:
     bucket: int
     prefetch: int
     reuse: int
+    live: int
     persistence: int
     sub_group: int
     temporaries: int
     states_on_host: bool
     weights_on_host: bool
+    gloo: bool = False
 
     @property
     def shares(self) -> int:
@@ -52,7 +57,7 @@ class Engine:
         return self.ranks if self.zero else 1
 
     @staticmethod
-    def of(config: Config, ranks: int) -> "Engine":
+    def of(config: Config, ranks: int, gloo: bool = False) -> "Engine":
         """The engine of a run on so many ranks; absent keys have DeepSpeed's defaults."""
         block, adam = config.deepspeed.zero_optimization, config.deepspeed.optimizer.params
         half = any(b and b.enabled for b in (config.deepspeed.bf16, config.deepspeed.fp16))
@@ -67,10 +72,12 @@ class Engine:
             bucket=buckets if block.stage and block.contiguous_gradients is not False else 0,
             prefetch=_or(block.stage3_prefetch_bucket_size, 50_000_000),
             reuse=_or(block.stage3_max_reuse_distance, 1_000_000_000),
-            persistence=_or(block.stage3_param_persistence_threshold, 100_000),
+            live=_or(block.stage3_max_live_parameters, 1_000_000_000),
+            persistence=_or(block.stage3_param_persistence_threshold, 0 if gloo else 100_000),
             sub_group=_or(block.sub_group_size, 1_000_000_000),
             temporaries=2 if adam.torch_adam and not adam.fused else 0,
             states_on_host=bool(offload and offload.device != "none"),
+            gloo=gloo,
             weights_on_host=bool(parameters and parameters.device != "none"),
         )
 
@@ -82,7 +89,8 @@ class Load:
     activations, importance: bytes that a micro-batch, and a pass of the importance of `gated` samples,
     keep for the backward pass; inputs, tokens: tokens of a micro-batch, and of a batch of scoring;
     length: of a sample; train, scored: samples of train, and of dev and the OOD sets; checkpointing:
-    activations are computed again; teacher: numbers of a layer-wise teacher's weights.
+    activations are computed again; teacher: numbers of a layer-wise teacher's weights; saved:
+    checkpoints are written; cuts: heads or ffn neurons are removed.
     """
 
     activations: int
@@ -96,6 +104,13 @@ class Load:
     classes: int
     checkpointing: bool = False
     teacher: int = 0
+    saved: bool = True
+    cuts: bool = False
+
+    @property
+    def compared(self) -> int:
+        """Samples of the parity check."""
+        return min(SAMPLES, self.scored)
 
 
 @dataclass(frozen=True)
@@ -190,6 +205,11 @@ def step(sizes: Sizes, engine: Engine) -> Items:
     return own | {"temporaries of Adam": engine.temporaries * FLOAT * group}
 
 
+def refresh(sizes: Sizes, engine: Engine) -> Items:
+    """While new masks are found, from the magnitudes of the masked weights."""
+    return steady(sizes, engine) | {"magnitudes": MAGNITUDE * sizes.masked // engine.shares}
+
+
 def _share(sizes: Sizes, engine: Engine) -> int:
     """Numbers of the weights that this rank updates."""
     if engine.zero == 3:
@@ -197,23 +217,35 @@ def _share(sizes: Sizes, engine: Engine) -> int:
     return -(-sizes.parameters // engine.shares)
 
 
-def _gathered(sizes: Sizes, engine: Engine) -> int:
-    """Bytes of gathered weights at ZeRO 3: what stays, and twice what is on its way.
+def staying(sizes: Sizes, engine: Engine) -> int:
+    """Numbers that are gathered at ZeRO 3 when the backward pass begins, from the third step on.
 
-    From the third step on, what is used again within the reuse distance stays, so that at the turn of
-    the backward pass the last half of it is there. One rank gathers nothing.
+    What is used again within the reuse distance stays: the last half of it is there at the turn.
+    Every module that runs also fetches `prefetch` more of what comes next, however far ahead that is,
+    until `live` are there, and what was fetched for the backward pass is not freed by the forward pass.
+    """
+    ahead = engine.live if engine.prefetch else 0
+    return min(sizes.parameters, max(ahead, engine.reuse // 2, sizes.below(engine.persistence)))
+
+
+def _gathered(sizes: Sizes, engine: Engine) -> int:
+    """Bytes of gathered weights at ZeRO 3: what stays, and a copy of what comes at once.
+
+    One rank gathers nothing.
     """
     if engine.zero < 3 or engine.ranks == 1:
         return 0
-    count = sizes.parameters
-    staying = max(min(count, engine.reuse // 2), sizes.below(engine.persistence))
-    return engine.width * (staying + 2 * max(sizes.module, min(engine.prefetch, count)))
+    ahead = 2 * min(engine.prefetch, engine.live, sizes.parameters)
+    module = sizes.module if engine.prefetch else 0
+    stays = min(staying(sizes, engine) + module, sizes.parameters)
+    return engine.width * max(stays + max(sizes.coming, ahead) // 2, sizes.coming)
 
 
 def training(sizes: Sizes, engine: Engine, load: Load) -> Items:
-    """The largest need of a training, of forward pass, backward pass and step."""
+    """The largest need of a training, of forward pass, backward pass, step and new masks."""
     kept = _kept(sizes, engine, load, load.activations, load.inputs)
-    parts = (forward(sizes, engine, kept), backward(sizes, engine, kept), step(sizes, engine))
+    parts = [forward(sizes, engine, kept), backward(sizes, engine, kept), step(sizes, engine)]
+    parts += [refresh(sizes, engine)] if sizes.masked else []
     items = max(parts, key=lambda part: sum(part.values()))
     teacher = -(-load.teacher // (engine.ranks if engine.zero == 3 else 1))
     return items | ({"teacher of layer-wise terms": FLOAT * teacher} if teacher else {})
@@ -257,32 +289,42 @@ def importance(sizes: Sizes, engine: Engine, load: Load) -> Items:
     }
 
 
-def exporting(sizes: Sizes, engine: Engine) -> tuple[Items, Items]:
+def exporting(sizes: Sizes, engine: Engine, load: Load) -> tuple[Items, Items]:
     """On device and host while the main rank writes one block after another, whole and cut.
 
     It holds what goes into one file; in lower precision another of uncut weights.
     """
-    gathered = engine.width * sizes.largest if engine.zero == 3 else 0
+    gathered = engine.width * sizes.largest if engine.zero == 3 and engine.ranks > 1 else 0
     files = 1 if engine.width == FLOAT else 2
+    block = FLOAT * max(sizes.block, sizes.module)
     return steady(sizes, engine) | {"gathered weights": gathered}, {
-        "files of weights": files * min(SHARD_BYTES, FLOAT * sizes.parameters),
-        "one block, and cut": 2 * FLOAT * max(sizes.block, sizes.module),
+        "files of weights, and a block": files * min(SHARD_BYTES + block, FLOAT * sizes.parameters),
+        "the block that is cut": block if load.cuts else 0,
     }
 
 
 def parity(sizes: Sizes, load: Load) -> Items:
     """A model from its files, block by block, on the first dev samples; the training is over."""
-    hidden = 2 * FLOAT * SAMPLES * load.length * (sizes.hidden + sizes.wide)
+    hidden = 2 * FLOAT * load.compared * load.length * (sizes.hidden + sizes.wide)
     outside = max(0, sizes.parameters - sizes.layers * sizes.block)
     return {"weights": FLOAT * (outside + sizes.block), "hidden states": hidden}
 
 
 def evaluating(sizes: Sizes, engine: Engine, load: Load) -> Items:
     """Scoring of a finished model, in float32; whole on each rank below ZeRO 3."""
-    share = sizes.padded(engine.ranks) + 2 * sizes.module
+    share = sizes.padded(engine.ranks) + (sizes.coming if engine.ranks > 1 else 0)
     return {
         "weights": FLOAT * (share if engine.zero == 3 else sizes.parameters),
         "activations": FLOAT * load.tokens * (4 * sizes.hidden + 2 * sizes.wide),
+    }
+
+
+def timing(teacher: Sizes, student: Sizes, length: int) -> Items:
+    """Both models whole, in float32, and the largest batch that is timed, on the main rank."""
+    samples = max(latency.BATCHES)
+    return {
+        "teacher and student": FLOAT * (teacher.parameters + student.parameters),
+        "activations": FLOAT * samples * length * (4 * teacher.hidden + 2 * teacher.wide),
     }
 
 
@@ -318,12 +360,12 @@ def needs(name: str, sizes: Sizes, engine: Engine, load: Load, parts: tuple[str,
     A rank has the scores of its own samples of train; the difficulty's are added by its stage.
     """
     scores = {"scores": arrays(load, -(-load.train // engine.ranks))}
-    kept = {"copy for a checkpoint": (FLOAT + MOMENTS) * sizes.parameters // engine.ranks}
-    exported, written = exporting(sizes, engine)
+    copied = (FLOAT + MOMENTS) * sizes.parameters // engine.ranks if load.saved else 0
+    exported, written = exporting(sizes, engine, load)
     every: dict[str, tuple[Items, Items]] = {
         "load": (loading(sizes, engine), {}),
         "importance": (importance(sizes, engine, load), {}),
-        "train": (training(sizes, engine, load), kept),
+        "train": (training(sizes, engine, load), {"copy for a checkpoint": copied}),
         "score": (scoring(sizes, engine, load), scores),
         "export": (exported, written),
         "parity": (parity(sizes, load), {}),

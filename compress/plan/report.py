@@ -1,17 +1,19 @@
 """The plan of a run: what every stage needs, as text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from transformers import PreTrainedModel
 
 from compress.compression import importance
 from compress.compression.pruner import Pruner
 from compress.configuration.config import Config, batch_split
-from compress.plan import memory, sizes
+from compress.plan import communication, memory, sizes
+from compress.plan.communication import Step, Traffic
 from compress.plan.memory import Engine, Load, Need
 from compress.plan.sizes import Sizes
-from compress.stages import difficulty
+from compress.stages import difficulty, latency
 
 GB = 10**9
 TEACHER = ("load", "train", "score", "export")
@@ -30,21 +32,25 @@ class Rows:
 
 @dataclass(frozen=True)
 class Plan:
-    """needs: of each part of a run, on a rank; disk: bytes by what is written; about: the model and the
-    ranks, in a line.
+    """needs: of each part of a run, on a rank; disk: bytes by what is written; step: of the student's
+    training; about: the model and the ranks, in a line.
     """
 
     about: str
     needs: Sequence[Need]
     disk: Mapping[str, int]
+    step: Step
 
     @property
     def most(self) -> Need:
         """The part that needs most on the device."""
         return max(self.needs, key=lambda need: need.on_device)
 
-    def text(self) -> str:
-        """A table of GB a rank, the part that needs most with its largest items, and the disk."""
+    def text(self, bandwidth: float | None = None, speed: float | None = None) -> str:
+        """A table of GB a rank; the part that needs most, with its largest items; disk; communication.
+
+        bandwidth: GB/s of a host's network; speed: TFLOP/s that a rank reaches.
+        """
         width = max(len(need.stage) for need in self.needs)
         lines = [self.about, f"{'GB (10^9 bytes) a rank':{width}}  device    host"]
         for need in self.needs:
@@ -55,6 +61,7 @@ class Plan:
         lines.append(f"most on the device: {most.stage}, {most.on_device / GB:.2f} GB ({named})")
         disk = ", ".join(f"{name} {size / GB:.2f}" for name, size in self.disk.items())
         lines.append(f"disk, of all ranks together: {disk} GB")
+        lines.append(self.step.text(bandwidth, speed))
         return "\n".join(lines)
 
 
@@ -64,13 +71,14 @@ def make(
     rows: Rows,
     model: PreTrainedModel,
     student: tuple[PreTrainedModel, Sequence[Pruner]],
+    device: str = "cuda",
 ) -> Plan:
     """The plan of a run on so many ranks; models: on the meta device.
 
-    model: of the teacher's fine-tuning and the difficulty; student: and its pruners. Raises UserError
-    if the batch cannot be shared among the ranks.
+    model: of the teacher's fine-tuning and the difficulty; student: and its pruners; device: its type.
+    Raises UserError if the batch cannot be shared among the ranks.
     """
-    robust, engine = config.robust, Engine.of(config, ranks)
+    robust, engine = config.robust, Engine.of(config, ranks, gloo=device == "cpu")
     whole, small = sizes.of(model), sizes.of(*student)
     needs = []
     if robust.teacher_trained:
@@ -81,22 +89,32 @@ def make(
         needs += memory.needs("difficulty", masked, engine, load, TEACHER[:3])
         losses = 8 * rows.train * len(robust.uncertainty.sparsities)
         needs[-1] = _with(needs[-1], losses, memory.arrays(load, rows.train))
-    load = _load(config, ranks, rows, small, whole.parameters if robust.layerwise.any else 0)
     cuts = any(pruner.cuts for pruner in student[1])
+    teacher = whole.parameters if robust.layerwise.any else 0
+    load = replace(_load(config, ranks, rows, small), teacher=teacher, cuts=cuts)
     parts = ("load", *(["importance"] if cuts else []), "train", "export", "parity")
     needs += memory.needs("student", small, engine, load, parts)
     held = {"scores": memory.arrays(load, rows.scored)}
-    needs.append(Need("evaluation", memory.evaluating(whole, engine, load), held))
+    needs.append(Need("evaluation: scores", memory.evaluating(whole, engine, load), held))
+    timed = {"teacher": whole.parameters, "student": small.parameters}
+    if not latency.too_large(timed, dict.fromkeys(timed, load.length), torch.device(device)):
+        needs.append(Need("evaluation: latency", memory.timing(whole, small, load.length), {}))
     keep = robust.checkpoint.keep if robust.checkpoint.enabled else -1
     largest = max(whole, small, key=lambda one: one.parameters)
     disk = {
         "checkpoints of a training": memory.checkpoints(largest, keep),
         "finished models": memory.FLOAT * (whole.parameters + small.parameters),
     }
-    return Plan(_about(config, ranks, whole, engine), needs, disk)
+    micro, accumulation = batch_split(config, ranks)
+    tokens, again = micro * accumulation * robust.task.max_length, robust.activation_checkpointing
+    step = Step(
+        communication.sent(Traffic.of(small, engine, accumulation, again=again)),
+        communication.operations(small, tokens, again=again),
+    )
+    return Plan(_about(config, ranks, whole, engine), needs, disk, step)
 
 
-def _load(config: Config, ranks: int, rows: Rows, one: Sizes, teacher: int = 0) -> Load:
+def _load(config: Config, ranks: int, rows: Rows, one: Sizes) -> Load:
     robust, (micro, _) = config.robust, batch_split(config, ranks)
     length, width = robust.task.max_length, Engine.of(config, ranks).width
     gated = importance.batch_size(config, ranks)
@@ -111,7 +129,7 @@ def _load(config: Config, ranks: int, rows: Rows, one: Sizes, teacher: int = 0) 
         scored=rows.scored,
         classes=rows.classes,
         checkpointing=robust.activation_checkpointing,
-        teacher=teacher,
+        saved=robust.checkpoint.enabled,
     )
 
 

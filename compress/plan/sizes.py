@@ -20,7 +20,8 @@ class Sizes:
 
     tensors: of each trained parameter, learned scores too; group: of the largest group of parameters
     with settings of their own in the optimiser; module: of the module that holds most by itself, which
-    ZeRO 3 gathers at once; block: of the largest Transformer block; masked: weights that carry a mask;
+    ZeRO 3 gathers at once; coming: that this takes meanwhile, twice what a module of several parameters
+    holds; block: of the largest Transformer block; masked: weights that carry a mask;
     layers: Transformer blocks; hidden, wide: width of the hidden states, and of the feed-forward layer;
     gated: whether that is a product of two; heads: of attention that keeps its weights, else 0.
     """
@@ -28,6 +29,7 @@ class Sizes:
     tensors: tuple[int, ...]
     group: int
     module: int
+    coming: int
     block: int
     masked: int
     layers: int
@@ -69,12 +71,14 @@ def of(model: PreTrainedModel, pruners: Sequence[Pruner] = ()) -> Sizes:
                 scores.append(weight if units is None else units.units)
             else:
                 masked += weight
+    modules = [[p.numel() for p in m.parameters(recurse=False)] for m in model.modules()]
     blocks, known = _blocks(model), _architecture(model)
     hidden = _number(model.config, "hidden_size", "dim")
     return Sizes(
         tensors=(*own.values(), *scores),
         group=max(matrices, sum(own.values()) - matrices, sum(scores)),
-        module=max(sum(p.numel() for p in m.parameters(recurse=False)) for m in model.modules()),
+        module=max(sum(each) for each in modules),
+        coming=max(sum(each) * min(len(each), 2) for each in modules),
         block=max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0),
         masked=masked,
         layers=_number(model.config, "num_hidden_layers", "n_layers") or max(len(blocks), 1),

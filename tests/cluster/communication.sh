@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Seconds and bytes of a step on two hosts whose link is limited, in megabits a second; 0: not limited.
+# Seconds and bytes of a step on two hosts whose link is limited, in megabits a second; 0: not limited. SLOTS ranks a host (1).
 #   communication.sh RESULTS RATE... [-- WORDS of tests/communication.py]     on hosta of two_hosts.sh
 set -euo pipefail
 results=$1
@@ -7,7 +7,8 @@ shift
 rates=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do rates+=("$1"); shift; done
 [ $# -eq 0 ] || shift
-printf 'hosta slots=1\nhostb slots=1\n' > "$results/hosts"
+slots=${SLOTS:-1}
+printf "hosta slots=$slots\nhostb slots=$slots\n" > "$results/hosts"
 printf 'DS_ACCELERATOR=cpu\nGLOO_SOCKET_IFNAME=eth0\nOMP_NUM_THREADS=1\n' > "$results/env"
 export DS_ENV_FILE=$results/env OMP_NUM_THREADS=1
 limit() { # limit RATE: of what each host sends

@@ -30,10 +30,8 @@ PARTS = {
     ],
     "train": ["compress.training.trainer:Trainer.run_until"],
     "score": ["compress.stages.context:score_split", "compress.stages.context:score"],
-    "importance": [
-        "compress.compression.importance:measure",
-        "compress.compression.masks:Masks.after_step",
-    ],
+    "masks": ["compress.compression.masks:Masks.after_step"],
+    "importance": ["compress.compression.importance:measure"],
     "export": [
         "compress.stages.student_export:Trained.write",
         "compress.stages.export:write_plain",

@@ -4,7 +4,8 @@
 
 SPECS is a JSON list of {"name", "set", "masked"}: settings of train.py's --set; masked: prune weights.
 Every rank writes OUTPUT/<name>-rank<r>.json: bytes that live before, `built` and after the last step
-(`steady`), and the peak of `build`, `forward`, `backward` and `step`.
+(`steady`), the peak of `build`, `forward`, `backward` and `step`, and how often a step gathers the
+weights (`gatherings`).
 """
 
 import gc
@@ -32,6 +33,8 @@ from compress.stages import context
 from compress.training import distributed
 
 STEPS = 4
+GATHERED = list[int]()
+"""Numbers of the tensors that were gathered in a step."""
 
 
 def named(live: LiveBytes, engine, methods: dict[str, str]) -> None:
@@ -44,6 +47,17 @@ def named(live: LiveBytes, engine, methods: dict[str, str]) -> None:
                 return original(*args, **kwargs)
 
         setattr(engine, method, counted)
+
+
+def count_gathered(sizes: list[int]) -> None:
+    """Have the numbers of each gathered tensor added to `sizes` from now on."""
+    original = torch.distributed.all_gather_into_tensor
+
+    def counted(output_tensor, *args, **kwargs):
+        sizes.append(output_tensor.numel())
+        return original(output_tensor, *args, **kwargs)
+
+    torch.distributed.all_gather_into_tensor = counted
 
 
 def one(spec: dict, output: Path, files: list[str], overrides: list[str], device: torch.device) -> None:
@@ -65,7 +79,11 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
         methods = {"forward": "forward", "backward": "backward", "step": "step"}
         named(live, trainer.engine, methods)
         del methods
+        trainer.run_until(STEPS - 1)
+        GATHERED.clear()
         trainer.run_until(STEPS)
+        weights = sum(p.ds_numel if hasattr(p, "ds_numel") else p.numel() for p in model.parameters())
+        gathered = sum(GATHERED) / weights
         steady = live.current - before
         peaks = {name: peak - before for name, peak in live.peaks.items() if name}
         trainer.close()
@@ -74,6 +92,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
         gc.collect()
         left = live.current - before
     result = {"built": built, "steady": steady, **peaks, "closed": closed, "left": left}
+    result["gatherings"] = gathered
     (output / f"{spec['name']}-rank{ranks.rank()}.json").write_text(json.dumps(result))
     ranks.say(f"{spec['name']}: {json.dumps(result)}")
 
@@ -95,6 +114,7 @@ def main() -> None:
         "robust_compression.checkpoint.enabled=false",
         "tensorboard.enabled=false",
     ]
+    count_gathered(GATHERED)
     device = distributed.start()
     for spec in json.loads(specs):
         one(spec, output, files, overrides, device)

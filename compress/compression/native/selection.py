@@ -35,19 +35,27 @@ def lowest(keys: Sequence[Tensor], counts: Sequence[int], divided: bool) -> list
     threshold = torch.zeros_like(wanted)
     candidates = list(keys)
     for shift, width in DIGITS:
-        digits = [(part >> shift) & ((1 << width) - 1) for part in candidates]
-        histogram = total(torch.stack([torch.bincount(d, minlength=1 << width) for d in digits]))
+        histogram = total(torch.stack([_counts(part, shift, width) for part in candidates]))
         reached = histogram.cumsum(dim=1)
         digit = (reached < wanted[:, None]).sum(dim=1).clamp(max=(1 << width) - 1)
         below = reached - histogram
         wanted = wanted - below.gather(1, digit[:, None]).squeeze(1)
         threshold |= digit << shift
         chosen = digit.unbind()
-        candidates = [p[d == n] for p, d, n in zip(candidates, digits, chosen, strict=True)]
+        candidates = [p[_digits(p, shift, width) == n] for p, n in zip(candidates, chosen, strict=True)]
     ties = torch.tensor([len(part) for part in candidates], dtype=torch.int64, device=device)
     wanted = (wanted - _before(ties) if divided else wanted).clamp(min=0).minimum(ties)
     limits = zip(keys, threshold.tolist(), wanted.tolist(), counts, strict=True)
     return [_mark(part, limit, share) if count else part < 0 for part, limit, share, count in limits]
+
+
+def _digits(keys: Tensor, shift: int, width: int) -> Tensor:
+    return (keys >> shift) & ((1 << width) - 1)
+
+
+def _counts(keys: Tensor, shift: int, width: int) -> Tensor:
+    """How often each value of a digit occurs, int64 [2^width]."""
+    return torch.bincount(_digits(keys, shift, width), minlength=1 << width)
 
 
 def _mark(keys: Tensor, threshold: int, ties: int) -> Tensor:
