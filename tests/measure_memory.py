@@ -2,6 +2,8 @@
 
     python tests/measure_memory.py --ranks 2 --zero 3 --model bert --layers 24 [key=value ...]
 
+A line of JSON for each compression.
+
 Runs teacher, difficulty, student and evaluation on a few samples of the embedded benchmark, under the
 real launcher, with heads, ffn neurons and weights pruned. `key=value` goes to train.py's --set. In MB
 (10^6 bytes): `live`, tensors; `resident`, anonymous memory of the process; of each rank; `planned`,
@@ -87,13 +89,15 @@ def write_model(folder: Path, kind: str, hidden: int, layers: int, vocabulary: i
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def settings_of(options: argparse.Namespace, model: Path) -> tuple[list[str], list[str]]:
+def settings_of(
+    options: argparse.Namespace, compression: str, model: Path
+) -> tuple[list[str], list[str]]:
     """Configuration files, and what is set beside them."""
-    files = [f"zero{options.zero}", *FILES, f"compression/{options.compression}"]
+    files = [f"zero{options.zero}", *FILES, f"compression/{compression}"]
     rows = {"train": 4 * options.micro * options.ranks, "dev": 4, "ood": 4}
-    pruned = (ROOT / f"ds_configs/compression/{options.compression}.json").read_text()
-    heads_or_neurons = "head_pruning" in pruned or "row_pruning" in pruned
-    structured = {"structured.samples": 4} if heads_or_neurons else {}
+    pruned = (ROOT / f"ds_configs/compression/{compression}.json").read_text()
+    by_importance = '"importance"' in pruned
+    structured = {"structured.samples": 4} if by_importance else {}
     settings = {**SETTINGS, **structured, "task.synthetic": rows, "model": str(model)}
     buckets = [item for stage, own in BUCKETS.items() if options.zero >= stage for item in own.items()]
     return [str(ROOT / f"ds_configs/{name}.json") for name in files], [
@@ -105,20 +109,20 @@ def settings_of(options: argparse.Namespace, model: Path) -> tuple[list[str], li
     ]
 
 
-def command(options: argparse.Namespace, model: Path, folder: Path) -> list[str]:
-    files, settings = settings_of(options, model)
+def command(options: argparse.Namespace, compression: str, folder: Path) -> list[str]:
+    files, settings = settings_of(options, compression, folder / "model")
     launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(options.ranks)]
     return [
         *[sys.executable, *launcher, f"--master_port={free_port()}"],
         str(ROOT / "tests/drivers/measured_run.py"),
-        *["--deepspeed_config", *files, "--output_dir", str(folder / "run")],
+        *["--deepspeed_config", *files, "--output_dir", str(folder / compression)],
         *["--stage", options.stage, "--set", *settings],
     ]
 
 
-def planned(options: argparse.Namespace, model: Path) -> dict[str, float]:
+def planned(options: argparse.Namespace, compression: str, model: Path) -> dict[str, float]:
     """MB by part that the plan says, on device and host, which are one here."""
-    files, settings = settings_of(options, model)
+    files, settings = settings_of(options, compression, model)
     rows = str(4 * options.micro * options.ranks)
     words = ["--ranks", str(options.ranks), "--rows", rows, "--deepspeed_config", *files]
     found = plan.plan_of(plan.parse([*words, "--set", *settings]), device="cpu")
@@ -145,6 +149,19 @@ def table(
     }
 
 
+def measure(options: argparse.Namespace, compression: str, folder: Path) -> None:
+    """Run it; ends this process if the run fails. Later runs have teacher and difficulty already."""
+    done = subprocess.run(
+        command(options, compression, folder),
+        env=environment_of(MEASURED=str(folder)),
+        cwd=ROOT,
+        stdout=sys.stderr,
+        preexec_fn=lambda: os.nice(10),
+    )
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -156,7 +173,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--vocabulary", type=int, default=2000)
     parser.add_argument("--micro", type=int, default=1, help="samples of a rank in a forward pass")
-    parser.add_argument("--compression", default="heads20_rows50_imp40", help="of ds_configs")
+    compressions = ["heads20_rows50_imp40"]
+    parser.add_argument("--compression", nargs="+", default=compressions, help="one after another")
     parser.add_argument("--stage", default="all", help="of train.py")
     parser.add_argument("--folder", type=Path, help="for models and runs; about 20 bytes a parameter")
     parser.add_argument("settings", nargs="*", metavar="key=value")
@@ -165,20 +183,12 @@ def main() -> None:
     try:
         sizes = (options.hidden, options.layers, options.vocabulary)
         count = write_model(folder / "model", options.model, *sizes)
-        words = command(options, folder / "model", folder)
-        done = subprocess.run(
-            words,
-            env=environment_of(MEASURED=str(folder)),
-            cwd=ROOT,
-            stdout=sys.stderr,
-            preexec_fn=lambda: os.nice(10),
-        )
-        if done.returncode:
-            sys.exit(done.returncode)
         about = {"parameters": count, "ranks": options.ranks, "zero": options.zero}
-        expected = planned(options, folder / "model")
-        parts = table(folder, options.ranks, LEAST * 4 * count, expected)
-        print(json.dumps(about | {"parts": parts}, indent=1))
+        for compression in options.compression:
+            measure(options, compression, folder)
+            expected = planned(options, compression, folder / "model")
+            parts = table(folder, options.ranks, LEAST * 4 * count, expected)
+            print(json.dumps({**about, "compression": compression, "parts": parts}), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

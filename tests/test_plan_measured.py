@@ -52,10 +52,12 @@ def test_the_formula_is_what_trainings_need(model, tmp_path, ranks):
 def test_every_part_of_a_run_needs_what_the_plan_says():
     script = [str(ROOT / "tests/measure_memory.py"), "--ranks", "2", "--zero", "3", "--micro", "2"]
     script += ["--hidden", "256", "--layers", "6", "--compression"]
-    for compression, names in (("imp40", PLANNED), ("heads20_rows50_imp40", CUT)):
-        done = python(*script, compression)
-        assert done.returncode == 0, done.stderr[-3000:]
-        parts = json.loads(done.stdout)["parts"]
+    done = python(*script, *(expected := {"imp40": PLANNED, "heads20_rows50_imp40": CUT}))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for found, (compression, names) in zip(
+        map(json.loads, done.stdout.splitlines()), expected.items(), strict=True
+    ):
+        parts = found["parts"]
         for name in names:
             most = max(parts[name]["live"])
             assert parts[name]["planned"] == pytest.approx(most, rel=NEAR), (compression, name)
