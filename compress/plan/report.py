@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from compress.compression import importance
 from compress.compression.pruner import Pruner
 from compress.configuration.config import Config, batch_split
+from compress.configuration.robust_schema import RobustCompression
 from compress.plan import communication, memory, sizes
 from compress.plan.communication import Step, Traffic
 from compress.plan.memory import Engine, Load, Need
@@ -43,8 +44,8 @@ class Plan:
 
     @property
     def most(self) -> Need:
-        """The part that needs most on the device."""
-        return max(self.needs, key=lambda need: need.on_device)
+        """The part that needs most on the device, of those that are not left out."""
+        return max((need for need in self.needs if not need.optional), key=lambda need: need.on_device)
 
     def text(self, bandwidth: float | None = None, speed: float | None = None) -> str:
         """A table of GB a rank; the part that needs most, with its largest items; disk; communication.
@@ -54,7 +55,9 @@ class Plan:
         width = max(len(need.stage) for need in self.needs)
         lines = [self.about, f"{'GB (10^9 bytes) a rank':{width}}  device    host"]
         for need in self.needs:
-            lines.append(f"{need.stage:{width}} {need.on_device / GB:7.2f} {need.on_host / GB:7.2f}")
+            note = "  left out if that is not free" if need.optional else ""
+            sizes = f"{need.on_device / GB:7.2f} {need.on_host / GB:7.2f}"
+            lines.append(f"{need.stage:{width}} {sizes}{note}")
         most = self.most
         items = sorted(most.device.items(), key=lambda item: -item[1])[:SHOWN]
         named = ", ".join(f"{name} {size / GB:.2f}" for name, size in items if size)
@@ -98,20 +101,29 @@ def make(
     needs.append(Need("evaluation: scores", memory.evaluating(whole, engine, load), held))
     timed = {"teacher": whole.parameters, "student": small.parameters}
     if not latency.too_large(timed, dict.fromkeys(timed, load.length), torch.device(device)):
-        needs.append(Need("evaluation: latency", memory.timing(whole, small, load.length), {}))
+        both = memory.timing(whole, small, load.length)
+        needs.append(Need("evaluation: latency", both, {}, optional=True))
+    about, step = _about(config, ranks, whole, engine), _step(config, small, engine)
+    return Plan(about, needs, _disk(robust, whole, small), step)
+
+
+def _disk(robust: RobustCompression, whole: Sizes, small: Sizes) -> dict[str, int]:
     keep = robust.checkpoint.keep if robust.checkpoint.enabled else -1
     largest = max(whole, small, key=lambda one: one.parameters)
-    disk = {
+    return {
         "checkpoints of a training": memory.checkpoints(largest, keep),
         "finished models": memory.FLOAT * (whole.parameters + small.parameters),
     }
-    micro, accumulation = batch_split(config, ranks)
+
+
+def _step(config: Config, small: Sizes, engine: Engine) -> Step:
+    """A step of the student's training."""
+    robust, (micro, accumulation) = config.robust, batch_split(config, engine.ranks)
     tokens, again = micro * accumulation * robust.task.max_length, robust.activation_checkpointing
-    step = Step(
+    return Step(
         communication.sent(Traffic.of(small, engine, accumulation, again=again)),
         communication.operations(small, tokens, again=again),
     )
-    return Plan(_about(config, ranks, whole, engine), needs, disk, step)
 
 
 def _load(config: Config, ranks: int, rows: Rows, one: Sizes) -> Load:
