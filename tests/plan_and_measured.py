@@ -12,7 +12,7 @@ from compress.models import encoders
 from compress.models.blocks import linear_layers
 from compress.plan import memory, sizes
 from compress.plan.communication import Traffic
-from compress.plan.memory import Engine
+from compress.plan.engine import Engine
 
 PARTS = ("steady", "forward", "backward", "step")
 
@@ -36,7 +36,8 @@ def specs(bucket: int = 1_000_000) -> list[dict]:
     whole = {"name": "reused", "set": masked["set"][:-1]}
     ahead = [f"{block}prefetch_bucket_size=100000", f"{block}max_live_parameters=300000"]
     ahead = {"name": "ahead", "set": [*masked["set"], *ahead]}
-    return [*found, masked | {"masked": True}, whole, ahead]
+    own = {"name": "own-bucket", "set": ["zero_optimization.stage=2"]}
+    return [*found, masked | {"masked": True}, whole, ahead, own]
 
 
 def planned(
@@ -44,11 +45,11 @@ def planned(
 ) -> dict[str, float]:
     """Bytes by part that the formula says, and how often the weights are gathered in a step."""
     settings = config.load(files, [*overrides, *spec["set"]], ranks)
-    engine = Engine.of(settings, ranks, gloo=True)
     with torch.device("meta"):
         shape = encoders.fresh_from(model)
     weights = Weights((PruningSchedule(0.0, 0.5, 0, 1, 1),), tuple(linear_layers(shape)))
     own = sizes.of(shape, [Magnitude({"all": weights})] if spec.get("masked") else [])
+    engine = Engine.of(settings, ranks, own.parameters, gloo=True)
     micro = settings.deepspeed.train_batch_size // ranks
     kept = memory.activations(own, engine.width, micro, settings.robust.task.max_length)
     parts = {

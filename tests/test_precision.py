@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from configs import SPARSE, Files
 from launcher import job, python, two_ranks
 from transformers import AlbertConfig, AlbertForSequenceClassification
@@ -100,6 +101,22 @@ def test_gradients_in_bf16_are_searched_once(files, monkeypatch, stage, more, se
     given = engine.engine_settings(settings, 10, 2, 1, [])["bf16"]
     assert given.get("check_grad_overflow") == searched
     assert finite.left_out(settings) == bool(searched)
+
+
+@pytest.mark.parametrize(
+    ("zero", "count", "bucket"),
+    [
+        ({"stage": 2}, 30, 30),
+        ({"stage": 1}, 10**9, 500_000_000),
+        ({"stage": 2, "reduce_bucket_size": 7}, 30, 7),
+        ({"stage": 0}, 30, None),
+    ],
+)
+def test_a_bucket_of_gradients_is_no_larger_than_the_model(files, zero, count, bucket):
+    weights = torch.nn.Parameter(torch.empty(count, device="meta"))
+    settings = files.load({**SPARSE, "zero_optimization": zero})
+    given = engine.engine_settings(settings, 10, 2, 1, [{"params": [weights]}])["zero_optimization"]
+    assert given.get("reduce_bucket_size") == bucket
 
 
 @pytest.mark.parametrize("block", ["bf16", "fp16", "torch_autocast"])

@@ -23,6 +23,8 @@ TRAINING_KEYS = (
     "communication_data_type",
 )
 """Keys that the result of a training depends on; the others decide where and how it runs."""
+BUCKET = 500_000_000
+"""DeepSpeed's default of `reduce_bucket_size`; smaller models have a bucket of their own size."""
 
 
 class OptimizerParams(Block):
@@ -158,7 +160,9 @@ class Zero(Block):
     reduce_scatter: bool | None = None
     """ZeRO 1 to 3: sum each gradient only on the rank that owns it, instead of on all."""
     reduce_bucket_size: Annotated[int, Field(ge=2, le=10**11)] | None = None
-    """ZeRO 1 to 3: numbers that are summed over the ranks at a time."""
+    """ZeRO 1 to 3: numbers that are summed over the ranks at a time; without it those of the
+    model, at most 500 million.
+    """
     use_multi_rank_bucket_allreduce: bool | None = None
     """ZeRO 1 and 2 with reduce_scatter: one all-reduce for the parts of several ranks."""
     allgather_partitions: bool | None = None

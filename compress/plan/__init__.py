@@ -1,1 +1,1 @@
-"""How much memory and disk a run needs, from shapes and settings alone; nothing is trained."""
+"""What a run needs of memory and disk, and what a step sends, from shapes and settings alone."""

@@ -9,7 +9,8 @@ of a host are neighbours in the ring, a host sends to the others as much as one 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compress.plan.memory import Engine, Items, staying
+from compress.plan.engine import Engine
+from compress.plan.memory import Items, staying
 from compress.plan.sizes import Sizes
 
 GB = 10**9

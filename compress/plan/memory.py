@@ -8,13 +8,12 @@ included: the libraries themselves, the device's context, fragmentation, buffers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compress.configuration.config import Config
 from compress.models.weight_files import SHARD_BYTES
+from compress.plan.engine import FLOAT, Engine
 from compress.plan.sizes import Sizes
 from compress.stages import latency
 from compress.stages.export import SAMPLES
 
-FLOAT = 4
 MOMENTS = 8
 """Bytes of the two averages of Adam, of each weight."""
 REDUCED = 500_000_000
@@ -26,60 +25,6 @@ keeps none of its weights (on a CPU it does if they have dropout), dropout keeps
 MAGNITUDE = 8
 """Bytes of each masked weight while a threshold is found, counted: magnitude, candidates, new mask."""
 Items = dict[str, int]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What of DeepSpeed's settings decides about memory and communication; counts of numbers.
-
-    width: bytes of a weight that the model computes with; bucket: of gradients, 0 if they are not
-    copied into one; prefetch, reuse, live, persistence, sub_group: of ZeRO 3; temporaries: copies of
-    the weights of a group that the optimiser makes in a step; gloo: connects the ranks, as on CPUs.
-    """
-
-    zero: int
-    ranks: int
-    width: int
-    bucket: int
-    prefetch: int
-    reuse: int
-    live: int
-    persistence: int
-    sub_group: int
-    temporaries: int
-    states_on_host: bool
-    weights_on_host: bool
-    gloo: bool = False
-
-    @property
-    def shares(self) -> int:
-        """Ranks that divide the optimiser's states."""
-        return self.ranks if self.zero else 1
-
-    @staticmethod
-    def of(config: Config, ranks: int, gloo: bool = False) -> "Engine":
-        """The engine of a run on so many ranks; absent keys have DeepSpeed's defaults."""
-        block, adam = config.deepspeed.zero_optimization, config.deepspeed.optimizer.params
-        half = any(b and b.enabled for b in (config.deepspeed.bf16, config.deepspeed.fp16))
-        buckets = (2 if block.overlap_comm and block.stage < 3 else 1) * _or(
-            block.reduce_bucket_size, 500_000_000
-        )
-        offload, parameters = block.offload_optimizer, block.offload_param
-        return Engine(
-            zero=block.stage,
-            ranks=ranks,
-            width=2 if half or config.robust.precision == "bf16" else FLOAT,
-            bucket=buckets if block.stage and block.contiguous_gradients is not False else 0,
-            prefetch=_or(block.stage3_prefetch_bucket_size, 50_000_000),
-            reuse=_or(block.stage3_max_reuse_distance, 1_000_000_000),
-            live=_or(block.stage3_max_live_parameters, 1_000_000_000),
-            persistence=_or(block.stage3_param_persistence_threshold, 0 if gloo else 100_000),
-            sub_group=_or(block.sub_group_size, 1_000_000_000),
-            temporaries=2 if adam.torch_adam and not adam.fused else 0,
-            states_on_host=bool(offload and offload.device != "none"),
-            gloo=gloo,
-            weights_on_host=bool(parameters and parameters.device != "none"),
-        )
 
 
 @dataclass(frozen=True)
@@ -134,10 +79,6 @@ class Need:
     def on_host(self) -> int:
         """Of all."""
         return sum(self.host.values())
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
 
 
 def activations(sizes: Sizes, width: int, samples: int, length: int) -> int:

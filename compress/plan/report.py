@@ -12,7 +12,8 @@ from compress.configuration.config import Config, batch_split
 from compress.configuration.robust_schema import RobustCompression
 from compress.plan import communication, memory, sizes
 from compress.plan.communication import Step, Traffic
-from compress.plan.memory import Engine, Load, Need
+from compress.plan.engine import Engine
+from compress.plan.memory import Load, Need
 from compress.plan.sizes import Sizes
 from compress.stages import difficulty, latency
 
@@ -81,8 +82,9 @@ def make(
     model: of the teacher's fine-tuning and the difficulty; student: and its pruners; device: its type.
     Raises UserError if the batch cannot be shared among the ranks.
     """
-    robust, engine = config.robust, Engine.of(config, ranks, gloo=device == "cpu")
-    whole, small = sizes.of(model), sizes.of(*student)
+    robust, whole, small = config.robust, sizes.of(model), sizes.of(*student)
+    gloo = device == "cpu"
+    engine = Engine.of(config, ranks, whole.parameters, gloo)
     needs = []
     if robust.teacher_trained:
         needs += memory.needs("teacher", whole, engine, _load(config, ranks, rows, whole), TEACHER)
@@ -96,14 +98,15 @@ def make(
     teacher = whole.parameters if robust.layerwise.any else 0
     load = replace(_load(config, ranks, rows, small), teacher=teacher, cuts=cuts)
     parts = ("load", *(["importance"] if cuts else []), "train", "export", "parity")
-    needs += memory.needs("student", small, engine, load, parts)
+    students = Engine.of(config, ranks, small.parameters, gloo)
+    needs += memory.needs("student", small, students, load, parts)
     held = {"scores": memory.arrays(load, rows.scored)}
     needs.append(Need("evaluation: scores", memory.evaluating(whole, engine, load), held))
     timed = {"teacher": whole.parameters, "student": small.parameters}
     if not latency.too_large(timed, dict.fromkeys(timed, load.length), torch.device(device)):
         both = memory.timing(whole, small, load.length)
         needs.append(Need("evaluation: latency", both, {}, optional=True))
-    about, step = _about(config, ranks, whole, engine), _step(config, small, engine)
+    about, step = _about(config, ranks, whole, engine), _step(config, small, students)
     return Plan(about, needs, _disk(robust, whole, small), step)
 
 
@@ -128,7 +131,7 @@ def _step(config: Config, small: Sizes, engine: Engine) -> Step:
 
 def _load(config: Config, ranks: int, rows: Rows, one: Sizes) -> Load:
     robust, (micro, _) = config.robust, batch_split(config, ranks)
-    length, width = robust.task.max_length, Engine.of(config, ranks).width
+    length, width = robust.task.max_length, Engine.of(config, ranks, one.parameters).width
     gated = importance.batch_size(config, ranks)
     return Load(
         activations=memory.activations(one, width, micro, length),

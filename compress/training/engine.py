@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from compress.configuration import schedule
 from compress.configuration.config import Config
-from compress.configuration.deepspeed_schema import engine_keys
+from compress.configuration.deepspeed_schema import BUCKET, engine_keys
 from compress.errors import UserError
 from compress.models import unpadding
 from compress.runtime import ranks
@@ -83,8 +83,11 @@ def engine_settings(
         gradient_accumulation_steps=accumulation,
         steps_per_print=NEVER,
     )
-    if config.deepspeed.zero_optimization.stage == 3:
-        settings["zero_optimization"] = divided(settings["zero_optimization"])
+    zero, stage = settings.get("zero_optimization", {}), config.deepspeed.zero_optimization.stage
+    if stage:
+        settings["zero_optimization"] = zero = bucketed(zero, groups)
+    if stage == 3:
+        settings["zero_optimization"] = divided(zero)
     half = config.deepspeed.bf16
     if half and half.enabled and config.deepspeed.zero_optimization.stage in (1, 2):
         searched = finite.left_out(config)
@@ -121,6 +124,16 @@ def _cached(function: Any) -> Iterator[Any]:  # noqa: ANN401  any member of a cl
         yield function
     for cell in getattr(function, "__closure__", None) or ():
         yield from _cached(cell.cell_contents)
+
+
+def bucketed(zero: Mapping[str, Any], groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The block of ZeRO with a bucket of gradients no larger than the model, where none is given.
+
+    DeepSpeed's default is a buffer of 500 million numbers for a model of any size.
+    """
+    parameters = [p for group in groups for p in group["params"]]
+    count = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+    return {"reduce_bucket_size": min(BUCKET, max(count, 2)), **zero}
 
 
 def divided(zero: Mapping[str, Any]) -> dict[str, Any]:
