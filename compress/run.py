@@ -176,7 +176,7 @@ def _check_models(config: Config) -> tuple[dict[str, Path], dict[str, probe.Fit]
         with torch.device("meta"):
             for key in _trained(config, folders):
                 engine.check_options(encoders.fresh_from(folders[key]), config)
-    if difficulty.needed(config.robust):
+    if config.robust.difficulty_needed:
         difficulty.check_model(config, folders["model"])
     return folders, fits
 
@@ -185,7 +185,7 @@ def _trained(config: Config, keys: Collection[str]) -> list[str]:
     """Which models, by key, this run trains: all but a given teacher that nothing starts from."""
     robust = config.robust
     starts = [robust.student.init_from] if robust.student.model is None else []
-    starts += [robust.uncertainty.init_from] if difficulty.needed(robust) else []
+    starts += [robust.uncertainty.init_from] if robust.difficulty_needed else []
     return [key for key in keys if key != "teacher.model" or "teacher" in starts]
 
 
@@ -194,7 +194,7 @@ def _resolve(config: Config, folders: Mapping[str, Path], data: TaskData) -> Res
     given_models.check(folders, data)
     weak.check(config, folders["model"], data)
     resolved = student.check(config, folders.get("student.model", folders["model"]), data)
-    if difficulty.needed(config.robust):
+    if config.robust.difficulty_needed:
         difficulty.check(config, len(data.train))
     return resolved
 
@@ -236,7 +236,7 @@ def stages_of(robust: RobustCompression, stage: str) -> tuple[str, ...]:
     `all` leaves out a difficulty that the loss does not use. `student` makes the student with the plain
     loss too, if one is asked for. A given teacher is only scored, so that each stage may do it.
     """
-    left_out = set() if difficulty.needed(robust) else {"difficulty"}
+    left_out = set() if robust.difficulty_needed else {"difficulty"}
     left_out |= set() if robust.evaluation.baseline else {"plain"}
     if stage == "all":
         return tuple(name for name in STAGES if name not in left_out)

@@ -1,6 +1,8 @@
 """The plan of memory: sizes from shapes, the command, its errors, the formula where it is exact."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,13 +11,15 @@ from live_bytes import LiveBytes
 from small_models import CONFIGS, fresh
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
 
+from compress.configuration import precision
 from compress.errors import UserError
 from compress.models import encoders, streamed
 from compress.plan import __main__ as command
-from compress.plan import communication, memory, sizes
+from compress.plan import communication, dry_run, memory, sizes
 from compress.plan.communication import Traffic
 from compress.plan.engine import Engine
-from compress.plan.memory import Load
+from compress.plan.memory import Load, Need
+from compress.plan.report import Plan
 
 PLAIN = Engine(
     zero=0,
@@ -186,6 +190,7 @@ def test_files_say_what_is_compressed(tmp_path):
     ("words", "sentence"),
     [
         (["--ranks", "0"], "--ranks 0: give 1 or more"),
+        (["--ranks", "8"], "^--model is missing: name a directory"),
         (["--ranks", "1", "--model", "{folder}"], "has no config.json"),
     ],
 )
@@ -194,6 +199,42 @@ def test_mistakes_are_one_sentence(words, sentence, tmp_path):
     with pytest.raises(UserError, match=sentence) as caught:
         plan(*words)
     assert "\n" not in str(caught.value)
+
+
+def test_the_command_starts_no_deepspeed(tmp_path):
+    """It takes seconds to import, and says in stdout that it found no GPU."""
+    code = (
+        "import sys; from compress.plan import __main__ as plan; plan.main(sys.argv[1:]); "
+        "sys.exit('deepspeed' in sys.modules)"
+    )
+    words = ["--model", written(tmp_path), "--ranks", "4", "--zero", "3"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert " parameters, 4 ranks, ZeRO 3, " in done.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_an_open_precision_is_planned_as_of_a_gpu(tmp_path, monkeypatch, here):
+    """Not as of the machine that plans."""
+    monkeypatch.setattr(precision, "computes_bf16", lambda kind: here)
+    files = ["--deepspeed_config", "ds_configs/zero2.json", "ds_configs/gpu_zero3.json"]
+    files += ["ds_configs/tasks/synthetic.json", "ds_configs/mitigation/vanilla.json"]
+    assert ", ZeRO 3, bf16, " in plan("--model", written(tmp_path), "--ranks", "8", *files).about
+
+
+def test_on_a_cpu_a_bucket_counts_as_far_as_it_is_filled(monkeypatch):
+    """DeepSpeed allocates 2 GB of it for a model of any size, which a CPU does not back with memory."""
+    large = Need("student: train", {memory.BUCKET: 2 * 10**9, "weights": 10**6}, {"copy": 10**6})
+    other = Need("student: parity", {"weights": 5 * 10**7}, {})
+    found = Plan("", 10**6, [large, other], {}, communication.Step({}, 0))
+    monkeypatch.setattr(dry_run.memory, "available", lambda: 10**8)
+    assert dry_run.filled(large, 10**6) == 10**7
+    cpu = torch.device("cpu")
+    assert dry_run._verdict(found, cpu).startswith("student: parity fits: it needs 0.05 GB, and each")
+    monkeypatch.setattr(dry_run.memory, "available", lambda: 10**7)
+    assert "student: parity does not fit: it needs 0.05 GB" in dry_run._verdict(found, cpu)
 
 
 @pytest.mark.slow

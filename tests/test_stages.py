@@ -10,7 +10,6 @@ from compress import run
 from compress.data.splits import Split
 from compress.errors import UserError
 from compress.scoring import chance, measures
-from compress.stages import difficulty
 from compress.stages.teacher import Teacher
 
 OWN = """
@@ -47,7 +46,7 @@ def robust(tmp_path, monkeypatch):
 )
 def test_all_stages_are_without_a_difficulty_that_the_loss_does_not_use(robust, texts, needed):
     block = robust(*texts)
-    assert difficulty.needed(block) == needed
+    assert block.difficulty_needed == needed
     expected = ALL if needed else tuple(name for name in ALL if name != "difficulty")
     assert run.stages_of(block, "all") == expected
     assert run.stages_of(block, "difficulty") == ("difficulty",), "asked for, it is made all the same"

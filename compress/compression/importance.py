@@ -9,7 +9,7 @@ in its precision, each rank on its share of the samples; no gradient of a weight
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from compress.microbatch import SampleData
 from compress.mitigations import Mitigation
 from compress.models.blocks import find_blocks
 from compress.runtime import ranks, watchdog
-from compress.training.passes import Passes
+
+if TYPE_CHECKING:
+    from compress.training.passes import Passes
 
 BATCH = 32
 """Samples of a pass of each rank, at most."""
@@ -86,7 +88,7 @@ def batch_size(config: Config, parts: int) -> int:
     return min(BATCH, micro, config.robust.evaluation.batch_size)
 
 
-def measure(passes: Passes, what: Measurement) -> Importance:
+def measure(passes: "Passes", what: Measurement) -> Importance:
     """Importance under the loss of a training, the mean over these samples, equal on all ranks.
 
     The model and its engine, if it has one, are afterwards what they were. Collective. Raises UserError
@@ -106,7 +108,7 @@ def measure(passes: Passes, what: Measurement) -> Importance:
     )
 
 
-def _sums(passes: Passes, what: Measurement, sizes: list[int], scale: float) -> Tensor:
+def _sums(passes: "Passes", what: Measurement, sizes: list[int], scale: float) -> Tensor:
     """Sums of absolute gradients over this rank's samples, times scale: all layers in turn, float64."""
     total = torch.zeros(sum(sizes), dtype=torch.float64, device=what.device)
     each, data = what.batch_size * ranks.world_size(), what.data

@@ -226,6 +226,16 @@ class RobustCompression(Block):
         return self.teacher.model is None and self.teacher.probabilities is None
 
     @property
+    def difficulty_used(self) -> bool:
+        """Whether the loss gets a difficulty."""
+        return self.loss.uses("difficulty")
+
+    @property
+    def difficulty_needed(self) -> bool:
+        """Whether the run needs the loss matrix: for the loss itself, or to choose alpha for it."""
+        return self.difficulty_used and (not self.loss.shallow or self.uncertainty.alpha == "auto")
+
+    @property
     def models(self) -> dict[str, str]:
         """The models that the configuration names, by key: the run's encoder first."""
         given = {

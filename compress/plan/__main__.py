@@ -1,9 +1,10 @@
 """Whether a model fits: bytes a rank in every part of a run, on disk and network, before it starts.
 
     python -m compress.plan --model meta-llama/Llama-3.1-8B --ranks 64 --zero 3
-    python -m compress.plan --ranks 64 --deepspeed_config ds_configs/gpu_zero3.json ...
+    python -m compress.plan --ranks 64 --deepspeed_config ds_configs/zero2.json ds_configs/gpu.json ...
 
-Only the model's config.json is read. Without files: 8 samples a rank, AdamW (fused), bf16, 128 tokens.
+Only the model's config.json is read. Without files: ZeRO 2, 8 samples a rank, AdamW (fused), bf16, 128
+tokens, no compression. Where the files leave the precision open ("auto"), bf16 is planned for.
 """
 
 import argparse
@@ -41,11 +42,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", help=f"directory or hub id; default: {OURS}.model of the files")
-    parser.add_argument("--ranks", type=int, required=True)
+    parser.add_argument("--ranks", type=int, required=True, help="GPUs of all hosts together")
     parser.add_argument("--zero", type=int, choices=range(4), help="in place of the files' stage")
-    parser.add_argument("--deepspeed_config", nargs="+", default=[], metavar="JSON")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], dest="overrides")
-    parser.add_argument("--rows", type=int, default=400_000, help="samples of train (400000)")
+    parser.add_argument(
+        "--deepspeed_config",
+        nargs="+",
+        default=[],
+        metavar="JSON",
+        help="the files of train.py: batch, length, compression, loss",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="as of train.py, such as zero_optimization.reduce_bucket_size=5e7",
+    )
+    parser.add_argument(
+        "--rows", type=int, default=400_000, help="samples of train (400000), whose scores a run keeps"
+    )
     parser.add_argument("--bandwidth", type=_positive, metavar="GB/S", help="of a host's network")
     parser.add_argument("--speed", type=_positive, metavar="TFLOP/S", help="that a rank reaches")
     return parser.parse_args(arguments)
@@ -63,15 +80,20 @@ def _positive(text: str) -> float:
 
 def settings_of(options: argparse.Namespace) -> Config:
     """The configuration that is planned for."""
-    given = [] if options.deepspeed_config else [f"{k}={json.dumps(v)}" for k, v in ALONE.items()]
+    given = []
     if not options.deepspeed_config:
+        if options.model is None and not any(t.startswith(f"{OURS}.model=") for t in options.overrides):
+            raise UserError(
+                "--model is missing: name a directory or hub id, or give --deepspeed_config."
+            )
+        given += [f"{key}={json.dumps(value)}" for key, value in ALONE.items()]
         given += [f"train_batch_size={MICRO * options.ranks}", "zero_optimization.stage=2"]
     if options.model is not None:
         given.append(f"{OURS}.model={json.dumps(options.model)}")
     if options.zero is not None:
         given.append(f"zero_optimization.stage={options.zero}")
     loaded = config.load(options.deepspeed_config, [*given, *options.overrides], options.ranks)
-    return precision.settle(loaded)[0]
+    return precision.possible(loaded)[0]  # of "auto" bf16: this machine is none of the ranks
 
 
 def shape_of(name: str, key: str, classes: int) -> PreTrainedModel:

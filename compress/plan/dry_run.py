@@ -5,6 +5,7 @@ import torch
 from compress.errors import UserError
 from compress.models import encoders
 from compress.plan import report
+from compress.plan.memory import BUCKET, FLOAT, Need
 from compress.plan.report import GB, Plan, Rows
 from compress.runtime import memory, ranks
 from compress.stages.context import Context
@@ -40,9 +41,22 @@ def _verdict(plan: Plan, device: torch.device) -> str:
     """Whether the largest need fits what this rank's device has in all, or its share of the host."""
     if device.type == "cuda":
         total, what = torch.cuda.get_device_properties(device).total_memory, f"{device} has"
+        needed = {need.stage: need.on_device for need in plan.parts}
     else:
         total = int(memory.available() / ranks.world_size())
         what = "each rank's share of this machine's free memory is"
-    needed = plan.most.on_device
-    fits = "fits" if needed < total else "does not fit"
-    return f"{plan.most.stage} {fits}: it needs {needed / GB:.2f} GB, and {what} {total / GB:.2f} GB"
+        needed = {need.stage: filled(need, plan.parameters) for need in plan.parts}
+    part = max(needed, key=lambda stage: needed[stage])
+    sizes = f"it needs {needed[part] / GB:.2f} GB, and {what} {total / GB:.2f} GB"
+    if needed[part] < total:
+        return f"{part} fits: {sizes}"
+    return f"{part} does not fit: {sizes}; docs/scale.md says what needs less"
+
+
+def filled(need: Need, parameters: int) -> int:
+    """Bytes of device and host that a CPU backs with memory: of buckets what is ever filled.
+
+    parameters: of the model; each of the two buckets at most never holds more gradients.
+    """
+    bucket = need.device.get(BUCKET, 0)
+    return need.on_device + need.on_host - bucket + min(bucket, 2 * FLOAT * parameters)

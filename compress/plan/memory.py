@@ -12,7 +12,7 @@ from compress.models.weight_files import SHARD_BYTES
 from compress.plan.engine import FLOAT, Engine
 from compress.plan.sizes import Sizes
 from compress.stages import latency
-from compress.stages.export import SAMPLES
+from compress.stages.parity import SAMPLES
 
 MOMENTS = 8
 """Bytes of the two averages of Adam, of each weight."""
@@ -24,6 +24,8 @@ a plain feed-forward layer or a gated one, by bytes of a weight. Counted on BERT
 keeps none of its weights (on a CPU it does if they have dropout), dropout keeps a byte."""
 MAGNITUDE = 8
 """Bytes of each masked weight while a threshold is found, counted: magnitude, candidates, new mask."""
+BUCKET = "bucket of gradients"
+"""Of DeepSpeed, allocated whole and filled as far as there are gradients."""
 Items = dict[str, int]
 
 
@@ -104,7 +106,7 @@ def steady(sizes: Sizes, engine: Engine) -> Items:
     if engine.zero == 3:
         items["gradients"] = engine.width * share
         items["gathered weights"] = engine.width * sizes.below(engine.persistence)
-        items["bucket of gradients"] = engine.width * engine.bucket
+        items[BUCKET] = engine.width * engine.bucket
     return items
 
 
@@ -123,7 +125,7 @@ def backward(sizes: Sizes, engine: Engine, kept: int) -> Items:
     if engine.zero == 0:
         copied = width * (count + min(count, REDUCED))
         return own | ({"activations": kept} if kept > copied else {"gradients": copied})
-    bucket = {"bucket of gradients": width * engine.bucket}
+    bucket = {BUCKET: width * engine.bucket}
     part = width * _share(sizes, engine)
     if engine.zero == 1:
         summed = width * (count - moved) + part

@@ -15,7 +15,7 @@ from compress.plan.communication import Step, Traffic
 from compress.plan.engine import Engine
 from compress.plan.memory import Load, Need
 from compress.plan.sizes import Sizes
-from compress.stages import difficulty, latency
+from compress.stages import latency
 
 GB = 10**9
 TEACHER = ("load", "train", "score", "export")
@@ -35,18 +35,24 @@ class Rows:
 @dataclass(frozen=True)
 class Plan:
     """needs: of each part of a run, on a rank; disk: bytes by what is written; step: of the student's
-    training; about: the model and the ranks, in a line.
+    training; about: the model and the ranks, in a line; parameters: of the model.
     """
 
     about: str
+    parameters: int
     needs: Sequence[Need]
     disk: Mapping[str, int]
     step: Step
 
     @property
+    def parts(self) -> list[Need]:
+        """Those that are never left out."""
+        return [need for need in self.needs if not need.optional]
+
+    @property
     def most(self) -> Need:
         """The part that needs most on the device, of those that are not left out."""
-        return max((need for need in self.needs if not need.optional), key=lambda need: need.on_device)
+        return max(self.parts, key=lambda need: need.on_device)
 
     def text(self, bandwidth: float | None = None, speed: float | None = None) -> str:
         """A table of GB a rank; the part that needs most, with its largest items; disk; communication.
@@ -88,7 +94,7 @@ def make(
     needs = []
     if robust.teacher_trained:
         needs += memory.needs("teacher", whole, engine, _load(config, ranks, rows, whole), TEACHER)
-    if difficulty.needed(robust):
+    if robust.difficulty_needed:
         masked = _all_masked(whole)
         load = _load(config, ranks, rows, whole)
         needs += memory.needs("difficulty", masked, engine, load, TEACHER[:3])
@@ -107,7 +113,7 @@ def make(
         both = memory.timing(whole, small, load.length)
         needs.append(Need("evaluation: latency", both, {}, optional=True))
     about, step = _about(config, ranks, whole, engine), _step(config, small, students)
-    return Plan(about, needs, _disk(robust, whole, small), step)
+    return Plan(about, whole.parameters, needs, _disk(robust, whole, small), step)
 
 
 def _disk(robust: RobustCompression, whole: Sizes, small: Sizes) -> dict[str, int]:

@@ -104,7 +104,7 @@ def settle(run: Context) -> tuple[Context, Artefact | None]:
     if robust.uncertainty.alpha != "auto":
         return run, None
     train = "student" in run.chosen
-    usable = difficulty.used(robust) and (train or find(Difficulty(), run) is not None)
+    usable = robust.difficulty_used and (train or find(Difficulty(), run) is not None)
     choice = find(Alpha(), run) if usable else None
     if choice is None and not (usable and train):
         return _with(run, ownership.UNUSED_ALPHA), None

@@ -160,8 +160,11 @@ def new_trainer(
         context.output_dir / "profile" / f"{name}.json" if context.config.robust.profile else None,
     )
     trainer = Trainer(training)
-    samples, size = len(trainer.data), trainer.batch_size
-    ranks.say(f"{name}: {trainer.total_steps} steps of {size} ({samples} samples, {epochs} epochs)")
+    plural = "s" * (epochs != 1)
+    ranks.say(
+        f"{name}: {trainer.total_steps:,} steps of {trainer.batch_size} samples "
+        f"({len(trainer.data):,} samples, {epochs} epoch{plural})"
+    )
     return trainer
 
 

@@ -19,7 +19,6 @@ from compress.compression.masks import Masks
 from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.configuration.config import Config, training_steps
-from compress.configuration.robust_schema import RobustCompression
 from compress.configuration.used_keys import OURS
 from compress.errors import UserError
 from compress.mitigations.vanilla import Vanilla
@@ -90,16 +89,6 @@ class Difficulty(Stage[Context]):
                 save_losses(folder / f"{name}.parquet", levels, np.stack(columns, 1), labels)
 
         return fill
-
-
-def used(robust: RobustCompression) -> bool:
-    """Whether the loss gets a difficulty."""
-    return robust.loss.uses("difficulty")
-
-
-def needed(robust: RobustCompression) -> bool:
-    """Whether the run needs the loss matrix: for the loss itself, or to choose alpha for it."""
-    return used(robust) and (not robust.loss.shallow or robust.uncertainty.alpha == "auto")
 
 
 def _steps(config: Config, samples: int) -> int:

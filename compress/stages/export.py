@@ -2,33 +2,23 @@
 
 safetensors only, with the tokenizer, the labels, a model card, and the code that plain transformers
 needs where layers have dimensions of their own (`remote_code`). The weights are written one Transformer
-block at a time into the place of the unfinished work, and moved when the rest is written. The logits of
-the masked model in training and of the exported, reloaded one must agree to 1e-5 in float32, relative
-to the largest, else the export fails.
+block at a time into the place of the unfinished work, and moved when the rest is written; `parity`
+compares the result with the model in training.
 """
 
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress.data.columns import Columns
 from compress.data.tasks import Task
-from compress.errors import UserError
 from compress.files import disk
-from compress.models import encoders, label_order, remote_code, streamed
+from compress.models import encoders, remote_code
 from compress.models.weight_files import WeightWriter
 from compress.runtime import ranks
-from compress.scoring import evaluation
 from compress.training import gathering
 from compress.training.gathering import Portion
-
-SAMPLES = 256
-TOLERANCE = 1e-5
 
 
 def begin(*folders: Path) -> list[WeightWriter]:
@@ -91,30 +81,3 @@ def save(
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
-
-
-def logits(folder: Path, data: Columns, classes: int, device: torch.device) -> NDArray[np.float64]:
-    """Logits [N, C] of the model of a directory, computed block by block; on the calling rank alone."""
-    names = label_order.names(folder, encoders.load_config(folder))
-    model = encoders.load_classifier(folder, tuple(names), trained=True, whole=False).eval()
-    with streamed.blocks(model, device):
-        forward = evaluation.forward_of(model, device)
-        return evaluation.logits(forward, data, SAMPLES, classes, device, alone=True)
-
-
-def difference(
-    folder: Path, expected: NDArray[np.float64], data: Columns, device: torch.device
-) -> float:
-    """Largest difference between expected logits [N, C] and a directory's, relative to the largest.
-
-    Below a largest logit of 1 it is absolute. data: the N samples. Runs on the calling rank alone.
-    Raises UserError above the tolerance.
-    """
-    found = logits(folder, data, expected.shape[1], device)
-    worst = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
-    if not worst <= TOLERANCE:
-        raise UserError(
-            f"{folder}: the exported model differs from the one in training by {worst:.1e} in its "
-            f"logits (allowed: {TOLERANCE:.0e}); this is a defect of this program, please report it."
-        )
-    return worst

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from compress.files import artefacts
-from compress.stages import difficulty, weak
+from compress.stages import weak
 from compress.stages.alpha import Alpha
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
@@ -95,5 +95,5 @@ def _missing(stage: Stage, context: Context) -> Iterator[Stage]:
 def _student(context: Context) -> Stage:
     """The student, or the choice among several."""
     robust = context.config.robust
-    chooses = robust.uncertainty.alpha == "auto" and difficulty.used(robust)
+    chooses = robust.uncertainty.alpha == "auto" and robust.difficulty_used
     return Alpha() if chooses else Student()

@@ -83,7 +83,7 @@ class Student(Stage[Context]):
         """
         keys = [*BLOCKS, *(f"student.{key}" for key in STUDENT_KEYS)]
         keys += ["teacher.model", "teacher.probabilities"]
-        if difficulty.used(config.robust):
+        if config.robust.difficulty_used:
             keys += [f"uncertainty.{key}" for key in ("alpha", "normalisation", "quantile")]
         elif config.robust.loss.user_code is not None:
             keys.append("uncertainty.alpha")
@@ -97,7 +97,7 @@ class Student(Stage[Context]):
         robust, needs = self.configured(run.config).robust, list[Stage]([Teacher()])
         if robust.loss.shallow:
             needs.append(Shallow())
-        elif difficulty.used(robust) and (robust.loss.user_code is None or _has_difficulty(run)):
+        elif robust.difficulty_used and (robust.loss.user_code is None or _has_difficulty(run)):
             needs.append(Difficulty())
         if robust.loss.uses("mistakes"):
             needs.append(First())

@@ -21,7 +21,7 @@ from compress.models import encoders, remote_code
 from compress.models.weight_files import WeightFiles
 from compress.runtime import ranks
 from compress.scoring import evaluation
-from compress.stages import export
+from compress.stages import export, parity
 from compress.stages.context import Context
 from compress.training import gathering
 from compress.training.gathering import Portion
@@ -40,14 +40,14 @@ class Written:
     expected: NDArray[np.float64] | None
 
     def parity(self, run: Context, model: Path) -> float:
-        """See `export.difference`; model: the exported directory. On the main rank alone."""
-        dev, classes = run.columns["dev"].head(export.SAMPLES), len(run.data.labels)
+        """See `parity.difference`; model: the exported directory. On the main rank alone."""
+        dev, classes = run.columns["dev"].head(parity.SAMPLES), len(run.data.labels)
         expected = self.expected
         if expected is None:
             assert self.reference is not None, "something is compared with"
-            expected = export.logits(self.reference, dev, classes, run.device)
+            expected = parity.logits(self.reference, dev, classes, run.device)
             shutil.rmtree(self.reference, ignore_errors=True)
-        return export.difference(model, expected, dev, run.device)
+        return parity.difference(model, expected, dev, run.device)
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Trained:
             remote_code.write_config(self.shape, reference)
 
     def _expected(self, run: Context) -> NDArray[np.float64]:
-        dev, classes = run.columns["dev"].head(export.SAMPLES), len(run.data.labels)
+        dev, classes = run.columns["dev"].head(parity.SAMPLES), len(run.data.labels)
         self.trainer.engine.eval()
-        return evaluation.logits(self.trainer.forward, dev, export.SAMPLES, classes, run.device)
+        return evaluation.logits(self.trainer.forward, dev, parity.SAMPLES, classes, run.device)
 
     def small(self) -> PreTrainedModel:
         """The exported model without its weights."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from compress.errors import UserError
-from compress.stages import difficulty
 from compress.study.plan import Run
 
 
@@ -42,7 +41,7 @@ def shard(runs: Sequence[Run], text: str) -> list[Run]:
 
 def ahead_first(runs: Sequence[Run]) -> list[Run]:
     """The runs in their order, those that make a difficulty before those that only find it."""
-    return sorted(runs, key=lambda run: not difficulty.needed(run.config.robust))
+    return sorted(runs, key=lambda run: not run.config.robust.difficulty_needed)
 
 
 def pioneers(runs: Sequence[Run]) -> set[str]:

@@ -38,7 +38,7 @@ PARTS = {
         "compress.stages.export:save",
         "compress.stages.stage:publish",
     ],
-    "parity": ["compress.stages.export:difference", "compress.stages.export:logits"],
+    "parity": ["compress.stages.parity:difference", "compress.stages.parity:logits"],
 }
 """Functions during which a part of a stage runs; the innermost counts."""
 WITHIN = {
