@@ -115,11 +115,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of a rank in a part of a run, on its device and on the host, by what needs them."""
+    """Bytes of a rank in a part of a run, on its device and on the host, by what needs them.
+
+    spared: the part is left out where memory does not suffice.
+    """
 
     stage: str
     device: Mapping[str, int]
     host: Mapping[str, int]
+    spared: bool = False
 
     @property
     def on_device(self) -> int:

@@ -43,8 +43,9 @@ class Plan:
 
     @property
     def most(self) -> Need:
-        """The part that needs most on the device."""
-        return max(self.needs, key=lambda need: need.on_device)
+        """The part that needs most on the device, of those that no run leaves out."""
+        needed = [need for need in self.needs if not need.spared]
+        return max(needed, key=lambda need: need.on_device)
 
     def text(self, bandwidth: float | None = None, speed: float | None = None) -> str:
         """A table of GB a rank; the part that needs most, with its largest items; disk; communication.
@@ -98,7 +99,8 @@ def make(
     needs.append(Need("evaluation: scores", memory.evaluating(whole, engine, load), held))
     timed = {"teacher": whole.parameters, "student": small.parameters}
     if not latency.too_large(timed, dict.fromkeys(timed, load.length), torch.device(device)):
-        needs.append(Need("evaluation: latency", memory.timing(whole, small, load.length), {}))
+        timing = memory.timing(whole, small, load.length)
+        needs.append(Need("evaluation: latency", timing, {}, spared=True))
     keep = robust.checkpoint.keep if robust.checkpoint.enabled else -1
     largest = max(whole, small, key=lambda one: one.parameters)
     disk = {
