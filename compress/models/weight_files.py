@@ -1,8 +1,8 @@
 """The tensors of a model directory, read one at a time: safetensors, one file or several, or .bin.
 
 Nobody needs the whole model for one of its tensors. Those of safetensors files are read, not mapped: a
-disk that fails under a mapped file ends the process by a signal, without a word. .bin files of torch 1.6
-or later are mapped.
+disk that fails under a mapped file ends the process by a signal, without a word. .bin files of torch
+1.6 or later are mapped.
 """
 
 import json
@@ -77,7 +77,7 @@ class WeightFiles:
         flat = torch.empty(mapped.nbytes, dtype=torch.uint8)
         with file.open("rb") as source:
             source.seek(self._begin(file)[name])
-            if source.readinto(flat.numpy()) < len(flat):
+            if source.readinto(memoryview(flat.numpy())) < len(flat):
                 raise EOFError(f"it ends within '{name}'")
         return flat.view(mapped.dtype).view(mapped.shape)
 

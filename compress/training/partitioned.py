@@ -23,8 +23,8 @@ def fill(model: nn.Module, settings: Mapping[str, Any]) -> None:
     """Give a deferred model its weights, in place and divided; collective.
 
     Parameters stay the same objects. settings: DeepSpeed's configuration of the engine that follows, of
-    ZeRO stage 3. An error of the main rank, which alone reads, ends all ranks, after the last parameter,
-    so that none waits for another in a collective.
+    ZeRO stage 3. An error of the main rank, which alone reads, ends all ranks, after the last
+    parameter, so that none waits for another in a collective.
     """
     block = {key: settings[key] for key in USED if key in settings}
     block["train_micro_batch_size_per_gpu"] = 1
