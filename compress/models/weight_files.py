@@ -77,7 +77,7 @@ class WeightFiles:
         flat = torch.empty(mapped.nbytes, dtype=torch.uint8)
         with file.open("rb") as source:
             source.seek(self._begin(file)[name])
-            if source.readinto(memoryview(flat.numpy())) < len(flat):
+            if source.readinto(flat.numpy().data) < len(flat):
                 raise EOFError(f"it ends within '{name}'")
         return flat.view(mapped.dtype).view(mapped.shape)
 
