@@ -1,10 +1,14 @@
 """Weights that stay in their file: what fills each parameter is what whole loading puts there."""
 
 import copy
+import errno
+import io
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_models import ALIKE, CONFIGS, KEPT
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
@@ -132,6 +136,38 @@ def test_what_is_no_tensor_in_a_pickled_file_is_left_out(tmp_path: Path) -> None
     model.config.save_pretrained(tmp_path)
     torch.save({**model.state_dict(), "epoch": 3}, tmp_path / "pytorch_model.bin")
     _same(_load(tmp_path, whole=False), _load(tmp_path))
+
+
+def test_a_tensor_that_was_read_needs_its_file_no_longer(tmp_path: Path) -> None:
+    """Memory that is mapped from a file ends the process where the disk fails."""
+    file = tmp_path / "model.safetensors"
+    tensors = {"a": torch.arange(5e5), "b": torch.tensor(3), "c": torch.ones(0, 2)}
+    tensors |= {"d": torch.arange(7, dtype=torch.bfloat16)}
+    save_file(tensors, file, metadata={"format": "pt"})
+    files = WeightFiles(tmp_path)
+    found = {name: files.read(name) for name in files.names}
+    os.truncate(file, 1000)
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+    with pytest.raises(UserError, match=r"model\.safetensors: is damaged or incomplete"):
+        files.read("a")
+
+
+def test_a_disk_that_fails_while_a_tensor_is_read_is_named(tmp_path: Path, monkeypatch) -> None:
+    save_file({"a": torch.ones(3)}, tmp_path / "model.safetensors")
+    files, plain = WeightFiles(tmp_path), Path.open
+
+    class Failing(io.BytesIO):
+        def readinto(self, _: object) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def failing(path: Path, *mode: str) -> io.BufferedIOBase:
+        return Failing(plain(path, *mode).read())
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(UserError, match=r"model\.safetensors: .*Input/output error"):
+        files.read("a")
 
 
 @pytest.mark.parametrize("index", ["{}", "[]", '{"weight_map": []}'])

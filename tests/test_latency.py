@@ -1,12 +1,14 @@
 """The short measurement at the end of a run: honest about what it did, and it ends in time."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_models import CONFIGS, fresh
 from transformers import AutoModelForSequenceClassification
 
+from compress.models import deferred, encoders
 from compress.models.blocks import find_blocks
 from compress.stages import latency, model_figures
 
@@ -60,6 +62,44 @@ def test_what_takes_too_long_is_left_out_and_said(monkeypatch):
     monkeypatch.setattr(latency, "SECONDS", 1e-6)
     found = latency.measure(models(), TOKENS, CPU)
     assert found["timings"] == [] and found["left_out"][0].startswith("a batch of 1 takes too long")
+
+
+def directories(folder):
+    made = {}
+    for name, model in models().items():
+        model.save_pretrained(folder / name)
+        labels = tuple(model.config.id2label.values())
+        made[name] = encoders.load_classifier(folder / name, labels, trained=True, whole=False).eval()
+        assert deferred.deferred(made[name])
+    return made
+
+
+def test_weights_of_more_than_half_of_the_memory_are_not_read(tmp_path, monkeypatch):
+    both = directories(tmp_path)
+    half = 4 * sum(encoders.parameters(model) for model in both.values())
+    monkeypatch.setattr(latency.memory, "available", lambda _: 2 * half - 1)
+    found = latency.measure(both, TOKENS, CPU)
+    assert found["timings"] == [] and "more than half of free main memory" in found["left_out"][0]
+    assert all(deferred.deferred(model) for model in both.values())
+    files = dict.fromkeys(("float", "int8"), tmp_path / "none.onnx")
+    config, parameters = both["student"].config, encoders.parameters(both["student"])
+    found = latency.measure_files(files, config, parameters, 7)
+    assert "more than half" in found["left_out"][0]
+    monkeypatch.setattr(latency.memory, "available", lambda _: 2 * half)
+    assert len(latency.measure(both, TOKENS, CPU)["timings"]) == 2
+    assert not any(deferred.deferred(model) for model in both.values())
+
+
+def test_a_gpu_counts_beside_main_memory(monkeypatch):
+    """Of the GPU what is free, and what torch keeps of it without using it."""
+    gpu, sizes = torch.device("cuda", 0), {"student": 100}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (500, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 400)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
+    assert latency.obstacle(sizes, TOKENS, gpu) is None
+    assert "the GPU's free memory" in latency.obstacle({"student": 101}, TOKENS, gpu)
+    monkeypatch.setattr(latency.memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=799))
+    assert "free main memory" in latency.obstacle(sizes, TOKENS, gpu)
 
 
 def test_a_gpu_that_is_full_does_not_end_the_run(monkeypatch):

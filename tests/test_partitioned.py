@@ -60,3 +60,13 @@ def test_what_the_main_rank_gathers_is_the_whole_state(found, name):
     main, other = found[name]
     assert len(main["equal"]) == main["state"] and all(main["equal"])
     assert other["equal"] == []
+
+
+def test_a_file_that_cannot_be_read_ends_all_ranks_with_its_sentence(tmp_path):
+    write("bert", tmp_path / "model")
+    driver = str(ROOT / "tests/drivers/failing_file.py")
+    done = two_ranks(driver, str(tmp_path), str(tmp_path / "model"), limit=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    main, other = (json.loads((tmp_path / f"ended-{rank}.json").read_text()) for rank in (0, 1))
+    assert main == other and main.keys() == {"divided", "exported"}
+    assert all("model.safetensors: is damaged or incomplete" in one for one in main.values())

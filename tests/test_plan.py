@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,6 +132,24 @@ def test_the_command_prints_every_part(tmp_path, capsys):
     assert "most on the device: " in out and "disk, of all ranks together: " in out
 
 
+SMALL = ["zero_optimization.reduce_bucket_size=1000"]
+SMALL += ["zero_optimization.stage3_max_reuse_distance=0"]
+SMALL += ["zero_optimization.stage3_prefetch_bucket_size=0"]
+
+
+def plan(*words):
+    return command.plan_of(command.parse(list(words)))
+
+
+def test_what_a_run_leaves_out_where_memory_lacks_is_not_what_needs_most(tmp_path):
+    found = plan("--model", written(tmp_path), "--ranks", "4")
+    [timed] = [need for need in found.needs if need.optional]
+    larger = replace(timed, device={"weights": 2 * found.most.on_device})
+    again = replace(found, needs=[*found.needs, larger])
+    assert again.most == found.most != larger
+    assert timed.stage == "evaluation: latency" and timed.stage in found.text()
+
+
 @pytest.mark.parametrize(
     ("zero", "ranks", "accumulation", "copies"),
     [(0, 1, 1, 0), (0, 2, 3, 1), (1, 4, 3, 2.25), (2, 4, 3, 5.25), (3, 2, 1, 1.5), (3, 4, 2, 4.5)],
@@ -153,18 +172,11 @@ def test_the_share_of_communication_is_said_where_the_speeds_are(tmp_path, capsy
     assert "; 25% is communication" in step.text(2, 2)
 
 
-def plan(*words):
-    return command.plan_of(command.parse(list(words)))
-
-
 def test_ranks_divide_what_zero_3_divides(tmp_path):
     folder = written(tmp_path, hidden_size=256, intermediate_size=512)
-    buckets = ["zero_optimization.reduce_bucket_size=1000"]
-    buckets += ["zero_optimization.stage3_max_reuse_distance=0"]
-    buckets += ["zero_optimization.stage3_prefetch_bucket_size=0"]
 
     def states(ranks):
-        words = ["--model", folder, "--ranks", str(ranks), "--zero", "3", "--set", *buckets]
+        words = ["--model", folder, "--ranks", str(ranks), "--zero", "3", "--set", *SMALL]
         [need] = [need for need in plan(*words).needs if need.stage == "teacher: score"]
         return need.device["states of Adam"]
 

@@ -184,9 +184,11 @@ def load_weights(model: PreTrainedModel, path: Path) -> None:
     """
     files = WeightFiles(path)
     try:
-        model.load_state_dict({name: files.read(name) for name in files.names})
+        model.load_state_dict({name: torch.zeros(()).expand(s) for name, s in files.shapes.items()})
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[1].strip()
         raise UserError(
             f"{path}: the file of weights does not fit its config.json ({reason})"
         ) from None
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(files.read(name))

@@ -1,7 +1,8 @@
 """The tensors of a model directory, read one at a time: safetensors, one file or several, or .bin.
 
-Nobody needs the whole model for one of its tensors: safetensors files are mapped, and so are .bin files
-of torch 1.6 or later.
+Nobody needs the whole model for one of its tensors. Those of safetensors files are read, not mapped: a
+disk that fails under a mapped file ends the process by a signal, without a word. .bin files of torch
+1.6 or later are mapped.
 """
 
 import json
@@ -35,6 +36,8 @@ DAMAGED = (
     UnpicklingError,
     SafetensorError,
 )
+LENGTH = 8
+"""Bytes before the header of a safetensors file: its length."""
 SHARD_BYTES = 2 << 30
 """Size from which a file of weights is closed and the next begun; one tensor is never divided."""
 
@@ -63,11 +66,35 @@ class WeightFiles:
         try:
             if file.suffix == ".bin":
                 return self._pickled(file)[name]
-            with safe_open(file, framework="pt") as weights:
-                tensor: Tensor = weights.get_tensor(name)
+            return self._bytes(file, name)
         except DAMAGED as error:
             raise _damaged(file, error) from None
-        return tensor
+
+    def _bytes(self, file: Path, name: str) -> Tensor:
+        """A tensor of a safetensors file, in memory of its own."""
+        with safe_open(file, framework="pt") as weights:
+            mapped = weights.get_tensor(name)  # its bytes are not touched
+        flat = torch.empty(mapped.nbytes, dtype=torch.uint8)
+        with file.open("rb") as source:
+            source.seek(self._begin(file)[name])
+            if source.readinto(flat.numpy().data) < len(flat):
+                raise EOFError(f"it ends within '{name}'")
+        return flat.view(mapped.dtype).view(mapped.shape)
+
+    def _begin(self, file: Path) -> dict[str, int]:
+        """Where each tensor of a safetensors file begins: after a length, and a header in JSON."""
+        if file not in self._begins:
+            with file.open("rb") as source:
+                length = int.from_bytes(source.read(LENGTH), "little")
+                header = json.loads(source.read(length))
+            header.pop("__metadata__", None)
+            places = {name: one["data_offsets"][0] for name, one in header.items()}
+            self._begins[file] = {name: LENGTH + length + place for name, place in places.items()}
+        return self._begins[file]
+
+    @cached_property
+    def _begins(self) -> dict[Path, dict[str, int]]:
+        return {}
 
     def _shape(self, name: str) -> torch.Size:
         file = self._files[name]

@@ -1,4 +1,4 @@
-"""Main memory that is available; out of memory, there or on a GPU, as a sentence with what to set."""
+"""Memory that is available; out of memory, there or on a GPU, as a sentence with what to set."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -23,8 +23,14 @@ SIGNS = (
 LENGTH = "robust_compression.task.max_length"
 
 
-def available() -> int:
-    """Bytes of main memory that are available, within the limits of the cgroups (version 2)."""
+def available(device: torch.device | None = None) -> int:
+    """Bytes of main memory that are available, within the limits of the cgroups (version 2).
+
+    device: a GPU, whose memory is meant then, with what torch keeps of it for this process.
+    """
+    if device is not None and device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     free = int(psutil.virtual_memory().available)
     for folder in cgroups.folders():
         with suppress(OSError, ValueError):  # "max": no limit

@@ -1,7 +1,7 @@
 """How fast teacher and student are on this device, measured in about two seconds at the end of a run.
 
 Both models take turns on random tokens, as many as the median dev sample has; the median counts. Left
-out, with a note, are models that are too large (`MOST_OPERATIONS`), batches of which fewer than
+out, with a note, are models that are too large (`MOST_OPERATIONS`, `PART`), batches of which fewer than
 `FEWEST` turns fit into the time, and what exceeds the GPU's memory. `python -m compress.benchmark
 inference` measures longer, in more shapes.
 """
@@ -17,13 +17,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from compress.errors import first_line
 from compress.inference import onnx_export, onnx_int8, timing
-from compress.models import encoders
+from compress.models import deferred, encoders
+from compress.runtime import memory
 
 BATCHES = (1, 32)
 SECONDS = 2.0
 SLACK = 2
 FEWEST, MOST = 3, 50
 MOST_OPERATIONS = {"cpu": 3e10, "cuda": 3e13}
+PART = 0.5
+"""Of the available memory that all weights may take in float32."""
+FLOAT, GB = 4, 10**9
 ADVICE = "python -m compress.benchmark inference does it"
 Models = Mapping[str, PreTrainedModel]
 
@@ -31,14 +35,14 @@ Models = Mapping[str, PreTrainedModel]
 def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> dict[str, Any]:
     """Median milliseconds of teacher and student for each batch size, and how they were measured.
 
-    models, tokens: `teacher` (if it is at hand) and `student`, in evaluation mode, and the length of
-    their inputs; no models where they are `too_large`. Moves the models to the device. Runs on the
-    calling rank alone.
+    models, tokens: `teacher` (if it is at hand) and `student`, in evaluation mode, deferred or not, and
+    the length of their inputs. Where nothing is an `obstacle` it reads the weights and moves the models
+    to the device. Runs on the calling rank alone.
     """
     result = _setting(tokens, device)
     sizes = {name: encoders.parameters(model) for name, model in models.items()}
-    if not models or too_large(sizes, tokens, device):
-        result["left_out"].append(f"models of this size take too long here; {ADVICE}")
+    if (why := obstacle(sizes, tokens, device)) is not None:
+        result["left_out"].append(why)
         return result
 
     def call(name: str, batch: int) -> timing.Call:
@@ -46,7 +50,10 @@ def measure(models: Models, tokens: Mapping[str, int], device: torch.device) -> 
         return timing.forward_call(ready[name], timing.random_tokens(ready[name], shape, device))
 
     try:
-        ready = {name: timing.ready(model, device) for name, model in models.items()}
+        ready: dict[str, PreTrainedModel] = {}
+        for name, model in models.items():
+            deferred.fill(model)
+            ready[name] = timing.ready(model, device)
         _fill(result, ready, call, timing.synchroniser(device))
     except torch.OutOfMemoryError:
         result["left_out"].append(f"the GPU's memory does not hold both models; {ADVICE}")
@@ -64,8 +71,9 @@ def measure_files(
     parameters: of the model; tokens: of its inputs. As `measure`.
     """
     result = _setting(dict.fromkeys(files, tokens), onnx_int8.CPU, "onnxruntime")
-    if too_large(dict.fromkeys(files, parameters), result["tokens"], onnx_int8.CPU):
-        result["left_out"].append(f"a model of this size takes too long here; {ADVICE}")
+    sizes = dict.fromkeys(files, parameters)
+    if (why := obstacle(sizes, result["tokens"], onnx_int8.CPU)) is not None:
+        result["left_out"].append(why)
         return result
     threads = torch.get_num_threads()
     running = {name: onnx_export.session(file, threads, onnx_int8.CPU) for name, file in files.items()}
@@ -93,6 +101,25 @@ def _setting(
         "timings": [],
         "left_out": [],
     }
+
+
+def obstacle(sizes: Mapping[str, int], tokens: Mapping[str, int], device: torch.device) -> str | None:
+    """Why models of so many parameters are not timed, for a note; None if nothing speaks against it.
+
+    On a GPU main memory counts too, through which the weights go.
+    """
+    if too_large(sizes, tokens, device):
+        return f"models of this size take too long here; {ADVICE}"
+    needed = FLOAT * sum(sizes.values())
+    for place in {device.type: device, "cpu": onnx_int8.CPU}.values():
+        free = memory.available(place)
+        if needed > PART * free:
+            what = "the GPU's free memory" if place.type == "cuda" else "free main memory"
+            return (
+                f"the models ({needed / GB:.3g} GB in float32) take more than half of {what} "
+                f"({free / GB:.3g} GB); {ADVICE}"
+            )
+    return None
 
 
 def too_large(sizes: Mapping[str, int], tokens: Mapping[str, int], device: torch.device) -> bool:

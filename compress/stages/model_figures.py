@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from compress.configuration.robust_schema import RobustCompression
 from compress.data import hub
-from compress.models import architectures, deferred, encoders
+from compress.models import architectures, encoders
 from compress.models.blocks import find_blocks, queries
 from compress.reporting import card
 from compress.stages import latency
@@ -20,7 +20,7 @@ def add(metrics: dict[str, Any], context: Context, made: Mapping[str, Artefact])
     """Add names and sizes to the models of metrics.json, and `latency` of teacher and student.
 
     made: `teacher`, `plain` if there is one, `student`. Their weights are in memory only if they are
-    small enough to be timed. A teacher of given probabilities has neither size nor latency.
+    timed (`latency.obstacle`). A teacher of given probabilities has neither size nor latency.
     """
     places = {"teacher": context.for_teacher(), "student": context.for_student()}
     if context.config.robust.teacher.probabilities is not None:
@@ -30,7 +30,6 @@ def add(metrics: dict[str, Any], context: Context, made: Mapping[str, Artefact])
         del places["teacher"]
     tokens = {name: int(np.median(one.columns["dev"].lengths)) for name, one in places.items()}
     models: dict[str, PreTrainedModel] = {}
-    sizes: dict[str, int] = {}
     for role, artefact in made.items():
         folder = artefact.path / "model"
         model = encoders.load_classifier(folder, context.data.labels, trained=True, whole=False).eval()
@@ -41,11 +40,7 @@ def add(metrics: dict[str, Any], context: Context, made: Mapping[str, Artefact])
             "shape": shape(model),
         }
         if role != "plain":
-            sizes[role], models[role] = metrics[role]["params"], model
-    if latency.too_large(sizes, tokens, context.device):
-        models.clear()
-    for model in models.values():
-        deferred.fill(model)
+            models[role] = model
     for role in made:
         named = (teacher_name if role == "teacher" else student_name)(context.config.robust)
         commit = hub.commit(encoders.directory(named["model"]))

@@ -60,14 +60,17 @@ def each(found: Iterator[Portion], take: Callable[[Portion], None], place: Path)
     ends all of them afterwards.
     """
     failed: Exception | None = None
-    for portion in found:
-        if ranks.is_main() and failed is None:
-            try:
-                with disk.writing(place), torch.no_grad():
-                    take(portion)
-            except (UserError, OSError) as error:
-                failed = error
-        watchdog.beat()
+    try:
+        for portion in found:
+            if ranks.is_main() and failed is None:
+                try:
+                    with disk.writing(place), torch.no_grad():
+                        take(portion)
+                except (UserError, OSError) as error:
+                    failed = error
+            watchdog.beat()
+    except UserError as error:  # of a file that the main rank reads; nothing is collective there
+        failed = error
     with ranks.sharing_errors():
         if failed is not None:
             raise failed

@@ -10,7 +10,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress.models import deferred
 from compress.runtime import ranks, watchdog
@@ -23,14 +23,22 @@ def fill(model: nn.Module, settings: Mapping[str, Any]) -> None:
     """Give a deferred model its weights, in place and divided; collective.
 
     Parameters stay the same objects. settings: DeepSpeed's configuration of the engine that follows, of
-    ZeRO stage 3.
+    ZeRO stage 3. An error of the main rank, which alone reads, ends all ranks, after the last
+    parameter, so that none waits for another in a collective.
     """
     block = {key: settings[key] for key in USED if key in settings}
     block["train_micro_batch_size_per_gpu"] = 1
     dtype = _precision(settings)
     first: Any = None
+    failed: Exception | None = None
     for parameter in model.parameters():
-        whole = _whole(parameter, dtype)
+        values = None
+        if ranks.is_main() and failed is None and hasattr(parameter, deferred.SOURCE):
+            try:
+                values = deferred.source_of(parameter)().to(dtype)
+            except Exception as error:  # noqa: BLE001  raised below
+                failed = error
+        whole = _whole(parameter, values, dtype)
         if whole is not parameter:
             torch.utils.swap_tensors(parameter, whole)
         if first is None:
@@ -39,6 +47,9 @@ def fill(model: nn.Module, settings: Mapping[str, Any]) -> None:
         else:
             first.convert_to_zero_parameters(param_list=[parameter])
         watchdog.beat()
+    with ranks.sharing_errors():
+        if failed is not None:
+            raise failed
     device = next(model.parameters()).device
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -52,13 +63,11 @@ def _precision(settings: Mapping[str, Any]) -> torch.dtype:
     return found[0] if found else torch.float32
 
 
-def _whole(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
-    """A parameter with its values on the main rank, and with room for them on the others."""
+def _whole(parameter: nn.Parameter, values: Tensor | None, dtype: torch.dtype) -> nn.Parameter:
+    """A parameter with its values; with room for them where there are none."""
     if not hasattr(parameter, deferred.SOURCE):
         parameter.data = parameter.data.to(dtype)
         return parameter
-    if ranks.is_main():
-        values = deferred.source_of(parameter)().to(dtype)
-    else:
+    if values is None:
         values = torch.empty(parameter.shape, dtype=dtype)
     return nn.Parameter(values, requires_grad=parameter.requires_grad)
