@@ -9,11 +9,15 @@ from transformers import PreTrainedModel
 from compress.compression import importance
 from compress.compression.pruner import Pruner
 from compress.configuration.config import Config, batch_split
+from compress.configuration.robust_schema import RobustCompression
+from compress.mitigations._shared import Mitigation
 from compress.plan import communication, memory, sizes
 from compress.plan.communication import Step, Traffic
 from compress.plan.memory import Engine, Load, Need
 from compress.plan.sizes import Sizes
-from compress.stages import difficulty, latency
+from compress.stages import bias, difficulty, latency
+from compress.stages.plain import Plain
+from compress.stages.weak import Weak
 
 GB = 10**9
 TEACHER = ("load", "train", "score", "export")
@@ -28,6 +32,18 @@ class Rows:
     train: int
     scored: int
     classes: int
+
+
+@dataclass(frozen=True)
+class Models:
+    """On the meta device. model: the run's encoder; teacher: a given one, if there is one; student:
+    what its training starts from, with these pruners.
+    """
+
+    model: PreTrainedModel
+    teacher: PreTrainedModel | None
+    student: PreTrainedModel
+    pruners: Sequence[Pruner]
 
 
 @dataclass(frozen=True)
@@ -70,42 +86,47 @@ def make(
     config: Config,
     ranks: int,
     rows: Rows,
-    model: PreTrainedModel,
-    student: tuple[PreTrainedModel, Sequence[Pruner]],
+    models: Models,
     device: str = "cuda",
 ) -> Plan:
-    """The plan of a run on so many ranks; models: on the meta device.
+    """The plan of a run on so many ranks; device: its type.
 
-    model: of the teacher's fine-tuning and the difficulty; student: and its pruners; device: its type.
     Raises UserError if the batch cannot be shared among the ranks.
     """
     robust, engine = config.robust, Engine.of(config, ranks, gloo=device == "cpu")
-    whole, small = sizes.of(model), sizes.of(*student)
-    needs = []
+    whole, small = sizes.of(models.model), sizes.of(models.student, models.pruners)
+    teacher = sizes.of(models.teacher) if models.teacher is not None else whole
+    needs, load = list[Need](), _load(config, ranks, rows, whole)
+    if any(stage.name == Weak.name for one in _losses(robust) for stage in bias.needed(one)):
+        needs += memory.needs(Weak.name, whole, engine, load, TEACHER[:3])
     if robust.teacher_trained:
-        needs += memory.needs("teacher", whole, engine, _load(config, ranks, rows, whole), TEACHER)
+        needs += memory.needs("teacher", whole, engine, load, TEACHER)
+    elif models.teacher is not None:
+        own = {"scores": memory.arrays(load, -(-rows.train // ranks))}
+        needs.append(Need("teacher: score", memory.evaluating(teacher, engine, load), own))
     if difficulty.needed(robust):
-        masked = _all_masked(whole)
-        load = _load(config, ranks, rows, whole)
+        masked = _all_masked(teacher if robust.uncertainty.init_from == "teacher" else whole)
+        load = _load(config, ranks, rows, masked)
         needs += memory.needs("difficulty", masked, engine, load, TEACHER[:3])
         losses = 8 * rows.train * len(robust.uncertainty.sparsities)
         needs[-1] = _with(needs[-1], losses, memory.arrays(load, rows.train))
-    cuts = any(pruner.cuts for pruner in student[1])
-    teacher = whole.parameters if robust.layerwise.any else 0
-    load = replace(_load(config, ranks, rows, small), teacher=teacher, cuts=cuts)
+    cuts = any(pruner.cuts for pruner in models.pruners)
+    best = robust.student.keep == "best_dev"
+    load = replace(_load(config, ranks, rows, small), cuts=cuts, best=best)
     parts = ("load", *(["importance"] if cuts else []), "train", "export", "parity")
-    needs += memory.needs("student", small, engine, load, parts)
-    held = {"scores": memory.arrays(load, rows.scored)}
-    needs.append(Need("evaluation: scores", memory.evaluating(whole, engine, load), held))
-    timed = {"teacher": whole.parameters, "student": small.parameters}
-    if not latency.too_large(timed, dict.fromkeys(timed, load.length), torch.device(device)):
-        timing = memory.timing(whole, small, load.length)
-        needs.append(Need("evaluation: latency", timing, {}, spared=True))
+    if robust.evaluation.baseline:
+        needs += memory.needs(Plain.name, small, engine, load, parts)
+    of_terms = teacher.parameters if robust.layerwise.any else 0
+    needs += memory.needs("student", small, engine, replace(load, teacher=of_terms), parts)
+    finished = {"student": small}
+    if robust.teacher.probabilities is None:
+        finished = {"teacher": teacher, **finished}
+    needs += _evaluation(finished, engine, load, torch.device(device))
     keep = robust.checkpoint.keep if robust.checkpoint.enabled else -1
     largest = max(whole, small, key=lambda one: one.parameters)
     disk = {
         "checkpoints of a training": memory.checkpoints(largest, keep),
-        "finished models": memory.FLOAT * (whole.parameters + small.parameters),
+        "finished models": memory.FLOAT * sum(one.finished for one in finished.values()),
     }
     micro, accumulation = batch_split(config, ranks)
     tokens, again = micro * accumulation * robust.task.max_length, robust.activation_checkpointing
@@ -114,6 +135,24 @@ def make(
         communication.operations(small, tokens, again=again),
     )
     return Plan(_about(config, ranks, whole, engine), needs, disk, step)
+
+
+def _losses(robust: RobustCompression) -> list[Mitigation]:
+    return [robust.loss, *([robust.teacher.loss] if robust.teacher_trained else [])]
+
+
+def _evaluation(
+    finished: Mapping[str, Sizes], engine: Engine, load: Load, device: torch.device
+) -> list[Need]:
+    """Of the finished models: the largest in scoring, and all in the look at the latency."""
+    each = [memory.evaluating(one, engine, load) for one in finished.values()]
+    most = max(each, key=lambda items: sum(items.values()))
+    found = [Need("evaluation: scores", most, {"scores": memory.arrays(load, load.scored)})]
+    counts = {name: one.finished for name, one in finished.items()}
+    if not latency.too_large(counts, dict.fromkeys(counts, load.length), device):
+        timing = memory.timing(finished, load.length)
+        found.append(Need("evaluation: latency", timing, {}, spared=True))
+    return found
 
 
 def _load(config: Config, ranks: int, rows: Rows, one: Sizes) -> Load:
