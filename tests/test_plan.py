@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,9 +199,74 @@ def test_files_say_what_is_compressed(tmp_path):
         plan("--model", written(tmp_path / "model"), "--ranks", "5", *files)
 
 
+BASE = {"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}
+BASE |= {"zero_optimization": {"stage": 2}}
+
+
+def of_run(folder, hook, *values, files=()):
+    """The plan of a run on two ranks, and its model's sizes."""
+    file, place = folder / "base.json", folder / "model"
+    ours = {"task": {"name": "synthetic"}, "loss": {"hook": hook}}
+    file.write_text(json.dumps({**BASE, "robust_compression": ours}))
+    words = ["--model", written(place), "--ranks", "2", "--deepspeed_config", str(file), *files]
+    return plan(*words, *(["--set", *values] if values else [])), sizes.of(
+        encoders.of_config(encoders.load_config(place))
+    )
+
+
+def needs_of(found, stage):
+    [need] = [need for need in found.needs if need.stage == stage]
+    return need
+
+
+def test_a_given_teacher_has_its_own_size(tmp_path):
+    large = written(tmp_path / "large", intermediate_size=512)
+    given = f"robust_compression.teacher.model={large}"
+    found, own = of_run(tmp_path, "distil", given)
+    with torch.device("meta"):
+        shape = AutoModelForSequenceClassification.from_config(encoders.load_config(Path(large)))
+    count = sum(p.numel() for p in shape.parameters())
+    assert needs_of(found, "teacher: score").device["weights"] == 4 * count > 4 * own.parameters
+    assert needs_of(found, "evaluation: scores").device["weights"] == 4 * count
+    timed = needs_of(found, "evaluation: latency").device["teacher and student"]
+    assert timed == found.disk["finished models"] == 4 * (count + own.parameters)
+    assert "teacher: train" not in {need.stage for need in found.needs}
+
+
+def test_a_teacher_of_probabilities_needs_nothing(tmp_path):
+    found, own = of_run(tmp_path, "distil", "robust_compression.teacher.probabilities=somewhere")
+    assert {need.stage.partition(":")[0] for need in found.needs} == {"student", "evaluation"}
+    assert needs_of(found, "evaluation: latency").device["student"] == 4 * own.parameters
+    assert found.disk["finished models"] == 4 * own.parameters
+
+
+def test_every_training_of_a_run_is_planned(tmp_path):
+    baseline = "robust_compression.evaluation.baseline=true"
+    found, _ = of_run(tmp_path, "poe", 'robust_compression.loss.bias="weak"', baseline)
+    trained = [need.stage for need in found.needs if need.stage.endswith(": train")]
+    assert trained == ["weak: train", "teacher: train", "plain: train", "student: train"]
+
+
+def test_the_best_epoch_is_kept_on_the_host(tmp_path):
+    found, own = of_run(tmp_path, "vanilla", "robust_compression.student.keep=best_dev")
+    for part in ("train", "export"):
+        kept = needs_of(found, f"student: {part}").host["weights of the best epoch"]
+        assert kept == 4 * -(-own.parameters // 2)
+    assert "weights of the best epoch" not in needs_of(found, "teacher: train").host
+
+
+def test_learned_scores_are_no_part_of_the_finished_model(tmp_path):
+    learned = "ds_configs/compression/movement40.json"
+    found, own = of_run(tmp_path, "vanilla", files=[learned])
+    assert needs_of(found, "student: train").device["weights"] > 4 * own.parameters
+    assert found.disk["finished models"] == 8 * own.parameters
+    assert needs_of(found, "evaluation: latency").device["teacher and student"] == 8 * own.parameters
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["--ranks", "1", "--rows", "0"], "--rows 0: give 1 or more"),
         (["--ranks", "0"], "--ranks 0: give 1 or more"),
         (["--ranks", "8"], "^--model is missing: name a directory"),
         (["--ranks", "1", "--model", "{folder}"], "has no config.json"),

@@ -22,7 +22,7 @@ from compress.data import tasks
 from compress.errors import UserError, fail, first_line
 from compress.models import compressed, encoders
 from compress.plan import report
-from compress.plan.report import Plan, Rows
+from compress.plan.report import Models, Plan, Rows
 
 MICRO = 8
 """Samples of a rank in a micro-batch, without configuration files."""
@@ -125,12 +125,18 @@ def plan_of(options: argparse.Namespace, device: str = "cuda") -> Plan:
     """The plan that the command line asks for; device: type of what the ranks compute on."""
     if options.ranks < 1:
         raise UserError(f"--ranks {options.ranks}: give 1 or more.")
+    if options.rows < 1:
+        raise UserError(f"--rows {options.rows}: give 1 or more.")
     settings = settings_of(options)
     robust = settings.robust
     classes = len(tasks.of(robust.task).labels)
     model = shape_of(robust.model, f"{OURS}.model", classes)
-    student: PreTrainedModel = model
-    if robust.student.model is not None:
+    student, teacher = model, None
+    if robust.teacher.model is not None:
+        teacher = shape_of(robust.teacher.model, f"{OURS}.teacher.model", classes)
+    if robust.student.init_from == "teacher":
+        student = teacher or model
+    elif robust.student.model is not None:
         student = shape_of(robust.student.model, f"{OURS}.student.model", classes)
     reduction = settings.compression.layers
     if reduction is not None:
@@ -138,7 +144,8 @@ def plan_of(options: argparse.Namespace, device: str = "cuda") -> Plan:
         student = encoders.of_config(compressed.reduced(student.config, kept))
     pruners = resolved.pruners(settings, student, options.rows)
     rows = Rows(options.rows, options.rows // 10, classes)
-    return report.make(settings, options.ranks, rows, model, (student, pruners), device)
+    models = Models(model, teacher, student, pruners)
+    return report.make(settings, options.ranks, rows, models, device)
 
 
 def main(arguments: list[str] | None = None) -> int:

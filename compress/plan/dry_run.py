@@ -5,8 +5,9 @@ import torch
 from compress.errors import UserError
 from compress.models import encoders
 from compress.plan import report
-from compress.plan.memory import BUCKET, FLOAT, Need
-from compress.plan.report import GB, Plan, Rows
+from compress.plan.engine import FLOAT
+from compress.plan.memory import BUCKET, Need
+from compress.plan.report import GB, Models, Plan, Rows
 from compress.runtime import memory, ranks
 from compress.stages.context import Context
 
@@ -28,13 +29,15 @@ def plan_of(context: Context) -> Plan:
     """With the sizes of the data that were read and the compression as it was resolved."""
     data = context.data
     scored = sum(len(split) for name, split in data.splits().items() if name != "train")
-    shape = encoders.load_config(context.encoders["model"].model)
-    shape.num_labels = len(data.labels)
-    model = encoders.of_config(shape)
+    made = {}
+    for key in context.encoders.keys() & {"model", "teacher.model"}:
+        shape = encoders.load_config(context.encoders[key].model)
+        shape.num_labels = len(data.labels)
+        made[key] = encoders.of_config(shape)
     rows = Rows(len(data.train), scored, len(data.labels))
-    student = (context.resolved.model, context.resolved.pruners)
-    device = context.device.type
-    return report.make(context.config, ranks.world_size(), rows, model, student, device)
+    start = context.resolved.model
+    models = Models(made["model"], made.get("teacher.model"), start, context.resolved.pruners)
+    return report.make(context.config, ranks.world_size(), rows, models, context.device.type)
 
 
 def _verdict(plan: Plan, device: torch.device) -> str:

@@ -37,7 +37,8 @@ class Load:
     keep for the backward pass; inputs, tokens: tokens of a micro-batch, and of a batch of scoring;
     length: of a sample; train, scored: samples of train, and of dev and the OOD sets; checkpointing:
     activations are computed again; teacher: numbers of a layer-wise teacher's weights; saved:
-    checkpoints are written; cuts: heads or ffn neurons are removed.
+    checkpoints are written; cuts: heads or ffn neurons are removed; best: the weights of the best epoch
+    are kept.
     """
 
     activations: int
@@ -53,6 +54,7 @@ class Load:
     teacher: int = 0
     saved: bool = True
     cuts: bool = False
+    best: bool = False
 
     @property
     def compared(self) -> int:
@@ -245,7 +247,7 @@ def exporting(sizes: Sizes, engine: Engine, load: Load) -> tuple[Items, Items]:
     files = 1 if engine.width == FLOAT else 2
     block = FLOAT * max(sizes.block, sizes.module)
     return steady(sizes, engine) | {"gathered weights": gathered}, {
-        "files of weights, and a block": files * min(SHARD_BYTES + block, FLOAT * sizes.parameters),
+        "files of weights, and a block": files * min(SHARD_BYTES + block, FLOAT * sizes.finished),
         "the block that is cut": block if load.cuts else 0,
     }
 
@@ -253,25 +255,27 @@ def exporting(sizes: Sizes, engine: Engine, load: Load) -> tuple[Items, Items]:
 def parity(sizes: Sizes, load: Load) -> Items:
     """A model from its files, block by block, on the first dev samples; the training is over."""
     hidden = 2 * FLOAT * load.compared * load.length * (sizes.hidden + sizes.wide)
-    outside = max(0, sizes.parameters - sizes.layers * sizes.block)
+    outside = max(0, sizes.finished - sizes.layers * sizes.block)
     return {"weights": FLOAT * (outside + sizes.block), "hidden states": hidden}
 
 
 def evaluating(sizes: Sizes, engine: Engine, load: Load) -> Items:
     """Scoring of a finished model, in float32; whole on each rank below ZeRO 3."""
-    share = sizes.padded(engine.ranks) + (sizes.coming if engine.ranks > 1 else 0)
+    share = sizes.padded(engine.ranks) - sizes.learned // engine.ranks
+    share += sizes.coming if engine.ranks > 1 else 0
     return {
-        "weights": FLOAT * (share if engine.zero == 3 else sizes.parameters),
+        "weights": FLOAT * (share if engine.zero == 3 else sizes.finished),
         "activations": FLOAT * load.tokens * (4 * sizes.hidden + 2 * sizes.wide),
     }
 
 
-def timing(teacher: Sizes, student: Sizes, length: int) -> Items:
-    """Both models whole, in float32, and the largest batch that is timed, on the main rank."""
+def timing(timed: Mapping[str, Sizes], length: int) -> Items:
+    """The models whole, in float32, and the largest batch that is timed, on the main rank."""
     samples = max(latency.BATCHES)
+    widest = max(4 * one.hidden + 2 * one.wide for one in timed.values())
     return {
-        "teacher and student": FLOAT * (teacher.parameters + student.parameters),
-        "activations": FLOAT * samples * length * (4 * teacher.hidden + 2 * teacher.wide),
+        " and ".join(timed): FLOAT * sum(one.finished for one in timed.values()),
+        "activations": FLOAT * samples * length * widest,
     }
 
 
@@ -307,14 +311,15 @@ def needs(name: str, sizes: Sizes, engine: Engine, load: Load, parts: tuple[str,
     A rank has the scores of its own samples of train; the difficulty's are added by its stage.
     """
     scores = {"scores": arrays(load, -(-load.train // engine.ranks))}
+    best = {"weights of the best epoch": FLOAT * _share(sizes, engine)} if load.best else {}
     copied = (FLOAT + MOMENTS) * sizes.parameters // engine.ranks if load.saved else 0
     exported, written = exporting(sizes, engine, load)
     every: dict[str, tuple[Items, Items]] = {
         "load": (loading(sizes, engine), {}),
         "importance": (importance(sizes, engine, load), {}),
-        "train": (training(sizes, engine, load), {"copy for a checkpoint": copied}),
+        "train": (training(sizes, engine, load), {"copy for a checkpoint": copied} | best),
         "score": (scoring(sizes, engine, load), scores),
-        "export": (exported, written),
+        "export": (exported, written | best),
         "parity": (parity(sizes, load), {}),
     }
     found = []

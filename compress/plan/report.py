@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -10,6 +11,7 @@ from compress.compression import importance
 from compress.compression.pruner import Pruner
 from compress.configuration.config import Config, batch_split
 from compress.configuration.robust_schema import RobustCompression
+from compress.mitigations._shared import Mitigation
 from compress.plan import communication, memory, sizes
 from compress.plan.communication import Step, Traffic
 from compress.plan.engine import Engine
@@ -30,6 +32,18 @@ class Rows:
     train: int
     scored: int
     classes: int
+
+
+@dataclass(frozen=True)
+class Models:
+    """On the meta device. model: the run's encoder; teacher: a given one, if there is one; student:
+    what its training starts from, with these pruners.
+    """
+
+    model: PreTrainedModel
+    teacher: PreTrainedModel | None
+    student: PreTrainedModel
+    pruners: Sequence[Pruner]
 
 
 @dataclass(frozen=True)
@@ -75,54 +89,117 @@ class Plan:
         return "\n".join(lines)
 
 
-def make(
-    config: Config,
-    ranks: int,
-    rows: Rows,
-    model: PreTrainedModel,
-    student: tuple[PreTrainedModel, Sequence[Pruner]],
-    device: str = "cuda",
-) -> Plan:
-    """The plan of a run on so many ranks; models: on the meta device.
+def make(config: Config, ranks: int, rows: Rows, models: Models, device: str = "cuda") -> Plan:
+    """The plan of a run on so many ranks; device: its type.
 
-    model: of the teacher's fine-tuning and the difficulty; student: and its pruners; device: its type.
     Raises UserError if the batch cannot be shared among the ranks.
     """
-    robust, whole, small = config.robust, sizes.of(model), sizes.of(*student)
-    gloo = device == "cpu"
-    engine = Engine.of(config, ranks, whole.parameters, gloo)
-    needs = []
-    if robust.teacher_trained:
-        needs += memory.needs("teacher", whole, engine, _load(config, ranks, rows, whole), TEACHER)
+    robust, run = config.robust, _Run(config, ranks, rows, gloo=device == "cpu")
+    whole, small = sizes.of(models.model), sizes.of(models.student, models.pruners)
+    teacher = sizes.of(models.teacher) if models.teacher is not None else whole
+    finished = {"student": small}
+    if robust.teacher.probabilities is None:
+        finished = {"teacher": teacher, **finished}
+    needs = _before(run, whole, None if models.teacher is None else teacher)
     if robust.difficulty_needed:
-        masked = _all_masked(whole)
-        load = _load(config, ranks, rows, whole)
-        needs += memory.needs("difficulty", masked, engine, load, TEACHER[:3])
-        losses = 8 * rows.train * len(robust.uncertainty.sparsities)
-        needs[-1] = _with(needs[-1], losses, memory.arrays(load, rows.train))
-    cuts = any(pruner.cuts for pruner in student[1])
-    teacher = whole.parameters if robust.layerwise.any else 0
-    load = replace(_load(config, ranks, rows, small), teacher=teacher, cuts=cuts)
-    parts = ("load", *(["importance"] if cuts else []), "train", "export", "parity")
-    students = Engine.of(config, ranks, small.parameters, gloo)
-    needs += memory.needs("student", small, students, load, parts)
-    held = {"scores": memory.arrays(load, rows.scored)}
-    needs.append(Need("evaluation: scores", memory.evaluating(whole, engine, load), held))
-    timed = {"teacher": whole.parameters, "student": small.parameters}
-    if not latency.too_large(timed, dict.fromkeys(timed, load.length), torch.device(device)):
-        both = memory.timing(whole, small, load.length)
-        needs.append(Need("evaluation: latency", both, {}, optional=True))
-    about, step = _about(config, ranks, whole, engine), _step(config, small, students)
-    return Plan(about, whole.parameters, needs, _disk(robust, whole, small), step)
-
-
-def _disk(robust: RobustCompression, whole: Sizes, small: Sizes) -> dict[str, int]:
+        needs += _difficulty(run, teacher if robust.uncertainty.init_from == "teacher" else whole)
+    needs += _students(run, small, teacher, cuts=any(pruner.cuts for pruner in models.pruners))
+    needs += _evaluation(run, finished, torch.device(device))
     keep = robust.checkpoint.keep if robust.checkpoint.enabled else -1
     largest = max(whole, small, key=lambda one: one.parameters)
-    return {
+    disk = {
         "checkpoints of a training": memory.checkpoints(largest, keep),
-        "finished models": memory.FLOAT * (whole.parameters + small.parameters),
+        "finished models": memory.FLOAT * sum(one.finished for one in finished.values()),
     }
+    about = _about(config, ranks, whole, run.engine(whole))
+    return Plan(about, whole.parameters, needs, disk, _step(config, small, run.engine(small)))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is planned for; gloo: as `Engine`."""
+
+    config: Config
+    ranks: int
+    rows: Rows
+    gloo: bool
+
+    def engine(self, one: Sizes) -> Engine:
+        """Of a training of this model."""
+        return Engine.of(self.config, self.ranks, one.parameters, self.gloo)
+
+    def load(self, one: Sizes) -> Load:
+        """Of a rank."""
+        robust, (micro, _) = self.config.robust, batch_split(self.config, self.ranks)
+        length, width = robust.task.max_length, self.engine(one).width
+        gated = importance.batch_size(self.config, self.ranks)
+        return Load(
+            activations=memory.activations(one, width, micro, length),
+            importance=memory.activations(one, width, gated, length),
+            gated=gated,
+            inputs=micro * length,
+            tokens=max(micro, robust.evaluation.batch_size) * length,
+            length=length,
+            train=self.rows.train,
+            scored=self.rows.scored,
+            classes=self.rows.classes,
+            checkpointing=robust.activation_checkpointing,
+            saved=robust.checkpoint.enabled,
+        )
+
+    def needs(self, stage: str, one: Sizes, parts: tuple[str, ...], **more: Any) -> list[Need]:  # noqa: ANN401
+        """Of the parts of a stage; more: fields of `Load`."""
+        load = replace(self.load(one), **more)
+        return memory.needs(stage, one, self.engine(one), load, parts)
+
+
+def _before(run: _Run, whole: Sizes, given: Sizes | None) -> list[Need]:
+    """Of a bias model that is trained, and of the teacher; given: one that is only scored."""
+    robust, needs = run.config.robust, list[Need]()
+    if any(one.uses("bias") and one.bias_model == "weak" for one in _losses(robust)):
+        needs += run.needs("weak", whole, TEACHER[:3])
+    if robust.teacher_trained:
+        needs += run.needs("teacher", whole, TEACHER)
+    elif given is not None:
+        load = run.load(given)
+        own = {"scores": memory.arrays(load, -(-run.rows.train // run.ranks))}
+        needs.append(Need("teacher: score", memory.evaluating(given, run.engine(given), load), own))
+    return needs
+
+
+def _difficulty(run: _Run, start: Sizes) -> list[Need]:
+    masked = _all_masked(start)
+    *needs, scored = run.needs("difficulty", masked, TEACHER[:3])
+    losses = 8 * run.rows.train * len(run.config.robust.uncertainty.sparsities)
+    return [*needs, _with(scored, losses, memory.arrays(run.load(masked), run.rows.train))]
+
+
+def _students(run: _Run, small: Sizes, teacher: Sizes, cuts: bool) -> list[Need]:
+    """Of the student, and of the one with the plain loss."""
+    robust, needs = run.config.robust, list[Need]()
+    parts = ("load", *(["importance"] if cuts else []), "train", "export", "parity")
+    best = robust.student.keep == "best_dev"
+    if robust.evaluation.baseline:
+        needs += run.needs("plain", small, parts, cuts=cuts, best=best)
+    of_terms = teacher.parameters if robust.layerwise.any else 0
+    return needs + run.needs("student", small, parts, cuts=cuts, best=best, teacher=of_terms)
+
+
+def _losses(robust: RobustCompression) -> list[Mitigation]:
+    return [robust.loss, *([robust.teacher.loss] if robust.teacher_trained else [])]
+
+
+def _evaluation(run: _Run, finished: Mapping[str, Sizes], device: torch.device) -> list[Need]:
+    """Of the finished models: the largest in scoring, and all in the look at the latency."""
+    load = run.load(finished["student"])
+    each = [memory.evaluating(one, run.engine(one), load) for one in finished.values()]
+    most = max(each, key=lambda items: sum(items.values()))
+    found = [Need("evaluation: scores", most, {"scores": memory.arrays(load, load.scored)})]
+    counts = {name: one.finished for name, one in finished.items()}
+    if not latency.too_large(counts, dict.fromkeys(counts, load.length), device):
+        timing = memory.timing(finished, load.length)
+        found.append(Need("evaluation: latency", timing, {}, optional=True))
+    return found
 
 
 def _step(config: Config, small: Sizes, engine: Engine) -> Step:
@@ -132,25 +209,6 @@ def _step(config: Config, small: Sizes, engine: Engine) -> Step:
     return Step(
         communication.sent(Traffic.of(small, engine, accumulation, again=again)),
         communication.operations(small, tokens, again=again),
-    )
-
-
-def _load(config: Config, ranks: int, rows: Rows, one: Sizes) -> Load:
-    robust, (micro, _) = config.robust, batch_split(config, ranks)
-    length, width = robust.task.max_length, Engine.of(config, ranks, one.parameters).width
-    gated = importance.batch_size(config, ranks)
-    return Load(
-        activations=memory.activations(one, width, micro, length),
-        importance=memory.activations(one, width, gated, length),
-        gated=gated,
-        inputs=micro * length,
-        tokens=max(micro, robust.evaluation.batch_size) * length,
-        length=length,
-        train=rows.train,
-        scored=rows.scored,
-        classes=rows.classes,
-        checkpointing=robust.activation_checkpointing,
-        saved=robust.checkpoint.enabled,
     )
 
 

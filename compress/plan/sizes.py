@@ -23,7 +23,8 @@ class Sizes:
     ZeRO 3 gathers at once; coming: that this takes meanwhile, twice what a module of several parameters
     holds; block: of the largest Transformer block; masked: weights that carry a mask;
     layers: Transformer blocks; hidden, wide: width of the hidden states, and of the feed-forward layer;
-    gated: whether that is a product of two; heads: of attention that keeps its weights, else 0.
+    gated: whether that is a product of two; heads: of attention that keeps its weights, else 0;
+    learned: scores, which the finished model does not have.
     """
 
     tensors: tuple[int, ...]
@@ -37,11 +38,17 @@ class Sizes:
     wide: int
     gated: bool = False
     heads: int = 0
+    learned: int = 0
 
     @property
     def parameters(self) -> int:
         """Of all."""
         return sum(self.tensors)
+
+    @property
+    def finished(self) -> int:
+        """Of the finished model."""
+        return self.parameters - self.learned
 
     @property
     def largest(self) -> int:
@@ -86,6 +93,7 @@ def of(model: PreTrainedModel, pruners: Sequence[Pruner] = ()) -> Sizes:
         wide=_number(model.config, "intermediate_size", "hidden_dim") or 4 * hidden,
         gated=known is not None and sum(known.first.values()) > 1,
         heads=_number(model.config, "num_attention_heads") if known and known.own_attention else 0,
+        learned=sum(scores),
     )
 
 
