@@ -279,6 +279,7 @@ def test_mistakes_are_one_sentence(words, sentence, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_starts_no_deepspeed(tmp_path):
     """It takes seconds to import, and says in stdout that it found no GPU."""
     code = (
