@@ -1,6 +1,7 @@
 """The plan of memory: sizes from shapes, the command, its errors, the formula where it is exact."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 from launcher import job, python
 from live_bytes import LiveBytes
+from safetensors.torch import load_file, save_file
 from small_models import CONFIGS, fresh
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
 
@@ -270,10 +272,14 @@ def test_learned_scores_are_no_part_of_the_finished_model(tmp_path):
         (["--ranks", "0"], "--ranks 0: give 1 or more"),
         (["--ranks", "8"], "^--model is missing: name a directory"),
         (["--ranks", "1", "--model", "{folder}"], "has no config.json"),
+        (["--ranks", "1", "--model", "{folder}/no_heads"], "makes no classifier|cannot be read"),
     ],
 )
 def test_mistakes_are_one_sentence(words, sentence, tmp_path):
     words = [word.format(folder=tmp_path) for word in words]
+    written(tmp_path / "no_heads")
+    file = tmp_path / "no_heads/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_attention_heads": 0}))
     with pytest.raises(UserError, match=sentence) as caught:
         plan(*words)
     assert "\n" not in str(caught.value)
@@ -326,3 +332,12 @@ def test_a_dry_run_checks_everything_and_trains_nothing(tiny_model, tmp_path):
     assert not list(tmp_path.rglob("*.safetensors")) and not (output / "student").exists()
     wrong = python(*job(tiny_model, output), "robust_compression.epochs=0", "--dry_run")
     assert wrong.returncode != 0 and "robust_compression.epochs" in wrong.stderr
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_model, damaged)
+    tensors = load_file(damaged / "model.safetensors")
+    lost = next(name for name in tensors if name.endswith("attention.self.query.weight"))
+    del tensors[lost]
+    save_file(tensors, damaged / "model.safetensors", {"format": "pt"})
+    wrong = python(*job(damaged, tmp_path / "other"), "robust_compression.epochs=1", "--dry_run")
+    assert wrong.returncode != 0 and lost.removeprefix("bert.") in wrong.stderr
+    assert "Traceback" not in wrong.stderr

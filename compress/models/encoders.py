@@ -34,7 +34,15 @@ VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 TRAINED_LENGTH = "trained_max_length"
 TRAINED_KEEP = "trained_keep_text"
 TRAINED_TEXTS = "trained_texts"
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    KeyError,
+    OSError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 DAMAGED = (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError)
 
 

@@ -26,14 +26,17 @@ def say(context: Context) -> None:
 
 
 def plan_of(context: Context) -> Plan:
-    """With the sizes of the data that were read and the compression as it was resolved."""
+    """With the sizes of the data that were read and the compression as it was resolved.
+
+    Raises UserError for models whose weights are damaged; their headers are read.
+    """
     data = context.data
     scored = sum(len(split) for name, split in data.splits().items() if name != "train")
     made = {}
     for key in context.encoders.keys() & {"model", "teacher.model"}:
-        shape = encoders.load_config(context.encoders[key].model)
-        shape.num_labels = len(data.labels)
-        made[key] = encoders.of_config(shape)
+        given, task = key == "teacher.model", data.task
+        path = context.encoders[key].model
+        made[key] = encoders.load_classifier(path, data.labels, trained=given, task=task, whole=False)
     rows = Rows(len(data.train), scored, len(data.labels))
     start = context.resolved.model
     models = Models(made["model"], made.get("teacher.model"), start, context.resolved.pruners)
