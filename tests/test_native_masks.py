@@ -148,6 +148,15 @@ def test_inside_is_a_range_of_the_flattened_choice(rows, columns, data):
 # ------------------------------------------------------------------------------------- learned scores
 
 
+@pytest.mark.parametrize("find", ["_find", "_find_near"])
+def test_a_selection_keeps_two_numbers(find):
+    """Ties of many scores, as at the first step: no view of what they were found in."""
+    selection = Selection()
+    getattr(selection, find)(torch.zeros(1000), 400)
+    for kept in (selection._threshold, selection._end):
+        assert kept.untyped_storage().nbytes() <= 8
+
+
 @given(st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 0.5000001, 2.0]), min_size=9, max_size=9),
                 min_size=1, max_size=6), st.integers(0, 9))  # fmt: skip
 def test_highest_scores_stay_over_many_steps(steps, count):

@@ -23,7 +23,8 @@ NAME = "mask_scores"
 class Selection:
     """Which scores stay, between two optimiser steps: all above a threshold, and the first that tie.
 
-    On a CPU the threshold is looked for near the last one, so that no step sorts all scores.
+    On a CPU the threshold is looked for near the last one, so that no step sorts all scores. What is
+    kept are copies: a view would keep what it was taken from, as large as the scores and larger.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class Selection:
 
     def _find(self, flat: Tensor, count: int) -> None:
         """Set the threshold, and the position from which on ties do not stay; all on the device."""
-        self._threshold = flat.sort(descending=True).values[count - 1]
+        self._threshold = flat.sort(descending=True).values[count - 1].clone()
         wanted = count - (flat > self._threshold).sum()
         self._end = torch.searchsorted((flat == self._threshold).cumsum(0), wanted + 1)
 
@@ -73,7 +74,7 @@ class Selection:
         wanted = count - above - int((inside > threshold).sum())
         self._threshold, self._end = threshold, None
         if int((inside == threshold).sum()) > wanted:
-            self._end = (flat == threshold).nonzero().flatten()[wanted]
+            self._end = (flat == threshold).nonzero().flatten()[wanted].clone()
         moved = abs(float(threshold) - (low + high) / 2)
         reach = max(2 * moved, (high - low) / 4)
         self._near = (float(threshold) - reach, float(threshold) + reach)
