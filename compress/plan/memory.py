@@ -178,7 +178,12 @@ def staying(sizes: Sizes, engine: Engine) -> int:
 
 
 def _gathered(sizes: Sizes, engine: Engine) -> int:
-    """Bytes of gathered weights at ZeRO 3: what stays, and a copy of what comes at once.
+    """Bytes of gathered weights at ZeRO 3."""
+    return engine.width * _fetched(sizes, engine)
+
+
+def _fetched(sizes: Sizes, engine: Engine) -> int:
+    """Numbers that are gathered at ZeRO 3: what stays, and a copy of what comes at once.
 
     One rank gathers nothing.
     """
@@ -187,7 +192,7 @@ def _gathered(sizes: Sizes, engine: Engine) -> int:
     ahead = 2 * min(engine.prefetch, engine.live, sizes.parameters)
     module = sizes.module if engine.prefetch else 0
     stays = min(staying(sizes, engine) + module, sizes.parameters)
-    return engine.width * max(stays + max(sizes.coming, ahead) // 2, sizes.coming)
+    return max(stays + max(sizes.coming, ahead) // 2, sizes.coming)
 
 
 def training(sizes: Sizes, engine: Engine, load: Load) -> Items:
@@ -262,7 +267,7 @@ def parity(sizes: Sizes, load: Load) -> Items:
 def evaluating(sizes: Sizes, engine: Engine, load: Load) -> Items:
     """Scoring of a finished model, in float32; whole on each rank below ZeRO 3."""
     share = sizes.padded(engine.ranks) - sizes.learned // engine.ranks
-    share += sizes.coming if engine.ranks > 1 else 0
+    share += min(_fetched(sizes, engine), 2 * sizes.finished)
     return {
         "weights": FLOAT * (share if engine.zero == 3 else sizes.finished),
         "activations": FLOAT * load.tokens * (4 * sizes.hidden + 2 * sizes.wide),

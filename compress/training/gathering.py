@@ -29,6 +29,8 @@ def of_engine(engine: deepspeed.DeepSpeedEngine) -> Iterator[Portion]:
     """
     model: nn.Module = engine.module
     partitioned = engine.zero_optimization_stage() == 3
+    if partitioned:  # a pass of scores has fetched ahead what no backward pass has used
+        engine.optimizer.parameter_offload.partition_all_parameters()
     named: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for names in portions(model):
         found = dict[str, Tensor]()
