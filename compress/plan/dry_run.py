@@ -5,9 +5,10 @@ import torch
 from compress.errors import UserError
 from compress.models import encoders
 from compress.plan import report
+from compress.plan.communication import GB
 from compress.plan.engine import FLOAT
 from compress.plan.memory import BUCKET, Need
-from compress.plan.report import GB, Models, Plan, Rows
+from compress.plan.report import Models, Plan, Rows
 from compress.runtime import memory, ranks
 from compress.stages.context import Context
 

@@ -58,8 +58,8 @@ class Engine:
             sub_group=_or(block.sub_group_size, 1_000_000_000),
             temporaries=2 if adam.torch_adam and not adam.fused else 0,
             states_on_host=bool(states and states.device != "none"),
-            gloo=gloo,
             weights_on_host=bool(weights and weights.device != "none"),
+            gloo=gloo,
         )
 
 

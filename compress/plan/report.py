@@ -13,13 +13,12 @@ from compress.configuration.config import Config, batch_split
 from compress.configuration.robust_schema import RobustCompression
 from compress.mitigations._shared import Mitigation
 from compress.plan import communication, memory, sizes
-from compress.plan.communication import Step, Traffic
+from compress.plan.communication import GB, Step, Traffic
 from compress.plan.engine import Engine
 from compress.plan.memory import Load, Need
 from compress.plan.sizes import Sizes
 from compress.stages import latency
 
-GB = 10**9
 TEACHER = ("load", "train", "score", "export")
 SHOWN = 4
 """Items that are named of the part that needs most."""
