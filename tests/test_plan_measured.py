@@ -66,3 +66,11 @@ def test_every_part_of_a_run_needs_what_the_plan_says():
         for name in names:
             most = max(parts[name]["live"])
             assert parts[name]["planned"] == pytest.approx(most, rel=NEAR), (compression, name)
+
+
+def test_weights_that_were_fetched_ahead_are_no_obstacle_to_an_export():
+    """Passes of scores end while weights for a backward pass are on their way (ZeRO 3)."""
+    ahead = "zero_optimization.stage3_prefetch_bucket_size=200000"
+    script = [str(ROOT / "tests/measure_memory.py"), ahead, "--ranks", "2", "--hidden", "256"]
+    done = python(*script, "--layers", "8", "--compression", "imp40")
+    assert done.returncode == 0, done.stderr[-3000:]
