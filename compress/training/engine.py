@@ -150,6 +150,21 @@ def _races() -> bool:
     return racing and torch.distributed.get_backend() == "gloo"
 
 
+def release_weights(engine: deepspeed.DeepSpeedEngine, everything: bool = True) -> None:
+    """Release the weights that ZeRO 3 holds whole for modules whose backward pass has not ended.
+
+    everything: also those that it has fetched ahead, and those that stay on all ranks; it gathers them
+    again when they are needed. Nothing is done in other stages.
+    """
+    if engine.zero_optimization_stage() < 3:
+        return
+    optimizer = engine.optimizer  # of an engine that does not train, this is the offload itself
+    fetched = getattr(optimizer, "parameter_offload", optimizer)
+    fetched.release_backward_leftovers()
+    if everything:
+        fetched.partition_all_parameters()
+
+
 def gathered(engine: deepspeed.DeepSpeedEngine, parameter: Tensor) -> AbstractContextManager[None]:
     """Context in which a parameter is whole on every rank; collective under ZeRO 3."""
     partitioned = engine.zero_optimization_stage() == 3

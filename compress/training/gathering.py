@@ -16,6 +16,7 @@ from compress.files import disk
 from compress.models import deferred
 from compress.models.blocks import portions
 from compress.runtime import ranks, watchdog
+from compress.training.engine import release_weights
 
 Portion = dict[str, Tensor]
 
@@ -29,8 +30,7 @@ def of_engine(engine: deepspeed.DeepSpeedEngine) -> Iterator[Portion]:
     """
     model: nn.Module = engine.module
     partitioned = engine.zero_optimization_stage() == 3
-    if partitioned:  # a pass of scores has fetched ahead what no backward pass has used
-        engine.optimizer.parameter_offload.partition_all_parameters()
+    release_weights(engine)  # a pass of scores has fetched ahead what no backward pass has used
     named: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for names in portions(model):
         found = dict[str, Tensor]()

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from compress.training.engine import release_weights
+
 
 class Passes:
     """Forward passes in evaluation mode, and gradients of what hooks add to the model."""
@@ -42,7 +44,8 @@ class Passes:
             for parameter in trained:
                 parameter.requires_grad_(True)
             self.model.train(training)
-        self._release(everything=True)
+        if self._engine is not None:
+            release_weights(self._engine)
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits [B, C] of model inputs, in the precision of the training."""
@@ -54,18 +57,6 @@ class Passes:
     def gradients(self, value: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Gradients of a value [] in these tensors, which the forward pass has used."""
         found = torch.autograd.grad(value, wanted)
-        self._release()
+        if self._engine is not None:  # the backward pass ends before the input
+            release_weights(self._engine, everything=False)
         return found
-
-    def _release(self, everything: bool = False) -> None:
-        """Release weights that ZeRO 3 has fetched, where the backward pass has ended before the input.
-
-        everything: also those that it has fetched ahead, and those that stay on all ranks; it gathers
-        them again when they are needed.
-        """
-        if self._engine is None or self._engine.zero_optimization_stage() < 3:
-            return
-        fetched = self._engine.optimizer.parameter_offload
-        fetched.release_backward_leftovers()
-        if everything:
-            fetched.partition_all_parameters()
