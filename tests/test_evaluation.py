@@ -135,10 +135,10 @@ def forward(inputs):
 
 sizes = []
 dist.init_process_group("gloo")
-found = evaluation.logits(forward, Data(), 4, 2, torch.device("cpu"))
+found = evaluation.logits(forward, Data(), 4, torch.device("cpu"))
 assert found.tolist() == [[number, 2.5 * number] for number in range(7)], found
 assert sizes == [2, 2], sizes
-alone = evaluation.logits(forward, Data(), 4, 2, torch.device("cpu"), alone=True)
+alone = evaluation.logits(forward, Data(), 4, torch.device("cpu"), alone=True)
 assert np.array_equal(alone, found) and sizes == [2, 2, 4, 3]
 """
 

@@ -1,4 +1,4 @@
-"""What an unfinished stage has done so far: the results of its parts, the checkpoints of its trainings.
+"""What an unfinished stage has done so far: results of its parts, checkpoints of its trainings, scores.
 
 It lies beside the place of the stage's artefact, under the artefact's key, and goes once that is there.
 So another configuration never continues it, and the same command does.
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.checkpoints.folders import Folder
+from compress.checkpoints.rows import Rows
 from compress.checkpoints.saver import Saver
 from compress.configuration.robust_schema import CheckpointBlock
 from compress.errors import Interrupted, UserError
@@ -45,6 +46,7 @@ class Unfinished:
     began: float = field(default_factory=time.perf_counter)
     earlier: float = 0.0
     _training: Saver | None = None
+    _rows: Path | None = None
 
     @staticmethod
     def of(settings: CheckpointBlock, place: Path, key: str, shared: bool) -> "Unfinished":
@@ -127,13 +129,13 @@ class Unfinished:
         if ranks.on_main(lambda: artefacts.completed(path, inputs) is not None):
             return np.load(path / "values.npy")
         began = time.perf_counter()
-        with self._saving():
+        with self._making(path):
             values = make()
 
         def write() -> None:
             with artefacts.writing(path, inputs, began) as folder:
                 np.save(folder / "values.npy", values)
-            self._record()
+            self._made(path)
 
         ranks.on_main(write)
         return values
@@ -155,26 +157,47 @@ class Unfinished:
         path, inputs = self._part(name)
         if not ranks.on_main(lambda: artefacts.completed(path, inputs) is not None):
             began = time.perf_counter()
-            with self._saving():
+            with self._making(path):
                 write(new)
 
             def keep() -> None:
                 with artefacts.writing(path, inputs, began) as folder:
                     new.rename(folder / "values.npy")
-                self._record()
+                self._made(path)
 
             ranks.on_main(keep)
         return path / "values.npy"
 
     @contextmanager
-    def _saving(self) -> Iterator[None]:
-        """Context: interrupted in it, the training that a part belongs to is saved."""
+    def _making(self, path: Path) -> Iterator[None]:
+        """Context of the making of a part: it has `rows`; interrupted, its training is saved."""
+        self._rows = path.with_name(f"{path.name}.rows")
         try:
             yield
         except Interrupted:
-            if self._training is not None:
-                self._training.save_now()
+            self._save_training()
             raise
+        finally:
+            self._rows = None
+
+    def _made(self, path: Path) -> None:
+        """A part is kept, so that its rows need not be; on the main rank."""
+        shutil.rmtree(path.with_name(f"{path.name}.rows"), ignore_errors=True)
+        self._record()
+
+    def _save_training(self) -> None:
+        """Save the training that a part belongs to, if there is one."""
+        if self._training is not None:
+            self._training.save_now()
+
+    def rows(self, batch_size: int) -> Rows:
+        """The rows that this rank computes for the part that is being made; else they are not kept.
+
+        batch_size: samples of all ranks.
+        """
+        if self._rows is None:
+            return Rows()
+        return Rows.of(self._rows, batch_size, self.settings.every_minutes, self._save_training)
 
     def has(self, *names: str) -> bool:
         """Whether these parts are kept."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compress.checkpoints.rows import Rows
 from compress.data.batches import cut, joined, scoring_order, share
 from compress.data.checking import MEMBER
 from compress.data.columns import Columns
@@ -42,10 +43,10 @@ WITHOUT_OOD = (
 
 
 def score(
-    forward: Forward, data: Columns, batch_size: int, classes: int, device: torch.device
+    forward: Forward, data: Columns, batch_size: int, device: torch.device, rows: Rows | None = None
 ) -> NDArray[np.float64]:
     """Log-probabilities [N, C] of a split, on every rank; as `logits`."""
-    raw = logits(forward, data, batch_size, classes, device)
+    raw = logits(forward, data, batch_size, device, rows)
     return F.log_softmax(torch.as_tensor(raw, dtype=torch.float32), dim=1).double().numpy()
 
 
@@ -53,19 +54,19 @@ def logits(
     forward: Forward,
     data: Columns,
     batch_size: int,
-    classes: int,
     device: torch.device,
+    rows: Rows | None = None,
     alone: bool = False,
 ) -> NDArray[np.float64]:
     """Logits [N, C] of a split, on every rank; each rank computes its share.
 
-    batch_size: samples of all ranks together; alone: this rank computes all, without the others. Every
-    rank makes the same number of forward calls. Raises UserError, on all ranks alike, if a value is not
-    finite.
+    batch_size: samples of all ranks together; rows: what this rank has computed of them before, None:
+    nothing; alone: this rank computes all, without the others. Every rank makes the same number of
+    forward calls. Raises UserError, on all ranks alike, if a value is not finite.
     """
-    own = _own(forward, data, batch_size, device, (0, 1) if alone else _turn())
-    rows = own[None] if alone else ranks.gathered_rows(own)
-    values = joined(rows, scoring_order(data.lengths), batch_size).astype(np.float64)
+    own = _own(forward, data, batch_size, device, rows or Rows(), (0, 1) if alone else _turn())
+    every = own[None] if alone else ranks.gathered_rows(own)
+    values = joined(every, scoring_order(data.lengths), batch_size).astype(np.float64)
     if not np.isfinite(values).all():
         raise UserError(NOT_FINITE)
     return values
@@ -76,25 +77,30 @@ def _turn() -> tuple[int, int]:
 
 
 def _own(
-    forward: Forward, data: Columns, batch_size: int, device: torch.device, turn: tuple[int, int]
+    forward: Forward,
+    data: Columns,
+    batch_size: int,
+    device: torch.device,
+    rows: Rows,
+    turn: tuple[int, int],
 ) -> NDArray[np.float32]:
     """Logits [R, C] of the share of one of several parts of each batch, one batch after another."""
-    found = []
+    order = scoring_order(data.lengths)
     with torch.no_grad():
-        for batch in cut(scoring_order(data.lengths), batch_size):
+        for batch in cut(order[rows.batches * batch_size :], batch_size):
             indices, _ = share(batch, *turn)
-            found.append(forward(data.batch(indices, device)).float().cpu().numpy())
-    return np.concatenate(found)
+            rows.add(forward(data.batch(indices, device)).float().cpu().numpy())
+    return rows.all()
 
 
 def write_probabilities(
-    forward: Forward, data: Columns, batch_size: int, file: Path, device: torch.device
+    forward: Forward, data: Columns, batch_size: int, file: Path, device: torch.device, rows: Rows
 ) -> None:
     """Write the probabilities of a split, float32 [N, C], on the main rank; as `score` for the rest.
 
     No rank holds all of them: the main one takes the rows of one rank after another.
     """
-    logits = torch.as_tensor(_own(forward, data, batch_size, device, _turn()))
+    logits = torch.as_tensor(_own(forward, data, batch_size, device, rows, _turn()))
     if ranks.all_sum(np.array([not bool(logits.isfinite().all())])).any():
         raise UserError(NOT_FINITE)
     own = np.exp(F.log_softmax(logits, dim=1).double().numpy()).astype(np.float32)
@@ -102,11 +108,11 @@ def write_probabilities(
         whole = arrays.new(file, (len(data), own.shape[1])) if ranks.is_main() else None
     batches = [] if whole is None else list(cut(scoring_order(data.lengths), batch_size))
     for turn in range(ranks.world_size()):
-        rows = ranks.rows_of(turn, own)
+        part = ranks.rows_of(turn, own)
         if whole is not None:
             parts = zip(*(share(batch, turn, ranks.world_size()) for batch in batches), strict=True)
             indices, valid = (np.concatenate(each) for each in parts)
-            whole[indices[valid > 0]] = rows[valid > 0]
+            whole[indices[valid > 0]] = part[valid > 0]
     with ranks.sharing_errors(), disk.writing(file):
         if whole is not None:
             whole.flush()

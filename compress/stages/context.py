@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from compress.checkpoints.rows import Rows
 from compress.checkpoints.saver import Saver
 from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
@@ -20,6 +21,7 @@ from compress.configuration.used_keys import OURS
 from compress.data.columns import Columns
 from compress.data.cutting import CutOff
 from compress.data.splits import TaskData
+from compress.errors import Interrupted
 from compress.methods import Method
 from compress.microbatch import SampleData
 from compress.models import encoders, label_order
@@ -224,33 +226,48 @@ def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.fl
 
 def score(context: Context, split: str, forward: evaluation.Forward) -> NDArray[np.float64]:
     """Log-probabilities [N, C] of a split under a forward pass, with its progress on the terminal."""
-    with _scoring(context, split, forward) as (counted, size):
-        classes = len(context.data.labels)
-        return evaluation.score(counted, context.columns[split], size, classes, context.device)
+    with _scoring(context, split, forward) as (counted, size, rows):
+        return evaluation.score(counted, context.columns[split], size, context.device, rows)
 
 
 def write_probabilities(context: Context, split: str, forward: evaluation.Forward, file: Path) -> None:
     """Write the probabilities of a split, float32 [N, C], on the main rank; all ranks compute."""
-    with _scoring(context, split, forward) as (counted, size):
-        evaluation.write_probabilities(counted, context.columns[split], size, file, context.device)
+    data = context.columns[split]
+    with _scoring(context, split, forward) as (counted, size, rows):
+        evaluation.write_probabilities(counted, data, size, file, context.device, rows)
 
 
 @contextmanager
 def _scoring(
     context: Context, split: str, forward: evaluation.Forward
-) -> Iterator[tuple[evaluation.Forward, int]]:
-    """Context: the forward pass with its progress, ended by a signal; samples of all ranks a batch."""
+) -> Iterator[tuple[evaluation.Forward, int, Rows]]:
+    """Context of scoring a split, ended by a signal: yields what `evaluation.score` needs.
+
+    That is the forward pass with its progress, the samples of all ranks in a batch, and the rows that
+    earlier runs have scored of a part of a stage, which are kept from time to time.
+    """
     columns, config = context.columns[split], context.config
     size = config.robust.evaluation.batch_size * ranks.world_size()
-    batches = -(-len(columns) // size)
-    counted = context.monitor.progress.scoring(split, batches, len(columns), forward, config)
+    rows = context.unfinished.rows(size)
+    batches, done = -(-len(columns) // size), rows.read()
+    progress = context.monitor.progress
+    counted = progress.scoring(split, batches, len(columns), forward, config, done)
+    if done:
+        ranks.say(f"{split}: scoring continues at batch {done} of {batches}")
 
     def interruptible(inputs: Mapping[str, Tensor]) -> Tensor:
-        if agreement.exchange()[0]:
+        end, late, _ = agreement.exchange(late=rows.late())
+        if late and not end:
+            rows.save()
+        if end:
             raise interrupts.ended()
         return counted(inputs)
 
     with agreement.loop():
-        yield interruptible, size
-        if agreement.settled():
-            raise interrupts.ended()
+        try:
+            yield interruptible, size, rows
+            if agreement.settled():
+                raise interrupts.ended()
+        except Interrupted:
+            rows.save()
+            raise

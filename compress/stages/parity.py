@@ -18,13 +18,13 @@ SAMPLES = 256
 TOLERANCE = 1e-5
 
 
-def logits(folder: Path, data: Columns, classes: int, device: torch.device) -> NDArray[np.float64]:
+def logits(folder: Path, data: Columns, device: torch.device) -> NDArray[np.float64]:
     """Logits [N, C] of the model of a directory, computed block by block; on the calling rank alone."""
     names = label_order.names(folder, encoders.load_config(folder))
     model = encoders.load_classifier(folder, tuple(names), trained=True, whole=False).eval()
     with streamed.blocks(model, device):
         forward = evaluation.forward_of(model, device)
-        return evaluation.logits(forward, data, SAMPLES, classes, device, alone=True)
+        return evaluation.logits(forward, data, SAMPLES, device, alone=True)
 
 
 def difference(
@@ -35,7 +35,7 @@ def difference(
     Below a largest logit of 1 it is absolute. data: the N samples. Runs on the calling rank alone.
     Raises UserError above the tolerance.
     """
-    found = logits(folder, data, expected.shape[1], device)
+    found = logits(folder, data, device)
     worst = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
     if not worst <= TOLERANCE:
         raise UserError(

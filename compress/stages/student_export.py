@@ -41,11 +41,11 @@ class Written:
 
     def parity(self, run: Context, model: Path) -> float:
         """See `parity.difference`; model: the exported directory. On the main rank alone."""
-        dev, classes = run.columns["dev"].head(parity.SAMPLES), len(run.data.labels)
+        dev = run.columns["dev"].head(parity.SAMPLES)
         expected = self.expected
         if expected is None:
             assert self.reference is not None, "something is compared with"
-            expected = parity.logits(self.reference, dev, classes, run.device)
+            expected = parity.logits(self.reference, dev, run.device)
             shutil.rmtree(self.reference, ignore_errors=True)
         return parity.difference(model, expected, dev, run.device)
 
@@ -84,9 +84,9 @@ class Trained:
             remote_code.write_config(self.shape, reference)
 
     def _expected(self, run: Context) -> NDArray[np.float64]:
-        dev, classes = run.columns["dev"].head(parity.SAMPLES), len(run.data.labels)
+        dev = run.columns["dev"].head(parity.SAMPLES)
         self.trainer.engine.eval()
-        return evaluation.logits(self.trainer.forward, dev, parity.SAMPLES, classes, run.device)
+        return evaluation.logits(self.trainer.forward, dev, parity.SAMPLES, run.device)
 
     def small(self) -> PreTrainedModel:
         """The exported model without its weights."""

@@ -100,17 +100,22 @@ class Progress:
                 self._said_step = self.job.done(self._stage)[0]
                 self._show(0)
 
-    def scoring(self, split: str, batches: int, rows: int, forward: Forward, config: Config) -> Forward:
+    def scoring(
+        self, split: str, batches: int, rows: int, forward: Forward, config: Config, done: int = 0
+    ) -> Forward:
         """`forward`, each call of which counts as one batch of a split of `rows` samples.
 
-        Its calls raise UserError when memory does not suffice.
+        done: batches that an earlier run has scored. Its calls raise UserError when memory does not
+        suffice.
         """
-        calls = 0
+        calls, first = done, True
+        if done and self._stage:
+            self.job.skip(self._stage, rows=rows * done // batches)
 
         def counted(inputs: Mapping[str, Tensor]) -> Tensor:
-            nonlocal calls
-            if not calls:
-                self._marked = self._clock()
+            nonlocal calls, first
+            if first:
+                self._marked, first = self._clock(), False
             calls += 1
             self._doing = f"scoring {split}: {calls} of {batches} batches"
             with memory.scoring(f"{self._stage or 'evaluation'}: {split}", inputs, config):

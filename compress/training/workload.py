@@ -105,9 +105,10 @@ class Job:
         """Count an optimiser step; seconds: None if its time says nothing of the next ones."""
         self._count(stage, "steps", 1, seconds)
 
-    def skip(self, stage: str, steps: int) -> None:
-        """Count optimiser steps that an earlier run has done."""
+    def skip(self, stage: str, steps: int = 0, rows: int = 0) -> None:
+        """Count optimiser steps and scored samples that an earlier run has done."""
         self._done[stage, "steps"] += steps
+        self._done[stage, "rows"] += rows
 
     def scored(self, stage: str, rows: int, seconds: float) -> None:
         """Count samples that were scored."""

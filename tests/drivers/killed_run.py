@@ -70,7 +70,7 @@ def refreshed(masks, number):
     hit("refresh", current["training"], number)
 
 
-def scoring(progress, split, batches, rows, forward, config):
+def scoring(progress, split, batches, rows, forward, config, done=0):
     calls = 0
 
     def counted(inputs):
@@ -79,7 +79,7 @@ def scoring(progress, split, batches, rows, forward, config):
         hit("score", f"{progress._stage} {split}", calls)
         return forward(inputs)
 
-    return real(progress, split, batches, rows, counted, config)
+    return real(progress, split, batches, rows, counted, config, done)
 
 
 real = Progress.scoring
