@@ -132,9 +132,10 @@ def backward(sizes: Sizes, engine: Engine, kept: int) -> Items:
     if engine.zero == 1:
         summed = width * (count - moved) + part
         return own | bucket | ({"activations": kept} if kept > summed else {"gradients": summed})
-    reduced = {"activations": kept, "copy that is reduced": width * moved}
+    left = 1 - moved / count  # of the pass when a bucket is full, of the sums when the last one is
+    reduced = {"activations": round(left * kept), "copy that is reduced": width * moved}
     if engine.zero == 2:
-        return own | bucket | reduced | {"gradients": part}
+        return own | bucket | reduced | {"gradients": round(left * part)}
     return own | reduced | {"gathered weights": _gathered(sizes, engine)}
 
 

@@ -11,6 +11,7 @@ weights (`gatherings`).
 import gc
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -58,6 +59,18 @@ def count_gathered(sizes: list[int]) -> None:
         return original(output_tensor, *args, **kwargs)
 
     torch.distributed.all_gather_into_tensor = counted
+
+
+def let_go_after_sums() -> None:
+    """Wait after each all-reduce until gloo's thread has let go of its tensor, a moment later."""
+    original = torch.distributed.all_reduce
+
+    def summed(*args, **kwargs):
+        result = original(*args, **kwargs)
+        time.sleep(0.02)
+        return result
+
+    torch.distributed.all_reduce = summed
 
 
 def one(spec: dict, output: Path, files: list[str], overrides: list[str], device: torch.device) -> None:
@@ -115,6 +128,7 @@ def main() -> None:
         "tensorboard.enabled=false",
     ]
     count_gathered(GATHERED)
+    let_go_after_sums()
     device = distributed.start()
     for spec in json.loads(specs):
         one(spec, output, files, overrides, device)
