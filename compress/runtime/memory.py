@@ -1,5 +1,7 @@
 """Memory that is available; out of memory, there or on a GPU, as a sentence with what to set."""
 
+import ctypes
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
@@ -37,6 +39,18 @@ def available(device: torch.device | None = None) -> int:
             limit, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
             free = min(free, limit - used)
     return free
+
+
+def give_back() -> None:
+    """Free objects that refer to themselves, as models and engines do, and what the C library keeps.
+
+    glibc holds blocks of less than 32 MiB that are free for later ones; after a model was loaded or its
+    engine has gone, that is as much as its weights.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def exhausted(error: BaseException) -> bool:

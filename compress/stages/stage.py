@@ -6,7 +6,6 @@ value that is not in its key. All ranks call `find`, `obtain` and `publish` alik
 reads and writes files.
 """
 
-import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,7 +21,7 @@ from compress.configuration import used_keys
 from compress.configuration.config import Config
 from compress.errors import UserError
 from compress.files import artefacts, disk, ownership
-from compress.runtime import provenance, ranks
+from compress.runtime import memory, provenance, ranks
 from compress.stages.workspace import Artefact, Workspace
 
 Fill = Callable[[Path], None]
@@ -206,7 +205,7 @@ def obtain(stage: Stage[R], run: R) -> Artefact:
         published = publish(stage, run, unfinished.began - unfinished.earlier - included, fill)
         unfinished.remove()
     del fill
-    gc.collect()  # models and engines, which refer to themselves
+    memory.give_back()
     return published
 
 

@@ -6,7 +6,6 @@ the whole batch divided by its size, for any number of ranks. All state of the l
 `training_state`; it is saved, and the next run with the same inputs goes on there.
 """
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -339,7 +338,7 @@ class Trainer:
             method.close()
         release(self.engine)
         del self.engine, self.training, self._finite, self._gather
-        gc.collect()
+        memory.give_back()
 
 
 def _per_sample(method: Method, hook: str, value: Tensor, part: Batch) -> Tensor:
