@@ -40,10 +40,12 @@ class Selection:
 
     def mask(self, scores: Tensor, count: int) -> Tensor:
         """The highest `count` scores, of equal ones the first: bool of the shape of `scores`."""
-        if count >= scores.numel():
-            return torch.ones_like(scores, dtype=torch.bool)
-        if count <= 0:
-            return torch.zeros_like(scores, dtype=torch.bool)
+        return self.entries(scores, count).bool()
+
+    def entries(self, scores: Tensor, count: int) -> Tensor:
+        """The same as 0 and 1 of the type of `scores`: many times faster on a CPU, to multiply with."""
+        if not 0 < count < scores.numel():
+            return torch.full_like(scores, float(count > 0))
         flat = scores.detach().flatten()
         if self._threshold is None or self._count != count:
             self._count = count
@@ -52,10 +54,10 @@ class Selection:
             else:
                 self._find(flat, count)
         assert self._threshold is not None
-        kept = flat >= self._threshold
+        kept = torch.ge(flat, self._threshold, out=torch.empty_like(flat))
         if self._end is not None:
             late = torch.arange(len(flat), device=flat.device) >= self._end
-            kept &= ~((flat == self._threshold) & late)
+            kept.masked_fill_((flat == self._threshold) & late, 0)
         return kept.view(scores.shape)
 
     def _find(self, flat: Tensor, count: int) -> None:
@@ -109,8 +111,8 @@ class MaskedLinear(nn.Linear):
         return output
 
     def masks(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Masks that fit the weight, and the bias, [O] (None: it stays); bytes of 0 and 1."""
-        mask = self.selection.mask(scores, self.count).view(torch.uint8)
+        """Masks that fit the weight, and the bias, [O] (None: it stays); 0 and 1, of their type."""
+        mask = self.selection.entries(scores, self.count).to(self.weight.dtype)
         if self.units is None:
             return mask, None
         entries = self.units.spread(mask.view(-1))
