@@ -1,4 +1,4 @@
-"""What launch_scripts/setup.sh does around `deepspeed`, with a stand-in for it; DeepSpeed's own lines."""
+"""What launch_scripts/setup.sh does around `deepspeed`, a stand-in here; a warning that is left out."""
 
 import logging
 import os
