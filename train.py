@@ -13,7 +13,6 @@ import os
 import sys
 from pathlib import Path
 
-from compress.errors import UserError
 from compress.runtime import interrupts, launchers, versions
 
 
@@ -54,6 +53,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once
     sys.path.insert(0, str(Path.cwd()))  # for loss hooks given by dotted path
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings with stack traces at a lost rank
     launch = launchers.adopt(os.environ)
 
     from compress import checks
@@ -74,7 +74,7 @@ def main() -> None:
     from compress import run
     from compress.files import ownership
     from compress.plan import dry_run
-    from compress.runtime import memory, ranks, watchdog
+    from compress.runtime import ended, memory, ranks, watchdog
     from compress.training import distributed
 
     settings.robust.loss.load()
@@ -107,9 +107,7 @@ def main() -> None:
             watchdog.give_up()
         if not ranks.lost(error):
             raise
-        raise UserError(
-            "another rank has ended, and said why if it could; so this one ends too."
-        ) from None
+        ended.end()
 
 
 if __name__ == "__main__":

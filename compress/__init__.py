@@ -4,7 +4,13 @@ Method: Du et al. 2023 (EACL), "Robustness Challenges in Model Distillation and 
 Language Understanding". The parts are listed in README.md, "What is where".
 """
 
+import logging
+
 __version__ = "0.1.0"
+
+_ON_CPU = "Setting accelerator to CPU"
+"""DeepSpeed's warning, from each rank and command without a GPU; the run says its device itself."""
+logging.getLogger("DeepSpeed").addFilter(lambda record: _ON_CPU not in str(record.msg))
 
 
 def __getattr__(name: str) -> object:

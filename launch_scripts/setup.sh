@@ -49,7 +49,16 @@ beside() {
   source "$folder/bin/activate"
 }
 
-quietly() { ( trap '' INT; exec deepspeed --log_level warning "$@" ) }  # the launcher passes Ctrl-C on itself
+quietly() {  # the launcher passes Ctrl-C on itself; SIGTERM to this script, which would end it alone, is passed on
+  local child
+  ( trap '' INT; exec deepspeed --log_level error "$@" ) &
+  child=$!
+  trap : INT
+  trap 'kill -TERM "$child" 2>/dev/null || true' TERM
+  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
+  trap - INT TERM
+  wait "$child"
+}
 
 launch() {
   local gpus threads port ranks=1

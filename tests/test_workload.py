@@ -79,6 +79,15 @@ def test_finished_stages_count_nothing():
     assert job.expected() == pytest.approx({"b": 30})
 
 
+def test_what_an_earlier_run_has_done_is_not_expected_again():
+    job = Job([Work("a", 10, 0), Work("b", 10, 0)])
+    job.begin("a")
+    job.skip("a", 8)
+    job.step("a", 3.0)
+    assert job.expected() == pytest.approx({"a": 6, "b": 30})
+    assert job.left() == pytest.approx(3 + 30)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [

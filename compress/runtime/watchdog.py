@@ -21,6 +21,7 @@ from typing import Any
 import torch.distributed as dist
 
 from compress.errors import UserError, fail
+from compress.runtime import ended
 
 LOOK, ANSWER = 1.0, 5.0
 """Seconds between two looks at the clock; for which the others' answers are waited for."""
@@ -37,6 +38,7 @@ def start(timeout: float) -> None:
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=ANSWER))
     _state.update(timeout=timeout, store=dist.PrefixStore(PREFIX, store))
     _state["store"].set(f"host/{dist.get_rank()}", socket.gethostname())
+    ended.watch(_state["store"])
     threading.Thread(target=_watch, daemon=True, name="watchdog").start()
 
 
@@ -116,17 +118,12 @@ def _answer(store: Any, rank: int) -> dict[str, Any] | None:  # noqa: ANN401  di
 
 
 def _named(store: Any, numbers: list[int]) -> str:  # noqa: ANN401  dist.Store
-    """Such as `rank 1 on host node2`, or `ranks 2, 3 on host node2`."""
-    hosts: dict[str, list[int]] = {}
+    """As `ended.named` says them."""
+    hosts = dict.fromkeys(numbers, "an unknown host")
     for number in numbers:
-        host = "an unknown host"
         with suppress(RuntimeError, dist.DistError):
-            host = store.get(f"host/{number}").decode()
-        hosts.setdefault(host, []).append(number)
-    return " and ".join(
-        f"rank{'s' if len(group) > 1 else ''} {', '.join(map(str, group))} on host {host}"
-        for host, group in hosts.items()
-    )
+            hosts[number] = store.get(f"host/{number}").decode()
+    return ended.named(hosts)
 
 
 def _end(sentence: str, speaks: bool) -> None:

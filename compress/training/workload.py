@@ -87,6 +87,7 @@ class Job:
         self._batch_size = batch_size
         self._finished: set[str] = set()
         self._done: Counter[tuple[str, str]] = Counter()
+        self._skipped: Counter[tuple[str, str]] = Counter()
         self._timed: dict[tuple[str, str], tuple[int, float]] = {}
 
     def begin(self, stage: str, steps: int = 0) -> None:
@@ -94,7 +95,7 @@ class Job:
         self.work.setdefault(stage, Work(stage, steps, 0))
         self._finished.discard(stage)
         for kind in ("steps", "rows"):
-            self._done[stage, kind] = 0
+            self._done[stage, kind] = self._skipped[stage, kind] = 0
             self._timed[stage, kind] = (0, 0.0)
 
     def finish(self, stage: str) -> None:
@@ -107,8 +108,9 @@ class Job:
 
     def skip(self, stage: str, steps: int = 0, rows: int = 0) -> None:
         """Count optimiser steps and scored samples that an earlier run has done."""
-        self._done[stage, "steps"] += steps
-        self._done[stage, "rows"] += rows
+        for kind, number in (("steps", steps), ("rows", rows)):
+            self._done[stage, kind] += number
+            self._skipped[stage, kind] += number
 
     def scored(self, stage: str, rows: int, seconds: float) -> None:
         """Count samples that were scored."""
@@ -142,9 +144,19 @@ class Job:
         return sum(known) if len(known) == len(seconds) else None
 
     def expected(self) -> dict[str, float] | None:
-        """Seconds of each whole stage that is not finished, None as long as nothing is measured."""
+        """Seconds of each stage that is not finished, less what an earlier run has done of it.
+
+        None as long as nothing is measured.
+        """
         works = [work for work in self.work.values() if work.stage not in self._finished]
-        seconds = {work.stage: self._seconds(work.stage, work.steps, work.rows) for work in works}
+        seconds = {
+            work.stage: self._seconds(
+                work.stage,
+                max(0, work.steps - self._skipped[work.stage, "steps"]),
+                max(0, work.rows - self._skipped[work.stage, "rows"]),
+            )
+            for work in works
+        }
         known = {stage: value for stage, value in seconds.items() if value is not None}
         return known if known and len(known) == len(seconds) else None
 

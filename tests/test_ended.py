@@ -1,0 +1,70 @@
+"""Ranks that have ended are named by one of those that have not."""
+
+import socket
+
+import pytest
+from launcher import environment_of
+from preloaded import Python
+
+from compress.runtime import ended
+from compress.runtime.launchers import free_port
+
+ONE_ENDS = """
+import os
+import sys
+import time
+import torch
+import torch.distributed as dist
+from compress.runtime import ended, ranks, watchdog
+
+dist.init_process_group("gloo")
+watchdog.start(60.0)
+dist.barrier()
+if str(dist.get_rank()) in sys.argv[1:]:
+    os._exit(3)
+values = torch.ones(8)
+try:
+    while True:
+        dist.all_reduce(values)
+except RuntimeError as error:
+    if not ranks.lost(error):
+        raise
+    ended.end()
+"""
+
+
+def three_ranks(*ending: str) -> list:
+    """What three ranks say and end with; ending: those that end in between."""
+    meet = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "3",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+    started = [
+        Python(("-c", ONE_ENDS, *ending), {**environment_of(), **meet, "RANK": n, "LOCAL_RANK": n})
+        for n in "012"
+    ]
+    try:
+        return [process.finished(100) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ending", "speaker"), [("12", 0), ("0", 1)])
+def test_one_rank_names_those_that_have_ended(ending, speaker):
+    done = three_ranks(*ending)
+    assert [d.returncode for d in done] == [3 if str(n) in ending else 1 for n in range(3)], done
+    host = socket.gethostname()
+    which = (
+        f"rank {ending} on host {host} has" if len(ending) == 1 else f"ranks 1, 2 on host {host} have"
+    )
+    assert f"error: {which} ended; without a reason above" in done[speaker].stderr, done
+    assert [number for number in range(3) if done[number].stderr] == [speaker], done
+
+
+def test_ranks_are_named_by_host():
+    hosts = {1: "a", 2: "b", 3: "b"}
+    assert ended.named(hosts) == "rank 1 on host a and ranks 2, 3 on host b"
