@@ -117,7 +117,17 @@ def test_states_on_the_host_leave_the_device():
     own, engine = sizes.of(model("bert")), changed(zero=2, width=2, states_on_host=True)
     device, host = memory.offloaded(memory.steady(own, engine), engine, own)
     assert device == {"weights": 2 * own.parameters, "masks": 0}
-    assert sum(host.values()) == (4 + 8 + 4) * own.parameters
+    assert sum(host.values()) == (4 + 8 + 4 + 2) * own.parameters + 2 * 4 * own.largest
+
+
+def test_the_host_is_used_by_an_engine_alone():
+    """Parity has none, so that its weights stay where they are computed with."""
+    own = sizes.of(model("bert"))
+    engine = changed(zero=3, width=2, states_on_host=True, weights_on_host=True)
+    load = Load(0, 0, 1, inputs=0, tokens=0, length=8, train=4, scored=4, classes=2)
+    train, parity = memory.needs("student", own, engine, load, ("train", "parity"))
+    assert "weights" in train.host and "weights" not in train.device
+    assert parity.device == memory.parity(own, load) and not parity.host
 
 
 def written(folder, **values):

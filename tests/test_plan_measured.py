@@ -22,6 +22,7 @@ EXPECTED = {
     "movement40": ("student: load", "student: train", "student: export"),
 }
 """Parts that are compared, by compression."""
+OFFLOADED = ("teacher: load", "teacher: train", "teacher: score", "teacher: export")
 NEAR = 0.1
 """Share of the measured bytes by which the formula may be wrong."""
 
@@ -54,18 +55,30 @@ def test_the_formula_is_what_trainings_need(model, tmp_path, ranks):
             assert expected["gatherings"] == pytest.approx(often, abs=NEAR), spec["name"]
 
 
-def test_every_part_of_a_run_needs_what_the_plan_says():
-    script = [str(ROOT / "tests/measure_memory.py"), "--ranks", "2", "--zero", "3", "--micro", "2"]
-    script += ["--hidden", "256", "--layers", "6", "--compression"]
-    done = python(*script, *EXPECTED)
+def compared(script: list[str], expected: dict[str, tuple[str, ...]]) -> None:
+    """Run measure_memory.py and compare the parts of each compression."""
+    done = python(str(ROOT / "tests/measure_memory.py"), *script, "--compression", *expected)
     assert done.returncode == 0, done.stderr[-3000:]
     for found, (compression, names) in zip(
-        map(json.loads, done.stdout.splitlines()), EXPECTED.items(), strict=True
+        map(json.loads, done.stdout.splitlines()), expected.items(), strict=True
     ):
         parts = found["parts"]
         for name in names:
             most = max(parts[name]["live"])
             assert parts[name]["planned"] == pytest.approx(most, rel=NEAR), (compression, name)
+
+
+def test_every_part_of_a_run_needs_what_the_plan_says():
+    sizes = ["--ranks", "2", "--zero", "3", "--micro", "2", "--hidden", "256", "--layers", "6"]
+    compared(sizes, EXPECTED)
+
+
+@pytest.mark.parametrize("zero", ["2", "3"])
+def test_with_states_on_the_host_too(zero):
+    """Device and host are one memory here, so that their sum is compared."""
+    settings = ['zero_optimization.offload_optimizer={"device":"cpu"}', "gradient_clipping=0"]
+    sizes = ["--ranks", "2", "--zero", zero, "--hidden", "256", "--layers", "6"]
+    compared([*settings, *sizes, "--stage", "teacher"], {"imp40": OFFLOADED})
 
 
 def test_weights_that_were_fetched_ahead_are_no_obstacle_to_an_export():

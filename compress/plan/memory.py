@@ -296,15 +296,28 @@ def arrays(load: Load, samples: int) -> int:
 
 
 def offloaded(items: Items, engine: Engine, sizes: Sizes) -> tuple[Items, Items]:
-    """Device and host, with what the configuration keeps on the host moved there."""
+    """Device and host, with what the configuration keeps on the host moved there.
+
+    The host's Adam has float32 gradients of its own. ZeRO 1 and 2 send a copy of the updated weights
+    back; ZeRO 2 sends each sum of gradients to the host at once.
+    """
     device, host = dict(items), Items()
-    moved = ["master weights", "states of Adam", "temporaries of Adam", "gradients in float32"]
-    names = moved if engine.states_on_host else []
+    names: list[str] = []
     if engine.states_on_host:
-        host["gradients of the host's Adam"] = FLOAT * _share(sizes, engine)
-        names = [*moved, *(["gradients"] if engine.zero == 3 else [])]
+        share = _share(sizes, engine)
+        names = ["master weights", "states of Adam", "temporaries of Adam"]
+        if "states of Adam" in items or engine.zero == 3:  # else the engine is being built
+            host["gradients of the host's Adam"] = FLOAT * share
+        device.pop("gradients in float32", None)
+        if engine.zero == 3:
+            names.append("gradients")
+        else:
+            host["copy of updated weights"] = engine.width * share
+            host["buffers of a gradient"] = 2 * FLOAT * sizes.largest
+        if engine.zero == 2:
+            device.pop("gradients", None)
     if engine.weights_on_host and engine.zero == 3:
-        names = [*names, "weights"]
+        names.append("weights")
     for name in names:
         if name in device:
             host[name] = device.pop(name)
@@ -331,6 +344,7 @@ def needs(name: str, sizes: Sizes, engine: Engine, load: Load, parts: tuple[str,
     found = []
     for part in parts:
         items, beside = every[part]
-        device, host = offloaded(items, engine, sizes)
+        gone = part == "parity"  # the engine
+        device, host = (items, {}) if gone else offloaded(items, engine, sizes)
         found.append(Need(f"{name}: {part}", device, host | beside))
     return found
