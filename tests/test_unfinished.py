@@ -20,7 +20,7 @@ def place(tmp_path):
 
 
 def work_of(place, key="one", settings=SETTINGS):
-    return Unfinished.of(settings, place, key, shared=True)
+    return Unfinished.of(settings, place, {"key": key}, shared=True)
 
 
 @pytest.mark.slow
