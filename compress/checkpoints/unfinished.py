@@ -1,8 +1,8 @@
 """What an unfinished stage has done so far: results of its parts, checkpoints of its trainings, scores.
 
-It lies beside the place of the stage's artefact, under a hash of the artefact's key and of the content of
-those that it reads, and goes once that is there. So another configuration never continues it, and the
-same command does.
+It lies beside the place of the stage's artefact, under a hash of the artefact's key and of the content
+of those that it reads, and goes once that is there. So another configuration never continues it, and
+the same command does.
 """
 
 import json

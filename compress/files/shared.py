@@ -74,6 +74,6 @@ def await_everywhere(path: Path, marker: Mapping[str, Any]) -> None:
         here = "" if lacking is None else f" (here: {lacking})"
         raise UserError(
             f"{path}: is not to be seen on every host {APPEARING:.0f} s after it was written{here}; "
-            "--output_dir, the cache and robust_compression.cache_dir must be on a file system that all "
-            "hosts share."
+            "--output_dir, the cache and robust_compression.cache_dir must be on a file system that "
+            "all hosts share."
         )
