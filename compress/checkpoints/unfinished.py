@@ -209,10 +209,13 @@ class Unfinished:
     def rows(self, batch_size: int) -> Rows:
         """The rows that this rank computes for the part that is being made; else they are not kept.
 
-        batch_size: samples of all ranks.
+        batch_size: samples of all ranks. What earlier runs have kept counts only if the model is the
+        one that was saved with it, and not one that has been trained to the same step again.
         """
         if self._rows is None:
             return Rows()
+        if self._training is not None and self._training.trained and ranks.is_main():
+            shutil.rmtree(self._rows, ignore_errors=True)  # of a model that was not kept
         return Rows.of(self._rows, batch_size, self.settings.every_minutes, self._save_training)
 
     def has(self, *names: str) -> bool:
