@@ -155,7 +155,7 @@ def test_two_ranks_that_end_while_they_score_go_on_there(tiny_model, tmp_path):
     hit[0] = DRIVER
     done = two_ranks(*hit, KILL_AT="score difficulty train 3", KILL_WITH="15", KILL_RANK="1")
     assert done.returncode == 75, done.stderr[-3000:]
-    done = two_ranks(*hit, OFTEN, KILL_AT="score evaluation dev 3", KILL_RANK="1")
+    done = two_ranks(*hit, OFTEN, KILL_AT="score evaluate dev 3", KILL_RANK="1")
     assert done.returncode == -9, done.stderr[-3000:]
     assert "\ntrain: scoring continues at batch 4 of 15\n" in done.stdout
     done = two_ranks(*hit, KILL_AT="never 0")
