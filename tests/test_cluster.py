@@ -6,6 +6,7 @@ end with them. All cases of a driver run in one start; the tests look at what th
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from compress.plan.communication import Traffic
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 CLUSTER = ROOT / "tests/cluster"
-TWO_HOSTS = ("doctor", "unshared", "pdsh", "mpirun", "no_mpi4py", "bytes", "killed", "link")
+TWO_HOSTS = ("doctor", "unshared", "pdsh", "mpirun", "no_mpi4py", "bytes")
+TWO_HOSTS += ("killed", "link", "late", "continued")
 SLURM = ("srun", "one", "parts", "fails", "quits")
 OURS = "robust_compression"
 
@@ -111,7 +113,7 @@ def drive(results, tiny_model, driver, *command):
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory, tiny_model):
-    prepare("ip", "sshd", "ssh", "pdsh", "mpirun", "hostname")
+    prepare("ip", "sshd", "ssh", "pdsh", "mpirun", "hostname", "sshfs")
     results = tmp_path_factory.mktemp("hosts")
     (results / "without").mkdir()
     (results / "without/mpi4py.py").write_text("raise ImportError('No module named mpi4py')\n")
@@ -188,6 +190,20 @@ def test_a_link_that_is_down_is_named_and_the_run_before_is_continued(hosts):
     assert hosts.code("link") not in (0, 124), said
     assert "teacher: continues at step " in said
     assert "rank 1 on host hostb did not answer for 12 s (robust_compression.timeout)" in said
+
+
+def test_a_host_that_sees_files_late_waits_for_nothing_and_loses_nothing(hosts):
+    """It remembers for longer than the run lasts which names were not there."""
+    if not (hosts.folder / "scratch/mounted").exists():
+        pytest.skip("no FUSE here")
+    stopped, said = hosts.log("late"), hosts.log("continued")
+    assert hosts.code("late") == 75, stopped
+    assert "interrupted in teacher, step 8 of 8; the same command continues" in stopped
+    assert "is written here" not in stopped and "is not kept here" not in stopped
+    assert hosts.code("continued") == 0, said
+    assert "teacher: continues at step 8 of 8" in said
+    assert re.search("train: scoring continues at batch [234] of 15", said)
+    assert "passed over" not in said
 
 
 def test_mpirun_without_mpi4py(hosts):

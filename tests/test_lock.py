@@ -139,6 +139,18 @@ def test_without_hard_links(tmp_path, monkeypatch, lock_of):
     assert "which has ended" in lock_of(tmp_path).claim()
 
 
+def test_with_hard_links_that_are_not_counted(tmp_path, monkeypatch, lock_of):
+    """sshfs makes them, and says of every file that it has one name."""
+    stat = Path.stat
+
+    def single(path, **named):
+        found = stat(path, **named)
+        return os.stat_result((*found[:3], 1, *found[4:]))
+
+    monkeypatch.setattr(Path, "stat", single)
+    test_a_lock_is_taken_once_and_released(tmp_path, lock_of)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("guard", [False, True])
 def test_of_many_that_start_at_once_one_gets_it(tmp_path, guard):

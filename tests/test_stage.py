@@ -4,12 +4,13 @@ import json
 import shutil
 from copy import deepcopy
 
+import numpy as np
 import pytest
 from configs import BASE, OURS
 from stage_runs import run_of
 
 from compress.configuration.config import build
-from compress.errors import UserError
+from compress.errors import Interrupted, UserError
 from compress.runtime import provenance, versions
 from compress.stages.stage import Stage, find, key_of, obtain
 
@@ -56,6 +57,26 @@ class Uneven(Small):
     def make(self, run, made):
         self.made += 1
         return lambda folder: (folder / "noise.txt").write_text(str(self.noise))
+
+
+class Kept(Large):
+    """Keeps what it reads from the uneven stage as a part; stops: is interrupted after that."""
+
+    name = "kept"
+
+    def __init__(self, small, stops):
+        super().__init__(small)
+        self.stops = stops
+
+    def make(self, run, made):
+        def read():
+            self.made += 1
+            return np.array([float((made["uneven"].path / "noise.txt").read_text())])
+
+        part = run.unfinished.part("part", read)
+        if self.stops:
+            raise Interrupted("now")
+        return lambda folder: (folder / "part.txt").write_text(str(part))
 
 
 @pytest.fixture
@@ -153,6 +174,20 @@ def test_what_was_made_from_another_is_made_again_and_that_is_said(run, capsys):
     again = obtain(stage, here)
     assert not again.reused and again.key == first.key and stage.made == 2
     assert obtain(stage, run()).reused and stage.made == 2
+
+
+@pytest.mark.parametrize("noise", [0, 1])
+def test_unfinished_work_on_what_has_come_out_otherwise_is_not_continued(run, noise):
+    uneven, context = Uneven(), run()
+    stopped = Kept(uneven, stops=True)
+    with pytest.raises(Interrupted):
+        obtain(stopped, context)
+    shutil.rmtree(obtain(uneven, context).path)
+    uneven.noise = noise
+    again = Kept(uneven, stops=False)
+    made = obtain(again, run())
+    assert (made.path / "part.txt").read_text() == f"[{noise}.]"
+    assert again.made == noise, "the same content is continued"
 
 
 def test_what_came_out_the_same_again_changes_nothing(run):

@@ -9,6 +9,7 @@ import pytest
 
 from compress.checkpoints.unfinished import LOCK, Unfinished, clear
 from compress.configuration.robust_schema import CheckpointBlock
+from compress.errors import Interrupted
 from compress.files.lock import Lock
 
 SETTINGS = CheckpointBlock()
@@ -20,7 +21,7 @@ def place(tmp_path):
 
 
 def work_of(place, key="one", settings=SETTINGS):
-    return Unfinished.of(settings, place, key, shared=True)
+    return Unfinished.of(settings, place, {"key": key}, shared=True)
 
 
 @pytest.mark.slow
@@ -73,6 +74,29 @@ def test_a_part_is_made_once_and_only_for_its_key(place):
     assert work.path.is_dir(), "nothing goes before the other has the place for itself"
     with other.alone("teacher", lambda: False):
         assert not work.path.exists() and not other.has("dev")
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_rows_of_a_model_that_is_not_the_one_read_do_not_count(place, trained):
+    """As where its checkpoint was damaged, and another number of ranks has trained it again."""
+    work, again = work_of(place), work_of(place)
+
+    def stop():
+        rows = work.rows(4)
+        rows.add(np.zeros((4, 2), np.float32))
+        rows.save()
+        raise Interrupted("now")
+
+    def go_on():
+        return np.array([again.rows(4).read()])
+
+    with work.alone("teacher", lambda: False), pytest.raises(Interrupted):
+        work.part("dev", stop)
+    with again.alone("teacher", lambda: False):
+        saver = again.training("teacher")
+        if trained:
+            saver.after_exchange(late=False, writing=False)
+        assert again.part("dev", go_on).tolist() == [0 if trained else 1]
 
 
 def test_seconds_of_earlier_runs_count(place):

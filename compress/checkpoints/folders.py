@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from compress.checkpoints import pieces
 from compress.checkpoints.pieces import Packed, Saved
 from compress.errors import UserError
-from compress.files import artefacts, disk, integrity
+from compress.files import artefacts, disk, integrity, shared
 from compress.files.integrity import MARKER
 from compress.runtime import ranks
 
@@ -72,6 +72,7 @@ class Folder:
         files = Future[Files]()
 
         def start() -> None:
+            shared.look_again(temporary)
             packed = pieces.pack(state, copied=beside)
             words = (partial(_write, temporary, target, packed), files)
             thread = Thread(target=_run, args=words, daemon=True, name="checkpoint")
@@ -122,6 +123,7 @@ class Folder:
         for path in ranks.on_main(self._complete):
             marker, wrong = ranks.on_main(partial(_marker, path))
             if wrong is None:
+                shared.await_everywhere(path, marker)
                 _, wrong = attempt(partial(_damage, path, marker))
             if wrong is None:
                 return Saved(path, marker["ranks"], ranks.rank())
@@ -195,6 +197,8 @@ def _marker(path: Path) -> tuple[dict[str, Any], str | None]:
         expected = {name for rank in range(count) for name in pieces.names(rank)}
         if files.keys() != expected:
             return marker, f"{path / MARKER} (it does not list the files of {count} ranks)"
+        if (wrong := integrity.lacking(path, marker)) is not None:
+            return marker, wrong
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return {}, f"{path / MARKER} (cannot be read: {error})"
     return marker, None

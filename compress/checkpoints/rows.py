@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.checkpoints import folders
-from compress.files import artefacts
+from compress.files import artefacts, shared
 from compress.runtime import agreement, ranks
 
 NAME = re.compile(r"\d{9}-(\d{9})")
@@ -62,12 +62,14 @@ class Rows:
 
     def read(self) -> int:
         """Read what earlier runs have kept; of how many batches that is."""
-        if self._folder is None:
-            return 0
-        own = _sound(self._folder)
+        folder = self._folder
+        if folder is None or not ranks.on_main(folder.parent.is_dir):
+            return 0  # no rank looks for what is not there: its host would remember that
+        shared.look_again(folder)
+        own = _sound(folder)
         every = ranks.gathered(lambda: list(own))
         common = list(takewhile(lambda name: all(name in names for names in every), own))
-        for path in self._folder.glob("*"):
+        for path in folder.glob("*"):
             if path.name not in common:
                 shutil.rmtree(path, ignore_errors=True)
         self._kept = [own[name] for name in common]

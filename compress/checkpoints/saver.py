@@ -44,6 +44,8 @@ class Saver:
         self._step, self._age, self._needed = -1, SETTLED, 0
         self._begun: Begun | None = None
         self._state: State | None = None
+        self.trained = False
+        """Whether this run has taken a step of the training, so that its model is not the one read."""
 
     def bind(self, state: State) -> Saved | None:
         """Set the function that gives step and state; the newest checkpoint, if there is one."""
@@ -105,11 +107,12 @@ class Saver:
         return self._begun is not None and not self._begun.files.done()
 
     def after_exchange(self, late: bool, writing: bool) -> bool:
-        """Whether to begin, by time; completes what was begun once all ranks have written.
+        """Whether to begin, by time; completes what was begun once all ranks have written; each step.
 
         late, writing: whether any rank was, at the call of `exchange` before.
         """
         self._age += 1
+        self.trained = True
         if self._age < SETTLED:
             return False
         if not writing and self._begun is not None:

@@ -1,16 +1,18 @@
 """What an unfinished stage has done so far: results of its parts, checkpoints of its trainings, scores.
 
-It lies beside the place of the stage's artefact, under the artefact's key, and goes once that is there.
-So another configuration never continues it, and the same command does.
+It lies beside the place of the stage's artefact, under a hash of the artefact's key and of the content
+of those that it reads, and goes once that is there. So another configuration never continues it, and
+the same command does.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from compress.checkpoints.rows import Rows
 from compress.checkpoints.saver import Saver
 from compress.configuration.robust_schema import CheckpointBlock
 from compress.errors import Interrupted, UserError
-from compress.files import artefacts
+from compress.files import artefacts, shared
 from compress.files.lock import Lock
 from compress.runtime import interrupts, provenance, ranks
 
@@ -49,9 +51,15 @@ class Unfinished:
     _rows: Path | None = None
 
     @staticmethod
-    def of(settings: CheckpointBlock, place: Path, key: str, shared: bool) -> "Unfinished":
-        """The work on the artefact at `place`, with the installed versions; nothing is read yet."""
-        known = {"key": key, "versions": provenance.decisive()}
+    def of(
+        settings: CheckpointBlock, place: Path, inputs: Mapping[str, Any], shared: bool
+    ) -> "Unfinished":
+        """The work on the artefact at `place`, with the installed versions; nothing is read yet.
+
+        inputs: what it is made from, as JSON: the key of the artefact, and the content of those it
+        reads, which may come out otherwise under the same key.
+        """
+        known = {**inputs, "versions": provenance.decisive()}
         return Unfinished(settings, _folder(place) / artefacts.key(known)[:16], shared)
 
     @property
@@ -126,7 +134,7 @@ class Unfinished:
         if self.kept is None:
             return make()
         path, inputs = self._part(name)
-        if ranks.on_main(lambda: artefacts.completed(path, inputs) is not None):
+        if self._there(path, inputs):
             return np.load(path / "values.npy")
         began = time.perf_counter()
         with self._making(path):
@@ -139,6 +147,14 @@ class Unfinished:
 
         ranks.on_main(write)
         return values
+
+    @staticmethod
+    def _there(path: Path, inputs: Mapping[str, str]) -> bool:
+        """Whether a part is kept; then every rank sees it."""
+        marker = ranks.on_main(lambda: artefacts.completed(path, inputs))
+        if marker is not None:
+            shared.await_everywhere(path, marker)
+        return marker is not None
 
     def place(self, name: str) -> Path:
         """Where the main rank may write what belongs to the artefact before it is complete."""
@@ -155,7 +171,7 @@ class Unfinished:
             write(new)
             return new
         path, inputs = self._part(name)
-        if not ranks.on_main(lambda: artefacts.completed(path, inputs) is not None):
+        if not self._there(path, inputs):
             began = time.perf_counter()
             with self._making(path):
                 write(new)
@@ -193,10 +209,13 @@ class Unfinished:
     def rows(self, batch_size: int) -> Rows:
         """The rows that this rank computes for the part that is being made; else they are not kept.
 
-        batch_size: samples of all ranks.
+        batch_size: samples of all ranks. What earlier runs have kept counts only if the model is the
+        one that was saved with it, and not one that has been trained to the same step again.
         """
         if self._rows is None:
             return Rows()
+        if self._training is not None and self._training.trained and ranks.is_main():
+            shutil.rmtree(self._rows, ignore_errors=True)  # of a model that was not kept
         return Rows.of(self._rows, batch_size, self.settings.every_minutes, self._save_training)
 
     def has(self, *names: str) -> bool:

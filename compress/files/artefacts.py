@@ -23,9 +23,6 @@ from compress.runtime import provenance
 SUFFIX = ".tmp"
 OUTDATED = 24 * 3600.0
 """Seconds without a change after which an unfinished file of an unknown process is removed."""
-APPEARING = 60.0
-"""Seconds in which files that another host has written appear here: NFS looks a name that was not there
-up again after that time, by its defaults."""
 NUMERICS = 1
 """Raised whenever a change of this program changes the numbers of some result."""
 _numbers = itertools.count()
@@ -61,33 +58,6 @@ def checked(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | Non
         if aside is not None:
             return None, f"damaged: {wrong}; '{path.name}' is put aside as {aside.name} and made again."
     return None, None
-
-
-def await_files(path: Path, marker: Mapping[str, Any], seconds: float) -> str | None:
-    """Wait until an artefact that another host has found is to be seen here too, whole.
-
-    What is lacking after `seconds`, None if nothing. Directories are listed in between, which makes a
-    network file system ask again.
-    """
-    until, pause = time.monotonic() + seconds, 0.05
-    while (lacking := _lacking(path, marker)) is not None and time.monotonic() < until:
-        time.sleep(min(pause, max(0.0, until - time.monotonic())))
-        pause = min(2 * pause, 2.0)
-        for folder in {path.parent, path, *((path / name).parent for name in marker["files"])}:
-            with suppress(OSError):
-                list(folder.iterdir())
-    return lacking
-
-
-def _lacking(path: Path, marker: Mapping[str, Any]) -> str | None:
-    """The first file of an artefact that is not there in its size."""
-    for name, about in marker["files"].items():
-        try:
-            if (path / name).stat().st_size != about["size"]:
-                return f"{path / name} (another size)"
-        except OSError:
-            return str(path / name)
-    return None
 
 
 def _examined(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:

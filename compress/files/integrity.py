@@ -8,7 +8,7 @@ as it was if its time of change is too: data of 40 million rows are not read at 
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -65,16 +65,29 @@ def damage(folder: Path, marker: Mapping[str, Any]) -> str | None:
     files = marker.get("files")
     if not isinstance(files, dict) or not all(isinstance(about, dict) for about in files.values()):
         return f"{folder / MARKER} (its list of files cannot be read)"
-    for compare in (_size_differs, _content_differs):
-        for name, about in files.items():
-            try:
-                why = compare(folder / name, about)
-            except (FileNotFoundError, ValueError):  # no file has a name with a null character
-                why = "is missing"
-            except OSError as error:
-                why = f"cannot be read: {error.strerror}"
-            if why is not None:
-                return f"{folder / name} ({why})"
+    return lacking(folder, marker) or _first(_content_differs, folder, files)
+
+
+def lacking(folder: Path, marker: Mapping[str, Any]) -> str | None:
+    """The first file of an artefact that is not there in its size, and why; None if all are."""
+    return _first(_size_differs, folder, marker["files"])
+
+
+def _first(
+    compare: Callable[[Path, Mapping[str, Any]], str | None],
+    folder: Path,
+    files: Mapping[str, Mapping[str, Any]],
+) -> str | None:
+    """What a comparison finds in the first file where it finds anything."""
+    for name, about in files.items():
+        try:
+            why = compare(folder / name, about)
+        except (FileNotFoundError, ValueError):  # no file has a name with a null character
+            why = "is missing"
+        except OSError as error:
+            why = f"cannot be read: {error.strerror}"
+        if why is not None:
+            return f"{folder / name} ({why})"
     return None
 
 

@@ -193,7 +193,8 @@ def _create(path: Path, text: str) -> bool:
         temporary.write_text(text, encoding="utf-8")
         with suppress(OSError):
             os.link(temporary, path)
-        if temporary.stat().st_nlink == 2:
+            return True
+        if temporary.stat().st_nlink == 2:  # the answer of a network file system was lost
             return True
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:

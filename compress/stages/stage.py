@@ -13,14 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
-
 from compress.checkpoints import unfinished as unfinished_work
 from compress.checkpoints.unfinished import Unfinished
 from compress.configuration import used_keys
 from compress.configuration.config import Config
 from compress.errors import UserError
-from compress.files import artefacts, disk, ownership
+from compress.files import artefacts, disk, ownership, shared
 from compress.runtime import memory, provenance, ranks
 from compress.stages.workspace import Artefact, Workspace
 
@@ -130,7 +128,7 @@ def _there(stage: Stage[R], run: R) -> Artefact | None:
         ranks.say(damage)
     if marker is None:
         return None
-    _await(path, marker)
+    shared.await_everywhere(path, marker)
     usable, note = provenance.decide(stage.label, marker.get("origin", {}), run.accept_versions)
     if note is not None:
         say_once(run, note)
@@ -138,20 +136,6 @@ def _there(stage: Stage[R], run: R) -> Artefact | None:
         return None
     run.known[path] = Artefact(path, marker, reused=True)
     return run.known[path]
-
-
-def _await(path: Path, marker: Mapping[str, Any]) -> None:
-    """Wait until every rank sees an artefact that the main rank has found; collective.
-
-    Raises UserError on all ranks if one does not: its host has another file system.
-    """
-    lacking = None if ranks.is_main() else artefacts.await_files(path, marker, artefacts.APPEARING)
-    if ranks.all_sum(np.array([lacking is not None])).any():
-        raise UserError(
-            f"{lacking or path}: is not to be seen on every host {artefacts.APPEARING:.0f} s after it "
-            "was written; --output_dir, the cache and robust_compression.cache_dir must be on a file "
-            "system that all hosts share."
-        )
 
 
 def _made_again(stage: Stage[R], run: R, found: Artefact) -> str | None:
@@ -193,8 +177,10 @@ def obtain(stage: Stage[R], run: R) -> Artefact:
     made = {need.label: obtain(need, run) for need in needed}
     key = key_of(stage, run)
     place = stage.place(run, key)
-    shared = place.is_relative_to(run.cache_dir)
-    unfinished = Unfinished.of(run.config.robust.checkpoint, place, key, shared)
+    needs = {need.label: made[need.label].content for need in stage.needs(run)}
+    inputs = {"key": key, "made_from": needs}
+    wanted = place.is_relative_to(run.cache_dir)
+    unfinished = Unfinished.of(run.config.robust.checkpoint, place, inputs, wanted)
     with unfinished.alone(stage.label, partial(_appeared, stage, run)):
         if (other := find(stage, run)) is not None:
             return other

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from compress.configuration.robust_schema import RobustCompression
 from compress.data.batches import cut, scoring_order, share
 from compress.errors import UserError
-from compress.files import disk, ownership
+from compress.files import disk, ownership, shared
 from compress.layerwise import layer_map, states
 from compress.layerwise.states import Writer
 from compress.models import encoders
@@ -59,6 +59,7 @@ class TeacherStates(Stage[Context]):
         engine = frozen.place(teacher, run.config, run.device)
         needed, file = size(own, teacher.config.hidden_size, len(self.layers)), folder / states.FILE
         ranks.on_main(lambda: _make_room(file, needed, run))
+        shared.look_again(folder)
         with closing(Writer(file, own.columns["train"])) as writer:
             self._pass_over(own, teacher, writer)
         if engine is not None:

@@ -4,6 +4,7 @@
 #   doctor   pdsh: launch_scripts/multinode.sh   mpirun: launch_scripts/mpirun.sh   no_mpi4py: mpirun without that package
 #   unshared: the doctor with a directory that hostb does not share, and a port that is taken
 #   killed: a long training, all of whose processes on hostb are killed; link: the same command again, and then its link goes down
+#   late: a run on files that hostb sees late, which a signal ends while it scores; continued: the same command again
 #   bytes    what a step of two micro-batches sends at each ZeRO stage (tests/communication.py)
 set -uo pipefail
 results=$1
@@ -46,6 +47,12 @@ sys.exit(__main__.main())' --hostfile "$HOSTFILE" --output_dir "$results/scratch
       --master_port 29661 tests/communication.py "$results/bytes" --layers 4 --hidden 256 --steps 4 --accumulation 2;;
     killed) long eval 'kill -9 $(on_hostb train.py)';;
     link) long eval 'ip link set eth0 down; until_said "did not answer"; ip link set eth0 up';;
+    late) printf 'KILL_AT=score teacher train 2\nKILL_RANK=1\nKILL_WITH=15\n' | cat "$results/env" - > "$results/late.env"
+      DS_ENV_FILE=$results/late.env timeout 180 deepspeed --hostfile "$HOSTFILE" --no_ssh_check --master_addr 10.77.0.1 \
+        --master_port 29661 tests/drivers/killed_run.py "${words[@]}" robust_compression.evaluation.batch_size=4 \
+        --output_dir "$results/scratch/late/run";;
+    continued) timeout 180 bash launch_scripts/multinode.sh "${words[@]}" robust_compression.evaluation.batch_size=4 \
+      --output_dir "$results/scratch/late/run";;
     no_mpi4py) HOSTFILE='' RANKS=2 OMP_NUM_THREADS=1 PYTHONPATH=$results/without MPIRUN=--allow-run-as-root timeout 180 \
       bash launch_scripts/mpirun.sh "${words[@]}" --output_dir "$results/no_mpi4py/run";;
   esac > "$log" 2>&1
