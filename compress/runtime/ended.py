@@ -17,9 +17,10 @@ import torch.distributed as dist
 from compress.errors import UserError, fail
 from compress.runtime import interrupts
 
-LOOK, ANSWER, STAY = 1.0, 2.0, 2.0
+LOOK, ANSWER, STAY, MOST = 1.0, 2.0, 2.0, 15.0
 """Seconds between two looks at whether a rank asks; for which the answers are waited for; for which a
-rank then stays, so that the others can read the answers in the process of rank 0."""
+rank then stays, so that the others can read the answers in the process of rank 0; for all of it, where
+the store in that process answers late."""
 RUNS, ENDS = "runs", "ends"
 _state: dict[str, Any] = {"thread": None, "ended": {}}
 
@@ -39,7 +40,7 @@ def end() -> NoReturn:
         if _state["thread"] is not None:
             with suppress(RuntimeError):  # rank 0 has ended, and with it the store
                 _state["store"].set(ENDS, "1")
-            _state["thread"].join(2 * LOOK + 2 * ANSWER)
+            _state["thread"].join(MOST)
         ended: dict[int, str] = _state["ended"]
         if not ended:
             fail(UserError(_sentence("another rank has")))
