@@ -1,4 +1,4 @@
-"""Launchers on a cluster, for real: two hosts in network namespaces, and a Slurm of one node.
+"""Launchers on a cluster, for real: two hosts in network namespaces, and a Slurm of two nodes.
 
 The drivers in tests/cluster build both from packages of the distribution, as root, in namespaces that
 end with them. All cases of a driver run in one start; the tests look at what they left.
@@ -132,7 +132,7 @@ def slurm(tmp_path_factory, tiny_model):
         (project / name).symlink_to(ROOT / name)
     shutil.copy(CLUSTER / "stand_in.py", project / "train.py")
     command = (CLUSTER / "slurm_cases.sh", results, project, *SLURM)
-    return drive(results, tiny_model, "one_node_slurm.sh", *command)
+    return drive(results, tiny_model, "two_node_slurm.sh", *command)
 
 
 def test_the_doctor_looks_at_both_hosts(hosts):
@@ -217,7 +217,7 @@ def test_mpirun_without_mpi4py(hosts):
 
 def test_srun_without_mpi(slurm):
     assert slurm.code("srun") == 0, slurm.log("srun")
-    assert slurm.teacher("srun")["origin"]["ranks"] == 2
+    assert slurm.teacher("srun")["origin"]["ranks"] == 4
     assert slurm.log("srun").count("teacher: done") == 1, "rank 0 alone prints"
 
 
@@ -233,7 +233,8 @@ def test_a_job_that_is_cut_off_goes_on_until_the_run_is_finished(slurm):
     assert said.count("start 1: not finished; back into the queue") == 1
     assert said.rstrip().endswith("run: finished")
     saved = json.loads((slurm.folder / "parts/run/saved.json").read_text())
-    assert saved == {"ranks": 2, "sum": 3}
+    assert saved == {"ranks": 4, "sum": 10}
+    assert len(re.findall("start 1: 2 nodes x 2 ranks on node.1-2.", said)) == 1
 
 
 @pytest.mark.parametrize(("case", "code"), [("fails", 7), ("quits", 1)])

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What test_cluster.py looks at, on a node of Slurm; leaves a log and the exit code of each case.
+# What test_cluster.py looks at, on two nodes of Slurm; leaves a log and the exit code of each case.
 #   slurm_cases.sh RESULTS PROJECT CASE...   (RESULTS/words: arguments of train.py, one a line, without --output_dir)
-#   srun: two tasks   one: one process in a batch job of two tasks   parts, fails, quits: launch_scripts/slurm.sbatch
+#   srun: two tasks on each of two nodes   one: one process in a batch job of two tasks
+#   parts, fails: launch_scripts/slurm.sbatch, two ranks on each of two nodes   quits: the same on one node
 set -uo pipefail
 results=$1 project=$2
 shift 2
@@ -20,14 +21,16 @@ submitted=()  # CASE JOB: the queue runs one after another, and another while on
 for case in "$@"; do
   case $case in
     srun)
-      timeout 180 srun -n 2 python train.py "${words[@]}" --output_dir "$results/srun/run" > "$results/srun.log" 2>&1
+      timeout 180 srun -K -N 2 -n 4 python train.py "${words[@]}" --output_dir "$results/srun/run" > "$results/srun.log" 2>&1
       ended srun $?;;
     one)
       printf '#!/bin/bash\n%s\n' 'exec python train.py "$@"' > "$results/one.sh"
       job=$(sbatch --parsable -n 2 -o "$results/one.log" "$results/one.sh" "${words[@]}" --output_dir "$results/one/run")
       submitted+=("one $job");;
     parts|fails|quits)
-      job=$(cd "$project" && MODE=$case sbatch --parsable -o "$results/$case.log" launch_scripts/slurm.sbatch \
+      nodes=2
+      [ "$case" != quits ] || nodes=1
+      job=$(cd "$project" && MODE=$case sbatch -N $nodes --parsable -o "$results/$case.log" launch_scripts/slurm.sbatch \
         --deepspeed_config "$results/stand_in.json" --output_dir "$results/$case/run")
       submitted+=("$case $job")
       if [ "$case" = parts ]; then

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Run a command on the only node of a Slurm cluster that is made for it: node1, with two CPUs. As root.
-#   one_node_slurm.sh SCRATCH COMMAND...
+# Run a command on node1, one of two nodes of a Slurm cluster on this machine: network namespaces node1 and node2 with an address
+# (10.77.1.1 and 10.77.1.2 on eth0), a host name, two CPUs and a slurmd each, and one file system. As root.
+#   two_node_slurm.sh SCRATCH COMMAND...
 # All of it lives in private namespaces of processes, mounts and networks, and ends with the command.
 set -euo pipefail
 if [ -z "${INSIDE:-}" ]; then
@@ -10,22 +11,24 @@ unset INSIDE
 export PATH=$PATH:/usr/sbin:/sbin
 scratch=$1
 shift
-hostname node1
-ip link set lo up
-ip link add eth0 type veth peer name eth1  # Slurm listens nowhere where there is only 127.0.0.1
-ip addr add 10.77.1.1/24 dev eth0
-ip link set eth0 up
-ip link set eth1 up
-printf '127.0.0.1 localhost\n10.77.1.1 node1\n' > "$scratch/etc_hosts"
+printf '127.0.0.1 localhost\n10.77.1.1 node1\n10.77.1.2 node2\n' > "$scratch/etc_hosts"
 mount --bind "$scratch/etc_hosts" /etc/hosts
 mount -t tmpfs tmpfs /run
-mkdir -p /run/munge "$scratch/ctld" "$scratch/slurmd"
+mkdir -p /run/netns
+ip link set lo up
+for node in node1 node2; do ip netns add $node; ip -n $node link set lo up; done
+ip link add eth0 netns node1 type veth peer name eth0 netns node2
+ip -n node1 addr add 10.77.1.1/24 dev eth0
+ip -n node2 addr add 10.77.1.2/24 dev eth0
+for node in node1 node2; do ip -n $node link set eth0 up; done
+on() { local node=$1; shift; nsenter --net="/run/netns/$node" unshare --uts bash -c 'hostname "$1"; shift; exec "$@"' - "$node" "$@"; }
+mkdir -p /run/munge "$scratch/ctld" "$scratch/node1" "$scratch/node2"
 head -c 1024 /dev/urandom > /run/munge/munge.key
 chmod 400 /run/munge/munge.key
 munged --key-file=/run/munge/munge.key --socket=/run/munge/munge.socket.2 --pid-file=/run/munge/munged.pid \
   --log-file=/run/munge/munged.log --seed-file=/run/munge/munged.seed --num-threads=2
 cat > "$scratch/slurm.conf" <<C
-ClusterName=one
+ClusterName=two
 SlurmctldHost=node1(10.77.1.1)
 AuthType=auth/munge
 AuthInfo=cred_expire=5
@@ -40,25 +43,26 @@ SlurmUser=root
 SlurmdUser=root
 SlurmdParameters=config_overrides
 StateSaveLocation=$scratch/ctld
-SlurmdSpoolDir=$scratch/slurmd
+SlurmdSpoolDir=$scratch/%n
 SlurmctldPidFile=/run/slurmctld.pid
-SlurmdPidFile=/run/slurmd.pid
+SlurmdPidFile=/run/slurmd.%n.pid
 SlurmctldLogFile=$scratch/ctld.log
-SlurmdLogFile=$scratch/slurmd.log
+SlurmdLogFile=$scratch/slurmd.%n.log
 KillWait=5
 NodeName=node1 NodeAddr=10.77.1.1 CPUs=2 State=UNKNOWN
+NodeName=node2 NodeAddr=10.77.1.2 CPUs=2 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 C
 export SLURM_CONF=$scratch/slurm.conf
-slurmctld -f "$SLURM_CONF"
-slurmd -f "$SLURM_CONF"
+on node1 slurmctld -f "$SLURM_CONF"
+for node in node1 node2; do on $node slurmd -f "$SLURM_CONF"; done
 for _ in $(seq 60); do
-  state=$(timeout 5 sinfo -h -o %t 2>/dev/null || true)
-  [ "$state" = idle ] && break
+  ready=$(on node1 timeout 5 sinfo -h -N -t idle -o %N 2>/dev/null | wc -l || true)
+  [ "$ready" = 2 ] && break
   kill -0 "$(cat /run/slurmctld.pid)" 2>/dev/null || { cat "$scratch/ctld.log" >&2; exit 1; }
   sleep 0.3
 done
-[ "$state" = idle ] || { echo "the node is '$state'" >&2; cat "$scratch/slurmd.log" >&2; exit 1; }
+[ "$ready" = 2 ] || { echo "$ready of 2 nodes are idle" >&2; cat "$scratch"/slurmd.*.log >&2; exit 1; }
 code=0
-"$@" || code=$?
+on node1 "$@" || code=$?
 exit "$code"
