@@ -5,32 +5,21 @@
 #   two_hosts.sh SCRATCH COMMAND...
 # All of it lives in private namespaces of processes, mounts and networks, and ends with the command.
 set -euo pipefail
-if [ -z "${INSIDE:-}" ]; then
-  INSIDE=1 exec unshare --pid --fork --kill-child --mount-proc --mount --net --uts "$0" "$@"
-fi
-unset INSIDE
-export PATH=$PATH:/usr/sbin:/sbin
+source "$(dirname "$0")/namespaces.sh"
+private "$@"
 scratch=$1
 shift
 home=$(getent passwd "$(id -u)" | cut -d: -f6)
 mkdir -p "$scratch/ssh" "$scratch/private" "$scratch/late" "$home/.ssh"
-mount -t tmpfs tmpfs /run
-mkdir -p /run/netns /run/sshd
-printf '127.0.0.1 localhost\n10.77.0.1 hosta\n10.77.0.2 hostb\n' > "$scratch/etc_hosts"
-mount --bind "$scratch/etc_hosts" /etc/hosts
+mkdir -p /run/sshd
+rm -f "$scratch/ssh/id_ed25519" "$scratch/host_key"  # of an earlier start
 ssh-keygen -q -t ed25519 -N '' -f "$scratch/ssh/id_ed25519"
 ssh-keygen -q -t ed25519 -N '' -f "$scratch/host_key"
 cp "$scratch/ssh/id_ed25519.pub" "$scratch/ssh/authorized_keys"
 printf 'StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n' > "$scratch/ssh/config"
 chmod 700 "$scratch/ssh"
 mount --bind "$scratch/ssh" "$home/.ssh"
-
-ip link set lo up
-for host in hosta hostb; do ip netns add $host; ip -n $host link set lo up; done
-ip link add eth0 netns hosta type veth peer name eth0 netns hostb
-ip -n hosta addr add 10.77.0.1/24 dev eth0
-ip -n hostb addr add 10.77.0.2/24 dev eth0
-for host in hosta hostb; do ip -n $host link set eth0 up; done
+connect "$scratch" 10.77.0 hosta hostb
 on() { local host=$1; shift; ip netns exec "$host" unshare --uts bash -c 'hostname "$1"; shift; exec "$@"' - "$host" "$@"; }
 mounts() {
   [ "$1" = hostb ] || return 0

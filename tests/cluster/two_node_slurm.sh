@@ -4,23 +4,11 @@
 #   two_node_slurm.sh SCRATCH COMMAND...
 # All of it lives in private namespaces of processes, mounts and networks, and ends with the command.
 set -euo pipefail
-if [ -z "${INSIDE:-}" ]; then
-  INSIDE=1 exec unshare --pid --fork --kill-child --mount-proc --mount --net --uts "$0" "$@"
-fi
-unset INSIDE
-export PATH=$PATH:/usr/sbin:/sbin
+source "$(dirname "$0")/namespaces.sh"
+private "$@"
 scratch=$1
 shift
-printf '127.0.0.1 localhost\n10.77.1.1 node1\n10.77.1.2 node2\n' > "$scratch/etc_hosts"
-mount --bind "$scratch/etc_hosts" /etc/hosts
-mount -t tmpfs tmpfs /run
-mkdir -p /run/netns
-ip link set lo up
-for node in node1 node2; do ip netns add $node; ip -n $node link set lo up; done
-ip link add eth0 netns node1 type veth peer name eth0 netns node2
-ip -n node1 addr add 10.77.1.1/24 dev eth0
-ip -n node2 addr add 10.77.1.2/24 dev eth0
-for node in node1 node2; do ip -n $node link set eth0 up; done
+connect "$scratch" 10.77.1 node1 node2
 on() { local node=$1; shift; nsenter --net="/run/netns/$node" unshare --uts bash -c 'hostname "$1"; shift; exec "$@"' - "$node" "$@"; }
 mkdir -p /run/munge "$scratch/ctld" "$scratch/node1" "$scratch/node2"
 head -c 1024 /dev/urandom > /run/munge/munge.key
