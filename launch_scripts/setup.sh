@@ -21,13 +21,14 @@ if [ ! -x "$VENV/bin/pip" ]; then
   "$PYTHON" -m venv "$VENV" || stop "'$PYTHON -m venv' failed; run: apt-get install python3-venv"
 fi
 source "$VENV/bin/activate"
-wanted=$(cat "$@" | sha256sum)
-if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$wanted" ]; then
+wanted=$(sha256sum "$@")  # a line for each file
+if [ -n "$(grep -vxFf <(cat "$VENV/installed" 2>/dev/null) <<< "$wanted")" ]; then
   echo "installing $* (some minutes the first time)"
   arguments=()
   for file in "$@"; do arguments+=(-r "$file"); done
   pip install --quiet --disable-pip-version-check "${arguments[@]}"
-  echo "$wanted" > "$VENV/installed"
+  others=$(grep -vFf <(printf '  %s\n' "$@") "$VENV/installed" 2>/dev/null || true)
+  echo "$others${others:+$'\n'}$wanted" > "$VENV/installed"
 fi
 
 # beside FOLDER FILE ...: enter a further environment that sees the packages of this one, less those of the files.

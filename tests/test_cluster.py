@@ -61,7 +61,7 @@ def environment_in(folder):
     )
     (folder / "bin/deepspeed").chmod(0o755)
     wanted = subprocess.run(
-        "cat requirements.txt | sha256sum", shell=True, cwd=ROOT, capture_output=True, check=True
+        ["sha256sum", "requirements.txt"], cwd=ROOT, capture_output=True, check=True
     )
     (folder / "installed").write_bytes(wanted.stdout)
     return folder

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 
@@ -38,6 +40,32 @@ def test_sigterm_to_the_script_reaches_deepspeed(tmp_path):
     finally:
         with suppress(ProcessLookupError):
             os.killpg(script.pid, signal.SIGKILL)
+
+
+def test_packages_are_installed_once_for_each_content_of_a_file(tmp_path):
+    """In whatever company a file comes; a changed one again."""
+    project, venv = tmp_path / "project", tmp_path / "venv/bin"
+    (project / "launch_scripts").mkdir(parents=True)
+    venv.mkdir(parents=True)
+    shutil.copy(ROOT / "launch_scripts/setup.sh", project / "launch_scripts")
+    (venv / "pip").write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\n')
+    (venv / "pip").chmod(0o755)
+    (venv / "activate").write_text(f"export PATH={venv}:$PATH\n")
+
+    def calls(*files):
+        (tmp_path / "calls").write_text("")
+        words = " ".join(("source launch_scripts/setup.sh", *files))
+        environment = {**os.environ, "VENV": str(tmp_path / "venv"), "PYTHON": sys.executable}
+        subprocess.run(["bash", "-c", words], cwd=project, env=environment, check=True)
+        return len((tmp_path / "calls").read_text().splitlines())
+
+    for name in ("a.txt", "b.txt"):
+        (project / name).write_text(name)
+    assert [calls("a.txt"), calls("a.txt"), calls("a.txt", "b.txt"), calls("a.txt")] == [1, 0, 1, 0]
+    (project / "a.txt").write_text("other")
+    assert [calls("b.txt"), calls("a.txt"), calls("a.txt", "b.txt")] == [0, 1, 0]
+    (project / "a.txt").write_text("a.txt")
+    assert [calls("a.txt"), calls("b.txt")] == [1, 0]
 
 
 @pytest.mark.parametrize(
