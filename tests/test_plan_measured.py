@@ -19,7 +19,6 @@ PLANNED += ("scores of the teacher: score", "evaluation: rest")
 EXPECTED = {
     "imp40": PLANNED,
     "heads20_rows50_imp40": ("student: importance", "student: train"),
-    "movement40": ("student: load", "student: train", "student: export"),
 }
 """Parts that are compared, by compression."""
 OFFLOADED = ("teacher: load", "teacher: train", "teacher: score", "teacher: export")
