@@ -237,9 +237,10 @@ def test_a_job_that_is_cut_off_goes_on_until_the_run_is_finished(slurm):
     assert len(re.findall("start 1: 2 nodes x 2 ranks on node.1-2.", said)) == 1
 
 
-@pytest.mark.parametrize(("case", "code"), [("fails", 7), ("quits", 1)])
-def test_a_death_is_no_success_and_is_not_repeated(slurm, case, code):
+@pytest.mark.parametrize(("case", "codes"), [("fails", {7, 143}), ("quits", {1})])
+def test_a_death_is_no_success_and_is_not_repeated(slurm, case, codes):
+    """One node's code is 7; 143 if srun has ended the other node before it failed by itself."""
     about = (slurm.folder / f"{case}.job").read_text()
     assert "JobState=FAILED" in about and "Restarts=0 " in about
-    assert slurm.code(case) == code, slurm.log(case)
+    assert slurm.code(case) in codes, slurm.log(case)
     assert "and the run is not finished; the job does not go on by itself" in slurm.log(case)

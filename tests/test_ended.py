@@ -33,7 +33,19 @@ except RuntimeError as error:
 """
 
 
-def three_ranks(*ending: str) -> list:
+NONE_ENDS = """
+import atexit
+import torch.distributed as dist
+from compress.runtime import ended, watchdog
+
+atexit.register(lambda: print("answers:", ended._state["thread"].is_alive(), flush=True))
+dist.init_process_group("gloo")
+watchdog.start(60.0)
+dist.barrier()
+"""
+
+
+def three_ranks(*ending: str, program: str = ONE_ENDS) -> list:
     """What three ranks say and end with; ending: those that end in between."""
     meet = {
         "MASTER_ADDR": "127.0.0.1",
@@ -42,7 +54,7 @@ def three_ranks(*ending: str) -> list:
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
     started = [
-        Python(("-c", ONE_ENDS, *ending), {**environment_of(), **meet, "RANK": n, "LOCAL_RANK": n})
+        Python(("-c", program, *ending), {**environment_of(), **meet, "RANK": n, "LOCAL_RANK": n})
         for n in "012"
     ]
     try:
@@ -64,6 +76,14 @@ def test_one_rank_names_those_that_have_ended(ending, speaker):
     sentence = f"error: {which} ended; without a reason above"
     assert [number for number in range(3) if sentence in done[number].stderr] == [speaker], done
     assert sum(d.stderr.count("error: ") for d in done) == 1, done
+
+
+@pytest.mark.slow
+def test_no_thread_is_inside_the_store_when_a_program_ends():
+    """It would abort there: the interpreter ends threads where they come back from C++."""
+    for done in three_ranks(program=NONE_ENDS):
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "answers: False"
 
 
 def test_ranks_are_named_by_host():

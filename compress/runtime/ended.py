@@ -4,6 +4,7 @@ A rank that finds it asks the others through the store at which the ranks met; e
 answers within `LOOK` seconds, from a thread of its own. Those that do not answer have ended.
 """
 
+import atexit
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ rank then stays, so that the others can read the answers in the process of rank 
 the store in that process answers late."""
 RUNS, ENDS = "runs", "ends"
 _state: dict[str, Any] = {"thread": None, "ended": {}}
+_stopped = threading.Event()
 
 
 def watch(store: Any) -> None:  # noqa: ANN401  dist.Store
@@ -31,7 +33,14 @@ def watch(store: Any) -> None:  # noqa: ANN401  dist.Store
     main = store.get("host/0").decode()
     thread = threading.Thread(target=_listen, args=(store, main), daemon=True, name="ended")
     _state.update(store=store, thread=thread)
+    atexit.register(_stop)
     thread.start()
+
+
+def _stop() -> None:
+    """Stop answering: a thread that is inside the store when the interpreter ends would abort it."""
+    _stopped.set()
+    _state["thread"].join(MOST)
 
 
 def end() -> NoReturn:
@@ -76,7 +85,8 @@ def _listen(store: Any, main: str) -> None:  # noqa: ANN401  dist.Store
     """Answer once a rank asks, then keep who has not; main: the host of rank 0."""
     try:
         while not store.check([ENDS]):
-            time.sleep(LOOK)
+            if _stopped.wait(LOOK):
+                return
         store.set(f"{RUNS}/{dist.get_rank()}", "1")
         time.sleep(ANSWER)
         answers = store.multi_get([f"{RUNS}/{number}" for number in range(dist.get_world_size())])
