@@ -76,9 +76,12 @@ def test_a_part_is_made_once_and_only_for_its_key(place):
         assert not work.path.exists() and not other.has("dev")
 
 
-@pytest.mark.parametrize("trained", [False, True])
-def test_rows_of_a_model_that_is_not_the_one_read_do_not_count(place, trained):
-    """As where its checkpoint was damaged, and another number of ranks has trained it again."""
+@pytest.mark.parametrize(("trained", "saved"), [(False, True), (True, True), (True, False)])
+def test_rows_of_a_model_that_is_not_the_one_read_do_not_count(place, trained, saved):
+    """As where its checkpoint was damaged, and another number of ranks has trained it again.
+
+    Or where no checkpoint of it is written.
+    """
     work, again = work_of(place), work_of(place)
 
     def stop():
@@ -93,7 +96,7 @@ def test_rows_of_a_model_that_is_not_the_one_read_do_not_count(place, trained):
     with work.alone("teacher", lambda: False), pytest.raises(Interrupted):
         work.part("dev", stop)
     with again.alone("teacher", lambda: False):
-        saver = again.training("teacher")
+        saver = again.training("teacher", saved)
         if trained:
             saver.after_exchange(late=False, writing=False)
         assert again.part("dev", go_on).tolist() == [0 if trained else 1]

@@ -225,10 +225,13 @@ class Unfinished:
         parts = [self._part(name) for name in names]
         return ranks.on_main(lambda: all(artefacts.completed(*part) is not None for part in parts))
 
-    def training(self, name: str) -> Saver:
-        """The checkpoints of a training of the stage, of which there is one at a time."""
+    def training(self, name: str, saved: bool = True) -> Saver:
+        """The checkpoints of a training of the stage, of which there is one at a time.
+
+        saved: whether there are any.
+        """
         folder = None
-        if self.kept is not None:
+        if self.kept is not None and saved:
             folder = Folder(self.kept / name.replace(" ", "_"), self.settings.keep)
         self._training = Saver(self.settings, folder, self._record)
         return self._training

@@ -132,10 +132,10 @@ def start_model(context: Context, source: Path) -> PreTrainedModel:
 def _saver(name: str, context: Context) -> Saver:
     """The checkpoints of a training; none where the optimiser's states are on NVMe."""
     offload = context.config.deepspeed.zero_optimization.offload_optimizer
-    if offload is None or offload.device != "nvme":
-        return context.unfinished.training(name)
-    ranks.say(f"note: {name}: states on NVMe are not saved; if interrupted, it starts anew")
-    return Saver()
+    saved = offload is None or offload.device != "nvme"
+    if not saved:
+        ranks.say(f"note: {name}: states on NVMe are not saved; if interrupted, it starts anew")
+    return context.unfinished.training(name, saved)
 
 
 def new_trainer(
@@ -257,10 +257,10 @@ def _scoring(
 
     def interruptible(inputs: Mapping[str, Tensor]) -> Tensor:
         end, late, _ = agreement.exchange(late=rows.late())
-        if late and not end:
-            rows.save()
         if end:
             raise interrupts.ended()
+        if late:
+            rows.save()
         return counted(inputs)
 
     with agreement.loop():
