@@ -20,7 +20,7 @@ from compress.checkpoints import folders
 from compress.files import artefacts, shared
 from compress.runtime import agreement, ranks
 
-NAME = re.compile(r"\d{9}-(\d{9})")
+NAME = re.compile(r"\d{9}-\d{9}")
 """Of a block: its first batch, and the one after its last."""
 FILE = "rows.npy"
 Block = NDArray[np.float32]

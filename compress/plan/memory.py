@@ -121,7 +121,11 @@ def forward(sizes: Sizes, engine: Engine, kept: int) -> Items:
 
 
 def backward(sizes: Sizes, engine: Engine, kept: int) -> Items:
-    """In the backward pass: activations go while gradients come."""
+    """In the backward pass: activations go while gradients come.
+
+    At ZeRO 2 and 3 a bucket is reduced when it is full: then so much of the pass is done, and before
+    the last one as much of the sums is there.
+    """
     count, width, own = sizes.parameters, engine.width, steady(sizes, engine)
     moved = min(engine.bucket, count)
     if engine.zero == 0:
@@ -132,7 +136,7 @@ def backward(sizes: Sizes, engine: Engine, kept: int) -> Items:
     if engine.zero == 1:
         summed = width * (count - moved) + part
         return own | bucket | ({"activations": kept} if kept > summed else {"gradients": summed})
-    left = 1 - moved / count  # of the pass when a bucket is full, of the sums when the last one is
+    left = 1 - moved / count
     reduced = {"activations": round(left * kept), "copy that is reduced": width * moved}
     if engine.zero == 2:
         return own | bucket | reduced | {"gradients": round(left * part)}
@@ -333,18 +337,17 @@ def needs(name: str, sizes: Sizes, engine: Engine, load: Load, parts: tuple[str,
     best = {"weights of the best epoch": FLOAT * _share(sizes, engine)} if load.best else {}
     copied = (FLOAT + MOMENTS) * sizes.parameters // engine.ranks if load.saved else 0
     exported, written = exporting(sizes, engine, load)
-    every: dict[str, tuple[Items, Items]] = {
-        "load": (loading(sizes, engine), {}),
-        "importance": (importance(sizes, engine, load), {}),
-        "train": (training(sizes, engine, load), {"copy for a checkpoint": copied} | best),
-        "score": (scoring(sizes, engine, load), scores),
-        "export": (exported, written | best),
-        "parity": (parity(sizes, load), {}),
+
+    def split(items: Items, beside: Items) -> tuple[Items, Items]:
+        device, host = offloaded(items, engine, sizes)
+        return device, host | beside
+
+    every = {
+        "load": split(loading(sizes, engine), {}),
+        "importance": split(importance(sizes, engine, load), {}),
+        "train": split(training(sizes, engine, load), {"copy for a checkpoint": copied} | best),
+        "score": split(scoring(sizes, engine, load), scores),
+        "export": split(exported, written | best),
+        "parity": (parity(sizes, load), {}),  # without an engine
     }
-    found = []
-    for part in parts:
-        items, beside = every[part]
-        gone = part == "parity"  # the engine
-        device, host = (items, {}) if gone else offloaded(items, engine, sizes)
-        found.append(Need(f"{name}: {part}", device, host | beside))
-    return found
+    return [Need(f"{name}: {part}", *every[part]) for part in parts]

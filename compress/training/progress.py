@@ -108,14 +108,14 @@ class Progress:
         done: batches that an earlier run has scored. Its calls raise UserError when memory does not
         suffice.
         """
-        calls, first = done, True
+        calls = done
         if done and self._stage:
             self.job.skip(self._stage, rows=rows * done // batches)
 
         def counted(inputs: Mapping[str, Tensor]) -> Tensor:
-            nonlocal calls, first
-            if first:
-                self._marked, first = self._clock(), False
+            nonlocal calls
+            if calls == done:
+                self._marked = self._clock()
             calls += 1
             self._doing = f"scoring {split}: {calls} of {batches} batches"
             with memory.scoring(f"{self._stage or 'evaluation'}: {split}", inputs, config):

@@ -134,8 +134,13 @@ class Job:
         """Seconds left of a stage, None as long as nothing is measured."""
         if stage in self._finished:
             return 0.0
-        work, (steps, rows) = self.work[stage], self.done(stage)
-        return self._seconds(stage, max(0, work.steps - steps), max(0, work.rows - rows))
+        return self._rest(stage, self._done)
+
+    def _rest(self, stage: str, counted: Counter[tuple[str, str]]) -> float | None:
+        """Seconds of a stage less what is counted of it."""
+        work = self.work[stage]
+        steps, rows = work.steps - counted[stage, "steps"], work.rows - counted[stage, "rows"]
+        return self._seconds(stage, max(0, steps), max(0, rows))
 
     def left(self) -> float | None:
         """Seconds left of the job, None as long as nothing is measured."""
@@ -148,15 +153,8 @@ class Job:
 
         None as long as nothing is measured.
         """
-        works = [work for work in self.work.values() if work.stage not in self._finished]
-        seconds = {
-            work.stage: self._seconds(
-                work.stage,
-                max(0, work.steps - self._skipped[work.stage, "steps"]),
-                max(0, work.rows - self._skipped[work.stage, "rows"]),
-            )
-            for work in works
-        }
+        stages = [stage for stage in self.work if stage not in self._finished]
+        seconds = {stage: self._rest(stage, self._skipped) for stage in stages}
         known = {stage: value for stage, value in seconds.items() if value is not None}
         return known if known and len(known) == len(seconds) else None
 

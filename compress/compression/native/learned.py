@@ -43,7 +43,7 @@ class Selection:
         return self.entries(scores, count).bool()
 
     def entries(self, scores: Tensor, count: int) -> Tensor:
-        """The same as 0 and 1 of the type of `scores`: many times faster on a CPU, to multiply with."""
+        """The same as 0 and 1 of the type of `scores`: faster to multiply with than bool."""
         if not 0 < count < scores.numel():
             return torch.full_like(scores, float(count > 0))
         flat = scores.detach().flatten()
