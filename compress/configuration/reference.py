@@ -183,4 +183,4 @@ def _refusals() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(page(), end="")  # noqa: T201
+    print(page(), end="")  # noqa: T201  a command

@@ -92,7 +92,7 @@ def explained(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001  fsspec raises any
         raise UserError(f"{name} cannot be read ({first_line(error)}).") from None
 
 

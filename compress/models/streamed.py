@@ -59,7 +59,7 @@ def _reader(places: Places, device: torch.device) -> Any:  # noqa: ANN401  a hoo
     return read
 
 
-def _forgetter(places: Places) -> Any:  # noqa: ANN401
+def _forgetter(places: Places) -> Any:  # noqa: ANN401  a hook
     def forget(*_: object) -> None:
         for module, name, parameter in places:
             module._parameters[name] = parameter

@@ -88,7 +88,7 @@ def adopt(environment: MutableMapping[str, str]) -> Launch:
     environment.update(launch.variables())
     if launch.of_mpi:
         try:
-            import mpi4py  # noqa: F401
+            import mpi4py  # noqa: F401  asks if it is there
         except ImportError as error:
             raise _without_mpi4py(error) from None
     return launch
@@ -100,7 +100,7 @@ def meet(launch: Launch) -> Launch:
     Raises UserError if mpi4py is missing or belongs to another MPI.
     """
     try:
-        from mpi4py import MPI as library  # noqa: N811
+        from mpi4py import MPI as library  # noqa: N811  its own name
     except (ImportError, RuntimeError) as error:
         raise _without_mpi4py(error) from None
     world: Any = library.COMM_WORLD

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
@@ -144,7 +144,7 @@ def _sources(run: Workspace, task: Task) -> dict[str, Source]:
     return found or {split: Source(name, _unread, _unread) for split, name in listed}
 
 
-def _unread() -> Any:  # noqa: ANN401
+def _unread() -> NoReturn:
     raise AssertionError("the main rank alone reads sources")
 
 

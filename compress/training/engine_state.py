@@ -134,7 +134,7 @@ def _scalers(engine: DeepSpeedEngine) -> list[Any]:
     return [holder for holder in (optimizer, *parts) if holder]
 
 
-def _attributes(holder: Any) -> dict[str, Any]:  # noqa: ANN401
+def _attributes(holder: Any) -> dict[str, Any]:  # noqa: ANN401  DeepSpeed's
     kinds = (bool, int, float)
     found = {name: getattr(holder, name, None) for name in SCALER}
     return {name: value for name, value in found.items() if isinstance(value, kinds)}

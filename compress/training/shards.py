@@ -113,7 +113,7 @@ class LowPrecision(Shard):
         flat, position = self._place
         return flat.data.view(-1).narrow(0, position, self.length)
 
-    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401
+    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401  DeepSpeed's, untyped
         """See `Shard.place`."""
         return self._place
 
@@ -142,7 +142,7 @@ class Fragment(Shard):
 
     @property
     def _mapping(self) -> Any:  # noqa: ANN401  DeepSpeed links it anew when it loads a checkpoint
-        return self.parameter._hp_mapping  # type: ignore[attr-defined]
+        return self.parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed's
 
     @property
     def master(self) -> Tensor:
@@ -152,7 +152,7 @@ class Fragment(Shard):
         fragment: Tensor = self._mapping.hp_fragment
         return fragment
 
-    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401
+    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401  DeepSpeed's, untyped
         """See `Shard.place`."""
         master = self.master
         storage = master.untyped_storage().data_ptr()
@@ -170,7 +170,7 @@ class Fragment(Shard):
         """See `Shard.gradient`."""
         if not self.length:
             return None
-        index = self.parameter._index_in_param_group  # type: ignore[attr-defined]
+        index = self.parameter._index_in_param_group  # type: ignore[attr-defined]  # DeepSpeed's
         gradient: Tensor = self._mapping.get_lp_grad_fragment(index).view(-1)
         if gradient.numel() > self.length:
             gradient = gradient.narrow(0, self.start, self.length)
@@ -194,7 +194,7 @@ class Partition(Shard):
         """Master weights, float32 [length]."""
         return self._padded()[: self.length]
 
-    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401
+    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401  DeepSpeed's, untyped
         """See `Shard.place`."""
         part, group = engine.optimizer._get_fp32_opt_state_partition(self.parameter, True)
         flat = engine.optimizer.fp32_partitioned_groups_flat[group]
@@ -202,7 +202,7 @@ class Partition(Shard):
 
     def copy_master(self) -> None:
         """See `Shard.copy_master`."""
-        slice_: Tensor = self.parameter.ds_tensor.data  # type: ignore[attr-defined]
+        slice_: Tensor = self.parameter.ds_tensor.data  # type: ignore[attr-defined]  # DeepSpeed's
         slice_.view(-1)[: self.length].copy_(self.master)
 
     def _padded(self) -> Tensor:
@@ -236,7 +236,7 @@ class Partition(Shard):
 
     def zero_copy(self, kept: Tensor) -> None:
         """The same with the slice that the model's weights are gathered from."""
-        slice_: Tensor = self.parameter.ds_tensor.data  # type: ignore[attr-defined]
+        slice_: Tensor = self.parameter.ds_tensor.data  # type: ignore[attr-defined]  # DeepSpeed's
         _keep(slice_.view(-1)[: self.length], kept.to(slice_.device))
 
     def stored_in(self, storages: set[int]) -> bool:
@@ -269,12 +269,12 @@ def of(engine: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Shard]:
     return {n: LowPrecision(p, masters[id(p)]) for n, p in parameters.items()}
 
 
-def trained(engine: Any) -> dict[str, Shard]:  # noqa: ANN401
+def trained(engine: Any) -> dict[str, Shard]:  # noqa: ANN401  DeepSpeed's, untyped
     """Shards of all parameters that the engine trains, by their names."""
     return of(engine, {n: p for n, p in engine.module.named_parameters() if p.requires_grad})
 
 
-def _masters(optimizer: Any) -> dict[int, tuple[Tensor, int]] | None:  # noqa: ANN401
+def _masters(optimizer: Any) -> dict[int, tuple[Tensor, int]] | None:  # noqa: ANN401  DeepSpeed's
     """Places of master weights at stage 0 by id of the parameter; None if the parameters are their own.
 
     The fused optimiser has one flat tensor a group, the unfused one a tensor for each parameter.
@@ -310,12 +310,12 @@ def refresh_copies(engine: Any, changed: Iterable[tuple[Shard, Tensor]]) -> None
         _gather_again([shard.parameter for shard, _ in changed])
 
 
-def copied(engine: Any) -> dict[str, Tensor]:  # noqa: ANN401
+def copied(engine: Any) -> dict[str, Tensor]:  # noqa: ANN401  DeepSpeed's, untyped
     """The master weights that this rank has, float32 on the CPU; between steps only."""
     return {name: part.master.detach().to("cpu", copy=True) for name, part in trained(engine).items()}
 
 
-def put_back(engine: Any, weights: Mapping[str, Tensor]) -> None:  # noqa: ANN401
+def put_back(engine: Any, weights: Mapping[str, Tensor]) -> None:  # noqa: ANN401  DeepSpeed's, untyped
     """Set master weights to what `copied` gave, and what the model computes with; collective."""
     parts = trained(engine)
     with torch.no_grad():
@@ -324,7 +324,7 @@ def put_back(engine: Any, weights: Mapping[str, Tensor]) -> None:  # noqa: ANN40
         copy_masters(engine, parts.values())
 
 
-def copy_masters(engine: Any, parts: Iterable[Shard]) -> None:  # noqa: ANN401
+def copy_masters(engine: Any, parts: Iterable[Shard]) -> None:  # noqa: ANN401  DeepSpeed's, untyped
     """Set the weights that the model computes with to the master weights; collective from stage 1."""
     stage = engine.zero_optimization_stage()
     if stage in (1, 2):
