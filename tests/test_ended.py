@@ -45,8 +45,49 @@ dist.barrier()
 """
 
 
+MAIN_ALONE = """
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+import torch.distributed as dist
+from compress.runtime import ended, ranks, watchdog
+
+SECONDS = 2.0
+ranks.WAIT = timedelta(seconds=1)
+
+def hangs():
+    ends = socket.socketpair()
+    ends[0].recv(1)
+
+def computes():
+    until = time.monotonic() + 2.5 * SECONDS
+    while time.monotonic() < until:
+        pass
+
+def waits_for_a_child():
+    subprocess.run(["sh", "-c", f"timeout {2.5 * SECONDS} yes > /dev/null"])
+
+def waits_for_another_run():
+    for _ in range(int(2.5 * SECONDS)):
+        watchdog.beat()
+        time.sleep(1)
+
+dist.init_process_group("gloo")
+watchdog.start(SECONDS)
+try:
+    ranks.on_main(globals()[sys.argv[1]])
+except RuntimeError as error:
+    if not ranks.lost(error):
+        raise
+    ended.end()
+print("goes on")
+"""
+
+
 def three_ranks(*ending: str, program: str = ONE_ENDS) -> list:
-    """What three ranks say and end with; ending: those that end in between."""
+    """What three ranks say and end with; ending: those that end in between, or another argument."""
     meet = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
@@ -84,6 +125,27 @@ def test_no_thread_is_inside_the_store_when_a_program_ends():
     for done in three_ranks(program=NONE_ENDS):
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "answers: False"
+
+
+@pytest.mark.slow
+def test_a_main_rank_that_hangs_in_work_of_its_own_is_named():
+    host = socket.gethostname()
+    done = three_ranks("hangs", program=MAIN_ALONE)
+    assert [d.returncode for d in done] == [1, 1, 1], done
+    said = (
+        f"error: rank 0 on host {host}, at <string>, line 15, did nothing for 2 s (robust_compression"
+    )
+    assert said in done[0].stderr, done
+    assert f"error: rank 0 on host {host} has ended" in done[1].stderr, done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["computes", "waits_for_a_child", "waits_for_another_run"])
+def test_long_work_of_the_main_rank_goes_on(what):
+    """For more than twice the timeout."""
+    for done in three_ranks(what, program=MAIN_ALONE):
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "goes on"
 
 
 def test_ranks_are_named_by_host():

@@ -121,7 +121,7 @@ def test_the_model_is_saved_once_before_the_first_block(tmp_path):
 
 def test_blocks_are_due_by_time(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("compress.checkpoints.rows.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("compress.checkpoints.due.time.monotonic", lambda: clock[0])
     rows, never = (Rows.of(tmp_path, SIZE, minutes, lambda: None) for minutes in (10, None))
     found = []
     for clock[0] in (0, 599, 600, 601, 1199, 1201):

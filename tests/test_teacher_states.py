@@ -1,6 +1,7 @@
 """Kept hidden states of the teacher: the same loss as with a live teacher, budget, keys, two ranks."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,10 @@ from stage_runs import run_of
 from test_layerwise import model
 from transformers import BertConfig, DebertaV2Config, DistilBertConfig, RobertaConfig
 
+from compress.checkpoints.passed import Passed
 from compress.configuration.config import build
 from compress.data.columns import Columns
-from compress.errors import UserError
+from compress.errors import Interrupted, UserError
 from compress.files import disk
 from compress.layerwise import states
 from compress.layerwise.block import LayerwiseBlock
@@ -24,6 +26,7 @@ from compress.layerwise.terms import terms_of
 from compress.methods import Run
 from compress.microbatch import SampleData
 from compress.models import encoders
+from compress.runtime import agreement
 from compress.stages import stage, teacher_states
 from compress.stages.student import Student
 from compress.stages.teacher_states import TeacherStates
@@ -47,12 +50,13 @@ def columns(side="right"):
 
 
 def written(folder, teacher, layers, size):
-    """The states of all samples, made in batches of `size`."""
+    """The states of all samples, made in batches of `size` after those that the folder has."""
     config = build(BASE | {OURS: BASE[OURS] | {"evaluation": {"batch_size": size}}}, {})
     run = SimpleNamespace(columns={"train": columns()}, device=torch.device("cpu"), config=config)
-    writer = Writer(folder / states.FILE, columns())
-    TeacherStates(layers)._pass_over(run, teacher.eval(), writer)
-    writer.close()
+    passed = Passed(folder / states.FILE, None, kept=True)
+    done = passed.read()
+    with closing(Writer(folder / states.FILE, columns())) as writer:
+        TeacherStates(layers)._pass_over(run, teacher.eval(), writer, passed, done)
     writer.check()
     states.describe(folder, layers, teacher.config.hidden_size)
 
@@ -130,6 +134,58 @@ def test_a_micro_batch_has_the_values_of_its_tokens_and_zeros(side):
     assert there.tokens["x"].shape == (4, 12, 2, 3)
     assert torch.equal(there.tokens["x"][mask], torch.as_tensor(values[data.places(INDICES)]))
     assert not there.tokens["x"][~mask].any()
+
+
+# A pass that is ended
+
+
+def ended_at(batch, monkeypatch):
+    """Let a pass end before this batch, as by a signal."""
+    calls = iter(range(batch + 1))
+    monkeypatch.setattr(agreement, "exchange", lambda *_: (next(calls) == batch, False, False))
+
+
+@pytest.mark.parametrize(("batch", "size"), [(0, 2), (2, 2), (2, 3)])
+def test_an_ended_pass_goes_on_after_its_last_batch(tmp_path, monkeypatch, capsys, batch, size):
+    """With batches of another size too, of which whole ones are left out."""
+    teacher = model(layers=2, seed=2)
+    ended_at(batch, monkeypatch)
+    with pytest.raises(Interrupted):
+        written(tmp_path, teacher, (0, 1), 2)
+    monkeypatch.undo()
+    passes, _ = [], teacher.register_forward_pre_hook(lambda *_: passes.append(1))
+    written(tmp_path, teacher, (0, 1), size)
+    begins = 2 * batch // size * size
+    assert len(passes) == -(-(len(LENGTHS) - begins) // size)
+    assert (f"continues at sample {begins} of 7" in capsys.readouterr().out) == (begins > 0)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    written(whole, teacher, (0, 1), 2)
+    found, expected = States.open(tmp_path).rows, States.open(whole).rows
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["no file", "no mark", "torn mark", "not kept"])
+def test_without_file_and_mark_a_pass_starts_anew(tmp_path, damage):
+    file, mark = tmp_path / states.FILE, tmp_path / f"{states.FILE}.passed.json"
+    file.write_bytes(b"0" * 100)
+    Passed(file, None, kept=True).save(3, lambda: None)
+    assert Passed(file, None, kept=True).read() == 3 and file.exists()
+    if damage.endswith("mark"):
+        mark.unlink() if damage == "no mark" else mark.write_text('{"samp')
+    if damage == "no file":
+        file.unlink()
+    assert Passed(file, None, kept=damage != "not kept").read() == 0
+    assert not file.exists() and not mark.exists()
+
+
+def test_what_the_disk_has_not_taken_does_not_count(small, capsys):
+    file = small / states.FILE
+    with closing(Writer(file, columns())) as writer:
+        writer.write(np.arange(7), np.ones((7, 12, 100, 32), np.float32))  # 600 kB
+        Passed(file, None, kept=True).save(7, writer.flush)
+    assert "how far states.bin has come is not kept: " in capsys.readouterr().out
+    assert Passed(file, None, kept=True).read() == 0
 
 
 # Whether they are kept, and under which key

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.checkpoints import folders
+from compress.checkpoints.due import Due
 from compress.files import artefacts, shared
 from compress.runtime import agreement, ranks
 
@@ -43,8 +44,8 @@ class Rows:
 
         first: called before the first block is written, to save the model that computes the rows.
         """
-        self._folder, self._minutes, self._first = folder, minutes, first
-        self._last = time.monotonic()
+        self._folder, self._first = folder, first
+        self._due = Due(None if folder is None else minutes)
         self._kept: list[Block] = []
         self._new: list[Block] = []
         self._end = 0
@@ -86,12 +87,7 @@ class Rows:
 
     def late(self) -> bool:
         """Whether a block is due, said once of each; False on all ranks but the main one."""
-        if self._folder is None or self._minutes is None or not ranks.is_main():
-            return False
-        now = time.monotonic()
-        due = now - self._last >= 60 * self._minutes
-        self._last = now if due else self._last
-        return due
+        return self._due.now()
 
     def save(self) -> None:
         """Keep the batches since the last block; a failure of one rank is one of all, and is said."""

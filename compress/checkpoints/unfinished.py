@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.checkpoints.folders import Folder
+from compress.checkpoints.passed import Passed
 from compress.checkpoints.rows import Rows
 from compress.checkpoints.saver import Saver
 from compress.configuration.robust_schema import CheckpointBlock
 from compress.errors import Interrupted, UserError
 from compress.files import artefacts, shared
 from compress.files.lock import Lock
-from compress.runtime import interrupts, provenance, ranks
+from compress.runtime import interrupts, provenance, ranks, watchdog
 
 SUFFIX = ".unfinished"
 SECONDS, LOCK = "seconds.json", "making.lock"
@@ -97,6 +98,7 @@ class Unfinished:
                     if holder != said:
                         ranks.say(f"{label}: another run makes it ({holder}); this one waits")
                     said = holder
+                watchdog.beat()
                 time.sleep(PAUSE)
 
         interrupts.before_end(lock.release)
@@ -217,6 +219,10 @@ class Unfinished:
         if self._training is not None and self._training.trained and ranks.is_main():
             shutil.rmtree(self._rows, ignore_errors=True)  # of a model that was not kept
         return Rows.of(self._rows, batch_size, self.settings.every_minutes, self._save_training)
+
+    def passed(self, file: Path) -> Passed:
+        """How far a pass has come that writes into a file at a `place`."""
+        return Passed(file, self.settings.every_minutes, self.kept is not None)
 
     def has(self, *names: str) -> bool:
         """Whether these parts are kept."""

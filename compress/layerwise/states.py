@@ -9,6 +9,7 @@ tiny random models by up to 1e-4 of their value, against 1e-7 in float32.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from compress.data.batches import Indices
 from compress.data.columns import Columns
+from compress.errors import UserError
 from compress.files import artefacts, disk
 
 NAME = "teacher_states"
@@ -75,14 +77,21 @@ class Writer:
         except OSError as error:
             self._error = self._error or error
 
-    def close(self) -> None:
-        """Wait until all is on the disk."""
+    def flush(self) -> None:
+        """Bring all to the disk; raises UserError if it has not taken it."""
         try:
-            with self._file:
-                self._file.flush()
-                os.fsync(self._file.fileno())
+            self._file.flush()
+            os.fsync(self._file.fileno())
         except OSError as error:
             self._error = self._error or error
+        self.check()
+
+    def close(self) -> None:
+        """Close the file; what the disk has not taken is an error of `check`."""
+        with suppress(UserError):
+            self.flush()
+        with suppress(OSError):
+            self._file.close()
 
     def check(self) -> None:
         """Raise UserError if the disk has not taken all."""

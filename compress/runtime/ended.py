@@ -24,7 +24,8 @@ rank then stays, so that the others can read the answers in the process of rank 
 the store in that process answers late."""
 RUNS, ENDS = "runs", "ends"
 _state: dict[str, Any] = {"thread": None, "ended": {}}
-_stopped = threading.Event()
+_stopped, ending = threading.Event(), threading.Event()
+"""That a rank answers no more; that it is about to end and waits for others or for threads."""
 
 
 def watch(store: Any) -> None:  # noqa: ANN401  dist.Store
@@ -39,12 +40,14 @@ def watch(store: Any) -> None:  # noqa: ANN401  dist.Store
 
 def _stop() -> None:
     """Stop answering: a thread that is inside the store when the interpreter ends would abort it."""
+    ending.set()
     _stopped.set()
     _state["thread"].join(MOST)
 
 
 def end() -> NoReturn:
     """End this process with exit code 1; the first rank that still runs names those that have ended."""
+    ending.set()
     with interrupts.loop():  # the launcher's SIGTERM may come before the answers
         if _state["thread"] is not None:
             with suppress(RuntimeError):  # rank 0 has ended, and with it the store

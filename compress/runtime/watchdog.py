@@ -3,7 +3,7 @@
 While the ranks work in step (`armed`), each of them shows with `beat` that it goes on. One that has not
 for `timeout` seconds tells the others through the store at which the ranks met, looks which of them do
 the same, and ends. Those that say nothing are lost; if all speak, those hang that do not wait for
-another.
+another. A rank that works by itself ends when it has taken no processor time for `timeout` seconds.
 """
 
 import json
@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from compress.errors import UserError, fail
 from compress.runtime import ended
+from compress.runtime.activity import Activity
 
 LOOK, ANSWER = 1.0, 5.0
 """Seconds between two looks at the clock; for which the others' answers are waited for."""
@@ -92,10 +93,25 @@ def give_up() -> None:
 
 
 def _watch() -> None:
+    alone: Activity | None = None
     while True:
         time.sleep(LOOK)
-        if _state["depth"] and time.monotonic() - _state["beat"] > _state["timeout"]:
-            give_up()
+        if _state["depth"]:
+            alone = None
+            if time.monotonic() - _state["beat"] > _state["timeout"]:
+                give_up()
+            continue
+        alone = alone or Activity(_state["timeout"])
+        if alone.still(_state["beat"]) and not ended.ending.is_set():
+            _give_up_alone()
+
+
+def _give_up_alone() -> None:
+    """End this process, which does nothing outside the steps that the ranks take together."""
+    place = _place(sys._current_frames().get(threading.main_thread().ident or 0))
+    if place["waits"]:
+        give_up()
+    _end(f"{_named(_state['store'], [dist.get_rank()])}, at {place['at']}, did nothing", True)
 
 
 def _place(frame: Any) -> dict[str, Any]:  # noqa: ANN401  a frame, or None

@@ -6,7 +6,7 @@ no rank holds more than a batch of them.
 """
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from compress.checkpoints.passed import Passed
 from compress.configuration.robust_schema import RobustCompression
 from compress.data.batches import cut, scoring_order, share
 from compress.errors import UserError
@@ -32,6 +33,8 @@ from compress.training.engine import release
 
 KEY = f"{layer_map.KEY}.cache_gib"
 GIB = 2**30
+BLOCK = 512
+"""Bytes of a block, as `os.stat` counts them."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,18 @@ class TeacherStates(Stage[Context]):
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Run the teacher over train on all ranks, in its own tokens."""
-        own, folder = run.for_teacher(), run.unfinished.path
-        assert folder is not None, "a stage that is obtained has a place for unfinished work"
+        own, file = run.for_teacher(), run.unfinished.place(states.FILE)
         teacher = encoders.load_classifier(
             made["teacher"].path / "model", own.data.labels, trained=True, whole=False
         )
         engine = frozen.place(teacher, run.config, run.device)
-        needed, file = size(own, teacher.config.hidden_size, len(self.layers)), folder / states.FILE
+        needed = size(own, teacher.config.hidden_size, len(self.layers))
+        passed = run.unfinished.passed(file)
+        done = passed.read()
         ranks.on_main(lambda: _make_room(file, needed, run))
-        shared.look_again(folder)
+        shared.look_again(file.parent)
         with closing(Writer(file, own.columns["train"])) as writer:
-            self._pass_over(own, teacher, writer)
+            self._pass_over(own, teacher, writer, passed, done)
         if engine is not None:
             release(engine)
         ranks.barrier()
@@ -76,13 +80,22 @@ class TeacherStates(Stage[Context]):
 
         return fill
 
-    def _pass_over(self, run: Context, teacher: PreTrainedModel, writer: Writer) -> None:
-        """Write the states of this rank's share of every batch."""
-        data, work = run.columns["train"], LongWork(self.label, "samples", len(run.columns["train"]))
-        each, done = run.config.robust.evaluation.batch_size * ranks.world_size(), 0
+    def _pass_over(
+        self, run: Context, teacher: PreTrainedModel, writer: Writer, passed: Passed, done: int
+    ) -> None:
+        """Write the states of this rank's share of every batch; done: samples of earlier runs."""
+        data = run.columns["train"]
+        each = run.config.robust.evaluation.batch_size * ranks.world_size()
+        done -= done % each
+        work = LongWork(self.label, "samples", len(data), done)
+        if done:
+            ranks.say(f"{self.label}: continues at sample {done:,} of {len(data):,}")
         with agreement.loop(), torch.no_grad():
-            for batch in cut(scoring_order(data.lengths), each):
-                if agreement.exchange()[0]:
+            for batch in cut(scoring_order(data.lengths)[done:], each):
+                end, late, _ = agreement.exchange(passed.late())
+                if end or late:
+                    passed.save(done, writer.flush)
+                if end:
                     raise interrupts.ended()
                 indices, valid = share(batch, ranks.rank(), ranks.world_size())
                 inputs = data.batch(indices, run.device)
@@ -93,6 +106,7 @@ class TeacherStates(Stage[Context]):
                 writer.write(indices[:count], wanted.cpu().numpy())
                 work.done(done := done + len(batch))
             if agreement.settled():
+                passed.save(done, writer.flush)
                 raise interrupts.ended()
 
 
@@ -105,8 +119,9 @@ def _make_room(file: Path, needed: int, run: Context) -> None:
     """Make the directory of the file; UserError if its disk does not hold so many bytes."""
     with disk.writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
     free = disk.free(file.parent)
+    with suppress(FileNotFoundError):
+        needed -= BLOCK * file.stat().st_blocks
     if free is not None and free < needed:
         raise UserError(
             f"{ownership.cache_name(run.config)} {run.cache_dir}: its disk has {disk.size(free)} free, "
