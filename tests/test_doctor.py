@@ -25,6 +25,7 @@ FACTS = Facts(
     device="cpu",
     gpus=(),
     cores=4,
+    threads=2,
     memory=8 * 10**9,
     disk=10**12,
     first="10.0.0.1",
@@ -84,6 +85,25 @@ def test_gpus():
     assert advice == "b: another program uses GPU 1 (nvidia-smi names it)"
     (advice,) = advices(findings.of_hosts(Hosts({"a": 2, "b": 3}), {"a": with_gpus, "b": with_gpus}, 1))
     assert advice == "b: lower slots=3 to its 2 GPUs"
+
+
+@pytest.mark.parametrize(("threads", "slots", "right"), [(2, 2, 2), (3, 2, 2), (4, 1, 4), (2, 8, 1)])
+def test_threads_that_have_no_core(threads, slots, right):
+    hosts = Hosts({"a": 1, "b": slots})
+    found = advices(rows(hosts, threads=threads))
+    assert found == [
+        f"b: its ranks have more threads than cores, which makes them several times slower; write "
+        f"OMP_NUM_THREADS={right} to .deepspeed_env"
+    ] * (threads > right)
+    assert advices(rows(replace(hosts, local=True), threads=threads)) == []
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, 0), ("3", 3), ("4,2", 4), ("many", 0)])
+def test_the_threads_that_a_host_says(monkeypatch, given, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert facts._threads() == threads
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,11 @@ class Gpu:
 class Facts:
     """Of one host.
 
-    versions: by package; device: "cuda", "cpu" ...; memory, disk: bytes free; first: the address that
-    DeepSpeed's launcher would choose; named: the address that the host's own name stands for, "" if
-    none; interfaces: IPv4 address by name, of those that are up; busy: whether the port of the ranks is
-    taken; port: another one that is free; shared: why the file system is not shared, "" if it is.
+    versions: by package; device: "cuda", "cpu" ...; threads: of a rank (OMP_NUM_THREADS); memory,
+    disk: bytes free; first: the address that DeepSpeed's launcher would choose; named: the address that
+    the host's own name stands for, "" if none; interfaces: IPv4 address by name, of those that are up;
+    busy: whether the port of the ranks is taken; port: another one that is free; shared: why the file
+    system is not shared, "" if it is.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Facts:
     device: str
     gpus: tuple[Gpu, ...]
     cores: int
+    threads: int
     memory: int
     disk: int
     first: str
@@ -71,12 +73,14 @@ def gather(folder: Path, token: str, host: str, port: int, patience: float = PAT
     from compress.runtime import launchers, versions
 
     addresses, device = dict(launchers.interfaces()), machine.device()
+    cores = len(os.sched_getaffinity(0))
     return Facts(
         name=socket.gethostname(),
         versions=versions.report(),
         device=device,
         gpus=tuple(_gpus() if device == "cuda" else ()),
-        cores=len(os.sched_getaffinity(0)),
+        cores=cores,
+        threads=_threads() or cores,
         memory=_memory(),
         disk=disk.free(folder) or 0,
         first=_first(addresses),
@@ -119,6 +123,12 @@ def _gpus() -> list[Gpu]:
         free, total = torch.cuda.mem_get_info(number)
         found.append(Gpu(torch.cuda.get_device_name(number), free, total))
     return found
+
+
+def _threads() -> int:
+    """Threads of a rank by this host's environment; 0 if it does not say: then one for each core."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(first) if first.isdecimal() else 0
 
 
 def _memory() -> int:

@@ -110,6 +110,7 @@ def _devices(hosts: Hosts, known: Mapping[str, Facts]) -> Iterator[Finding]:
         if facts.device != "cuda":
             text = f"{facts.device}, {facts.cores} cores, {size(facts.memory)} of memory free"
             yield Finding("device", host, f"{text}, for {slots} rank{'s' * (slots > 1)}", advice)
+            yield _threads(host, facts, slots, hosts.local)
             continue
         yield Finding("device", host, f"{len(facts.gpus)} GPUs for {slots} ranks", advice)
         for number, gpu in enumerate(facts.gpus):
@@ -120,6 +121,18 @@ def _devices(hosts: Hosts, known: Mapping[str, Facts]) -> Iterator[Finding]:
                 f"GPU {number} {gpu.name}: {size(gpu.free)} free of {size(gpu.total)}",
                 f"{host}: another program uses GPU {number} (nvidia-smi names it)" if used else "",
             )
+
+
+def _threads(host: str, facts: Facts, slots: int, local: bool) -> Finding:
+    """Whether ranks of a host without GPUs have a core for each thread; local: train.sh sets that."""
+    text = f"{facts.threads} a rank, {facts.cores} cores for {slots} rank{'s' * (slots > 1)}"
+    right = max(1, facts.cores // slots)
+    advice = (
+        f"{host}: its ranks have more threads than cores, which makes them several times slower; write "
+        f"OMP_NUM_THREADS={right} to .deepspeed_env"
+    )
+    wrong = not local and facts.threads > right
+    return Finding("threads", host, text, advice if wrong else "")
 
 
 def _shared(hosts: Hosts, known: Mapping[str, Facts]) -> Iterator[Finding]:

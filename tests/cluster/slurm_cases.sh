@@ -30,7 +30,7 @@ for case in "$@"; do
     parts|fails|quits)
       nodes=2
       [ "$case" != quits ] || nodes=1
-      job=$(cd "$project" && MODE=$case sbatch -N $nodes --parsable -o "$results/$case.log" launch_scripts/slurm.sbatch \
+      job=$(cd "$project" && MODE=$case sbatch -N $nodes -t 9 --parsable -o "$results/$case.log" launch_scripts/slurm.sbatch \
         --deepspeed_config "$results/stand_in.json" --output_dir "$results/$case/run")
       submitted+=("$case $job")
       if [ "$case" = parts ]; then
