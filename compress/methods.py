@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.errors import UserError
+from compress.untyped import Engine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +113,7 @@ class Method:
         """Entries of the engine's configuration."""
         return {}
 
-    def bind(self, engine: Any) -> None:  # noqa: ANN401  deepspeed.DeepSpeedEngine, untyped
+    def bind(self, engine: Engine) -> None:
         """Called once, after the engine is built."""
 
     def scores(self) -> Sequence[nn.Parameter]:

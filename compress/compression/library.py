@@ -26,6 +26,7 @@ from compress.compression.pruning_schedule import n_pruned
 from compress.compression.technique import exactly
 from compress.models.blocks import Slices
 from compress.training.engine import gathered
+from compress.untyped import Engine
 
 SCORES = {"sparse": "sparse_mask_scores", "row": "row_mask_scores", "head": "head_pruning_scores"}
 FIXED = {"sparse": "sparse_pruning_mask", "row": "row_pruning_mask", "head": "head_pruning_scores"}
@@ -195,7 +196,7 @@ class LibraryMasking(Masking):
             pruner.weights = LibraryWeights(masks, self)
             self._masks += masks.values()
 
-    def bind(self, engine: Any) -> None:  # noqa: ANN401  deepspeed.DeepSpeedEngine, untyped
+    def bind(self, engine: Engine) -> None:
         """Fill the missing key of the engine's scheduler; convert the masks to its dtype."""
         self._engine = engine
         methods = engine.compression_scheduler.different_compression_methods

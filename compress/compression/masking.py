@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from compress.untyped import Engine
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
@@ -109,7 +111,7 @@ class Masking(ABC):
         """Give the layers masks, in place, and the pruners theirs; nothing is pruned yet."""
 
     @abstractmethod
-    def bind(self, engine: Any) -> None:  # noqa: ANN401  deepspeed.DeepSpeedEngine, untyped
+    def bind(self, engine: Engine) -> None:
         """Called once, after the engine is built."""
 
     @abstractmethod

@@ -18,6 +18,7 @@ from compress.compression.pruners.layers import LayerReduction
 from compress.compression.technique import PruningTechnique, Technique
 from compress.configuration.blocks import Block
 from compress.method_files import subclasses_in, wrong
+from compress.untyped import Json
 
 if TYPE_CHECKING:
     from compress.configuration.robust_schema import RobustCompression
@@ -112,7 +113,7 @@ def _union(blocks: list[type[Technique]]) -> Any:  # noqa: ANN401  an annotation
         return blocks[0]
     default = next(block.method for block in blocks if _is_default(block))
 
-    def method(values: Any) -> str:  # noqa: ANN401  any JSON value
+    def method(values: Json) -> str:
         if isinstance(values, Technique):
             return values.method
         shared = values.get("shared_parameters") if isinstance(values, dict) else None

@@ -21,6 +21,7 @@ from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
 from compress.configuration.merge import Merge, at, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
 from compress.errors import UserError, nearest
+from compress.untyped import Json
 
 EXAMPLES = {
     "train_batch_size": "give it, or train_micro_batch_size_per_gpu from which it then follows",
@@ -131,7 +132,7 @@ def build(values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]
     return Config(Root.model_validate(values), values, sources)
 
 
-def _keys_at(path: Sequence[str], values: Any) -> list[str]:  # noqa: ANN401  any JSON value
+def _keys_at(path: Sequence[str], values: Json) -> list[str]:
     """The keys of the block at a key path; of blocks that differ by `type`, the one of the values."""
     blocks: list[type[BaseModel]] = [Root]
     for key in path:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compress.configuration.merge import Merge, at
 from compress.errors import UserError
+from compress.untyped import Json
 
 TABLE = Path(__file__).with_name("engine_keys.toml")
 
@@ -107,7 +108,7 @@ def _among(value: object, values: list[Any]) -> bool:
     return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
 
 
-def _value(merge: Merge, key: str) -> Any:  # noqa: ANN401  any JSON value
+def _value(merge: Merge, key: str) -> Json:
     """What the user set, else the table's default."""
     value = at(merge.values, key.split("."))
     return rows()[key].default if value is None else value

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import UserError, nearest
+from compress.untyped import Json
 
 DEEPEST = 50
 RECORD = "resolved_schedule"
 """Key of config.json under which a run records its schedules."""
 
 
-def at(values: Mapping[str, Any], path: Sequence[str]) -> Any:  # noqa: ANN401  any JSON value
+def at(values: Mapping[str, Any], path: Sequence[str]) -> Json:
     """The value at a path of nested objects, None if it is absent."""
     node: Any = values
     for key in path:
@@ -81,7 +82,7 @@ class Merge:
         return UserError(f"{self.source(key.split('.'))}: '{key}' {why}.")
 
 
-def _parse(text: str, source: str) -> Any:  # noqa: ANN401  any JSON value
+def _parse(text: str, source: str) -> Json:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         for key in keys:

@@ -11,6 +11,7 @@ from typing import Any
 from compress.configuration import schedule
 from compress.configuration.config import Config, build
 from compress.configuration.merge import at
+from compress.untyped import Json
 
 OURS = "robust_compression"
 WITHOUT_EFFECT = (
@@ -61,7 +62,7 @@ def values(config: Config, keys: Iterable[str], names: bool = False) -> dict[str
     return {key: _effective(at(dump, key.split(".")), key) for key in keys}
 
 
-def _effective(value: Any, key: str) -> Any:  # noqa: ANN401  any JSON value
+def _effective(value: Json, key: str) -> Json:
     """The value of a key without the keys inside it that have no effect."""
     if not isinstance(value, dict):
         return value
@@ -109,7 +110,7 @@ def _resolved(config: Config) -> dict[str, Any]:
     return out
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401  any JSON value
+def _put(values: dict[str, Any], key: str, value: Json) -> None:
     """Set a dotted key."""
     *path, last = key.split(".")
     for part in path:

@@ -28,7 +28,7 @@ _stopped, ending = threading.Event(), threading.Event()
 """That a rank answers no more; that it is about to end and waits for others or for threads."""
 
 
-def watch(store: Any) -> None:  # noqa: ANN401  dist.Store
+def watch(store: dist.Store) -> None:
     """Answer from now on; store: of this rank, which has set `host/<rank>` there."""
     store.set(f"{RUNS}/{dist.get_rank()}", "")
     main = store.get("host/0").decode()
@@ -84,7 +84,7 @@ def _sentence(who: str) -> str:
     )
 
 
-def _listen(store: Any, main: str) -> None:  # noqa: ANN401  dist.Store
+def _listen(store: dist.Store, main: str) -> None:
     """Answer once a rank asks, then keep who has not; main: the host of rank 0."""
     try:
         while not store.check([ENDS]):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
@@ -114,7 +115,7 @@ def _give_up_alone() -> None:
     _end(f"{_named(_state['store'], [dist.get_rank()])}, at {place['at']}, did nothing", True)
 
 
-def _place(frame: Any) -> dict[str, Any]:  # noqa: ANN401  a frame, or None
+def _place(frame: FrameType | None) -> dict[str, Any]:
     """Where the main thread is: the innermost line, and whether it waits for other ranks."""
     if frame is None:
         return {"at": "its end", "waits": False}
@@ -125,7 +126,7 @@ def _place(frame: Any) -> dict[str, Any]:  # noqa: ANN401  a frame, or None
     return {"at": at, "waits": waits}
 
 
-def _answer(store: Any, rank: int) -> dict[str, Any] | None:  # noqa: ANN401  dist.Store
+def _answer(store: dist.Store, rank: int) -> dict[str, Any] | None:
     """Where a rank says that it is; None if it says nothing."""
     if not store.check([f"stuck/{rank}"]):
         return None
@@ -133,7 +134,7 @@ def _answer(store: Any, rank: int) -> dict[str, Any] | None:  # noqa: ANN401  di
     return place
 
 
-def _named(store: Any, numbers: list[int]) -> str:  # noqa: ANN401  dist.Store
+def _named(store: dist.Store, numbers: list[int]) -> str:
     """As `ended.named` says them."""
     hosts = dict.fromkeys(numbers, "an unknown host")
     for number in numbers:

@@ -23,6 +23,7 @@ from compress.runtime import parallel, ranks
 from compress.runtime.long_work import LongWork
 from compress.stages.stage import Fill, Stage, obtain
 from compress.stages.workspace import Artefact, Workspace
+from compress.untyped import Json
 
 FILE = "rows.arrow"
 ELSEWHERE = {"ood", "train", "dev", "partial", "keep", "optional_labels", "defined", "name"}
@@ -52,7 +53,7 @@ class SourceRows(Stage[Workspace]):
         return f"{self.name} of {self.split}"
 
     @cached_property
-    def version(self) -> Any:  # noqa: ANN401  JSON
+    def version(self) -> Json:
         """What the main rank says of the source before it is read."""
         return ranks.on_main(self.source.version)
 

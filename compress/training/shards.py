@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from compress.checkpoints.pieces import Piece
 from compress.runtime import ranks
+from compress.untyped import Engine
 
 
 class Shard:
@@ -62,7 +63,7 @@ class Shard:
         """The type that the model computes with."""
         return self.parameter.dtype
 
-    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401  deepspeed.DeepSpeedEngine
+    def place(self, engine: Engine) -> tuple[Tensor, int]:
         """The float32 tensor that the optimiser steps, and where the shard begins in it."""
         return self.parameter, 0
 
@@ -113,7 +114,7 @@ class LowPrecision(Shard):
         flat, position = self._place
         return flat.data.view(-1).narrow(0, position, self.length)
 
-    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401  DeepSpeed's, untyped
+    def place(self, engine: Engine) -> tuple[Tensor, int]:
         """See `Shard.place`."""
         return self._place
 
@@ -141,7 +142,7 @@ class Fragment(Shard):
         super().__init__(parameter, parameter.shape, start, length)
 
     @property
-    def _mapping(self) -> Any:  # noqa: ANN401  DeepSpeed links it anew when it loads a checkpoint
+    def _mapping(self) -> Engine:
         return self.parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed's
 
     @property
@@ -152,7 +153,7 @@ class Fragment(Shard):
         fragment: Tensor = self._mapping.hp_fragment
         return fragment
 
-    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401  DeepSpeed's, untyped
+    def place(self, engine: Engine) -> tuple[Tensor, int]:
         """See `Shard.place`."""
         master = self.master
         storage = master.untyped_storage().data_ptr()
@@ -182,7 +183,7 @@ class Partition(Shard):
 
     divided = True
 
-    def __init__(self, parameter: Any, copied: bool) -> None:  # noqa: ANN401  attributes of DeepSpeed
+    def __init__(self, parameter: Engine, copied: bool) -> None:
         """copied: the optimiser's states are on another device, so that DeepSpeed hands out copies."""
         size = parameter.ds_tensor.ds_numel
         start = min(ranks.rank() * size, parameter.ds_numel)
@@ -194,7 +195,7 @@ class Partition(Shard):
         """Master weights, float32 [length]."""
         return self._padded()[: self.length]
 
-    def place(self, engine: Any) -> tuple[Tensor, int]:  # noqa: ANN401  DeepSpeed's, untyped
+    def place(self, engine: Engine) -> tuple[Tensor, int]:
         """See `Shard.place`."""
         part, group = engine.optimizer._get_fp32_opt_state_partition(self.parameter, True)
         flat = engine.optimizer.fp32_partitioned_groups_flat[group]
@@ -254,7 +255,7 @@ def plain(parameters: Mapping[str, nn.Parameter]) -> dict[str, Shard]:
     return {name: Shard(p, p.shape, 0, p.numel()) for name, p in parameters.items()}
 
 
-def of(engine: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Shard]:  # noqa: ANN401
+def of(engine: Engine, parameters: Mapping[str, nn.Parameter]) -> dict[str, Shard]:
     """Shards of parameters under DeepSpeed's engine, by their names."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage == 3:
@@ -269,12 +270,12 @@ def of(engine: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Shard]:
     return {n: LowPrecision(p, masters[id(p)]) for n, p in parameters.items()}
 
 
-def trained(engine: Any) -> dict[str, Shard]:  # noqa: ANN401  DeepSpeed's, untyped
+def trained(engine: Engine) -> dict[str, Shard]:
     """Shards of all parameters that the engine trains, by their names."""
     return of(engine, {n: p for n, p in engine.module.named_parameters() if p.requires_grad})
 
 
-def _masters(optimizer: Any) -> dict[int, tuple[Tensor, int]] | None:  # noqa: ANN401  DeepSpeed's
+def _masters(optimizer: Engine) -> dict[int, tuple[Tensor, int]] | None:
     """Places of master weights at stage 0 by id of the parameter; None if the parameters are their own.
 
     The fused optimiser has one flat tensor a group, the unfused one a tensor for each parameter.
@@ -294,7 +295,7 @@ def _masters(optimizer: Any) -> dict[int, tuple[Tensor, int]] | None:  # noqa: A
     return found
 
 
-def refresh_copies(engine: Any, changed: Iterable[tuple[Shard, Tensor]]) -> None:  # noqa: ANN401
+def refresh_copies(engine: Engine, changed: Iterable[tuple[Shard, Tensor]]) -> None:
     """Zero the compute weights of changed shards, given with what is kept; collective from stage 1.
 
     Between steps only: at stage 3 weights that persist on all ranks are gathered again.
@@ -310,12 +311,12 @@ def refresh_copies(engine: Any, changed: Iterable[tuple[Shard, Tensor]]) -> None
         _gather_again([shard.parameter for shard, _ in changed])
 
 
-def copied(engine: Any) -> dict[str, Tensor]:  # noqa: ANN401  DeepSpeed's, untyped
+def copied(engine: Engine) -> dict[str, Tensor]:
     """The master weights that this rank has, float32 on the CPU; between steps only."""
     return {name: part.master.detach().to("cpu", copy=True) for name, part in trained(engine).items()}
 
 
-def put_back(engine: Any, weights: Mapping[str, Tensor]) -> None:  # noqa: ANN401  DeepSpeed's, untyped
+def put_back(engine: Engine, weights: Mapping[str, Tensor]) -> None:
     """Set master weights to what `copied` gave, and what the model computes with; collective."""
     parts = trained(engine)
     with torch.no_grad():
@@ -324,7 +325,7 @@ def put_back(engine: Any, weights: Mapping[str, Tensor]) -> None:  # noqa: ANN40
         copy_masters(engine, parts.values())
 
 
-def copy_masters(engine: Any, parts: Iterable[Shard]) -> None:  # noqa: ANN401  DeepSpeed's, untyped
+def copy_masters(engine: Engine, parts: Iterable[Shard]) -> None:
     """Set the weights that the model computes with to the master weights; collective from stage 1."""
     stage = engine.zero_optimization_stage()
     if stage in (1, 2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,6 +14,7 @@ from compress.compression.native.weights import ZeroedWeights
 from compress.compression.native.zeroing import Zeroing
 from compress.compression.pruner import Pruner
 from compress.models.blocks import Slices
+from compress.untyped import Engine
 
 
 class NativeMasking(Masking):
@@ -57,7 +57,7 @@ class NativeMasking(Masking):
                 found[f"{name}.bias"] = linear.get_parameter("bias")
         self._zeroing.add(found)
 
-    def bind(self, engine: Any) -> None:  # noqa: ANN401  deepspeed.DeepSpeedEngine, untyped
+    def bind(self, engine: Engine) -> None:
         """Called once, after the engine is built."""
         self._zeroing.bind(engine)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compress.training import shards
 from compress.training.shards import Shard
+from compress.untyped import Engine
 
 
 class Zeroing:
@@ -37,7 +38,7 @@ class Zeroing:
         self.parameters |= parameters
         self.shards |= shards.plain(parameters)
 
-    def bind(self, engine: Any) -> None:  # noqa: ANN401  deepspeed.DeepSpeedEngine, untyped
+    def bind(self, engine: Engine) -> None:
         """Find the shards of this rank, and zero them after each step of the engine's optimiser."""
         if not self.parameters:
             return

@@ -1,0 +1,8 @@
+"""Names for what has no type of its own."""
+
+from typing import Any, TypeAlias
+
+Engine: TypeAlias = Any
+"""DeepSpeed's engine, or a part of it: the library has no types."""
+Json: TypeAlias = Any
+"""Any JSON value."""
