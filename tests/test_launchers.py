@@ -194,3 +194,18 @@ def test_a_task_of_srun_sees_the_batch_before_torch_is_loaded(tiny_model, tmp_pa
     assert re.fullmatch(
         r"error: train_batch_size is 32, too small for 64 ranks .* start 32 ranks, or .*\n", done.stderr
     )
+
+
+def test_a_port_is_not_given_twice(monkeypatch):
+    """Two runs of a study that start together would meet at the same one."""
+    asked = iter([50001, 50001, 50002])
+
+    class Free(socket.socket):
+        def bind(self, address):
+            pass
+
+        def getsockname(self):
+            return "0.0.0.0", next(asked)
+
+    monkeypatch.setattr(launchers.socket, "socket", Free)
+    assert [launchers.free_port(), launchers.free_port()] == [50001, 50002]

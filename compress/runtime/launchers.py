@@ -7,6 +7,7 @@ in the program needs to know of launchers. Does not import torch.
 
 import re
 import socket
+from collections import deque
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -237,9 +238,15 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
     return int(text)
 
 
+_given: deque[int] = deque(maxlen=1000)
+
+
 def free_port() -> int:
-    """A port of this machine on which nothing listens now."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port: int = free.getsockname()[1]
-    return port
+    """A port of this machine on which nothing listens now, and not one of those that it gave before."""
+    while True:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port: int = free.getsockname()[1]
+        if port not in _given:
+            _given.append(port)
+            return port
