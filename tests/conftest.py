@@ -26,18 +26,10 @@ transformers.logging.disable_progress_bar()
 pytest.register_assert_rewrite("configs", "folders", "reports")
 sys.dont_write_bytecode = False  # else each run of pytest rewrites and compiles all tests anew
 
-FIRST = ("cluster", "plan_measured", "launcher", "study_launch", "architectures", "benchmark_families")
-FIRST += ("golden", "interrupts", "compressions", "resume", "parity", "importance_engine", "soak")
-FIRST += (
-    "other_teacher",
-    "onnx_export",
-    "prepare",
-    "rows",
-    "schedule",
-    "single_run",
-    "one_run",
-    "frozen",
-)
+FIRST = ("cluster", "plan_measured", "launcher", "study_launch", "architectures")
+FIRST += ("benchmark_families", "golden", "interrupts", "compressions", "resume", "parity")
+FIRST += ("importance_engine", "soak", "other_teacher", "onnx_export", "prepare", "rows")
+FIRST += ("schedule", "single_run", "one_run", "frozen")
 """Files that take longest, in this order."""
 SLOWEST = 5.0
 """Seconds that a test of the fast tier may take; the smaller of processor time and wall-clock time."""
