@@ -5,12 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from configs import BASE
 from launcher import benchmark_job, python, two_ranks
+from transformers import AutoTokenizer
 
-from compress.benchmark import demand, training
+from compress.benchmark import accuracy, demand, training
+from compress.configuration.config import build
 from compress.errors import UserError
+from compress.models import encoders
 from compress.reporting import training_report
-from compress.reporting.training_report import Turn
+from compress.reporting.training_report import Look, Turn
+from compress.synthetic.generator import ENTAILED, NOT_ENTAILED
 
 ABOUT = {
     "batch": 10,
@@ -35,6 +40,17 @@ TURNS = [
 ]
 
 
+OURS = "robust_compression"
+
+
+def classifier(encoder, folder):
+    """A classifier of the embedded benchmark in a directory."""
+    model = encoders.load_classifier(encoder, (ENTAILED, NOT_ENTAILED))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+    return folder
+
+
 def test_figures_by_hand():
     ours, other = training_report.rows(ABOUT, TURNS)
     assert ours["samples_per_second"] == pytest.approx(2.0)
@@ -49,6 +65,31 @@ def test_figures_by_hand():
     (line,) = [line for line in text.splitlines() if line.startswith("| other")]
     assert [cell.strip() for cell in line.split("|")[-4:-1]] == ["3.00", "2.93", "102 %"]
     assert "zero" not in text
+
+
+LOOKS = [Look("ours", n, a) for n, a in enumerate((0.5, 0.8, 0.9))]
+LOOKS += [Look("other", n, a) for n, a in enumerate((0.85, 0.7, 0.8))]
+
+
+def test_seconds_to_the_accuracy_that_all_have_at_the_end():
+    """80 %: ours after its second turn (10 + 20 s, and 7 before), the other after its first (20 s)."""
+    ours, other = training_report.reached(TURNS, LOOKS, 7.0)
+    assert [ours["level"], ours["last"], other["last"]] == [0.8, 0.9, 0.8]
+    assert (ours["steps"], ours["seconds"], ours["ratio"]) == (4, 37.0, 1.0)
+    assert (other["steps"], other["seconds"]) == (2, 20.0)
+    assert other["ratio"] == pytest.approx(20 / 37)
+    text = training_report.report(ABOUT, training_report.rows(ABOUT, TURNS), [ours, other])
+    (line,) = [line for line in text.splitlines() if line.startswith("| other") and "80.0 %" in line]
+    assert [cell.strip() for cell in line.split("|")[-4:-1]] == ["2", "20", "0.54"]
+
+
+@pytest.mark.parametrize(("part", "more"), [("vanilla", {}), ("distil", {"layerwise": {"hidden": 1}})])
+def test_only_distillation_can_be_compared_with_a_trained_teacher(part, more):
+    loss = {"hook": part}
+    config = build(BASE | {OURS: BASE[OURS] | {"loss": loss, **more}}, {})
+    with pytest.raises(UserError, match=r"--teacher: .*mitigation/distil\.json"):
+        accuracy.check(config)
+    accuracy.check(build(BASE | {OURS: BASE[OURS] | {"loss": {"hook": "distil"}}}, {}))
 
 
 def test_time_that_spans_cover():
@@ -72,6 +113,7 @@ def test_three_trainings_take_turns_on_two_ranks(tiny_model, tmp_path):
     pytest.importorskip("accelerate")
     kept = benchmark_job(tiny_model, tmp_path, parts=("compression/imp60", "mitigation/distil"))
     words = ["-m", "compress.benchmark", "train", "--rounds", "3", "--steps", "2", *kept]
+    words += ["--teacher", str(classifier(tiny_model, tmp_path / "teacher"))]
     done = two_ranks(*words, "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "out/training.json").read_text())
@@ -87,7 +129,13 @@ def test_three_trainings_take_turns_on_two_ranks(tiny_model, tmp_path):
         assert 0 < turn["tokens"] <= turn["places"]
     assert padded["bound"] > dynamic["bound"] > 4 / 3
     assert (tmp_path / "out/training.png").read_bytes().startswith(b"\x89PNG")
-    assert done.stdout.count("| robust compression") == 1
+    assert done.stdout.count("| robust compression") == 2
+    assert [look["round"] for look in found["looks"]] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert {row["level"] for row in found["reached"]} == {min(row["last"] for row in found["reached"])}
+    ours, *_ = found["reached"]
+    before = found["machine"]["teacher's probabilities, s"]
+    spent = sum(t["seconds"] for t in found["turns"] if t["training"] == names[0])
+    assert before < ours["seconds"] <= before + spent + 1e-6
 
 
 def test_without_accelerate_only_ours_can_be_timed(monkeypatch):

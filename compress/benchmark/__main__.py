@@ -55,6 +55,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     train.add_argument(
         "--only", choices=training.NAMES, help="one training, with the largest memory of its process"
     )
+    train.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="DIR",
+        help="a trained teacher: tells the seconds until all trainings have the same dev accuracy too",
+    )
     for command in (one, train, parts):
         command.add_argument(
             "--output", type=Path, default=Path("benchmark"), help="directory of the results"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from compress import checks
 from compress import run as whole_run
@@ -50,16 +51,28 @@ def begin(known: Settled, output: Path, launch: Launch) -> Context:
     return whole_run.prepare(settings, output / "run", device, whole_run.PREPARE)
 
 
-def training(name: str, context: Context, steps: int) -> Trained:
-    """The student's training, for so many optimiser steps at least."""
+def planned(context: Context, steps: int) -> int:
+    """Optimiser steps of a training of so many at least, which has whole epochs."""
+    each = configuration.training_steps(context.config, len(context.data.train), 1)
+    return each * -(-steps // each)
+
+
+def training(
+    name: str, context: Context, steps: int, probabilities: NDArray[np.float32] | None = None
+) -> Trained:
+    """The student's training, for so many optimiser steps at least.
+
+    probabilities: of a teacher [N, C]; None: made up.
+    """
     count, classes = len(context.data.train), len(context.data.labels)
     draw = np.random.default_rng(0)
-    probabilities = draw.dirichlet(np.ones(classes), count).astype(np.float32)
+    if probabilities is None:
+        probabilities = draw.dirichlet(np.ones(classes), count).astype(np.float32)
     loss, difficulty = context.config.robust.loss, draw.uniform(0, 1, count)
     known = loss.sample_data(probabilities, difficulty, 0.5, probabilities)
     own = context.for_student()
     each = configuration.training_steps(context.config, count, 1)
-    epochs, start = -(-steps // each), own.encoder.model
+    epochs, start = planned(context, steps) // each, own.encoder.model
     if context.config.robust.layerwise.any:
         start = ranks.on_main(lambda: _teacher(context, own))
     return student.assemble(name, context, start, known, epochs)

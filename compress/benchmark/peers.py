@@ -22,12 +22,13 @@ from transformers import (
     TrainingArguments,
 )
 
+from compress.configuration import schedule
 from compress.configuration.config import Config, batch_split
 from compress.data.columns import Columns
 from compress.runtime import ranks
 
 SHARE = 0.5
-"""Of the teacher in the loss."""
+"""Of the teacher in the loss, where the configuration's loss has none."""
 
 
 class Rows(Dataset[dict[str, Any]]):
@@ -51,10 +52,10 @@ class Rows(Dataset[dict[str, Any]]):
 class Distillation(Trainer):
     """Trainer with a teacher."""
 
-    def __init__(self, teacher: PreTrainedModel, **more: Any) -> None:  # noqa: ANN401  of the Trainer
-        """teacher: in evaluation mode, on the device; more: of the Trainer."""
+    def __init__(self, teacher: PreTrainedModel, share: float, **more: Any) -> None:  # noqa: ANN401  of the Trainer
+        """teacher: in evaluation mode, on the device; share: of its loss; more: of the Trainer."""
         super().__init__(**more)
-        self.teacher = teacher
+        self.teacher, self.share = teacher, share
 
     def compute_loss(
         self,
@@ -63,12 +64,13 @@ class Distillation(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401  as the Trainer's
-        """(1 - SHARE) cross-entropy + SHARE KL to the teacher."""
+        """(1 - share) cross-entropy + share KL to the teacher."""
         outputs = model(**inputs)
         with torch.no_grad():
             target = self.teacher(**{k: v for k, v in inputs.items() if k != "labels"}).logits
         log_q, p = F.log_softmax(outputs.logits.float(), dim=1), target.float().softmax(dim=1)
-        loss = (1 - SHARE) * outputs.loss + SHARE * F.kl_div(log_q, p, reduction="batchmean")
+        kl = F.kl_div(log_q, p, reduction="batchmean")
+        loss = (1 - self.share) * outputs.loss + self.share * kl
         return (loss, outputs) if return_outputs else loss
 
 
@@ -137,7 +139,10 @@ def trainer(
     steps: int,
     device: torch.device,
 ) -> InTurns:
-    """A training of a student by a teacher (models) that `InTurns.steps` drives; steps: at most."""
+    """A training of a student by a teacher (models) that `InTurns.steps` drives.
+
+    steps: of its schedule, which warms up and falls linearly; it may be ended before.
+    """
     student, teacher = models
     micro, accumulation = batch_split(config, ranks.world_size())
     deepspeed = config.deepspeed
@@ -150,6 +155,8 @@ def trainer(
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
         learning_rate=deepspeed.optimizer.params.lr,
+        weight_decay=deepspeed.optimizer.params.weight_decay or 0.0,
+        warmup_steps=_warmup(config, steps),
         max_grad_norm=deepspeed.gradient_clipping or 0.0,
         bf16=bool(deepspeed.bf16 and deepspeed.bf16.enabled),
         fp16=bool(deepspeed.fp16 and deepspeed.fp16.enabled),
@@ -167,6 +174,7 @@ def trainer(
     nn.Module.to(teacher.eval().requires_grad_(False), device, kind)
     made = Distillation(
         teacher,
+        getattr(config.robust.loss, "lambda_", SHARE),
         model=student,
         args=arguments,
         train_dataset=Rows(columns),
@@ -175,3 +183,9 @@ def trainer(
     turns = InTurns(made.train)
     made.add_callback(turns)
     return turns
+
+
+def _warmup(config: Config, steps: int) -> int:
+    """Steps in which the learning rate rises."""
+    scheduler = schedule.resolve(config, steps)
+    return int(scheduler["params"]["warmup_num_steps"]) if scheduler else 0

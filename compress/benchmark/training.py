@@ -8,17 +8,18 @@ an untrained classifier of the same shape, because speed does not depend on what
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from compress.benchmark import demand, inference, ours
+from compress.benchmark import accuracy, demand, inference, ours
 from compress.data.batches import share
 from compress.data.columns import Columns
 from compress.errors import UserError
@@ -29,8 +30,10 @@ from compress.reporting.numbers import MEGABYTE
 from compress.reporting.training_report import Turn
 from compress.runtime import provenance, ranks
 from compress.runtime.launchers import Launch
+from compress.scoring import evaluation
 from compress.stages.context import Context
 from compress.training import distributed
+from compress.training.trainer import Trainer
 
 WARM = 3
 """Steps of each training before anything is timed."""
@@ -49,12 +52,16 @@ FORWARDS = {"ours": 3.0, "live": 4.0}
 
 @dataclass(frozen=True)
 class Contestant:
-    """A training: does so many steps; tells how many tokens and padded places it has had so far."""
+    """A training: does so many steps; tells how many tokens and padded places it has had so far.
+
+    forward: its forward pass in evaluation mode, as it is now.
+    """
 
     name: str
     steps: Callable[[int], object]
     counted: Callable[[], tuple[int, int]]
     forwards: float
+    forward: Callable[[], evaluation.Forward]
     close: Callable[[], None] = lambda: None
 
 
@@ -66,17 +73,22 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
             "compress.benchmark train needs accelerate for what it compares with; run: pip install -r "
             "requirements-benchmark.txt, or add --only ours."
         )
+    if options.teacher is not None:
+        accuracy.check(settled[0])
     context = ours.begin(settled, options.output, launch)
-    before, total = _memory(context.device), WARM + options.rounds * options.steps + demand.STEPS
-    contestants = [
-        _ours(context, total) if name == "ours" else _peer(name, context, total)
-        for name in NAMES
-        if options.only in (None, name)
-    ]
-    found = _interleaved(contestants, options.rounds, options.steps, context.device)
+    before = _memory(context.device)
+    known = None if options.teacher is None else accuracy.known(options.teacher, context)
+    contestants = _contestants(options, context, known)
+    found, looks = [], []
+    for one, turn in _interleaved(contestants, options, context.device):
+        found.append(turn)
+        if known is not None:
+            looks.append(accuracy.look(context, one, turn))
     after = _memory(context.device)  # before what is not training
     first = [turn.seconds / turn.steps for turn in found if turn.training == contestants[0].name]
     about = _about(context, context.columns["train"], options)
+    if known is not None:
+        about |= {training_report.SCORED: known.seconds}
     asked = demand.measure(contestants[0].steps, context.device)
     about |= asked.described(statistics.median(first))
     if options.only is not None:
@@ -85,7 +97,7 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
         about |= {f"{key} before, MB": round(value / MEGABYTE) for key, value in before.items()}
     for one in contestants:
         one.close()
-    text = training_report.write(options.output, about, found) if ranks.is_main() else ""
+    text = training_report.write(options.output, about, found, looks) if ranks.is_main() else ""
     distributed.stop()
     return text
 
@@ -96,16 +108,33 @@ def _memory(device: torch.device) -> dict[str, int]:
     return {f"memory of the {name}": size for name, size in found.items()}
 
 
-def _peer(name: str, context: Context, steps: int) -> Contestant:
-    """A training of Hugging Face's Trainer, stopped before its first step; steps: half of its most."""
+def _contestants(
+    options: argparse.Namespace, context: Context, known: accuracy.Known | None
+) -> list[Contestant]:
+    """The trainings that are asked for, all with the schedule of ours."""
+    total = WARM + options.rounds * options.steps + demand.STEPS
+    steps, given = ours.planned(context, total), None if known is None else known.probabilities
+    return [
+        _ours(ours.training("benchmark", context, total, given).trainer)
+        if name == "ours"
+        else _peer(name, context, steps, options.teacher)
+        for name in NAMES
+        if options.only in (None, name)
+    ]
+
+
+def _peer(name: str, context: Context, steps: int, teacher: Path | None) -> Contestant:
+    """A training of Hugging Face's Trainer, stopped before its first step; teacher: None: untrained."""
     from compress.benchmark import peers
 
     length = context.config.robust.task.max_length if name == "padded" else None
     collate = peers.Padded(context.encoder.tokenizer, length)
-    models, columns = (_model(context), _model(context)), context.columns["train"]
-    turns = peers.trainer(models, columns, collate, context.config, 2 * steps, context.device)
+    student, columns = _model(context), context.columns["train"]
+    models = student, _model(context) if teacher is None else accuracy.load(teacher, context)
+    turns = peers.trainer(models, columns, collate, context.config, steps, context.device)
     turns.begin()
-    return Contestant(NAMES[name], turns.steps, _reader(collate), FORWARDS["live"])
+    forward = partial(evaluation.forward_of, student, context.device)
+    return Contestant(NAMES[name], turns.steps, _reader(collate), FORWARDS["live"], forward)
 
 
 def _reader(collate: Any) -> Callable[[], tuple[int, int]]:  # noqa: ANN401  peers.Padded
@@ -118,9 +147,8 @@ def _model(context: Context) -> PreTrainedModel:
     return encoders.load_classifier(context.encoder.model, context.data.labels, task=context.data.task)
 
 
-def _ours(context: Context, steps: int) -> Contestant:
+def _ours(trainer: Trainer) -> Contestant:
     """Our training; what it has had is counted between the turns, from the same order of batches."""
-    trainer = ours.training("benchmark", context, steps).trainer
     lengths, parts = trainer.data.lengths, ranks.world_size() * trainer.accumulation
     order, free = cache(trainer.batches), trainer.training.config.robust.padding_free
     done, counts = [0], np.zeros(2, np.int64)
@@ -135,25 +163,29 @@ def _ours(context: Context, steps: int) -> Contestant:
         done[0] = trainer.step
         return int(counts[0]), int(counts[1])
 
+    def forward() -> evaluation.Forward:
+        trainer.engine.eval()
+        return trainer.forward
+
     forwards = FORWARDS["live" if trainer.training.config.robust.layerwise.any else "ours"]
     return Contestant(
         NAMES["ours"],
         lambda count: trainer.run_until(trainer.step + count),
         counted,
         forwards,
+        forward,
         trainer.close,
     )
 
 
 def _interleaved(
-    contestants: list[Contestant], rounds: int, steps: int, device: torch.device
-) -> list[Turn]:
+    contestants: list[Contestant], options: argparse.Namespace, device: torch.device
+) -> Iterator[tuple[Contestant, Turn]]:
     """Each contestant in turn, every round begun by the next one."""
-    wait = timing.synchroniser(device)
+    wait, steps = timing.synchroniser(device), options.steps
     for one in contestants:
         one.steps(WARM)
-    found = []
-    for number in range(rounds):
+    for number in range(options.rounds):
         for place in range(len(contestants)):
             one = contestants[(number + place) % len(contestants)]
             ranks.barrier()
@@ -164,8 +196,7 @@ def _interleaved(
             seconds = time.perf_counter() - began
             new = np.subtract(one.counted(), before).astype(np.float64)
             tokens, places = ranks.all_sum(new).tolist()
-            found.append(Turn(one.name, number, steps, seconds, tokens, places, one.forwards))
-    return found
+            yield one, Turn(one.name, number, steps, seconds, tokens, places, one.forwards)
 
 
 def _about(context: Context, columns: Columns, options: argparse.Namespace) -> dict[str, Any]:

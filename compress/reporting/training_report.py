@@ -53,6 +53,56 @@ class Turn:
     forwards: float
 
 
+@dataclass(frozen=True)
+class Look:
+    """Dev accuracy (share) of a training after its turn in a round."""
+
+    training: str
+    round: int
+    accuracy: float
+
+
+SCORED = "teacher's probabilities, s"
+"""Of the facts: the seconds that ours needs before its first step."""
+REACHED: list[tables.Column[Mapping[str, Any]]] = [
+    ("training", lambda row: row["training"]),
+    ("dev at the end", lambda row: f"{100 * row['last']:.1f} %"),
+    ("dev that all reach", lambda row: f"{100 * row['level']:.1f} %"),
+    ("after steps", lambda row: f"{row['steps']:,}"),
+    ("seconds", lambda row: f"{row['seconds']:,.0f}"),
+    ("ours is faster by", lambda row: _compared(row, f"{row['ratio']:.2f}")),
+]
+
+
+def reached(turns: Sequence[Turn], looks: Sequence[Look], before: float) -> list[dict[str, Any]]:
+    """When each training had the dev accuracy that all have at the end, by its first look at it.
+
+    before: seconds that the first training needs before its first step.
+    """
+    names = list(dict.fromkeys(turn.training for turn in turns))
+    ordered = sorted(looks, key=lambda look: look.round)
+    seen = {name: [look for look in ordered if look.training == name] for name in names}
+    level = min(own[-1].accuracy for own in seen.values())
+    out: list[dict[str, Any]] = []
+    for name in names:
+        when = next(look.round for look in seen[name] if look.accuracy >= level)
+        spent = [turn for turn in turns if turn.training == name and turn.round <= when]
+        seconds = sum(turn.seconds for turn in spent) + (before if name == names[0] else 0.0)
+        out.append(
+            {
+                "training": name,
+                "first": name == names[0],
+                "last": seen[name][-1].accuracy,
+                "level": level,
+                "steps": sum(turn.steps for turn in spent),
+                "every": spent[0].steps,
+                "seconds": seconds,
+                "ratio": seconds / (out[0]["seconds"] if out else seconds),
+            }
+        )
+    return out
+
+
 def rows(about: Mapping[str, Any], turns: Sequence[Turn]) -> list[dict[str, Any]]:
     """Figures of each training, compared with the first; about: see `compress.benchmark.training`.
 
@@ -106,8 +156,12 @@ def title(about: Mapping[str, Any]) -> str:
     return f"{task}, {about['processor']}, {about['device']}"
 
 
-def report(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:
-    """The report as Markdown."""
+def report(
+    about: Mapping[str, Any],
+    figures: Sequence[Mapping[str, Any]],
+    times: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The report as Markdown; times: as `reached`, if there is a teacher."""
     found = tables.Table.of("", figures, COLUMNS)
     table = markdown.table([found.header, *found.rows], markdown.pipes, padded=True)
     note = (
@@ -115,7 +169,15 @@ def report(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> st
         "padded batches and forward passes, over tokens and forward passes of the first. Of peak: "
         "operations on tokens, without padding and teacher, over those of a large matrix product."
     )
-    return "\n\n".join([described(about), table, f"{note}\n"])
+    parts = [described(about), table, note]
+    if times:
+        found = tables.Table.of("", times, REACHED)
+        parts.append(markdown.table([found.header, *found.rows], markdown.pipes, padded=True))
+        parts.append(
+            "Seconds of training steps; ours include the teacher's probabilities of train. Dev is "
+            f"scored every {times[0]['every']} steps, which is not timed; nor are those that warm up."
+        )
+    return "\n\n".join(parts) + "\n"
 
 
 def picture(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> Figure:
@@ -138,11 +200,16 @@ def picture(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> F
     return figure
 
 
-def write(folder: Path, about: Mapping[str, Any], turns: Sequence[Turn]) -> str:
+def write(
+    folder: Path, about: Mapping[str, Any], turns: Sequence[Turn], looks: Sequence[Look] = ()
+) -> str:
     """Write training.md, training.json and training.png into the folder; return the text."""
     figures = rows(about, turns)
-    text = report(about, figures)
+    times = reached(turns, looks, about[SCORED]) if looks else []
+    text = report(about, figures, times)
     values = {"machine": about, "trainings": figures, "turns": [vars(turn) for turn in turns]}
+    if looks:
+        values |= {"looks": [vars(look) for look in looks], "reached": times}
     leave(folder / "training", text, picture(about, figures), values)
     return text
 

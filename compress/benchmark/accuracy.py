@@ -1,0 +1,73 @@
+"""`train --teacher`: the seconds that each training takes until all have the same dev accuracy.
+
+All distil the same trained teacher with the same share of it in the loss, rate and number of steps.
+Dev is scored after each turn of a training, which is not timed. Ours has the teacher's probabilities
+scored once, before its first step, which is.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from compress.configuration.config import Config
+from compress.errors import UserError
+from compress.inference import timing
+from compress.mitigations.distil import Distil
+from compress.models import encoders
+from compress.reporting.training_report import Look, Turn
+from compress.runtime import ranks
+from compress.scoring import evaluation
+from compress.stages.context import Context
+
+if TYPE_CHECKING:
+    from compress.benchmark.training import Contestant
+
+
+@dataclass(frozen=True)
+class Known:
+    """What ours knows of the teacher: probabilities of train [N, C]; seconds to compute them."""
+
+    probabilities: NDArray[np.float32]
+    seconds: float
+
+
+def check(config: Config) -> None:
+    """Raise UserError where a trained teacher does not make the trainings equal."""
+    if not isinstance(config.robust.loss, Distil) or config.robust.layerwise.any:
+        raise UserError(
+            "--teacher: what ours is compared with distils the teacher's probabilities only; give "
+            "ds_configs/mitigation/distil.json as the loss, and no robust_compression.layerwise."
+        )
+
+
+def load(teacher: Path, context: Context) -> PreTrainedModel:
+    """The classifier in the directory."""
+    return encoders.load_classifier(teacher, context.data.labels, trained=True, task=context.data.task)
+
+
+def known(teacher: Path, context: Context) -> Known:
+    """The probabilities of a teacher, scored now."""
+    wait, low = timing.synchroniser(context.device), context.config.deepspeed.low_precision
+    wait()
+    began = time.perf_counter()
+    forward = evaluation.model_forward(load(teacher, context), context.device, low)
+    scores = evaluation.score(forward, context.columns["train"], _batch(context), context.device)
+    wait()
+    return Known(np.exp(scores).astype(np.float32), time.perf_counter() - began)
+
+
+def look(context: Context, one: "Contestant", turn: Turn) -> Look:
+    """Dev accuracy of a training after a turn."""
+    scores = evaluation.score(one.forward(), context.columns["dev"], _batch(context), context.device)
+    accuracy = float(evaluation.correct(scores, context.data.dev).mean())
+    return Look(one.name, turn.round, accuracy)
+
+
+def _batch(context: Context) -> int:
+    """Samples of all ranks that are scored together."""
+    return context.config.robust.evaluation.batch_size * ranks.world_size()
