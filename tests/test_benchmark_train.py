@@ -84,12 +84,15 @@ def test_seconds_to_the_accuracy_that_all_have_at_the_end():
 
 
 @pytest.mark.parametrize(("part", "more"), [("vanilla", {}), ("distil", {"layerwise": {"hidden": 1}})])
-def test_only_distillation_can_be_compared_with_a_trained_teacher(part, more):
+def test_only_distillation_can_be_compared_with_a_trained_teacher(tmp_path, part, more):
     loss = {"hook": part}
     config = build(BASE | {OURS: BASE[OURS] | {"loss": loss, **more}}, {})
     with pytest.raises(UserError, match=r"--teacher: .*mitigation/distil\.json"):
-        accuracy.check(config)
-    accuracy.check(build(BASE | {OURS: BASE[OURS] | {"loss": {"hook": "distil"}}}, {}))
+        accuracy.check(tmp_path, config)
+    right = build(BASE | {OURS: BASE[OURS] | {"loss": {"hook": "distil"}}}, {})
+    accuracy.check(tmp_path, right)
+    with pytest.raises(UserError, match=r"--teacher .*none: is no directory"):
+        accuracy.check(tmp_path / "none", right)
 
 
 def test_time_that_spans_cover():

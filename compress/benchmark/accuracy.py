@@ -36,8 +36,10 @@ class Known:
     seconds: float
 
 
-def check(config: Config) -> None:
-    """Raise UserError where a trained teacher does not make the trainings equal."""
+def check(teacher: Path, config: Config) -> None:
+    """Raise UserError for no directory, and where a teacher does not make the trainings equal."""
+    if not teacher.is_dir():
+        raise UserError(f"--teacher {teacher}: is no directory; give that of a trained classifier.")
     if not isinstance(config.robust.loss, Distil) or config.robust.layerwise.any:
         raise UserError(
             "--teacher: what ours is compared with distils the teacher's probabilities only; give "

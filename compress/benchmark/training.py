@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
             "requirements-benchmark.txt, or add --only ours."
         )
     if options.teacher is not None:
-        accuracy.check(settled[0])
+        accuracy.check(options.teacher, settled[0])
     context = ours.begin(settled, options.output, launch)
     before = _memory(context.device)
     known = None if options.teacher is None else accuracy.known(options.teacher, context)
