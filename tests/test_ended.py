@@ -54,7 +54,7 @@ from datetime import timedelta
 import torch.distributed as dist
 from compress.runtime import ended, ranks, watchdog
 
-SECONDS = 2.0
+SECONDS = watchdog.STILL = 2.0
 ranks.WAIT = timedelta(seconds=1)
 
 def hangs():

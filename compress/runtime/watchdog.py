@@ -3,7 +3,7 @@
 While the ranks work in step (`armed`), each of them shows with `beat` that it goes on. One that has not
 for `timeout` seconds tells the others through the store at which the ranks met, looks which of them do
 the same, and ends. Those that say nothing are lost; if all speak, those hang that do not wait for
-another. A rank that works by itself ends when it has taken no processor time for `timeout` seconds.
+another. A rank that works by itself ends when it has taken no processor time for so long.
 """
 
 import json
@@ -25,8 +25,9 @@ from compress.errors import UserError, fail
 from compress.runtime import ended
 from compress.runtime.activity import Activity
 
-LOOK, ANSWER = 1.0, 5.0
-"""Seconds between two looks at the clock; for which the others' answers are waited for."""
+LOOK, ANSWER, STILL = 1.0, 5.0, 90.0
+"""Seconds between two looks at the clock; for which the others' answers are waited for; that a rank may
+do nothing by itself, if `timeout` is less: it waits for files of other hosts and watches locks."""
 COLLECTIVE = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
 PREFIX = "robust_compression"
 _state: dict[str, Any] = {"depth": 0, "beat": 0.0, "timeout": None, "store": None}
@@ -102,7 +103,7 @@ def _watch() -> None:
             if time.monotonic() - _state["beat"] > _state["timeout"]:
                 give_up()
             continue
-        alone = alone or Activity(_state["timeout"])
+        alone = alone or Activity(max(STILL, _state["timeout"]))
         if alone.still(_state["beat"]) and not ended.ending.is_set():
             _give_up_alone()
 
