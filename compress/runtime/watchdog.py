@@ -28,6 +28,8 @@ from compress.runtime.activity import Activity
 LOOK, ANSWER, STILL = 1.0, 5.0, 90.0
 """Seconds between two looks at the clock; for which the others' answers are waited for; that a rank may
 do nothing by itself, if `timeout` is less: it waits for files of other hosts and watches locks."""
+STOPPED = 10.0
+"""Seconds between two looks after which this process was stopped, as others (Slurm's suspend)."""
 COLLECTIVE = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
 PREFIX = "robust_compression"
 _state: dict[str, Any] = {"depth": 0, "beat": 0.0, "timeout": None, "store": None}
@@ -96,8 +98,13 @@ def give_up() -> None:
 
 def _watch() -> None:
     alone: Activity | None = None
+    looked = time.monotonic()
     while True:
         time.sleep(LOOK)
+        before, looked = looked, time.monotonic()
+        if looked - before > STOPPED:
+            beat()
+            alone = None
         if _state["depth"]:
             alone = None
             if time.monotonic() - _state["beat"] > _state["timeout"]:
