@@ -207,3 +207,13 @@ def test_of_unknown_processes_only_what_is_old_is_removed(tmp_path, name):
     os.utime(folder / "data", (0, 0))
     assert sweep([tmp_path]) == 1
     assert names(tmp_path) == [".hidden", "mine.tmp"]
+
+
+def test_the_clock_of_the_file_system_says_what_is_old(tmp_path, monkeypatch):
+    """On a host whose own clock is days ahead, what another one writes is new."""
+    folder = tmp_path / ".a.far_00000000.1.2.0.tmp"
+    folder.mkdir()
+    ahead = time.time() + 3 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    assert sweep([tmp_path]) == 0
+    assert names(tmp_path) == [folder.name]

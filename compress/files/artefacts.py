@@ -105,7 +105,8 @@ def temporary_name(path: Path) -> Path:
 def sweep(folders: Iterable[Path]) -> int:
     """Remove unfinished files of processes that have ended from these directories; how many there were.
 
-    Where it is not known whether the process has ended: a day after the last change.
+    Where it is not known whether the process has ended: a day after the last change, by the clock of
+    the file system.
     """
     found = 0
     for folder in folders:
@@ -124,7 +125,20 @@ def _abandoned(path: Path) -> bool:
     if ended is not None:
         return ended
     newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
-    return time.time() - newest > OUTDATED
+    return now(path.parent) - newest > OUTDATED
+
+
+def now(folder: Path) -> float:
+    """The time by the clock of a directory's file system, which dates files; that of a host may differ.
+
+    Raises OSError if nothing can be written there.
+    """
+    probe = temporary_name(folder / "time")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:

@@ -2,8 +2,8 @@
 
 The main rank holds the lock; a thread renews its time of change every 20 s. A lock is abandoned when
 its process has ended, which is known on the same machine (and container), or when it was not renewed
-for 3 minutes by the clock of the file system; then one run takes it over, even if several try. The file
-system needs hard links or exclusive creation.
+for 3 minutes by the clock of the file system, nor while one looks: that clock may have been set. Then
+one run takes it over, even if several try. The file system needs hard links or exclusive creation.
 """
 
 import json
@@ -22,6 +22,10 @@ from compress.files import artefacts, disk, processes
 NAME = "run.lock"
 RENEWED = 20.0
 ABANDONED = 180.0
+WATCHED = 30.0
+"""Seconds for which a lock of an unknown process is watched before it is taken over."""
+EARLY = -60.0
+"""Below this age a lock is dated in the future: the clock has been set back."""
 TRIES, PAUSE = 100, 0.05
 
 
@@ -171,19 +175,33 @@ def _abandoned(path: Path, text: str) -> str | None:
     if ended is not None:
         return "which has ended" if ended else None
     age = _age(path)
-    return f"which has not renewed it for {age / 60:.0f} minutes" if age > ABANDONED else None
+    if EARLY <= age <= ABANDONED or _renewed(path):
+        return None
+    if age < 0:
+        return "which does not renew it and has dated it in the future"
+    return f"which has not renewed it for {age / 60:.0f} minutes"
 
 
 def _age(path: Path) -> float:
     """Seconds since a file was changed, by the clock of its file system; 0 if it is gone."""
-    probe = artefacts.temporary_name(path)
     try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
+        return artefacts.now(path.parent) - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-    finally:
-        probe.unlink(missing_ok=True)
+
+
+def _renewed(path: Path) -> bool:
+    """Whether the time of a file changes, or it goes, within `WATCHED` seconds."""
+    until = time.monotonic() + WATCHED
+    try:
+        before = path.stat().st_mtime_ns
+        while time.monotonic() < until:
+            time.sleep(min(WATCHED, 1.0))
+            if path.stat().st_mtime_ns != before:
+                return True
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _create(path: Path, text: str) -> bool:
