@@ -23,7 +23,7 @@ TO_DO = 3
 WHOLE = ("all", "evaluate")
 """Stages that end with figures."""
 EXPORTS = {"onnx": ("onnx",), "onnx-int8": ("onnx", "onnx_int8")}
-"""Value of `--export` -> directories that it makes: the first of the student, others of the one before."""
+"""Value of `--export` -> directories that it makes, each from the one before it or the student."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
