@@ -1,5 +1,6 @@
 """Artefacts whose files are no longer what was written; what dead processes left."""
 
+import errno
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import compress
+from compress.errors import UserError
 from compress.files import integrity
 from compress.files.artefacts import MARKER, checked, completed, sweep, temporary_name, writing
 
@@ -145,6 +147,23 @@ def test_a_damaged_marker_is_said_and_its_artefact_put_aside(tmp_path, spoil):
     marker, line = checked(path, INPUTS)
     assert marker is None and f"damaged: {path / MARKER} (" in line
     assert not path.exists() and len(names(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", [MARKER, "train.parquet"])
+def test_a_file_that_may_not_be_read_is_no_damage(tmp_path, monkeypatch, name):
+    """It may be another user's, whose artefact must stay where it is."""
+    path, read = make(tmp_path / "a"), Path.open
+    os.utime(path / "train.parquet")
+
+    def refuse(file, *words, **named):
+        if file.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return read(file, *words, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=rf"{path / name}: may not be read \(Permission denied\);"):
+        checked(path, INPUTS)
+    assert names(tmp_path) == ["a"]
 
 
 def test_a_marker_of_other_inputs_is_no_damage(tmp_path):

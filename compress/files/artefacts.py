@@ -46,9 +46,10 @@ def completed(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
 def checked(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
     """The marker as from `completed`, and a message if the artefact was damaged and is put aside.
 
-    Raises UserError if the disk does not allow that.
+    Raises UserError if the disk does not allow that, and if a file may not be read: that is no damage,
+    and may be another user's.
     """
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), disk.reading(path):
         inode = path.stat().st_ino
         marker, wrong = _examined(path, inputs)
         if wrong is None:
@@ -66,6 +67,8 @@ def _examined(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | N
         marker = read_json(path / MARKER)
     except NotADirectoryError:
         return None, None
+    except PermissionError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         return None, f"{path / MARKER} ({why})"
