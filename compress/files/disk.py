@@ -77,7 +77,8 @@ def reading(path: Path) -> Iterator[None]:
     except PermissionError as error:
         named = path if error.filename is None else os.fsdecode(error.filename)
         raise UserError(
-            f"{named}: may not be read ({error.strerror}); change its rights or choose another directory."
+            f"{named}: may not be read ({error.strerror}); change its rights or choose another "
+            "directory."
         ) from None
 
 
