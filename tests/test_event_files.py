@@ -189,6 +189,18 @@ def test_a_damaged_mark_is_no_obstacle(files, tmp_path):
     assert len(rows(tmp_path / "run/csv_monitor/teacher_loss.csv")) == 1 + len(STEPS)
 
 
+def test_a_folder_whose_mark_was_cut_off_is_nobodys(files, tmp_path):
+    """As a run leaves it that is killed at its first line there."""
+    folder = tmp_path / "logs/run"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("")
+    place = {"csv_monitor": {"output_path": str(tmp_path / "logs")}}
+    for name, expected in (("one/run", folder), ("two/run", folder / "run")):
+        start(files, tmp_path / name, place, figures=False)
+        mark = json.loads((expected / "run.json").read_text())
+        assert mark["output_dir"] == str(tmp_path / name)
+
+
 def test_nothing_is_written_without_a_writer(files, tmp_path):
     open_monitor(files.load(), tmp_path / "run").scalars("a", {"b": 1}, 0)
     assert not (tmp_path / "run").exists()

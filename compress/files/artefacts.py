@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -232,3 +233,23 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def create(path: Path, text: str) -> bool:
+    """Make a file of this text if there is none, at once and by one process only."""
+    temporary = temporary_name(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        with suppress(OSError):
+            os.link(temporary, path)
+            return True
+        if temporary.stat().st_nlink == 2:  # the answer of a network file system was lost
+            return True
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    with os.fdopen(handle, "w", encoding="utf-8") as target:
+        target.write(text)
+    return True

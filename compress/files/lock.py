@@ -69,7 +69,7 @@ class Lock:
         text = json.dumps(about, indent=2) + "\n"
         with disk.writing(self.path):
             for _ in range(TRIES):
-                if _create(self.path, text):
+                if artefacts.create(self.path, text):
                     return self._hold(text, None), None
                 holder = _read(self.path)
                 if holder is None:
@@ -108,7 +108,7 @@ class Lock:
                 if self._done.is_set():
                     return
                 if holder is None:
-                    _create(self.path, own)
+                    artefacts.create(self.path, own)
                 elif holder == own:
                     os.utime(self.path)
                 elif _owner(holder) is not None:
@@ -119,7 +119,7 @@ class Lock:
 
         The guard lets one process at a time look and replace; that of a dead one is removed.
         """
-        if not _create(self._guard, text):
+        if not artefacts.create(self._guard, text):
             other = _read(self._guard)
             if other is not None and _abandoned(self._guard, other) is not None:
                 self._guard.unlink(missing_ok=True)
@@ -202,23 +202,3 @@ def _renewed(path: Path) -> bool:
     except FileNotFoundError:
         return True
     return False
-
-
-def _create(path: Path, text: str) -> bool:
-    """Make a file of this text if there is none, at once and by one process only."""
-    temporary = artefacts.temporary_name(path)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        with suppress(OSError):
-            os.link(temporary, path)
-            return True
-        if temporary.stat().st_nlink == 2:  # the answer of a network file system was lost
-            return True
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    with os.fdopen(handle, "w", encoding="utf-8") as target:
-        target.write(text)
-    return True

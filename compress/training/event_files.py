@@ -141,14 +141,14 @@ def _take(folder: Path, owner: str) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     if not owner:
         return True
-    if not (folder / OWNER).exists() and _written(folder):
+    mark, about = folder / OWNER, {"output_dir": owner}
+    if not mark.exists() and _written(folder):
         return False
-    try:
-        with (folder / OWNER).open("x", encoding="utf-8") as target:
-            json.dump({"output_dir": owner}, target)
-    except FileExistsError:
-        return bool(_mark(folder).get("output_dir") == owner)
-    return True
+    if artefacts.create(mark, json.dumps(about)):
+        return True
+    if not _mark(folder) and not _written(folder):  # cut off while it was written
+        artefacts.write_json(mark, about)
+    return bool(_mark(folder).get("output_dir") == owner)
 
 
 def group_of(tag: str) -> str:
