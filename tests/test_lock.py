@@ -127,6 +127,18 @@ def test_a_lock_that_is_dated_in_the_future_is_watched(tmp_path, lock_of):
     assert "has dated it in the future" in lock_of(tmp_path).claim()
 
 
+def test_it_is_watched_once_while_another_run_takes_it_over(tmp_path, monkeypatch, lock_of):
+    seen = []
+    monkeypatch.setattr(lock, "_renewed", lambda path: seen.append(path))
+    monkeypatch.setattr(lock, "PAUSE", 0.0)
+    left(tmp_path, host="elsewhere")
+    (tmp_path / NAME).rename(tmp_path / f".{NAME}.guard")
+    left(tmp_path, age=7200, host="elsewhere")
+    with pytest.raises(UserError, match="several runs are starting there"):
+        lock_of(tmp_path).claim()
+    assert seen == [tmp_path / NAME]
+
+
 @pytest.mark.parametrize("age", [-7200, 7200])
 def test_a_lock_that_is_renewed_while_one_looks_is_held(tmp_path, age, monkeypatch, lock_of):
     """The clock was set a moment ago, and the run that holds the lock goes on."""

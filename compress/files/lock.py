@@ -67,6 +67,7 @@ class Lock:
             "token": secrets.token_hex(8),
         }
         text = json.dumps(about, indent=2) + "\n"
+        watched = ""
         with disk.writing(self.path):
             for _ in range(TRIES):
                 if artefacts.create(self.path, text):
@@ -74,9 +75,10 @@ class Lock:
                 holder = _read(self.path)
                 if holder is None:
                     continue
-                why = _abandoned(self.path, holder)
+                why = _abandoned(self.path, holder, holder == watched)
                 if why is None:
                     return None, holder
+                watched = holder
                 if self._replace(holder, text):
                     return self._hold(text, f"took over the lock of {_who(holder)}, {why}"), None
                 time.sleep(PAUSE)
@@ -168,14 +170,14 @@ def _who(text: str) -> str:
     return f"pid {owner.pid} on host {owner.host}" if owner else "an unknown process"
 
 
-def _abandoned(path: Path, text: str) -> str | None:
-    """Why a lock is abandoned, None if it is not."""
+def _abandoned(path: Path, text: str, watched: bool = False) -> str | None:
+    """Why a lock is abandoned, None if it is not; watched: whether it was found so a moment ago."""
     owner = _owner(text)
     ended = owner.ended if owner is not None else None
     if ended is not None:
         return "which has ended" if ended else None
     age = _age(path)
-    if EARLY <= age <= ABANDONED or _renewed(path):
+    if EARLY <= age <= ABANDONED or (not watched and _renewed(path)):
         return None
     if age < 0:
         return "which does not renew it and has dated it in the future"

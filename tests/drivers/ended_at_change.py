@@ -65,7 +65,8 @@ def hit(kind: str, path, when: str) -> None:
     elif named.endswith(".tmp") and kind in ("open", "unlink") and "/." in named:
         return  # a file that gets its name later, and none that was named
     line = f"rank {RANK} {when} {kind} {named}" + ("" if ".lock" in named else f" [{stages()}]")
-    if line in _seen or (FAULT and when == "after" and kind != "open"):
+    full = kind == "open" or (when == "before" and kind in ("rename", "replace", "link", "fsync"))
+    if line in _seen or (FAULT and not full and kind != "mkdir"):
         return
     handle = _real["open"](SEEN, os.O_WRONLY | os.O_APPEND)
     _real["write"](handle, (line + "\n").encode())
