@@ -81,6 +81,15 @@ def test_a_restart_writes_no_step_twice(files, tmp_path, stages):
     assert len(rows(output / "csv_monitor/accuracy_student_dev.csv")) == 2
 
 
+def test_the_events_of_a_run_that_is_renamed_go_with_it(files, tmp_path):
+    """Else TensorBoard shows two runs, each with a part of the curves."""
+    start(files, tmp_path / "old", figures=False, steps=(10, 20, 30, 40))
+    (tmp_path / "old").rename(tmp_path / "new")
+    start(files, tmp_path / "new", stages=("student",), others=("teacher",))
+    assert curves(tmp_path / "new/tensorboard/new") == whole() | {"teacher/loss": [*STEPS, 40]}
+    assert [f.name for f in (tmp_path / "new/tensorboard").iterdir()] == ["new"]
+
+
 def test_events_of_other_artefacts_go_and_those_of_a_reused_one_stay(files, tmp_path):
     output = tmp_path / "run"
     start(files, output, stages=("teacher", "difficulty 0.30", "student"))

@@ -120,7 +120,17 @@ def claim(block: Mapping[str, Any], kind: str, output_dir: Path, key: str) -> Fo
         place, owner = output_dir / (job or inner), ""
     tries = (place, *(place / f"{name}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100)))))
     with Folder(place, kind, owner, key).writing():
+        if not owner and not job and kind == "tensorboard":
+            _follow(place)
         return Folder(next(folder for folder in tries if _take(folder, owner)), kind, owner, key)
+
+
+def _follow(place: Path) -> None:
+    """Take along the events of a run whose directory had another name when they were written."""
+    own = [mark.parent for mark in place.parent.glob(f"*/{OWNER}")]
+    own = [folder for folder in own if _mark(folder).get("output_dir") == ""]
+    if len(own) == 1 and not place.exists():
+        own[0].rename(place)
 
 
 def _written(folder: Path) -> list[Path]:
