@@ -1,12 +1,13 @@
 """Kill a run at every change that it makes to its files, and compare what it comes to.
 
-    python tests/crash_walk.py [--ranks 2] [--stage 3] [--power | --fault 28] [--kind rmc ...]
+    python tests/crash_walk.py [--ranks 2] [--stage 3] [--power | --fault 28 | --signal 15]
 
 The same command is started again and again; each process is killed at the first change of a file (made,
 renamed, deleted) at which no process of this walk was killed before. One that comes to its end is
 compared with a run that was left alone. Prints how many places there were, and what differs; exit code
 1 if anything does. `--power`: files lose what was not flushed, as at a loss of power; `--fault`: the
-disk reports the error of this number (28: it is full) at the changes, which must be one sentence.
+disk reports the error of this number (28: it is full) at the changes, which must be one sentence;
+`--signal`: the run gets this signal in place of SIGKILL, and must end with exit code 75.
 """
 
 import argparse
@@ -82,6 +83,7 @@ def walk(options: argparse.Namespace, kind: str, top: Path) -> list[str]:
     extra = {"WALK_TOP": str(folder), "WALK_SEEN": str(seen)}
     extra |= {"WALK_POWER": "1"} if options.power else {}
     extra |= {"WALK_FAULT": str(options.fault)} if options.fault else {}
+    extra |= {"WALK_SIGNAL": str(options.signal)} if options.signal else {}
     words = command(options, kind, folder, "tests/drivers/ended_at_change.py")
     for number in range(options.most):
         before = seen.read_text()
@@ -93,21 +95,22 @@ def walk(options: argparse.Namespace, kind: str, top: Path) -> list[str]:
         if done.returncode == 0:
             print(f"{kind}: {number} times, {time.monotonic() - began:.0f} s", flush=True)
             return differences(top / "alone", folder)
-        if wrong := _wrong(done, bool(options.fault)):
+        if wrong := _wrong(done, options):
             print(f"  {place}: {wrong}", flush=True)
             if not options.fault:
                 return [f"not continued after {place}"]
     return [f"not at its end after {options.most} times"]
 
 
-def _wrong(done: subprocess.CompletedProcess[str], fault: bool) -> str | None:
+def _wrong(done: subprocess.CompletedProcess[str], options: argparse.Namespace) -> str | None:
     """What a process that did not come to its end should not have said or ended with."""
     said = done.stdout + done.stderr
-    if fault:
+    if options.fault:
         sentence = done.returncode == 1 and done.stderr.count("error: ") == 1
         return None if sentence and "Traceback" not in said else f"{done.returncode}: {said}"
     found = [line for line in said.splitlines() if any(word in line for word in UNEXPECTED)]
-    return "\n".join(found) or (None if done.returncode == -9 else f"{done.returncode}: {said}")
+    code = 75 if options.signal else -9
+    return "\n".join(found) or (None if done.returncode == code else f"{done.returncode}: {said}")
 
 
 def main() -> None:
@@ -118,6 +121,7 @@ def main() -> None:
     parser.add_argument("--keep", type=int, default=2)
     parser.add_argument("--power", action="store_true")
     parser.add_argument("--fault", type=int, help="number of an error of the disk")
+    parser.add_argument("--signal", type=int, help="number of a signal")
     parser.add_argument("--most", type=int, default=2000)
     parser.add_argument("--seen", type=Path, help="places of earlier walks, which are left out")
     parser.add_argument("--export", choices=("onnx", "onnx-int8"))

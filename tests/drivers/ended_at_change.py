@@ -5,7 +5,8 @@
 WALK_TOP: only changes below this directory count; WALK_SEEN: file of the changes where processes have
 been killed, one a line. WALK_POWER: kill at the flushing of files too, and cut off what a loss of power
 may take from files that have not been flushed (one rank only). WALK_FAULT: number of an error that the
-disk reports at each such change, instead of the kill.
+disk reports at each such change, instead of the kill. WALK_SIGNAL: number of a signal that the process
+sends itself where a directory is made or gets its name, instead of the kill.
 """
 
 import builtins
@@ -15,17 +16,19 @@ import re
 import runpy
 import signal
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 TOP, SEEN = os.environ["WALK_TOP"], os.environ["WALK_SEEN"]
 RANK, POWER = os.environ.get("RANK", "0"), "WALK_POWER" in os.environ
-FAULT = int(os.environ.get("WALK_FAULT", "0"))
+FAULT, SIGNAL = (int(os.environ.get(name, "0")) for name in ("WALK_FAULT", "WALK_SIGNAL"))
 OWNER = re.compile(r"\.[A-Za-z0-9-]*_[0-9a-f]{8}\.\d+\.\d+\.\d+\.tmp")
 EVENTS = re.compile(r"(events\.out\.tfevents)\.\d+\.[^/]*\.\d+\.\d+")
 _real = {name: getattr(os, name) for name in ("open", "write", "fsync", "close", "kill", "truncate")}
 _opened, _seen = builtins.open, set(Path(SEEN).read_text().splitlines())
+_signalled: list[str] = []
 _flushed: dict[int, tuple[int, int]] = {}
 _began = Path(SEEN).stat().st_mtime_ns
 
@@ -68,6 +71,8 @@ def hit(kind: str, path, when: str) -> None:
     full = kind == "open" or (when == "before" and kind in ("rename", "replace", "link", "fsync"))
     if line in _seen or (FAULT and not full and kind != "mkdir"):
         return
+    if SIGNAL and (kind not in ("mkdir", "rename") or _signalled):
+        return
     handle = _real["open"](SEEN, os.O_WRONLY | os.O_APPEND)
     _real["write"](handle, (line + "\n").encode())
     if FAULT:
@@ -76,7 +81,9 @@ def hit(kind: str, path, when: str) -> None:
         raise OSError(FAULT, os.strerror(FAULT), os.fspath(path))
     if POWER:
         lose()
-    _real["kill"](os.getpid(), signal.SIGKILL)
+    _signalled.append(line)
+    _real["kill"](os.getpid(), SIGNAL or signal.SIGKILL)
+    time.sleep(0.5)  # for the thread that waits for signals
 
 
 def lose() -> None:
@@ -85,8 +92,8 @@ def lose() -> None:
         about = file.lstat()
         if file.is_dir() or about.st_mtime_ns < _began or ".lock" in file.name:
             continue
-        time, size = _flushed.get(about.st_ino, (0, 0))
-        if time != about.st_mtime_ns:
+        changed, size = _flushed.get(about.st_ino, (0, 0))
+        if changed != about.st_mtime_ns:
             _real["truncate"](file, min(size, about.st_size))
 
 
