@@ -3,11 +3,10 @@
 import socket
 
 import pytest
-import torch.distributed as dist
 from launcher import environment_of
 from preloaded import Python
 
-from compress.runtime import ended, watchdog
+from compress.runtime import ended
 from compress.runtime.launchers import free_port
 
 ONE_ENDS = """
@@ -46,14 +45,13 @@ dist.barrier()
 """
 
 
-def three_ranks(*ending: str, program: str = ONE_ENDS, **extra: str) -> list:
-    """What three ranks say and end with; ending: those that end in between; extra: environment."""
+def three_ranks(*ending: str, program: str = ONE_ENDS) -> list:
+    """What three ranks say and end with; ending: those that end in between."""
     meet = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": "3",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
-        **extra,
     }
     started = [
         Python(("-c", program, *ending), {**environment_of(), **meet, "RANK": n, "LOCAL_RANK": n})
@@ -78,19 +76,6 @@ def test_one_rank_names_those_that_have_ended(ending, speaker):
     sentence = f"error: {which} ended; without a reason above"
     assert [number for number in range(3) if sentence in done[number].stderr] == [speaker], done
     assert sum(d.stderr.count("error: ") for d in done) == 1, done
-
-
-@pytest.mark.slow
-def test_ranks_that_torchrun_has_started_again_are_named_too():
-    """The store is torchrun's own, and holds what the ranks said before."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    for key in ("ends", "runs/0", "runs/1", "runs/2"):
-        for prefix in (watchdog.PREFIX, f"{watchdog.PREFIX}/0"):
-            store.set(f"{prefix}/{key}", "1")
-    again = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "1"}
-    done = three_ranks("1", MASTER_PORT=str(store.port), **again)
-    named = f"error: rank 1 on host {socket.gethostname()} has ended"
-    assert [d.stderr.count(named) for d in done] == [1, 0, 0], done
 
 
 @pytest.mark.slow

@@ -36,9 +36,7 @@ def start(timeout: float) -> None:
         return
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=ANSWER))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the ranks
-    prefix = dist.PrefixStore(f"{PREFIX}/{attempt}", store)
-    _state.update(timeout=timeout, store=prefix)
+    _state.update(timeout=timeout, store=dist.PrefixStore(PREFIX, store))
     _state["store"].set(f"host/{dist.get_rank()}", socket.gethostname())
     ended.watch(_state["store"])
     threading.Thread(target=_watch, daemon=True, name="watchdog").start()
