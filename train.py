@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from compress.errors import UserError
 from compress.runtime import interrupts, launchers, versions
 
 
@@ -103,6 +104,8 @@ def main() -> None:
                     run.execute(context, options.stage, options.export)
         distributed.stop()
     except RuntimeError as error:
+        if (why := ranks.unreachable(error)) is not None:
+            raise UserError(why) from None
         if watchdog.timed_out(error):
             watchdog.give_up()
         if not ranks.lost(error):

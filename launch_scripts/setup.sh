@@ -80,6 +80,8 @@ launch() {
 figures_of() {
   local ranks=$1
   shift 2
-  case " $* " in *" --stage "[ptds]* | *" --stage="[ptds]* | *" -h "* | *" --help "*) return 0 ;; esac  # without figures
+  case " $* " in  # without figures
+    *" --stage "[ptds]* | *" --stage="[ptds]* | *" --dry_run "* | *" -h "* | *" --help "*) return 0 ;;
+  esac
   python -m compress.finished "$@" --ranks "$ranks" >/dev/null || stop "the run is not finished; the same command continues"
 }

@@ -81,6 +81,15 @@ def test_a_restart_writes_no_step_twice(files, tmp_path, stages):
     assert len(rows(output / "csv_monitor/accuracy_student_dev.csv")) == 2
 
 
+def test_the_events_of_a_run_that_is_renamed_go_with_it(files, tmp_path):
+    """Else TensorBoard shows two runs, each with a part of the curves."""
+    start(files, tmp_path / "old", figures=False, steps=(10, 20, 30, 40))
+    (tmp_path / "old").rename(tmp_path / "new")
+    start(files, tmp_path / "new", stages=("student",), others=("teacher",))
+    assert curves(tmp_path / "new/tensorboard/new") == whole() | {"teacher/loss": [*STEPS, 40]}
+    assert [f.name for f in (tmp_path / "new/tensorboard").iterdir()] == ["new"]
+
+
 def test_events_of_other_artefacts_go_and_those_of_a_reused_one_stay(files, tmp_path):
     output = tmp_path / "run"
     start(files, output, stages=("teacher", "difficulty 0.30", "student"))
@@ -187,6 +196,18 @@ def test_a_damaged_mark_is_no_obstacle(files, tmp_path):
     start(files, tmp_path / "run")
     assert json.loads((tmp_path / "run/csv_monitor/run.json").read_text())["keys"]["teacher"]
     assert len(rows(tmp_path / "run/csv_monitor/teacher_loss.csv")) == 1 + len(STEPS)
+
+
+def test_a_folder_whose_mark_was_cut_off_is_nobodys(files, tmp_path):
+    """As a run leaves it that is killed at its first line there."""
+    folder = tmp_path / "logs/run"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("")
+    place = {"csv_monitor": {"output_path": str(tmp_path / "logs")}}
+    for name, expected in (("one/run", folder), ("two/run", folder / "run")):
+        start(files, tmp_path / name, place, figures=False)
+        mark = json.loads((expected / "run.json").read_text())
+        assert mark["output_dir"] == str(tmp_path / name)
 
 
 def test_nothing_is_written_without_a_writer(files, tmp_path):

@@ -10,7 +10,8 @@ from launcher import run
 from compress import finished
 from compress.configuration import config
 from compress.errors import UserError
-from compress.files import ownership
+from compress.files import artefacts, ownership
+from compress.files.artefacts import MARKER
 
 OURS = "robust_compression"
 
@@ -51,13 +52,46 @@ def test_a_finished_run_and_one_that_is_not(tmp_path, words, figures, capsys):
         "run: not finished, there are no figures yet (metrics.json)\n"
     )
     figures()
-    assert finished.main([*words(), "--accept_versions", "--export", "onnx"]) == 0
+    assert finished.main([*words(), "--accept_versions"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'run'}: finished\n"
     figures(stamp="of other files")
     assert finished.main(words()) == 3
     figures()
     (tmp_path / "run/hits.npz").unlink()
     assert finished.main(words()) == 3
+
+
+@pytest.mark.parametrize(
+    ("export", "files"), [("onnx", ["onnx"]), ("onnx-int8", ["onnx", "onnx_int8"])]
+)
+def test_an_export_that_is_asked_for_belongs_to_the_run(tmp_path, words, figures, export, files):
+    """Also of a run that was finished without it; each file of today's student."""
+    place, asked = tmp_path / "run", [*words(), "--export", export]
+    figures(int8={})
+    put(place / "student", {})
+    for before, name in zip(("student", *files), files, strict=False):
+        assert finished.main(asked) == 3, f"without {name}"
+        put(place / name, {before: artefacts.content(artefacts.read_json(place / before / MARKER))})
+    assert finished.main(asked) == 0
+    (place / "onnx/file").write_text("cut")
+    assert finished.main(asked) == 3
+    put(place / "onnx", {"student": "another"})
+    assert finished.main(asked) == 3 and finished.main(words()) == 0
+
+
+def test_figures_without_those_of_the_8_bit_file(tmp_path, words, figures, capsys):
+    figures()
+    for name in ("student", "onnx", "onnx_int8"):
+        put(tmp_path / "run" / name, {})
+    assert finished.main([*words(), "--export", "onnx"]) == 0
+    assert finished.main([*words(), "--export", "onnx-int8"]) == 3
+    assert "has no figures of the student in 8-bit integers" in capsys.readouterr().out
+
+
+def put(folder, made_from):
+    """Write a finished artefact of one file."""
+    with artefacts.writing(folder, {"folder": str(made_from)}, 0.0, {"made_from": made_from}) as new:
+        (new / "file").write_text(folder.name)
 
 
 def test_figures_of_another_configuration(words, figures):

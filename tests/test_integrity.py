@@ -1,5 +1,6 @@
 """Artefacts whose files are no longer what was written; what dead processes left."""
 
+import errno
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import compress
+from compress.errors import UserError
 from compress.files import integrity
 from compress.files.artefacts import MARKER, checked, completed, sweep, temporary_name, writing
 
@@ -147,6 +149,23 @@ def test_a_damaged_marker_is_said_and_its_artefact_put_aside(tmp_path, spoil):
     assert not path.exists() and len(names(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("name", [MARKER, "train.parquet"])
+def test_a_file_that_may_not_be_read_is_no_damage(tmp_path, monkeypatch, name):
+    """It may be another user's, whose artefact must stay where it is."""
+    path, read = make(tmp_path / "a"), Path.open
+    os.utime(path / "train.parquet")
+
+    def refuse(file, *words, **named):
+        if file.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return read(file, *words, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=rf"{path / name}: may not be read \(Permission denied\);"):
+        checked(path, INPUTS)
+    assert names(tmp_path) == ["a"]
+
+
 def test_a_marker_of_other_inputs_is_no_damage(tmp_path):
     path = make(tmp_path / "a")
     assert checked(path, {"seed": 2}) == (None, None) and path.is_dir()
@@ -207,3 +226,13 @@ def test_of_unknown_processes_only_what_is_old_is_removed(tmp_path, name):
     os.utime(folder / "data", (0, 0))
     assert sweep([tmp_path]) == 1
     assert names(tmp_path) == [".hidden", "mine.tmp"]
+
+
+def test_the_clock_of_the_file_system_says_what_is_old(tmp_path, monkeypatch):
+    """On a host whose own clock is days ahead, what another one writes is new."""
+    folder = tmp_path / ".a.far_00000000.1.2.0.tmp"
+    folder.mkdir()
+    ahead = time.time() + 3 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    assert sweep([tmp_path]) == 0
+    assert names(tmp_path) == [folder.name]

@@ -15,6 +15,8 @@ from launcher import ROOT
 import compress
 
 QUIETLY = 'set -e; eval "$(sed -n "/^quietly()/,/^}/p" launch_scripts/setup.sh)"; quietly'
+FIGURES = """set -e; stop() { exit 1; }
+eval "$(sed -n "/^figures_of()/,/^}/p" launch_scripts/setup.sh)"; figures_of"""
 WAITS = """#!/bin/bash
 trap 'touch "$FOLDER/told"; exit 9' TERM
 touch "$FOLDER/started"
@@ -40,6 +42,18 @@ def test_sigterm_to_the_script_reaches_deepspeed(tmp_path):
     finally:
         with suppress(ProcessLookupError):
             os.killpg(script.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [("--dry_run", 0), ("--stage teacher", 0), ("--stage evaluate", 1), ("", 1)]
+)
+def test_only_a_run_with_figures_must_have_made_them(tmp_path, words, code):
+    """After the launcher; a dry run makes none."""
+    (tmp_path / "python").write_text("#!/bin/bash\nexit 3\n")
+    (tmp_path / "python").chmod(0o755)
+    script = f"{FIGURES} 2 train.py {words} --output_dir runs/x"
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment).returncode == code
 
 
 def test_packages_are_installed_once_for_each_content_of_a_file(tmp_path):

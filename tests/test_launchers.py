@@ -94,6 +94,13 @@ def test_the_variables_that_torch_reads():
     assert alone == BATCH
 
 
+def test_ranks_that_torchrun_has_started_again():
+    """They would read the addresses of the ranks before them, and wait for nothing that is there."""
+    assert found({**TORCH, "TORCHELASTIC_RESTART_COUNT": "0"}).ranks == 4
+    with pytest.raises(UserError, match="leave --max-restarts out: the same command continues"):
+        found({**TORCH, "TORCHELASTIC_RESTART_COUNT": "1"})
+
+
 def test_when_mpi_itself_is_asked():
     assert found(OPEN_MPI).of_mpi and not found({**OPEN_MPI, **MEETING}).of_mpi
     assert found({**OPEN_MPI, "MASTER_PORT": "29500"}).of_mpi

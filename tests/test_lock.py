@@ -49,8 +49,9 @@ def holder(tmp_path):
 
 
 @pytest.fixture
-def lock_of():
-    """Function folder -> its lock, released when the test ends."""
+def lock_of(monkeypatch):
+    """Function folder -> its lock, released when the test ends; locks are watched for a moment."""
+    monkeypatch.setattr(lock, "WATCHED", 0.02, raising=False)
     made = []
     yield lambda folder: made.append(Lock(folder)) or made[-1]
     for one in made:
@@ -118,6 +119,34 @@ def test_of_another_machine_or_container_the_time_decides(tmp_path, other, lock_
         lock_of(tmp_path).claim()
     left(tmp_path, age=lock.ABANDONED + 62, **other)
     assert "which has not renewed it for 4 minutes" in lock_of(tmp_path).claim()
+
+
+def test_a_lock_that_is_dated_in_the_future_is_watched(tmp_path, lock_of):
+    """The clock was set back after the lock had been written."""
+    left(tmp_path, age=-7200, host="elsewhere")
+    assert "has dated it in the future" in lock_of(tmp_path).claim()
+
+
+def test_it_is_watched_once_while_another_run_takes_it_over(tmp_path, monkeypatch, lock_of):
+    seen = []
+    monkeypatch.setattr(lock, "_renewed", lambda path: seen.append(path))
+    monkeypatch.setattr(lock, "PAUSE", 0.0)
+    left(tmp_path, host="elsewhere")
+    (tmp_path / NAME).rename(tmp_path / f".{NAME}.guard")
+    left(tmp_path, age=7200, host="elsewhere")
+    with pytest.raises(UserError, match="several runs are starting there"):
+        lock_of(tmp_path).claim()
+    assert seen == [tmp_path / NAME]
+
+
+@pytest.mark.parametrize("age", [-7200, 7200])
+def test_a_lock_that_is_renewed_while_one_looks_is_held(tmp_path, age, monkeypatch, lock_of):
+    """The clock was set a moment ago, and the run that holds the lock goes on."""
+    left(tmp_path, age=age, host="elsewhere")
+    monkeypatch.setattr(lock, "WATCHED", 10.0)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: os.utime(tmp_path / NAME))
+    with pytest.raises(UserError, match="another run writes there"):
+        lock_of(tmp_path).claim()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "1"}', "\0\0"])

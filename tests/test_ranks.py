@@ -99,3 +99,11 @@ def test_a_rank_that_waits_for_a_main_rank_that_has_ended_knows_it(tmp_path: Pat
     (tmp_path / "ends.py").write_text(ENDS)
     two_ranks(str(tmp_path / "ends.py"), str(tmp_path / "said"))
     assert (tmp_path / "said").read_text().startswith("True")
+
+
+def test_ranks_that_meet_and_cannot_connect_are_told_so() -> None:
+    """Such as behind a firewall: the store has one port, gloo takes any."""
+    text = "Gloo connectFullMesh failed with [pair.cc:152] timed out connecting: Connection refused"
+    sentence = ranks.unreachable(RuntimeError(text))
+    assert sentence is not None and "GLOO_SOCKET_IFNAME" in sentence and "refused" in sentence
+    assert ranks.unreachable(RuntimeError("Timed out waiting 1000 ms for recv operation")) is None

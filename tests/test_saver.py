@@ -1,5 +1,6 @@
 """When checkpoints are written, beside the training or at once, and what a failure leaves."""
 
+import os
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from compress.checkpoints import pieces
 from compress.checkpoints.folders import Folder
 from compress.checkpoints.saver import Saver
 from compress.configuration.robust_schema import CheckpointBlock
+from compress.files import artefacts
 from compress.runtime import cgroups, interrupts, memory
 
 WRITE = pieces.write
@@ -182,6 +184,27 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, capsys):
     assert said.count("\n") == 1 and f"passed over a damaged checkpoint: {file}" in said
     assert training.newest() == [0.0] * 4, "it is not looked at again"
     assert capsys.readouterr().out == ""
+
+
+def test_a_checkpoint_that_is_written_again_is_there_all_the_time(tmp_path, monkeypatch):
+    """As after a signal that comes right after the start; it may be the only one."""
+    training = Training(tmp_path)
+    training.go_on()
+    training.saver.save_now()
+    found, rename = [], os.rename
+
+    def renamed(source, target):
+        rename(source, target)
+        other = Folder(training.folder.path, keep=1)
+        found.append(other.newest().state()["weight"].tolist())
+
+    again = Training(tmp_path)
+    again.weight, again.step = training.weight + 1, training.step
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(artefacts, "sweep", lambda folders: 0)
+    again.saver.save_now()
+    assert found and [1.0] * 4 not in found[1:], found
+    assert [name for name in training.names() if name[0] != "."] == ["step-000000001"]
 
 
 def test_the_limit_of_a_cgroup_counts(tmp_path, monkeypatch):

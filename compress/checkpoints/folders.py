@@ -6,6 +6,7 @@ flushed to the disk, each in a thread beside the training if that is asked; the 
 ranks alike.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -28,6 +29,9 @@ from compress.runtime import ranks
 
 T = TypeVar("T")
 Files = dict[str, dict[str, Any]]
+EARLIER = "-earlier"
+"""What the name of a checkpoint ends with while another one of its step takes its place."""
+NAME = re.compile(rf"step-(\d{{9,}})({EARLIER})?")
 NEW = 4
 """Directories above a checkpoint that its saving may have made."""
 
@@ -102,20 +106,22 @@ class Folder:
         with disk.writing(target, temporary):
             artefacts.write_json(temporary / MARKER, marker)
             disk.flush_entry(temporary)
-            earlier = temporary.with_name(f"{temporary.name}.old")
+            earlier = target.with_name(f"{target.name}{EARLIER}")
             if target.exists():
+                _remove(earlier)
                 target.rename(earlier)
             temporary.rename(target)
             disk.flush_entry(self.path)
-            shutil.rmtree(earlier, ignore_errors=True)
+            _remove(earlier)
         for old in self._complete()[self.keep :]:
             if old != target:
                 _remove(old)
 
     def _complete(self) -> list[Path]:
         """Complete checkpoints, the newest first."""
-        found = self.path.glob("step-*") if self.path.is_dir() else ()
-        return sorted((path for path in found if (path / MARKER).is_file()), reverse=True)
+        there = self.path.iterdir() if self.path.is_dir() else ()
+        found = [path for path in there if NAME.fullmatch(path.name) and (path / MARKER).is_file()]
+        return sorted(found, key=_age)
 
     def newest(self) -> Saved | None:
         """The newest sound checkpoint; says of each damaged one that it is passed over."""
@@ -162,12 +168,19 @@ def _run(write: Callable[[], Files], files: "Future[Files]") -> None:
         files.set_exception(error)
 
 
+def _age(path: Path) -> tuple[int, bool]:
+    """What sorts checkpoints by their age, the newest first."""
+    found = NAME.fullmatch(path.name)
+    assert found is not None, "names of checkpoints alone"
+    return -int(found[1]), found[2] is not None
+
+
 def _remove(path: Path) -> None:
-    """Delete a directory in a thread, under a name that `artefacts.sweep` knows."""
+    """Delete a directory, if it is there, in a thread, under a name that `artefacts.sweep` knows."""
     aside = artefacts.temporary_name(path)
     with suppress(OSError):
         path.rename(aside)
-    Thread(target=shutil.rmtree, args=(aside, True), daemon=True).start()
+        Thread(target=shutil.rmtree, args=(aside, True), daemon=True).start()
 
 
 def _write(temporary: Path, target: Path, packed: Packed) -> Files:

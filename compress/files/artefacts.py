@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,9 +47,10 @@ def completed(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
 def checked(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
     """The marker as from `completed`, and a message if the artefact was damaged and is put aside.
 
-    Raises UserError if the disk does not allow that.
+    Raises UserError if the disk does not allow that, and if a file may not be read: that is no damage,
+    and may be another user's.
     """
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), disk.reading(path):
         inode = path.stat().st_ino
         marker, wrong = _examined(path, inputs)
         if wrong is None:
@@ -66,6 +68,8 @@ def _examined(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | N
         marker = read_json(path / MARKER)
     except NotADirectoryError:
         return None, None
+    except PermissionError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         return None, f"{path / MARKER} ({why})"
@@ -105,7 +109,8 @@ def temporary_name(path: Path) -> Path:
 def sweep(folders: Iterable[Path]) -> int:
     """Remove unfinished files of processes that have ended from these directories; how many there were.
 
-    Where it is not known whether the process has ended: a day after the last change.
+    Where it is not known whether the process has ended: a day after the last change, by the clock of
+    the file system.
     """
     found = 0
     for folder in folders:
@@ -124,7 +129,20 @@ def _abandoned(path: Path) -> bool:
     if ended is not None:
         return ended
     newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
-    return time.time() - newest > OUTDATED
+    return now(path.parent) - newest > OUTDATED
+
+
+def now(folder: Path) -> float:
+    """The time by the clock of a directory's file system, which dates files; that of a host may differ.
+
+    Raises OSError if nothing can be written there.
+    """
+    probe = temporary_name(folder / "time")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:
@@ -215,3 +233,23 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def create(path: Path, text: str) -> bool:
+    """Make a file of this text if there is none, at once and by one process only."""
+    temporary = temporary_name(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        with suppress(OSError):
+            os.link(temporary, path)
+            return True
+        if temporary.stat().st_nlink == 2:  # the answer of a network file system was lost
+            return True
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    with os.fdopen(handle, "w", encoding="utf-8") as target:
+        target.write(text)
+    return True

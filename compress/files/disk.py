@@ -69,6 +69,19 @@ def writing(path: Path, temporary: Path | None = None, codes: set[int] | None = 
         raise UserError(_sentence(error, code, path, temporary)) from None
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Context around reading below `path`: a file that this user may not read is a UserError."""
+    try:
+        yield
+    except PermissionError as error:
+        named = path if error.filename is None else os.fsdecode(error.filename)
+        raise UserError(
+            f"{named}: may not be read ({error.strerror}); change its rights or choose another "
+            "directory."
+        ) from None
+
+
 def _sentence(error: Exception, code: int, path: Path, temporary: Path | None) -> str:
     """What could not be written, why, what is free, what to do."""
     name = getattr(error, "filename", None)

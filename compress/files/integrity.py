@@ -60,7 +60,8 @@ def digest(file: Path) -> str:
 def damage(folder: Path, marker: Mapping[str, Any]) -> str | None:
     """The first damaged file of an artefact, and why; None if all are sound.
 
-    Files that the marker does not list are left out of account.
+    Files that the marker does not list are left out of account. PermissionError for one that may not be
+    read.
     """
     files = marker.get("files")
     if not isinstance(files, dict) or not all(isinstance(about, dict) for about in files.values()):
@@ -84,6 +85,8 @@ def _first(
             why = compare(folder / name, about)
         except (FileNotFoundError, ValueError):  # no file has a name with a null character
             why = "is missing"
+        except PermissionError:
+            raise
         except OSError as error:
             why = f"cannot be read: {error.strerror}"
         if why is not None:

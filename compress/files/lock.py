@@ -2,8 +2,8 @@
 
 The main rank holds the lock; a thread renews its time of change every 20 s. A lock is abandoned when
 its process has ended, which is known on the same machine (and container), or when it was not renewed
-for 3 minutes by the clock of the file system; then one run takes it over, even if several try. The file
-system needs hard links or exclusive creation.
+for 3 minutes by the clock of the file system, nor while one looks: that clock may have been set. Then
+one run takes it over, even if several try. The file system needs hard links or exclusive creation.
 """
 
 import json
@@ -22,6 +22,10 @@ from compress.files import artefacts, disk, processes
 NAME = "run.lock"
 RENEWED = 20.0
 ABANDONED = 180.0
+WATCHED = 30.0
+"""Seconds for which a lock of an unknown process is watched before it is taken over."""
+EARLY = -60.0
+"""Below this age a lock is dated in the future: the clock has been set back."""
 TRIES, PAUSE = 100, 0.05
 
 
@@ -63,16 +67,18 @@ class Lock:
             "token": secrets.token_hex(8),
         }
         text = json.dumps(about, indent=2) + "\n"
+        watched = ""
         with disk.writing(self.path):
             for _ in range(TRIES):
-                if _create(self.path, text):
+                if artefacts.create(self.path, text):
                     return self._hold(text, None), None
                 holder = _read(self.path)
                 if holder is None:
                     continue
-                why = _abandoned(self.path, holder)
+                why = _abandoned(self.path, holder, holder == watched)
                 if why is None:
                     return None, holder
+                watched = holder
                 if self._replace(holder, text):
                     return self._hold(text, f"took over the lock of {_who(holder)}, {why}"), None
                 time.sleep(PAUSE)
@@ -104,7 +110,7 @@ class Lock:
                 if self._done.is_set():
                     return
                 if holder is None:
-                    _create(self.path, own)
+                    artefacts.create(self.path, own)
                 elif holder == own:
                     os.utime(self.path)
                 elif _owner(holder) is not None:
@@ -115,7 +121,7 @@ class Lock:
 
         The guard lets one process at a time look and replace; that of a dead one is removed.
         """
-        if not _create(self._guard, text):
+        if not artefacts.create(self._guard, text):
             other = _read(self._guard)
             if other is not None and _abandoned(self._guard, other) is not None:
                 self._guard.unlink(missing_ok=True)
@@ -164,43 +170,37 @@ def _who(text: str) -> str:
     return f"pid {owner.pid} on host {owner.host}" if owner else "an unknown process"
 
 
-def _abandoned(path: Path, text: str) -> str | None:
-    """Why a lock is abandoned, None if it is not."""
+def _abandoned(path: Path, text: str, watched: bool = False) -> str | None:
+    """Why a lock is abandoned, None if it is not; watched: whether it was found so a moment ago."""
     owner = _owner(text)
     ended = owner.ended if owner is not None else None
     if ended is not None:
         return "which has ended" if ended else None
     age = _age(path)
-    return f"which has not renewed it for {age / 60:.0f} minutes" if age > ABANDONED else None
+    if EARLY <= age <= ABANDONED or (not watched and _renewed(path)):
+        return None
+    if age < 0:
+        return "which does not renew it and has dated it in the future"
+    return f"which has not renewed it for {age / 60:.0f} minutes"
 
 
 def _age(path: Path) -> float:
     """Seconds since a file was changed, by the clock of its file system; 0 if it is gone."""
-    probe = artefacts.temporary_name(path)
     try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
+        return artefacts.now(path.parent) - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-    finally:
-        probe.unlink(missing_ok=True)
 
 
-def _create(path: Path, text: str) -> bool:
-    """Make a file of this text if there is none, at once and by one process only."""
-    temporary = artefacts.temporary_name(path)
+def _renewed(path: Path) -> bool:
+    """Whether the time of a file changes, or it goes, within `WATCHED` seconds."""
+    until = time.monotonic() + WATCHED
     try:
-        temporary.write_text(text, encoding="utf-8")
-        with suppress(OSError):
-            os.link(temporary, path)
-            return True
-        if temporary.stat().st_nlink == 2:  # the answer of a network file system was lost
-            return True
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    with os.fdopen(handle, "w", encoding="utf-8") as target:
-        target.write(text)
-    return True
+        before = path.stat().st_mtime_ns
+        while time.monotonic() < until:
+            time.sleep(min(WATCHED, 1.0))
+            if path.stat().st_mtime_ns != before:
+                return True
+    except FileNotFoundError:
+        return True
+    return False

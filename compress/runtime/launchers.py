@@ -180,6 +180,11 @@ def _torch(environment: Mapping[str, str]) -> Launch:
             f"RANK is {rank} and WORLD_SIZE {ranks}; unset both, or let a launcher such as `deepspeed` "
             "set them."
         )
+    if _number(environment, "TORCHELASTIC_RESTART_COUNT", 0):
+        raise UserError(
+            "torchrun has started the ranks again, which cannot meet at a store that holds what the "
+            "ranks before them said; leave --max-restarts out: the same command continues."
+        )
     others = [name for name in ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK") if name in environment]
     local = _number(environment, "LOCAL_RANK", _number(environment, others[0]) if others else None)
     address, port = _meeting(environment)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from compress.errors import UserError
+from compress.errors import UserError, first_line
 from compress.runtime import watchdog
 
 T = TypeVar("T")
@@ -153,6 +153,16 @@ def lost(error: RuntimeError) -> bool:
     text = str(error).lower()
     signs = isinstance(error, WITHOUT_STORE) or any(sign in text for sign in LOST)
     return world_size() > 1 and signs
+
+
+def unreachable(error: RuntimeError) -> str | None:
+    """The sentence for ranks that met at the store and cannot connect to one another; else None."""
+    if "connectfullmesh" not in str(error).lower():
+        return None
+    return (
+        f"the ranks have met and cannot connect to one another ({first_line(error)[:200]}); open all "
+        "ports between the hosts, or name the network interface between them in GLOO_SOCKET_IFNAME."
+    )
 
 
 def say(text: str) -> None:

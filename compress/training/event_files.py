@@ -120,7 +120,17 @@ def claim(block: Mapping[str, Any], kind: str, output_dir: Path, key: str) -> Fo
         place, owner = output_dir / (job or inner), ""
     tries = (place, *(place / f"{name}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100)))))
     with Folder(place, kind, owner, key).writing():
+        if not owner and not job and kind == "tensorboard":
+            _follow(place)
         return Folder(next(folder for folder in tries if _take(folder, owner)), kind, owner, key)
+
+
+def _follow(place: Path) -> None:
+    """Take along the events of a run whose directory had another name when they were written."""
+    own = [mark.parent for mark in place.parent.glob(f"*/{OWNER}")]
+    own = [folder for folder in own if _mark(folder).get("output_dir") == ""]
+    if len(own) == 1 and not place.exists():
+        own[0].rename(place)
 
 
 def _written(folder: Path) -> list[Path]:
@@ -141,14 +151,14 @@ def _take(folder: Path, owner: str) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     if not owner:
         return True
-    if not (folder / OWNER).exists() and _written(folder):
+    mark, about = folder / OWNER, {"output_dir": owner}
+    if not mark.exists() and _written(folder):
         return False
-    try:
-        with (folder / OWNER).open("x", encoding="utf-8") as target:
-            json.dump({"output_dir": owner}, target)
-    except FileExistsError:
-        return bool(_mark(folder).get("output_dir") == owner)
-    return True
+    if artefacts.create(mark, json.dumps(about)):
+        return True
+    if not _mark(folder) and not _written(folder):  # cut off while it was written
+        artefacts.write_json(mark, about)
+    return bool(_mark(folder).get("output_dir") == owner)
 
 
 def group_of(tag: str) -> str:
