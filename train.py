@@ -103,6 +103,7 @@ def main() -> None:
                 else:
                     run.execute(context, options.stage, options.export)
         distributed.stop()
+        leave_mark()
     except RuntimeError as error:
         if (why := ranks.unreachable(error)) is not None:
             raise UserError(why) from None
@@ -111,6 +112,13 @@ def main() -> None:
         if not ranks.lost(error):
             raise
         ended.end()
+
+
+def leave_mark() -> None:
+    """Make the file by which the script that started the ranks knows that they came to their end."""
+    place = os.environ.get("ROBUST_COMPRESSION_ENDED")
+    if place and os.environ.get("LOCAL_RANK", "0") == "0":
+        Path(place).touch()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from configs import Files, at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from compress.errors import UserError
+from compress.files import disk
 from compress.files.artefacts import temporary_name
 from compress.files.ownership import figures_key
 from compress.training.monitor import open_monitor
@@ -54,6 +55,15 @@ def rows(file):
 
 def whole(steps=STEPS):
     return {"teacher/loss": list(steps), "student/loss": list(steps), "accuracy/student/dev": [0]}
+
+
+def test_events_of_an_artefact_are_on_the_disk_when_it_is_made(files, tmp_path, monkeypatch):
+    """At a loss of power the artefact would stay, and its curves be cut off for good."""
+    flushed, output = [], tmp_path / "runs/careful"
+    monkeypatch.setattr(disk, "flush_entry", lambda file: flushed.append(file.name))
+    start(files, output, stages=("teacher",), figures=False)
+    (events,) = (output / "tensorboard/careful").glob("events.*.teacher")
+    assert {events.name, "teacher_loss.csv"} <= set(flushed)
 
 
 def test_a_run_has_its_name_and_one_curve_a_stage(files, tmp_path):

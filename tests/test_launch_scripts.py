@@ -44,15 +44,21 @@ def test_sigterm_to_the_script_reaches_deepspeed(tmp_path):
             os.killpg(script.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("mark", [True, False])
 @pytest.mark.parametrize(
-    ("words", "code"), [("--dry_run", 0), ("--stage teacher", 0), ("--stage evaluate", 1), ("", 1)]
+    ("words", "figures"),
+    [("--dry_run", False), ("--stage teacher", False), ("--stage evaluate", True), ("", True)],
 )
-def test_only_a_run_with_figures_must_have_made_them(tmp_path, words, code):
-    """After the launcher; a dry run makes none."""
+def test_a_run_must_have_its_figures_or_have_come_to_its_end(tmp_path, words, figures, mark):
+    """After the launcher, which may have been killed; a dry run and a stage have no figures."""
+    if mark:
+        (tmp_path / "ended").touch()
+    code = 1 if figures or not mark else 0
     (tmp_path / "python").write_text("#!/bin/bash\nexit 3\n")
     (tmp_path / "python").chmod(0o755)
     script = f"{FIGURES} 2 train.py {words} --output_dir runs/x"
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment["ROBUST_COMPRESSION_ENDED"] = str(tmp_path / "ended")
     assert subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment).returncode == code
 
 

@@ -111,6 +111,8 @@ def settle(run: Context) -> tuple[Context, Artefact | None]:
     if choice is None:
         with run.monitor.progress.stage("alpha"):
             choice = obtain(Alpha(), run)
+    elif train:
+        obtain(Alpha(), run)  # removes what a run that was killed has left beside it
     alpha = float(artefacts.read_json(choice.path / "choice.json")["alpha"])
     settled = _with(run, alpha)
     if train and find(Student(), settled) is None:

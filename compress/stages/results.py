@@ -105,6 +105,7 @@ def _report(context: Context, made: Finished, began: float) -> None:
         card.write(made.student.path / "model", model_figures.about(context), out)
         report.write_report(folder / "report.html", out, context.config.merged, view)
         events.write(context, out, view)
+        context.monitor.flush()
     ranks.say(summary.terminal(out))
     ranks.say(f"figures: {file}")
     ranks.say(f"report: {folder / 'report.html'}")

@@ -58,6 +58,11 @@ class Folder:
                 disk.flush_entry(file)
             return {file.name: file.stat().st_size for file in files}
 
+    def flush(self) -> None:
+        """Bring to the disk what was written for the artefact of `key`."""
+        for group in [group for group, key in self._keys.items() if key == self.key]:
+            self.position(group)
+
     def resume(self, group: str, sizes: Mapping[str, int]) -> None:
         """Keep of the files of a group what they held when `position` was asked."""
         with self.writing():

@@ -68,15 +68,24 @@ class Monitor:
 
     @contextmanager
     def making(self, key: str) -> Iterator[None]:
-        """Context around making an artefact of this key: the events written meanwhile are its."""
+        """Context around making an artefact of this key: the events written meanwhile are its.
+
+        At the end they are on the disk: once the artefact is, they are not written again.
+        """
         before = [folder.key for folder in self._folders]
         for folder in self._folders:
             folder.key = key
         try:
             yield
+            self.flush()
         finally:
             for folder, old in zip(self._folders, before, strict=True):
                 folder.key = old
+
+    def flush(self) -> None:
+        """Bring to the disk what was written for the artefact that is being made, or as final figures."""
+        for folder in self._folders:
+            folder.flush()
 
     def keep(self, keys: Collection[str]) -> None:
         """Remove the events of artefacts that have none of these keys."""
