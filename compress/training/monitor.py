@@ -83,7 +83,7 @@ class Monitor:
                 folder.key = old
 
     def flush(self) -> None:
-        """Bring to the disk what was written for the artefact that is being made, or as final figures."""
+        """Bring to the disk the events of the artefact that is being made, or the final figures."""
         for folder in self._folders:
             folder.flush()
 
