@@ -229,7 +229,7 @@ def test_one_process_in_a_batch_job_is_one_process(slurm):
 def test_a_job_that_is_cut_off_goes_on_until_the_run_is_finished(slurm):
     said, about = slurm.log("parts"), (slurm.folder / "parts.job").read_text()
     assert slurm.code("parts") == 0, said
-    assert "a start has 540 s, and with this script's --signal=B:USR1@300" in said
+    assert "a start has 00:09:00, and with this script's --signal=B:USR1@300" in said
     assert "JobState=COMPLETED" in about and "Restarts=1 " in about
     assert said.count("start 1: not finished; back into the queue") == 1
     assert said.rstrip().endswith("run: finished")
