@@ -49,14 +49,22 @@ def _codes(started: list[Python], limit: float) -> list[int | None]:
 
 
 def two_ranks(*arguments: str, limit: float = 500, **extra: str) -> subprocess.CompletedProcess[str]:
-    """A script on two ranks without a launcher, with the libraries loaded before.
+    """`ranks` with two of them."""
+    return ranks(2, *arguments, limit=limit, **extra)
+
+
+def ranks(
+    count: int, *arguments: str, limit: float = 500, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """A script on so many ranks without a launcher, with the libraries loaded before.
 
     As with a launcher, one that fails ends the other, a second later. The exit code of one that a
     signal has ended (below 0) counts before another's.
     """
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     environment = environment_of(**extra) | meet
-    started = [Python(arguments, {**environment, "RANK": n, "LOCAL_RANK": n}) for n in ("0", "1")]
+    numbers = map(str, range(count))
+    started = [Python(arguments, {**environment, "RANK": n, "LOCAL_RANK": n}) for n in numbers]
     try:
         codes = _codes(started, limit)
     finally:

@@ -17,7 +17,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed says in stdout that it found none
@@ -109,11 +111,9 @@ def settings_of(
     ]
 
 
-def command(options: argparse.Namespace, compression: str, folder: Path) -> list[str]:
+def words(options: argparse.Namespace, compression: str, folder: Path) -> list[str]:
     files, settings = settings_of(options, compression, folder / "model")
-    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(options.ranks)]
     return [
-        *[sys.executable, *launcher, f"--master_port={free_port()}"],
         str(ROOT / "tests/drivers/measured_run.py"),
         *["--deepspeed_config", *files, "--output_dir", str(folder / compression)],
         *["--stage", options.stage, "--set", *settings],
@@ -124,8 +124,8 @@ def planned(options: argparse.Namespace, compression: str, model: Path) -> dict[
     """MB by part that the plan says, on device and host, which are one here."""
     files, settings = settings_of(options, compression, model)
     rows = str(4 * options.micro * options.ranks)
-    words = ["--ranks", str(options.ranks), "--rows", rows, "--deepspeed_config", *files]
-    found = plan.plan_of(plan.parse([*words, "--set", *settings]), device="cpu")
+    given = ["--ranks", str(options.ranks), "--rows", rows, "--deepspeed_config", *files]
+    found = plan.plan_of(plan.parse([*given, "--set", *settings]), device="cpu")
     sums = {need.stage: (need.on_device + need.on_host) / 1e6 for need in found.needs}
     return {MEASURED_AS.get(name, name): round(value, 1) for name, value in sums.items()}
 
@@ -149,11 +149,12 @@ def table(
     }
 
 
-def measure(options: argparse.Namespace, compression: str, folder: Path) -> None:
-    """Run it; ends this process if the run fails. Later runs have teacher and difficulty already."""
+def launched(count: int, *command: str, **extra: str) -> None:
+    """Run it under the real launcher; ends this process if the run fails."""
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(count)]
     done = subprocess.run(
-        command(options, compression, folder),
-        env=environment_of(MEASURED=str(folder)),
+        [sys.executable, *launcher, f"--master_port={free_port()}", *command],
+        env=environment_of(**extra),
         cwd=ROOT,
         stdout=sys.stderr,
         preexec_fn=lambda: os.nice(10),
@@ -162,7 +163,7 @@ def measure(options: argparse.Namespace, compression: str, folder: Path) -> None
         sys.exit(done.returncode)
 
 
-def main() -> None:
+def parse(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -178,19 +179,33 @@ def main() -> None:
     parser.add_argument("--stage", default="all", help="of train.py")
     parser.add_argument("--folder", type=Path, help="for models and runs; about 20 bytes a parameter")
     parser.add_argument("settings", nargs="*", metavar="key=value")
-    options = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def measured(
+    options: argparse.Namespace, start: Callable[..., object] = launched
+) -> Iterator[dict[str, Any]]:
+    """What is printed, of each compression; start: runs a command on so many ranks.
+
+    Later runs have teacher and difficulty already.
+    """
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
         sizes = (options.hidden, options.layers, options.vocabulary)
         count = write_model(folder / "model", options.model, *sizes)
         about = {"parameters": count, "ranks": options.ranks, "zero": options.zero}
         for compression in options.compression:
-            measure(options, compression, folder)
+            start(options.ranks, *words(options, compression, folder), MEASURED=str(folder))
             expected = planned(options, compression, folder / "model")
             parts = table(folder, options.ranks, LEAST * 4 * count, expected)
-            print(json.dumps({**about, "compression": compression, "parts": parts}), flush=True)
+            yield {**about, "compression": compression, "parts": parts}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    for line in measured(parse()):
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

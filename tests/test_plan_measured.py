@@ -2,17 +2,16 @@
 
 import json
 
+import launcher
+import measure_memory
 import pytest
-from launcher import ROOT, python, run
-from measure_memory import write_model
+from launcher import ROOT
 from plan_and_measured import PARTS, measured, planned, specs
-
-from compress.runtime.launchers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.launcher, pytest.mark.timeout(900)]
 FILES = ("zero2", "tasks/synthetic", "mitigation/vanilla", "compression/imp40")
-ON_OTHER_RANKS = ("zero1-bf16", "zero3-fp32", "masked")
-"""Trainings that are compared on 1 and 4 ranks, as a launch takes long."""
+ON_OTHER_RANKS = ("zero0-fp32", "zero1-bf16", "zero3-fp32", "zero3-bf16", "masked")
+"""Trainings that are compared on 1 and 4 ranks."""
 PLANNED = ("teacher: load", "teacher: train", "teacher: score", "teacher: export", "difficulty: train")
 PLANNED += ("student: load", "student: train", "student: export")
 PLANNED += ("scores of the teacher: score", "evaluation: rest")
@@ -29,7 +28,7 @@ NEAR = 0.1
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plan") / "model"
-    write_model(folder, "bert", hidden=128, layers=6, vocabulary=1000)
+    measure_memory.write_model(folder, "bert", hidden=128, layers=6, vocabulary=1000)
     return folder
 
 
@@ -37,8 +36,7 @@ def model(tmp_path_factory):
 def test_the_formula_is_what_trainings_need(model, tmp_path, ranks):
     driver = str(ROOT / "tests/drivers/training_bytes.py")
     jobs = [one for one in specs(bucket=200_000) if ranks == 2 or one["name"] in ON_OTHER_RANKS]
-    words = ["--num_accelerators", str(ranks), f"--master_port={free_port()}"]
-    done = run(["deepspeed", *words, driver, str(tmp_path), str(model), json.dumps(jobs)])
+    done = launcher.ranks(ranks, driver, str(tmp_path), str(model), json.dumps(jobs))
     assert done.returncode == 0, done.stderr[-3000:]
     files = [str(ROOT / f"ds_configs/{name}.json") for name in FILES]
     given = [f"robust_compression.model={model}", "train_batch_size=4"]
@@ -54,14 +52,20 @@ def test_the_formula_is_what_trainings_need(model, tmp_path, ranks):
             assert expected["gatherings"] == pytest.approx(often, abs=NEAR), spec["name"]
 
 
-def compared(script: list[str], expected: dict[str, tuple[str, ...]]) -> None:
-    """Run measure_memory.py and compare the parts of each compression."""
-    done = python(str(ROOT / "tests/measure_memory.py"), *script, "--compression", *expected)
+def run(count: int, *words: str, **extra: str) -> None:
+    done = launcher.ranks(count, *words, **extra)
     assert done.returncode == 0, done.stderr[-3000:]
-    for found, (compression, names) in zip(
-        map(json.loads, done.stdout.splitlines()), expected.items(), strict=True
-    ):
-        parts = found["parts"]
+
+
+def parts_of(*words: str) -> list[dict]:
+    """What measure_memory.py measures, of each compression; without a launcher, which takes long."""
+    return [found["parts"] for found in measure_memory.measured(measure_memory.parse([*words]), run)]
+
+
+def compared(script: list[str], expected: dict[str, tuple[str, ...]]) -> None:
+    """Measure the parts of each compression and compare them with the plan."""
+    every = parts_of(*script, "--compression", *expected)
+    for parts, (compression, names) in zip(every, expected.items(), strict=True):
         for name in names:
             most = max(parts[name]["live"])
             assert parts[name]["planned"] == pytest.approx(most, rel=NEAR), (compression, name)
@@ -83,6 +87,5 @@ def test_with_states_on_the_host_too(zero):
 def test_weights_that_were_fetched_ahead_are_no_obstacle_to_an_export():
     """Passes of scores end while weights for a backward pass are on their way (ZeRO 3)."""
     ahead = "zero_optimization.stage3_prefetch_bucket_size=200000"
-    script = [str(ROOT / "tests/measure_memory.py"), ahead, "--ranks", "2", "--hidden", "256"]
-    done = python(*script, "--layers", "8", "--compression", "imp40")
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = [ahead, "--ranks", "2", "--hidden", "256", "--layers", "8", "--compression", "imp40"]
+    assert parts_of(*words)
