@@ -9,9 +9,12 @@ ruff format --check .
 mypy
 if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
 
+# The second environment is installed while the tests run in the first.
+( beside "$VENV-current" requirements-current.txt requirements-benchmark.txt ) >/dev/null 2>&1 &
 export PARITY_RECORD=$VIRTUAL_ENV/parity.json
 rm -f "$PARITY_RECORD"
 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+wait
 beside "$VENV-current" requirements-current.txt requirements-benchmark.txt
 export GOLDEN_JOBS="imp40 movement40 heads40 rows50_learned layers_first_half heads20_rows50_imp40"
 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "parity or release"
