@@ -8,7 +8,6 @@ scored once, before its first step, which is.
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +22,6 @@ from compress.reporting.training_report import Look, Turn
 from compress.runtime import ranks
 from compress.scoring import evaluation
 from compress.stages.context import Context
-
-if TYPE_CHECKING:
-    from compress.benchmark.training import Contestant
 
 
 @dataclass(frozen=True)
@@ -63,11 +59,11 @@ def known(teacher: Path, context: Context) -> Known:
     return Known(np.exp(scores).astype(np.float32), time.perf_counter() - began)
 
 
-def look(context: Context, one: "Contestant", turn: Turn) -> Look:
-    """Dev accuracy of a training after a turn."""
-    scores = evaluation.score(one.forward(), context.columns["dev"], _batch(context), context.device)
+def look(context: Context, turn: Turn, forward: evaluation.Forward) -> Look:
+    """Dev accuracy of a training after a turn; forward: its forward pass, in evaluation mode."""
+    scores = evaluation.score(forward, context.columns["dev"], _batch(context), context.device)
     accuracy = float(evaluation.correct(scores, context.data.dev).mean())
-    return Look(one.name, turn.round, accuracy)
+    return Look(turn.training, turn.round, accuracy)
 
 
 def _batch(context: Context) -> int:

@@ -83,7 +83,7 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
     for one, turn in _interleaved(contestants, options, context.device):
         found.append(turn)
         if known is not None:
-            looks.append(accuracy.look(context, one, turn))
+            looks.append(accuracy.look(context, turn, one.forward()))
     after = _memory(context.device)  # before what is not training
     first = [turn.seconds / turn.steps for turn in found if turn.training == contestants[0].name]
     about = _about(context, context.columns["train"], options)
