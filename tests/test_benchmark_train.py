@@ -83,6 +83,16 @@ def test_seconds_to_the_accuracy_that_all_have_at_the_end():
     assert [cell.strip() for cell in line.split("|")[-4:-1]] == ["2", "20", "0.54"]
 
 
+def test_a_peer_alone_is_not_charged_with_what_ours_needs_before(tmp_path):
+    """The facts hold no seconds of the teacher's probabilities where ours takes no part."""
+    about = ABOUT | {"teacher's probabilities, s": 7.0}
+    turns = [turn for turn in TURNS if turn.training == "ours"]
+    for facts, seconds in ((about, 42.0), (ABOUT, 35.0)):
+        training_report.write(tmp_path, facts, turns, LOOKS[:3])
+        found = json.loads((tmp_path / "training.json").read_text())["reached"]
+        assert [row["seconds"] for row in found] == [seconds]
+
+
 @pytest.mark.parametrize(("part", "more"), [("vanilla", {}), ("distil", {"layerwise": {"hidden": 1}})])
 def test_only_distillation_can_be_compared_with_a_trained_teacher(tmp_path, part, more):
     loss = {"hook": part}

@@ -19,7 +19,6 @@ from compress.inference import timing
 from compress.mitigations.distil import Distil
 from compress.models import encoders
 from compress.reporting.training_report import Look, Turn
-from compress.runtime import ranks
 from compress.scoring import evaluation
 from compress.stages.context import Context
 
@@ -54,18 +53,17 @@ def known(teacher: Path, context: Context) -> Known:
     wait()
     began = time.perf_counter()
     forward = evaluation.model_forward(load(teacher, context), context.device, low)
-    scores = evaluation.score(forward, context.columns["train"], _batch(context), context.device)
+    scores = evaluation.score(
+        forward, context.columns["train"], evaluation.together(context.config), context.device
+    )
     wait()
     return Known(np.exp(scores).astype(np.float32), time.perf_counter() - began)
 
 
 def look(context: Context, turn: Turn, forward: evaluation.Forward) -> Look:
     """Dev accuracy of a training after a turn; forward: its forward pass, in evaluation mode."""
-    scores = evaluation.score(forward, context.columns["dev"], _batch(context), context.device)
+    scores = evaluation.score(
+        forward, context.columns["dev"], evaluation.together(context.config), context.device
+    )
     accuracy = float(evaluation.correct(scores, context.data.dev).mean())
     return Look(turn.training, turn.round, accuracy)
-
-
-def _batch(context: Context) -> int:
-    """Samples of all ranks that are scored together."""
-    return context.config.robust.evaluation.batch_size * ranks.world_size()

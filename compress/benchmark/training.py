@@ -77,12 +77,13 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
         accuracy.check(options.teacher, settled[0])
     context = ours.begin(settled, options.output, launch)
     before = _memory(context.device)
-    known = None if options.teacher is None else accuracy.known(options.teacher, context)
+    scored = options.teacher is not None and options.only in (None, "ours")
+    known = accuracy.known(options.teacher, context) if scored else None
     contestants = _contestants(options, context, known)
     found, looks = [], []
     for one, turn in _interleaved(contestants, options, context.device):
         found.append(turn)
-        if known is not None:
+        if options.teacher is not None:
             looks.append(accuracy.look(context, turn, one.forward()))
     after = _memory(context.device)  # before what is not training
     first = [turn.seconds / turn.steps for turn in found if turn.training == contestants[0].name]

@@ -20,14 +20,19 @@ from compress.files import artefacts
 from compress.reporting import markdown, page, tables
 from compress.reporting.figures import OTHER_COLOURS
 
+TRAINING: tables.Column[Mapping[str, Any]] = ("training", lambda row: row["training"])
+FASTER: tables.Column[Mapping[str, Any]] = (
+    "ours is faster by",
+    lambda row: _compared(row, f"{row['ratio']:.2f}"),
+)
 COLUMNS: list[tables.Column[Mapping[str, Any]]] = [
-    ("training", lambda row: row["training"]),
+    TRAINING,
     ("samples/s", lambda row: f"{row['samples_per_second']:,.1f}"),
     ("10-90 %", lambda row: f"{row['low']:,.1f}-{row['high']:,.1f}"),
     ("tokens/s", lambda row: f"{row['tokens_per_second']:,.0f}"),
     ("padding", lambda row: f"{100 * row['padding']:.0f} %"),
     ("of peak", lambda row: f"{100 * row['of_peak']:.0f} %"),
-    ("ours is faster by", lambda row: _compared(row, f"{row['ratio']:.2f}")),
+    FASTER,
     ("bound", lambda row: _compared(row, f"{row['bound']:.2f}")),
     ("reached", lambda row: _compared(row, f"{100 * row['ratio'] / row['bound']:.0f} %")),
 ]
@@ -65,12 +70,12 @@ class Look:
 SCORED = "teacher's probabilities, s"
 """Of the facts: the seconds that ours needs before its first step."""
 REACHED: list[tables.Column[Mapping[str, Any]]] = [
-    ("training", lambda row: row["training"]),
+    TRAINING,
     ("dev at the end", lambda row: f"{100 * row['last']:.1f} %"),
     ("dev that all reach", lambda row: f"{100 * row['level']:.1f} %"),
     ("after steps", lambda row: f"{row['steps']:,}"),
     ("seconds", lambda row: f"{row['seconds']:,.0f}"),
-    ("ours is faster by", lambda row: _compared(row, f"{row['ratio']:.2f}")),
+    FASTER,
 ]
 
 
@@ -162,22 +167,26 @@ def report(
     times: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The report as Markdown; times: as `reached`, if there is a teacher."""
-    found = tables.Table.of("", figures, COLUMNS)
-    table = markdown.table([found.header, *found.rows], markdown.pipes, padded=True)
     note = (
         "Medians of the rounds, which are interleaved, in samples of mean length. Bound: places of the "
         "padded batches and forward passes, over tokens and forward passes of the first. Of peak: "
         "operations on tokens, without padding and teacher, over those of a large matrix product."
     )
-    parts = [described(about), table, note]
+    parts = [described(about), _table(figures, COLUMNS), note]
     if times:
-        found = tables.Table.of("", times, REACHED)
-        parts.append(markdown.table([found.header, *found.rows], markdown.pipes, padded=True))
+        parts.append(_table(times, REACHED))
         parts.append(
             "Seconds of training steps; ours include the teacher's probabilities of train. Dev is "
             f"scored every {times[0]['every']} steps, which is not timed; nor are those that warm up."
         )
     return "\n\n".join(parts) + "\n"
+
+
+def _table(
+    figures: Sequence[Mapping[str, Any]], columns: Sequence[tables.Column[Mapping[str, Any]]]
+) -> str:
+    found = tables.Table.of("", figures, columns)
+    return markdown.table([found.header, *found.rows], markdown.pipes, padded=True)
 
 
 def picture(about: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> Figure:
@@ -205,7 +214,7 @@ def write(
 ) -> str:
     """Write training.md, training.json and training.png into the folder; return the text."""
     figures = rows(about, turns)
-    times = reached(turns, looks, about[SCORED]) if looks else []
+    times = reached(turns, looks, about.get(SCORED, 0.0)) if looks else []
     text = report(about, figures, times)
     values = {"machine": about, "trainings": figures, "turns": [vars(turn) for turn in turns]}
     if looks:

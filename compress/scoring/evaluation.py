@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.checkpoints.rows import Rows
+from compress.configuration.config import Config
 from compress.data.batches import cut, joined, scoring_order, share
 from compress.data.checking import MEMBER
 from compress.data.columns import Columns
@@ -40,6 +41,11 @@ WITHOUT_OOD = (
     "teacher gets right and the student wrong; it says nothing about data that a shortcut cannot solve."
 )
 """What a run without an OOD set cannot say."""
+
+
+def together(config: Config) -> int:
+    """Samples of all ranks that are scored together."""
+    return config.robust.evaluation.batch_size * ranks.world_size()
 
 
 def score(

@@ -247,7 +247,7 @@ def _scoring(
     earlier runs have scored of a part of a stage, which are kept from time to time.
     """
     columns, config = context.columns[split], context.config
-    size = config.robust.evaluation.batch_size * ranks.world_size()
+    size = evaluation.together(config)
     rows = context.unfinished.rows(size)
     batches, done = -(-len(columns) // size), rows.read()
     progress = context.monitor.progress
