@@ -1,5 +1,6 @@
-"""Whether a run is finished: its output directory holds the figures of just this configuration, and the
-files of `--export` if that is asked for.
+"""Whether a run is finished: its output directory holds the figures of just this configuration.
+
+And the files of `--export`, if that is given.
 
     python -m compress.finished --ranks 16 --deepspeed_config ... --output_dir runs/x
 

@@ -161,8 +161,9 @@ def test_a_file_that_may_not_be_read_is_no_damage(tmp_path, monkeypatch, name):
         return read(file, *words, **named)
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UserError, match=rf"{path / name}: may not be read \(Permission denied\);"):
-        checked(path, INPUTS)
+    for look in (checked, completed):
+        with pytest.raises(UserError, match=rf"{path / name}: may not be read \(Permission denied\);"):
+            look(path, INPUTS)
     assert names(tmp_path) == ["a"]
 
 

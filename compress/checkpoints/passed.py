@@ -3,7 +3,6 @@
 The samples are counted in the order of the pass, so that another number of ranks can go on too.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +31,7 @@ class Passed:
     def _read(self) -> int:
         found = 0
         with suppress(OSError, ValueError, LookupError, TypeError):
-            found = int(json.loads(self._mark.read_text(encoding="utf-8"))["samples"])
+            found = int(artefacts.read_json(self._mark)["samples"])
         if self._kept and found and self._file.exists():
             return found
         for path in (self._mark, self._file):

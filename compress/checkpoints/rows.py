@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from compress.checkpoints import folders
 from compress.checkpoints.due import Due
+from compress.errors import UserError
 from compress.files import artefacts, shared
 from compress.runtime import agreement, ranks
 
@@ -123,7 +124,7 @@ def _sound(folder: Path) -> dict[str, Block]:
         begins = f"{_end(next(reversed(found))) if found else 0:09}-"
         if not NAME.fullmatch(path.name) or not path.name.startswith(begins):
             continue
-        with suppress(OSError):  # what cannot be read is scored again
+        with suppress(OSError, UserError):  # what cannot be read is scored again
             if artefacts.completed(path, {"block": path.name}) is not None:
                 found[path.name] = np.load(path / FILE)
     return found

@@ -40,8 +40,12 @@ def content(marker: Mapping[str, Any]) -> str:
 
 
 def completed(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The marker of an artefact made from exactly these inputs and still as it was made, else None."""
-    return _examined(path, inputs)[0]
+    """The marker of an artefact made from exactly these inputs and still as it was made, else None.
+
+    Raises UserError if a file may not be read.
+    """
+    with disk.reading(path):
+        return _examined(path, inputs)[0]
 
 
 def checked(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
