@@ -3,6 +3,6 @@
 from typing import Any, TypeAlias
 
 Engine: TypeAlias = Any
-"""DeepSpeed's engine, or a part of it: the library has no types."""
+"""DeepSpeed's engine or its optimiser: the library has no types."""
 Json: TypeAlias = Any
 """Any JSON value."""

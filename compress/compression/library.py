@@ -36,7 +36,13 @@ FIXED = {"sparse": "sparse_pruning_mask", "row": "row_pruning_mask", "head": "he
 class LibraryMask(LayerMask):
     """The mask of one prepared layer: set as a whole, or learned scores of which the highest stay."""
 
-    def __init__(self, path: str, layer: Any, pruner: Pruner, entries: int | None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        path: str,
+        layer: Any,  # noqa: ANN401  of DeepSpeed's library, untyped
+        pruner: Pruner,
+        entries: int | None,
+    ) -> None:
         """Replace the library's mask by a mask of ones, or scores of 0.
 
         path: the layer's name; layer: a LinearLayer_Compress; entries: heads or neurons; None: one for

@@ -23,7 +23,7 @@ NAME = "between texts"
 """How the tokenizer's template calls them."""
 LONG = 4096
 GLUED = "its tokenizer puts nothing between the two texts of a pair"
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def separated(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -84,7 +84,7 @@ def _line_break(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [] if tokenizer.unk_token_id in found else found
 
 
-def _added(known: Json | None, ids: list[int], names: list[str]) -> Json:
+def _added(known: JsonObject | None, ids: list[int], names: list[str]) -> JsonObject:
     """The description of a post-processor, with these tokens between the texts of a pair."""
     if known is not None and known["type"] == "TemplateProcessing":
         pair = list(known["pair"])
@@ -104,7 +104,7 @@ def _added(known: Json | None, ids: list[int], names: list[str]) -> Json:
     return template if known is None else {"type": "Sequence", "processors": [known, template]}
 
 
-def _processor(description: Json) -> Any:  # noqa: ANN401  the library has no common type
+def _processor(description: JsonObject) -> Any:  # noqa: ANN401  the library has no common type
     """The post-processor of a description."""
     holder = json.loads(Tokenizer(models.BPE()).to_str())
     return Tokenizer.from_str(json.dumps({**holder, "post_processor": description})).post_processor

@@ -4,7 +4,6 @@ How long the work of one rank takes is not known beforehand, and a library does 
 But what waits for a disk or a server that does not answer takes no processor time.
 """
 
-import os
 import threading
 import time
 from contextlib import suppress
@@ -45,26 +44,18 @@ class Activity:
 
 def _used() -> float:
     """Seconds of processor time of all threads but the calling one and the store's, and of children."""
-    own = threading.get_native_id()
-    total = sum(_of_thread(path) for path in _threads() if path.name != str(own))
-    for child in psutil.Process().children(recursive=True):
+    here, own = psutil.Process(), threading.get_native_id()
+    threads = (t for t in here.threads() if t.id != own and not _name(t.id).startswith(STORE))
+    total: float = sum(thread.user_time + thread.system_time for thread in threads)
+    for child in here.children(recursive=True):
         with suppress(psutil.Error):
             times = child.cpu_times()
             total += times.user + times.system
     return total
 
 
-def _threads() -> list[Path]:
+def _name(thread: int) -> str:
+    """Of a thread of this process, as far as the system tells."""
     with suppress(OSError):
-        return list(Path("/proc/self/task").iterdir())
-    return []
-
-
-def _of_thread(path: Path) -> float:
-    """Seconds of a thread of this process; 0 if it has ended or answers other ranks."""
-    with suppress(OSError):
-        name, _, rest = (path / "stat").read_text(errors="replace").rpartition(")")
-        fields = rest.split()
-        if not name.partition("(")[2].startswith(STORE):
-            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+        return Path(f"/proc/self/task/{thread}/comm").read_text(errors="replace")
+    return ""

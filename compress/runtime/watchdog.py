@@ -110,7 +110,7 @@ def _watch() -> None:
             if time.monotonic() - _state["beat"] > _state["timeout"]:
                 give_up()
             continue
-        alone = alone or Activity(max(STILL, _state["timeout"]))
+        alone = alone or Activity(_alone())
         if alone.still(_state["beat"]) and not ended.ending.is_set():
             _give_up_alone()
 
@@ -120,7 +120,12 @@ def _give_up_alone() -> None:
     place = _place(sys._current_frames().get(threading.main_thread().ident or 0))
     if place["waits"]:
         give_up()
-    _end(f"{_named(_state['store'], [dist.get_rank()])}, at {place['at']}, did nothing", True)
+    _end(f"{_named(_state['store'], [dist.get_rank()])}, at {place['at']}, did nothing", True, _alone())
+
+
+def _alone() -> float:
+    """Seconds that this rank may do nothing by itself."""
+    return float(max(STILL, _state["timeout"]))
 
 
 def _place(frame: FrameType | None) -> dict[str, Any]:
@@ -151,11 +156,13 @@ def _named(store: dist.Store, numbers: list[int]) -> str:
     return ended.named(hosts)
 
 
-def _end(sentence: str, speaks: bool) -> None:
-    """Exit code 1; the sentence if this rank is the one that speaks."""
-    timeout = f"{_state['timeout']:g} s (robust_compression.timeout)"
+def _end(sentence: str, speaks: bool, seconds: float | None = None) -> None:
+    """Exit code 1; the sentence if this rank is the one that speaks; seconds: None for the timeout."""
+    timeout = _state["timeout"]
+    key = " (robust_compression.timeout)" if seconds in (None, timeout) else ""
+    long = f"{seconds or timeout:g} s{key}"
     if speaks:
         os.environ["LOCAL_RANK"] = "0"
-        fail(UserError(f"{sentence} for {timeout}; look at that host, then start the run again."))
+        fail(UserError(f"{sentence} for {long}; look at that host, then start the run again."))
     time.sleep(1)
     os._exit(1)

@@ -17,7 +17,6 @@ from compress.checkpoints.pieces import Piece
 from compress.runtime import ranks
 from compress.training import shards
 from compress.training.shards import Shard
-from compress.untyped import Engine
 
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -135,7 +134,7 @@ def _scalers(engine: DeepSpeedEngine) -> list[Any]:
     return [holder for holder in (optimizer, *parts) if holder]
 
 
-def _attributes(holder: Engine) -> dict[str, Any]:
+def _attributes(holder: Any) -> dict[str, Any]:  # noqa: ANN401  an optimiser or a scaler
     kinds = (bool, int, float)
     found = {name: getattr(holder, name, None) for name in SCALER}
     return {name: value for name, value in found.items() if isinstance(value, kinds)}

@@ -142,7 +142,7 @@ class Fragment(Shard):
         super().__init__(parameter, parameter.shape, start, length)
 
     @property
-    def _mapping(self) -> Engine:
+    def _mapping(self) -> Any:  # noqa: ANN401  DeepSpeed links it anew when it loads a checkpoint
         return self.parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed's
 
     @property
@@ -183,7 +183,7 @@ class Partition(Shard):
 
     divided = True
 
-    def __init__(self, parameter: Engine, copied: bool) -> None:
+    def __init__(self, parameter: Any, copied: bool) -> None:  # noqa: ANN401  attributes of DeepSpeed
         """copied: the optimiser's states are on another device, so that DeepSpeed hands out copies."""
         size = parameter.ds_tensor.ds_numel
         start = min(ranks.rank() * size, parameter.ds_numel)
