@@ -8,8 +8,10 @@ import pytest
 from configs import BASE, OURS
 from small_models import BERT_SIZES
 from stage_runs import run_of
+from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from compress.checkpoints.unfinished import Unfinished
 from compress.configuration.config import build
 from compress.data.columns import Columns
 from compress.errors import UserError
@@ -37,17 +39,20 @@ def test_a_leak_would_be_seen(monkeypatch, tmp_path, tiny_model):
 
     def trainer(name, context, model, methods, epochs):
         assert epochs == weak.EPOCHS
-        done = SimpleNamespace(seen={*tokens_of(context)}, total_steps=1)
-        return SimpleNamespace(**vars(done), run_until=lambda step: None, close=lambda: None)
+        seen = {*tokens_of(context)}
+        trainer = SimpleNamespace(forward=seen, total_steps=1, engine=nn.Identity())
+        return SimpleNamespace(**vars(trainer), run_until=lambda step: None, close=lambda: None)
 
-    def score(context, trainer, split):
-        known = np.array([token in trainer.seen for token in tokens_of(context)])
-        return np.log(np.stack([0.5 + 0.5 * known, 0.5 - 0.5 * known + 1e-9], axis=1))
+    def score(context, split, seen, keep, file):
+        known = np.array([token in seen for token in tokens_of(context)])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, np.stack([0.5 + 0.5 * known, 0.5 - 0.5 * known], axis=1))
 
     monkeypatch.setattr(weak, "new_trainer", trainer)
-    monkeypatch.setattr(weak, "score_split", score)
+    monkeypatch.setattr(weak, "score", score)
     monkeypatch.setattr(weak, "start_model", lambda *_: None)
-    run = run_of(build(BASE, {}), tiny_model, tmp_path)
+    kept = Unfinished(path=tmp_path / "kept")
+    run = run_of(build(BASE, {}), tiny_model, tmp_path, unfinished=kept)
     ones, tokens = np.ones(COUNT, np.int32), {"input_ids": np.arange(COUNT) + 5}
     columns = {"train": Columns(tokens, np.arange(COUNT + 1), ones, np.zeros(COUNT, np.int16), 0)}
     encoder = replace(run.encoder, columns=columns)

@@ -8,7 +8,7 @@ from small_models import IDS, fresh
 from transformers import AutoModelForSequenceClassification
 
 from compress.data.splits import Split
-from compress.scoring import evaluation, measures
+from compress.scoring import evaluation, measures, split_pass
 
 NLI = ("entailment", "neutral", "contradiction")
 HANS = ("entailment", "not_entailment")
@@ -75,7 +75,7 @@ def test_scores_in_bf16_are_near_and_leave_the_weights_alone():
         torch.nn.init.normal_(parameter, std=0.2)
     inputs, cpu = {"input_ids": IDS}, torch.device("cpu")
     with torch.no_grad():
-        exact, rounded = (evaluation.model_forward(model, cpu, bf16)(inputs) for bf16 in (False, True))
+        exact, rounded = (split_pass.model_forward(model, cpu, bf16)(inputs) for bf16 in (False, True))
     assert exact.dtype == torch.float32 and rounded.dtype == torch.bfloat16
     assert not torch.equal(exact, rounded.float())
     torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
@@ -120,7 +120,7 @@ def test_with_another_figure_the_notes_go_by_it(metric, figure, told):
 ON_TWO = """
 import numpy as np, torch, torch.distributed as dist
 from compress.runtime import ranks
-from compress.scoring import evaluation
+from compress.scoring import split_pass
 
 class Data:
     lengths = np.array([3, 1, 4, 1, 5, 9, 2])
@@ -135,10 +135,13 @@ def forward(inputs):
 
 sizes = []
 dist.init_process_group("gloo")
-found = evaluation.logits(forward, Data(), 4, torch.device("cpu"))
+def over():
+    return split_pass.SplitPass(forward, Data(), 4, torch.device("cpu"))
+
+found = over().logits()
 assert found.tolist() == [[number, 2.5 * number] for number in range(7)], found
 assert sizes == [2, 2], sizes
-alone = evaluation.logits(forward, Data(), 4, torch.device("cpu"), alone=True)
+alone = over().logits(alone=True)
 assert np.array_equal(alone, found) and sizes == [2, 2, 4, 3]
 """
 

@@ -10,7 +10,7 @@ from same_run import differences
 
 from compress.checkpoints.rows import FILE, Rows
 from compress.errors import Interrupted
-from compress.scoring import evaluation
+from compress.scoring.split_pass import SplitPass
 
 CPU = torch.device("cpu")
 SIZE, BATCHES = 4, 6
@@ -31,7 +31,7 @@ def values(inputs):
     return torch.stack([inputs["number"] * 1.0, inputs["number"] * 2.5], dim=1)
 
 
-WHOLE = evaluation.logits(values, Data(), SIZE, CPU)
+WHOLE = SplitPass(values, Data(), SIZE, CPU).logits()
 
 
 def scored(rows, until=BATCHES):
@@ -46,7 +46,7 @@ def scored(rows, until=BATCHES):
         calls += 1
         return values(inputs)
 
-    return evaluation.logits(forward, Data(), SIZE, CPU, rows), calls
+    return SplitPass(forward, Data(), SIZE, CPU, rows).logits(), calls
 
 
 def stopped(place, after, size=SIZE):

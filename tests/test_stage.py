@@ -69,11 +69,12 @@ class Kept(Large):
         self.stops = stops
 
     def make(self, run, made):
-        def read():
+        def read(file):
             self.made += 1
-            return np.array([float((made["uneven"].path / "noise.txt").read_text())])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, np.array([float((made["uneven"].path / "noise.txt").read_text())]))
 
-        part = run.unfinished.part("part", read)
+        part = np.load(run.unfinished.file("part", read))
         if self.stops:
             raise Interrupted("now")
         return lambda folder: (folder / "part.txt").write_text(str(part))

@@ -24,6 +24,17 @@ def work_of(place, key="one", settings=SETTINGS):
     return Unfinished.of(settings, place, {"key": key}, shared=True)
 
 
+def part(work, name, make=lambda: np.zeros(1)):
+    """The values of a part; make: called if they are not there."""
+
+    def write(file):
+        values = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, values)
+
+    return np.load(work.file(name, write)).tolist()
+
+
 @pytest.mark.slow
 def test_a_run_waits_until_the_artefact_of_another_is_there(place, capsys):
     """The other removes its directory at its end, as `remove` does."""
@@ -68,7 +79,7 @@ def test_a_part_is_made_once_and_only_for_its_key(place):
         work = work_of(place)
         with work.alone("teacher", lambda: False):
             assert work.has("dev") == bool(made)
-            assert work.part("dev", make).tolist() == [1.5]
+            assert part(work, "dev", make) == [1.5]
     assert made == [1]
     other = work_of(place, key="two")
     assert work.path.is_dir(), "nothing goes before the other has the place for itself"
@@ -94,12 +105,12 @@ def test_rows_of_a_model_that_is_not_the_one_read_do_not_count(place, trained, s
         return np.array([again.rows(4).read()])
 
     with work.alone("teacher", lambda: False), pytest.raises(Interrupted):
-        work.part("dev", stop)
+        part(work, "dev", stop)
     with again.alone("teacher", lambda: False):
         saver = again.training("teacher", saved)
         if trained:
             saver.after_exchange(late=False, writing=False)
-        assert again.part("dev", go_on).tolist() == [0 if trained else 1]
+        assert part(again, "dev", go_on) == [0 if trained else 1]
 
 
 def test_seconds_of_earlier_runs_count(place):
@@ -107,22 +118,23 @@ def test_seconds_of_earlier_runs_count(place):
         work = work_of(place)
         with work.alone("teacher", lambda: False):
             work.began -= 100
-            work.part(f"part {work.earlier:.0f}", lambda: np.zeros(1))
+            part(work, f"part {work.earlier:.0f}")
     assert 200 <= work.seconds < 202
 
 
 def test_nothing_is_kept_if_that_is_asked(place):
     work = work_of(place, settings=CheckpointBlock(enabled=False))
     with work.alone("teacher", lambda: False):
-        work.part("dev", lambda: np.zeros(1))
-        assert not work.has("dev")
+        part(work, "dev")
+        assert not work.has("dev") and work.known("dev") is None
+        work.remove()
     assert not work.path.parent.exists()
 
 
 def test_what_a_killed_run_has_left_beside_a_finished_artefact_goes(place):
     work = work_of(place)
     with work.alone("teacher", lambda: False):
-        work.part("dev", lambda: np.zeros(1))
+        part(work, "dev")
     assert work.path.parent.is_dir()
     lock = Lock(work.path.parent, LOCK)
     assert lock.holder() is None

@@ -15,11 +15,13 @@ from transformers import PreTrainedModel
 
 from compress.configuration.config import Config
 from compress.errors import UserError
+from compress.files import shared
 from compress.inference import timing
 from compress.mitigations.distil import Distil
 from compress.models import encoders
 from compress.reporting.training_report import Look, Turn
-from compress.scoring import evaluation
+from compress.scoring import split_pass
+from compress.scoring.split_pass import Forward, SplitPass
 from compress.stages.context import Context
 
 
@@ -52,18 +54,20 @@ def known(teacher: Path, context: Context) -> Known:
     wait, low = timing.synchroniser(context.device), context.config.deepspeed.low_precision
     wait()
     began = time.perf_counter()
-    forward = evaluation.model_forward(load(teacher, context), context.device, low)
-    scores = evaluation.score(
-        forward, context.columns["train"], evaluation.together(context.config), context.device
-    )
+    forward = split_pass.model_forward(load(teacher, context), context.device, low)
+    file = context.output_dir / "teacher.npy"
+    _pass(context, "train", forward).write(split_pass.probabilities, file)
     wait()
-    return Known(np.exp(scores).astype(np.float32), time.perf_counter() - began)
+    return Known(shared.mapped(file), time.perf_counter() - began)
 
 
-def look(context: Context, turn: Turn, forward: evaluation.Forward) -> Look:
+def look(context: Context, turn: Turn, forward: Forward) -> Look:
     """Dev accuracy of a training after a turn; forward: its forward pass, in evaluation mode."""
-    scores = evaluation.score(
-        forward, context.columns["dev"], evaluation.together(context.config), context.device
-    )
-    accuracy = float(evaluation.correct(scores, context.data.dev).mean())
-    return Look(turn.training, turn.round, accuracy)
+    dev = context.data.dev
+    right = _pass(context, "dev", forward).right(dev)
+    return Look(turn.training, turn.round, right / len(dev))
+
+
+def _pass(context: Context, split: str, forward: Forward) -> SplitPass:
+    together = split_pass.together(context.config)
+    return SplitPass(forward, context.columns[split], together, context.device)

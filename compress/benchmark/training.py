@@ -30,7 +30,7 @@ from compress.reporting.numbers import MEGABYTE
 from compress.reporting.training_report import Turn
 from compress.runtime import provenance, ranks
 from compress.runtime.launchers import Launch
-from compress.scoring import evaluation
+from compress.scoring import split_pass
 from compress.stages.context import Context
 from compress.training import distributed
 from compress.training.trainer import Trainer
@@ -61,7 +61,7 @@ class Contestant:
     steps: Callable[[int], object]
     counted: Callable[[], tuple[int, int]]
     forwards: float
-    forward: Callable[[], evaluation.Forward]
+    forward: Callable[[], split_pass.Forward]
     close: Callable[[], None] = lambda: None
 
 
@@ -134,7 +134,7 @@ def _peer(name: str, context: Context, steps: int, teacher: Path | None) -> Cont
     models = student, _model(context) if teacher is None else accuracy.load(teacher, context)
     turns = peers.trainer(models, columns, collate, context.config, steps, context.device)
     turns.begin()
-    forward = partial(evaluation.forward_of, student, context.device)
+    forward = partial(split_pass.forward_of, student, context.device)
     return Contestant(NAMES[name], turns.steps, _reader(collate), FORWARDS["live"], forward)
 
 
@@ -164,7 +164,7 @@ def _ours(trainer: Trainer) -> Contestant:
         done[0] = trainer.step
         return int(counts[0]), int(counts[1])
 
-    def forward() -> evaluation.Forward:
+    def forward() -> split_pass.Forward:
         trainer.engine.eval()
         return trainer.forward
 

@@ -23,12 +23,12 @@ from compress.checkpoints.rows import Rows
 from compress.checkpoints.saver import Saver
 from compress.configuration.robust_schema import CheckpointBlock
 from compress.errors import Interrupted, UserError
-from compress.files import artefacts, shared
+from compress.files import artefacts, disk, shared
 from compress.files.lock import Lock
 from compress.runtime import interrupts, provenance, ranks, watchdog
 
 SUFFIX = ".unfinished"
-SECONDS, LOCK = "seconds.json", "making.lock"
+SECONDS, LOCK, VALUES = "seconds.json", "making.lock", "values.npy"
 PAUSE = 2.0
 """Seconds between two looks at what another run makes."""
 Values = NDArray[np.float64]
@@ -128,63 +128,58 @@ class Unfinished:
         assert self.kept is not None, "parts are kept"
         return self.kept / "parts" / name.replace(" ", "_"), {"part": name}
 
-    def part(self, name: str, make: Callable[[], Values]) -> Values:
-        """What `make` returns, kept at once; if an earlier run has kept it, `make` is not called.
-
-        If it is interrupted, the training that it belongs to is saved.
-        """
-        if self.kept is None:
-            return make()
-        path, inputs = self._part(name)
-        if self._there(path, inputs):
-            return np.load(path / "values.npy")
-        began = time.perf_counter()
-        with self._making(path):
-            values = make()
-
-        def write() -> None:
-            with artefacts.writing(path, inputs, began) as folder:
-                np.save(folder / "values.npy", values)
-            self._made(path)
-
-        ranks.on_main(write)
-        return values
-
-    @staticmethod
-    def _there(path: Path, inputs: Mapping[str, str]) -> bool:
-        """Whether a part is kept; then every rank sees it."""
-        marker = ranks.on_main(lambda: artefacts.completed(path, inputs))
-        if marker is not None:
-            shared.await_everywhere(path, marker)
-        return marker is not None
-
     def place(self, name: str) -> Path:
         """Where the main rank may write what belongs to the artefact before it is complete."""
         assert self.path is not None, "a stage that is obtained has a place for unfinished work"
         return self.path / name
 
     def file(self, name: str, write: Callable[[Path], None]) -> Path:
-        """The .npy file that `write` makes, called by all ranks; kept at once like a `part`.
+        """The .npy file of a part, kept at once; one that an earlier run has kept is not written again.
 
-        write: fills a new file on the main rank.
+        write: called by all ranks, fills a new file on the main rank. If it is interrupted, the
+        training that the part belongs to is saved.
         """
         new = self.place(f"{name.replace(' ', '_')}.npy")
         if self.kept is None:
             write(new)
             return new
+        if (known := self.known(name)) is not None:
+            return known
         path, inputs = self._part(name)
-        if not self._there(path, inputs):
-            began = time.perf_counter()
-            with self._making(path):
-                write(new)
+        began = time.perf_counter()
+        with self._making(path):
+            write(new)
 
-            def keep() -> None:
-                with artefacts.writing(path, inputs, began) as folder:
-                    new.rename(folder / "values.npy")
-                self._made(path)
+        def keep() -> None:
+            with artefacts.writing(path, inputs, began) as folder:
+                new.rename(folder / VALUES)
+            self._made(path)
 
-            ranks.on_main(keep)
-        return path / "values.npy"
+        ranks.on_main(keep)
+        return path / VALUES
+
+    def known(self, name: str) -> Path | None:
+        """The .npy file of a part that an earlier run has kept; None if there is none."""
+        if self.kept is None:
+            return None
+        path, inputs = self._part(name)
+        marker = ranks.on_main(lambda: artefacts.completed(path, inputs))
+        if marker is None:
+            return None
+        shared.await_everywhere(path, marker)
+        return path / VALUES
+
+    def mapped(self, name: str, make: Callable[[], Values]) -> Values:
+        """An array that the main rank makes alone, from a file which every rank maps and none holds."""
+        file = self.place(f"{name}.npy")
+
+        def write() -> None:
+            with disk.writing(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                np.save(file, make())
+
+        ranks.on_main(write)
+        return shared.mapped(file)
 
     @contextmanager
     def _making(self, path: Path) -> Iterator[None]:

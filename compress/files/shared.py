@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.errors import UserError
 from compress.files import integrity
@@ -77,3 +78,11 @@ def await_everywhere(path: Path, marker: Mapping[str, Any]) -> None:
             "--output_dir, the cache and robust_compression.cache_dir must be on a file system that "
             "all hosts share."
         )
+
+
+def mapped(file: Path) -> NDArray[Any]:
+    """The array in a .npy file that the main rank has written, mapped on every rank."""
+    size = ranks.on_main(lambda: file.stat().st_size)
+    await_everywhere(file.parent, {"files": {file.name: {"size": size}}})
+    found: NDArray[Any] = np.load(file, mmap_mode="r")
+    return found

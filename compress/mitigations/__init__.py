@@ -59,7 +59,7 @@ else:
     _MEMBERS = tuple(Annotated[block, Tag(tag)] for tag, block in _BY_TAG.items())
     Loss = Annotated[Union[_MEMBERS], Discriminator(_tag)]  # noqa: UP007  a union of a tuple
     _OF_TEACHERS = tuple(Annotated[block, Tag(tag)] for tag, block in OF_TEACHERS.items())
-    TeacherLoss = Annotated[Union[_OF_TEACHERS], Discriminator(_teachers)]  # noqa: UP007
+    TeacherLoss = Annotated[Union[_OF_TEACHERS], Discriminator(_teachers)]  # noqa: UP007  a union of a tuple
 
 
 def _keys(block: type[Mitigation]) -> list[str]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 else:  # names for the annotations of the other files, which do not load torch either
     Array = Batch = Tensor = Any
 
+UNWEIGHTED = 1.0, 1.0
+"""`scale` of the losses that weigh all samples alike."""
+
 
 class Mitigation(Block, Method):
     """A loss of the student: the block `loss` of the configuration, and its arithmetic."""
@@ -62,15 +65,26 @@ class Mitigation(Block, Method):
         return {**self.model_dump(by_alias=True), **({"sources": sources} if sources else {})}
 
     def sample_data(
-        self, teacher: Array | None, difficulty: Array | None, alpha: float, bias: Array | None = None
+        self,
+        teacher: Array | None,
+        difficulty: Array | None,
+        alpha: float,
+        bias: Array | None = None,
+        scale: tuple[float, float] | None = None,
     ) -> SampleData:
         """What is known of the training samples.
 
-        teacher, bias: probabilities [N, C]; difficulty: d [N].
+        teacher, bias: probabilities [N, C]; difficulty: d [N]; scale: of d; None: computed here.
         """
         from compress.microbatch import SampleData
 
-        return SampleData(teacher, difficulty, bias, alpha=alpha)
+        if scale is None:
+            scale = UNWEIGHTED if difficulty is None else self.scale(difficulty)
+        return SampleData(teacher, difficulty, bias, *scale, alpha)
+
+    def scale(self, difficulty: Array) -> tuple[float, float]:
+        """Mean and ceiling of the difficulty d [N] that weights of mean 1 are computed with."""
+        return UNWEIGHTED
 
     def difficulty_of_mistakes(self, probabilities: Array, labels: Array) -> Array:
         """d [N] from a first model's probabilities [N, C]; for those that need "mistakes"."""
@@ -175,23 +189,17 @@ class Weighting(Mitigation):
     max_weight: Annotated[float, Field(ge=1)] | None = None
     """No sample counts more than this many times the mean; null: no bound."""
 
-    def sample_data(
-        self, teacher: Array | None, difficulty: Array | None, alpha: float, bias: Array | None = None
-    ) -> SampleData:
-        """With the mean and the bound of the weights.
-
-        Raises UserError if no weights of mean 1 stay within `max_weight`.
-        """
+    def scale(self, difficulty: Array) -> tuple[float, float]:
+        """See `Mitigation`; UserError if no weights of mean 1 stay within `max_weight`."""
         from compress import uncertainty
-        from compress.microbatch import SampleData
 
-        ceiling = mean = 1.0
-        if difficulty is not None and difficulty.any():
-            ceiling = uncertainty.ceiling(difficulty, self.max_weight) if self.max_weight else 1.0
-            mean = float(difficulty.clip(max=ceiling).mean())
-            if not mean:
-                raise UserError(
-                    f"robust_compression.loss.max_weight: {self.max_weight:g} cannot be kept, because "
-                    "most samples have difficulty 0; raise uncertainty.alpha."
-                )
-        return SampleData(teacher, difficulty, bias, mean, ceiling, alpha)
+        if not difficulty.any():
+            return UNWEIGHTED
+        ceiling = uncertainty.ceiling(difficulty, self.max_weight) if self.max_weight else 1.0
+        mean = float(difficulty.clip(max=ceiling).mean())
+        if not mean:
+            raise UserError(
+                f"robust_compression.loss.max_weight: {self.max_weight:g} cannot be kept, because "
+                "most samples have difficulty 0; raise uncertainty.alpha."
+            )
+        return mean, ceiling

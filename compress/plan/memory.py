@@ -331,7 +331,7 @@ def offloaded(items: Items, engine: Engine, sizes: Sizes) -> tuple[Items, Items]
 def needs(name: str, sizes: Sizes, engine: Engine, load: Load, parts: tuple[str, ...]) -> list[Need]:
     """What the parts of a stage need: of load, train, score, importance, export and parity.
 
-    A rank has the scores of its own samples of train; the difficulty's are added by its stage.
+    A rank has the scores of its own samples of train.
     """
     scores = {"scores": arrays(load, -(-load.train // engine.ranks))}
     best = {"weights of the best epoch": FLOAT * _share(sizes, engine)} if load.best else {}

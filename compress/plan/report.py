@@ -101,7 +101,8 @@ def make(config: Config, ranks: int, rows: Rows, models: Models, device: str = "
         finished = {"teacher": teacher, **finished}
     needs = _before(run, whole, None if models.teacher is None else teacher)
     if robust.difficulty_needed:
-        needs += _difficulty(run, teacher if robust.uncertainty.init_from == "teacher" else whole)
+        start = teacher if robust.uncertainty.init_from == "teacher" else whole
+        needs += run.needs("difficulty", _all_masked(start), TEACHER[:3])
     needs += _students(run, small, teacher, cuts=any(pruner.cuts for pruner in models.pruners))
     needs += _evaluation(run, finished, torch.device(device))
     keep = robust.checkpoint.keep if robust.checkpoint.enabled else -1
@@ -166,13 +167,6 @@ def _before(run: _Run, whole: Sizes, given: Sizes | None) -> list[Need]:
     return needs
 
 
-def _difficulty(run: _Run, start: Sizes) -> list[Need]:
-    masked = _all_masked(start)
-    *needs, scored = run.needs("difficulty", masked, TEACHER[:3])
-    losses = 8 * run.rows.train * len(run.config.robust.uncertainty.sparsities)
-    return [*needs, _with(scored, losses, memory.arrays(run.load(masked), run.rows.train))]
-
-
 def _students(run: _Run, small: Sizes, teacher: Sizes, cuts: bool) -> list[Need]:
     """Of the student, and of the one with the plain loss."""
     robust, needs = run.config.robust, list[Need]()
@@ -189,7 +183,10 @@ def _losses(robust: RobustCompression) -> list[Mitigation]:
 
 
 def _evaluation(run: _Run, finished: Mapping[str, Sizes], device: torch.device) -> list[Need]:
-    """Of the finished models: the largest in scoring, and all in the look at the latency."""
+    """Of the finished models: the largest in scoring, and all in the look at the latency.
+
+    The scores are those of the main rank, which reports on all samples.
+    """
     load = run.load(finished["student"])
     each = [memory.evaluating(one, run.engine(one), load) for one in finished.values()]
     most = max(each, key=lambda items: sum(items.values()))
@@ -214,11 +211,6 @@ def _step(config: Config, small: Sizes, engine: Engine) -> Step:
 def _all_masked(whole: Sizes) -> Sizes:
     """With a mask for every weight of a block, as the sub-networks have."""
     return Sizes(**{**vars(whole), "masked": whole.layers * whole.block})
-
-
-def _with(need: Need, losses: int, scores: int) -> Need:
-    """With the losses of the samples under each sub-network, and the scores of all under one."""
-    return Need(need.stage, need.device, {**need.host, "scores": scores, "losses": losses})
 
 
 def _about(config: Config, ranks: int, whole: Sizes, engine: Engine) -> str:

@@ -1,152 +1,30 @@
-"""Evaluation: class probabilities over whole splits on all ranks, accuracies by set and subset.
+"""Evaluation: accuracies by set and subset from the class probabilities of whole splits.
 
 OOD sets are for evaluation only: nothing here feeds back into training.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from compress.checkpoints.rows import Rows
-from compress.configuration.config import Config
-from compress.data.batches import cut, joined, scoring_order, share
 from compress.data.checking import MEMBER
-from compress.data.columns import Columns
 from compress.data.splits import Split
-from compress.errors import UserError
-from compress.files import arrays, disk
-from compress.runtime import ranks
 from compress.scoring import measures, metrics
 from compress.scoring.chance import Chance
 from compress.scoring.measures import Answers
 
-Forward = Callable[[Mapping[str, Tensor]], Tensor]
 VANISHED = 0.1
 MOST_LOST = 0.02 + 1e-9
 """What a model may lose on dev before its F_bias is doubted: two points, and rounding."""
 
-NOT_FINITE = (
-    "the model's scores are not finite: its training diverged or its weights are damaged; lower "
-    "optimizer.params.lr, or use bf16 instead of fp16."
-)
 WITHOUT_OOD = (
     "There is no OOD set: the report rests on easy and hard dev samples, subsets, and samples that the "
     "teacher gets right and the student wrong; it says nothing about data that a shortcut cannot solve."
 )
 """What a run without an OOD set cannot say."""
-
-
-def together(config: Config) -> int:
-    """Samples of all ranks that are scored together."""
-    return config.robust.evaluation.batch_size * ranks.world_size()
-
-
-def score(
-    forward: Forward, data: Columns, batch_size: int, device: torch.device, rows: Rows | None = None
-) -> NDArray[np.float64]:
-    """Log-probabilities [N, C] of a split, on every rank; as `logits`."""
-    raw = logits(forward, data, batch_size, device, rows)
-    return F.log_softmax(torch.as_tensor(raw, dtype=torch.float32), dim=1).double().numpy()
-
-
-def logits(
-    forward: Forward,
-    data: Columns,
-    batch_size: int,
-    device: torch.device,
-    rows: Rows | None = None,
-    alone: bool = False,
-) -> NDArray[np.float64]:
-    """Logits [N, C] of a split, on every rank; each rank computes its share.
-
-    batch_size: samples of all ranks together; rows: what this rank has computed of them before, None:
-    nothing; alone: this rank computes all, without the others. Every rank makes the same number of
-    forward calls. Raises UserError, on all ranks alike, if a value is not finite.
-    """
-    own = _own(forward, data, batch_size, device, rows or Rows(), (0, 1) if alone else _turn())
-    every = own[None] if alone else ranks.gathered_rows(own)
-    values = joined(every, scoring_order(data.lengths), batch_size).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise UserError(NOT_FINITE)
-    return values
-
-
-def _turn() -> tuple[int, int]:
-    return ranks.rank(), ranks.world_size()
-
-
-def _own(
-    forward: Forward,
-    data: Columns,
-    batch_size: int,
-    device: torch.device,
-    rows: Rows,
-    turn: tuple[int, int],
-) -> NDArray[np.float32]:
-    """Logits [R, C] of the share of one of several parts of each batch, one batch after another."""
-    order = scoring_order(data.lengths)
-    with torch.no_grad():
-        for batch in cut(order[rows.batches * batch_size :], batch_size):
-            indices, _ = share(batch, *turn)
-            rows.add(forward(data.batch(indices, device)).float().cpu().numpy())
-    return rows.all()
-
-
-def write_probabilities(
-    forward: Forward, data: Columns, batch_size: int, file: Path, device: torch.device, rows: Rows
-) -> None:
-    """Write the probabilities of a split, float32 [N, C], on the main rank; as `score` for the rest.
-
-    No rank holds all of them: the main one takes the rows of one rank after another.
-    """
-    logits = torch.as_tensor(_own(forward, data, batch_size, device, rows, _turn()))
-    if ranks.all_sum(np.array([not bool(logits.isfinite().all())])).any():
-        raise UserError(NOT_FINITE)
-    own = np.exp(F.log_softmax(logits, dim=1).double().numpy()).astype(np.float32)
-    with ranks.sharing_errors():
-        whole = arrays.new(file, (len(data), own.shape[1])) if ranks.is_main() else None
-    batches = [] if whole is None else list(cut(scoring_order(data.lengths), batch_size))
-    for turn in range(ranks.world_size()):
-        part = ranks.rows_of(turn, own)
-        if whole is not None:
-            parts = zip(*(share(batch, turn, ranks.world_size()) for batch in batches), strict=True)
-            indices, valid = (np.concatenate(each) for each in parts)
-            whole[indices[valid > 0]] = part[valid > 0]
-    with ranks.sharing_errors(), disk.writing(file):
-        if whole is not None:
-            whole.flush()
-
-
-def model_forward(model: nn.Module, device: torch.device, bf16: bool = False) -> Forward:
-    """Forward of a plain model in evaluation mode on the device.
-
-    bf16: matrix products in bfloat16 (autocast), weights stay as they are.
-    """
-    return forward_of(model.to(device), device, bf16)
-
-
-def forward_of(model: nn.Module, device: torch.device, bf16: bool = False) -> Forward:
-    """The same of a model that is where it computes."""
-    model.eval()
-
-    def forward(inputs: Mapping[str, Tensor]) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits: Tensor = model(**inputs).logits
-        return logits
-
-    return forward
-
-
-def cross_entropy(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Loss per sample [N] from log-probabilities [N, C] and labels [N]."""
-    return -scores[np.arange(len(labels)), labels].astype(np.float64)
 
 
 def predicted(scores: NDArray[np.floating], split: Split) -> NDArray[np.int64]:

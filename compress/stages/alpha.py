@@ -124,10 +124,14 @@ def settle(run: Context) -> tuple[Context, Artefact | None]:
 
 def _halves(context: Context, made: Artefact, losses: Artefact) -> Candidate:
     """Dev accuracy of an exported student, whole and by the halves of the variance."""
-    scores = score_exported(context.for_student(), made, ["dev"])["dev"]
-    hits = evaluation.correct(scores, context.data.dev)
-    hard = uncertainty.hard_half(uncertainty.variance(difficulty.load_losses(losses.path, "dev")))
-    return Candidate(*(float(np.mean(hits[mask])) for mask in (slice(None), ~hard, hard)))
+    file = score_exported(context.for_student(), made, ["dev"])["dev"]
+
+    def halves() -> Candidate:
+        hits = evaluation.correct(np.load(file, mmap_mode="r"), context.data.dev)
+        hard = uncertainty.hard_half(difficulty.load_variance(losses.path, "dev"))
+        return Candidate(*(float(np.mean(hits[mask])) for mask in (slice(None), ~hard, hard)))
+
+    return ranks.on_main(halves)
 
 
 def _with(context: Context, alpha: float) -> Context:

@@ -7,13 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compress.checkpoints.rows import Rows
 from compress.checkpoints.saver import Saver
 from compress.compression.resolved import Resolved
 from compress.configuration import deepspeed_schema
@@ -26,7 +23,8 @@ from compress.methods import Method
 from compress.microbatch import SampleData
 from compress.models import encoders, label_order
 from compress.runtime import agreement, interrupts, ranks
-from compress.scoring import evaluation
+from compress.scoring import split_pass
+from compress.scoring.split_pass import Forward, Keep, SplitPass
 from compress.stages.workspace import Artefact, Workspace
 from compress.training import frozen
 from compress.training.engine import release
@@ -178,16 +176,16 @@ class WatchDev(AfterEpoch):
 
     def __call__(self, trainer: Trainer) -> dict[str, float]:
         """See `AfterEpoch`."""
-        scores = score_split(self.context, trainer, "dev")
-        return {"dev": float(evaluation.correct(scores, self.context.data.dev).mean())}
+        dev = self.context.data.dev
+        trainer.engine.eval()
+        with scoring(self.context, "dev", trainer.forward) as one:
+            return {"dev": one.right(dev) / len(dev)}
 
 
-def score_exported(
-    context: Context, made: Artefact, names: Iterable[str]
-) -> dict[str, NDArray[np.float64]]:
-    """Log-probabilities [N, C] of splits, by name, under an exported model in the context's tokens.
+def score_exported(context: Context, made: Artefact, names: Iterable[str]) -> dict[str, Path]:
+    """Files of log-probabilities of splits, by name, under an exported model in the context's tokens.
 
-    In `evaluation.precision` for a stage that reads that key, else in float32.
+    In `evaluation.precision` for a stage that reads that key, else in float32; as `score_all`.
     """
     path, labels = made.path / "model", context.data.labels
     model = encoders.load_classifier(path, labels, trained=True, whole=False)
@@ -196,58 +194,47 @@ def score_exported(
 
 
 @contextmanager
-def model_scorer(context: Context, model: PreTrainedModel) -> Iterator[evaluation.Forward]:
+def model_scorer(context: Context, model: PreTrainedModel) -> Iterator[Forward]:
     """Context: yields the forward pass of a deferred model that is not trained, in evaluation mode.
 
     At ZeRO 3 the ranks divide its weights; else each has them whole. Precision as `score_exported`.
     """
     bf16 = context.config.robust.evaluation.precision == "bf16"
     engine = frozen.place(model, context.config, context.device)
-    yield evaluation.forward_of(model, context.device, bf16)
+    yield split_pass.forward_of(model, context.device, bf16)
     if engine is not None:
         release(engine)
 
 
 def score_all(
-    context: Context, made: Artefact, names: Iterable[str], forward: evaluation.Forward
-) -> dict[str, NDArray[np.float64]]:
-    """Log-probabilities [N, C] of splits, by name; forward: of the artefact. Each is kept when done."""
-    part = context.unfinished.part
-    return {
-        name: part(f"{made.key[:8]} {name}", partial(score, context, name, forward)) for name in names
-    }
+    context: Context, made: Artefact, names: Iterable[str], forward: Forward
+) -> dict[str, Path]:
+    """Files of log-probabilities [N, C] of splits, by name, on the main rank; each is kept when done.
+
+    forward: of the artefact.
+    """
+
+    def file(name: str) -> Path:
+        write = partial(score, context, name, forward, split_pass.log_probabilities)
+        return context.unfinished.file(f"{made.key[:8]} {name}", write)
+
+    return {name: file(name) for name in names}
 
 
-def score_split(context: Context, trainer: Trainer, split: str) -> NDArray[np.float64]:
-    """Log-probabilities [N, C] of a split under the model in training, in evaluation mode."""
-    trainer.engine.eval()
-    return score(context, split, trainer.forward)
-
-
-def score(context: Context, split: str, forward: evaluation.Forward) -> NDArray[np.float64]:
-    """Log-probabilities [N, C] of a split under a forward pass, with its progress on the terminal."""
-    with _scoring(context, split, forward) as (counted, size, rows):
-        return evaluation.score(counted, context.columns[split], size, context.device, rows)
-
-
-def write_probabilities(context: Context, split: str, forward: evaluation.Forward, file: Path) -> None:
-    """Write the probabilities of a split, float32 [N, C], on the main rank; all ranks compute."""
-    data = context.columns[split]
-    with _scoring(context, split, forward) as (counted, size, rows):
-        evaluation.write_probabilities(counted, data, size, file, context.device, rows)
+def score(context: Context, split: str, forward: Forward, keep: Keep, file: Path) -> None:
+    """Write what is kept of each sample of a split, on the main rank; all ranks compute."""
+    with scoring(context, split, forward) as one:
+        one.write(keep, file)
 
 
 @contextmanager
-def _scoring(
-    context: Context, split: str, forward: evaluation.Forward
-) -> Iterator[tuple[evaluation.Forward, int, Rows]]:
-    """Context of scoring a split, ended by a signal: yields what `evaluation.score` needs.
+def scoring(context: Context, split: str, forward: Forward) -> Iterator[SplitPass]:
+    """Context: yields a pass over a split with its progress on the terminal, which a signal ends.
 
-    That is the forward pass with its progress, the samples of all ranks in a batch, and the rows that
-    earlier runs have scored of a part of a stage, which are kept from time to time.
+    It has the rows that earlier runs have scored of a part of a stage, and keeps its own at times.
     """
     columns, config = context.columns[split], context.config
-    size = evaluation.together(config)
+    size = split_pass.together(config)
     rows = context.unfinished.rows(size)
     batches, done = -(-len(columns) // size), rows.read()
     progress = context.monitor.progress
@@ -265,7 +252,7 @@ def _scoring(
 
     with agreement.loop():
         try:
-            yield interruptible, size, rows
+            yield SplitPass(interruptible, columns, size, context.device, rows)
             if agreement.settled():
                 raise interrupts.ended()
         except Interrupted:

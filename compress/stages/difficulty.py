@@ -4,7 +4,7 @@ The loss matrix is the artefact; alpha and the normalisation of Eq. 1 (Du et al.
 later, so that changing them costs nothing. The arithmetic is in `compress.uncertainty`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,17 @@ from compress.errors import UserError
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders
 from compress.models.blocks import linear_layers
-from compress.scoring import evaluation
-from compress.stages.context import TRAINING, Context, new_trainer, score_split, start_model
+from compress.scoring import split_pass
+from compress.stages.context import TRAINING, Context, new_trainer, score, start_model
 from compress.stages.stage import Fill, Stage
 from compress.stages.teacher import Teacher
 from compress.stages.workspace import Artefact
 from compress.training.trainer import Trainer
 
 UPDATES_PER_LEVEL = 10
+VARIANCE = "variance"
+ROWS = 1 << 20
+"""Samples that are written to the loss matrix at a time."""
 
 
 class Difficulty(Stage[Context]):
@@ -76,7 +79,7 @@ class Difficulty(Stage[Context]):
         run = run.starting_from(block.init_from)
         start = made["teacher"].path / "model" if "teacher" in made else run.encoder.model
         levels = [float(level) for level in block.sparsities]
-        losses_of: dict[str, list[NDArray[np.float64]]] = {"train": [], "dev": []}
+        losses_of: dict[str, list[Path]] = {"train": [], "dev": []}
         runs = [levels] if block.protocol == "trajectory" else [[level] for level in levels]
         for targets in runs:
             for trainer, level in zip(_stops(run, targets, start), targets, strict=True):
@@ -84,9 +87,9 @@ class Difficulty(Stage[Context]):
                     losses.append(_losses(run, trainer, level, name))
 
         def fill(folder: Path) -> None:
-            for name, columns in losses_of.items():
-                labels = run.columns[name].labels
-                save_losses(folder / f"{name}.parquet", levels, np.stack(columns, 1), labels)
+            for name, files in losses_of.items():
+                losses = [np.load(file, mmap_mode="r") for file in files]
+                save_losses(folder / f"{name}.parquet", levels, losses, run.columns[name].labels)
 
         return fill
 
@@ -138,15 +141,18 @@ def _parts(levels: list[float]) -> list[str]:
     return [_part(level, split) for level in levels for split in ("train", "dev")]
 
 
-def _losses(run: Context, trainer: Trainer | None, level: float, split: str) -> NDArray[np.float64]:
-    """The losses [N] of a split at a sparsity; trainer: None if an earlier run has kept them."""
+def _losses(run: Context, trainer: Trainer | None, level: float, split: str) -> Path:
+    """The file of the losses [N] of a split at a sparsity.
 
-    def make() -> NDArray[np.float64]:
+    trainer: None if an earlier run has kept them.
+    """
+
+    def write(file: Path) -> None:
         assert trainer is not None, "what is kept is not made"
-        scores = score_split(run, trainer, split)
-        return evaluation.cross_entropy(scores, run.columns[split].labels)
+        trainer.engine.eval()
+        score(run, split, trainer.forward, split_pass.losses(run.columns[split].labels), file)
 
-    return run.unfinished.part(_part(level, split), make)
+    return run.unfinished.file(_part(level, split), write)
 
 
 def _stops(context: Context, targets: list[float], start: Path) -> Iterator[Trainer | None]:
@@ -193,23 +199,42 @@ def _short(level: float) -> str:
 
 
 def save_losses(
-    file: Path, levels: list[float], matrix: NDArray[np.float64], labels: NDArray[np.int64]
+    file: Path,
+    levels: list[float],
+    losses: Sequence[NDArray[np.floating]],
+    labels: NDArray[np.integer],
 ) -> None:
-    """Write one row a sample: index, label, the loss under each sub-network, the variance."""
-    columns: dict[str, NDArray[Any]] = {
-        "index": np.arange(len(labels)),
-        "label": labels.astype(np.int64),
-    }
-    columns |= {f"loss_{level!r}": matrix[:, i] for i, level in enumerate(levels)}
-    columns["variance"] = uncertainty.variance(matrix)
-    pq.write_table(pa.table(columns), file)
+    """Write one row a sample: index, label, the loss under each sub-network, the variance.
+
+    losses: [N] of each sub-network; a part of the samples is read at a time.
+    """
+    names = [f"loss_{level!r}" for level in levels]
+    types = [("index", pa.int64()), ("label", pa.int64()), *((name, pa.float64()) for name in names)]
+    with pq.ParquetWriter(file, pa.schema([*types, (VARIANCE, pa.float64())])) as writer:
+        for begin in range(0, len(labels), ROWS):
+            rows = slice(begin, begin + ROWS)
+            matrix = np.stack([values[rows] for values in losses], axis=1).astype(np.float64)
+            known = labels[rows].astype(np.int64)
+            columns = [np.arange(begin, begin + len(known)), known, *matrix.T]
+            writer.write_table(
+                pa.table([*columns, uncertainty.variance(matrix)], schema=writer.schema), ROWS
+            )
 
 
-def load_losses(folder: Path, split: str) -> NDArray[np.float64]:
-    """The loss matrix [N, T] of a split."""
-    table = pq.read_table(folder / f"{split}.parquet")
-    names = [name for name in table.column_names if name.startswith("loss_")]
-    return np.stack([table[name].to_numpy() for name in names], axis=1)
+def load_variance(folder: Path, split: str) -> NDArray[np.float64]:
+    """The variance of the loss of each sample of a split [N]."""
+    return _column(folder / f"{split}.parquet", VARIANCE)
+
+
+def mean_losses(folder: Path, split: str) -> NDArray[np.float64]:
+    """The mean loss of a split under each sub-network [T]."""
+    file = folder / f"{split}.parquet"
+    names = [name for name in pq.read_schema(file).names if name.startswith("loss_")]
+    return np.array([_column(file, name).mean() for name in names])
+
+
+def _column(file: Path, name: str) -> NDArray[np.float64]:
+    return np.asarray(pq.read_table(file, columns=[name])[name].to_numpy(), np.float64)
 
 
 def sample_difficulty(context: Context, v: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -97,4 +97,4 @@ class Int8Scores(Stage[Context]):
         file = made["onnx_int8"]
         forward = onnx_int8.Forward(file.path / FILE)
         own = replace(run.for_student(), device=onnx_int8.CPU)
-        return scores.written(score_all(own, file, scores.splits(run), forward))
+        return scores.copied(score_all(own, file, scores.splits(run), forward))

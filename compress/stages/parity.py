@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress.data.columns import Columns
 from compress.errors import UserError
 from compress.models import encoders, label_order, streamed
-from compress.scoring import evaluation
+from compress.scoring.split_pass import SplitPass, forward_of
 
 SAMPLES = 256
 TOLERANCE = 1e-5
@@ -23,8 +23,8 @@ def logits(folder: Path, data: Columns, device: torch.device) -> NDArray[np.floa
     names = label_order.names(folder, encoders.load_config(folder))
     model = encoders.load_classifier(folder, tuple(names), trained=True, whole=False).eval()
     with streamed.blocks(model, device):
-        forward = evaluation.forward_of(model, device)
-        return evaluation.logits(forward, data, SAMPLES, device, alone=True)
+        one = SplitPass(forward_of(model, device), data, SAMPLES, device)
+        return one.logits(alone=True)
 
 
 def difference(

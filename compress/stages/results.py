@@ -74,16 +74,21 @@ def make(
     began = time.perf_counter()
     baseline = context.config.robust.evaluation.baseline
     roles = [role for role in scores.MODELS if baseline or role != "plain"]
-    every: dict[str, evaluation.Scores] = {
-        role: scores.load(context, scores.Scores(role)) for role in roles
-    }
+    scored = {role: obtain(scores.Scores(role), context) for role in roles}
     shortcut = obtain(PartialInput(), context)
     guess = obtain(Shallow(), context) if context.config.robust.loss.shallow else None
     teacher, student = obtain(Teacher(), context), obtain(Student(), context)
     plain = obtain(Plain(), context) if baseline else None
     exported = int8_figures.load(context) if int8 else None
-    made = Finished(teacher, plain, hardness, student, shortcut, guess, choice, every, exported)
-    ranks.on_main(lambda: _report(context, made, began))
+
+    def report_all() -> None:
+        every: dict[str, evaluation.Scores] = {
+            role: scores.load(context, one) for role, one in scored.items()
+        }
+        made = Finished(teacher, plain, hardness, student, shortcut, guess, choice, every, exported)
+        _report(context, made, began)
+
+    ranks.on_main(report_all)
 
 
 def _report(context: Context, made: Finished, began: float) -> None:
@@ -115,7 +120,7 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     """metrics.json without the seconds."""
     v = hard = None
     if made.hardness is not None:
-        v = uncertainty.variance(difficulty.load_losses(made.hardness.path, "dev"))
+        v = difficulty.load_variance(made.hardness.path, "dev")
         hard = uncertainty.hard_half(v)
     out = collect(context, made.scores, hard)
     out["student"] |= artefacts.read_json(made.student.path / "student.json")
@@ -276,9 +281,8 @@ def difficulty_view(
 
     guess: the shallow classifier if that gave the loss its difficulty.
     """
-    matrix = difficulty.load_losses(hardness.path, "train")
     train, block = context.data.train, context.config.robust.uncertainty
-    v = uncertainty.variance(matrix)
+    v = difficulty.load_variance(hardness.path, "train")
     used = v if guess is None else _errors(context, guess)
     d = difficulty.sample_difficulty(context, used)
     truth = train.subsets.get("alignment") if context.data.task.name == "synthetic" else None
@@ -294,7 +298,7 @@ def difficulty_view(
         variance=v,
         difficulty=d,
         sparsities=tuple(block.sparsities),
-        mean_loss=matrix.mean(axis=0),
+        mean_loss=difficulty.mean_losses(hardness.path, "train"),
         truth=np.array(truth) if truth is not None else None,
         hardest=[sentence(i) for i in order[:count]],
         easiest=[sentence(i) for i in order[::-1][:count]],

@@ -1,12 +1,12 @@
 """Stage scores: log-probabilities of a finished model on dev and every OOD set."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
@@ -14,7 +14,7 @@ from compress.scoring import evaluation
 from compress.stages import given_probabilities
 from compress.stages.context import Context, score_exported
 from compress.stages.plain import Plain
-from compress.stages.stage import Fill, Stage, obtain
+from compress.stages.stage import Fill, Stage
 from compress.stages.student import Student
 from compress.stages.teacher import Teacher
 from compress.stages.workspace import Artefact
@@ -70,10 +70,11 @@ class Scores(Stage[Context]):
         """Score the exported model, or read what is given."""
         if not self.given(run.config):
             own = run.for_teacher() if self.role == "teacher" else run.for_student()
-            return written(score_exported(own, made[MODELS[self.role].label], splits(run)))
+            return copied(score_exported(own, made[MODELS[self.role].label], splits(run)))
 
-        def fill(folder: Path) -> None:  # on the main rank alone
-            written({name: given_probabilities.logs(run, name) for name in splits(run)})(folder)
+        def fill(folder: Path) -> None:
+            for name in splits(run):
+                np.save(folder / f"{name}.npy", given_probabilities.logs(run, name))
 
         return fill
 
@@ -88,19 +89,19 @@ def facts(run: Context) -> dict[str, Any]:
     return {name: run.data.fingerprint(name) for name in splits(run)}
 
 
-def written(scores: Mapping[str, NDArray[np.floating]]) -> Fill:
-    """A function that writes log-probabilities [N, C] by split into a directory."""
+def copied(files: Mapping[str, Path]) -> Fill:
+    """A function that copies files of log-probabilities [N, C] by split into a directory."""
 
     def fill(folder: Path) -> None:
-        for name, values in scores.items():
-            np.save(folder / f"{name}.npy", values)
+        for name, file in files.items():
+            shutil.copyfile(file, folder / f"{name}.npy")
 
     return fill
 
 
-def load(run: Context, stage: Stage[Context]) -> evaluation.Scores:
-    """What such a stage has written, made if it is missing."""
-    path = obtain(stage, run).path
+def load(run: Context, made: Artefact) -> evaluation.Scores:
+    """What such a stage has written; for the main rank alone, because it is of all samples."""
+    path = made.path
     loaded = {name: np.load(path / f"{name}.npy") for name in splits(run)}
     return evaluation.Scores(
         loaded.pop("dev"), {name.removeprefix("ood_"): values for name, values in loaded.items()}

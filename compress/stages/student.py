@@ -3,7 +3,7 @@
 Order within a run: layer reduction, then heads and ffn neurons, then single weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from compress import method_code, uncertainty
+from compress import method_code
 from compress.compression import importance, resolved
 from compress.compression.masks import Masks, Scorer
 from compress.compression.resolved import Resolved
@@ -29,7 +30,6 @@ from compress.reporting import card
 from compress.runtime import memory, ranks
 from compress.stages import (
     bias,
-    difficulty,
     export,
     model_figures,
     shallow,
@@ -38,7 +38,7 @@ from compress.stages import (
 )
 from compress.stages.best_dev import BestDev
 from compress.stages.context import TRAINING, Context, WatchDev, new_trainer, start_model
-from compress.stages.difficulty import Difficulty
+from compress.stages.difficulty import Difficulty, load_variance, sample_difficulty
 from compress.stages.first import First
 from compress.stages.shallow import Shallow
 from compress.stages.stage import Fill, Stage, find, say_once
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 BLOCKS = ("pruning", "structured", "masks", "score_lr", "loss", "layerwise")
 """Keys of `robust_compression` that say how the student is compressed and trained."""
 STUDENT_KEYS = ("model", "init_from", "epochs", "keep")
+Compute = Callable[[], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -246,19 +247,28 @@ def _known(context: Context, made: Mapping[str, Artefact]) -> SampleData:
 
     The difficulty is that of Eq. 1, of the first model's mistakes, or none.
     """
-    robust, d = context.config.robust, None
-    labels = context.data.train.labels
-    if "first" in made:
-        d = robust.loss.difficulty_of_mistakes(
-            np.load(made["first"].path / "probabilities.npy"), labels
-        )
-    elif robust.loss.shallow:
-        d = difficulty.sample_difficulty(context, shallow.load(made["shallow"], labels))
-    elif "difficulty" in made:
-        v = uncertainty.variance(difficulty.load_losses(made["difficulty"].path, "train"))
-        d = difficulty.sample_difficulty(context, v)
-    probabilities = teacher.on_train(made["teacher"])
-    alpha = robust.uncertainty.alpha
+    loss, alpha = context.config.robust.loss, context.config.robust.uncertainty.alpha
+    d = scale = None
+    if make := _difficulty(context, made):
+        d = mapped = context.unfinished.mapped("difficulty", make)
+        scale = ranks.on_main(lambda: loss.scale(mapped))
+    models = [bias.load(made[stage.label]) for stage in bias.needed(loss)]
     alpha = alpha if isinstance(alpha, float) else 0.0
-    models = [bias.load(made[stage.label]) for stage in bias.needed(robust.loss)]
-    return robust.loss.sample_data(probabilities, d, alpha, models[0] if models else None)
+    probabilities = teacher.on_train(made["teacher"])
+    return loss.sample_data(probabilities, d, alpha, models[0] if models else None, scale)
+
+
+def _difficulty(context: Context, made: Mapping[str, Artefact]) -> Compute | None:
+    """What computes the difficulty [N] of the training samples on the main rank, if there is one.
+
+    That of Eq. 1, or of the first model's mistakes.
+    """
+    loss, labels = context.config.robust.loss, context.data.train.labels
+    if "first" in made:
+        return lambda: loss.difficulty_of_mistakes(bias.load(made["first"]), labels)
+    if loss.shallow:
+        return lambda: sample_difficulty(context, shallow.load(made["shallow"], labels))
+    if "difficulty" in made:
+        folder = made["difficulty"].path
+        return lambda: sample_difficulty(context, load_variance(folder, "train"))
+    return None

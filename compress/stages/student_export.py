@@ -20,7 +20,7 @@ from compress.methods import Method
 from compress.models import encoders, remote_code
 from compress.models.weight_files import WeightFiles
 from compress.runtime import ranks
-from compress.scoring import evaluation
+from compress.scoring.split_pass import SplitPass
 from compress.stages import export, parity
 from compress.stages.context import Context
 from compress.training import gathering
@@ -86,7 +86,7 @@ class Trained:
     def _expected(self, run: Context) -> NDArray[np.float64]:
         dev = run.columns["dev"].head(parity.SAMPLES)
         self.trainer.engine.eval()
-        return evaluation.logits(self.trainer.forward, dev, parity.SAMPLES, run.device)
+        return SplitPass(self.trainer.forward, dev, parity.SAMPLES, run.device).logits()
 
     def small(self) -> PreTrainedModel:
         """The exported model without its weights."""

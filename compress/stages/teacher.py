@@ -22,7 +22,7 @@ from compress.microbatch import SampleData
 from compress.mitigations._shared import Mitigation
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
-from compress.scoring import evaluation, measures
+from compress.scoring import evaluation, measures, split_pass
 from compress.stages import bias, export, given_probabilities
 from compress.stages.context import (
     TRAINING,
@@ -30,8 +30,8 @@ from compress.stages.context import (
     WatchDev,
     model_scorer,
     new_trainer,
+    score,
     start_model,
-    write_probabilities,
 )
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
@@ -157,7 +157,7 @@ def fine_tune(
     del model  # the trainer frees it
     trainer.run_until(trainer.total_steps, WatchDev(context))
     trainer.engine.eval()
-    write = partial(write_probabilities, context, "train", trainer.forward)
+    write = partial(score, context, "train", trainer.forward, split_pass.probabilities)
     file = context.unfinished.file(f"{name} train", write)
     if weights is not None:
         export.write_plain(gathering.of_engine(trainer.engine), shape, weights)
@@ -173,6 +173,6 @@ def _given(context: Context, weights: Path) -> Trained:
     shape = encoders.shape(model)
     export.write_plain(gathering.of_model(model), shape, weights)
     with model_scorer(context, model) as forward:
-        write = partial(write_probabilities, context, "train", forward)
+        write = partial(score, context, "train", forward, split_pass.probabilities)
         file = context.unfinished.file("train", write)
     return file, shape

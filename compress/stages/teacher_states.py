@@ -24,7 +24,7 @@ from compress.layerwise.states import Writer
 from compress.models import encoders
 from compress.runtime import agreement, interrupts, memory, ranks
 from compress.runtime.long_work import LongWork
-from compress.scoring import evaluation
+from compress.scoring import split_pass
 from compress.stages.context import Context
 from compress.stages.stage import Fill, Stage
 from compress.stages.teacher import Teacher
@@ -86,7 +86,7 @@ class TeacherStates(Stage[Context]):
     ) -> None:
         """Write the states of this rank's share of every batch; done: samples of earlier runs."""
         data = run.columns["train"]
-        each = evaluation.together(run.config)
+        each = split_pass.together(run.config)
         done -= done % each
         work = LongWork(self.label, "samples", len(data), done)
         if done:

@@ -19,9 +19,11 @@ from compress.compression.masks import Masks
 from compress.configuration.config import Config, training_steps
 from compress.data.splits import TaskData
 from compress.errors import UserError
+from compress.files import arrays
 from compress.mitigations.vanilla import Vanilla
 from compress.models import encoders, label_order
-from compress.stages.context import TRAINING, Context, new_trainer, score_split, start_model
+from compress.scoring import split_pass
+from compress.stages.context import TRAINING, Context, new_trainer, score, start_model
 from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
 
@@ -46,14 +48,16 @@ class Weak(Stage[Context]):
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Train the two, and score."""
         count = len(run.columns["train"])
-        found = np.empty((count, len(run.data.labels)), np.float32)
+        judgements: list[tuple[Places, Path]] = []
         with run.monitor.progress.stage(self.name):
             for number, (trained, judged) in enumerate(cuts(count, run.config.robust.seed), 1):
-                scores = _scores(run, f"{self.name} {number}", trained, judged)
-                found[judged] = np.exp(scores)
+                judgements.append((judged, _judged(run, f"{self.name} {number}", trained, judged)))
 
         def fill(folder: Path) -> None:
-            np.save(folder / "probabilities.npy", found)
+            found = arrays.new(folder / "probabilities.npy", (count, len(run.data.labels)))
+            for places, file in judgements:
+                found[places] = np.load(file, mmap_mode="r")
+            found.flush()
 
         return fill
 
@@ -89,8 +93,8 @@ def steps(config: Config, count: int) -> int:
     return 2 * training_steps(config, min(SAMPLES, count // 2), EPOCHS)
 
 
-def _scores(run: Context, name: str, trained: Places, judged: Places) -> NDArray[np.float64]:
-    """Log-probabilities of the samples to judge, by an encoder trained on others."""
+def _judged(run: Context, name: str, trained: Places, judged: Places) -> Path:
+    """The file of the probabilities of the samples to judge, by an encoder trained on others."""
 
     def only(places: Places) -> Context:
         columns = {"train": run.columns["train"].part(places)}
@@ -98,13 +102,15 @@ def _scores(run: Context, name: str, trained: Places, judged: Places) -> NDArray
         return replace(run, encoders={**run.encoders, run.active: encoder})
 
     part = f"{name} train"
-    if run.unfinished.has(part):
+    if (known := run.unfinished.known(part)) is not None:
         run.monitor.progress.skip(training_steps(run.config, len(trained), EPOCHS))
-        return run.unfinished.part(part, lambda: np.empty(0))
+        return known
     few = only(trained)
     trainer = new_trainer(name, few, start_model(few, run.encoder.model), [Masks(), Vanilla()], EPOCHS)
     trainer.run_until(trainer.total_steps)
-    scores = run.unfinished.part(part, partial(score_split, only(judged), trainer, "train"))
+    trainer.engine.eval()
+    write = partial(score, only(judged), "train", trainer.forward, split_pass.probabilities)
+    file = run.unfinished.file(part, write)
     trainer.close()
     run.unfinished.forget(name)
-    return scores
+    return file

@@ -77,7 +77,7 @@ def losses_of(here: Context) -> None:
     matrix = np.random.default_rng(1).exponential(size=(len(labels), 3))
 
     def fill(path: Path) -> None:
-        difficulty.save_losses(path / "train.parquet", [0.2, 0.4, 0.6], matrix, labels)
+        difficulty.save_losses(path / "train.parquet", [0.2, 0.4, 0.6], matrix.T, labels)
 
     find(Difficulty(), here) or publish(Difficulty(), here, time.perf_counter(), fill)
 

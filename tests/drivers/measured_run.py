@@ -29,7 +29,10 @@ PARTS = {
         "compress.training.trainer:Trainer.__init__",
     ],
     "train": ["compress.training.trainer:Trainer.run_until"],
-    "score": ["compress.stages.context:score_split", "compress.stages.context:score"],
+    "score": [
+        "compress.scoring.split_pass:SplitPass.write",
+        "compress.scoring.split_pass:SplitPass.right",
+    ],
     "masks": ["compress.compression.masks:Masks.after_step"],
     "importance": ["compress.compression.importance:measure"],
     "export": [

@@ -36,6 +36,7 @@ from compress.microbatch import SampleData
 from compress.mitigations import MITIGATIONS
 from compress.models import compressed, encoders
 from compress.runtime import ranks
+from compress.scoring import split_pass
 from compress.stages import context
 from compress.training import distributed
 from compress.training.monitor import Monitor
@@ -111,7 +112,9 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
     methods = [masks, witness, loss, *terms]
     training = context.new_trainer("t", here, model, methods, settings.robust.epochs, known)
     training.run_until(spec["steps"], context.WatchDev(here) if terms else None)
-    scores = context.score_split(here, training, "dev")
+    training.engine.eval()
+    scores = here.output_dir / "scores.npy"
+    context.score(here, "dev", training.forward, split_pass.log_probabilities, scores)
     everywhere = gathered(training.engine)
     trained = everywhere.get(f"{PROJECTION}.weight", 0.0)
     plain = masks.finish(dict(everywhere)) if ranks.is_main() else {}
@@ -127,7 +130,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
             for pruner in masks.pruners
             for name in pruner.carriers
         },
-        "scores": scores.tolist(),
+        "scores": np.load(scores).tolist() if ranks.is_main() else None,
         "weights": {
             name: float(value.double().sum()) for name, value in plain.items() if ranks.is_main()
         }
