@@ -158,7 +158,7 @@ class SampleData:
         more = {**scalars, **more, "bias": rows.get("bias")}
         return Batch(logits, labels, rows.get("teacher"), rows.get("difficulty"), **more)
 
-    def batch(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401
+    def batch(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401  fields
         """The batch of the samples `indices` [B]; more: further fields of `Batch`."""
         found = self.rows(indices).items()
         rows = {name: torch.as_tensor(values).to(logits.device) for name, values in found}

@@ -5,6 +5,7 @@ import json
 import pytest
 from configs import BASE, FULL, OURS, SPARSE, Files, at
 
+from compress.configuration import batch_sizes
 from compress.configuration.config import _check_removed, load
 from compress.configuration.merge import Merge, override
 from compress.errors import UserError
@@ -201,6 +202,13 @@ def test_wrong_value_of_a_choice_between_types(files):
 @pytest.mark.parametrize("path", ["optimizer.params.lr", "gradient_clipping"])
 def test_infinity_is_no_setting(files, path):
     files.refused(overrides=[f"{path}=Infinity"])
+
+
+@pytest.mark.parametrize("micro", [float("inf"), 2.5, 0, True])
+def test_a_micro_batch_that_is_no_number_of_samples_is_left_to_the_validation(micro):
+    values = {"train_micro_batch_size_per_gpu": micro}
+    batch_sizes.complete(values, {}, ranks=2)
+    assert values == {"train_micro_batch_size_per_gpu": micro}
 
 
 # -------------------------------------------------------------------------------- unreadable sources

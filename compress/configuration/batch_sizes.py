@@ -38,8 +38,9 @@ def complete(
 
 
 def _is_count(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and value == int(value) and value >= 1  # type: ignore[operator,call-overload]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value >= 1 and value % 1 == 0
 
 
 def split(block: DeepSpeedBlock, ranks: int) -> tuple[int, int]:

@@ -279,7 +279,7 @@ def _other_separator(file: Path, width: int) -> str:
     return f"; its columns seem to be separated by {found[0]}" if width == 1 and found else ""
 
 
-def _records(file: Path, reader: Any, width: int) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401
+def _records(file: Path, reader: Any, width: int) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401  of csv
     """The records of a csv reader that are not blank; width: cells of each."""
     for cells in reader:
         if cells and len(cells) != width:

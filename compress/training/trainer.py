@@ -271,7 +271,7 @@ class Trainer:
             for method in self.training.methods:
                 method.before_step()
 
-    def _known(self, there: OnDevice, logits: Tensor, **more: Any) -> Batch:  # noqa: ANN401
+    def _known(self, there: OnDevice, logits: Tensor, **more: Any) -> Batch:  # noqa: ANN401  fields
         """The micro-batch after a forward pass, with what is known of its samples."""
         more |= {"progress": self.step / self.total_steps, "valid": there.valid, "tokens": there.tokens}
         return self.training.known.of_rows(there.known, logits, there.labels, **more)

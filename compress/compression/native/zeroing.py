@@ -65,7 +65,7 @@ class Zeroing:
         for name, kept in self.kept.items():
             self.shards[name].zero_gradient(kept)
 
-    def _after_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:  # noqa: ANN401
+    def _after_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:  # noqa: ANN401  of torch
         """Zero master weights that this step has changed: DeepSpeed steps one group at a time."""
         groups = optimizer.param_groups
         stepped = {p.untyped_storage().data_ptr() for group in groups for p in group["params"]}
