@@ -63,7 +63,7 @@ class Batch:
 
         Clark et al. 2019, "bias product". A probability b of 0 counts as the smallest float32.
         """
-        log_b = self.known_bias().float().clamp_min(torch.finfo(torch.float32).tiny).log()
+        log_b = _log(self.known_bias())
         return F.cross_entropy(self.logits.float() + log_b, self.labels, reduction="none")
 
     def known_bias(self) -> Tensor:
@@ -130,9 +130,17 @@ class Batch:
         return terms
 
 
+def _log(probabilities: Tensor) -> Tensor:
+    """Log of probabilities, float32; 0 counts as the smallest float32."""
+    return probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
 @dataclass(frozen=True)
 class SampleData:
-    """What is known of each of the N training samples, and of all of them; see `Batch`."""
+    """What is known of each of the N training samples, and of all of them; see `Batch`.
+
+    bias_exponent: to which the probabilities of the bias model are raised (`stages.calibration`).
+    """
 
     teacher: NDArray[np.float32] | None = None
     difficulty: NDArray[np.float64] | None = None
@@ -140,6 +148,7 @@ class SampleData:
     mean_difficulty: float = 1.0
     ceiling: float = 1.0
     alpha: float = 0.0
+    bias_exponent: float = 1.0
 
     def rows(self, indices: Indices) -> dict[str, NDArray[np.float32]]:
         """What is known of the samples `indices` [B]: `teacher`, `bias` [B, C] and `difficulty` [B]."""
@@ -155,8 +164,14 @@ class SampleData:
     ) -> Batch:
         """The batch of the samples of which `rows` holds what is known."""
         scalars = {key: getattr(self, key) for key in ("mean_difficulty", "ceiling", "alpha")}
-        more = {**scalars, **more, "bias": rows.get("bias")}
+        more = {**scalars, **more, "bias": self._calibrated(rows.get("bias"))}
         return Batch(logits, labels, rows.get("teacher"), rows.get("difficulty"), **more)
+
+    def _calibrated(self, bias: Tensor | None) -> Tensor | None:
+        """Probabilities [B, C] to the power of `bias_exponent`, normalised."""
+        if bias is None or self.bias_exponent == 1:
+            return bias
+        return (self.bias_exponent * _log(bias)).softmax(dim=1)
 
     def batch(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401  fields
         """The batch of the samples `indices` [B]; more: further fields of `Batch`."""

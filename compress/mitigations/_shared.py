@@ -24,7 +24,7 @@ else:  # names for the annotations of the other files, which do not load torch e
     Array = Batch = Tensor = Any
 
 UNWEIGHTED = 1.0, 1.0
-"""`scale` of the losses that weigh all samples alike."""
+"""Mean and ceiling of the difficulty where all samples weigh alike."""
 
 
 class Mitigation(Block, Method):
@@ -65,26 +65,15 @@ class Mitigation(Block, Method):
         return {**self.model_dump(by_alias=True), **({"sources": sources} if sources else {})}
 
     def sample_data(
-        self,
-        teacher: Array | None,
-        difficulty: Array | None,
-        alpha: float,
-        bias: Array | None = None,
-        scale: tuple[float, float] | None = None,
+        self, teacher: Array | None, difficulty: Array | None, alpha: float, bias: Array | None = None
     ) -> SampleData:
         """What is known of the training samples.
 
-        teacher, bias: probabilities [N, C]; difficulty: d [N]; scale: of d; None: computed here.
+        teacher, bias: probabilities [N, C]; difficulty: d [N].
         """
         from compress.microbatch import SampleData
 
-        if scale is None:
-            scale = UNWEIGHTED if difficulty is None else self.scale(difficulty)
-        return SampleData(teacher, difficulty, bias, *scale, alpha)
-
-    def scale(self, difficulty: Array) -> tuple[float, float]:
-        """Mean and ceiling of the difficulty d [N] that weights of mean 1 are computed with."""
-        return UNWEIGHTED
+        return SampleData(teacher, difficulty, bias, alpha=alpha)
 
     def difficulty_of_mistakes(self, probabilities: Array, labels: Array) -> Array:
         """d [N] from a first model's probabilities [N, C]; for those that need "mistakes"."""
@@ -174,11 +163,20 @@ class FromBias(Mitigation):
     """The bias model: `shallow`, bags of words of both texts and their overlap, of a single text its
     words and length; `partial`, bags of words of one text of a pair (hypothesis, claim); `weak`, the
     run's encoder trained on 2,000 samples. None is trained on the samples that it judges."""
+    calibrate: bool = False
+    """Whether the bias model's probabilities are calibrated: each to the power of 1/T, normalised, with
+    the temperature T at which they fit the training labels best. A model that is surer than it is right
+    counts for too much (Xiong et al. 2021)."""
 
     @property
     def bias_model(self) -> Literal["shallow", "partial", "weak"]:
         """Which bias model gives it probabilities."""
         return self.bias
+
+    @property
+    def label(self) -> str:
+        """With the bias model's calibration."""
+        return super().label + ("+calibrated" if self.calibrate else "")
 
 
 class Weighting(Mitigation):
@@ -189,8 +187,23 @@ class Weighting(Mitigation):
     max_weight: Annotated[float, Field(ge=1)] | None = None
     """No sample counts more than this many times the mean; null: no bound."""
 
+    def sample_data(
+        self, teacher: Array | None, difficulty: Array | None, alpha: float, bias: Array | None = None
+    ) -> SampleData:
+        """With the mean and the bound of the weights.
+
+        Raises UserError if no weights of mean 1 stay within `max_weight`.
+        """
+        from compress.microbatch import SampleData
+
+        scale = UNWEIGHTED if difficulty is None else self.scale(difficulty)
+        return SampleData(teacher, difficulty, bias, *scale, alpha)
+
     def scale(self, difficulty: Array) -> tuple[float, float]:
-        """See `Mitigation`; UserError if no weights of mean 1 stay within `max_weight`."""
+        """Mean and ceiling of the difficulty d [N] that the weights are computed with, as in `Batch`.
+
+        Raises UserError as `sample_data` does.
+        """
         from compress import uncertainty
 
         if not difficulty.any():

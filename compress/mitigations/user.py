@@ -98,11 +98,12 @@ class UserLoss(FromDifficulty, FromBias, Lambda, Smoothing, Gamma, Floor, Weight
         if not isinstance(needs, set | frozenset) or not needs <= known:
             allowed = " and ".join(f"'{name}'" for name in sorted(known))
             raise _function.refusal(self.hook, f"has needs {needs!r}; it is a set of {allowed}")
-        if "bias" in self.model_fields_set and not self.uses("bias"):
-            raise UserError(
-                f"robust_compression.loss.bias: has no effect: the function '{self.hook}' has no "
-                "'bias' among its needs."
-            )
+        for key in sorted({"bias", "calibrate"} & self.model_fields_set):
+            if not self.uses("bias"):
+                raise UserError(
+                    f"robust_compression.loss.{key}: has no effect: the function '{self.hook}' has no "
+                    "'bias' among its needs."
+                )
 
     def refusal(self, why: str) -> UserError:
         """The error of the function; it names the line at which that begins."""

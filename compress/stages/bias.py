@@ -1,9 +1,14 @@
 """The bias models: which stage makes the probabilities that a loss asks for, and what they hold."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.mitigations._shared import Mitigation
+from compress.microbatch import SampleData
+from compress.mitigations._shared import FromBias, Mitigation
+from compress.runtime import ranks
+from compress.stages import calibration
 from compress.stages.context import Context
 from compress.stages.shallow import Shallow
 from compress.stages.stage import Stage
@@ -21,6 +26,23 @@ MODELS: dict[str, Stage[Context]] = {
 def needed(loss: Mitigation) -> list[Stage[Context]]:
     """The stage of a loss that uses the probabilities of a bias model; none for another loss."""
     return [MODELS[loss.bias_model]] if loss.uses("bias") else []
+
+
+def known_with(known: SampleData, loss: Mitigation, labels: NDArray[np.integer]) -> SampleData:
+    """With the exponent that calibrates the bias model, if the loss asks for it; says what it knows.
+
+    labels: of the training samples [N].
+    """
+    bias, exponent = known.bias, 1.0
+    if bias is None:
+        return known
+    name, right = loss.bias_model, ranks.on_main(lambda: calibration.accuracy(bias, labels))
+    line = f"bias model '{name}': right for {right:.1%} of the training samples, each out of fold"
+    if isinstance(loss, FromBias) and loss.calibrate:
+        exponent = ranks.on_main(lambda: calibration.exponent(bias, labels))
+        line += f"; calibrated by the exponent {exponent:.2f}"
+    ranks.say(line)
+    return replace(known, bias_exponent=exponent)
 
 
 def load(artefact: Artefact) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ Order within a run: layer reduction, then heads and ffn neurons, then single wei
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from compress.files import artefacts
 from compress.layerwise.terms import terms_of
 from compress.methods import Run, Shapes
 from compress.microbatch import SampleData
+from compress.mitigations._shared import Weighting
 from compress.models import encoders
 from compress.reporting import card
 from compress.runtime import memory, ranks
@@ -248,14 +250,17 @@ def _known(context: Context, made: Mapping[str, Artefact]) -> SampleData:
     The difficulty is that of Eq. 1, of the first model's mistakes, or none.
     """
     loss, alpha = context.config.robust.loss, context.config.robust.uncertainty.alpha
-    d = scale = None
-    if make := _difficulty(context, made):
-        d = mapped = context.unfinished.mapped("difficulty", make)
-        scale = ranks.on_main(lambda: loss.scale(mapped))
     models = [bias.load(made[stage.label]) for stage in bias.needed(loss)]
     alpha = alpha if isinstance(alpha, float) else 0.0
     probabilities = teacher.on_train(made["teacher"])
-    return loss.sample_data(probabilities, d, alpha, models[0] if models else None, scale)
+    known = loss.sample_data(probabilities, None, alpha, models[0] if models else None)
+    if make := _difficulty(context, made):
+        d = context.unfinished.mapped("difficulty", make)
+        known = replace(known, difficulty=d)
+        if isinstance(loss, Weighting):
+            mean, ceiling = ranks.on_main(partial(loss.scale, d))
+            known = replace(known, mean_difficulty=mean, ceiling=ceiling)
+    return bias.known_with(known, loss, context.data.train.labels)
 
 
 def _difficulty(context: Context, made: Mapping[str, Artefact]) -> Compute | None:

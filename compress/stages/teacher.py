@@ -96,6 +96,7 @@ class Teacher(Stage[Context]):
             assert block.epochs is not None, "epochs are resolved"
             models = [bias.load(artefact) for artefact in made.values()]
             known = block.loss.sample_data(None, None, 0.0, models[0] if models else None)
+            known = bias.known_with(known, block.loss, run.data.train.labels)
             file, shape = fine_tune(run, "teacher", block.epochs, block.loss, known, weights)
         else:
             file, shape = _given(own, weights)
