@@ -44,6 +44,7 @@ REFUSED = [
     ),
     ('robust_compression.loss={"hook": "rmc", "bias": "weak"}', "with confidence, poe"),
     ("robust_compression.loss.plain_weight=1", "with poe"),
+    ("robust_compression.loss.calibrate=true", "with confidence, poe"),
     (
         "robust_compression.teacher.loss.hook=rmc",
         "cannot be 'rmc'; a teacher is trained with focal, poe",
