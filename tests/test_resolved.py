@@ -253,6 +253,21 @@ def test_mistakes_are_one_sentence(compression, sentence, config):
             "method 'topk' cannot keep its sparsity while heads or rows go",
         ),
         (
+            {"sparse_pruning": technique({"params": {"dense_ratio": 0.0005}, "modules": ["query"]})},
+            {},
+            "leaves none of the 576 weights of 'bert.encoder.layer.0.attention.self.query'",
+        ),
+        (
+            {"sparse_pruning": technique({"params": {"dense_ratio": 0.0005}}, method="topk")},
+            {},
+            "leaves none of the 576 weights",
+        ),
+        (
+            {"sparse_pruning": technique({"params": {"dense_ratio": 0.9995}, "modules": ["query"]})},
+            {},
+            "removes nothing, all 1152 weights stay",
+        ),
+        (
             {"head_pruning": technique(changed(HEADS, related_modules=[["nowhere"]]))},
             {},
             "different_groups.g.related_modules: 'nowhere' matches no linear layer",
