@@ -280,6 +280,27 @@ def test_what_would_do_nothing_or_something_else(compression, ours, sentence, co
     assert sentence in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama"])
+def test_neurons_of_an_activation_that_is_not_zero_at_zero(name, config):
+    """They would add to the output until they are cut out: sigmoid(0) is 0.5."""
+    with pytest.raises(UserError, match=r"row_pruning: '.*act.*' of the model is 'sigmoid'"):
+        pruners(config({"row_pruning": technique({"params": {"dense_ratio": 0.5}})}), sigmoid(name), 95)
+
+
+def test_neurons_whose_gate_is_masked_too(config):
+    rows = technique({"params": {"dense_ratio": 0.5}})
+    assert pruners(config({"row_pruning": rows}), sigmoid("modernbert"), 95)
+
+
+def sigmoid(name):
+    changed_config = copy.deepcopy(CONFIGS[name])
+    for key in ("hidden_act", "hidden_activation", "activation"):
+        if hasattr(changed_config, key):
+            setattr(changed_config, key, "sigmoid")
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(changed_config)
+
+
 @pytest.mark.parametrize("method", ["topk", "importance"])
 def test_listed_heads_go_whatever_the_method(method, config):
     listed = technique(
