@@ -69,7 +69,7 @@ class NeuronPruning(UnitPruning):
     def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> UnitPruner:
         """See `PruningTechnique.resolve`; a neuron without weights must give 0.
 
-        It does whatever the activation is where its mask holds what the activation is multiplied by too.
+        It does with any activation where the mask also holds what that is multiplied by.
         """
         from compress.models.blocks import find_blocks
 
