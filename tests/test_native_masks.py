@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from launcher import ROOT, run
+from live_bytes import LiveBytes
 
 from compress.compression.masking import Target
 from compress.compression.native import selection
@@ -127,6 +128,15 @@ def test_what_heads_and_neurons_leave_is_counted_alone():
     assert masks.counts(left) == (9.0, 18.0)
     masks.prune({names[0]: Target(0.5)}, {names[0]: (torch.tensor([0, 2]), torch.arange(6))})
     assert torch.equal(zero, zero & (layer.weight == 0))
+
+
+def test_counting_holds_a_layer_at_a_time():
+    layers, masks, names = zeroed(*[(300, 300)] * 12)
+    masks.prune({name: Target(0.5) for name in names}, {})
+    with LiveBytes() as live:
+        assert masks.counts({}) == (12 * 45_000, 12 * 90_000)
+    there = sum(layer.weight.nbytes + 90_000 for layer in layers)
+    assert live.peaks[""] - there < 5 * 90_000
 
 
 def test_empty_parts_lie_where_the_offloaded_masters_do():
