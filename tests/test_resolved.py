@@ -14,6 +14,7 @@ from compress.compression.resolved import pruners
 from compress.configuration.config import load
 from compress.errors import UserError
 from compress.models import compressed
+from compress.stages import difficulty
 
 HEADS = {"params": {"dense_ratio": 0.5}, "modules": [r"attention\.(output\.dense|out_lin)$"]}
 ROWS = {"params": {"dense_ratio": 0.5}, "modules": [r"(intermediate\.dense|ffn\.lin1)$"]}
@@ -278,6 +279,17 @@ def test_what_would_do_nothing_or_something_else(compression, ours, sentence, co
     with pytest.raises(UserError) as error:
         pruners(config(compression, **ours), shape(), 95)
     assert sentence in str(error.value)
+
+
+def test_embeddings_that_the_library_changes_in_sub_networks(config, tmp_path):
+    """The student loses layers only, so that nothing of it is masked; the sub-networks are."""
+    layers = {"layer_reduction": {"enabled": True, "teacher_layer": [0]}}
+    CONFIGS["gemma2"].save_pretrained(tmp_path / "gemma")
+    settings = config(layers, masks="deepspeed", loss={"hook": "rmc"})
+    with pytest.raises(UserError, match=r"masks: .* embeddings of Gemma2ForSequenceClassification"):
+        difficulty.check_model(settings, tmp_path / "gemma")
+    CONFIGS["bert"].save_pretrained(tmp_path / "bert")
+    difficulty.check_model(settings, tmp_path / "bert")
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "llama"])

@@ -81,17 +81,23 @@ def _check_order(found: tuple[Pruner, ...]) -> None:
             )
 
 
+def check_embeddings(config: Config, model: nn.Module) -> None:
+    """UserError for a model whose embeddings DeepSpeed's library would replace, wherever it masks."""
+    classes = {type(module) for module in model.modules() if isinstance(module, nn.Embedding)}
+    if config.robust.masks == "deepspeed" and classes - {nn.Embedding}:
+        raise UserError(
+            f"robust_compression.masks: DeepSpeed's library replaces the embeddings of "
+            f"{type(model).__name__} by others that compute something else (upstream issue #2283); set "
+            "it to 'native'."
+        )
+
+
 def _check_library(config: Config, model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:
     """UserError for what DeepSpeed's library cannot mask."""
     if config.robust.masks != "deepspeed":
         return
-    if found and any(
-        type(m) is not nn.Embedding for m in model.modules() if isinstance(m, nn.Embedding)
-    ):
-        raise UserError(
-            "robust_compression.masks: DeepSpeed's library replaces the embeddings of this model by "
-            "others that compute something else (upstream issue #2283); set it to 'native'."
-        )
+    if found:
+        check_embeddings(config, model)
     fused = find_blocks(model) if any(pruner.cuts for pruner in found) else []
     if any(len(block.neuron_slices[0].widths) > 1 for block in fused):
         raise UserError(
