@@ -109,7 +109,8 @@ def check(config: Config, samples: int) -> None:
 def check_model(config: Config, model: Path) -> None:
     """Raise UserError now if a model has no linear layers in blocks, which is what this stage prunes.
 
-    Or if DeepSpeed's library masks, and would change its embeddings. model: directory of the run's encoder. Builds the shape on the meta device: no weights.
+    Or if DeepSpeed's library masks, and would change its embeddings. model: directory of the run's
+    encoder. Builds the shape on the meta device: no weights.
     """
     robust, key = config.robust, "model"
     name = robust.model
