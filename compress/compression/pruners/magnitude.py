@@ -14,8 +14,8 @@ from pydantic import Field
 
 from compress.compression.masking import Remaining, Target
 from compress.compression.pruner import Planned, Pruner, PruningState
-from compress.compression.pruning_schedule import PruningSchedule, n_pruned
-from compress.compression.technique import Group, PruningTechnique, Schedule, Share, something
+from compress.compression.pruning_schedule import PruningSchedule
+from compress.compression.technique import Group, PruningTechnique, Schedule, Share
 from compress.configuration.blocks import Count
 from compress.errors import UserError
 
@@ -153,22 +153,8 @@ class MagnitudePruning(PruningTechnique):
             target = 1 - self.different_groups[name].params.dense_ratio
             schedule = PruningSchedule(0.0, target, begin, end, stride, pruning.curve)
             groups[name] = Weights((schedule,), tuple(layers), self.pattern)
-            self._check_amount(name, model, layers)
             self._check_pattern(name, model, layers)
         return self.pruner(groups)
-
-    def _check_amount(self, name: str, model: PreTrainedModel, layers: Iterable[str]) -> None:
-        """UserError for a ratio that leaves a layer nothing, or takes nothing from any of the group."""
-        ratio, path = self.different_groups[name].params.dense_ratio, f"{self.path(name)}.params"
-        keep = full = 0
-        for layer in layers:
-            linear = cast("nn.Linear", model.get_submodule(layer))
-            size = linear.in_features * linear.out_features
-            left = size - n_pruned(size, 1 - ratio)
-            if not left:
-                raise UserError(f"{path}.dense_ratio: leaves none of the {size} weights of '{layer}'.")
-            keep, full = keep + left, full + size
-        something(path, ratio, keep, full, "weights")
 
     def _check_pattern(self, name: str, model: PreTrainedModel, layers: Iterable[str]) -> None:
         """UserError unless the ratio is the pattern's and the layers can be divided into its groups."""

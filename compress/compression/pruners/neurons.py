@@ -17,15 +17,10 @@ from compress.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedConfig, PreTrainedModel
 
     from compress.compression.importance import Importance
     from compress.configuration.robust_schema import RobustCompression
     from compress.models.blocks import Block
-
-ACTIVATIONS = ("hidden_act", "hidden_activation", "activation")
-"""Keys of a model's configuration that name the activation of its feed-forward layers."""
-NEARLY = 1e-6
 
 
 class Neurons(UnitPruner):
@@ -66,17 +61,6 @@ class NeuronPruning(UnitPruning):
         """What heads take, and the rounding of the width."""
         return super().takes(robust) | {"structured.multiple_of"}
 
-    def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> UnitPruner:
-        """See `PruningTechnique.resolve`; a neuron without weights must give 0.
-
-        It does with any activation where the mask also holds what that is multiplied by.
-        """
-        from compress.models.blocks import find_blocks
-
-        if any(len(block.neuron_slices[0].widths) == 1 for block in find_blocks(model)):
-            _check_activation(model.config)
-        return super().resolve(model, robust, total)
-
     def count(self, name: str, blocks: Sequence[Block], robust: RobustCompression) -> tuple[int, None]:
         """The width that is left of each block, rounded."""
         widths, path = {block.neurons for block in blocks}, self.path(name)
@@ -89,23 +73,6 @@ class NeuronPruning(UnitPruning):
         keep = rounded_width(width, robust.structured.multiple_of, full)
         something(f"{path}.params", ratio, keep, full, "ffn neurons")
         return keep, None
-
-
-def _check_activation(config: PreTrainedConfig) -> None:
-    """UserError for an activation that is not 0 at 0: a neuron of weights 0 adds to the output then."""
-    import torch
-    from transformers.activations import ACT2FN
-
-    for key in ACTIVATIONS:
-        name = getattr(config, key, None)
-        if not isinstance(name, str) or name not in ACT2FN:
-            continue
-        if abs(float(ACT2FN[name](torch.zeros(1, device="cpu")).detach())) > NEARLY:
-            raise UserError(
-                f"compression_training.row_pruning: '{key}' of the model is '{name}', which is not 0 "
-                "at 0, so that an ffn neuron cannot be switched off before it is cut out; prune heads, "
-                "layers or single weights."
-            )
 
 
 def kept_neurons(importance: Tensor, keep: int, gone: Collection[int]) -> tuple[int, ...]:
