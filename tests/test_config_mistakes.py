@@ -36,7 +36,8 @@ UNKNOWN = [
     ("bf16.enable", True, "did you mean 'enabled'?"),
     ("tensorboard.output", "x", "did you mean 'output_path'?"),
     ("compression_training.sparse_prunning", {}, "did you mean 'sparse_pruning'?"),
-    ("compression_training.channel_pruning", {}, "'compression_training.channel_pruning' is not a key"),
+    ("compression_training.channel_pruning", {}, "remove the block, enabled or not"),
+    ("compression_training.weight_quantization", {}, "remove the block, enabled or not"),
     (f"{SHARED}.schedule_ofset", 3, "did you mean 'schedule_offset'?"),
     (f"{GROUPS}.encoder.params.dense_rato", 0.5, "did you mean 'dense_ratio'?"),
     (f"{GROUPS}.encoder.module", ["x"], "did you mean 'modules'?"),
@@ -120,6 +121,11 @@ def refused(files, path, value, by_override):
 def test_unknown_key(files, path, value, hint, by_override):
     sentence = refused(files, path, value, by_override)
     assert f"'{path}' is not a key" in sentence and hint in sentence
+
+
+def test_a_key_of_another_method(files):
+    sentence, file = files.refused(FULL, at(f"{SHARED}.method", "topk"), at(f"{SHARED}.pattern", "2:4"))
+    assert sentence == f"{file}: '{SHARED}.pattern' has no effect with method \"topk\"; remove it."
 
 
 @pytest.mark.parametrize("by_override", [False, True], ids=["file", "set"])

@@ -184,6 +184,14 @@ def test_steps_and_fractions_of_heads_and_rows(base, technique):
         load([base], [given, steps, "robust_compression.structured.end=0.4"])
 
 
+def test_steps_of_a_disabled_block_contradict_nothing(base):
+    """DeepSpeed's examples hold every block, most of them disabled, with an offset."""
+    shared = "compression_training.row_pruning.shared_parameters"
+    disabled = [ROWS, f"{shared}.enabled=false", f"{shared}.schedule_offset=5"]
+    rounds = ["robust_compression.structured.rounds=2", "robust_compression.structured.begin=0.1"]
+    load([base], [heads(), *disabled, *rounds])
+
+
 def test_steps_and_fractions_exclude_each_other(base):
     steps = "compression_training.sparse_pruning.shared_parameters.schedule_offset_end=5"
     load([base], [SPARSE, steps])

@@ -1,6 +1,7 @@
 """Our own masks: what is chosen, against a plain sort, in one piece and in parts on several ranks."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from launcher import ROOT, run
+from live_bytes import LiveBytes
 
 from compress.compression.masking import Target
 from compress.compression.native import selection
@@ -15,6 +17,7 @@ from compress.compression.native.learned import MaskedLinear, Selection
 from compress.compression.native.weights import ZeroedWeights, inside
 from compress.compression.native.zeroing import Zeroing
 from compress.models.blocks import Slices
+from compress.training import shards
 from compress.training.shards import Shard
 
 
@@ -125,6 +128,32 @@ def test_what_heads_and_neurons_leave_is_counted_alone():
     assert masks.counts(left) == (9.0, 18.0)
     masks.prune({names[0]: Target(0.5)}, {names[0]: (torch.tensor([0, 2]), torch.arange(6))})
     assert torch.equal(zero, zero & (layer.weight == 0))
+
+
+def test_counting_holds_a_layer_at_a_time():
+    layers, masks, names = zeroed(*[(300, 300)] * 12)
+    masks.prune({name: Target(0.5) for name in names}, {})
+    with LiveBytes() as live:
+        assert masks.counts({}) == (12 * 45_000, 12 * 90_000)
+    there = sum(layer.weight.nbytes + 90_000 for layer in layers)
+    assert live.peaks[""] - there < 5 * 90_000
+
+
+def test_empty_parts_lie_where_the_offloaded_masters_do():
+    """The parameters of a GPU: a rank that owns nothing of one counts together with what it owns."""
+    given = torch.nn.Linear(4, 4, device="meta").weight
+    given._hp_mapping = None
+    masters = [torch.randn(16)]
+    engine = SimpleNamespace(
+        zero_optimization_stage=lambda: 2,
+        optimizer=SimpleNamespace(single_partition_of_fp32_groups=masters),
+    )
+    [layer], masks, names = zeroed((4, 4))
+    empty = shards.of(engine, {"other.weight": given})["other.weight"]
+    masks._zeroing.shards["other.weight"] = empty
+    masks.prune({names[0]: Target(0.5), "other": Target(0.0)}, {})
+    assert int((layer.weight == 0).sum()) == 8
+    assert empty.master.device == masters[0].device
 
 
 @given(st.integers(1, 7), st.integers(1, 7), st.data())

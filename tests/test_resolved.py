@@ -14,6 +14,7 @@ from compress.compression.resolved import pruners
 from compress.configuration.config import load
 from compress.errors import UserError
 from compress.models import compressed
+from compress.stages import difficulty
 
 HEADS = {"params": {"dense_ratio": 0.5}, "modules": [r"attention\.(output\.dense|out_lin)$"]}
 ROWS = {"params": {"dense_ratio": 0.5}, "modules": [r"(intermediate\.dense|ffn\.lin1)$"]}
@@ -253,6 +254,21 @@ def test_mistakes_are_one_sentence(compression, sentence, config):
             "method 'topk' cannot keep its sparsity while heads or rows go",
         ),
         (
+            {"sparse_pruning": technique({"params": {"dense_ratio": 0.0005}, "modules": ["query"]})},
+            {},
+            "leaves none of the 576 weights of 'bert.encoder.layer.0.attention.self.query'",
+        ),
+        (
+            {"sparse_pruning": technique({"params": {"dense_ratio": 0.0005}}, method="topk")},
+            {},
+            "leaves none of the 576 weights",
+        ),
+        (
+            {"sparse_pruning": technique({"params": {"dense_ratio": 0.9995}, "modules": ["query"]})},
+            {},
+            "removes nothing, all 1152 weights stay",
+        ),
+        (
             {"head_pruning": technique(changed(HEADS, related_modules=[["nowhere"]]))},
             {},
             "different_groups.g.related_modules: 'nowhere' matches no linear layer",
@@ -263,6 +279,38 @@ def test_what_would_do_nothing_or_something_else(compression, ours, sentence, co
     with pytest.raises(UserError) as error:
         pruners(config(compression, **ours), shape(), 95)
     assert sentence in str(error.value)
+
+
+def test_embeddings_that_the_library_changes_in_sub_networks(config, tmp_path):
+    """The student loses layers only, so that nothing of it is masked; the sub-networks are."""
+    layers = {"layer_reduction": {"enabled": True, "teacher_layer": [0]}}
+    CONFIGS["gemma2"].save_pretrained(tmp_path / "gemma")
+    settings = config(layers, masks="deepspeed", loss={"hook": "rmc"})
+    with pytest.raises(UserError, match=r"masks: .* embeddings of Gemma2ForSequenceClassification"):
+        difficulty.check_model(settings, tmp_path / "gemma")
+    CONFIGS["bert"].save_pretrained(tmp_path / "bert")
+    difficulty.check_model(settings, tmp_path / "bert")
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama"])
+def test_neurons_of_an_activation_that_is_not_zero_at_zero(name, config):
+    """They would add to the output until they are cut out: sigmoid(0) is 0.5."""
+    with pytest.raises(UserError, match=r"row_pruning: '.*act.*' of the model is 'sigmoid'"):
+        pruners(config({"row_pruning": technique({"params": {"dense_ratio": 0.5}})}), sigmoid(name), 95)
+
+
+def test_neurons_whose_gate_is_masked_too(config):
+    rows = technique({"params": {"dense_ratio": 0.5}})
+    assert pruners(config({"row_pruning": rows}), sigmoid("modernbert"), 95)
+
+
+def sigmoid(name):
+    changed_config = copy.deepcopy(CONFIGS[name])
+    for key in ("hidden_act", "hidden_activation", "activation"):
+        if hasattr(changed_config, key):
+            setattr(changed_config, key, "sigmoid")
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(changed_config)
 
 
 @pytest.mark.parametrize("method", ["topk", "importance"])

@@ -11,6 +11,8 @@ from torch import nn
 
 from compress.compression.pruner import Pruner
 from compress.compression.pruners.magnitude import Magnitude
+from compress.compression.pruners.neurons import Neurons
+from compress.compression.pruning_schedule import n_pruned
 from compress.configuration.config import Config, training_steps
 from compress.errors import UserError
 from compress.models import architectures, compressed, encoders
@@ -18,6 +20,10 @@ from compress.models.blocks import find_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation")
+"""Keys of a model's configuration that name the activation of its feed-forward layers."""
+NEARLY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Prune
     total = training_steps(config, samples, epochs)
     found = tuple(block.resolve(model, config.robust, total) for block in config.compression.pruning)
     _check_order(found)
+    _check_amounts(model, found)
+    _check_activation(model, found)
     _check_patterns(config, model, found)
     _check_library(config, model, found)
     return found
@@ -81,17 +89,59 @@ def _check_order(found: tuple[Pruner, ...]) -> None:
             )
 
 
+def _check_amounts(model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:
+    """UserError for a share of weights that leaves a layer nothing, or takes nothing from a group."""
+    for name, group in ((n, g) for p in found if isinstance(p, Magnitude) for n, g in p.groups.items()):
+        path = f"compression_training.sparse_pruning.different_groups.{name}.params.dense_ratio"
+        sizes = {layer: model.get_parameter(f"{layer}.weight").numel() for layer in group.layers}
+        target = group.schedules[-1].target
+        gone = {layer: n_pruned(size, target) for layer, size in sizes.items()}
+        if empty := next((layer for layer, size in sizes.items() if gone[layer] == size), None):
+            raise UserError(f"{path}: leaves none of the {sizes[empty]} weights of '{empty}'.")
+        if target and not any(gone.values()):
+            raise UserError(f"{path}: removes nothing, all {sum(sizes.values())} weights stay.")
+
+
+def _check_activation(model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:
+    """UserError for ffn neurons whose activation is not 0 at 0: one of weights 0 adds to the output.
+
+    None does where the mask also holds what the activation is multiplied by.
+    """
+    from transformers.activations import ACT2FN
+
+    numbers = [n for p in found if isinstance(p, Neurons) for n in p.numbers]
+    blocks = find_blocks(model) if numbers else []
+    if all(len(blocks[number].neuron_slices[0].widths) > 1 for number in numbers):
+        return
+    for key in ACTIVATIONS:
+        name = getattr(model.config, key, None)
+        if not isinstance(name, str) or name not in ACT2FN:
+            continue
+        if abs(float(ACT2FN[name](torch.zeros(1, device="cpu")).detach())) > NEARLY:
+            raise UserError(
+                f"compression_training.row_pruning: '{key}' of the model is '{name}', which is not 0 "
+                "at 0, so that an ffn neuron cannot be switched off before it is cut out; prune heads, "
+                "layers or single weights."
+            )
+
+
+def check_embeddings(config: Config, model: nn.Module) -> None:
+    """UserError for a model whose embeddings DeepSpeed's library would replace, wherever it masks."""
+    classes = {type(module) for module in model.modules() if isinstance(module, nn.Embedding)}
+    if config.robust.masks == "deepspeed" and classes - {nn.Embedding}:
+        raise UserError(
+            f"robust_compression.masks: DeepSpeed's library replaces the embeddings of "
+            f"{type(model).__name__} by others that compute something else (upstream issue #2283); set "
+            "it to 'native'."
+        )
+
+
 def _check_library(config: Config, model: PreTrainedModel, found: tuple[Pruner, ...]) -> None:
     """UserError for what DeepSpeed's library cannot mask."""
     if config.robust.masks != "deepspeed":
         return
-    if found and any(
-        type(m) is not nn.Embedding for m in model.modules() if isinstance(m, nn.Embedding)
-    ):
-        raise UserError(
-            "robust_compression.masks: DeepSpeed's library replaces the embeddings of this model by "
-            "others that compute something else (upstream issue #2283); set it to 'native'."
-        )
+    if found:
+        check_embeddings(config, model)
     fused = find_blocks(model) if any(pruner.cuts for pruner in found) else []
     if any(len(block.neuron_slices[0].widths) > 1 for block in fused):
         raise UserError(

@@ -32,6 +32,11 @@ EXAMPLES = {
     "optimizer": "give a file such as ds_configs/zero2.json",
 }
 """Keys that must be given -> where a user finds them."""
+NOT_TAKEN = {
+    f"compression_training.{name}"
+    for name in ("weight_quantization", "activation_quantization", "channel_pruning")
+}
+"""Blocks of DeepSpeed's library that its examples hold, often disabled."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +182,19 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
 
 
 def _unknown(path: Sequence[str], source: str, merge: Merge) -> str:
-    """The sentence for a key that is no field, with the nearest that is one."""
-    names = nearest(path[-1], set(_keys_at(path[:-1], merge.values)))
+    """The sentence for a key that is no field here, with the nearest that is one."""
+    key, known = ".".join(path), set(_keys_at(path[:-1], merge.values))
+    if key in NOT_TAKEN:
+        why = "this program does neither quantisation nor channel pruning of DeepSpeed's library"
+        why += "; remove the block, enabled or not"
+        return f"{source}: '{key}' is not a key that takes effect: {why}."
+    if path[-1] in known:  # of another block under the same key
+        method = at(merge.values, [*path[:-1], "method"])
+        return f"{source}: '{key}' has no effect with method {json.dumps(method)}; remove it."
+    names = nearest(path[-1], known)
     if len(path) == 1 and path[0] in RobustCompression.model_fields:
         names = f"; did you mean 'robust_compression.{path[0]}'?"
-    return f"{source}: '{'.'.join(path)}' is not a key that takes effect{names}"
+    return f"{source}: '{key}' is not a key that takes effect{names}"
 
 
 def _check_removed(merge: Merge) -> None:

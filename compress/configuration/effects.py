@@ -64,7 +64,7 @@ def _pruners(root: Root, blocks: CompressionTraining, merge: Merge) -> Cases:
             why = "has no effect: learned scores are refreshed at every step"
             yield f"{shared}.schedule_offset_stride", why
         for key, twin in TWINS.items():
-            if merge.given(f"{shared}.{key}"):
+            if block.active and merge.given(f"{shared}.{key}"):
                 why = f"contradicts compression_training's {key}; give one of them"
                 yield f"robust_compression.{block.fractions}.{twin}", why
         parameters = block.shared_parameters

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from compress import method_code, uncertainty
+from compress.compression import resolved
 from compress.compression.masks import Masks
 from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
@@ -111,7 +112,8 @@ def check(config: Config, samples: int) -> None:
 def check_model(config: Config, model: Path) -> None:
     """Raise UserError now if a model has no linear layers in blocks, which is what this stage prunes.
 
-    model: directory of the run's encoder. Builds the shape on the meta device: no weights.
+    Or if DeepSpeed's library masks, and would change its embeddings. model: directory of the run's
+    encoder. Builds the shape on the meta device: no weights.
     """
     robust, key = config.robust, "model"
     name = robust.model
@@ -129,6 +131,7 @@ def check_model(config: Config, model: Path) -> None:
             "model, or a loss without it (such as distil, or robust_compression.loss.difficulty "
             "'shallow') and the stages teacher, student and evaluate in turn."
         ) from None
+    resolved.check_embeddings(config, shape)
 
 
 def _part(level: float, split: str) -> str:

@@ -8,6 +8,7 @@ import deepspeed
 import torch
 from deepspeed.runtime.zero import parameter_offload
 from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+from deepspeed.utils import link_hp_params
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -102,6 +103,34 @@ def engine_settings(
             params["warmup_max_lr"] = [group.get("lr", peak) for group in groups]
         settings["scheduler"] = {**scheduler, "params": params}
     return settings
+
+
+def link_dealt(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Let parameters that `round_robin_gradients` has dealt know their own part of the master weights.
+
+    DeepSpeed (0.19.6, and 0.19.8 where nothing is padded) finds it in the order of the model, though
+    its buffers have the other order.
+    """
+    optimizer = engine.optimizer
+    if not getattr(optimizer, "round_robin_gradients", False):
+        return
+    groups = optimizer.round_robin_bit16_groups
+    paddings = getattr(optimizer, "round_robin_bit16_padding", [()] * len(groups))
+    for number, (group, padding) in enumerate(zip(groups, paddings, strict=True)):
+        if any(padding):
+            continue
+        size = int(optimizer.partition_size[number])
+        link_hp_params(
+            lp_param_list=group,
+            flat_hp_partition=optimizer.single_partition_of_fp32_groups[number],
+            gradient_dict=optimizer.averaged_gradients,
+            offload_gradient_dict=optimizer.offload_gradient_dict,
+            use_offload=optimizer.cpu_offload,
+            param_group_index=number,
+            partition_start=ranks.rank() * size,
+            partition_size=size,
+            dp_group=optimizer.real_dp_process_group[number],
+        )
 
 
 def release(engine: deepspeed.DeepSpeedEngine) -> None:

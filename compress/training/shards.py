@@ -135,11 +135,15 @@ class Fragment(Shard):
 
     divided = True
 
-    def __init__(self, parameter: nn.Parameter) -> None:
-        """parameter: linked by the engine; a parameter of other ranks has an empty shard."""
+    def __init__(self, parameter: nn.Parameter, device: torch.device) -> None:
+        """parameter: linked by the engine; a parameter of other ranks has an empty shard.
+
+        device: of the master weights, the CPU if they are offloaded.
+        """
         address = getattr(parameter._hp_mapping, "lp_fragment_address", None)  # type: ignore[attr-defined]
         start, length = (address.start, address.numel) if address else (0, 0)
         super().__init__(parameter, parameter.shape, start, length)
+        self._device = device
 
     @property
     def _mapping(self) -> Any:  # noqa: ANN401  DeepSpeed links it anew when it loads a checkpoint
@@ -149,7 +153,7 @@ class Fragment(Shard):
     def master(self) -> Tensor:
         """Master weights, float32 [length]."""
         if not self.length:
-            return self.parameter.data.new_empty(0, dtype=torch.float32)
+            return torch.empty(0, dtype=torch.float32, device=self._device)
         fragment: Tensor = self._mapping.hp_fragment
         return fragment
 
@@ -263,7 +267,8 @@ def of(engine: Engine, parameters: Mapping[str, nn.Parameter]) -> dict[str, Shar
         copied = offload and next(iter(parameters.values())).device.type != "cpu"
         return {name: Partition(parameter, copied) for name, parameter in parameters.items()}
     if stage in (1, 2):
-        return {name: Fragment(parameter) for name, parameter in parameters.items()}
+        device = optimizer.single_partition_of_fp32_groups[0].device
+        return {name: Fragment(parameter, device) for name, parameter in parameters.items()}
     masters = _masters(optimizer)
     if masters is None:
         return plain(parameters)

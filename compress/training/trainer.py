@@ -27,7 +27,13 @@ from compress.microbatch import Batch, SampleData, mistake_in
 from compress.models import deferred, unpadding
 from compress.runtime import agreement, interrupts, memory, ranks
 from compress.training import finite, partitioned, shards, training_state
-from compress.training.engine import checkpoint_activations, engine_settings, parameter_groups, release
+from compress.training.engine import (
+    checkpoint_activations,
+    engine_settings,
+    link_dealt,
+    parameter_groups,
+    release,
+)
 from compress.training.feed import Feed
 from compress.training.loading import Gather, MicroBatch, OnDevice
 from compress.training.monitor import Monitor
@@ -111,6 +117,7 @@ class Trainer:
             self.engine = deepspeed.initialize(
                 model=training.model, model_parameters=groups, config=settings
             )[0]
+        link_dealt(self.engine)
         for method in training.methods:
             method.bind(self.engine)
         self._arguments = {k: v for method in training.methods for k, v in method.arguments.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class ZeroedWeights(WeightMasks):
         for layers in self._portions(list(targets)):
             shards = [self._shard(layer) for layer in layers]
             open_ = [self._open(layer, remaining) for layer in layers]
-            gone = self._summed([~free & left for free, left in open_])
+            gone = self._summed(~free & left for free, left in open_)
             sizes = [size(s.shape, remaining.get(n)) for n, s in zip(layers, shards, strict=True)]
             counts = [
                 max(0, n_pruned(full, targets[layer].sparsity) - already)
@@ -70,8 +70,8 @@ class ZeroedWeights(WeightMasks):
 
     def counts(self, remaining: Remaining) -> tuple[float, float]:
         """Pruned and all weights among those that are remaining, over all ranks; collective."""
-        open_ = [self._open(layer, remaining) for layer in self._layers]
-        pruned = sum(self._summed([~free & left for free, left in open_]))
+        open_ = (self._open(layer, remaining) for layer in self._layers)
+        pruned = sum(self._summed(~free & left for free, left in open_))
         shapes = [self._shard(layer).shape for layer in self._layers]
         total = sum(size(s, remaining.get(n)) for s, n in zip(shapes, self._layers, strict=True))
         return float(pruned), float(total)
@@ -128,8 +128,8 @@ class ZeroedWeights(WeightMasks):
             left = inside(shard, outputs, inputs).to(device)
         return everything if kept is None else kept, left
 
-    def _summed(self, masks: Sequence[Tensor]) -> list[int]:
-        """Entries of each mask, over all ranks."""
+    def _summed(self, masks: Iterable[Tensor]) -> list[int]:
+        """Entries of each mask, over all ranks; one mask after another is in memory."""
         counts = torch.stack([mask.sum() for mask in masks])
         numbers: list[int] = (ranks.sum_tensor(counts) if self._divided else counts).tolist()
         return numbers
