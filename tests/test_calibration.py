@@ -81,22 +81,24 @@ def test_a_batch_has_the_calibrated_probabilities(exponent):
     torch.testing.assert_close(found.double(), divergence, rtol=1e-4, atol=1e-5)
 
 
-def test_it_is_found_only_if_it_is_asked_for(capsys):
+def test_it_is_found_unless_it_is_turned_off(capsys):
     said, labels = drawn(3.0)
     known = SampleData(bias=said)
-    plain = bias.known_with(known, ProductOfExperts(hook="poe", bias="partial"), labels)
+    plain = bias.known_with(
+        known, ProductOfExperts(hook="poe", bias="partial", calibrate=False), labels
+    )
     right = (said.argmax(axis=1) == labels).mean()
     line = f"bias model 'partial': right for {right:.1%} of the training samples, each out of fold"
     assert plain == known and capsys.readouterr().out == line + "\n"
-    found = bias.known_with(known, ProductOfExperts(hook="poe", calibrate=True), labels)
+    found = bias.known_with(known, ProductOfExperts(hook="poe"), labels)
     assert found.bias_exponent == calibration.exponent(said, labels) != 1
     assert capsys.readouterr().out.endswith(f"; calibrated by the exponent {found.bias_exponent:.2f}\n")
     assert bias.known_with(SampleData(), ProductOfExperts(hook="poe"), labels) == SampleData()
 
 
 def test_it_is_in_the_name_of_the_loss():
-    robust = BASE[OURS] | {"loss": {"hook": "poe", "bias": "partial", "calibrate": True}}
-    assert build(BASE | {OURS: robust}, {}).mitigation_label == "poe+partial+calibrated"
+    robust = BASE[OURS] | {"loss": {"hook": "poe", "bias": "partial", "calibrate": False}}
+    assert build(BASE | {OURS: robust}, {}).mitigation_label == "poe+partial+uncalibrated"
 
 
 def test_a_function_without_a_bias_model_has_none_to_calibrate():

@@ -163,7 +163,7 @@ class FromBias(Mitigation):
     """The bias model: `shallow`, bags of words of both texts and their overlap, of a single text its
     words and length; `partial`, bags of words of one text of a pair (hypothesis, claim); `weak`, the
     run's encoder trained on 2,000 samples. None is trained on the samples that it judges."""
-    calibrate: bool = False
+    calibrate: bool = True
     """Whether the bias model's probabilities are calibrated: each to the power of 1/T, normalised, with
     the temperature T at which they fit the training labels best. A model that is surer than it is right
     counts for too much (Xiong et al. 2021)."""
@@ -175,8 +175,8 @@ class FromBias(Mitigation):
 
     @property
     def label(self) -> str:
-        """With the bias model's calibration."""
-        return super().label + ("+calibrated" if self.calibrate else "")
+        """Says so if the bias model is not calibrated."""
+        return super().label + ("" if self.calibrate else "+uncalibrated")
 
 
 class Weighting(Mitigation):
