@@ -28,6 +28,7 @@ from compress.compression.pruners.magnitude import Magnitude, Weights
 from compress.compression.pruning_schedule import PruningSchedule
 from compress.compression.technique import match
 from compress.configuration import config
+from compress.files import shared
 from compress.layerwise.block import LayerwiseBlock
 from compress.layerwise.hidden import PROJECTION
 from compress.layerwise.terms import Term, terms_of
@@ -130,7 +131,7 @@ def one(spec: dict, output: Path, files: list[str], overrides: list[str], device
             for pruner in masks.pruners
             for name in pruner.carriers
         },
-        "scores": np.load(scores).tolist() if ranks.is_main() else None,
+        "scores": shared.mapped(scores).tolist(),
         "weights": {
             name: float(value.double().sum()) for name, value in plain.items() if ranks.is_main()
         }
