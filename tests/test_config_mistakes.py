@@ -48,7 +48,7 @@ UNKNOWN = [
     (
         f"{OURS}.loss.xyz",
         2,
-        "valid here: bias, difficulty, first_epochs, floor, gamma, hook, lambda, max_weight, ",
+        "valid here: bias, calibrate, difficulty, first_epochs, floor, gamma, hook, lambda, ",
     ),
     (f"{OURS}.task.nam", "x", "did you mean 'name'?"),
     (f"{OURS}.task.synthetic.trian", 5, "did you mean 'train'?"),

@@ -25,6 +25,7 @@ from compress.stages import int8_figures
 from compress.stages import onnx as onnx_stage
 from compress.stages.onnx import OnnxInt8
 from compress.stages.stage import Stage, obtain
+from compress.stages.workspace import Artefact
 
 
 def symmetric(weight):
@@ -162,8 +163,7 @@ def test_what_it_costs_is_counted_against_the_student(tmp_path):
     places = {"float": tmp_path / "a", "int8": tmp_path / "b"}
     places["float"].write_bytes(b"1234")
     places["int8"].write_bytes(b"1")
-    made = int8_figures.Int8(own, places)
-    found = int8_figures.agreement(made, student)
+    found = int8_figures.agreement(own, student, places)
     assert found["bytes"] == {"float": 4, "int8": 1}
     assert found["same_answer"]["dev"]["samples"] == 3 and found["same_answer"]["dev"]["share"] == 0.75
     assert found["same_answer"]["ood_set"]["share"] == 1.0
@@ -179,8 +179,10 @@ def test_figures_are_those_of_the_two_files(small, tmp_path):
     context = run_of(build(BASE, {}), small[0], tmp_path, words={"dev": "abcd"}, encoders=encoders)
     answers = np.log(np.eye(2) * 0.8 + 0.1)
     student = evaluation.Scores(answers[[0, 1, 0, 1]], {"set": answers[[0, 0]]})
-    own = evaluation.Scores(answers[[0, 1, 0, 0]], {"set": answers[[0, 0]]})
-    made = int8_figures.Int8(own, {"float": small[1], "int8": small[2]})
+    np.save(tmp_path / "dev.npy", answers[[0, 1, 0, 0]])
+    np.save(tmp_path / "ood_set.npy", answers[[0, 0]])
+    scored = Artefact(tmp_path, {}, reused=False)
+    made = int8_figures.Int8(scored, {"float": small[1], "int8": small[2]})
     found = int8_figures.figures(context, made, student, 5000)
     assert (found["dev"], found["ood"]) == (0.75, {"set": 0.5})
     assert found["difference"]["dev"]["value"] == -0.25

@@ -73,12 +73,15 @@ def test_the_constants_are_those_of_the_paper_and_of_the_readme(name):
 def students(tmp_path_factory, tiny_model) -> Path:
     folder = tmp_path_factory.mktemp("mitigations")
     specs = [{"name": n, "files": [SPARSE], "stage": 2, "mitigation": n} for n in NAMES]
+    raw = ["robust_compression.loss.calibrate=false"]  # of 64 samples they know nothing
+    for name in BIAS:
+        specs[NAMES.index(name)]["set"] = raw
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_zero3", "stage": 3})
     specs.append({**specs[NAMES.index("rmc_plus")], "name": "rmc_plus_zero3", "stage": 3})
     shallow = str(ROOT / "ds_configs/mitigation/rmc_plus_shallow.json")
     specs.append({"name": "shallow_alone", "files": [SPARSE, shallow], "stage": 2})
     specs.append({**specs[NAMES.index("poe_partial")], "name": "poe_partial_zero3", "stage": 3})
-    twice = {"name": "poe_twice", "set": ["robust_compression.teacher.loss.hook=poe"]}
+    twice = {"name": "poe_twice", "set": [*raw, "robust_compression.teacher.loss.hook=poe"]}
     specs.append({**specs[NAMES.index("poe_weak")], **twice, "trained": True})
     other = [f"robust_compression.cache_dir={folder}/other"]
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_twin", "trained": True, "set": other})
