@@ -173,7 +173,7 @@ class SampleData:
             return bias
         return (self.bias_exponent * _log(bias)).softmax(dim=1)
 
-    def batch(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401  fields
+    def batch(self, indices: Indices, logits: Tensor, labels: Tensor, **more: Any) -> Batch:  # noqa: ANN401  further fields
         """The batch of the samples `indices` [B]; more: further fields of `Batch`."""
         found = self.rows(indices).items()
         rows = {name: torch.as_tensor(values).to(logits.device) for name, values in found}

@@ -62,7 +62,7 @@ def call(hook: str, function: Function, *arguments: object) -> object:
     return _attempt(hook, "raises {}", function, *arguments)
 
 
-def _attempt(hook: str, failure: str, function: Function, *arguments: object) -> Any:  # noqa: ANN401  a call
+def _attempt(hook: str, failure: str, function: Function, *arguments: object) -> Any:  # noqa: ANN401  what the call returns
     """What a call of the user's code returns; what it raises, sys.exit too, becomes a UserError.
 
     failure: the message, with {} for the error. Missing memory is no mistake of the code: that error is

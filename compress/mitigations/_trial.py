@@ -91,7 +91,7 @@ def _changed(batch: Batch, given: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _attempt(own: Mitigation, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401  a call
+def _attempt(own: Mitigation, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401  what the call returns
     """What a call returns; what it raises becomes a UserError, except for missing memory."""
     try:
         return function(*arguments)

@@ -147,7 +147,7 @@ class _Run:
             saved=robust.checkpoint.enabled,
         )
 
-    def needs(self, stage: str, one: Sizes, parts: tuple[str, ...], **more: Any) -> list[Need]:  # noqa: ANN401  fields
+    def needs(self, stage: str, one: Sizes, parts: tuple[str, ...], **more: Any) -> list[Need]:  # noqa: ANN401  fields of Load
         """Of the parts of a stage; more: fields of `Load`."""
         load = replace(self.load(one), **more)
         return memory.needs(stage, one, self.engine(one), load, parts)

@@ -87,7 +87,7 @@ def _results(pool: ProcessPoolExecutor, source: Iterator[T], most: int) -> Itera
         raise failure
 
 
-def _submitted(pool: ProcessPoolExecutor, item: Any) -> Future[Any]:  # noqa: ANN401  as `_one`
+def _submitted(pool: ProcessPoolExecutor, item: Any) -> Future[Any]:  # noqa: ANN401  whatever the work takes and gives
     """Hand out an item; the processes that this starts do not hear of Ctrl-C, from their beginning."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -33,16 +33,22 @@ def known_with(known: SampleData, loss: Mitigation, labels: NDArray[np.integer])
 
     labels: of the training samples [N].
     """
-    bias, exponent = known.bias, 1.0
+    bias = known.bias
     if bias is None:
         return known
-    name, right = loss.bias_model, ranks.on_main(lambda: calibration.accuracy(bias, labels))
-    line = f"bias model '{name}': right for {right:.1%} of the training samples, each out of fold"
-    if isinstance(loss, FromBias) and loss.calibrate:
-        exponent = ranks.on_main(lambda: calibration.exponent(bias, labels))
-        line += f"; calibrated by the exponent {exponent:.2f}"
-    ranks.say(line)
-    return replace(known, bias_exponent=exponent)
+    calibrates = isinstance(loss, FromBias) and loss.calibrate
+
+    def find() -> float:
+        right = calibration.accuracy(bias, labels)
+        exponent = calibration.exponent(bias, labels) if calibrates else 1.0
+        line = f"bias model '{loss.bias_model}': right for {right:.1%} of the training samples"
+        line += ", each out of fold"
+        if calibrates:
+            line += f"; calibrated by the exponent {exponent:.2f}"
+        ranks.say(line)
+        return exponent
+
+    return replace(known, bias_exponent=ranks.on_main(find))
 
 
 def load(artefact: Artefact) -> NDArray[np.float32]:

@@ -278,7 +278,7 @@ class Trainer:
             for method in self.training.methods:
                 method.before_step()
 
-    def _known(self, there: OnDevice, logits: Tensor, **more: Any) -> Batch:  # noqa: ANN401  fields
+    def _known(self, there: OnDevice, logits: Tensor, **more: Any) -> Batch:  # noqa: ANN401  further fields
         """The micro-batch after a forward pass, with what is known of its samples."""
         more |= {"progress": self.step / self.total_steps, "valid": there.valid, "tokens": there.tokens}
         return self.training.known.of_rows(there.known, logits, there.labels, **more)
