@@ -12,7 +12,7 @@ from launcher import ROOT, run
 from live_bytes import LiveBytes
 
 from compress.compression.masking import Target
-from compress.compression.native import selection
+from compress.compression.native import learned, selection
 from compress.compression.native.learned import MaskedLinear, Selection
 from compress.compression.native.weights import ZeroedWeights, inside
 from compress.compression.native.zeroing import Zeroing
@@ -196,6 +196,56 @@ def test_highest_scores_stay_over_many_steps(steps, count):
         assert kept.tolist() == plain_lowest([-score for score in scores], count)
         assert torch.equal(one.mask(torch.tensor(scores), count), kept)
         one.forget()
+
+
+def walk(steps, size, dtype):
+    """Scores that drift, with noise, a jump and ties, over some steps."""
+    generator = torch.Generator().manual_seed(size)
+    drift = torch.randn(size, generator=generator)
+    scores = torch.randn(size, generator=generator)
+    for step in range(steps):
+        scores = scores + 0.01 * drift + 0.001 * torch.randn(size, generator=generator)
+        scores = scores + 0.5 * (step == steps // 2)
+        yield (scores * 200).round().div(200).to(dtype) if step % 5 == 4 else scores.to(dtype)
+
+
+@pytest.mark.parametrize("size", [63, 64, 1003])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("share", [0.02, 0.6, 0.99])
+def test_the_search_in_blocks_is_exact(size, dtype, share):
+    """What stays is what a stable sort gives, while scores drift and jump."""
+    one, count = Selection(), max(int(share * size), 1)
+    for scores in walk(20, size, dtype):
+        kept = one.mask(scores, count).tolist()
+        assert kept == plain_lowest((-scores.float()).tolist(), count)
+        one.forget()
+
+
+def test_a_steady_drift_is_followed_without_all_scores(monkeypatch):
+    """After some steps few of the scores are looked at, and none of the searches misses."""
+    found = []
+    between = learned._between
+
+    def recorded(*given):
+        found.append(len(between(*given)))
+        return between(*given)
+
+    monkeypatch.setattr(learned, "_between", recorded)
+    full = []
+    monkeypatch.setattr(
+        Selection,
+        "_expect",
+        lambda self, f, flat, p, old=Selection._expect: (full.append(p), old(self, f, flat, p)),
+    )
+    torch.manual_seed(0)
+    scores, drift, one = torch.randn(40_000), torch.randn(40_000), Selection()
+    for _ in range(30):
+        scores = scores + 0.01 * drift
+        one.entries(scores, 16_000)
+        one.forget()
+    assert full[0] is not None
+    assert full[10:] == [None] * 20
+    assert 0 < max(found[20:]) < 400
 
 
 def test_selection_on_an_accelerator_is_the_same():

@@ -154,6 +154,7 @@ def trainer(
         max_steps=steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
+        optim="adamw_torch_fused" if deepspeed.optimizer.params.fused else "adamw_torch",
         learning_rate=deepspeed.optimizer.params.lr,
         weight_decay=deepspeed.optimizer.params.weight_decay or 0.0,
         warmup_steps=_warmup(config, steps),
