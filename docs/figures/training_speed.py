@@ -18,7 +18,9 @@ COLOURS = ("#0072B2", "#9a9a9a", "#c8c8c8")
 
 def rows() -> list[tuple[str, float, tuple[float, float], str]]:
     """Training, samples a second, their 10th and 90th percentile, and how much faster the first is."""
-    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    page = PAGE.read_text(encoding="utf-8").splitlines()
+    first = page.index(next(line for line in page if line.startswith("|")))
+    lines = page[first : page.index("", first)]
     head, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     column = {name: head.index(name) for name in ("samples/s", "10-90 %", "ours is faster by")}
     found = []
@@ -40,7 +42,8 @@ def draw() -> str:
         times = f" (ours is {ratio} times as fast)" if ratio else ""
         axes.text(high + 0.2, place, f"{rate:.1f}{times}", va="center")
         axes.text(-0.2, place, name.replace(": ", ":\n"), va="center", ha="right")
-    axes.set(ylim=(len(every) - 0.5, -0.5), xlim=(0, 22), yticks=[])
+    fastest = max(rate for _, rate, _, _ in every)
+    axes.set(ylim=(len(every) - 0.5, -0.5), xlim=(0, 1.4 * fastest), yticks=[])
     axes.set_xlabel("samples a second; MNLI, MiniLM, one core, float32; lines: 10th to 90th percentile")
     axes.spines[["top", "right", "left"]].set_visible(False)
     image = io.StringIO()
