@@ -40,6 +40,8 @@ WARM = 3
 PEAK, PEAK_TIMES = {"cpu": 2048, "cuda": 8192}, 5
 """Type of the device -> size of the square matrices whose product tells how fast it can be; how often
 that is timed."""
+SMALLEST, LONG = 256, 0.2
+"""The size begun with, and the seconds of a product after which it is not doubled."""
 NAMES = {
     "ours": "robust compression",
     "trainer": "Hugging Face Trainer",
@@ -215,8 +217,18 @@ def _about(context: Context, columns: Columns, options: argparse.Namespace) -> d
 
 
 def _peak(device: torch.device, kind: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product on this device."""
-    size = PEAK[device.type]
+    """Floating-point operations a second of a large matrix product on this device.
+
+    Smaller where it takes long: float16 and bf16 on a processor without instructions for them.
+    """
+    size = SMALLEST
+    while size < PEAK[device.type] and statistics.median(_products(device, kind, size)) < LONG:
+        size *= 2
+    return 2 * size**3 / statistics.median(_products(device, kind, size))
+
+
+def _products(device: torch.device, kind: torch.dtype, size: int) -> list[float]:
+    """Seconds of some products of two square matrices of this size."""
     one = torch.randn(size, size, dtype=kind, device=device)  # constants are faster than data
     wait, seconds = timing.synchroniser(device), []
     for _ in range(1 + PEAK_TIMES):
@@ -225,4 +237,4 @@ def _peak(device: torch.device, kind: torch.dtype) -> float:
         one @ one
         wait()
         seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(seconds[1:])
+    return seconds[1:]
