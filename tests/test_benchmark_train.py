@@ -1,12 +1,13 @@
 """The benchmark of trainings: its figures by hand, and a small run of it on two ranks."""
 
 import json
+import subprocess
 from types import SimpleNamespace
 
 import pytest
 import torch
 from configs import BASE
-from launcher import benchmark_job, python, two_ranks
+from launcher import ROOT, benchmark_job, python, two_ranks
 from transformers import AutoTokenizer
 
 from compress.benchmark import accuracy, demand, training
@@ -172,3 +173,16 @@ def test_one_alone_tells_its_memory_and_operations(tiny_model, tmp_path):
     assert 100 < before <= peak < 10_000
     asked = found["machine"]["operations a step"]
     assert 1_000 < asked < 2_800, "2,462; 3,209 if DeepSpeed searches the gradients once more"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git repository")
+def test_what_a_benchmark_leaves_is_not_committed():
+    """Rows of the user's data lie below the default of --output."""
+    shown = subprocess.run(
+        ["git", "-C", str(ROOT), "check-ignore", "benchmark/shared/rows", "runs/x"], capture_output=True
+    )
+    assert shown.stdout.split() == [b"benchmark/shared/rows", b"runs/x"]
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "compress/benchmark"], capture_output=True
+    )
+    assert b"compress/benchmark/ours.py" in tracked.stdout
