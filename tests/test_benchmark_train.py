@@ -172,7 +172,7 @@ def test_one_alone_tells_its_memory_and_operations(tiny_model, tmp_path):
     before, peak = (found["machine"][key] for key in MEMORY)
     assert 100 < before <= peak < 10_000
     asked = found["machine"]["operations a step"]
-    assert 1_000 < asked < 2_800, "2,462; 3,209 if DeepSpeed searches the gradients once more"
+    assert 1_000 < asked < 2_800, "2,512; 3,255 if DeepSpeed searches the gradients once more"
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git repository")

@@ -145,7 +145,7 @@ def trainer(
     """
     student, teacher = models
     micro, accumulation = batch_split(config, ranks.world_size())
-    deepspeed = config.deepspeed
+    deepspeed, given = config.deepspeed, config.deepspeed.optimizer.params
     kept = ("train_batch_size", "gradient_clipping", "zero_optimization", "bf16", "fp16")
     settings = {key: value for key, value in config.engine.items() if key in kept and value is not None}
     settings |= {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation}
@@ -154,9 +154,9 @@ def trainer(
         max_steps=steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
-        optim="adamw_torch_fused" if deepspeed.optimizer.params.fused else "adamw_torch",
-        learning_rate=deepspeed.optimizer.params.lr,
-        weight_decay=deepspeed.optimizer.params.weight_decay or 0.0,
+        optim="adamw_torch" if given.torch_adam and not given.fused else "adamw_torch_fused",
+        learning_rate=given.lr,
+        weight_decay=given.weight_decay or 0.0,
         warmup_steps=_warmup(config, steps),
         max_grad_norm=deepspeed.gradient_clipping or 0.0,
         bf16=bool(deepspeed.bf16 and deepspeed.bf16.enabled),

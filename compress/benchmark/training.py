@@ -221,14 +221,15 @@ def _peak(device: torch.device, kind: torch.dtype) -> float:
 
     Smaller where it takes long: float16 and bf16 on a processor without instructions for them.
     """
-    size = SMALLEST
-    while size < PEAK[device.type] and statistics.median(_products(device, kind, size)) < LONG:
+    size, seconds = SMALLEST, _product(device, kind, SMALLEST)
+    while size < PEAK[device.type] and seconds < LONG:
         size *= 2
-    return 2 * size**3 / statistics.median(_products(device, kind, size))
+        seconds = _product(device, kind, size)
+    return 2 * size**3 / seconds
 
 
-def _products(device: torch.device, kind: torch.dtype, size: int) -> list[float]:
-    """Seconds of some products of two square matrices of this size."""
+def _product(device: torch.device, kind: torch.dtype, size: int) -> float:
+    """Seconds of a product of two square matrices of this size: the median of some."""
     one = torch.randn(size, size, dtype=kind, device=device)  # constants are faster than data
     wait, seconds = timing.synchroniser(device), []
     for _ in range(1 + PEAK_TIMES):
@@ -237,4 +238,4 @@ def _products(device: torch.device, kind: torch.dtype, size: int) -> list[float]
         one @ one
         wait()
         seconds.append(time.perf_counter() - began)
-    return seconds[1:]
+    return statistics.median(seconds[1:])
