@@ -19,7 +19,7 @@ from compress.models.blocks import Slices
 
 NAME = "mask_scores"
 BLOCK, NEAR = 64, 1000
-"""Scores looked at together; the share of all, 1 in 1000, from a threshold that was missed to a bound."""
+"""Scores looked at together; 1 in NEAR of all lies from a threshold that was missed to a bound."""
 
 
 class Selection:
