@@ -5,6 +5,7 @@ Samples are known by their row: what is expected is computed by transformers, te
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import onnxruntime
@@ -55,21 +56,28 @@ def named(order):
     return {"id2label": dict(enumerate(order)), "label2id": {n: i for i, n in enumerate(order)}}
 
 
-def fitted(model, folder, order):
-    """Train a classifier on rows of another seed; order: the label of each output."""
+def fitted(build, folder, order):
+    """Train a classifier on rows of another seed; order: the label of each output.
+
+    Which seed learns more than two of the three labels differs between machines.
+    """
     told = rows(96, 9)
     texts = [[row[key] for row in told] for key in ("claim", "evidence")]
     batch = encoders.load_tokenizer(folder)(*texts, return_tensors="pt", padding=True)
     labels = torch.tensor([order.index(row["label"]) for row in told])
-    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(400):
-        optimiser.zero_grad()
-        loss = model(**batch, labels=labels).loss
-        loss.backward()
-        optimiser.step()
-        if loss < 0.05:
-            break
-    model.save_pretrained(folder)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        model = build()
+        optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+        for _ in range(250):
+            optimiser.zero_grad()
+            loss = model(**batch, labels=labels).loss
+            loss.backward()
+            optimiser.step()
+            if loss < 0.05:
+                model.save_pretrained(folder)
+                return
+    pytest.fail(f"no seed learned the rows of {folder}")
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +92,14 @@ def outcome(tmp_path_factory, write_table):
     BertModel(shape(max_position_embeddings=80)).save_pretrained(folder / "bert")
     tokenizer(folder / "bert-teacher", False, 80)
     order = LABELS[2:] + LABELS[:2]
-    model = BertForSequenceClassification(shape(**named(order), max_position_embeddings=80))
-    fitted(model, folder / "bert-teacher", order)
+    config = shape(**named(order), max_position_embeddings=80)
+    fitted(partial(BertForSequenceClassification, config), folder / "bert-teacher", order)
     size = spelling_tokenizer(folder / "roberta")
     RobertaModel(spelling_shape(size)).save_pretrained(folder / "roberta")
     spelling_tokenizer(folder / "roberta-teacher")
     order = LABELS[::-1]
-    model = RobertaForSequenceClassification(spelling_shape(size, **named(order)))
-    fitted(model, folder / "roberta-teacher", order)
+    config = spelling_shape(size, **named(order))
+    fitted(partial(RobertaForSequenceClassification, config), folder / "roberta-teacher", order)
     tokenizer(folder / "deberta", False, 80)
     relative = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config
 from compress.data.batches import EpochBatches
 from compress.errors import UserError
 from compress.models import unpadding
+from compress.training.engine import checkpoint_activations
 
 LENGTHS = np.array([5, 12, 1, 7, 12])
 NAMES = ("bert", "roberta", "distilbert", "electra", "albert", "modernbert")
@@ -155,7 +156,7 @@ def test_a_failed_forward_leaves_no_layout_behind():
 def test_activations_may_be_computed_again(name):
     _, free = models(name)
     _, again = models(name)
-    again.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(again)
     (_, once), (_, twice) = trained(free, **layout()), trained(again, **layout())
     assert all(torch.equal(once[key], twice[key]) for key in once)
 

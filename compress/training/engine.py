@@ -66,7 +66,9 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     Raises UserError for an architecture that cannot.
     """
     check_checkpointing(model)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    name = "activation_checkpointing_enable"  # its name from transformers 5.23 on
+    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def engine_settings(
