@@ -18,12 +18,15 @@ from compress.stages.alpha import Candidate, choose, settle
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
 LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus", "poe_hidden": "poe"}
-"""Files that add layer-wise terms to a hook of another name."""
+LAYERWISE |= {"poe_partial_hidden": "poe_partial"}
+"""Files that add layer-wise terms to another file."""
 SHALLOW = {"weighted_shallow": "weighted", "rmc_plus_shallow": "rmc_plus"}
 """Files that give a hook of another name the difficulty of the shallow classifier."""
 BIAS = {"poe_partial": "partial", "poe_weak": "weak"}
 """Files that give `poe` another bias model."""
-HOOKS = {name: name for name in NAMES} | LAYERWISE | SHALLOW | dict.fromkeys(BIAS, "poe")
+HOOKS = {name: name for name in NAMES} | LAYERWISE | SHALLOW
+OTHER_BIAS = (*BIAS, "poe_partial_hidden")
+HOOKS |= dict.fromkeys(OTHER_BIAS, "poe")
 SPARSE = str(ROOT / "ds_configs/compression/imp40.json")
 
 
@@ -74,7 +77,7 @@ def students(tmp_path_factory, tiny_model) -> Path:
     folder = tmp_path_factory.mktemp("mitigations")
     specs = [{"name": n, "files": [SPARSE], "stage": 2, "mitigation": n} for n in NAMES]
     raw = ["robust_compression.loss.calibrate=false"]  # of 64 samples they know nothing
-    for name in BIAS:
+    for name in OTHER_BIAS:
         specs[NAMES.index(name)]["set"] = raw
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_zero3", "stage": 3})
     specs.append({**specs[NAMES.index("rmc_plus")], "name": "rmc_plus_zero3", "stage": 3})
