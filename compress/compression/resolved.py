@@ -84,8 +84,9 @@ def _check_order(found: tuple[Pruner, ...]) -> None:
         if pruner.last < cutting:
             raise UserError(
                 f"compression_training: sparse_pruning ends at step {pruner.last}, before heads and "
-                f"rows are gone at step {cutting}; raise robust_compression.pruning.end or lower "
-                "robust_compression.structured.end."
+                f"rows are gone at step {cutting}; let it end later (its schedule_offset_end, or "
+                "robust_compression.pruning.end) or these earlier (their schedule_offset_end, or "
+                "robust_compression.structured.end)."
             )
 
 

@@ -86,9 +86,13 @@ class Schedule(Block):
     enabled: bool
     """Whether the technique is used at all."""
     schedule_offset: Natural | None = None
-    """Optimiser step of the student's training at which removing begins."""
+    """Optimiser step of the student's training at which removing begins. Default: the fraction
+    robust_compression.pruning.begin (weights) or structured.begin (heads, ffn neurons)."""
     schedule_offset_end: Natural | None = None
-    """Optimiser step at which everything is removed; an addition to DeepSpeed's schema."""
+    """Optimiser step at which everything is removed; an addition to DeepSpeed's schema. Equal to
+    schedule_offset: all at once, as DeepSpeed's library does. Default: the fraction
+    robust_compression.pruning.end (weights) or structured.end (heads, ffn neurons) of the training;
+    with method importance in one round schedule_offset, if that is given."""
 
 
 class Share(Block):
@@ -166,12 +170,20 @@ class PruningTechnique(Technique):
         """
         first, last = self.shared_parameters.schedule_offset, self.shared_parameters.schedule_offset_end
         last = first if at_once and last is None else last
+        source = ""
+        if last is None:
+            last = round(end * total)
+            source = (
+                " Without schedule_offset_end the last step is robust_compression."
+                f"{self.fractions}.end ({end:g}) of the training: lower schedule_offset or give "
+                "schedule_offset_end."
+            )
         first = round(begin * total) if first is None else first
-        last = round(end * total) if last is None else last
         if not first <= last <= total:
             raise UserError(
                 f"compression_training.{self.key}: the schedule goes from step {first} to {last}, "
                 f"but the student trains {total} steps; the offsets must rise and end before that."
+                f"{source}"
             )
         return first, last
 

@@ -57,7 +57,7 @@ class PruningBlock(Block):
 
     The sparsity rises from 0 at `begin` to its target at `end`; the rest of the training is recovery at
     the full sparsity. DeepSpeed's schedule_offset, schedule_offset_end and schedule_offset_stride say
-    the same in steps; giving both is an error.
+    begin, end and updates in steps; giving both of a pair is an error.
     """
 
     curve: Literal["cubic", "linear"] = "cubic"
