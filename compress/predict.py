@@ -150,7 +150,9 @@ def answer(labels: Sequence[str], values: NDArray[np.float64]) -> dict[str, obje
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; raises UserError for options that contradict each other."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.predict", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
     parser.add_argument("--text", help="a single text")
     parser.add_argument("--premise", help="first text of one pair")

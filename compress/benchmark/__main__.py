@@ -28,7 +28,9 @@ MOST |= dict.fromkeys(("repeats", "rounds", "steps"), 2**31 - 1)
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; raises UserError for a number that cannot be."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.benchmark", description=(__doc__ or "").partition("\n")[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("inference", help="latency and throughput of model directories")
     one.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="the first is the reference")

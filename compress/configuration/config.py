@@ -36,7 +36,14 @@ NOT_TAKEN = {
     f"compression_training.{name}"
     for name in ("weight_quantization", "activation_quantization", "channel_pruning")
 }
-"""Blocks of DeepSpeed's library that its examples hold, often disabled."""
+"""Blocks of DeepSpeed's library that its examples hold, often disabled; disabled ones are left out."""
+SHOWN = 8
+"""Further unknown keys that an error names."""
+METHODS = {
+    "row_pruning": "DeepSpeed's rows by l1 are not offered; importance needs no learned scores either",
+    "sparse_pruning": "DeepSpeed's snip_momentum is not offered",
+}
+"""Block of `compression_training` -> what is said of a wrong method beside the right ones."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ def load(
     for text in overrides:
         merge.add(override(text), f"--set {text}")
     _check_removed(merge)
+    _leave_out_disabled(merge.values)
     merge.values = whole_numbers.settle(merge.values, Root)
     batch_sizes.complete(merge.values, merge.sources, world_size)
     try:
@@ -130,6 +138,13 @@ def load(
         raise UserError(_sentence(error, merge)) from None
     effects.check(root, merge)
     return Config(root, merge.values, merge.sources)
+
+
+def _leave_out_disabled(values: dict[str, Any]) -> None:
+    """Take out the blocks of `NOT_TAKEN` that are disabled, which ask for nothing."""
+    for block, name in (key.split(".") for key in NOT_TAKEN):
+        if at(values, [block, name, "shared_parameters", "enabled"]) is False:
+            del values[block][name]
 
 
 def build(values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]]) -> Config:
@@ -173,12 +188,24 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
         if why is not None:
             return str(merge.error(".".join([*block, wrong]), why))
     if problem["type"] == "extra_forbidden":
-        return _unknown(path, source, merge)
+        others = [p for p in problems if p["type"] == "extra_forbidden" and p is not problem]
+        paths = [_user_path([str(part) for part in p["loc"]], merge, p["type"]) for p in others]
+        return _unknown(path, source, merge) + _neither(paths)
     if problem["type"] == "missing":
         return "; ".join(filter(None, (merge.lacking(path), EXAMPLES.get(key)))) + "."
     value = json.dumps(at(merge.values, path) if below else problem["input"], default=str)
     reason = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{source}: '{key}' is {value}, but: {reason}."
+    hint = METHODS.get(path[1]) if path[0] == "compression_training" and path[-1] == "method" else ""
+    return f"{source}: '{key}' is {value}, but: {reason}{hint and f' ({hint})'}."
+
+
+def _neither(paths: Sequence[Sequence[str]]) -> str:
+    """The further keys that take no effect, so that they need not be met one by one."""
+    if not paths:
+        return ""
+    names = ", ".join(f"'{'.'.join(path)}'" for path in paths[:SHOWN])
+    rest = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return f" Without effect too: {names}{rest}."
 
 
 def _unknown(path: Sequence[str], source: str, merge: Merge) -> str:
@@ -186,7 +213,7 @@ def _unknown(path: Sequence[str], source: str, merge: Merge) -> str:
     key, known = ".".join(path), set(_keys_at(path[:-1], merge.values))
     if key in NOT_TAKEN:
         why = "this program does neither quantisation nor channel pruning of DeepSpeed's library"
-        why += "; remove the block, enabled or not"
+        why += "; remove the block or disable it"
         return f"{source}: '{key}' is not a key that takes effect: {why}."
     if path[-1] in known:  # of another block under the same key
         method = at(merge.values, [*path[:-1], "method"])

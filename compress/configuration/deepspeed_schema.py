@@ -40,8 +40,7 @@ class OptimizerParams(Block):
     """Weight decay of matrices; biases and normalisation layers have none."""
     torch_adam: bool = False
     """true: torch's optimiser, which needs no compiler. false: DeepSpeed's own, which is compiled at
-    the first start; that can take minutes, in which the terminal says only how long the first training
-    has taken so far."""
+    the first start, which may take minutes."""
     fused: bool | None = None
     """With torch_adam: torch's fused kernel, which updates all weights at once. Default: not."""
 

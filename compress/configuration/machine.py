@@ -104,6 +104,11 @@ def _compiler() -> str | None:
     return None if found else "the CUDA compiler (nvcc)"
 
 
+def compiles(config: Config) -> bool:
+    """Whether DeepSpeed compiles its optimiser when an engine is made, once on a machine."""
+    return not config.deepspeed.optimizer.params.torch_adam and not any(_built())
+
+
 def _built() -> list[Path]:
     """Adam as it was compiled with the package, or at an earlier start."""
     spec = importlib.util.find_spec("deepspeed")

@@ -341,7 +341,10 @@ def pretraining_pairs(seed: int, n: int) -> list[dict[str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write train.jsonl, dev.jsonl and ood_synthetic.jsonl into --output_dir."""
-    parser = argparse.ArgumentParser(description="Write the synthetic inference benchmark.")
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.synthetic.generator",
+        description="Write the synthetic inference benchmark.",
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=4000, help="pairs to train on")

@@ -219,7 +219,10 @@ def pretrain(directory: Path, recipe: Recipe) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the encoder and write it into --output_dir."""
-    parser = argparse.ArgumentParser(description="Train the embedded benchmark's encoder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.synthetic.pretrain",
+        description="Train the embedded benchmark's encoder.",
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     for name in ("pairs", "epochs", "learning_rate", "seed"):
         default = getattr(Recipe, name)

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress.checkpoints.saver import Saver
+from compress.configuration import machine
 from compress.configuration.config import Config, batch_split, training_steps
 from compress.data.batches import EpochBatches, Indices, share
 from compress.data.columns import Columns
@@ -42,6 +43,10 @@ from compress.training.window import Window
 
 COPIES = 3
 """Of each weight that a checkpoint holds: the weight itself, and two averages of Adam."""
+COMPILES = (
+    "DeepSpeed compiles its optimiser, once on this machine, which may take minutes; with "
+    "optimizer.params.torch_adam true nothing is compiled"
+)
 
 
 class AfterEpoch:
@@ -111,6 +116,8 @@ class Trainer:
             checkpoint_activations(training.model)
         if config.robust.padding_free:
             unpadding.leave_out(training.model)
+        if ranks.is_main() and machine.compiles(config):
+            ranks.say(f"{self.name}: {COMPILES}")
         with memory.building(self.name, config):
             if deferred.deferred(training.model):
                 partitioned.fill(training.model, settings)

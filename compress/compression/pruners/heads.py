@@ -90,7 +90,7 @@ class Heads(UnitPruner):
 
 
 class HeadParams(settings.Block):
-    """How many heads of a group stay: one of the three."""
+    """How many heads of a group stay: one of the three, or a list and the share that it leaves."""
 
     dense_ratio: Ratio | None = None
     """Share of the heads that stays, over all layers of the group; of each layer with method topk or
@@ -105,7 +105,10 @@ class HeadParams(settings.Block):
     def _one(self) -> Self:
         given = [self.dense_ratio is not None, self.target_heads is not None]
         if sum(given) + (self.pruned_heads is not None and not given[0]) != 1:
-            raise ValueError("give one of dense_ratio, target_heads and pruned_heads")
+            raise ValueError(
+                "give one of dense_ratio, target_heads and pruned_heads; the latter may stand beside "
+                "dense_ratio"
+            )
         return self
 
 
