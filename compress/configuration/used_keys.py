@@ -103,6 +103,10 @@ def _resolved(config: Config) -> dict[str, Any]:
     for key in ("bf16", "fp16", "torch_autocast"):
         if not out.get(key, {}).get("enabled"):
             out.pop(key, None)
+    active = {block.key for block in config.compression.active}
+    blocks = out.pop("compression_training", None) or {}
+    if left := {key: block for key, block in blocks.items() if key in active}:
+        out["compression_training"] = left
     for key, other in RESOLVED.items():
         if at(out, key.split(".")) is None:
             _put(out, key, at(out, other.split(".")) or config.robust.epochs)
