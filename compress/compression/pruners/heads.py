@@ -150,11 +150,14 @@ class HeadPruning(UnitPruning):
 
     @property
     def amount(self) -> str:
-        """Such as `40`, `20_learned`, `_keep9` or `_listed`."""
+        """Such as `40`, `20_learned`, `_keep9` or `_listed`; `_mixed` for groups of several kinds."""
+        params = [group.params for group in self.different_groups.values()]
         if self.listed:
             return "_listed"
-        targets = [group.params.target_heads or 0 for group in self.different_groups.values()]
-        return super().amount if len(self.dense) == len(targets) else f"_keep{sum(targets)}"
+        if len(self.dense) == len(params):
+            return super().amount
+        targets = [p.target_heads for p in params if p.target_heads is not None]
+        return f"_keep{sum(targets)}" if len(targets) == len(params) else "_mixed"
 
     @property
     def removes(self) -> bool:
