@@ -173,7 +173,7 @@ def test_even_keeps_no_more_than_the_smallest_layer_has(params, config):
                     changed(HEADS, params={"pruned_heads": [0], "dense_ratio": 0.5})
                 )
             },
-            "dense_ratio and pruned_heads contradict",
+            "pruned_heads contradict each other; leave dense_ratio out, or set it to 0.75.",
         ),
         (
             {"head_pruning": technique(changed(HEADS, params={"target_heads": 4}), method="topk")},

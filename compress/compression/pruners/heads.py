@@ -239,7 +239,10 @@ class HeadPruning(UnitPruning):
             )
         keep, ratio = sum(sizes) - len(pruned) * len(sizes), params.dense_ratio
         if ratio is not None and abs(ratio * sum(sizes) - keep) > 0.5:
-            raise UserError(f"{path}: dense_ratio and pruned_heads contradict each other.")
+            raise UserError(
+                f"{path}: dense_ratio and pruned_heads contradict each other; leave dense_ratio out, "
+                f"or set it to {keep / sum(sizes):g}."
+            )
         _enough(f"{path}.pruned_heads", min(sizes) - len(pruned), 1)
         return keep, pruned
 
