@@ -197,6 +197,18 @@ def test_disabled_blocks_do_nothing(tmp_path):
             },
             "heads_listed",
         ),
+        (
+            {
+                "head_pruning": {
+                    "shared_parameters": {"enabled": True},
+                    "different_groups": {
+                        "g": {"params": {"pruned_heads": [1]}, "modules": ["x"]},
+                        "h": {"params": {"target_heads": 9}, "modules": ["y"]},
+                    },
+                }
+            },
+            "heads_mixed",
+        ),
         ({"layer_reduction": {"enabled": True, "teacher_layer": "first_half"}}, "layers_first_half"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from configs import BASE, FULL, OURS, SPARSE, Files, at
 
 from compress.configuration import batch_sizes
-from compress.configuration.config import _check_removed, load
+from compress.configuration.config import NOT_TAKEN, _check_removed, load
 from compress.configuration.merge import Merge, override
 from compress.errors import UserError
 
@@ -121,6 +121,47 @@ def refused(files, path, value, by_override):
 def test_unknown_key(files, path, value, hint, by_override):
     sentence = refused(files, path, value, by_override)
     assert f"'{path}' is not a key" in sentence and hint in sentence
+
+
+def test_further_unknown_keys_are_named_too(files):
+    wrong = {"optimiser": {}, "bf16": {"enable": True}, **{f"key{n}": n for n in range(9)}}
+    sentence, _ = files.refused(FULL, wrong)
+    assert sentence.count("is not a key that takes effect") == 1
+    assert "Without effect too: " in sentence and sentence.endswith(" and 2 more.")
+    named = sentence.split("Without effect too: ")[1]
+    assert "'bf16.enable'" in sentence and named.count("'") == 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("block", "wrong", "right"),
+    [("row_pruning", "l1", "'topk' or 'importance'"), ("sparse_pruning", "snip_momentum", "'l1'")],
+)
+def test_methods_of_the_library_that_are_not_offered(files, block, wrong, right):
+    shared = {"shared_parameters": {"enabled": True, "method": wrong}}
+    sentence, _ = files.refused(FULL, at(f"compression_training.{block}", shared))
+    assert f"but: input should be {right}" in sentence
+    assert wrong in sentence.split("(")[1] and "not offered" in sentence
+
+
+DISABLED = {"shared_parameters": {"enabled": False, "method": "other", "schedule_offset": 5}}
+
+
+@pytest.mark.parametrize("block", [*NOT_TAKEN, "head_pruning", "row_pruning"])
+def test_a_disabled_block_asks_for_nothing(files, block):
+    """As in DeepSpeed's example files, with any content; an enabled one is checked."""
+    with_it = files.load(SPARSE, at(f"compression_training.{block}", DISABLED))
+    assert with_it.merged == files.load(SPARSE).merged
+    enabled = {"shared_parameters": {**DISABLED["shared_parameters"], "enabled": True}}
+    for wrong in (enabled, {"enabled": False}, {"shared_parameters": {"enabled": 0}}):
+        files.refused(SPARSE, at(f"compression_training.{block}", wrong))
+
+
+def test_a_disabled_layer_reduction_and_a_block_of_no_such_name(files):
+    reduction = {"enabled": False, "keep_number_layer": 5}
+    with_it = files.load(SPARSE, at("compression_training.layer_reduction", reduction))
+    assert with_it.merged == files.load(SPARSE).merged
+    sentence, _ = files.refused(SPARSE, at("compression_training.sparse_prunning", DISABLED))
+    assert "did you mean 'sparse_pruning'?" in sentence
 
 
 def test_a_key_of_another_method(files):

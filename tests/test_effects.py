@@ -144,6 +144,7 @@ TOPK = "compression_training.sparse_pruning.shared_parameters.method=topk"
         ([ROWS], "structured.even=true", "no heads are chosen by importance"),
         ([heads()], "structured.multiple_of=8", "no row_pruning"),
         ([heads()], "structured.begin=0.1", "one round"),
+        ([heads(params='{"pruned_heads": [1]}')], "structured.begin=0.1", "one round"),
         ([heads(), ROWS], "score_lr=0.1", "scores"),
         ([SPARSE, TOPK], "pruning.updates=3", "refreshed at every step"),
         ([], 'student={"model": "m", "init_from": "teacher"}', "student.model"),
@@ -182,6 +183,18 @@ def test_steps_and_fractions_of_heads_and_rows(base, technique):
     steps = f"compression_training.{technique}.shared_parameters.schedule_offset_end=5"
     with pytest.raises(UserError, match=r"structured.end' contradicts"):
         load([base], [given, steps, "robust_compression.structured.end=0.4"])
+
+
+def test_the_first_step_of_a_single_round_is_refused(base):
+    """Everything goes at its end, so that the beginning would be silently ignored."""
+    shared = "compression_training.row_pruning.shared_parameters"
+    steps = [f"{shared}.schedule_offset=2", f"{shared}.schedule_offset_end=4"]
+    with pytest.raises(UserError, match=r"schedule_offset' has no effect beside schedule_offset_end"):
+        load([base], [ROWS, *steps])
+    for taken in (steps[:1], steps[1:], [*steps, "robust_compression.structured.rounds=2"]):
+        load([base], [ROWS, *taken])
+    load([base], [ROWS, *steps, f"{shared}.method=topk"])
+    load([base], [ROWS, steps[0], f"{shared}.schedule_offset_end=2"])
 
 
 def test_steps_of_a_disabled_block_contradict_nothing(base):

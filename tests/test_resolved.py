@@ -18,6 +18,7 @@ from compress.stages import difficulty
 
 HEADS = {"params": {"dense_ratio": 0.5}, "modules": [r"attention\.(output\.dense|out_lin)$"]}
 ROWS = {"params": {"dense_ratio": 0.5}, "modules": [r"(intermediate\.dense|ffn\.lin1)$"]}
+WEIGHTS = {"params": {"dense_ratio": 0.5}, "modules": ["layer"]}
 BASE = {
     "train_batch_size": 10,
     "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
@@ -172,7 +173,7 @@ def test_even_keeps_no_more_than_the_smallest_layer_has(params, config):
                     changed(HEADS, params={"pruned_heads": [0], "dense_ratio": 0.5})
                 )
             },
-            "dense_ratio and pruned_heads contradict",
+            "pruned_heads contradict each other; leave dense_ratio out, or set it to 0.75.",
         ),
         (
             {"head_pruning": technique(changed(HEADS, params={"target_heads": 4}), method="topk")},
@@ -205,11 +206,35 @@ def test_even_keeps_no_more_than_the_smallest_layer_has(params, config):
         (
             {
                 "row_pruning": technique(ROWS, schedule_offset_end=15),
-                "sparse_pruning": technique(
-                    {"params": {"dense_ratio": 0.5}, "modules": ["layer"]}, schedule_offset_end=10
-                ),
+                "sparse_pruning": technique(WEIGHTS, schedule_offset_end=10),
             },
-            "sparse_pruning ends at step 10, before heads and rows are gone at step 15",
+            "sparse_pruning ends at step 10, before heads and rows are gone at step 15; raise "
+            "compression_training.sparse_pruning.shared_parameters.schedule_offset_end or lower "
+            "compression_training.row_pruning.shared_parameters.schedule_offset_end.",
+        ),
+        (
+            {
+                "row_pruning": technique(ROWS),
+                "sparse_pruning": technique(WEIGHTS, schedule_offset_end=1),
+            },
+            "schedule_offset_end or lower robust_compression.structured.end.",
+        ),
+        (
+            {"sparse_pruning": technique(WEIGHTS, schedule_offset=30)},
+            "from step 30 to 12, but the student trains 20 steps; lower "
+            "compression_training.sparse_pruning.shared_parameters.schedule_offset.",
+        ),
+        (
+            {"sparse_pruning": technique(WEIGHTS, schedule_offset=16)},
+            "schedule_offset, or raise robust_compression.pruning.end, or give schedule_offset_end ",
+        ),
+        (
+            {"row_pruning": technique(ROWS, schedule_offset=21)},
+            "lower compression_training.row_pruning.shared_parameters.schedule_offset.",
+        ),
+        (
+            {"head_pruning": technique(changed(HEADS, params={"target_heads": 8}))},
+            "params.target_heads: removes nothing, all 8 heads stay",
         ),
     ],
 )
@@ -345,7 +370,7 @@ def test_other_modules_lie_outside_the_layers(name):
 def test_two_groups_with_one_layer(config):
     block = technique(HEADS)
     block["different_groups"]["h"] = changed(HEADS, modules=["layer.0.attention.output"])
-    with pytest.raises(UserError, match=r"different_groups.h: another group has the layer"):
+    with pytest.raises(UserError, match=r"different_groups.h: another group has .*' too, 'g'"):
         pruners(config({"head_pruning": block}), shape(), 95)
 
 

@@ -131,6 +131,19 @@ def test_nothing_is_kept_if_that_is_asked(place):
     assert not work.path.parent.exists()
 
 
+def test_unfinished_work_of_another_configuration_goes_with_a_line(place, capsys):
+    old = work_of(place, "old")
+    with old.alone("teacher", lambda: False):
+        old.earlier = 3600.0
+        part(old, "dev")
+    with work_of(place, "old").alone("teacher", lambda: False):
+        assert old.path.is_dir() and "deleted" not in capsys.readouterr().out
+    with work_of(place, "new").alone("teacher", lambda: False):
+        assert not old.path.exists()
+    assert "teacher: the unfinished work of another configuration" in (said := capsys.readouterr().out)
+    assert "(3600 s of it were done)" in said
+
+
 def test_what_a_killed_run_has_left_beside_a_finished_artefact_goes(place):
     work = work_of(place)
     with work.alone("teacher", lambda: False):

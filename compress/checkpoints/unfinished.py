@@ -29,6 +29,7 @@ from compress.runtime import interrupts, provenance, ranks, watchdog
 
 SUFFIX = ".unfinished"
 SECONDS, LOCK, VALUES = "seconds.json", "making.lock", "values.npy"
+OTHER = "the unfinished work of another configuration, or with other versions or inputs,"
 PAUSE = 2.0
 """Seconds between two looks at what another run makes."""
 Values = NDArray[np.float64]
@@ -81,7 +82,7 @@ class Unfinished:
         appeared, so that nothing is waited for; asked on the main rank.
         """
         if self.path is None or not self.shared:
-            self._begin()
+            self._begin(label)
             yield
             return
         folder = self.path.parent
@@ -103,7 +104,7 @@ class Unfinished:
 
         interrupts.before_end(lock.release)
         ranks.on_main(wait)
-        self._begin()
+        self._begin(label)
         try:
             yield
         finally:
@@ -112,14 +113,16 @@ class Unfinished:
                 with suppress(OSError):  # it stays if there is something to continue
                     folder.rmdir()
 
-    def _begin(self) -> None:
-        """Go on with what earlier runs of this very work have done."""
+    def _begin(self, label: str) -> None:
+        """Go on with what earlier runs of this very work have done; say what of other work is lost."""
         self.began = time.perf_counter()
         if self.path is None or not ranks.is_main():
             return
         with suppress(OSError):
             for other in self.path.parent.iterdir():
                 if other != self.path and other.is_dir():
+                    if spent := _seconds(other):
+                        ranks.say(f"{label}: {OTHER} is deleted ({spent:.0f} s of it were done)")
                     shutil.rmtree(other, ignore_errors=True)
         self.earlier = _seconds(self.path)
 

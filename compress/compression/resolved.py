@@ -62,7 +62,7 @@ def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Prune
     epochs = config.robust.student.epochs or config.robust.epochs
     total = training_steps(config, samples, epochs)
     found = tuple(block.resolve(model, config.robust, total) for block in config.compression.pruning)
-    _check_order(found)
+    _check_order(config, found)
     _check_amounts(model, found)
     _check_activation(model, found)
     _check_patterns(config, model, found)
@@ -70,12 +70,14 @@ def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Prune
     return found
 
 
-def _check_order(found: tuple[Pruner, ...]) -> None:
+def _check_order(config: Config, found: tuple[Pruner, ...]) -> None:
     """Sparsity is counted on what heads and neurons leave, so it must be completed last."""
-    cutting = max((pruner.last for pruner in found if pruner.cuts), default=None)
-    for pruner in found:
-        if pruner.cuts or cutting is None:
+    pairs = list(zip(config.compression.pruning, found, strict=True))
+    ends = [(p.last, b.end_key(b.at_once(config.robust))) for b, p in pairs if p.cuts]
+    for block, pruner in pairs:
+        if pruner.cuts or not ends:
             continue
+        cutting, key = max(ends)
         if pruner.learned:
             raise UserError(
                 "compression_training.sparse_pruning: method 'topk' cannot keep its sparsity while "
@@ -84,9 +86,7 @@ def _check_order(found: tuple[Pruner, ...]) -> None:
         if pruner.last < cutting:
             raise UserError(
                 f"compression_training: sparse_pruning ends at step {pruner.last}, before heads and "
-                f"rows are gone at step {cutting}; let it end later (its schedule_offset_end, or "
-                "robust_compression.pruning.end) or these earlier (their schedule_offset_end, or "
-                "robust_compression.structured.end)."
+                f"rows are gone at step {cutting}; raise {block.end_key()} or lower {key}."
             )
 
 

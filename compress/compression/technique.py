@@ -170,22 +170,42 @@ class PruningTechnique(Technique):
         """
         first, last = self.shared_parameters.schedule_offset, self.shared_parameters.schedule_offset_end
         last = first if at_once and last is None else last
-        source = ""
-        if last is None:
-            last = round(end * total)
-            source = (
-                " Without schedule_offset_end the last step is robust_compression."
-                f"{self.fractions}.end ({end:g}) of the training: lower schedule_offset or give "
-                "schedule_offset_end."
-            )
         first = round(begin * total) if first is None else first
+        last = round(end * total) if last is None else last
         if not first <= last <= total:
             raise UserError(
                 f"compression_training.{self.key}: the schedule goes from step {first} to {last}, "
-                f"but the student trains {total} steps; the offsets must rise and end before that."
-                f"{source}"
+                f"but the student trains {total} steps; {self._advice(first, last, total, at_once)}."
             )
         return first, last
+
+    def _advice(self, first: int, last: int, total: int, at_once: bool) -> str:
+        begin, end = self.begin_key, self.end_key(at_once)
+        if last > total or first > total:
+            return f"lower {end if last > total else begin}"
+        if not end.endswith("schedule_offset_end"):
+            end = f"{end}, or give schedule_offset_end beside schedule_offset"
+        return f"lower {begin}, or raise {end}"
+
+    @property
+    def begin_key(self) -> str:
+        """The key that says when the schedule begins."""
+        return self._step_key("schedule_offset") or f"robust_compression.{self.fractions}.begin"
+
+    def end_key(self, at_once: bool = False) -> str:
+        """The key that says when the schedule ends; see `steps`."""
+        given = self._step_key("schedule_offset_end")
+        given = given or (self._step_key("schedule_offset") if at_once else None)
+        return given or f"robust_compression.{self.fractions}.end"
+
+    def _step_key(self, key: str) -> str | None:
+        """A key of the schedule in steps, if it is given."""
+        given = getattr(self.shared_parameters, key) is not None
+        return f"compression_training.{self.key}.shared_parameters.{key}" if given else None
+
+    def at_once(self, robust: RobustCompression) -> bool:
+        """Whether everything goes at the end of the schedule."""
+        return False
 
     def matched(self, model: PreTrainedModel) -> dict[str, list[str]]:
         """Names of the layers of each group; see `match`."""
@@ -232,8 +252,8 @@ def match(
                 )
         found = [name for name in linear if any(re.search(keyword, name) for keyword in keywords)]
         for layer in found:
-            if any(layer in others for others in names.values()):
-                raise UserError(f"{path}: another group has the layer '{layer}' too.")
+            if other := next((name for name, others in names.items() if layer in others), None):
+                raise UserError(f"{path}: another group has the layer '{layer}' too, '{other}'.")
         names[group] = found
     return names
 
@@ -246,4 +266,5 @@ def exactly(name: str) -> str:
 def something(path: str, ratio: float | None, keep: int, full: int, what: str) -> None:
     """UserError for a ratio below 1 that rounds to everything."""
     if keep == full and (ratio or 0) < 1:
-        raise UserError(f"{path}.dense_ratio: removes nothing, all {full} {what} stay.")
+        key = "target_heads" if ratio is None else "dense_ratio"
+        raise UserError(f"{path}.{key}: removes nothing, all {full} {what} stay.")

@@ -221,10 +221,9 @@ class UnitPruning(PruningTechnique):
     def takes(self, robust: RobustCompression) -> set[str]:
         """The schedule of heads and neurons; rounds and samples where something is chosen."""
         keys = {"structured"} | ({"score_lr"} if self.learned else set())
-        if self.chooses != "importance":
-            return keys | {"structured.begin"}
-        keys |= {"structured.rounds", "structured.samples"}
-        return keys if robust.structured.rounds == 1 else keys | {"structured.begin"}
+        if self.chooses == "importance":
+            keys |= {"structured.rounds", "structured.samples"}
+        return keys if self.at_once(robust) else keys | {"structured.begin"}
 
     def resolve(self, model: PreTrainedModel, robust: RobustCompression, total: int) -> UnitPruner:
         """See `PruningTechnique.resolve`."""
@@ -241,12 +240,15 @@ class UnitPruning(PruningTechnique):
         pruner.learned = self.learned
         return pruner
 
+    def at_once(self, robust: RobustCompression) -> bool:
+        """In one round."""
+        return self.shared_parameters.method != "topk" and robust.structured.rounds == 1
+
     def _schedule(self, robust: RobustCompression, total: int) -> PruningSchedule:
         """In rounds, the last at the end, or at every step along a cubic curve."""
-        block, every_step = robust.structured, self.shared_parameters.method == "topk"
-        at_once = not every_step and block.rounds == 1
-        begin, end = self.steps(total, block.begin, block.end, at_once)
-        if every_step:
+        block = robust.structured
+        begin, end = self.steps(total, block.begin, block.end, self.at_once(robust))
+        if self.shared_parameters.method == "topk":
             return PruningSchedule(0.0, 1.0, begin, end)
         stride = max(1, -(-(end - begin) // block.rounds))
         return PruningSchedule(0.0, 1.0, begin, end, stride, "linear")

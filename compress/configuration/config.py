@@ -15,6 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from compress import mitigations
+from compress.compression.pruners.layers import LayerReduction
 from compress.compression.settings import CompressionTraining
 from compress.configuration import batch_sizes, effects, field_types, whole_numbers
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
@@ -32,11 +33,8 @@ EXAMPLES = {
     "optimizer": "give a file such as ds_configs/zero2.json",
 }
 """Keys that must be given -> where a user finds them."""
-NOT_TAKEN = {
-    f"compression_training.{name}"
-    for name in ("weight_quantization", "activation_quantization", "channel_pruning")
-}
-"""Blocks of DeepSpeed's library that its examples hold, often disabled; disabled ones are left out."""
+NOT_TAKEN = ("weight_quantization", "activation_quantization", "channel_pruning")
+"""Blocks of `compression_training` that DeepSpeed's library has and this program has not."""
 SHOWN = 8
 """Further unknown keys that an error names."""
 METHODS = {
@@ -141,10 +139,19 @@ def load(
 
 
 def _leave_out_disabled(values: dict[str, Any]) -> None:
-    """Take out the blocks of `NOT_TAKEN` that are disabled, which ask for nothing."""
-    for block, name in (key.split(".") for key in NOT_TAKEN):
-        if at(values, [block, name, "shared_parameters", "enabled"]) is False:
-            del values[block][name]
+    """Take out the disabled blocks of `compression_training`: they ask for nothing.
+
+    DeepSpeed's example files hold a disabled block of every kind, such as this program does not take.
+    """
+    blocks = values.get("compression_training")
+    if not isinstance(blocks, dict):
+        return
+    for name in [*NOT_TAKEN, *CompressionTraining.model_fields]:
+        switch = ["enabled"] if name == LayerReduction.key else ["shared_parameters", "enabled"]
+        if at(blocks, [name, *switch]) is False:
+            del blocks[name]
+    if not blocks:
+        del values["compression_training"]
 
 
 def build(values: Mapping[str, Any], sources: Mapping[tuple[str, ...], list[str]]) -> Config:
@@ -211,7 +218,7 @@ def _neither(paths: Sequence[Sequence[str]]) -> str:
 def _unknown(path: Sequence[str], source: str, merge: Merge) -> str:
     """The sentence for a key that is no field here, with the nearest that is one."""
     key, known = ".".join(path), set(_keys_at(path[:-1], merge.values))
-    if key in NOT_TAKEN:
+    if key in [f"compression_training.{name}" for name in NOT_TAKEN]:
         why = "this program does neither quantisation nor channel pruning of DeepSpeed's library"
         why += "; remove the block or disable it"
         return f"{source}: '{key}' is not a key that takes effect: {why}."

@@ -71,6 +71,10 @@ def _pruners(root: Root, blocks: CompressionTraining, merge: Merge) -> Cases:
         offset, end = parameters.schedule_offset, parameters.schedule_offset_end
         if offset is not None and end is not None and offset > end:
             yield f"{shared}.schedule_offset", "is above schedule_offset_end"
+        at_once = block.active and block.at_once(root.robust_compression)
+        if at_once and offset is not None and end not in (None, offset):
+            why = "has no effect beside schedule_offset_end: in one round everything goes at the end"
+            yield f"{shared}.schedule_offset", why
 
 
 def _robust(root: Root, blocks: CompressionTraining) -> Cases:

@@ -153,11 +153,14 @@ class HeadPruning(UnitPruning):
 
     @property
     def amount(self) -> str:
-        """Such as `40`, `20_learned`, `_keep9` or `_listed`."""
+        """Such as `40`, `20_learned`, `_keep9` or `_listed`; `_mixed` for groups of several kinds."""
+        params = [group.params for group in self.different_groups.values()]
         if self.listed:
             return "_listed"
-        targets = [group.params.target_heads or 0 for group in self.different_groups.values()]
-        return super().amount if len(self.dense) == len(targets) else f"_keep{sum(targets)}"
+        if len(self.dense) == len(params):
+            return super().amount
+        targets = [p.target_heads for p in params if p.target_heads is not None]
+        return f"_keep{sum(targets)}" if len(targets) == len(params) else "_mixed"
 
     @property
     def removes(self) -> bool:
@@ -239,7 +242,10 @@ class HeadPruning(UnitPruning):
             )
         keep, ratio = sum(sizes) - len(pruned) * len(sizes), params.dense_ratio
         if ratio is not None and abs(ratio * sum(sizes) - keep) > 0.5:
-            raise UserError(f"{path}: dense_ratio and pruned_heads contradict each other.")
+            raise UserError(
+                f"{path}: dense_ratio and pruned_heads contradict each other; leave dense_ratio out, "
+                f"or set it to {keep / sum(sizes):g}."
+            )
         _enough(f"{path}.pruned_heads", min(sizes) - len(pruned), 1)
         return keep, pruned
 
