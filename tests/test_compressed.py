@@ -1,6 +1,7 @@
 """Real dimensions: a model with heads and rows cut out says what the masked one says, and loads."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -105,6 +106,17 @@ def test_load_without_weights(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="has no weights of a model"):
         compress.load_compressed(folder)
+
+
+@pytest.mark.parametrize("place", ["student/model", "model"])
+def test_load_from_the_directory_of_a_run(folder, tmp_path, place):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / place)
+    for reason in ("it has no config.json", "has no weights of a model"):
+        with pytest.raises(UserError, match=reason) as error:
+            compress.load_compressed(run)
+        assert str(error.value).endswith(f"; did you mean '{run / place}'?")
+        (run / "config.json").write_text("{}")
 
 
 def test_load_with_a_missing_tensor(folder):

@@ -45,6 +45,17 @@ def check(path: Path, key: str | None = None) -> None:
     """Raise UserError if a directory (given as `key`) holds no model, or no weights of one."""
     where = str(path) if key is None else f"{key}: '{path}'"
     if not (path / "config.json").is_file():
-        raise UserError(f"{where} is no model directory (it has no config.json).")
-    if not any(any(path.glob(pattern)) for pattern in WEIGHTS):
-        raise UserError(f"{where} has no weights of a model ({', '.join(WEIGHTS)}).")
+        raise UserError(f"{where} is no model directory (it has no config.json){_inside(path)}")
+    if not _has_weights(path):
+        raise UserError(f"{where} has no weights of a model ({', '.join(WEIGHTS)}){_inside(path)}")
+
+
+def _has_weights(path: Path) -> bool:
+    return any(any(path.glob(pattern)) for pattern in WEIGHTS)
+
+
+def _inside(path: Path) -> str:
+    """The end of the sentence; for the directory of a run or a stage, where its model is."""
+    places = (path / "student" / "model", path / "model")
+    found = next((place for place in places if _has_weights(place)), None)
+    return f"; did you mean '{found}'?" if found else "."
