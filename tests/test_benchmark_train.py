@@ -1,6 +1,7 @@
 """The benchmark of trainings: its figures by hand, and a small run of it on two ranks."""
 
 import json
+import re
 import subprocess
 from types import SimpleNamespace
 
@@ -144,6 +145,8 @@ def test_three_trainings_take_turns_on_two_ranks(tiny_model, tmp_path):
     assert padded["bound"] > dynamic["bound"] > 4 / 3
     assert (tmp_path / "out/training.png").read_bytes().startswith(b"\x89PNG")
     assert done.stdout.count("| robust compression") == 2
+    said = re.findall(r"^round (\d) of 3: (.+): \d+\.\d s, dev \d+\.\d%$", done.stdout, re.M)
+    assert said == [(str(turn["round"] + 1), turn["training"]) for turn in found["turns"]]
     assert [look["round"] for look in found["looks"]] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert {row["level"] for row in found["reached"]} == {min(row["last"] for row in found["reached"])}
     ours, *_ = found["reached"]
@@ -169,6 +172,7 @@ def test_one_alone_tells_its_memory_and_operations(tiny_model, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "out/training.json").read_text())
     assert [row["training"] for row in found["trainings"]] == ["robust compression"]
+    assert re.search(r"^round 2 of 2: robust compression: \d+\.\d s$", done.stdout, re.M)
     before, peak = (found["machine"][key] for key in MEMORY)
     assert 100 < before <= peak < 10_000
     asked = found["machine"]["operations a step"]

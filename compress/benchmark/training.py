@@ -87,6 +87,9 @@ def run(options: argparse.Namespace, launch: Launch) -> str:
         found.append(turn)
         if options.teacher is not None:
             looks.append(accuracy.look(context, turn, one.forward()))
+        reached = f", dev {looks[-1].accuracy:.1%}" if looks else ""
+        place = f"round {turn.round + 1} of {options.rounds}"
+        ranks.say(f"{place}: {turn.training}: {turn.seconds:.1f} s{reached}")
     after = _memory(context.device)  # before what is not training
     first = [turn.seconds / turn.steps for turn in found if turn.training == contestants[0].name]
     about = _about(context, context.columns["train"], options)
