@@ -6,7 +6,7 @@ import pytest
 from configs import BASE, FULL, OURS, SPARSE, Files, at
 
 from compress.configuration import batch_sizes
-from compress.configuration.config import NOT_TAKEN, _check_removed, load
+from compress.configuration.config import _check_removed, load
 from compress.configuration.merge import Merge, override
 from compress.errors import UserError
 
@@ -141,27 +141,6 @@ def test_methods_of_the_library_that_are_not_offered(files, block, wrong, right)
     sentence, _ = files.refused(FULL, at(f"compression_training.{block}", shared))
     assert f"but: input should be {right}" in sentence
     assert wrong in sentence.split("(")[1] and "not offered" in sentence
-
-
-DISABLED = {"shared_parameters": {"enabled": False, "method": "other", "schedule_offset": 5}}
-
-
-@pytest.mark.parametrize("block", [*NOT_TAKEN, "head_pruning", "row_pruning"])
-def test_a_disabled_block_asks_for_nothing(files, block):
-    """As in DeepSpeed's example files, with any content; an enabled one is checked."""
-    with_it = files.load(SPARSE, at(f"compression_training.{block}", DISABLED))
-    assert with_it.merged == files.load(SPARSE).merged
-    enabled = {"shared_parameters": {**DISABLED["shared_parameters"], "enabled": True}}
-    for wrong in (enabled, {"enabled": False}, {"shared_parameters": {"enabled": 0}}):
-        files.refused(SPARSE, at(f"compression_training.{block}", wrong))
-
-
-def test_a_disabled_layer_reduction_and_a_block_of_no_such_name(files):
-    reduction = {"enabled": False, "keep_number_layer": 5}
-    with_it = files.load(SPARSE, at("compression_training.layer_reduction", reduction))
-    assert with_it.merged == files.load(SPARSE).merged
-    sentence, _ = files.refused(SPARSE, at("compression_training.sparse_prunning", DISABLED))
-    assert "did you mean 'sparse_pruning'?" in sentence
 
 
 def test_a_key_of_another_method(files):

@@ -6,10 +6,9 @@ import json
 import pytest
 import torch
 from small_models import CONFIGS, fresh
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModelForSequenceClassification
 
 from compress.compression.pruners.heads import Heads
-from compress.compression.pruners.layers import LayerReduction
 from compress.compression.resolved import pruners
 from compress.configuration.config import load
 from compress.errors import UserError
@@ -356,17 +355,6 @@ def test_schedule_offset_alone_is_the_moment_of_one_shot(config):
     ] == [13]
 
 
-def others(name):
-    return LayerReduction(enabled=True, teacher_layer=[0], other_module_name=[name])
-
-
-@pytest.mark.parametrize("name", ["bert", "bert.encoder", "bert.encoder.layer.0", "no.such"])
-def test_other_modules_lie_outside_the_layers(name):
-    with pytest.raises(UserError, match=f"other_module_name: .*'{name}'"):
-        others(name).check_others(shape())
-    others("bert.pooler").check_others(shape())
-
-
 def test_two_groups_with_one_layer(config):
     block = technique(HEADS)
     block["different_groups"]["h"] = changed(HEADS, modules=["layer.0.attention.output"])
@@ -379,38 +367,3 @@ def test_related_modules_of_deepspeeds_examples(config):
     rows = changed(ROWS, related_modules=[[r"layer\.\d+\.output\.dense"]])
     both = {"head_pruning": technique(heads), "row_pruning": technique(rows)}
     assert len(pruners(config(both), shape(), 95)) == 2
-
-
-# ------------------------------------------------------------------------------------ layer reduction
-
-SIX = BertConfig(num_hidden_layers=6)
-
-
-def reduction(**block):
-    return {"layer_reduction": {"enabled": True, **block}}
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [([0, 1, 2], (0, 1, 2)), ("first_half", (0, 1, 2)), ("every_second", (1, 3, 5)), ([5, 0], (5, 0))],
-)
-def test_layers(given, kept, config):
-    assert config(reduction(teacher_layer=given)).compression.layers.kept(SIX) == kept
-
-
-@pytest.mark.parametrize(
-    ("block", "sentence"),
-    [
-        ({"teacher_layer": [1, 6]}, "there is no layer 6; the model has 6, from 0"),
-        ({"teacher_layer": [1, 1]}, "each once"),
-        ({"teacher_layer": [1, 2], "keep_number_layer": 3}, "is 3, but teacher_layer lists 2"),
-        (
-            {"teacher_layer": [1], "module_name_prefix": "transformer.h"},
-            "is 'transformer.h', but the layers of this model are in 'bert.encoder.layer'",
-        ),
-    ],
-)
-def test_layers_that_are_not_there(block, sentence, config):
-    with pytest.raises(UserError) as error:
-        config(reduction(**block)).compression.layers.kept(SIX)
-    assert sentence in str(error.value)

@@ -30,15 +30,10 @@ class _CompressionTraining(Block):
     """
 
     @property
-    def given(self) -> list[Technique]:
-        """The blocks that are given, enabled or not, in the order of their work."""
-        blocks = [getattr(self, key) for key in type(self).model_fields]
-        return sorted((b for b in blocks if b is not None), key=lambda block: block.order)
-
-    @property
     def active(self) -> list[Technique]:
         """The blocks that are enabled, in the order of their work."""
-        return [block for block in self.given if block.active]
+        blocks = [getattr(self, key) for key in type(self).model_fields]
+        return sorted((b for b in blocks if b is not None and b.active), key=lambda block: block.order)
 
     @property
     def pruning(self) -> list[PruningTechnique]:

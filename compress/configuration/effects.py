@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 
 from compress.compression.settings import CompressionTraining
-from compress.compression.technique import PruningTechnique
 from compress.configuration import engine_table
 from compress.configuration.deepspeed_schema import WarmupParams
 from compress.configuration.merge import Merge
@@ -58,20 +57,20 @@ def _pruners(root: Root, blocks: CompressionTraining, merge: Merge) -> Cases:
     for key, why in UNTAKEN.items():
         if key not in taken:
             yield f"robust_compression.{key}", f"has no effect: {why}"
-    for block in (b for b in blocks.given if isinstance(b, PruningTechnique)):
+    for block in blocks.pruning:
         shared = f"compression_training.{block.key}.shared_parameters"
-        if block.active and block.learned:
+        if block.learned:
             why = "has no effect: learned scores are refreshed at every step"
             yield f"{shared}.schedule_offset_stride", why
         for key, twin in TWINS.items():
-            if block.active and merge.given(f"{shared}.{key}"):
+            if merge.given(f"{shared}.{key}"):
                 why = f"contradicts compression_training's {key}; give one of them"
                 yield f"robust_compression.{block.fractions}.{twin}", why
         parameters = block.shared_parameters
         offset, end = parameters.schedule_offset, parameters.schedule_offset_end
         if offset is not None and end is not None and offset > end:
             yield f"{shared}.schedule_offset", "is above schedule_offset_end"
-        at_once = block.active and block.at_once(root.robust_compression)
+        at_once = block.at_once(root.robust_compression)
         if at_once and offset is not None and end not in (None, offset):
             why = "has no effect beside schedule_offset_end: in one round everything goes at the end"
             yield f"{shared}.schedule_offset", why
