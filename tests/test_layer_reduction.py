@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from configs import Files, at
+from configs import Files
 from small_models import CONFIGS
 from transformers import AutoModelForSequenceClassification, BertConfig
 
@@ -18,7 +18,7 @@ def files(tmp_path):
 
 
 def reduction(**block):
-    return at("compression_training.layer_reduction", {"enabled": True, **block})
+    return {"layer_reduction": {"enabled": True, **block}}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,12 @@ def reduction(**block):
     [([0, 1, 2], (0, 1, 2)), ("first_half", (0, 1, 2)), ("every_second", (1, 3, 5)), ([5, 0], (5, 0))],
 )
 def test_layers(given, kept, files):
-    assert files.load(reduction(teacher_layer=given)).compression.layers.kept(SIX) == kept
+    assert (
+        files.load({"compression_training": reduction(teacher_layer=given)}).compression.layers.kept(
+            SIX
+        )
+        == kept
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,7 @@ def test_layers(given, kept, files):
 )
 def test_layers_that_are_not_there(block, sentence, files):
     with pytest.raises(UserError) as error:
-        files.load(reduction(**block)).compression.layers.kept(SIX)
+        files.load({"compression_training": reduction(**block)}).compression.layers.kept(SIX)
     assert sentence in str(error.value)
 
 

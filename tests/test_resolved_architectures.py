@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from small_models import CONFIGS, fresh
-from test_resolved import HEADS, ROWS, config, reduction, shape, technique
+from test_layer_reduction import reduction
+from test_resolved import HEADS, ROWS, config, shape, technique
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BartConfig
 
