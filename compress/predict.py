@@ -1,12 +1,13 @@
 """Classify texts or pairs of texts with a model directory, from the command line.
 
 python -m compress.predict MODEL_DIR --premise "A man sleeps." --hypothesis "Nobody is awake."
-python -m compress.predict MODEL_DIR --file pairs.tsv --columns claim evidence --output labels.jsonl
+python -m compress.predict MODEL_DIR --file pairs.tsv --output labels.jsonl
 python -m compress.predict MODEL_DIR --text "A film to remember."
 python -m compress.predict MODEL_DIR --file texts.csv --columns sentence
 
 Prints the label and the probability of every label; a file gives one JSON line a row. Takes any
-directory that `load_compressed` takes; the second two are for models of single texts.
+directory that `load_compressed` takes; the second two are for models of single texts. A file's columns
+are those of the training, unless `--columns` names others.
 """
 
 import argparse
@@ -36,7 +37,7 @@ MAX_LENGTH = 128
 LONGEST = 100_000
 """Tokens of a sample, at most, that a configuration may name."""
 COLUMNS = {1: ("text",), 2: ("premise", "hypothesis")}
-"""By the number of texts of a sample: the columns of a file, and the options of one sample."""
+"""By the number of texts of a sample: the options of one; a file's columns where the model names none."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hypothesis", help="second text of one pair")
     parser.add_argument("--file", type=Path, help=f"table ({', '.join(reading.FORMATS)}, .gz)")
     parser.add_argument(
-        "--columns", nargs="+", metavar="COLUMN", help="its column of texts, or two of pairs"
+        "--columns", nargs="+", metavar="COLUMN", help="its one or two columns (default: as trained)"
     )
     parser.add_argument("--output", type=Path, help="write the JSON lines there")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
@@ -217,6 +218,25 @@ def texts_of(model: PreTrainedModel, options: argparse.Namespace) -> int:
     return given
 
 
+def columns_of(model: PreTrainedModel, path: Path, texts: int) -> Sequence[str]:
+    """The columns of the training's texts; of a model that names none, `COLUMNS`.
+
+    Raises UserError where the configuration names something else than one column for each text.
+    """
+    value: object = getattr(model.config, encoders.TRAINED_COLUMNS, None)
+    if value is None:
+        return COLUMNS[texts]
+    names = value if isinstance(value, list) else []
+    if len(names) == len(set(map(str, names))) == texts and all(
+        isinstance(name, str) for name in names
+    ):
+        return names
+    raise UserError(
+        f"{path}/config.json: '{encoders.TRAINED_COLUMNS}' is {json.dumps(value, default=str)}, but it "
+        f"must be a list of {texts} names of columns; correct it or remove the key."
+    )
+
+
 def lines(options: argparse.Namespace) -> Iterator[str]:
     """What `main` prints, line by line.
 
@@ -229,7 +249,8 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
     keep = _trained(model, options.model_dir, encoders.TRAINED_KEEP, range(2))
     questions = Questions(model, tokenizer, str(options.model_dir), texts)
     limit = length_limit(questions, options.model_dir, options.max_length)
-    samples = _samples(options, texts)
+    columns = options.columns or columns_of(model, options.model_dir, texts)
+    samples = _sample(options, texts) if options.file is None else read(options.file, columns)
     nn.Module.to(model, encoders.find_device(options.device))
     values = probabilities(model, tokenizer, samples, limit, options.batch_size, keep)
     names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
@@ -244,10 +265,8 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
         yield json.dumps({"row": row, **answer(names, probability)}, ensure_ascii=False)
 
 
-def _samples(options: argparse.Namespace, texts: int) -> Samples:
-    """The sample of the command line, or those of the file."""
-    if options.file is not None:
-        return read(options.file, options.columns or COLUMNS[texts])
+def _sample(options: argparse.Namespace, texts: int) -> Samples:
+    """The one sample of the command line."""
     place = "the command line"
     given = [_text(getattr(options, name), place, f"--{name}") for name in COLUMNS[texts]]
     reading.check_texts(given, place)

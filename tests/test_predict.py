@@ -95,6 +95,23 @@ def test_a_file_of_pairs(kind, uneven, write_table, tmp_path, capsys):
     assert np.abs(wanted[0] - wanted[1]).max() > 1e-4
 
 
+def test_a_file_is_read_by_the_columns_of_the_training(plain, write_table, tmp_path, capsys):
+    """Without `--columns`; with them the model's own are of no account."""
+    names = ("claim", "evidence")
+    settings = json.loads((plain / "config.json").read_text())
+    (plain / "config.json").write_text(json.dumps({**settings, encoders.TRAINED_COLUMNS: names}))
+    ours, other = (table(write_table, tmp_path / f"{n[0]}.csv", n) for n in (names, predict.COLUMNS[2]))
+    predict.main([str(plain), "--file", str(ours), "--device", "cpu"])
+    told = capsys.readouterr().out
+    assert [answer["row"] for answer in answers(told)] == list(range(2, 2 + len(PAIRS)))
+    predict.main(
+        [str(plain), "--file", str(other), "--columns", *predict.COLUMNS[2], "--device", "cpu"]
+    )
+    assert capsys.readouterr().out == told
+    with pytest.raises(UserError, match=r"has no column 'claim' [(]choose with --columns[)]"):
+        predict.main([str(plain), "--file", str(other), "--device", "cpu"])
+
+
 def test_a_pair_is_cut_as_in_training(plain, capsys):
     """A model that was trained with its claims whole reads them whole."""
     claim, evidence = " ".join(["doctor"] * 12), " ".join(["lawyer"] * 30)
@@ -125,13 +142,21 @@ def test_a_pair_is_cut_as_in_training(plain, capsys):
         *((encoders.TRAINED_LENGTH, value) for value in ("x", 0, -3, 2.5, True, [8], 10**12)),
         *((encoders.TRAINED_KEEP, value) for value in (5, -1, "0", False, 0.0, {})),
         *((encoders.TRAINED_TEXTS, value) for value in (0, 3, "2", True, 1.0)),
+        *(
+            (encoders.TRAINED_COLUMNS, value)
+            for value in ("ab", [], ["a"], ["a", "a"], ["a", 1], {"a": 1})
+        ),
     ],
 )
-def test_odd_values_of_the_training_in_config_json(plain, key, value):
+def test_odd_values_of_the_training_in_config_json(plain, key, value, tmp_path):
     settings = json.loads((plain / "config.json").read_text())
     (plain / "config.json").write_text(json.dumps({**settings, key: value}))
+    (tmp_path / "x.csv").write_text("a,b\nthe,king\n")
+    given = ["--premise", "a", "--hypothesis", "b"]
+    if key == encoders.TRAINED_COLUMNS:
+        given = ["--file", str(tmp_path / "x.csv")]
     with pytest.raises(UserError) as caught:
-        predict.main([str(plain), "--premise", "a", "--hypothesis", "b", "--device", "cpu"])
+        predict.main([str(plain), *given, "--device", "cpu"])
     assert str(caught.value).startswith(f"{plain}/config.json: '{key}' is {json.dumps(value)}, but")
 
 

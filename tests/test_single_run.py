@@ -81,6 +81,7 @@ def test_words_give_dev_away_and_the_report_shows_one_text(run):
 def test_the_model_says_how_many_texts_it_reads(run):
     for folder in (run / "student/model", *(run.parent / "shared/teacher").glob("*/model")):
         settings = json.loads((folder / "config.json").read_text())
+        assert settings[encoders.TRAINED_COLUMNS] == ["sentence"]
         assert settings[encoders.TRAINED_TEXTS] == 1 and settings[encoders.TRAINED_KEEP] is None
 
 

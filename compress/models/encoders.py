@@ -34,6 +34,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 TRAINED_LENGTH = "trained_max_length"
 TRAINED_KEEP = "trained_keep_text"
 TRAINED_TEXTS = "trained_texts"
+TRAINED_COLUMNS = "trained_columns"
 UNREADABLE = (
     ArithmeticError,
     AttributeError,

@@ -69,13 +69,14 @@ def save(
 ) -> None:
     """Write model and tokenizer.
 
-    max_length: tokens of a sample in training; it, the number of texts and which was cut last go into
-    config.json, for `compress.predict`. weights: a directory whose files are moved there; None: the
-    model's own are written.
+    max_length: tokens of a sample in training; it, the columns of its texts, their number and which was
+    cut last go into config.json, for `compress.predict`. weights: a directory whose files are moved
+    there; None: the model's own are written.
     """
     setattr(model.config, encoders.TRAINED_LENGTH, max_length)
     setattr(model.config, encoders.TRAINED_KEEP, task.keep)
     setattr(model.config, encoders.TRAINED_TEXTS, len(task.texts))
+    setattr(model.config, encoders.TRAINED_COLUMNS, list(task.texts))
     remote_code.save(model, folder, weights)
     if tokenizer.is_fast:  # the length that it was last used with is no part of it
         tokenizer.backend_tokenizer.no_truncation()
