@@ -37,7 +37,7 @@ MAX_LENGTH = 128
 LONGEST = 100_000
 """Tokens of a sample, at most, that a configuration may name."""
 COLUMNS = {1: ("text",), 2: ("premise", "hypothesis")}
-"""By the number of texts of a sample: the options of one; a file's columns where the model names none."""
+"""By the number of texts of a sample: the options of one; the columns of a file that nothing names."""
 
 
 @dataclass(frozen=True)

@@ -338,6 +338,7 @@ def test_a_dry_run_checks_everything_and_trains_nothing(tiny_model, tmp_path):
     done = python(*job(tiny_model, output), "robust_compression.epochs=1", "--dry_run")
     assert done.returncode == 0, done.stderr[-2000:]
     assert " fits: it needs" in done.stdout
+    assert "\nstudent: prunes imp60 at every step between steps 0 and 5, of 8\n" in done.stdout
     assert done.stdout.rstrip().endswith("dry run: checked, and nothing was trained")
     assert not list(tmp_path.rglob("*.safetensors")) and not (output / "student").exists()
     wrong = python(*job(tiny_model, output), "robust_compression.epochs=0", "--dry_run")

@@ -9,7 +9,7 @@ from small_models import CONFIGS, fresh
 from transformers import AutoModelForSequenceClassification
 
 from compress.compression.pruners.heads import Heads
-from compress.compression.resolved import pruners
+from compress.compression.resolved import pruners, resolve
 from compress.configuration.config import load
 from compress.errors import UserError
 from compress.models import compressed
@@ -77,6 +77,28 @@ def test_learned_scores_move_at_every_step(config):
     assert found.learned and found.groups["g"].keep == 2  # of each layer
     schedule = found.groups["g"].schedules[0]
     assert [step for step in range(21) if schedule.refresh_at(step)] == [4, 5, 6, 7, 8]
+
+
+def test_the_steps_that_people_are_told(config, tmp_path):
+    """Of a training of 20 steps: how often the masks change, between the ends of the schedule."""
+    CONFIGS["bert"].save_pretrained(tmp_path)
+
+    def told(compression, **structured):
+        ours = {"structured": structured} if structured else {}
+        return resolve(config(compression, **ours), tmp_path, 95).timetable
+
+    weights = {"sparse_pruning": technique(WEIGHTS, method="l1", schedule_offset_stride=3)}
+    schedule = schedule_of(config(weights))
+    steps = [step for step in range(21) if schedule.refresh_at(step) and schedule.sparsity(step) > 0]
+    assert (schedule.begin, steps, schedule.changes) == (0, [3, 6, 9, 12], 4)
+    both = told({"head_pruning": technique(HEADS), **weights}, begin=0.1, end=0.5, rounds=4)
+    imp50 = "imp50 4 times between steps 0 and 12"
+    assert both == f"prunes heads50 4 times between steps 2 and 10 and {imp50}, of 20"
+    assert told({"row_pruning": technique(ROWS)}) == "prunes rows50 at step 6, of 20"
+    learned = technique(HEADS, method="topk", schedule_offset=4, schedule_offset_end=8)
+    always = "heads50_learned at every step between steps 4 and 8"
+    assert told({"head_pruning": learned}) == f"prunes {always}, of 20"
+    assert told({}) == ""
 
 
 @pytest.mark.parametrize(("params", "keep"), [({"dense_ratio": 0.7}, 3), ({"target_heads": 4}, 2)])

@@ -17,6 +17,18 @@ class PruningSchedule:
     stride: int = 1
     curve: str = "cubic"
 
+    @property
+    def changes(self) -> int:
+        """How often the masks change: at `begin` nothing is removed yet."""
+        return max(1, -(-(self.end - self.begin) // self.stride))
+
+    def __str__(self) -> str:
+        """Such as "8 times between steps 10 and 90", for people."""
+        if self.changes == 1:
+            return f"at step {self.end}"
+        often = "at every step" if self.stride == 1 else f"{self.changes} times"
+        return f"{often} between steps {self.begin} and {self.end}"
+
     def sparsity(self, step: int) -> float:
         """Sparsity in force once `step` optimiser steps are done."""
         if step >= self.end:

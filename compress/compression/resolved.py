@@ -36,6 +36,8 @@ class Resolved:
     model: PreTrainedModel
     layers: tuple[int, ...] | None
     pruners: tuple[Pruner, ...]
+    timetable: str = ""
+    """When each of them works, for people; empty without any."""
 
 
 def resolve(config: Config, start: Path, samples: int) -> Resolved:
@@ -54,13 +56,12 @@ def resolve(config: Config, start: Path, samples: int) -> Resolved:
     found = pruners(config, model, samples)
     if reduction:
         reduction.check_others(model)
-    return Resolved(model, layers, found)
+    return Resolved(model, layers, found, _timetable(config, found, _steps(config, samples)))
 
 
 def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Pruner, ...]:
     """The pruners of a model's training on `samples` samples, in the order of their work."""
-    epochs = config.robust.student.epochs or config.robust.epochs
-    total = training_steps(config, samples, epochs)
+    total = _steps(config, samples)
     found = tuple(block.resolve(model, config.robust, total) for block in config.compression.pruning)
     _check_order(config, found)
     _check_amounts(model, found)
@@ -68,6 +69,18 @@ def pruners(config: Config, model: PreTrainedModel, samples: int) -> tuple[Prune
     _check_patterns(config, model, found)
     _check_library(config, model, found)
     return found
+
+
+def _steps(config: Config, samples: int) -> int:
+    """Optimiser steps of the student's training."""
+    return training_steps(config, samples, config.robust.student.epochs or config.robust.epochs)
+
+
+def _timetable(config: Config, found: tuple[Pruner, ...], total: int) -> str:
+    """Such as "prunes heads20 at step 40 and imp40 8 times between steps 10 and 90, of 100"."""
+    blocks = zip(config.compression.pruning, found, strict=True)
+    each = [f"{b.label} {next(iter(p.groups.values())).schedules[-1]}" for b, p in blocks if p.groups]
+    return f"prunes {' and '.join(each)}, of {total}" if each else ""
 
 
 def _check_order(config: Config, found: tuple[Pruner, ...]) -> None:

@@ -23,6 +23,8 @@ def say(context: Context) -> None:
     """Print the plan, and whether its largest part fits this rank's device; nothing is trained."""
     plan = plan_of(context)
     ranks.say(plan.text())
+    if when := context.resolved.timetable:
+        ranks.say(f"student: {when}")
     ranks.say(f"{_verdict(plan, context.device)}\ndry run: checked, and nothing was trained")
 
 

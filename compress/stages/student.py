@@ -137,6 +137,8 @@ class Student(Stage[Context]):
         """Compress as `compression_training` says, trained with the loss; export the model."""
         robust, own, start = run.config.robust, run.for_student(), made["teacher"].path / "model"
         assert robust.student.epochs is not None, "epochs are resolved"
+        if when := run.resolved.timetable:
+            say_once(run, f"{self.label}: {when}")
         if (why := teacher_states.obstacle(run)) is not None:
             say_once(run, why)
         states = made[TeacherStates.name].path if TeacherStates.name in made else None
