@@ -156,6 +156,21 @@ def test_schedules_that_nothing_takes_up(base, given, override, why):
     assert "has no effect: " in str(error.value) and why in str(error.value)
 
 
+def test_all_settings_without_effect_are_named_at_once(base):
+    """Each once, though some break several rules: with `heads()` alone, in one round."""
+    given = ("structured.begin=0.1", "score_lr=0.1", "pruning.updates=3")
+    with pytest.raises(UserError) as error:
+        load([base], [heads(), *(f"robust_compression.{one}" for one in given)])
+    first, others = str(error.value).split(" To be changed too: ")
+    assert first.count("'robust_compression.") == 1 and first.endswith(".") and "has no effect" in first
+    named = {first.split("'")[1], *(key.strip("'") for key in others.removesuffix(".").split(", "))}
+    parts = {"pruning", *(one.split("=")[0] for one in given)}
+    assert named == {f"robust_compression.{part}" for part in parts}
+    with pytest.raises(UserError) as error:
+        load([base], [heads(), "robust_compression.structured.begin=0.1"])
+    assert "To be changed too" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("given", "override"),
     [

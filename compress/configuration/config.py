@@ -19,7 +19,7 @@ from compress.compression.pruners.layers import LayerReduction
 from compress.compression.settings import CompressionTraining
 from compress.configuration import batch_sizes, effects, field_types, whole_numbers
 from compress.configuration.deepspeed_schema import DeepSpeedBlock, engine_keys
-from compress.configuration.merge import Merge, at, override, read
+from compress.configuration.merge import Merge, at, further, override, read
 from compress.configuration.robust_schema import RobustCompression, Root
 from compress.errors import UserError, nearest
 from compress.untyped import Json
@@ -35,8 +35,6 @@ EXAMPLES = {
 """Keys that must be given -> where a user finds them."""
 NOT_TAKEN = ("weight_quantization", "activation_quantization", "channel_pruning")
 """Blocks of `compression_training` that DeepSpeed's library has and this program has not."""
-SHOWN = 8
-"""Further unknown keys that an error names."""
 METHODS = {
     "row_pruning": "DeepSpeed's rows by l1 are not offered; importance needs no learned scores either",
     "sparse_pruning": "DeepSpeed's snip_momentum is not offered",
@@ -197,22 +195,13 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     if problem["type"] == "extra_forbidden":
         others = [p for p in problems if p["type"] == "extra_forbidden" and p is not problem]
         paths = [_user_path([str(part) for part in p["loc"]], merge, p["type"]) for p in others]
-        return _unknown(path, source, merge) + _neither(paths)
+        return _unknown(path, source, merge) + further("Without effect too", map(".".join, paths))
     if problem["type"] == "missing":
         return "; ".join(filter(None, (merge.lacking(path), EXAMPLES.get(key)))) + "."
     value = json.dumps(at(merge.values, path) if below else problem["input"], default=str)
     reason = problem["msg"][0].lower() + problem["msg"][1:]
     hint = METHODS.get(path[1]) if path[0] == "compression_training" and path[-1] == "method" else ""
     return f"{source}: '{key}' is {value}, but: {reason}{hint and f' ({hint})'}."
-
-
-def _neither(paths: Sequence[Sequence[str]]) -> str:
-    """The further keys that take no effect, so that they need not be met one by one."""
-    if not paths:
-        return ""
-    names = ", ".join(f"'{'.'.join(path)}'" for path in paths[:SHOWN])
-    rest = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-    return f" Without effect too: {names}{rest}."
 
 
 def _unknown(path: Sequence[str], source: str, merge: Merge) -> str:

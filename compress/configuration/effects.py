@@ -7,8 +7,9 @@ from itertools import chain, pairwise
 from compress.compression.settings import CompressionTraining
 from compress.configuration import engine_table
 from compress.configuration.deepspeed_schema import WarmupParams
-from compress.configuration.merge import Merge
+from compress.configuration.merge import Merge, further
 from compress.configuration.robust_schema import Root
+from compress.errors import UserError
 
 UNTAKEN = {
     "pruning": "no sparse_pruning is enabled for it",
@@ -33,21 +34,23 @@ Cases = Iterator[tuple[str, str]]
 
 
 def check(root: Root, merge: Merge) -> None:
-    """Raise UserError, naming source and key, for the first setting without effect.
+    """Raise UserError, naming source and key, for the first setting without effect, and the other keys.
 
     root: the checked blocks; merge: what the user gave, and where.
     """
     blocks = root.compression_training or CompressionTraining()
-    for key, why in chain(
+    cases = chain(
         _pruners(root, blocks, merge),
         _robust(root, blocks),
         _repeated(root),
         _epochs(root, merge),
         _masks(root, blocks),
         _schedule(root, blocks),
-    ):
-        if merge.given(key):
-            raise merge.error(key, why)
+    )
+    wrong = [case for case in cases if merge.given(case[0])]
+    if wrong:
+        others = (key for key in dict.fromkeys(key for key, _ in wrong) if key != wrong[0][0])
+        raise UserError(f"{merge.error(*wrong[0])}{further('To be changed too', others)}")
     engine_table.check(merge)
 
 

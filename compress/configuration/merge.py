@@ -1,7 +1,7 @@
 """JSON objects merged left to right, each key with the file or `--set` that gave it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from compress.errors import UserError, nearest
 from compress.untyped import Json
 
 DEEPEST = 50
+SHOWN = 8
+"""Further mistaken keys that an error names."""
 RECORD = "resolved_schedule"
 """Key of config.json under which a run records its schedules."""
 
@@ -80,6 +82,13 @@ class Merge:
     def error(self, key: str, why: str) -> UserError:
         """The sentence for a mistake in a dotted key: its source, the key, and `why`."""
         return UserError(f"{self.source(key.split('.'))}: '{key}' {why}.")
+
+
+def further(what: str, keys: Iterable[str]) -> str:
+    """A sentence with the further keys of a mistake, so that they need not be met one by one."""
+    names = [f"'{key}'" for key in keys]
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f" {what}: {', '.join(names[:SHOWN])}{rest}." if names else ""
 
 
 def _parse(text: str, source: str) -> Json:
