@@ -86,6 +86,14 @@ def test_packages_are_installed_once_for_each_content_of_a_file(tmp_path):
     assert [calls("b.txt"), calls("a.txt"), calls("a.txt", "b.txt")] == [0, 1, 0]
     (project / "a.txt").write_text("a.txt")
     assert [calls("a.txt"), calls("b.txt")] == [1, 0]
+    (venv / "deepspeed").write_text("")
+    (project / "a.txt").write_text("third")
+    (venv.parent / "installed").rename(
+        tmp_path / "away"
+    )  # as if made by hand, perhaps with another DeepSpeed
+    assert calls("a.txt") == 0
+    (venv.parent / "installed").touch()
+    assert calls("a.txt") == 1
 
 
 @pytest.mark.parametrize(

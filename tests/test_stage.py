@@ -12,7 +12,10 @@ from stage_runs import run_of
 from compress.configuration.config import build
 from compress.errors import Interrupted, UserError
 from compress.runtime import provenance, versions
+from compress.stages.prepare import SourceRows, Splits
 from compress.stages.stage import Stage, find, key_of, obtain
+from compress.stages.student import Student
+from compress.stages.tokenised import Tokens
 
 
 class Small(Stage):
@@ -145,6 +148,21 @@ def test_other_versions_are_made_again_or_accepted_and_either_is_said(
     line, _ = capsys.readouterr().out.splitlines()
     assert all(word in line for word in ("not reused", package, old, "99.1.2", "--accept_versions"))
     assert obtain(stage, run()).reused and stage.made == 2
+
+
+def test_a_stage_that_depends_on_fewer_packages_is_made_again_for_those_only(run, monkeypatch):
+    monkeypatch.setattr(Small, "packages", ("transformers",))
+    obtain(Small(), run())
+    installed(monkeypatch, torch="99.1.2", deepspeed="99.1.2")
+    assert obtain(Small(), run()).reused
+    installed(monkeypatch, transformers="99.1.2")
+    assert not obtain(Small(), run()).reused
+
+
+def test_no_package_decides_over_rows_and_only_transformers_over_tokens():
+    """40 million rows are not read again because DeepSpeed was updated."""
+    assert SourceRows.packages == Splits.packages == ()
+    assert Tokens.packages == ("transformers",) and Student.packages == provenance.DECISIVE
 
 
 def test_another_build_or_package_changes_nothing(run, monkeypatch):

@@ -1,7 +1,7 @@
 """How a result was made: versions, device, processes, memory, command; whether it may be reused.
 
-Only other versions of `DECISIVE` packages forbid that. Another device or number of processes rounds
-differently, and no more.
+Only other versions of `DECISIVE` packages forbid that, or of those among them that a stage names.
+Another device or number of processes rounds differently, and no more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress.runtime import versions
@@ -73,10 +73,10 @@ def _is_table(value: object, kinds: type | tuple[type, ...]) -> bool:
     return isinstance(value, dict) and all(isinstance(one, kinds) for one in value.values())
 
 
-def difference(origin: Origin) -> str | None:
-    """How the decisive versions of a result differ from the installed ones; None if they do not."""
+def difference(origin: Origin, decisive: Sequence[str] = DECISIVE) -> str | None:
+    """How the versions of these packages differ between a result and now; None if they do not."""
     made, installed = origin.get("versions", {}), versions.report()
-    pairs = {name: (_release(made.get(name)), _release(installed.get(name))) for name in DECISIVE}
+    pairs = {name: (_release(made.get(name)), _release(installed.get(name))) for name in decisive}
     changed = [f"{name} {old} (now {new})" for name, (old, new) in pairs.items() if old != new]
     return " and ".join(changed) or None
 
@@ -92,9 +92,11 @@ def _release(version: str | None) -> str:
     return (version or "unknown").partition("+")[0]
 
 
-def decide(what: str, origin: Origin, accepted: bool) -> tuple[bool, str | None]:
-    """Whether a result of another program's versions may be reused, and the line that says so."""
-    other = difference(origin)
+def decide(
+    what: str, origin: Origin, accepted: bool, decisive: Sequence[str] = DECISIVE
+) -> tuple[bool, str | None]:
+    """Whether a result of other versions of these packages may be reused, and the line that says so."""
+    other = difference(origin, decisive)
     if other is None:
         return True, None
     if accepted:

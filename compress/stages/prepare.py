@@ -46,6 +46,7 @@ class SourceRows(Stage[Workspace]):
     source: Source
     labels: tuple[str, ...]
     name = "rows"
+    packages = ()
 
     @property
     def label(self) -> str:
@@ -88,6 +89,7 @@ class Splits(Stage[Workspace]):
     task: Task
     sources: tuple[SourceRows, ...]
     name = "splits"
+    packages = ()
 
     def reads(self, config: Config) -> tuple[str, ...]:
         """How many samples are drawn, and whether shared ones are dropped."""

@@ -35,6 +35,9 @@ class Stage(ABC, Generic[R]):
     asked: ClassVar[bool] = False
     """Whether it is made only if `--stage` asks for it; otherwise whenever another stage needs it."""
 
+    packages: ClassVar[tuple[str, ...]] = provenance.DECISIVE
+    """Packages on whose versions the result depends."""
+
     @property
     def label(self) -> str:
         """Its name in messages, events and the needs of another stage."""
@@ -129,7 +132,8 @@ def _there(stage: Stage[R], run: R) -> Artefact | None:
     if marker is None:
         return None
     shared.await_everywhere(path, marker)
-    usable, note = provenance.decide(stage.label, marker.get("origin", {}), run.accept_versions)
+    origin, accepted = marker.get("origin", {}), run.accept_versions
+    usable, note = provenance.decide(stage.label, origin, accepted, stage.packages)
     if note is not None:
         say_once(run, note)
     if not usable:

@@ -33,6 +33,7 @@ class Tokens(Stage[Context]):
     fingerprint: str  # of the model
     tokenizer: PreTrainedTokenizerBase
     name = "tokens"
+    packages = ("transformers",)
 
     @property
     def label(self) -> str:
