@@ -72,6 +72,8 @@ def test_zeros_are_not_sold_as_size_or_speed():
     first, second, *_ = summary.size(found)
     assert first.startswith("Student: the teacher's dimensions, 180 MB")
     assert second == f"Sparsity 40.0 %: {summary.ZEROS}."
+    found["compression"] = "imp2of4"
+    assert summary.size(found)[1] == f"Sparsity 40.0 %: {summary.ZEROS}{summary.PACKED}."
     assert summary.size(metrics()) == []
 
 

@@ -123,7 +123,7 @@ def write_report(
         latency_setting=summary.latency_setting,
         int8=summary.int8(metrics),
         not_timed=[*summary.not_timed(metrics), *summary.only_scores(metrics)],
-        zeros=summary.ZEROS,
+        zeros=summary.zeros(metrics),
         figures={name: Markup(svg) for name, svg in figures(metrics, difficulty).items()},
         tables=_tables(metrics, difficulty),
         chosen_alpha=next((alpha for alpha in tried if float(alpha) == used), None),

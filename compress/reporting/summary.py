@@ -25,6 +25,7 @@ from compress.scoring import bias, measures
 Metrics = Mapping[str, Any]
 PARTS = (("layers", "layers"), ("heads", "attention heads"), ("ffn_neurons", "ffn neurons"))
 ZEROS = "zeros are stored and multiplied like other numbers, so they save neither space nor time"
+PACKED = "; a GPU may save both once its library (torch.sparse, torchao) has packed 2:4 ones"
 NAMES = {"teacher": "teacher", "plain": "student, plain loss", "student": "student"}
 """Role of a model -> its name in tables, in their order."""
 MEASURED = ("dev", "ood_pooled")
@@ -256,6 +257,11 @@ def f_bias_reason(metrics: Metrics) -> str:
     return why or "the run recorded none"
 
 
+def zeros(metrics: Metrics) -> str:
+    """What the student's zeros are worth, as a clause."""
+    return ZEROS + (PACKED if "2of4" in str(metrics.get("compression")) else "")
+
+
 def size(metrics: Metrics) -> list[str]:
     """Sentences about what the student keeps, its weights on disk, and how fast both models are."""
     teacher, student = metrics["teacher"], metrics["student"]
@@ -272,7 +278,7 @@ def size(metrics: Metrics) -> list[str]:
         parts.append(f"{megabytes(sizes[0])} MB of weights on disk" + _beside(theirs))
     lines = [f"Student: {', '.join(parts)}."] if parts else []
     if lines and (sparsity := student.get("sparsity")):
-        lines.append(f"Sparsity {percent(sparsity)} %: {ZEROS}.")
+        lines.append(f"Sparsity {percent(sparsity)} %: {zeros(metrics)}.")
     latency = metrics.get("latency") or {"timings": []}
     timed = [
         f"{significant(one['student_ms'])} ms for a batch of {one['batch']}"
