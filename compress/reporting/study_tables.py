@@ -136,6 +136,8 @@ def accuracies(task: Task) -> Table:
         names = list_of(task.at_chance)
         caption += f" † The teacher is not clearly above {task.chance} on {names}: there F_bias"
         caption += " says nothing."
+    if task.others:
+        caption += f" All are compared with the {label(task.teacher)}, whatever teacher they had."
     caption += without_bias(task) + _collapse(task)
     columns = [("seeds", lambda model: str(len(model.seeds))), *measured(task)]
     return of_models(caption, task, task.models, columns)

@@ -7,24 +7,22 @@ replicates of `bootstrap`, so differences are paired.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from compress.errors import UserError
 from compress.scoring import bias, bootstrap, evaluation, measures, metrics
 from compress.scoring.measures import Answers
+from compress.study import comparable
+from compress.study.comparable import Part
 from compress.study.figures import Estimate, Figures
-from compress.study.result_rows import MODEL, Row, answers_of, hits_of
+from compress.study.result_rows import Row, answers_of, hits_of
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
-Part = tuple[str, str]
-"""A set and a subset of it, empty for all of it."""
-TRAIN: Part = ("train", "")
 BASELINE = "vanilla"
 
 
@@ -217,16 +215,20 @@ class Model:
 
 @dataclass(frozen=True)
 class Task:
-    """All models of a task: the teacher, and students in the order of the study."""
+    """All models of a task: the teacher, and students in the order of the study.
+
+    others: teachers that were trained with another loss; what students are compared with is `teacher`.
+    """
 
     name: str
     teacher: Model
     students: list[Model]
+    others: list[Model] = field(default_factory=list)
 
     @property
     def models(self) -> list[Model]:
-        """The teacher and all students."""
-        return [self.teacher, *self.students]
+        """The teacher, those of other losses, and all students."""
+        return [self.teacher, *self.others, *self.students]
 
     def baseline(self, model: Model) -> Model | None:
         """The vanilla student of the same compression, None for itself or if there is none."""
@@ -333,36 +335,8 @@ def _ratio(student: Figures, teacher: Figures, intervals: Mapping[int, Interval]
     return Figures(by_seed, student.value / teacher.value, replicates)
 
 
-def _sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
-    """Samples of each set and subset; UserError if two models were evaluated on different data."""
-    sizes: dict[Part, int] = {}
-    wholes: dict[Part, int] = {}
-    columns = rows[["set", "subset", "train_samples", "set_size", "samples"]]
-    for name, subset, *found in columns.itertuples(index=False, name=None):
-        parts = ((wholes, TRAIN), (wholes, (f"all of {name}", "")), (sizes, (name, subset)))
-        for (known, key), size in zip(parts, found, strict=True):
-            if (before := known.setdefault(key, size)) != size:
-                raise UserError(
-                    f"{task}: {key[0]} has {before} samples in one run and {size} in another; results "
-                    "of different data cannot stand in one table."
-                )
-    for model, own in rows.groupby(list(MODEL), sort=False):
-        if missing := sorted(set(sizes) - set(zip(own["set"], own["subset"], strict=True))):
-            raise UserError(
-                f"{'-'.join(filter(None, map(str, model)))} was not evaluated on {missing[0][0]}, "
-                "others were; delete its metrics.json and run the study again."
-            )
-    return sizes
-
-
-def _check_metric(task: str, rows: pd.DataFrame) -> None:
-    """Raise UserError if Delta is taken of one figure in some rows and of another in others."""
-    found = sorted({one if isinstance(one, str) else measures.ACCURACY for one in rows["metric"]})
-    if len(found) > 1:
-        raise UserError(
-            f"{task}: robust_compression.evaluation.metric is {found[0]} in one run and {found[1]} in "
-            "another; results of both cannot stand in one table."
-        )
+def _has_own_loss(teacher: Model) -> bool:
+    return bool(teacher.name[0])
 
 
 def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[Task]:
@@ -373,12 +347,14 @@ def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[T
     out = []
     for name, found in pd.DataFrame(list(rows)).groupby("task", sort=False):
         seeds = sorted(found["seed"].unique().tolist())
-        _check_metric(name, found)
-        draws = bootstrap.draw(_sizes(name, found), len(seeds), replicates)
+        comparable.check_metric(name, found)
+        draws = bootstrap.draw(comparable.sizes(name, found), len(seeds), replicates)
         models = [
             (role, Model(group, draws, seeds))
             for (role, *_), group in found.groupby(["role", "compression", "mitigation"], sort=False)
         ]
-        teacher = next(model for role, model in models if role == "teacher")
-        out.append(Task(name, teacher, [model for role, model in models if role == "student"]))
+        students = [model for role, model in models if role == "student"]
+        teacher, *others = sorted((m for role, m in models if role == "teacher"), key=_has_own_loss)
+        comparable.check_teacher(name, teacher.seeds, {s.name: s.seeds for s in students})
+        out.append(Task(name, teacher, students, others))
     return out

@@ -20,6 +20,7 @@ from compress.configuration.config import Config
 from compress.configuration.merge import override, read
 from compress.data import sources, tasks
 from compress.errors import UserError, nearest
+from compress.mitigations import PLAIN
 from compress.stages.difficulty import Difficulty
 from compress.stages.stage import Stage
 from compress.stages.teacher import Teacher
@@ -39,6 +40,7 @@ OWN = {
     "difficulties": "alpha, normalisation and quantile may differ",
 }
 """What the runs of one task and seed share -> what each may have of its own."""
+TEACHER_LOSS = f"{used_keys.OURS}.teacher.loss"
 SHARED: dict[str, Stage] = {"teachers": Teacher(), "difficulties": Difficulty()}
 TABLES = Literal["table1", "table2", "table3", "table4", "table5", "table6", "figure1", "figure3"]
 
@@ -80,6 +82,15 @@ class Run:
     def name(self) -> str:
         """Its name in lists: its directory below the study's folder."""
         return f"{self.task}/{self.compression}-{self.mitigation}-seed{self.seed}"
+
+    @property
+    def teacher(self) -> str:
+        """Its teacher's loss, such as `poe bias=partial`; empty for the plain one."""
+        loss = self.config.robust.teacher.loss
+        if loss == PLAIN:
+            return ""
+        own = loss.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"hook"})
+        return " ".join([loss.hook, *(f"{key}={value}" for key, value in own.items())])
 
 
 def load(file: Path) -> StudyBlock:
@@ -125,7 +136,8 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
 def check(runs: Sequence[Run], processes: int | None) -> None:
     """Raise UserError now for what every run would find for itself: task, data folder, hook, batch.
 
-    And for what none would: runs of one task and seed that would not share teacher and difficulty.
+    And for what none would: runs of one task and seed that would not share teacher and difficulty, but
+    for the loss of the teacher, which a mitigation may choose.
     processes: of a run, None if they cannot be counted; then the batch is left to the runs.
     """
     first: dict[tuple[str, int], Run] = {}
@@ -133,6 +145,8 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
         other = first.setdefault((run.task, run.seed), run)
         own, expected = _shared(run.config), _shared(other.config)
         for what, key in {**own, **expected}:
+            if key == TEACHER_LOSS:
+                continue
             if own.get((what, key)) != expected.get((what, key)):
                 key = used_keys.written(run.config, key)
                 raise UserError(

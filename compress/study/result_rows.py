@@ -27,6 +27,8 @@ ADDED = {
     "5": {"metric": pa.string(), "answers": pa.binary()},
 }
 """Version of a file that is read too -> the columns that it lacks."""
+TEACHER = "teacher"
+"""Compression of a teacher of another loss."""
 MODEL = ("task", "seed", "role", "compression", "mitigation")
 COLUMNS = {
     pa.string(): "task data role compression mitigation set subset device versions metric",
@@ -55,6 +57,9 @@ Row = dict[str, Any]
 def collect(runs: Iterable[Run]) -> list[Row]:
     """The rows of finished runs; a teacher shared by several runs stands once for each seed.
 
+    One that was trained with another loss than the plain one has rows of its own, of the compression
+    `TEACHER` and with its loss (`Run.teacher`) for a mitigation.
+
     So do the agreement, AUROC and seconds of the difficulty, which the runs of a task and seed share.
 
     Raises UserError for a run whose files are damaged, or whose teacher or difficulty is not that of
@@ -62,24 +67,24 @@ def collect(runs: Iterable[Run]) -> list[Row]:
     """
     rows: list[Row] = []
     read = [(run, *_files(run)) for run in runs]
-    first: dict[tuple[str, int, str], tuple[str, str]] = {}
+    first: dict[tuple[str, int, str, str], tuple[str, str]] = {}
     for run, metrics, _ in read:
         for what in [name for name in ("teacher", "difficulty") if name in metrics["keys"]]:
             key = metrics["keys"][what]
-            expected, name = first.setdefault((run.task, run.seed, what), (key, run.name))
+            expected, name = first.setdefault((run.task, run.seed, run.teacher, what), (key, run.name))
             if key != expected:
                 raise UserError(
                     f"{run.output_dir}: has another {what} than {name} (its data, model or settings "
                     "have changed); delete one of them and run the study again."
                 )
     teachers = {  # a run that has a difficulty before one that has none
-        (task, seed): name
+        tuple(shared): name
         for what in ("teacher", "difficulty")
-        for (task, seed, of), (_, name) in first.items()
+        for (*shared, of), (_, name) in first.items()
         if of == what
     }
     for run, metrics, arrays in read:
-        if teachers[run.task, run.seed] == run.name:
+        if teachers[run.task, run.seed, run.teacher] == run.name:
             rows += _model(run, metrics, arrays, "teacher")
         rows += _model(run, metrics, arrays, "student")
     return rows
@@ -102,13 +107,16 @@ def _model(
     """The rows of one model: its sets, and the subsets of each."""
     model, difficulty = metrics[role], metrics.get("difficulty") or {}
     uses_alpha = role == "student" and "difficulty" in run.config.robust.loss.needs
+    named = (run.compression, run.mitigation)
+    if role == "teacher":
+        named = (TEACHER, run.teacher) if run.teacher else ("", "")
     about = {
         "task": run.task,
         "data": run.config.robust.task.name,
         "seed": run.seed,
         "role": role,
-        "compression": run.compression if role == "student" else "",
-        "mitigation": run.mitigation if role == "student" else "",
+        "compression": named[0],
+        "mitigation": named[1],
         **{key: model.get(key) for key in ("params", "nonzero_params", "sparsity")},
         "train_samples": metrics["samples"]["train"],
         "seconds": metrics["seconds"][role],

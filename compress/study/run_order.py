@@ -1,9 +1,9 @@
 """Which run of a study starts when: one machine's share of the runs, and their order side by side.
 
-Runs of one task and seed share a teacher and a difficulty: they are a unit. A unit stays on one machine
-(`--shard`), and only one of its runs is started until one has succeeded and made what the others reuse;
-then they run side by side (`--jobs`). The first is one that needs a difficulty, as the others do not
-make it.
+Runs of one task and seed share a teacher and a difficulty: they are a unit. Those with another loss
+of the teacher are one of their own. A task and seed stays on one machine (`--shard`); of a unit one run
+is started until one has succeeded and made what the others reuse; then they run side by side
+(`--jobs`). The first is one that needs a difficulty, as the others do not make it.
 """
 
 import threading
@@ -13,22 +13,24 @@ from itertools import groupby
 from compress.errors import UserError
 from compress.study.plan import Run
 
+Unit = tuple[str, int, str]
 
-def unit(run: Run) -> tuple[str, int]:
-    """What runs that share a teacher have in common: task and seed."""
-    return run.task, run.seed
+
+def unit(run: Run) -> Unit:
+    """What runs that share a teacher have in common: task, seed and the loss of the teacher."""
+    return run.task, run.seed, run.teacher
 
 
 def shard(runs: Sequence[Run], text: str) -> list[Run]:
-    """The runs of shard i of n ("i/n", counted from 1): every n-th unit.
+    """The runs of shard i of n ("i/n", counted from 1): every n-th task and seed.
 
-    Raises UserError if the text is not i/n, or if there are fewer units than shards.
+    Raises UserError if the text is not i/n, or if there are fewer of these than shards.
     """
     try:
         number, count = (int(part) for part in text.split("/"))
     except ValueError:
         raise UserError(f"--shard {text}: give it as i/n, such as 1/4.") from None
-    found = [list(group) for _, group in groupby(runs, key=unit)]
+    found = [list(group) for _, group in groupby(runs, key=lambda run: unit(run)[:2])]
     if not 1 <= number <= count:
         raise UserError(f"--shard {text}: i goes from 1 to n.")
     if count > len(found):
@@ -55,8 +57,8 @@ class Schedule:
     def __init__(self, runs: Sequence[Run]) -> None:
         """Begin with the runs that are to be made."""
         self._waiting = list(runs)
-        self._shared: set[tuple[str, int]] = set()
-        self._first: set[tuple[str, int]] = set()
+        self._shared: set[Unit] = set()
+        self._first: set[Unit] = set()
         self.stopped = False
         self._changed = threading.Condition()
 

@@ -1,0 +1,60 @@
+"""Whether results may stand in one table: the same data, the same figure, a teacher for each seed."""
+
+from collections.abc import Collection, Iterable, Mapping
+
+import pandas as pd
+
+from compress.errors import UserError
+from compress.scoring import measures
+from compress.study.result_rows import MODEL
+
+Part = tuple[str, str]
+"""A set and a subset of it, empty for all of it."""
+TRAIN: Part = ("train", "")
+
+
+def sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
+    """Samples of each set and subset; UserError if two models were evaluated on different data."""
+    found: dict[Part, int] = {}
+    wholes: dict[Part, int] = {}
+    columns = rows[["set", "subset", "train_samples", "set_size", "samples"]]
+    for name, subset, *counts in columns.itertuples(index=False, name=None):
+        parts = ((wholes, TRAIN), (wholes, (f"all of {name}", "")), (found, (name, subset)))
+        for (known, key), size in zip(parts, counts, strict=True):
+            if (before := known.setdefault(key, size)) != size:
+                raise UserError(
+                    f"{task}: {key[0]} has {before} samples in one run and {size} in another; results "
+                    "of different data cannot stand in one table."
+                )
+    for model, own in rows.groupby(list(MODEL), sort=False):
+        if missing := sorted(set(found) - set(zip(own["set"], own["subset"], strict=True))):
+            raise UserError(
+                f"{'-'.join(filter(None, map(str, model)))} was not evaluated on {missing[0][0]}, "
+                "others were; delete its metrics.json and run the study again."
+            )
+    return found
+
+
+def check_metric(task: str, rows: pd.DataFrame) -> None:
+    """Raise UserError if Delta is taken of one figure in some rows and of another in others."""
+    found = sorted({one if isinstance(one, str) else measures.ACCURACY for one in rows["metric"]})
+    if len(found) > 1:
+        raise UserError(
+            f"{task}: robust_compression.evaluation.metric is {found[0]} in one run and {found[1]} in "
+            "another; results of both cannot stand in one table."
+        )
+
+
+def check_teacher(
+    task: str, teacher: Collection[int], students: Mapping[tuple[str, str], Iterable[int]]
+) -> None:
+    """Raise UserError for a seed of a student that has no teacher to be compared with.
+
+    teacher: its seeds; students: compression and mitigation -> seeds.
+    """
+    for name, seeds in students.items():
+        if alone := [seed for seed in seeds if seed not in teacher]:
+            raise UserError(
+                f"{task}: seed {alone[0]} of {'-'.join(name)} has no run with the teacher that the "
+                "other seeds have; add one to the study, such as the mitigation vanilla."
+            )

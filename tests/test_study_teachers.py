@@ -1,0 +1,123 @@
+"""Studies whose mitigations choose the teacher's loss too: two teachers of a seed. No training."""
+
+import json
+
+import pytest
+from studies import finish, model, runs_of
+
+from compress.errors import UserError
+from compress.reporting import study_tables
+from compress.study import analysis, plan, result_rows, run_order
+
+POE = {"hook": "poe", "bias": "partial"}
+DEBIASED = {"robust_compression": {"teacher": {"loss": POE}, "loss": POE}}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Of two seeds vanilla, a mitigation that trains its teacher, and `poe` with the plain teacher."""
+    return expanded(tmp_path)
+
+
+def expanded(folder, own=DEBIASED, **changes):
+    (folder / "debiased.json").write_text(json.dumps(own))
+    mitigations = [str(folder / "debiased.json"), "vanilla", "poe_partial"]
+    return runs_of(folder, compressions=["imp40"], mitigations=mitigations, **changes)
+
+
+def finished(runs):
+    for run in runs:
+        key = {"teacher": f"{run.teacher or 'plain'} of seed {run.seed}"}
+        better = 0.05 if run.teacher else 0.0
+        students = {"ood_sym1": 0.5 + 2 * better, "ood_sym2": 0.6 + 2 * better}
+        finish(run, students, {"ood_sym1": 0.6 + better}, keys=key)
+    return result_rows.collect(runs)
+
+
+def test_a_teacher_goes_by_its_loss(runs):
+    assert {run.mitigation: run.teacher for run in runs} == {
+        "debiased": "poe bias=partial",
+        "vanilla": "",
+        "poe_partial": "",
+    }
+
+
+def test_the_teachers_loss_may_differ_and_nothing_else_of_a_teacher(runs, tmp_path):
+    plan.check(runs, 2)
+    own = {"robust_compression": {**DEBIASED["robust_compression"], "epochs": 9}}
+    with pytest.raises(UserError, match=r"'robust_compression\.epochs' is not that of .*debiased-"):
+        plan.check(expanded(tmp_path, own), 2)
+
+
+def test_runs_of_either_teacher_wait_for_one_of_their_own(runs):
+    first = run_order.pioneers(runs)
+    assert sorted(name.split("/")[1] for name in first) == [
+        f"imp40-{name}-seed{seed}" for name in ("debiased", "vanilla") for seed in (1, 2)
+    ]
+    parts = [run_order.shard(runs, f"{number}/2") for number in (1, 2)]
+    assert [{run.seed for run in part} for part in parts] == [{1}, {2}]
+    assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in runs)
+
+
+def test_each_teacher_stands_once_and_all_are_compared_with_the_plain_one(runs):
+    """Though the runs of the other come first in the study."""
+    rows = finished(runs)
+    dev = [
+        row for row in rows if row["role"] == "teacher" and (row["set"], row["subset"]) == ("dev", "")
+    ]
+    assert sorted((row["seed"], row["compression"], row["mitigation"]) for row in dev) == [
+        (seed, *name)
+        for seed in (1, 2)
+        for name in (("", ""), (result_rows.TEACHER, "poe bias=partial"))
+    ]
+    [task] = analysis.tasks(rows)
+    assert task.teacher.name == ("", "") and task.models[:2] == [task.teacher, *task.others]
+    ood = (0.6 * 300 + 0.7 * 100) / 400
+    assert task.teacher.pool().value == pytest.approx(ood)
+    assert task.others[0].pool().value == pytest.approx((0.65 * 300 + 0.7 * 100) / 400)
+    student = model(task, "imp40", "debiased")
+    own, plain = (0.88 - (0.6 * 300 + 0.7 * 100) / 400) / 0.88, (0.9 - ood) / 0.9
+    assert student.f_bias(task.teacher).value == pytest.approx(own / plain)
+    assert task.versus(student)["ood"].value == pytest.approx(0.1)
+
+
+def test_the_tables_name_each_teacher_and_say_what_all_are_compared_with(runs):
+    [task] = analysis.tasks(finished(runs))
+    table = study_tables.accuracies(task)
+    labels = [row[0].removesuffix(" ‡") for row in table.rows]
+    assert labels == [
+        "teacher",
+        "teacher poe bias=partial",
+        "imp40 debiased",
+        "imp40 vanilla",
+        "imp40 poe_partial",
+    ]
+    assert "All are compared with the teacher, whatever teacher they had." in table.caption
+    row = dict(zip(table.header, table.rows[1], strict=True))
+    assert row["F_bias"] != "-" != row["Delta - teacher"]
+    same = analysis.tasks(
+        [r for r in finished(runs) if r["mitigation"] in ("", "vanilla", "poe_partial")]
+    )
+    assert "whatever teacher" not in study_tables.accuracies(same[0]).caption
+
+
+def test_one_debiased_teacher_for_all_is_what_they_are_compared_with(runs):
+    [task] = analysis.tasks(finished([run for run in runs if run.teacher]))
+    assert task.others == [] and study_tables.label(task.teacher) == "teacher poe bias=partial"
+
+
+def test_a_seed_without_the_plain_teacher_is_named(runs):
+    rows = [
+        row
+        for row in finished(runs)
+        if row["seed"] == 1 or row["mitigation"] in ("debiased", "poe bias=partial")
+    ]
+    with pytest.raises(UserError, match="seed 2 of imp40-debiased has no run with the teacher that"):
+        analysis.tasks(rows)
+
+
+def test_another_teacher_of_the_same_loss_is_an_error(runs):
+    finished(runs)
+    finish(runs[2], keys={"teacher": "another"})
+    with pytest.raises(UserError, match=r"has another teacher than fever/imp40-vanilla-seed1"):
+        result_rows.collect(runs)
