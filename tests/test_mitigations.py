@@ -18,14 +18,16 @@ from compress.stages.alpha import Candidate, choose, settle
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
 LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus", "poe_hidden": "poe"}
-LAYERWISE |= {"poe_partial_hidden": "poe_partial"}
+LAYERWISE |= {"poe_partial_hidden": "poe_partial", "debiased_teacher": "poe_partial"}
 """Files that add layer-wise terms to another file."""
 SHALLOW = {"weighted_shallow": "weighted", "rmc_plus_shallow": "rmc_plus"}
 """Files that give a hook of another name the difficulty of the shallow classifier."""
 BIAS = {"poe_partial": "partial", "poe_weak": "weak"}
 """Files that give `poe` another bias model."""
 HOOKS = {name: name for name in NAMES} | LAYERWISE | SHALLOW
-OTHER_BIAS = (*BIAS, "poe_partial_hidden")
+OTHER_BIAS = (*BIAS, "poe_partial_hidden", "debiased_teacher")
+OF_TEACHER = {"debiased_teacher": "poe_partial"}
+"""Files whose teacher has the loss of another file."""
 HOOKS |= dict.fromkeys(OTHER_BIAS, "poe")
 SPARSE = str(ROOT / "ds_configs/compression/imp40.json")
 
@@ -40,7 +42,11 @@ def test_there_is_a_file_for_every_loss():
     for files, suffix in ((LAYERWISE, "layerwise"), (SHALLOW, "shallow")):
         for name, hook in files.items():
             own = settings(hook).mitigation_label
-            assert settings(name).mitigation_label == f"{own}+{suffix}"
+            label, _, teacher = settings(name).mitigation_label.partition(", teacher with ")
+            assert label == f"{own}+{suffix}"
+            assert teacher == (
+                settings(OF_TEACHER[name]).mitigation_label if name in OF_TEACHER else ""
+            )
     for name, bias in BIAS.items():
         assert settings(name).mitigation_label == f"poe+{bias}"
 
@@ -79,6 +85,8 @@ def students(tmp_path_factory, tiny_model) -> Path:
     raw = ["robust_compression.loss.calibrate=false"]  # of 64 samples they know nothing
     for name in OTHER_BIAS:
         specs[NAMES.index(name)]["set"] = raw
+    own = [*raw, "robust_compression.teacher.loss.calibrate=false"]
+    specs[NAMES.index("debiased_teacher")] |= {"set": own, "trained": True}
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_zero3", "stage": 3})
     specs.append({**specs[NAMES.index("rmc_plus")], "name": "rmc_plus_zero3", "stage": 3})
     shallow = str(ROOT / "ds_configs/mitigation/rmc_plus_shallow.json")
