@@ -137,7 +137,7 @@ def accuracies(task: Task) -> Table:
         caption += f" † The teacher is not clearly above {task.chance} on {names}: there F_bias"
         caption += " says nothing."
     if task.others:
-        caption += f" All are compared with the {label(task.teacher)}, whatever teacher they had."
+        caption += " All are compared with the first teacher, those that have another one too."
     caption += without_bias(task) + _collapse(task)
     columns = [("seeds", lambda model: str(len(model.seeds))), *measured(task)]
     return of_models(caption, task, task.models, columns)
