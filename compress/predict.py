@@ -227,9 +227,7 @@ def columns_of(model: PreTrainedModel, path: Path, texts: int) -> Sequence[str]:
     if value is None:
         return COLUMNS[texts]
     names = value if isinstance(value, list) else []
-    if len(names) == len(set(map(str, names))) == texts and all(
-        isinstance(name, str) for name in names
-    ):
+    if all(isinstance(name, str) for name in names) and len(names) == len(set(names)) == texts:
         return names
     raise UserError(
         f"{path}/config.json: '{encoders.TRAINED_COLUMNS}' is {json.dumps(value, default=str)}, but it "
@@ -249,8 +247,11 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
     keep = _trained(model, options.model_dir, encoders.TRAINED_KEEP, range(2))
     questions = Questions(model, tokenizer, str(options.model_dir), texts)
     limit = length_limit(questions, options.model_dir, options.max_length)
-    columns = options.columns or columns_of(model, options.model_dir, texts)
-    samples = _sample(options, texts) if options.file is None else read(options.file, columns)
+    if options.file is None:
+        samples = _sample(options, texts)
+    else:
+        columns = options.columns or columns_of(model, options.model_dir, texts)
+        samples = read(options.file, columns)
     nn.Module.to(model, encoders.find_device(options.device))
     values = probabilities(model, tokenizer, samples, limit, options.batch_size, keep)
     names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
