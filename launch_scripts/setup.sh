@@ -19,7 +19,6 @@ command -v "$PYTHON" >/dev/null || stop "'$PYTHON' is not installed; run: apt-ge
 if [ ! -x "$VENV/bin/pip" ]; then
   echo "making the virtual environment $VENV"
   "$PYTHON" -m venv "$VENV" || stop "'$PYTHON -m venv' failed; run: apt-get install python3-venv"
-  : > "$VENV/installed"  # the files that were installed, with their sums
 fi
 source "$VENV/bin/activate"
 wanted=$(sha256sum "$@")  # a line for each file
@@ -27,6 +26,7 @@ if [ ! -e "$VENV/installed" ] && [ -e "$VENV/bin/deepspeed" ]; then
   echo "$VENV was not made by this script and is used as it is (to have it changed: touch $VENV/installed)"
 elif [ -n "$(grep -vxFf <(cat "$VENV/installed" 2>/dev/null) <<< "$wanted")" ]; then
   echo "installing $* (some minutes the first time)"
+  touch "$VENV/installed"  # the files that were installed, with their sums; without it the environment is the user's
   arguments=()
   for file in "$@"; do arguments+=(-r "$file"); done
   pip install --quiet --disable-pip-version-check "${arguments[@]}"
