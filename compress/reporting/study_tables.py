@@ -294,7 +294,7 @@ def _seconds(tasks: Iterable[Task]) -> float:
         sum(model.each(key))
         for task in tasks
         for model in task.models
-        for key in keys[model is not task.teacher]
+        for key in keys[model in task.students]
     )
 
 
