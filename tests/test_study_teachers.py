@@ -101,6 +101,13 @@ def test_the_tables_name_each_teacher_and_say_what_all_are_compared_with(runs):
     assert "another one too" not in study_tables.accuracies(same[0]).caption
 
 
+def test_seconds_count_each_teacher_and_its_difficulty(runs):
+    """As `finish` has them: 10 a seed for a teacher, 100 for a difficulty, 4 + 3 a seed for a student."""
+    caption = study_tables.costs(analysis.tasks(finished(runs))).caption
+    wanted = sum(2 * (10 * seed + 100) + 3 * (4 + 3 * seed) for seed in (1, 2))
+    assert f"All 6 runs took {wanted:,} seconds, with each teacher" in caption
+
+
 def test_one_debiased_teacher_for_all_is_what_they_are_compared_with(runs):
     [task] = analysis.tasks(finished([run for run in runs if run.teacher]))
     assert task.others == [] and study_tables.label(task.teacher) == "teacher poe bias=partial"
