@@ -102,7 +102,7 @@ def test_the_tables_name_each_teacher_and_say_what_all_are_compared_with(runs):
 
 
 def test_seconds_count_each_teacher_and_its_difficulty(runs):
-    """As `finish` has them: 10 a seed for a teacher, 100 for a difficulty, 4 + 3 a seed for a student."""
+    """As `finish` has them, by seed: 10 for a teacher, 4 + 3 for a student; 100 for a difficulty."""
     caption = study_tables.costs(analysis.tasks(finished(runs))).caption
     wanted = sum(2 * (10 * seed + 100) + 3 * (4 + 3 * seed) for seed in (1, 2))
     assert f"All 6 runs took {wanted:,} seconds, with each teacher" in caption
