@@ -1,4 +1,4 @@
-"""`train --teacher`: the seconds that each training takes until all have the same dev accuracy.
+"""`train --teacher`: seconds until each training keeps the dev accuracy that all have at the end.
 
 All distil the same trained teacher with the same share of it in the loss, rate and number of steps.
 Dev is scored after each turn of a training, which is not timed. Ours has the teacher's probabilities
