@@ -79,7 +79,7 @@ def _steps(config: Config, samples: int) -> int:
 def _timetable(config: Config, found: tuple[Pruner, ...], total: int) -> str:
     """Such as "prunes heads20 at step 40 and imp40 8 times between steps 10 and 90, of 100"."""
     blocks = zip(config.compression.pruning, found, strict=True)
-    each = [f"{b.label} {next(iter(p.groups.values())).schedules[-1]}" for b, p in blocks if p.groups]
+    each = [f"{b.label} {next(iter(p.groups.values())).schedules[-1]}" for b, p in blocks]
     return f"prunes {' and '.join(each)}, of {total}" if each else ""
 
 

@@ -93,9 +93,8 @@ def reached(turns: Sequence[Turn], looks: Sequence[Look], before: float) -> list
     level = min(own[-1].accuracy for own in seen.values())
     out: list[dict[str, Any]] = []
     for name in names:
-        own = list(takewhile(lambda look: look.accuracy >= level, reversed(seen[name])))
-        when = own[-1].round
-        spent = [turn for turn in turns if turn.training == name and turn.round <= when]
+        *_, first = takewhile(lambda look: look.accuracy >= level, reversed(seen[name]))
+        spent = [turn for turn in turns if turn.training == name and turn.round <= first.round]
         seconds = sum(turn.seconds for turn in spent) + (before if name == names[0] else 0.0)
         out.append(
             {

@@ -57,10 +57,9 @@ Row = dict[str, Any]
 def collect(runs: Iterable[Run]) -> list[Row]:
     """The rows of finished runs; a teacher shared by several runs stands once for each seed.
 
-    One that was trained with another loss than the plain one has rows of its own, of the compression
-    `TEACHER` and with its loss (`Run.teacher`) for a mitigation.
-
-    So do the agreement, AUROC and seconds of the difficulty, which the runs of a task and seed share.
+    So do the agreement, AUROC and seconds of the difficulty, which runs that share a teacher share. A
+    teacher that was trained with another loss than the plain one has `TEACHER` as its compression and
+    the loss (`Run.teacher`) as its mitigation.
 
     Raises UserError for a run whose files are damaged, or whose teacher or difficulty is not that of
     the other runs of its task and seed.

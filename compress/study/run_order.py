@@ -30,7 +30,7 @@ def shard(runs: Sequence[Run], text: str) -> list[Run]:
         number, count = (int(part) for part in text.split("/"))
     except ValueError:
         raise UserError(f"--shard {text}: give it as i/n, such as 1/4.") from None
-    found = [list(group) for _, group in groupby(runs, key=lambda run: unit(run)[:2])]
+    found = [list(group) for _, group in groupby(runs, key=lambda run: (run.task, run.seed))]
     if not 1 <= number <= count:
         raise UserError(f"--shard {text}: i goes from 1 to n.")
     if count > len(found):
