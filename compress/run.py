@@ -192,6 +192,8 @@ def _trained(config: Config, keys: Collection[str]) -> list[str]:
 def _resolve(config: Config, folders: Mapping[str, Path], data: TaskData) -> Resolved:
     """The student's compression; UserError now for labels or schedules that a stage would reject."""
     given_models.check(folders, data)
+    for key in _trained(config, folders):
+        given_models.check_zeros(key, folders[key])
     weak.check(config, folders["model"], data)
     resolved = student.check(config, folders.get("student.model", folders["model"]), data)
     if config.robust.difficulty_needed:

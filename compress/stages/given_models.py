@@ -8,7 +8,7 @@ from compress.data.splits import TaskData
 from compress.data.texts import KINDS
 from compress.errors import UserError
 from compress.layerwise import layer_map
-from compress.models import encoders
+from compress.models import encoders, given_zeros
 from compress.runtime import ranks
 from compress.stages.context import Encoder
 
@@ -31,6 +31,12 @@ def check(folders: Mapping[str, Path], data: TaskData) -> None:
             _check_texts(folder, len(data.task.texts))
         if order.note is not None:
             ranks.say(f"WARNING: robust_compression.{key} {folder}: {order.note}.")
+
+
+def check_zeros(key: str, folder: Path) -> None:
+    """Say, on the main rank, that the zeros of a pruned model are not held when it is trained."""
+    if ranks.is_main() and (zeros := given_zeros.note(folder)) is not None:
+        ranks.say(f"note: robust_compression.{key} {folder}: {zeros}.")
 
 
 def _check_texts(folder: Path, texts: int) -> None:
