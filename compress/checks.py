@@ -43,10 +43,11 @@ def check_bias(config: Config, task: Task) -> None:
     """Raise UserError for a bias model that sees one text of a pair where samples are single texts."""
     losses = {"loss": config.robust.loss, "teacher.loss": config.robust.teacher.loss}
     for key, loss in losses.items():
-        if task.single and loss.bias_model == "partial":
+        if task.single and loss.bias_model in ("partial", "partial_encoder"):
             raise UserError(
-                f"robust_compression.{key}.bias: 'partial' sees one text of a pair, but the samples of "
-                f"{task.name} are single texts; take 'shallow', which sees their words and length."
+                f"robust_compression.{key}.bias: '{loss.bias_model}' sees one text of a pair, but the "
+                f"samples of {task.name} are single texts; take 'shallow', which sees their words "
+                "and length."
             )
 
 

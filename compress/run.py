@@ -27,6 +27,7 @@ from compress.runtime import ranks, versions
 from compress.scoring import chance
 from compress.stages import (
     alpha,
+    bias,
     difficulty,
     given_models,
     given_probabilities,
@@ -35,7 +36,6 @@ from compress.stages import (
     results,
     student,
     teacher,
-    weak,
 )
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
@@ -111,6 +111,7 @@ def prepare(
     context = _with_given(Context(**vars(place), data=data, resolved=resolved))
     encoded = encoders_of(context, folders, _tokenizers(config, folders, fits, data.task))
     context = replace(context, encoders=encoded)
+    bias.prepare(context)
     for note in context.cut_notes():
         ranks.say(f"data: {note}")
     if stage != PREPARE:  # which needs no process group, but DeepSpeed's monitors do
@@ -194,7 +195,7 @@ def _resolve(config: Config, folders: Mapping[str, Path], data: TaskData) -> Res
     given_models.check(folders, data)
     for key in _trained(config, folders):
         given_models.check_zeros(key, folders[key])
-    weak.check(config, folders["model"], data)
+    bias.check(config, folders["model"], data)
     resolved = student.check(config, folders.get("student.model", folders["model"]), data)
     if config.robust.difficulty_needed:
         difficulty.check(config, len(data.train))

@@ -29,7 +29,7 @@ def run_of(config, model, folder=Path("/nowhere"), words=(), **changes):
     texts = {"train": ("one", "two"), "dev": ("three", "four"), "ood": ("five", "six"), **dict(words)}
     task, parts = tasks.of(config.robust.task), {name: split(*texts[name]) for name in texts}
     data = TaskData(task, ("a", "b"), parts["train"], parts["dev"], {"set": parts["ood"]})
-    side = SimpleNamespace(padding_side="right")
+    side = SimpleNamespace(padding_side="right", model_input_names=["input_ids"])
     encoders = {
         key: Encoder(Path(model), f"content of {name}", side, {})
         for key, name in config.robust.models.items()

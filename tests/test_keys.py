@@ -21,6 +21,7 @@ from compress.stages.alpha import Alpha
 from compress.stages.difficulty import Difficulty
 from compress.stages.first import First
 from compress.stages.onnx import Int8Scores
+from compress.stages.partial_encoder import PartialEncoder
 from compress.stages.partial_input import PartialInput
 from compress.stages.scores import Scores
 from compress.stages.shallow import Shallow
@@ -37,6 +38,7 @@ STAGES = {
     "alpha": Alpha(),
     "shallow": Shallow(),
     "weak": Weak(),
+    "partial_encoder": PartialEncoder(),
     "partial_input": PartialInput(),
     "teacher scores": Scores("teacher"),
     "student scores": Scores("student"),
@@ -44,7 +46,7 @@ STAGES = {
 }
 STUDENT = {"student", "alpha", "student scores", "int8 scores"}
 TRAINED = {*STUDENT, "teacher", "teacher scores", "difficulty"}
-EVERY = {*TRAINED, "weak"}
+EVERY = {*TRAINED, "weak", "partial_encoder"}
 CHANGES = {
     "optimizer.params.lr": EVERY,
     "scheduler.params.warmup_num_steps": EVERY,

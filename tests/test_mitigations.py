@@ -22,7 +22,7 @@ LAYERWISE |= {"poe_partial_hidden": "poe_partial", "debiased_teacher": "poe_part
 """Files that add layer-wise terms to another file."""
 SHALLOW = {"weighted_shallow": "weighted", "rmc_plus_shallow": "rmc_plus"}
 """Files that give a hook of another name the difficulty of the shallow classifier."""
-BIAS = {"poe_partial": "partial", "poe_weak": "weak"}
+BIAS = {"poe_partial": "partial", "poe_partial_encoder": "partial_encoder", "poe_weak": "weak"}
 """Files that give `poe` another bias model."""
 HOOKS = {name: name for name in NAMES} | LAYERWISE | SHALLOW
 OTHER_BIAS = (*BIAS, "poe_partial_hidden", "debiased_teacher")
@@ -167,13 +167,15 @@ def test_the_shallow_difficulty_needs_no_sub_networks(students: Path) -> None:
 
 @pytest.mark.launcher
 def test_the_bias_models_are_kept_and_change_student_and_teacher(students: Path) -> None:
-    """Both texts, one text, few samples; and a teacher that is trained with the bias as well."""
-    series = [losses_of(students, name)[-8:] for name in ("poe", "poe_partial_zero3", "poe_twice")]
-    assert np.isfinite(series).all() and len({*map(tuple, series)}) == 3
-    (weak,) = (students / "shared/weak").iterdir()
-    found = np.load(weak / "probabilities.npy")
-    assert found.shape == (64, 2) and found.std() > 0
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    """Of both texts, one text, few samples; and a teacher that is trained with the bias as well."""
+    names = ("poe", "poe_partial_zero3", "poe_partial_encoder", "poe_twice")
+    series = [losses_of(students, name)[-8:] for name in names]
+    assert np.isfinite(series).all() and len({*map(tuple, series)}) == len(names)
+    for kind in ("weak", "partial_encoder"):
+        (folder,) = (students / "shared" / kind).iterdir()
+        found = np.load(folder / "probabilities.npy")
+        assert found.shape == (64, 2) and found.std() > 0
+        np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
     inputs = json.loads((students / "poe_twice/student/complete.json").read_text())["inputs"]
     assert inputs["needs"].keys() == {"teacher", "weak"}
     teachers = [

@@ -252,11 +252,12 @@ def test_a_teacher_of_probabilities_needs_nothing(tmp_path):
     assert found.disk["finished models"] == 4 * own.parameters
 
 
-def test_every_training_of_a_run_is_planned(tmp_path):
+@pytest.mark.parametrize("bias", ["weak", "partial_encoder"])
+def test_every_training_of_a_run_is_planned(bias, tmp_path):
     baseline = "robust_compression.evaluation.baseline=true"
-    found, _ = of_run(tmp_path, "poe", 'robust_compression.loss.bias="weak"', baseline)
+    found, _ = of_run(tmp_path, "poe", f"robust_compression.loss.bias={bias}", baseline)
     trained = [need.stage for need in found.needs if need.stage.endswith(": train")]
-    assert trained == ["weak: train", "teacher: train", "plain: train", "student: train"]
+    assert trained == [f"{bias}: train", "teacher: train", "plain: train", "student: train"]
 
 
 def test_the_best_epoch_is_kept_on_the_host(tmp_path):

@@ -55,6 +55,10 @@ class Texts:
         """Those of these numbers [n] only."""
         return Texts(self.table, chosen if self.places is None else self.places[chosen])
 
+    def alone(self, number: int) -> "Texts":
+        """The first (0) or the second (1) text of each sample alone."""
+        return Texts(self.table.select([COLUMNS[number]]), self.places)
+
     def blocks(self, size: int = AT_ONCE) -> Iterator[Lists]:
         """All samples in their order, `size` at a time."""
         for start in range(0, len(self), size):

@@ -28,6 +28,7 @@ KINDS = (
     "partial_input",
     "shallow",
     "weak",
+    "partial_encoder",
     "plain",
     "rows",
     "splits",

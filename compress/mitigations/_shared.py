@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 else:  # names for the annotations of the other files, which do not load torch either
     Array = Batch = Tensor = Any
 
+BiasModel = Literal["shallow", "partial", "partial_encoder", "weak"]
+TRAINED_BIAS = frozenset[BiasModel]({"partial_encoder", "weak"})
+"""Bias models that are trainings of the run's encoder."""
 UNWEIGHTED = 1.0, 1.0
 """Mean and ceiling of the difficulty where all samples weigh alike."""
 
@@ -42,7 +45,7 @@ class Mitigation(Block, Method):
         return False
 
     @property
-    def bias_model(self) -> Literal["shallow", "partial", "weak"]:
+    def bias_model(self) -> BiasModel:
         """Which bias model gives it probabilities, if it uses "bias"."""
         return "shallow"
 
@@ -159,17 +162,18 @@ class FromDifficulty(Mitigation):
 class FromBias(Mitigation):
     """Mitigations that use the probabilities of a bias model, which solves what a shortcut solves."""
 
-    bias: Literal["shallow", "partial", "weak"] = "shallow"
+    bias: BiasModel = "shallow"
     """The bias model: `shallow`, bags of words of both texts and their overlap, of a single text its
-    words and length; `partial`, bags of words of one text of a pair (hypothesis, claim); `weak`, the
-    run's encoder trained on 2,000 samples. None is trained on the samples that it judges."""
+    words and length; `partial`, bags of words of one text of a pair (hypothesis, claim);
+    `partial_encoder`, the run's encoder trained on that text alone; `weak`, the run's encoder trained
+    on 2,000 samples. None is trained on the samples that it judges."""
     calibrate: bool = True
     """Whether the bias model's probabilities are calibrated: each to the power of 1/T, normalised, with
     the temperature T at which they fit the training labels best. A model that is surer than it is right
     counts for too much (Xiong et al. 2021)."""
 
     @property
-    def bias_model(self) -> Literal["shallow", "partial", "weak"]:
+    def bias_model(self) -> BiasModel:
         """Which bias model gives it probabilities."""
         return self.bias
 

@@ -11,7 +11,7 @@ from compress.compression import importance
 from compress.compression.pruner import Pruner
 from compress.configuration.config import Config, batch_split
 from compress.configuration.robust_schema import RobustCompression
-from compress.mitigations._shared import Mitigation
+from compress.mitigations._shared import TRAINED_BIAS, Mitigation
 from compress.plan import communication, memory, sizes
 from compress.plan.communication import GB, Step, Traffic
 from compress.plan.engine import Engine
@@ -156,8 +156,9 @@ class _Run:
 def _before(run: _Run, whole: Sizes, given: Sizes | None) -> list[Need]:
     """Of a bias model that is trained, and of the teacher; given: one that is only scored."""
     robust, needs = run.config.robust, list[Need]()
-    if any(one.uses("bias") and one.bias_model == "weak" for one in _losses(robust)):
-        needs += run.needs("weak", whole, TEACHER[:3])
+    asked = {loss.bias_model for loss in _losses(robust) if loss.uses("bias")}
+    for name in sorted(asked & TRAINED_BIAS):
+        needs += run.needs(name, whole, TEACHER[:3])
     if robust.teacher_trained:
         needs += run.needs("teacher", whole, TEACHER)
     elif given is not None:

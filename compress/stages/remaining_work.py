@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from compress.files import artefacts
-from compress.stages import weak
+from compress.mitigations._shared import TRAINED_BIAS
 from compress.stages.alpha import Alpha
 from compress.stages.context import Context
 from compress.stages.difficulty import Difficulty
+from compress.stages.encoder_bias import EncoderBias
 from compress.stages.first import First
 from compress.stages.partial_input import PartialInput
 from compress.stages.plain import Plain
@@ -21,9 +22,9 @@ from compress.training import workload
 def job(context: Context) -> workload.Job:
     """The work of the chosen stages; those that will be reused are finished already."""
     rows = {name: len(columns) for name, columns in context.columns.items()}
-    small = {weak.Weak.name: (weak.steps(context.config, rows["train"]), rows["train"])}
-    used = any(isinstance(need, weak.Weak) for need in _small(context))
-    plan = workload.planned(context.config, rows, context.chosen, small if used else None)
+    config, trained = context.config, [n for n in _small(context) if isinstance(n, EncoderBias)]
+    small = {need.name: need.work(config, rows["train"]) for need in trained}
+    plan = workload.planned(config, rows, context.chosen, small)
     job = workload.Job(plan, context.config.deepspeed.train_batch_size)
     for stage in _finished(context):
         job.finish(stage)
@@ -38,7 +39,7 @@ def _finished(context: Context) -> set[str]:
         choice = context.output_dir / "alpha/choice" / artefacts.MARKER
         return names | {"alpha", "student"} if choice.is_file() else names
     if find(Student(), context) is not None:
-        return names | {"first", weak.Weak.name, "student"}
+        return names | {"first", *TRAINED_BIAS, "student"}
     return names | {need.name for need in _small(context) if find(need, context) is not None}
 
 
@@ -51,7 +52,7 @@ def _small(context: Context) -> list[Stage]:
     """The small models that this run needs, if they take a training."""
     needs = [*Teacher().needs(context)] if "teacher" in context.chosen else []
     needs += Student().needs(context) if "student" in context.chosen else []
-    return [need for need in needs if isinstance(need, First | weak.Weak)]
+    return [need for need in needs if isinstance(need, First | EncoderBias)]
 
 
 def keys(context: Context) -> set[str]:

@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,22 @@ from compress.stages.workspace import Artefact
 
 @dataclass(frozen=True)
 class Tokens(Stage[Context]):
-    """`columns/`: one split in the tokens of a model; `cut.json`: what was cut off (`CutOff`)."""
+    """`columns/`: one split in the tokens of a model; `cut.json`: what was cut off (`CutOff`).
+
+    fingerprint: of the model; text: the number of the one text of each pair that counts, None: both.
+    """
 
     split: str
-    fingerprint: str  # of the model
+    fingerprint: str
     tokenizer: PreTrainedTokenizerBase
+    text: int | None = None
     name = "tokens"
     packages = ("transformers",)
 
     @property
     def label(self) -> str:
         """With the split."""
-        return f"{self.name} of {self.split}"
+        return f"{self.name} of {'' if self.text is None else 'one text of '}{self.split}"
 
     def reads(self, config: Config) -> tuple[str, ...]:
         """The length."""
@@ -50,23 +54,35 @@ class Tokens(Stage[Context]):
             "split": run.data.splits()[self.split].fingerprint(),
             "model": self.fingerprint,
             "names": list(self.tokenizer.model_input_names),
-            "keep": run.data.task.keep,
+            "keep": self._keep(run),
             "format": "flat, 16-bit labels, cut.json",
+            **({} if self.text is None else {"text": self.text}),
         }
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Tokenise the texts."""
         split, robust = run.data.splits()[self.split], run.config.robust
+        if self.text is not None:
+            split = replace(split, texts=split.texts.alone(self.text))
         processes = robust.processes or parallel.available()
         work = LongWork(self.label, "samples", len(split))
 
         def fill(folder: Path) -> None:
-            cut = tokens.cut(self.tokenizer, robust.task.max_length, run.data.task.keep)
+            cut = tokens.cut(self.tokenizer, robust.task.max_length, self._keep(run))
             largest = largest_id(self.tokenizer)
             off = encode(split, cut, largest, folder / "columns", processes, work)
             artefacts.write_json(folder / "cut.json", vars(off))
 
         return fill
+
+    def _keep(self, run: Context) -> int | None:
+        """The text of a pair that is cut last."""
+        return run.data.task.keep if self.text is None else None
+
+    def columns(self, made: Artefact) -> Columns:
+        """What it has made, mapped."""
+        tokenizer = self.tokenizer
+        return Columns.open(made.path / "columns", tokenizer.pad_token_id, tokenizer.padding_side)
 
 
 def largest_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -135,9 +151,8 @@ def _encoder(run: Context, folder: Path, tokenizer: PreTrainedTokenizerBase) -> 
     key = joining.key(encoders.fingerprint(folder), tokenizer)
     found, cut = dict[str, Columns](), dict[str, CutOff]()
     for name in run.data.splits():
-        made = obtain(Tokens(name, key, tokenizer), run)
+        stage = Tokens(name, key, tokenizer)
+        made = obtain(stage, run)
         cut[name] = CutOff(**artefacts.read_json(made.path / "cut.json"))
-        found[name] = Columns.open(
-            made.path / "columns", tokenizer.pad_token_id, tokenizer.padding_side
-        )
+        found[name] = stage.columns(made)
     return Encoder(folder, key, tokenizer, found, cut)
