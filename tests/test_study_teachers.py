@@ -101,10 +101,10 @@ def test_the_tables_name_each_teacher_and_say_what_all_are_compared_with(runs):
     assert "another one too" not in study_tables.accuracies(same[0]).caption
 
 
-def test_seconds_count_each_teacher_and_its_difficulty(runs):
+def test_seconds_count_each_teacher_and_the_difficulty_that_they_share(runs):
     """As `finish` has them, by seed: 10 for a teacher, 4 + 3 for a student; 100 for a difficulty."""
     caption = study_tables.costs(analysis.tasks(finished(runs))).caption
-    wanted = sum(2 * (10 * seed + 100) + 3 * (4 + 3 * seed) for seed in (1, 2))
+    wanted = sum(2 * 10 * seed + 100 + 3 * (4 + 3 * seed) for seed in (1, 2))
     assert f"All 6 runs took {wanted:,} seconds, with each teacher" in caption
 
 
@@ -128,3 +128,34 @@ def test_another_teacher_of_the_same_loss_is_an_error(runs):
     finish(runs[2], keys={"teacher": "another"})
     with pytest.raises(UserError, match=r"has another teacher than fever/imp40-vanilla-seed1"):
         result_rows.collect(runs)
+
+
+def with_difficulty(run, seconds, **changes):
+    """A finished run whose difficulty took so long; None: it has none."""
+    of_run = {"teacher": 10.0, "student": 1.0, "evaluate": 2.0}
+    key = {"teacher": f"{run.teacher or 'plain'} of seed {run.seed}"}
+    if seconds is not None:
+        of_run["difficulty"] = seconds
+        key["difficulty"] = f"of {seconds}"
+    auroc = {"difficulty": None if seconds is None else {"auroc": 0.8, "alpha": 0.3}}
+    agreement = {"easy_hard": {"agreement": None if seconds is None else 0.7}}
+    finish(run, seconds=of_run, keys=key, **auroc, **agreement, **changes)
+
+
+@pytest.mark.parametrize(
+    ("plain", "own", "counted"),
+    [(100.0, 100.0, 100), (100.0, 40.0, 140), (100.0, None, 100), (None, 40.0, 40), (None, None, 0)],
+)
+def test_a_difficulty_that_teachers_share_counts_once(tmp_path, plain, own, counted):
+    """It is one unless it starts from the teacher; a run may have none because it needs none."""
+    runs = expanded(tmp_path, seeds=[1])
+    for run in runs:
+        with_difficulty(run, own if run.teacher else plain)
+    found = analysis.tasks(result_rows.collect(runs))
+    table = study_tables.costs(found)
+    assert f"All 3 runs took {2 * 10 + 3 * (1 + 2) + counted:,} seconds" in table.caption
+    assert [row[1] for row in table.rows].count("difficulty") == (counted > 0)
+    said = study_tables.accuracies(found[0]).caption, study_tables.easy_hard(found[0]).caption
+    assert ["AUROC of the variance" in said[0], "agrees with this cut on 70" in said[1]] == [
+        counted > 0
+    ] * 2

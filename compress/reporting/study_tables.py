@@ -128,7 +128,7 @@ def accuracies(task: Task) -> Table:
         + (RATIO if task.teacher.ood_sets else evaluation.WITHOUT_OOD)
         + _taken_of(task)
     )
-    if truth := task.teacher.each("auroc"):
+    if truth := task.of_difficulty("auroc"):
         caption += f" AUROC of the variance against the known truth: {spread(truth)} %."
     if shallow := [found for model in task.students if (found := model.each("shallow_auroc"))]:
         caption += f" Of the shallow classifier's error: {spread(shallow[0])} %."
@@ -221,7 +221,7 @@ def easy_hard(task: Task) -> Table:
     caption = (
         f"{task.name}: dev samples that a part of the input gives away (easy) and the others (hard)."
     )
-    if agreement := task.teacher.each("agreement"):
+    if agreement := task.of_difficulty("agreement"):
         caption += (
             f" The variance ranking agrees with this cut on {spread(agreement)} % of dev (the paper, "
             f"MNLI: {published.AGREEMENT} %)."
@@ -266,7 +266,7 @@ def costs(tasks: Sequence[Task]) -> Table:
     """Size, seconds of training and evaluation, alpha, device of every model; and of the difficulty."""
     rows = []
     for task in tasks:
-        if scored := task.teacher.each("difficulty_seconds"):
+        if scored := task.difficulty_seconds:
             rows.append([task.name, "difficulty", "-", "-", count(scored), "-", "-", "as the teacher"])
         for model in task.models:
             keys = ("params", "nonzero_params", "seconds", "evaluation_seconds")
@@ -289,13 +289,12 @@ def costs(tasks: Sequence[Task]) -> Table:
 
 def _seconds(tasks: Iterable[Task]) -> float:
     """Of all runs: each teacher, difficulty and student of a seed once, and evaluations."""
-    keys = ("seconds", "difficulty_seconds"), ("seconds", "evaluation_seconds")
-    return sum(
-        sum(model.each(key))
-        for task in tasks
-        for model in task.models
-        for key in keys[model in task.students]
-    )
+    total = 0.0
+    for task in tasks:
+        total += sum(task.difficulty_seconds)
+        total += sum(sum(model.each("seconds")) for model in task.models)
+        total += sum(sum(model.each("evaluation_seconds")) for model in task.students)
+    return total
 
 
 def label(model: Model) -> str:
