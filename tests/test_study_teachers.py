@@ -159,3 +159,23 @@ def test_a_difficulty_that_teachers_share_counts_once(tmp_path, plain, own, coun
     assert ["AUROC of the variance" in said[0], "agrees with this cut on 70" in said[1]] == [
         counted > 0
     ] * 2
+
+
+def test_the_marks_of_another_teacher_are_explained(tmp_path):
+    """Of seed 2 alone there is an F_bias: the plain teacher of seed 1 loses nothing."""
+    runs = expanded(tmp_path)
+    for run in runs:
+        key = {"teacher": f"{run.teacher or 'plain'} of seed {run.seed}"}
+        even = {"ood_sym1": 0.9, "ood_sym2": 0.9} if run.seed == 1 else {}
+        finish(run, {"dev": 0.9}, {"dev": 0.8 if run.teacher else 0.9, **even}, keys=key)
+    rows = [
+        row
+        for row in result_rows.collect(runs)
+        if row["seed"] == 1 or row["compression"] != result_rows.TEACHER
+    ]
+    [task] = analysis.tasks(rows)
+    table = study_tables.accuracies(task)
+    marked = dict(zip(table.header, table.rows[1], strict=True))
+    assert (marked["model"], marked["F_bias"]) == ("teacher poe bias=partial ‡", "n/a")
+    assert "marked: dev more than 2 points below the teacher." in table.caption
+    assert "F_bias of teacher poe bias=partial is n/a: the teacher is" in table.caption
