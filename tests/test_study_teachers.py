@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from studies import finish, model, runs_of
+from studies import finish, model, runs_of, study_file
 
 from compress.errors import UserError
 from compress.reporting import study_tables
-from compress.study import analysis, plan, result_rows, run_order
+from compress.study import __main__ as study
+from compress.study import analysis, comparable, plan, result_rows, run_order
 
 POE = {"hook": "poe", "bias": "partial"}
 DEBIASED = {"robust_compression": {"teacher": {"loss": POE}, "loss": POE}}
@@ -179,3 +180,29 @@ def test_the_marks_of_another_teacher_are_explained(tmp_path):
     assert (marked["model"], marked["F_bias"]) == ("teacher poe bias=partial ‡", "n/a")
     assert "marked: dev more than 2 points below the teacher." in table.caption
     assert "F_bias of teacher poe bias=partial is n/a: the teacher is" in table.caption
+
+
+def test_a_seed_without_the_plain_teacher_is_left_out_of_the_report(runs, tmp_path, capsys):
+    """Its run with the plain teacher may have failed; the other seeds are reported all the same."""
+    lacking = [
+        row
+        for row in finished(runs)
+        if row["seed"] == 1 or row["mitigation"] in ("debiased", "poe bias=partial")
+    ]
+    result_rows.save(lacking, tmp_path / "lacking.parquet")
+    place = ["--output_dir", str(tmp_path / "report"), "--report", str(tmp_path / "lacking.parquet")]
+    assert study.main([str(study_file(tmp_path)), *place]) == 0
+    why = "no run of seed 2 has finished with the teacher that all are compared with"
+    said, name = capsys.readouterr().out, "fever/imp40-debiased-seed2"
+    assert f"left out of the report: {name}: {why}\n" in said and said.count("left out") == 1
+    text, page = ((tmp_path / "report" / name).read_text() for name in ("report.md", "report.html"))
+    assert f"## Runs left out\n\n* {name}: {why}\n" in text
+    assert f"<li>{name} is left out: {why}</li>" in page
+    seeds = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| imp40 deb")]
+    assert seeds[0] == "1"
+    assert len(result_rows.load([tmp_path / "report" / "results.parquet"])) == len(lacking)
+
+
+def test_without_a_plain_teacher_all_seeds_of_the_first_other_stay(runs):
+    rows = finished([run for run in runs if run.teacher])
+    assert comparable.with_teacher(rows) == (rows, {})
