@@ -132,23 +132,6 @@ def test_further_unknown_keys_are_named_too(files):
     assert "'bf16.enable'" in sentence and named.count("'") == 2 * 8
 
 
-def test_further_keys_that_a_loss_does_not_use_are_named_too(files):
-    keys = {"hook": "vanilla", "gamma": 2, "lambda": 0.5, "bias": "partial"}
-    sentence, _ = files.refused(FULL, at(f"{OURS}.loss", None), at(f"{OURS}.loss", keys), {"x": 1})
-    assert sentence.count("has no effect with the hook 'vanilla'") == 1
-    wanted = {f"{OURS}.loss.{key}" for key in ("gamma", "lambda", "bias")} | {"x"}
-    first, rest = sentence.split(" Without effect too: ")
-    assert {first.split("'")[1], *rest.removesuffix(".").replace("'", "").split(", ")} == wanted
-
-
-@pytest.mark.parametrize("block", ["loss", "teacher.loss"])
-@pytest.mark.parametrize("value", ["poe", 3, ["poe"]])
-def test_a_loss_that_is_no_object(files, block, value):
-    sentence = refused(files, f"{OURS}.{block}", value, by_override=True)
-    given = f"'{OURS}.{block}' is {json.dumps(value)}"
-    assert sentence.endswith(f'{given}, but it must be an object such as {{"hook": "poe"}}.')
-
-
 @pytest.mark.parametrize(
     ("block", "wrong", "right"),
     [("row_pruning", "l1", "'topk' or 'importance'"), ("sparse_pruning", "snip_momentum", "'l1'")],

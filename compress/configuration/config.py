@@ -188,15 +188,17 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     path += below.split(".") if below else []
     key, source = ".".join(path), merge.source(path)
     unknown = [p for p in problems if p["type"] == problem["type"] == "extra_forbidden"]
-    paths = [_user_path([str(part) for part in p["loc"]], merge, p["type"]) for p in unknown]
-    others = further("Without effect too", (".".join(other) for other in paths if other != path))
+    others = [_user_path([str(part) for part in p["loc"]], merge, p["type"]) for p in unknown]
+    names = [".".join(other) for other in others if other != path]
     if "loss" in path[1:3]:
         block = path[: path.index("loss") + 1]
         wrong, why = _of_loss(at(merge.values, block), path, block)
         if why is not None:
-            return f"{merge.error(wrong, why)}{others}"
+            if wrong != key:  # its hook, which says what the keys beside it mean
+                names = [name for name in names if not name.startswith(wrong.removesuffix("hook"))]
+            return f"{merge.error(wrong, why)}{further('Without effect too', names)}"
     if problem["type"] == "extra_forbidden":
-        return _unknown(path, source, merge) + others
+        return _unknown(path, source, merge) + further("Without effect too", names)
     if problem["type"] == "missing":
         return "; ".join(filter(None, (merge.lacking(path), EXAMPLES.get(key)))) + "."
     value = json.dumps(at(merge.values, path) if below else problem["input"], default=str)
