@@ -4,6 +4,7 @@ Whatever reads data or loads models is checked later.
 """
 
 from compress.configuration.config import Config
+from compress.configuration.merge import further
 from compress.data import sources, tasks
 from compress.data.tasks import Task
 from compress.errors import UserError
@@ -42,13 +43,18 @@ def _check_student(config: Config) -> None:
 def check_bias(config: Config, task: Task) -> None:
     """Raise UserError for a bias model that sees one text of a pair where samples are single texts."""
     losses = {"loss": config.robust.loss, "teacher.loss": config.robust.teacher.loss}
-    for key, loss in losses.items():
-        if task.single and loss.bias_model in ("partial", "partial_encoder"):
-            raise UserError(
-                f"robust_compression.{key}.bias: '{loss.bias_model}' sees one text of a pair, but the "
-                f"samples of {task.name} are single texts; take 'shallow', which sees their words "
-                "and length."
-            )
+    asked = {
+        f"robust_compression.{key}.bias": loss.bias_model
+        for key, loss in losses.items()
+        if loss.bias_model in ("partial", "partial_encoder")
+    }
+    if task.single and asked:
+        first, *others = asked
+        raise UserError(
+            f"{first}: '{asked[first]}' sees one text of a pair, but the samples of {task.name} are "
+            "single texts; take 'shallow', which sees their words and length."
+            f"{further('To be changed too', others)}"
+        )
 
 
 def check_loss(config: Config) -> None:

@@ -43,6 +43,18 @@ def test_a_scalar_without_a_loss_has_no_effect(files):
     assert sentence.startswith(f"{file}: ") and "has no effect without loss.hook" in sentence
 
 
+def test_a_bias_model_of_one_text_of_a_pair_is_refused_for_both_losses_at_once(files):
+    """Of a task of single texts."""
+    partial = {"hook": "poe", "bias": "partial"}
+    single = at(f"{OURS}.task", {"name": "sst2", "data_dir": None})
+    config = files.load(
+        ENCODER, SPARSE, single, at(f"{OURS}.loss", partial), at(f"{OURS}.teacher.loss", partial)
+    )
+    sentence = refused(config)
+    assert sentence.startswith(f"{OURS}.loss.bias: 'partial' sees one text of a pair")
+    assert sentence.endswith(f"To be changed too: '{OURS}.teacher.loss.bias'.")
+
+
 def dense(ratio):
     return at("compression_training.sparse_pruning.different_groups.encoder.params.dense_ratio", ratio)
 

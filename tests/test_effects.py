@@ -53,7 +53,7 @@ REFUSED = [
     ("robust_compression.teacher.loss.hook=own:loss", "cannot be a function of your own; a teacher is"),
     (
         "robust_compression.teacher.loss.bias=weak",
-        "has no effect without loss.hook; choose a loss, such as poe",
+        "has no effect without teacher.loss.hook; choose a loss, such as poe",
     ),
     ('robust_compression.teacher.loss={"hook": "vanilla", "bias": "weak"}', "it has one with poe."),
     (

@@ -55,6 +55,17 @@ def keys(block, prefix=""):
     return found
 
 
+def test_all_keys_without_effect_are_named_at_once(given):
+    """Those of DeepSpeed and those of this program."""
+    words = ["zero_optimization.stage=0", "zero_optimization.overlap_comm=true"]
+    words += ["zero_optimization.stage3_prefetch_bucket_size=9", "robust_compression.score_lr=0.1"]
+    with pytest.raises(UserError) as error:
+        given(*words)
+    first, others = str(error.value).split(" To be changed too: ")
+    named = [first.split("'")[1], *others.removesuffix(".").replace("'", "").split(", ")]
+    assert sorted(named) == sorted(word.split("=")[0] for word in words[1:])
+
+
 def test_every_key_has_a_row_and_every_row_a_key():
     assert set(engine_table.rows()) == keys(DeepSpeedBlock)
 

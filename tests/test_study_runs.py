@@ -1,6 +1,7 @@
 """The runs of a study: resuming, failures, and the command of each. No training."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from launcher import ROOT
 from studies import finish, runs_of, study_file
 
 from compress.errors import UserError
+from compress.files import processes
+from compress.runtime import launcher_watch
 from compress.study import launch, plan
 
 
@@ -19,6 +22,23 @@ def make(folder):
 
 
 # Running
+
+
+def test_the_ranks_of_a_run_watch_the_study_that_started_it(monkeypatch):
+    """`deepspeed` does not end with it, and its ranks are no children of the study."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    told = launch.Machine(2, 1).environment()[launcher_watch.STUDY]
+    assert told == processes.this().label
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        label = processes.of_pid(other.pid).label
+        monkeypatch.setenv(launcher_watch.STUDY, label)
+        watched = [one for one in launcher_watch.ancestors() if one.label == label]
+        assert [one.ended for one in watched] == [False]
+        other.kill()
+        other.wait()
+        launcher_watch.wait_for_end(watched, 0.01)
+    monkeypatch.delenv("LOCAL_RANK")
+    assert launcher_watch.ancestors() == []
 
 
 class Stub(launch.Machine):

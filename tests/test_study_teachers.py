@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from studies import finish, model, runs_of
+from studies import finish, model, runs_of, study_file
 
 from compress.errors import UserError
 from compress.reporting import study_tables
-from compress.study import analysis, plan, result_rows, run_order
+from compress.study import __main__ as study
+from compress.study import analysis, comparable, plan, result_rows, run_order
 
 POE = {"hook": "poe", "bias": "partial"}
 DEBIASED = {"robust_compression": {"teacher": {"loss": POE}, "loss": POE}}
@@ -101,10 +102,10 @@ def test_the_tables_name_each_teacher_and_say_what_all_are_compared_with(runs):
     assert "another one too" not in study_tables.accuracies(same[0]).caption
 
 
-def test_seconds_count_each_teacher_and_its_difficulty(runs):
+def test_seconds_count_each_teacher_and_the_difficulty_that_they_share(runs):
     """As `finish` has them, by seed: 10 for a teacher, 4 + 3 for a student; 100 for a difficulty."""
     caption = study_tables.costs(analysis.tasks(finished(runs))).caption
-    wanted = sum(2 * (10 * seed + 100) + 3 * (4 + 3 * seed) for seed in (1, 2))
+    wanted = sum(2 * 10 * seed + 100 + 3 * (4 + 3 * seed) for seed in (1, 2))
     assert f"All 6 runs took {wanted:,} seconds, with each teacher" in caption
 
 
@@ -128,3 +129,80 @@ def test_another_teacher_of_the_same_loss_is_an_error(runs):
     finish(runs[2], keys={"teacher": "another"})
     with pytest.raises(UserError, match=r"has another teacher than fever/imp40-vanilla-seed1"):
         result_rows.collect(runs)
+
+
+def with_difficulty(run, seconds, **changes):
+    """A finished run whose difficulty took so long; None: it has none."""
+    of_run = {"teacher": 10.0, "student": 1.0, "evaluate": 2.0}
+    key = {"teacher": f"{run.teacher or 'plain'} of seed {run.seed}"}
+    if seconds is not None:
+        of_run["difficulty"] = seconds
+        key["difficulty"] = f"of {seconds}"
+    auroc = {"difficulty": None if seconds is None else {"auroc": 0.8, "alpha": 0.3}}
+    agreement = {"easy_hard": {"agreement": None if seconds is None else 0.7}}
+    finish(run, seconds=of_run, keys=key, **auroc, **agreement, **changes)
+
+
+@pytest.mark.parametrize(
+    ("plain", "own", "counted"),
+    [(100.0, 100.0, 100), (100.0, 40.0, 140), (100.0, None, 100), (None, 40.0, 40), (None, None, 0)],
+)
+def test_a_difficulty_that_teachers_share_counts_once(tmp_path, plain, own, counted):
+    """It is one unless it starts from the teacher; a run may have none because it needs none."""
+    runs = expanded(tmp_path, seeds=[1])
+    for run in runs:
+        with_difficulty(run, own if run.teacher else plain)
+    found = analysis.tasks(result_rows.collect(runs))
+    table = study_tables.costs(found)
+    assert f"All 3 runs took {2 * 10 + 3 * (1 + 2) + counted:,} seconds" in table.caption
+    assert [row[1] for row in table.rows].count("difficulty") == (counted > 0)
+    said = study_tables.accuracies(found[0]).caption, study_tables.easy_hard(found[0]).caption
+    assert ["AUROC of the variance" in said[0], "agrees with this cut on 70" in said[1]] == [
+        counted > 0
+    ] * 2
+
+
+def test_the_marks_of_another_teacher_are_explained(tmp_path):
+    """Of seed 2 alone there is an F_bias: the plain teacher of seed 1 loses nothing."""
+    runs = expanded(tmp_path)
+    for run in runs:
+        key = {"teacher": f"{run.teacher or 'plain'} of seed {run.seed}"}
+        even = {"ood_sym1": 0.9, "ood_sym2": 0.9} if run.seed == 1 else {}
+        finish(run, {"dev": 0.9}, {"dev": 0.8 if run.teacher else 0.9, **even}, keys=key)
+    rows = [
+        row
+        for row in result_rows.collect(runs)
+        if row["seed"] == 1 or row["compression"] != result_rows.TEACHER
+    ]
+    [task] = analysis.tasks(rows)
+    table = study_tables.accuracies(task)
+    marked = dict(zip(table.header, table.rows[1], strict=True))
+    assert (marked["model"], marked["F_bias"]) == ("teacher poe bias=partial ‡", "n/a")
+    assert "marked: dev more than 2 points below the teacher." in table.caption
+    assert "F_bias of teacher poe bias=partial is n/a: the teacher is" in table.caption
+
+
+def test_a_seed_without_the_plain_teacher_is_left_out_of_the_report(runs, tmp_path, capsys):
+    """Its run with the plain teacher may have failed; the other seeds are reported all the same."""
+    lacking = [
+        row
+        for row in finished(runs)
+        if row["seed"] == 1 or row["mitigation"] in ("debiased", "poe bias=partial")
+    ]
+    result_rows.save(lacking, tmp_path / "lacking.parquet")
+    place = ["--output_dir", str(tmp_path / "report"), "--report", str(tmp_path / "lacking.parquet")]
+    assert study.main([str(study_file(tmp_path)), *place]) == 0
+    why = "no run of seed 2 has finished with the teacher that all are compared with"
+    said, name = capsys.readouterr().out, "fever/imp40-debiased-seed2"
+    assert f"left out of the report: {name}: {why}\n" in said and said.count("left out") == 1
+    text, page = ((tmp_path / "report" / name).read_text() for name in ("report.md", "report.html"))
+    assert f"## Runs left out\n\n* {name}: {why}\n" in text
+    assert f"<li>{name} is left out: {why}</li>" in page
+    seeds = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| imp40 deb")]
+    assert seeds[0] == "1"
+    assert len(result_rows.load([tmp_path / "report" / "results.parquet"])) == len(lacking)
+
+
+def test_without_a_plain_teacher_all_seeds_of_the_first_other_stay(runs):
+    rows = finished([run for run in runs if run.teacher])
+    assert comparable.with_teacher(rows) == (rows, {})

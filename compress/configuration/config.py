@@ -187,21 +187,36 @@ def _sentence(error: ValidationError, merge: Merge) -> str:
     path = _user_path([str(part) for part in problem["loc"]], merge, problem["type"])
     path += below.split(".") if below else []
     key, source = ".".join(path), merge.source(path)
+    unknown = [p for p in problems if p["type"] == problem["type"] == "extra_forbidden"]
+    others = [_user_path([str(part) for part in p["loc"]], merge, p["type"]) for p in unknown]
+    names = [".".join(other) for other in others if other != path]
     if "loss" in path[1:3]:
         block = path[: path.index("loss") + 1]
-        wrong, why = mitigations.mistake(at(merge.values, block), path[-1], "teacher" in block)
+        wrong, why = _of_loss(at(merge.values, block), path, block)
         if why is not None:
-            return str(merge.error(".".join([*block, wrong]), why))
+            if wrong != key:  # its hook, which says what the keys beside it mean
+                names = [name for name in names if not name.startswith(wrong.removesuffix("hook"))]
+            return f"{merge.error(wrong, why)}{further('Without effect too', names)}"
     if problem["type"] == "extra_forbidden":
-        others = [p for p in problems if p["type"] == "extra_forbidden" and p is not problem]
-        paths = [_user_path([str(part) for part in p["loc"]], merge, p["type"]) for p in others]
-        return _unknown(path, source, merge) + further("Without effect too", map(".".join, paths))
+        return _unknown(path, source, merge) + further("Without effect too", names)
     if problem["type"] == "missing":
         return "; ".join(filter(None, (merge.lacking(path), EXAMPLES.get(key)))) + "."
     value = json.dumps(at(merge.values, path) if below else problem["input"], default=str)
     reason = problem["msg"][0].lower() + problem["msg"][1:]
     hint = METHODS.get(path[1]) if path[0] == "compression_training" and path[-1] == "method" else ""
     return f"{source}: '{key}' is {value}, but: {reason}{hint and f' ({hint})'}."
+
+
+def _of_loss(values: Json, path: Sequence[str], block: Sequence[str]) -> tuple[str, str | None]:
+    """(dotted key at fault, what is wrong with it) of a block `loss` that was refused at a path.
+
+    None where the sentence of any other key does.
+    """
+    if not isinstance(values, Mapping):
+        given, right = json.dumps(values), json.dumps({"hook": "poe"})
+        return ".".join(block), f"is {given}, but it must be an object such as {right}"
+    wrong, why = mitigations.mistake(values, path[-1], "teacher" in block)
+    return ".".join([*block, wrong]), why
 
 
 def _unknown(path: Sequence[str], source: str, merge: Merge) -> str:

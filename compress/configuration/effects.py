@@ -47,11 +47,10 @@ def check(root: Root, merge: Merge) -> None:
         _masks(root, blocks),
         _schedule(root, blocks),
     )
-    wrong = [case for case in cases if merge.given(case[0])]
+    wrong = [*(case for case in cases if merge.given(case[0])), *engine_table.wrong(merge)]
     if wrong:
         others = (key for key in dict.fromkeys(key for key, _ in wrong) if key != wrong[0][0])
         raise UserError(f"{merge.error(*wrong[0])}{further('To be changed too', others)}")
-    engine_table.check(merge)
 
 
 def _pruners(root: Root, blocks: CompressionTraining, merge: Merge) -> Cases:

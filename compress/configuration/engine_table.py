@@ -67,11 +67,11 @@ def rows() -> dict[str, Row]:
     return {key: Row(**row) for key, row in tomllib.loads(TABLE.read_text(encoding="utf-8")).items()}
 
 
-def check(merge: Merge) -> None:
-    """Raise UserError, naming source and key, for the first setting that has no effect anywhere."""
+def wrong(merge: Merge) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it) of the settings that have no effect on any machine."""
     for found in holding(merge):
         if not found.case.of_machine:
-            raise refusal(merge, found)
+            yield found.key, _why(merge, found)
 
 
 def holding(merge: Merge) -> Iterator[Found]:
@@ -87,10 +87,11 @@ def holding(merge: Merge) -> Iterator[Found]:
 
 def refusal(merge: Merge, found: Found, lacking: str = "") -> UserError:
     """The sentence for a case; lacking: what the machine does not have."""
-    stage = str(_value(merge, "zero_optimization.stage"))
-    return merge.error(
-        found.key, found.case.why.replace("{stage}", stage).replace("{lacking}", lacking)
-    )
+    return merge.error(found.key, _why(merge, found).replace("{lacking}", lacking))
+
+
+def _why(merge: Merge, found: Found) -> str:
+    return found.case.why.replace("{stage}", str(_value(merge, "zero_optimization.stage")))
 
 
 def _holds(case: Case, value: object, merge: Merge) -> bool:

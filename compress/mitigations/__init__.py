@@ -72,6 +72,7 @@ def mistake(values: object, key: str, teachers: bool) -> tuple[str, str | None]:
     The hook is unknown, or does not use a key that others use; None for any other error. teachers:
     whether it is the loss of the teacher.
     """
+    block = "teacher.loss" if teachers else "loss"
     known = OF_TEACHERS if teachers else MITIGATIONS
     hook = values.get("hook", "") if isinstance(values, Mapping) else ""
     if not isinstance(hook, str):
@@ -89,5 +90,5 @@ def mistake(values: object, key: str, teachers: bool) -> tuple[str, str | None]:
     if not users or key in _keys(MITIGATIONS.get(hook, USER if hook else NoLoss)):
         return key, None
     if not hook:
-        return key, f"has no effect without loss.hook; choose a loss, such as {users[0]}"
+        return key, f"has no effect without {block}.hook; choose a loss, such as {users[0]}"
     return key, f"has no effect with the hook '{hook}'; it has one with {', '.join(users)}"

@@ -25,11 +25,12 @@ def write(
     published: str | None,
     failed: Mapping[str, str],
     command: str,
+    left_out: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write report.html, and report.md with its pictures, into the folder; the paths of the two.
 
     published: the table whose numbers are shown beside the measured ones; failed: messages by run;
-    command: as typed.
+    command: as typed; left_out: why finished runs are not in the tables, by run.
     """
     found = analysis.tasks(rows)
     sections = [
@@ -54,6 +55,8 @@ def write(
     lines += ["## Sizes and seconds", "", *_text(costs)]
     if failed:
         lines += ["## Failed runs", "", *(f"* {name}: {why}" for name, why in failed.items()), ""]
+    if left_out:
+        lines += ["## Runs left out", "", *(f"* {name}: {why}" for name, why in left_out.items()), ""]
     html = page.render(
         "study.html.j2",
         title=title,
@@ -63,6 +66,7 @@ def write(
         average=average,
         costs=costs,
         failed=failed,
+        left_out=left_out or {},
     )
     texts = {folder / "report.html": html, folder / "report.md": "\n".join(lines)}
     for path, text in (texts | {folder / name: svg for name, svg in pictures.items()}).items():

@@ -128,7 +128,7 @@ def accuracies(task: Task) -> Table:
         + (RATIO if task.teacher.ood_sets else evaluation.WITHOUT_OOD)
         + _taken_of(task)
     )
-    if truth := task.teacher.each("auroc"):
+    if truth := task.of_difficulty("auroc"):
         caption += f" AUROC of the variance against the known truth: {spread(truth)} %."
     if shallow := [found for model in task.students if (found := model.each("shallow_auroc"))]:
         caption += f" Of the shallow classifier's error: {spread(shallow[0])} %."
@@ -138,7 +138,7 @@ def accuracies(task: Task) -> Table:
         caption += " says nothing."
     if task.others:
         caption += " All are compared with the first teacher, those that have another one too."
-    caption += without_bias(task) + _collapse(task)
+    caption += without_bias(task, others=True) + _collapse(task)
     columns = [("seeds", lambda model: str(len(model.seeds))), *measured(task)]
     return of_models(caption, task, task.models, columns)
 
@@ -149,15 +149,19 @@ def _taken_of(task: Task) -> str:
     return f" Delta and F_bias are of the {task.measure} (evaluation.metric)." if named else ""
 
 
-def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
-    """Why students have no F_bias over some OOD sets (default: all); empty if all have one."""
+def without_bias(task: Task, names: Sequence[str] | None = None, others: bool = False) -> str:
+    """Why students have no F_bias over some OOD sets (default: all); empty if all have one.
+
+    others: whether teachers of other losses stand in the table too.
+    """
     if not task.teacher.ood_sets:
         return ""
+    shown = [*(task.others if others else []), *task.students]
     reasons: dict[str, list[str]] = {}
-    for model in task.students:
+    for model in shown:
         if (why := model.f_bias_reason(task.teacher, names)) is not None:
             reasons.setdefault(why.replace("−", "-"), []).append(label(model))
-    if sum(map(len, reasons.values())) == len(task.students) and len(reasons) == 1:
+    if sum(map(len, reasons.values())) == len(shown) and len(reasons) == 1:
         return f" F_bias is n/a: {next(iter(reasons))}."
     sentences = [f" F_bias of {', '.join(models)} is n/a: {why}." for why, models in reasons.items()]
     return "".join(sentences)
@@ -165,7 +169,7 @@ def without_bias(task: Task, names: Sequence[str] | None = None) -> str:
 
 def _collapse(task: Task) -> str:
     """What the mark of a collapsed model means, and what dev was compared with; empty without one."""
-    reasons = sorted({reason for model in task.students for reason in task.collapsed(model)})
+    reasons = sorted({reason for model in task.models for reason in task.collapsed(model)})
     alone = [
         label(model) + f" with seed {seeds[0]}" * (len(seeds) < len(model.seeds))
         for model in task.students
@@ -206,7 +210,8 @@ def above_chance(task: Task) -> Table:
     columns = [*measured(task, names), *((f"{name} - vanilla", cell) for name, cell in changes)]
     caption = f"{task.name}: where the teacher is above chance ({list_of(names)}), pooled."
     caption += _taken_of(task)
-    return of_models(caption + without_bias(task, names), task, task.models, columns)
+    caption += without_bias(task, names, others=True)
+    return of_models(caption, task, task.models, columns)
 
 
 def by_set(task: Task) -> Table:
@@ -221,7 +226,7 @@ def easy_hard(task: Task) -> Table:
     caption = (
         f"{task.name}: dev samples that a part of the input gives away (easy) and the others (hard)."
     )
-    if agreement := task.teacher.each("agreement"):
+    if agreement := task.of_difficulty("agreement"):
         caption += (
             f" The variance ranking agrees with this cut on {spread(agreement)} % of dev (the paper, "
             f"MNLI: {published.AGREEMENT} %)."
@@ -266,7 +271,7 @@ def costs(tasks: Sequence[Task]) -> Table:
     """Size, seconds of training and evaluation, alpha, device of every model; and of the difficulty."""
     rows = []
     for task in tasks:
-        if scored := task.teacher.each("difficulty_seconds"):
+        if scored := task.difficulty_seconds:
             rows.append([task.name, "difficulty", "-", "-", count(scored), "-", "-", "as the teacher"])
         for model in task.models:
             keys = ("params", "nonzero_params", "seconds", "evaluation_seconds")
@@ -289,13 +294,12 @@ def costs(tasks: Sequence[Task]) -> Table:
 
 def _seconds(tasks: Iterable[Task]) -> float:
     """Of all runs: each teacher, difficulty and student of a seed once, and evaluations."""
-    keys = ("seconds", "difficulty_seconds"), ("seconds", "evaluation_seconds")
-    return sum(
-        sum(model.each(key))
-        for task in tasks
-        for model in task.models
-        for key in keys[model in task.students]
-    )
+    total = 0.0
+    for task in tasks:
+        total += sum(task.difficulty_seconds)
+        total += sum(sum(model.each("seconds")) for model in task.models)
+        total += sum(sum(model.each("evaluation_seconds")) for model in task.students)
+    return total
 
 
 def label(model: Model) -> str:

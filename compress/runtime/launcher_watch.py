@@ -1,7 +1,8 @@
 """Whether the programs that started this rank still run.
 
-`deepspeed` starts a launcher for each host, and that the ranks. If the launcher is killed, or
-`deepspeed` itself, which does not end its launcher, the ranks would train on unknown to anyone.
+`deepspeed` starts a launcher for each host, and that the ranks; a study starts `deepspeed`. If the
+launcher is killed, or `deepspeed` or the study, which do not end what they have started, the ranks
+would train on unknown to anyone, and the same command would find their directory in use.
 """
 
 import os
@@ -12,10 +13,12 @@ from compress.files import processes
 from compress.files.processes import Process
 
 RUNNER = "deepspeed"
+STUDY = "ROBUST_COMPRESSION_STUDY"
+"""Variable in which a study tells the runs that it starts which process it is, by its label."""
 
 
 def ancestors() -> list[Process]:
-    """The launcher that started this rank, and `deepspeed` if that started the launcher on this host.
+    """The launcher that started this rank; on this host `deepspeed` and a study, if they started that.
 
     Empty for a process that no launcher has started: its parent is a shell, which may end.
     """
@@ -27,7 +30,8 @@ def ancestors() -> list[Process]:
     if above is not None and _is_runner(above):
         runner = processes.of_pid(above)
         found += [] if runner is None else [runner]
-    return found
+    study = processes.of_label(os.environ.get(STUDY, ""))
+    return found if study is None else [*found, study]
 
 
 def wait_for_end(watched: list[Process], period: float) -> None:

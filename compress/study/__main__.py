@@ -17,7 +17,7 @@ from compress.errors import UserError, fail
 from compress.files import artefacts
 from compress.reporting import study_report
 from compress.runtime import versions
-from compress.study import launch, plan, result_rows, run_order
+from compress.study import comparable, launch, plan, result_rows, run_order
 
 RUNNING = {
     f"--{key}": key for key in ("shard", "jobs", "runs_per_gpu", "processes", "launcher", "list")
@@ -124,8 +124,11 @@ def main(arguments: list[str] | None = None) -> int:
         if not rows:
             raise UserError(f"{out}: no run has finished; see {out / 'logs'}.")
         result_rows.save(rows, out / "results.parquet")
+    shown, left_out = comparable.with_teacher(rows)
+    for name, why in left_out.items():
+        sys.stdout.write(f"left out of the report: {name}: {why}\n")
     command = shlex.join(["python", "-m", "compress.study", *(arguments or sys.argv[1:])])
-    paths = study_report.write(out, rows, block.title, block.published, failed, command)
+    paths = study_report.write(out, shown, block.title, block.published, failed, command, left_out)
     sys.stdout.write("".join(f"report: {path}\n" for path in paths))
     return 1 if failed else 0
 

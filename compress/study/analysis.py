@@ -39,10 +39,14 @@ class Model:
         """Seeds of which there is a run."""
         return sorted(self.rows["seed"].unique().tolist())
 
+    def by_seed(self, key: str) -> dict[int, float]:
+        """A figure of the model by seed, of those that have it."""
+        found = self.rows.groupby("seed", sort=False)[key].last().dropna()
+        return {int(seed): float(value) for seed, value in found.items()}
+
     def each(self, key: str) -> list[float]:
         """A figure of the model, one for each seed that has it."""
-        found = self.rows.groupby("seed", sort=False)[key].last().dropna()
-        return [float(value) for value in found]
+        return list(self.by_seed(key).values())
 
     @cached_property
     def hits(self) -> dict[Part, dict[int, NDArray[np.bool_]]]:
@@ -228,7 +232,22 @@ class Task:
     @property
     def models(self) -> list[Model]:
         """The teacher, those of other losses, and all students."""
-        return [self.teacher, *self.others, *self.students]
+        return [*self.teachers, *self.students]
+
+    @property
+    def teachers(self) -> list[Model]:
+        """The teacher, and those of other losses."""
+        return [self.teacher, *self.others]
+
+    def of_difficulty(self, key: str) -> list[float]:
+        """A figure of the difficulty, one for each seed; of the first teacher whose runs have one."""
+        return next(filter(None, (model.each(key) for model in self.teachers)), [])
+
+    @property
+    def difficulty_seconds(self) -> list[float]:
+        """Seconds of each difficulty: teachers of a seed share one, but where it starts from them."""
+        found = [model.by_seed("difficulty_seconds").items() for model in self.teachers]
+        return [seconds for _, seconds in dict.fromkeys(pair for items in found for pair in items)]
 
     def baseline(self, model: Model) -> Model | None:
         """The vanilla student of the same compression, None for itself or if there is none."""

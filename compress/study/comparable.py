@@ -1,16 +1,18 @@
 """Whether results may stand in one table: the same data, the same figure, a teacher for each seed."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pandas as pd
 
 from compress.errors import UserError
 from compress.scoring import measures
-from compress.study.result_rows import MODEL
+from compress.study.result_rows import MODEL, Row
 
 Part = tuple[str, str]
 """A set and a subset of it, empty for all of it."""
 TRAIN: Part = ("train", "")
+PLAIN = ("", "")
+"""Compression and mitigation of the teacher of the plain loss."""
 
 
 def sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
@@ -43,6 +45,28 @@ def check_metric(task: str, rows: pd.DataFrame) -> None:
             f"{task}: robust_compression.evaluation.metric is {found[0]} in one run and {found[1]} in "
             "another; results of both cannot stand in one table."
         )
+
+
+def with_teacher(rows: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:
+    """The rows of seeds that have the teacher that all are compared with; why others are left out.
+
+    That is the one of the plain loss, or the first where none is. Its runs of a seed may have failed
+    while those with another teacher have not. The reasons are by the name of the run.
+    """
+    seeds: dict[str, dict[tuple[str, str], set[int]]] = {}
+    for row in rows:
+        if row["role"] == "teacher":
+            name = (row["compression"], row["mitigation"])
+            seeds.setdefault(row["task"], {}).setdefault(name, set()).add(row["seed"])
+    known = {task: of.get(PLAIN, next(iter(of.values()))) for task, of in seeds.items()}
+    alone = {
+        f"{row['task']}/{row['compression']}-{row['mitigation']}-seed{row['seed']}": (
+            f"no run of seed {row['seed']} has finished with the teacher that all are compared with"
+        )
+        for row in rows
+        if row["role"] == "student" and row["seed"] not in known[row["task"]]
+    }
+    return [row for row in rows if row["seed"] in known[row["task"]]], alone
 
 
 def check_teacher(

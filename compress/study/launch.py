@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from compress.errors import UserError
-from compress.files import artefacts, disk, ownership
-from compress.runtime import interrupts, launchers, provenance
+from compress.files import artefacts, disk, ownership, processes
+from compress.runtime import interrupts, launcher_watch, launchers, provenance
 from compress.study.plan import Run
 from compress.study.run_order import Schedule, pioneers
 
@@ -82,10 +82,14 @@ class Machine:
         return self.processes == 1 and not self.launcher
 
     def environment(self, slot: int = 0) -> dict[str, str]:
-        """The environment of a run: all processes share the cores (or OMP_NUM_THREADS)."""
+        """The environment of a run: all processes share the cores (or OMP_NUM_THREADS).
+
+        It says which process the study is, so that the run ends with it.
+        """
         cores = len(os.sched_getaffinity(0))
         threads = max(1, cores // ((self.ranks or self.processes) * self.jobs))
         found = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        found[launcher_watch.STUDY] = processes.this().label
         if self.alone:
             port = launchers.free_port()
             found |= launchers.Launch("study", 0, 0, 1, launchers.LOCAL, port).variables()
