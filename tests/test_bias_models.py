@@ -72,7 +72,7 @@ def test_the_same_words_are_in_one_fold(monkeypatch):
 
 
 def test_one_text_in_all_samples_is_an_error():
-    with pytest.raises(UserError, match=r"loss.bias: 'partial_encoder' .* take 'shallow'"):
+    with pytest.raises(UserError, match=r"'partial_encoder' sees one .* loss.bias, such as 'shallow'"):
         next(PartialEncoder().cuts(columns_of([[5, 6], [6, 5]] * 9), 1))
 
 
