@@ -44,9 +44,9 @@ class PartialEncoder(EncoderBias):
         folds = folds_of(columns, seed)
         if (folds == folds[0]).all():
             raise UserError(
-                "The bias model 'partial_encoder' sees one text of each pair, and that has the same words in "
-                "too many samples to train on some and judge others; take another loss.bias, such as "
-                "'shallow'."
+                "The bias model 'partial_encoder' sees one text of each pair, and that has the same "
+                "words in too many samples to train on some and judge others; take another loss.bias, "
+                "such as 'shallow'."
             )
         for number in range(FOLDS):
             others, judged = np.flatnonzero(folds != number), np.flatnonzero(folds == number)
