@@ -164,7 +164,7 @@ def test_all_settings_without_effect_are_named_at_once(base):
     first, others = str(error.value).split(" To be changed too: ")
     assert first.count("'robust_compression.") == 1 and first.endswith(".") and "has no effect" in first
     named = {first.split("'")[1], *(key.strip("'") for key in others.removesuffix(".").split(", "))}
-    parts = {"pruning", *(one.split("=")[0] for one in given)}
+    parts = {"pruning", "structured.begin", "score_lr"}  # the block has none, so its keys have none
     assert named == {f"robust_compression.{part}" for part in parts}
     with pytest.raises(UserError) as error:
         load([base], [heads(), "robust_compression.structured.begin=0.1"])

@@ -49,7 +49,9 @@ def check(root: Root, merge: Merge) -> None:
     )
     wrong = [*(case for case in cases if merge.given(case[0])), *engine_table.wrong(merge)]
     if wrong:
-        others = (key for key in dict.fromkeys(key for key, _ in wrong) if key != wrong[0][0])
+        first, *others = dict.fromkeys(key for key, _ in wrong)
+        named = tuple(f"{key}." for key in (first, *others))
+        others = [key for key in others if not key.startswith(named)]
         raise UserError(f"{merge.error(*wrong[0])}{further('To be changed too', others)}")
 
 
