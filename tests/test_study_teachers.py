@@ -43,6 +43,12 @@ def test_a_teacher_goes_by_its_loss(runs):
     }
 
 
+def test_a_teachers_loss_is_written_as_in_json(tmp_path):
+    loss = {"hook": "poe", "calibrate": False, "plain_weight": 0.5}
+    first, *_ = expanded(tmp_path, {"robust_compression": {"teacher": {"loss": loss}, "loss": POE}})
+    assert first.teacher == "poe calibrate=false plain_weight=0.5"
+
+
 def test_the_teachers_loss_may_differ_and_nothing_else_of_a_teacher(runs, tmp_path):
     plan.check(runs, 2)
     own = {"robust_compression": {**DEBIASED["robust_compression"], "epochs": 9}}

@@ -5,6 +5,7 @@ Names of parts are files next to the study's folder or of `ds_configs/` (`imp40`
 order: engine, task, settings, compression, mitigation; then `set`, `task_set` and the command line.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -90,7 +91,8 @@ class Run:
         if loss == PLAIN:
             return ""
         own = loss.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"hook"})
-        return " ".join([loss.hook, *(f"{key}={value}" for key, value in own.items())])
+        written = {k: v if isinstance(v, str) else json.dumps(v) for k, v in own.items()}
+        return " ".join([loss.hook, *(f"{key}={value}" for key, value in written.items())])
 
 
 def load(file: Path) -> StudyBlock:
