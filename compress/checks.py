@@ -8,6 +8,7 @@ from compress.configuration.merge import further
 from compress.data import sources, tasks
 from compress.data.tasks import Task
 from compress.errors import UserError
+from compress.mitigations._shared import PARTIAL_BIAS
 from compress.models import directories
 from compress.scoring import probabilities
 
@@ -46,7 +47,7 @@ def check_bias(config: Config, task: Task) -> None:
     asked = {
         f"robust_compression.{key}.bias": loss.bias_model
         for key, loss in losses.items()
-        if loss.bias_model in ("partial", "partial_encoder")
+        if loss.bias_model in PARTIAL_BIAS
     }
     if task.single and asked:
         first, *others = asked

@@ -18,6 +18,7 @@ from compress.data import tasks
 from compress.data.columns import Columns
 from compress.data.splits import Split
 from compress.errors import UserError
+from compress.mitigations._shared import TRAINED_BIAS
 from compress.stages import bias, encoder_bias, partial_encoder, stage, weak
 from compress.stages.partial_encoder import PartialEncoder
 from compress.stages.tokenised import Tokens
@@ -69,6 +70,11 @@ def test_the_same_words_are_in_one_fold(monkeypatch):
     monkeypatch.setattr(partial_encoder, "AT_ONCE", 7)
     np.testing.assert_array_equal(partial_encoder.folds_of(columns_of(samples), 1), whole)
     assert (partial_encoder.folds_of(columns_of(samples), 2) != whole).mean() > 0.5
+
+
+def test_the_trained_ones_are_named():
+    trained = {name for name, one in bias.MODELS.items() if isinstance(one, encoder_bias.EncoderBias)}
+    assert trained == TRAINED_BIAS
 
 
 def test_one_text_in_all_samples_is_an_error():

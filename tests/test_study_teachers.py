@@ -209,6 +209,12 @@ def test_a_seed_without_the_plain_teacher_is_left_out_of_the_report(runs, tmp_pa
     assert len(result_rows.load([tmp_path / "report" / "results.parquet"])) == len(lacking)
 
 
+def test_results_without_a_teacher_are_an_error(runs):
+    students = [row for row in finished(runs) if row["role"] == "student"]
+    with pytest.raises(UserError, match=r"^fever: the results have no teacher"):
+        comparable.with_teacher(students)
+
+
 def test_without_a_plain_teacher_all_seeds_of_the_first_other_stay(runs):
     rows = finished([run for run in runs if run.teacher])
     assert comparable.with_teacher(rows) == (rows, {})

@@ -231,6 +231,11 @@ class RobustCompression(Block):
         return self.loss.uses("difficulty")
 
     @property
+    def losses(self) -> list[mitigations.Mitigation]:
+        """Losses that this program trains with: the student's, and that of a teacher it trains."""
+        return [self.loss, *([self.teacher.loss] if self.teacher_trained else [])]
+
+    @property
     def difficulty_needed(self) -> bool:
         """Whether the run needs the loss matrix: for the loss itself, or to choose alpha for it."""
         return self.difficulty_used and (not self.loss.shallow or self.uncertainty.alpha == "auto")

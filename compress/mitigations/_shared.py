@@ -26,6 +26,8 @@ else:  # names for the annotations of the other files, which do not load torch e
 BiasModel = Literal["shallow", "partial", "partial_encoder", "weak"]
 TRAINED_BIAS = frozenset[BiasModel]({"partial_encoder", "weak"})
 """Bias models that are trainings of the run's encoder."""
+PARTIAL_BIAS = frozenset[BiasModel]({"partial", "partial_encoder"})
+"""Bias models that see one text of a pair alone."""
 UNWEIGHTED = 1.0, 1.0
 """Mean and ceiling of the difficulty where all samples weigh alike."""
 

@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 from compress.compression import importance
 from compress.compression.pruner import Pruner
 from compress.configuration.config import Config, batch_split
-from compress.configuration.robust_schema import RobustCompression
-from compress.mitigations._shared import TRAINED_BIAS, Mitigation
+from compress.mitigations._shared import TRAINED_BIAS
 from compress.plan import communication, memory, sizes
 from compress.plan.communication import GB, Step, Traffic
 from compress.plan.engine import Engine
@@ -156,7 +155,7 @@ class _Run:
 def _before(run: _Run, whole: Sizes, given: Sizes | None) -> list[Need]:
     """Of a bias model that is trained, and of the teacher; given: one that is only scored."""
     robust, needs = run.config.robust, list[Need]()
-    asked = {loss.bias_model for loss in _losses(robust) if loss.uses("bias")}
+    asked = {loss.bias_model for loss in robust.losses if loss.uses("bias")}
     for name in sorted(asked & TRAINED_BIAS):
         needs += run.needs(name, whole, TEACHER[:3])
     if robust.teacher_trained:
@@ -177,10 +176,6 @@ def _students(run: _Run, small: Sizes, teacher: Sizes, cuts: bool) -> list[Need]
         needs += run.needs("plain", small, parts, cuts=cuts, best=best)
     of_terms = teacher.parameters if robust.layerwise.any else 0
     return needs + run.needs("student", small, parts, cuts=cuts, best=best, teacher=of_terms)
-
-
-def _losses(robust: RobustCompression) -> list[Mitigation]:
-    return [robust.loss, *([robust.teacher.loss] if robust.teacher_trained else [])]
 
 
 def _evaluation(run: _Run, finished: Mapping[str, Sizes], device: torch.device) -> list[Need]:

@@ -37,9 +37,8 @@ def needed(loss: Mitigation) -> list[Stage[Context]]:
 
 def prepare(run: Context) -> None:
     """Make what bias models that are still to make read beside the tokens of whole samples."""
-    robust = run.config.robust
-    losses = [robust.loss, *([robust.teacher.loss] if robust.teacher_trained else [])]
-    for stage in {model.label: model for loss in losses for model in needed(loss)}.values():
+    models = (model for loss in run.config.robust.losses for model in needed(loss))
+    for stage in {model.label: model for model in models}.values():
         if find(stage, run) is None:
             for need in stage.needs(run):
                 obtain(need, run)

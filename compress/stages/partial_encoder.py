@@ -1,7 +1,7 @@
 """Stage partial encoder: the encoder trained on one text of each pair, a bias model.
 
 What it solves from the hypothesis (claim, first question) alone is solved without comparing the texts
-(Clark et al. 2019 and Karimi Mahabadi et al. 2020 take such a model of the hypothesis). It knows more
+(He et al. 2019 and Karimi Mahabadi et al. 2020 take such a model of the hypothesis). It knows more
 words than the bags of words of `shallow.Shallow(partial=True)`, because the encoder is pre-trained. One
 is trained for each fold, on the other folds.
 """

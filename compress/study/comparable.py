@@ -51,13 +51,16 @@ def with_teacher(rows: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:
     """The rows of seeds that have the teacher that all are compared with; why others are left out.
 
     That is the one of the plain loss, or the first where none is. Its runs of a seed may have failed
-    while those with another teacher have not. The reasons are by the name of the run.
+    while those with another teacher have not. The reasons are by the name of the run. Raises UserError
+    for a task without any teacher, such as of a table that somebody has filtered.
     """
     seeds: dict[str, dict[tuple[str, str], set[int]]] = {}
     for row in rows:
         if row["role"] == "teacher":
             name = (row["compression"], row["mitigation"])
             seeds.setdefault(row["task"], {}).setdefault(name, set()).add(row["seed"])
+    if lost := {row["task"] for row in rows} - seeds.keys():
+        raise UserError(f"{min(lost)}: the results have no teacher to compare its students with.")
     known = {task: of.get(PLAIN, next(iter(of.values()))) for task, of in seeds.items()}
     alone = {
         f"{row['task']}/{row['compression']}-{row['mitigation']}-seed{row['seed']}": (
