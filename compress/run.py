@@ -223,7 +223,7 @@ def overview(config: Config, data: TaskData, stages: tuple[str, ...], device: st
     else:
         parts.append(
             f"teacher {robust.model}, {count(robust.teacher.epochs or robust.epochs, 'epoch')}"
-            + (f" with the loss {loss}" if (loss := robust.teacher.loss.label) != "vanilla" else "")
+            + (f" with the loss {loss}" if (loss := robust.teacher_loss) else "")
         )
     if "student" in stages:
         label = config.compression_label if config.compresses else "not compressed, as configured,"

@@ -9,11 +9,14 @@ from configs import BASE, OURS, SPARSE, Files, at
 from launcher import job, python, two_ranks
 from reports import Page, metrics, model, view, writing
 from safetensors.torch import load_file
+from stage_runs import run_of
 
 from compress import run
+from compress.configuration.config import build
 from compress.errors import UserError
 from compress.reporting import results_table, summary
-from compress.scoring import gain
+from compress.scoring import evaluation, gain
+from compress.stages import results
 
 ASKED = f"{OURS}.evaluation.baseline=true"
 
@@ -46,6 +49,19 @@ def test_differences_are_those_of_the_accuracies_and_their_intervals_hold_them()
     wide = 2 * 1.96 * np.sqrt(2 * 0.8 * 0.2 / 900)
     low, high = found["dev"]["interval"]
     assert low > 0 and high - low < wide / 2
+
+
+@pytest.mark.parametrize("loss", ["vanilla", "poe"])
+def test_a_teacher_of_another_loss_is_named_beside_f_bias(loss, tiny_model):
+    """In the table and the report of the run, which has no plain teacher to compare with."""
+    own = BASE[OURS] | {"teacher": {"loss": {"hook": loss}}}
+    made = run_of(build(BASE | {OURS: own}, {}), tiny_model)
+    scores = evaluation.Scores(np.log([[0.9, 0.1]] * 2), {"set": np.log([[0.1, 0.9]] * 2)})
+    notes = results.collect(made, {"teacher": scores, "student": scores}, None)["notes"]
+    said = (
+        "F_bias compares with a teacher that is trained with the loss poe+shallow (teacher.loss), not"
+    )
+    assert [note.startswith(said) for note in notes].count(True) == (loss == "poe")
 
 
 def test_equal_models_differ_by_nothing():

@@ -120,16 +120,6 @@ def test_one_debiased_teacher_for_all_is_what_they_are_compared_with(runs):
     assert task.others == [] and study_tables.label(task.teacher) == "teacher poe bias=partial"
 
 
-def test_a_seed_without_the_plain_teacher_is_named(runs):
-    rows = [
-        row
-        for row in finished(runs)
-        if row["seed"] == 1 or row["mitigation"] in ("debiased", "poe bias=partial")
-    ]
-    with pytest.raises(UserError, match="seed 2 of imp40-debiased has no run with the teacher that"):
-        analysis.tasks(rows)
-
-
 def test_another_teacher_of_the_same_loss_is_an_error(runs):
     finished(runs)
     finish(runs[2], keys={"teacher": "another"})

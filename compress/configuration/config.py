@@ -81,10 +81,9 @@ class Config:
     @property
     def mitigation_label(self) -> str:
         """Name of the loss in tables: hook, difficulty or bias, layer-wise terms, teacher's loss."""
-        robust, plain = self.robust, mitigations.PLAIN.label
+        robust = self.robust
         own, terms = robust.loss.label, "layerwise" if robust.layerwise.any else ""
-        teacher = robust.teacher.loss.label
-        others = f"teacher with {teacher}" if teacher != plain else ""
+        others = f"teacher with {loss}" if (loss := robust.teacher_loss) else ""
         return ", ".join(filter(None, ("+".join(filter(None, (own, terms))), others))) or "none"
 
     def with_alpha(self, alpha: float) -> "Config":

@@ -226,6 +226,12 @@ class RobustCompression(Block):
         return self.teacher.model is None and self.teacher.probabilities is None
 
     @property
+    def teacher_loss(self) -> str:
+        """Label of the loss of a teacher trained with another than the plain one; empty for others."""
+        loss = self.teacher.loss.label
+        return loss if self.teacher_trained and loss != mitigations.PLAIN.label else ""
+
+    @property
     def difficulty_used(self) -> bool:
         """Whether the loss gets a difficulty."""
         return self.loss.uses("difficulty")

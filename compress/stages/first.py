@@ -33,7 +33,7 @@ class First(Stage[Context]):
         """The teacher if it is the same model."""
         robust = run.config.robust
         epochs = robust.teacher.epochs or robust.epochs
-        plain = robust.teacher_trained and robust.teacher.loss.hook == "vanilla"
+        plain = robust.teacher_trained and not robust.teacher_loss
         same = plain and epochs == robust.loss.first_model_epochs
         return (Teacher(),) if same else ()
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress import uncertainty
+from compress.configuration.config import Config
 from compress.data.tasks import Task
 from compress.files import artefacts, ownership
 from compress.reporting import card, report, summary
@@ -199,7 +200,10 @@ def collect(
         "metric": metric,
         **both,
         **found,
-        "notes": evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood, metric),
+        "notes": [
+            *_note_on_the_teacher(context.config),
+            *evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood, metric),
+        ],
         "data_notes": [*raw.notes, *context.cut_notes()],
         "at_chance": evaluation.at_chance(both["teacher"], raw.ood, metric),
         "vanished": evaluation.vanished(both["student"], raw.dev),
@@ -210,6 +214,16 @@ def collect(
         },
         "set_sizes": {name: split.set_size for name, split in raw.splits().items()},
     }
+
+
+def _note_on_the_teacher(config: Config) -> list[str]:
+    """A sentence about a teacher that is trained with another loss than the plain one."""
+    if not (loss := config.robust.teacher_loss):
+        return []
+    return [
+        f"F_bias compares with a teacher that is trained with the loss {loss} (teacher.loss), not with "
+        "one of the plain loss."
+    ]
 
 
 def easy_hard(

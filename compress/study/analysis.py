@@ -374,6 +374,5 @@ def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[T
         ]
         students = [model for role, model in models if role == "student"]
         teacher, *others = sorted((m for role, m in models if role == "teacher"), key=_has_own_loss)
-        comparable.check_teacher(name, teacher.seeds, {s.name: s.seeds for s in students})
         out.append(Task(name, teacher, students, others))
     return out

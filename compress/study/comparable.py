@@ -1,6 +1,6 @@
 """Whether results may stand in one table: the same data, the same figure, a teacher for each seed."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -70,18 +70,3 @@ def with_teacher(rows: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:
         if row["role"] == "student" and row["seed"] not in known[row["task"]]
     }
     return [row for row in rows if row["seed"] in known[row["task"]]], alone
-
-
-def check_teacher(
-    task: str, teacher: Collection[int], students: Mapping[tuple[str, str], Iterable[int]]
-) -> None:
-    """Raise UserError for a seed of a student that has no teacher to be compared with.
-
-    teacher: its seeds; students: compression and mitigation -> seeds.
-    """
-    for name, seeds in students.items():
-        if alone := [seed for seed in seeds if seed not in teacher]:
-            raise UserError(
-                f"{task}: seed {alone[0]} of {'-'.join(name)} has no run with the teacher that the "
-                "other seeds have; add one to the study, such as the mitigation vanilla."
-            )
