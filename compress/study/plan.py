@@ -50,8 +50,8 @@ class StudyBlock(Block):
     """A study file.
 
     published: the table of Du et al. 2023 whose numbers are shown beside the measured ones;
-    set: "a.b.c=value" for all runs; task_set: the same for the runs of one task. In both, {task} is the
-    name of the task.
+    mitigations: "all" stands for every file of their folder, the plain loss first; set: "a.b.c=value"
+    for all runs; task_set: the same for the runs of one task. In both, {task} is the name of the task.
     """
 
     title: str
@@ -116,7 +116,8 @@ def expand(file: Path, output_dir: Path, overrides: Sequence[str] = ()) -> list[
     """
     block = load(file)
     parts = {
-        key: [(_label(name), _find(file, key, name)) for name in getattr(block, key)] for key in FOLDERS
+        key: [(_label(name), _find(file, key, name)) for name in _names(file, key, getattr(block, key))]
+        for key in FOLDERS
     }
     _check_names(file, block, parts)
     _check_values(file, block, parts, overrides)
@@ -242,6 +243,19 @@ def _below(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+def _names(file: Path, key: str, given: Sequence[str]) -> list[str]:
+    """The names of a part, with those of every file of the folder in place of the mitigation "all"."""
+    found = {path.stem for root in _roots(file, key) for path in root.glob("*.json")}
+    every = sorted(found, key=lambda name: (name != PLAIN.hook, name))
+    whole = ("all",) if key == "mitigations" else ()
+    return [name for one in given for name in (every if one in whole else [one])]
+
+
+def _roots(file: Path, key: str) -> list[Path]:
+    """The folders of a part's files: beside the study's folder, and in the program's `ds_configs`."""
+    return [root / FOLDERS[key] for root in (file.absolute().parent.parent, SHIPPED)]
+
+
 def _label(name: str) -> str:
     return Path(name).stem if name.endswith(".json") else name
 
@@ -254,7 +268,7 @@ def _find(file: Path, key: str, name: str) -> Path:
             f"{file}: '{key}': '{name}' is neither a name nor a path that ends in .json; write "
             f"'{plain.rpartition('/')[2]}' or '{plain}.json'."
         )
-    roots = [root / FOLDERS[key] for root in (file.absolute().parent.parent, SHIPPED)]
+    roots = _roots(file, key)
     paths = [Path(name)] if name.endswith(".json") else [root / f"{name}.json" for root in roots]
     for path in paths:
         if path.is_file():
