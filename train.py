@@ -24,13 +24,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--deepspeed_config", nargs="+", required=True, metavar="JSON", help="merged left to right"
     )
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", dest="overrides"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="a.b.c=value",
+        dest="overrides",
+        help="keys that override the files; the value is JSON, or else taken as a text",
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="directory of this run")
     parser.add_argument(
         "--stage",
         default="all",
         choices=["prepare", "teacher", "difficulty", "student", "evaluate", "all"],
+        help="make this stage alone (default: all that the run needs; docs/output.md)",
     )
     parser.add_argument(
         "--export",

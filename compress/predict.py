@@ -6,7 +6,7 @@ python -m compress.predict MODEL_DIR --text "A film to remember."
 python -m compress.predict MODEL_DIR --file texts.csv --columns sentence
 
 Prints the label and the probability of every label; a file gives one JSON line a row. Takes any
-directory that `load_compressed` takes; the second two are for models of single texts. A file's columns
+directory that `load_compressed` takes; the last two are for models of single texts. A file's columns
 are those of the training, unless `--columns` names others.
 """
 

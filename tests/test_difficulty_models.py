@@ -40,6 +40,7 @@ def test_blocks_that_cannot_be_pruned(tmp_path):
     folder = made(tmp_path / "model", "gpt2", **NAMES)
     said = sentence(tmp_path, "rmc", model=str(folder))
     assert said.startswith("robust_compression.model: ") and "stage difficulty" in said
+    assert "stages" not in said, "a loss without it leaves the stage out by itself"
     assert "none" in sentence(tmp_path, "vanilla", model=str(folder)).rpartition("/")[2]
     assert "stage difficulty" not in sentence(tmp_path, "rmc", model=str(made(tmp_path / "b")))
 

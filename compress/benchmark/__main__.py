@@ -61,7 +61,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--teacher",
         type=Path,
         metavar="DIR",
-        help="a trained teacher: tells the seconds until each keeps the dev accuracy that all have too",
+        help="a trained teacher: tells also when each training keeps the dev accuracy that all reach",
     )
     for command in (one, train, parts):
         command.add_argument(

@@ -233,9 +233,10 @@ class FileMonitor(Block):
     enabled: bool
     """Whether events are written."""
     output_path: str | None = None
-    """Directory of the event files. Default: within the output directory."""
+    """Directory of the event files. Default: the output directory."""
     job_name: str | None = None
-    """Sub-directory for this run. Default: the name of the output directory."""
+    """Sub-directory for this run. Default: the name of the output directory; without output_path
+    `csv_monitor`, or `tensorboard` and that name in it."""
 
 
 class Wandb(Block):

@@ -23,11 +23,11 @@ HEAD = """# Configuration
 <!-- Made by `python -m compress.configuration.reference > docs/configuration.md`; do not edit. -->
 
 `--deepspeed_config` takes one or more JSON files. Precedence: defaults, then the files from left to
-right, then `--set a.b.c=value`. Objects are merged key by key; lists and single values replace
-earlier ones; `null` returns a key to its default. The top level is DeepSpeed's own configuration,
-`compression_training` is DeepSpeed's compression schema, and `robust_compression` is this
-program's. An unknown key, a wrong type, or a setting that cannot take effect is an error that names
-the file, the key, and the nearest valid key.
+right, then `--set a.b.c=value`; the value is JSON, or else taken as a text. Objects are merged key by
+key; lists and single values replace earlier ones; `null` returns a key to its default. The top level
+is DeepSpeed's own configuration, `compression_training` is DeepSpeed's compression schema, and
+`robust_compression` is this program's. An unknown key, a wrong type, or a setting that cannot take
+effect is an error that names the file, the key, and the nearest valid key.
 
 In the column "default", `required` means that the key must be given wherever its block is. An empty
 cell means that the key is absent by default; the description says what that does. "block" means an

@@ -189,9 +189,9 @@ class RobustCompression(Block):
     layerwise: LayerwiseBlock = LayerwiseBlock()
     precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None
     """Number type of every training, in place of the blocks bf16, fp16 and torch_autocast. auto: bf16
-    where the device is fast in it (GPUs from compute capability 8.0, processors with AVX-512 BF16 or
-    AMX), else fp32. tf32: float32 whose matrix products a GPU rounds to TF32, in evaluation too.
-    Default: what those blocks say."""
+    where the device is fast in it (GPUs from compute capability 8.0, processors with AVX-512 BF16, AMX
+    or ARM's BF16), else fp32. tf32: float32 whose matrix products a GPU rounds to TF32, in evaluation
+    too. Default: what those blocks say."""
     padding_free: bool = False
     """Train without padding: the blocks compute the real tokens of a micro-batch only, so that batches
     are drawn at random instead of among samples of similar length. Not with layer-wise terms, and not

@@ -45,8 +45,8 @@ class HubBlock(Block):
 class OodBlock(Block):
     """An OOD set; by default the file `ood_<name>` with the task's own columns and labels.
 
-    With both `file` and `hub`, the file is read if there is a data_dir or an ood_dir that holds it,
-    else the split on the hub.
+    With both `file` and `hub`, the file is read if there is a data_dir or an ood_dir that holds it;
+    else the split on the hub, but with a data_dir the missing file is an error.
     """
 
     file: Name | None = None
@@ -117,7 +117,8 @@ class TaskBlock(Block):
     mentioned. The samples of 0.5 and more of each column are a subset by gold label, whatever the other
     columns hold; an empty cell counts as 0. Of OOD sets those columns that they have."""
     max_length: Annotated[int, Field(ge=8)] = 128
-    """Tokens of a sample at most; of a pair the longer text is cut first."""
+    """Tokens of a sample at most; of a pair the longer text is cut first, of the task fever the
+    evidence."""
     train_samples: Count | None = None
     """Use this many rows of train, drawn evenly over the file, the same for every seed. Default:
     all."""

@@ -129,7 +129,7 @@ def check_model(config: Config, model: Path) -> None:
             f"robust_compression.{key}: the stage difficulty prunes the linear layers of Transformer "
             f"blocks, and '{name}' ({type(shape).__name__}) has none that can be found; take another "
             "model, or a loss without it (such as distil, or robust_compression.loss.difficulty "
-            "'shallow') and the stages teacher, student and evaluate in turn."
+            "'shallow' with a number as uncertainty.alpha)."
         ) from None
     resolved.check_embeddings(config, shape)
 
