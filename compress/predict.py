@@ -12,6 +12,7 @@ are those of the training, unless `--columns` names others.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -285,12 +286,27 @@ def _check_output(output: Path, file: Path) -> None:
 
 
 def write(text: str, file: Path) -> None:
-    """Write the file whole or not at all; UserError if it cannot be written."""
+    """Write the file whole or not at all; UserError if it cannot be written.
+
+    A link stays one, and what is no file, such as /dev/null or a pipe, is written to and not replaced.
+    """
     try:
-        with artefacts.replacing(file) as temporary:
+        if file.exists() and not file.is_file():
+            file.write_text(text, encoding="utf-8")
+            return
+        with artefacts.replacing(file.resolve()) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output {file}: cannot be written ({error.strerror or error}).") from None
+
+
+def tell(text: str) -> None:
+    """Print it; who reads it, such as `head`, may have enough before its end."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes at exit
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -302,7 +318,7 @@ def main(arguments: list[str] | None = None) -> None:
         _check_output(options.output, options.file)
     text = "".join(f"{line}\n" for line in lines(options))
     if options.output is None:
-        sys.stdout.write(text)
+        tell(text)
     else:
         write(text, options.output)
 

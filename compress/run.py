@@ -266,7 +266,7 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     chosen = stages_of(context.config.robust, stage)
     ranks.say(overview(context.config, context.data, chosen, str(context.device)))
     ranks.say(f"batch: {batch_sizes.sentence(context.config.deepspeed, ranks.world_size())}")
-    context = replace(context, stage=stage, chosen=chosen)
+    context = alpha.unused(replace(context, stage=stage, chosen=chosen))
     remaining_work.check_places(context)
     keys = {*remaining_work.keys(context), ownership.figures_found(context.output_dir) or ""}
     ranks.on_main(lambda: context.monitor.keep(keys))

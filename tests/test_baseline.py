@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,10 +59,14 @@ def test_a_teacher_of_another_loss_is_named_beside_f_bias(loss, tiny_model):
     made = run_of(build(BASE | {OURS: own}, {}), tiny_model)
     scores = evaluation.Scores(np.log([[0.9, 0.1]] * 2), {"set": np.log([[0.1, 0.9]] * 2)})
     notes = results.collect(made, {"teacher": scores, "student": scores}, None)["notes"]
-    said = (
-        "F_bias compares with a teacher that is trained with the loss poe+shallow (teacher.loss), not"
-    )
-    assert [note.startswith(said) for note in notes].count(True) == (loss == "poe")
+    said = "is trained with the loss poe+shallow (teacher.loss), not"
+    first = f"F_bias compares with a teacher that {said}"
+    assert [note.startswith(first) for note in notes].count(True) == (loss == "poe")
+    none = evaluation.Scores(scores.dev, {})
+    made = replace(made, data=replace(made.data, ood={}))
+    notes = results.collect(made, {"teacher": none, "student": none}, None)["notes"]
+    assert not any("F_bias" in note for note in notes)
+    assert [said in note for note in notes].count(True) == (loss == "poe")
 
 
 def test_equal_models_differ_by_nothing():

@@ -14,7 +14,10 @@ from compress.configuration import config
 from compress.errors import UserError
 from compress.files import artefacts
 from compress.mitigations import MITIGATIONS
-from compress.stages.alpha import Candidate, choose, settle
+from compress.stages import remaining_work
+from compress.stages.alpha import Candidate, choose, settle, unused
+from compress.stages.stage import key_of
+from compress.stages.student import Student
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
 LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus", "poe_hidden": "poe"}
@@ -232,6 +235,17 @@ def test_alpha_auto_cannot_cut_dev_without_the_variance(tiny_model, tmp_path):
 def test_alpha_auto_trains_nothing_for_a_loss_without_a_difficulty(hook, tiny_model, tmp_path):
     run, choice = settle(undecided(hook, tiny_model, tmp_path))
     assert choice is None and run.config.robust.uncertainty.alpha != "auto"
+
+
+def test_a_run_with_an_alpha_auto_that_nothing_uses_knows_its_finished_student(tiny_model, tmp_path):
+    """By its key, by which the events of the training are kept when the same command is given again."""
+    words = ("hook=stage_runs:own_loss_without_difficulty", "uncertainty.alpha=auto")
+    hook, alpha = (f"robust_compression.{'loss.' * (n == 0)}{word}" for n, word in enumerate(words))
+    run = run_of(settings("vanilla", hook, alpha), tiny_model, tmp_path, chosen=("student",))
+    made, choice = settle(run)
+    assert choice is None and key_of(Student(), made) in remaining_work.keys(unused(run))
+    chooses = undecided("rmc", tiny_model, tmp_path)
+    assert unused(chooses) is chooses
 
 
 def halves(dev, easy, hard):

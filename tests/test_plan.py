@@ -260,6 +260,25 @@ def test_every_training_of_a_run_is_planned(bias, tmp_path):
     assert trained == [f"{bias}: train", "teacher: train", "plain: train", "student: train"]
 
 
+@pytest.mark.parametrize(("epochs", "listed"), [(2, False), (3, True)])
+def test_a_first_model_is_planned_where_it_is_not_the_teacher(epochs, listed, tmp_path):
+    found, _ = of_run(tmp_path, "jtt", f"robust_compression.epochs={epochs}")
+    assert ("first: train" in {need.stage for need in found.needs}) == listed
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["evaluation.baseline=true"], 3),
+        (["uncertainty.alpha=auto", "uncertainty.alpha_candidates=[0.2, 0.3]"], 4),
+    ],
+)
+def test_students_beside_the_runs_own_stay_on_the_disk(words, count, tmp_path):
+    """Beside teacher and student."""
+    found, own = of_run(tmp_path, "rmc", *(f"robust_compression.{word}" for word in words))
+    assert found.disk["finished models"] == 4 * count * own.parameters
+
+
 def test_the_best_epoch_is_kept_on_the_host(tmp_path):
     found, own = of_run(tmp_path, "vanilla", "robust_compression.student.keep=best_dev")
     for part in ("train", "export"):

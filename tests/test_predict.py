@@ -1,6 +1,7 @@
 """What the command line says of a pair is what the model says of it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -293,6 +294,28 @@ def test_an_output_that_would_replace_the_pairs(uneven, write_table, tmp_path):
     for output in (file, tmp_path / "link.jsonl", tmp_path / ".." / tmp_path.name / "pairs.csv"):
         assert "is the file of samples itself" in refused(uneven, "--file", file, "--output", output)
     assert file.read_bytes() == before
+
+
+def test_an_output_that_is_a_link_or_no_file_is_written_to_and_stays(tmp_path):
+    """As root `--output /dev/null` would make a file of that."""
+    target, link, pipe = (tmp_path / name for name in ("target.jsonl", "link.jsonl", "pipe"))
+    target.write_text("before")
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    predict.write("told\n", link)
+    predict.write("told\n", pipe)
+    assert link.is_symlink() and target.read_text() == "told\n"
+    assert pipe.is_fifo() and os.read(reading, 99) == b"told\n"
+    os.close(reading)
+
+
+def test_who_reads_the_lines_may_stop_before_their_end(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as standard_output:
+        monkeypatch.setattr(sys, "stdout", standard_output)
+        predict.tell("told\n" * 50_000)
 
 
 def test_one_column_for_both_texts_and_a_column_named_twice(uneven, tmp_path):

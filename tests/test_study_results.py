@@ -9,7 +9,7 @@ from studies import ORIGIN, finish, finished_runs, model, runs_of
 from compress.errors import UserError
 from compress.reporting import published_tables, study_tables
 from compress.runtime import provenance
-from compress.study import analysis, result_rows
+from compress.study import analysis, comparable, result_rows
 
 
 @pytest.fixture
@@ -122,6 +122,16 @@ def test_a_run_that_lacks_a_set_is_named(runs):
     ]
     with pytest.raises(UserError, match=r"fever-2-student-imp40-rmc was not evaluated on ood_sym2"):
         analysis.tasks(kept)
+
+
+def test_results_without_any_row_or_without_dev_are_an_error(runs, tmp_path):
+    result_rows.save([], tmp_path / "empty.parquet")
+    with pytest.raises(UserError, match="the results hold no row"):
+        comparable.with_teacher(result_rows.load([tmp_path / "empty.parquet"]))
+    rows = result_rows.collect(runs)
+    for kept in ([row for row in rows if row["set"] != "dev"], [row for row in rows if row["subset"]]):
+        with pytest.raises(UserError, match=r"^fever: the results have no figures on dev"):
+            analysis.tasks(comparable.with_teacher(kept)[0])
 
 
 def test_a_run_with_another_teacher_is_named(runs):

@@ -160,6 +160,19 @@ def test_a_function_of_the_batch_is_tried_and_says_what_it_needs(written):
     )
 
 
+def test_a_key_that_the_function_does_not_use_is_refused(written):
+    text = f"{HEAD}def loss(batch):\n    return batch.cross_entropy()\nloss.needs = {{'teacher'}}\n"
+    for key, value in {"bias": "weak", "calibrate": False, "difficulty": "shallow"}.items():
+        why = rf"loss\.{key}: has no effect: .* has no '.*' among its needs"
+        with pytest.raises(UserError, match=why):
+            USER(hook=written(text), **{key: value}).load()
+    five = SIGNATURE.replace("difficulty", "_difficulty")
+    why = r"loss\.difficulty: .*'own_hook:loss' does without the difficulty"
+    with pytest.raises(UserError, match=why):
+        USER(hook=written(f"{HEAD}{five}    return {GOLD}\n"), difficulty="shallow").load()
+    USER(hook=written(f"{HEAD}{SIGNATURE}    return {GOLD}\n"), difficulty="shallow").load()
+
+
 def test_mistakes_that_come_later_name_the_function_too(written):
     hook = written(
         f"{HEAD}{SIGNATURE}    if len(labels) == 9:\n        return None\n"

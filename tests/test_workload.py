@@ -49,6 +49,14 @@ def test_alpha_and_the_first_model_are_listed(planned):
     assert list(found) == ["first", "student"] and found["first"] == (26, 140)
 
 
+@pytest.mark.parametrize(("epochs", "listed"), [(2, False), (3, True)])
+def test_a_first_model_that_is_the_teacher_is_no_work(planned, epochs, listed):
+    jtt = at(f"{OURS}.loss", {"hook": "jtt", "first_epochs": 2})
+    assert ("first" in planned(jtt, at(f"{OURS}.epochs", epochs))) == listed
+    debiased = at(f"{OURS}.teacher.loss", {"hook": "focal"})
+    assert "first" in planned(jtt, at(f"{OURS}.epochs", epochs), debiased)
+
+
 def test_time_left_is_the_rest_at_the_measured_rate():
     job = Job([Work("a", 10, 40), Work("b", 20, 100), Work("c", 0, 50)], batch_size=8)
     assert job.left() is None and job.expected() is None

@@ -237,6 +237,12 @@ class RobustCompression(Block):
         return self.loss.uses("difficulty")
 
     @property
+    def first_is_teacher(self) -> bool:
+        """Whether the first model of just train twice is the teacher, because it is trained alike."""
+        plain = self.teacher_trained and not self.teacher_loss
+        return plain and (self.teacher.epochs or self.epochs) == self.loss.first_model_epochs
+
+    @property
     def losses(self) -> list[mitigations.Mitigation]:
         """Losses that this program trains with: the student's, and that of a teacher it trains."""
         return [self.loss, *([self.teacher.loss] if self.teacher_trained else [])]

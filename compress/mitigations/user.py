@@ -98,11 +98,13 @@ class UserLoss(FromDifficulty, FromBias, Lambda, Smoothing, Gamma, Floor, Weight
         if not isinstance(needs, set | frozenset) or not needs <= known:
             allowed = " and ".join(f"'{name}'" for name in sorted(known))
             raise _function.refusal(self.hook, f"has needs {needs!r}; it is a set of {allowed}")
-        for key in sorted({"bias", "calibrate"} & self.model_fields_set):
-            if not self.uses("bias"):
+        for key, what in {"bias": "bias", "calibrate": "bias", "difficulty": "difficulty"}.items():
+            if key in self.model_fields_set and not self.uses(what):
+                why = f"has no '{what}' among its needs"
+                if what == "difficulty" and not self.takes_batch:
+                    why = "does without the difficulty"
                 raise UserError(
-                    f"robust_compression.loss.{key}: has no effect: the function '{self.hook}' has no "
-                    "'bias' among its needs."
+                    f"robust_compression.loss.{key}: has no effect: the function '{self.hook}' {why}."
                 )
 
     def refusal(self, why: str) -> UserError:

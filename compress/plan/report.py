@@ -108,7 +108,8 @@ def make(config: Config, ranks: int, rows: Rows, models: Models, device: str = "
     largest = max(whole, small, key=lambda one: one.parameters)
     disk = {
         "checkpoints of a training": memory.checkpoints(largest, keep),
-        "finished models": memory.FLOAT * sum(one.finished for one in finished.values()),
+        "finished models": memory.FLOAT
+        * (sum(one.finished for one in finished.values()) + _others(config) * small.finished),
     }
     about = _about(config, ranks, whole, run.engine(whole))
     return Plan(about, whole.parameters, needs, disk, _step(config, small, run.engine(small)))
@@ -153,7 +154,10 @@ class _Run:
 
 
 def _before(run: _Run, whole: Sizes, given: Sizes | None) -> list[Need]:
-    """Of a bias model that is trained, and of the teacher; given: one that is only scored."""
+    """Of a bias model that is trained, of the teacher and of a first model that is another one.
+
+    given: a teacher that is only scored.
+    """
     robust, needs = run.config.robust, list[Need]()
     asked = {loss.bias_model for loss in robust.losses if loss.uses("bias")}
     for name in sorted(asked & TRAINED_BIAS):
@@ -164,6 +168,8 @@ def _before(run: _Run, whole: Sizes, given: Sizes | None) -> list[Need]:
         load = run.load(given)
         own = {"scores": memory.arrays(load, -(-run.rows.train // run.ranks))}
         needs.append(Need("teacher: score", memory.evaluating(given, run.engine(given), load), own))
+    if robust.loss.first_model_epochs is not None and not robust.first_is_teacher:
+        needs += run.needs("first", whole, TEACHER[:3])
     return needs
 
 
@@ -176,6 +182,13 @@ def _students(run: _Run, small: Sizes, teacher: Sizes, cuts: bool) -> list[Need]
         needs += run.needs("plain", small, parts, cuts=cuts, best=best)
     of_terms = teacher.parameters if robust.layerwise.any else 0
     return needs + run.needs("student", small, parts, cuts=cuts, best=best, teacher=of_terms)
+
+
+def _others(config: Config) -> int:
+    """Students that stay on the disk beside the run's own: of the plain loss, of each alpha tried."""
+    block, chooses = config.robust.uncertainty, config.robust.difficulty_used
+    tried = len(block.alpha_candidates) if block.alpha == "auto" and chooses else 0
+    return config.robust.evaluation.baseline + tried
 
 
 def _evaluation(run: _Run, finished: Mapping[str, Sizes], device: torch.device) -> list[Need]:

@@ -95,6 +95,13 @@ class Alpha(Stage[Context]):
         return fill
 
 
+def unused(run: Context) -> Context:
+    """The run with a value for an alpha "auto" that nothing uses, so that its keys are known."""
+    robust = run.config.robust
+    idle = robust.uncertainty.alpha == "auto" and not robust.difficulty_used
+    return _with(run, ownership.UNUSED_ALPHA) if idle else run
+
+
 def settle(run: Context) -> tuple[Context, Artefact | None]:
     """The run with a value of alpha, and the choice as an artefact (None: nothing to choose).
 

@@ -31,11 +31,7 @@ class First(Stage[Context]):
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
         """The teacher if it is the same model."""
-        robust = run.config.robust
-        epochs = robust.teacher.epochs or robust.epochs
-        plain = robust.teacher_trained and not robust.teacher_loss
-        same = plain and epochs == robust.loss.first_model_epochs
-        return (Teacher(),) if same else ()
+        return (Teacher(),) if run.config.robust.first_is_teacher else ()
 
     def facts(self, run: Context) -> dict[str, Any]:
         """Facts of any training, and the code of the loss."""

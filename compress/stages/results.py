@@ -201,7 +201,7 @@ def collect(
         **both,
         **found,
         "notes": [
-            *_note_on_the_teacher(context.config),
+            *_note_on_the_teacher(context.config, bool(raw.ood)),
             *evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood, metric),
         ],
         "data_notes": [*raw.notes, *context.cut_notes()],
@@ -216,14 +216,17 @@ def collect(
     }
 
 
-def _note_on_the_teacher(config: Config) -> list[str]:
-    """A sentence about a teacher that is trained with another loss than the plain one."""
+def _note_on_the_teacher(config: Config, ood: bool) -> list[str]:
+    """A sentence about a teacher that is trained with another loss than the plain one.
+
+    ood: whether there is an OOD set, and with it an F_bias.
+    """
     if not (loss := config.robust.teacher_loss):
         return []
-    return [
-        f"F_bias compares with a teacher that is trained with the loss {loss} (teacher.loss), not with "
-        "one of the plain loss."
-    ]
+    trained = f"trained with the loss {loss} (teacher.loss), not with"
+    if not ood:
+        return [f"The teacher is {trained} the plain loss."]
+    return [f"F_bias compares with a teacher that is {trained} one of the plain loss."]
 
 
 def easy_hard(

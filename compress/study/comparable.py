@@ -11,12 +11,15 @@ from compress.study.result_rows import MODEL, Row
 Part = tuple[str, str]
 """A set and a subset of it, empty for all of it."""
 TRAIN: Part = ("train", "")
+DEV: Part = ("dev", "")
 PLAIN = ("", "")
 """Compression and mitigation of the teacher of the plain loss."""
 
 
 def sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
-    """Samples of each set and subset; UserError if two models were evaluated on different data."""
+    """Samples of each set and subset; UserError without dev, or if two models were evaluated on
+    different data.
+    """
     found: dict[Part, int] = {}
     wholes: dict[Part, int] = {}
     columns = rows[["set", "subset", "train_samples", "set_size", "samples"]]
@@ -34,6 +37,8 @@ def sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
                 f"{'-'.join(filter(None, map(str, model)))} was not evaluated on {missing[0][0]}, "
                 "others were; delete its metrics.json and run the study again."
             )
+    if DEV not in found:
+        raise UserError(f"{task}: the results have no figures on dev, which every table needs.")
     return found
 
 
@@ -52,13 +57,15 @@ def with_teacher(rows: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:
 
     That is the one of the plain loss, or the first where none is. Its runs of a seed may have failed
     while those with another teacher have not. The reasons are by the name of the run. Raises UserError
-    for a task without any teacher, such as of a table that somebody has filtered.
+    without any row, and for a task without any teacher, such as of a table that somebody has filtered.
     """
     seeds: dict[str, dict[tuple[str, str], set[int]]] = {}
     for row in rows:
         if row["role"] == "teacher":
             name = (row["compression"], row["mitigation"])
             seeds.setdefault(row["task"], {}).setdefault(name, set()).add(row["seed"])
+    if not rows:
+        raise UserError("the results hold no row, so there is nothing to report.")
     if lost := {row["task"] for row in rows} - seeds.keys():
         raise UserError(f"{min(lost)}: the results have no teacher to compare its students with.")
     known = {task: of.get(PLAIN, next(iter(of.values()))) for task, of in seeds.items()}

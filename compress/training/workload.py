@@ -32,8 +32,8 @@ def planned(
 ) -> list[Work]:
     """The work of these stages in order; rows: samples of each split, by name.
 
-    `first` and `alpha` are listed on their own where the student needs them. small: stage -> (steps,
-    scored samples) of further models that are needed.
+    `first` and `alpha` are listed on their own where the student needs them; not a `first` that is the
+    teacher. small: stage -> (steps, scored samples) of further models that are needed.
     """
     robust, train, dev = config.robust, rows["train"], rows["dev"]
     block, teacher_epochs = robust.uncertainty, robust.teacher.epochs or robust.epochs
@@ -55,7 +55,7 @@ def planned(
     if "plain" in stages:
         works.append(compressed)
     if "student" in stages:
-        if robust.loss.first_model_epochs is not None:
+        if robust.loss.first_model_epochs is not None and not robust.first_is_teacher:
             works.append(trained("first", robust.loss.first_model_epochs, train))
         student = replace(compressed, stage="student")
         if block.alpha == "auto" and robust.loss.uses("difficulty"):
