@@ -132,11 +132,7 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     metric = context.config.robust.evaluation.metric
     judged = train_figure(context, made.teacher, metric) | {"dev": out["teacher"]["measure"]["dev"]}
     out["notes"] = chance.notes(judged, context.data.splits(), metric) + out["notes"]
-    if best := out["student"].get("best_dev"):
-        out["notes"].append(
-            f"the student is that of epoch {best['epoch']} of {best['epochs']}, chosen by dev accuracy "
-            "(student.keep); so its dev accuracy is the highest of several."
-        )
+    out["notes"] += notes_on_best_dev(out)
     models = {role: made.stages[role] for role in made.scores}
     model_figures.add(out, context, models)
     if made.int8 is not None:
@@ -214,6 +210,16 @@ def collect(
         },
         "set_sizes": {name: split.set_size for name, split in raw.splits().items()},
     }
+
+
+def notes_on_best_dev(metrics: Mapping[str, Any]) -> list[str]:
+    """A sentence about each student whose epoch was chosen by its dev accuracy."""
+    return [
+        f"the {scores.NAMES[role]} is that of epoch {best['epoch']} of {best['epochs']}, chosen by dev "
+        "accuracy (student.keep); so its dev accuracy is the highest of several."
+        for role in summary.roles(metrics)
+        if (best := metrics[role].get("best_dev"))
+    ]
 
 
 def _note_on_the_teacher(config: Config, ood: bool) -> list[str]:
