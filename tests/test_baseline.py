@@ -113,6 +113,11 @@ def test_what_chance_can_explain_is_said(interval, words):
     assert words in sentence.partition("On OOD")[2]
 
 
+def test_with_another_metric_what_is_better_is_the_accuracy():
+    (sentence,) = summary.gain(three() | {"metric": "macro_f1"})
+    assert sentence.endswith("On OOD it is better in accuracy, beyond chance over the samples.")
+
+
 def test_without_a_plain_student_nothing_is_said_of_it():
     assert summary.gain(metrics()) == [] and summary.roles(metrics()) == ["teacher", "student"]
     assert results_table.header(metrics()) == ["Teacher", "Student", "Change"]

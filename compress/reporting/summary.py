@@ -150,10 +150,11 @@ def gain(metrics: Metrics) -> list[str]:
     if key not in found or found[key]["interval"] is None:
         return [sentence]
     low, high = found[key]["interval"]
+    what = " in accuracy" if measure_name(metrics) else ""
     if low <= 0 <= high:
-        return [f"{sentence} On {where}, chance can explain the difference."]
+        return [f"{sentence} On {where}, chance can explain the difference{what}."]
     better = "better" if low > 0 else "worse"
-    return [f"{sentence} On {where} it is {better}, beyond chance over the samples."]
+    return [f"{sentence} On {where} it is {better}{what}, beyond chance over the samples."]
 
 
 def _differences(new: Metrics, old: Metrics, found: Metrics, of: str) -> list[str]:
