@@ -58,12 +58,13 @@ class Batch:
         """-log q_y with the gold label, float32 [B]."""
         return F.cross_entropy(self.logits.float(), self.labels, reduction="none")
 
-    def product_cross_entropy(self) -> Tensor:
-        """-log of the gold label's share in softmax(log q + log b), b the bias model, float32 [B].
+    def product_cross_entropy(self, warmup: float = 0.0) -> Tensor:
+        """-log of the gold label's share in softmax(log q + w log b), b the bias model, float32 [B].
 
-        Clark et al. 2019, "bias product". A probability b of 0 counts as the smallest float32.
+        Clark et al. 2019, "bias product", with w = 1, as it is from the end of the warm-up on. A
+        probability b of 0 counts as the smallest float32.
         """
-        log_b = _log(self.known_bias())
+        log_b = self.onset(warmup) * _log(self.known_bias())
         return F.cross_entropy(self.logits.float() + log_b, self.labels, reduction="none")
 
     def known_bias(self) -> Tensor:
@@ -113,7 +114,7 @@ class Batch:
         return self.difficulty
 
     def onset(self, warmup: float) -> float:
-        """Progress of the warm-up of sample weights: 0 at the start of training, 1 from `warmup` on."""
+        """Progress of a warm-up: 0 at the start of training, 1 from `warmup` on."""
         return min(1.0, self.progress / warmup) if warmup else 1.0
 
     def sample_weight(self, warmup: float = 0.0) -> Tensor:

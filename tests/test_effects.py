@@ -35,7 +35,7 @@ REFUSED = [
     ("robust_compression.loss.gamma=1", "with focal"),
     ("robust_compression.loss.smoothing=1", "with smooth"),
     ("robust_compression.loss.floor=0.1", "with rmc_plus"),
-    ("robust_compression.loss.warmup=0.1", "with jtt, rmc_plus, rmc_weighted, weighted"),
+    ("robust_compression.loss.warmup=0.1", "with jtt, poe, rmc_plus, rmc_weighted, weighted"),
     ("robust_compression.loss.max_weight=2", "with jtt, rmc_plus"),
     ("robust_compression.loss.first_epochs=2", "with jtt"),
     (

@@ -273,6 +273,17 @@ def test_product_with_a_bias_model_that_knows_nothing_is_the_cross_entropy():
     assert found.numpy() == pytest.approx(1.4 * batch.cross_entropy().numpy(), rel=1e-6)
 
 
+def test_product_without_the_bias_model_before_its_warm_up_is_the_cross_entropy():
+    batch = an_ordinary_batch(progress=0.0)
+    found = mitigation("poe", plain_weight=0.4, warmup=0.5).loss(batch)
+    assert found.numpy() == pytest.approx(1.4 * batch.cross_entropy().numpy(), rel=1e-6)
+    late = replace(batch, progress=0.5)
+    assert found.numpy() != pytest.approx(mitigation("poe").loss(late).numpy(), rel=1e-2)
+    for one, other in ((0.5, 0.0), (0.25, 0.25)):
+        found = [mitigation("poe", warmup=w).loss(late).numpy() for w in (one, other)]
+        np.testing.assert_array_equal(*found)
+
+
 def test_product_gives_little_gradient_where_the_bias_model_is_right():
     bias = torch.tensor([[0.98, 0.01, 0.01], [0.01, 0.98, 0.01]])
     x = torch.zeros(2, 3, requires_grad=True)

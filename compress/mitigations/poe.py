@@ -4,7 +4,7 @@ The student's probabilities are multiplied with those of a bias model, so that w
 explains already gives little gradient. In use the student answers alone.
 """
 
-from compress.configuration.blocks import NonNegative
+from compress.configuration.blocks import Fraction, NonNegative
 from compress.mitigations._shared import Batch, FromBias, Tensor
 
 
@@ -16,6 +16,9 @@ class ProductOfExperts(FromBias):
     """Weight of the plain cross-entropy beside that of the product; 0 leaves it out, at a price on
     dev."""
 
+    warmup: Fraction = 0.0
+    """Fraction of the training over which the bias model sets in; 0: from the first step."""
+
     def loss(self, batch: Batch) -> Tensor:
-        """CE(y, softmax(log q + log b)) + plain_weight CE(y, q), [B]."""
-        return batch.product_cross_entropy() + self.plain_weight * batch.cross_entropy()
+        """CE(y, softmax(log q + w log b)) + plain_weight CE(y, q), [B]; w: 0 to 1 in the warm-up."""
+        return batch.product_cross_entropy(self.warmup) + self.plain_weight * batch.cross_entropy()
