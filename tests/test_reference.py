@@ -60,7 +60,7 @@ class Tree(Block):
 
 
 def test_unions_lists_and_objects_of_blocks():
-    *sections, _ = re.split(r"^## ", reference.page(Tree), flags=re.MULTILINE)[1:]
+    sections = [section.removeprefix("## ") for section in reference.sections_of(Tree)]
     named = {section.splitlines()[0]: section for section in sections}
     leaf = named["`colour.leaf`, for `red`"]
     assert set(named) == {

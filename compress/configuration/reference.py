@@ -16,6 +16,7 @@ from pydantic_core.core_schema import TaggedUnionSchema
 
 from compress.configuration import engine_table
 from compress.configuration.robust_schema import Root
+from compress.study.plan import StudyBlock
 
 Schema = dict[str, Any]
 HEAD = """# Configuration
@@ -68,14 +69,25 @@ class _WithChoices(GenerateJsonSchema):
         return {**super().tagged_union_schema(schema), "x-choices": choices}
 
 
-def page(root: type[BaseModel] = Root) -> str:
+def page() -> str:
     """The whole page, in Markdown."""
+    parts = [HEAD, *sections_of(Root), _study()]
+    return "\n".join(parts) + "\n" + REFUSALS + "".join(_refusals())
+
+
+def sections_of(root: type[BaseModel]) -> list[str]:
+    """A section for each block of a configuration, in Markdown."""
     schema = root.model_json_schema(schema_generator=_WithChoices)
     blocks = {**schema["$defs"], "": schema}
     sections: dict[str, Section] = {}
     _collect(("", "", ""), "", blocks, sections)
-    parts = [HEAD, *(_section(section, blocks) for section in sections.values())]
-    return "\n".join(parts) + "\n" + REFUSALS + "".join(_refusals())
+    return [_section(section, blocks) for section in sections.values()]
+
+
+def _study() -> str:
+    """The section on study files, which are no part of the configuration of a run."""
+    block = StudyBlock.model_json_schema()
+    return "\n".join(["## Study files", "", block["description"], "", *_table(block, {})]) + "\n"
 
 
 def _collect(
@@ -114,12 +126,17 @@ def _section(section: Section, blocks: Mapping[str, Schema]) -> str:
     lines = [f"## {_place(*place) if place[0] else 'Top level'}", "", block["description"], ""]
     if others:
         lines += [f"Also at {'; '.join(_place(*other) for other in others)}.", ""]
-    lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([*lines, *_table(block, blocks)]) + "\n"
+
+
+def _table(block: Schema, blocks: Mapping[str, Schema]) -> list[str]:
+    """The lines of a table with a row for each key of a block."""
+    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, value in block["properties"].items():
         default = "required" if key in block.get("required", []) else _default(value)
         cells = (f"`{key}`", _type(value), default, _meaning(value, blocks))
         lines.append(f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _place(path: str, choice: str) -> str:

@@ -47,23 +47,33 @@ TABLES = Literal["table1", "table2", "table3", "table4", "table5", "table6", "fi
 
 
 class StudyBlock(Block):
-    """A study file.
+    """The file of a study: tasks x compressions x mitigations x seeds ([studies](studies.md)).
 
-    published: the table of Du et al. 2023 whose numbers are shown beside the measured ones;
-    mitigations: "all" stands for every file of their folder, the plain loss first; set: "a.b.c=value"
-    for all runs; task_set: the same for the runs of one task. In both, {task} is the name of the task.
+    Names are files of `ds_configs`, or of the folders beside that of the study; one that ends in .json
+    is a path.
     """
 
     title: str
+    """Heading of the report."""
     published: TABLES | None = None
+    """Table of Du et al. 2023 whose numbers stand beside the measured ones."""
     engine: Names = Field(default=["zero2"])
+    """Files of all runs that come first."""
     settings: list[str] = Field(default=[])
+    """Files of all runs that come after the task, such as `minilm_cpu`."""
     tasks: Names
+    """Files of the folder `tasks`."""
     compressions: Names
+    """Files of the folder `compression`."""
     mitigations: Names
+    """Files of the folder `mitigation`; `all` stands for every one of them, the plain loss first.
+    Differences are to `vanilla`."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """robust_compression.seed of the runs."""
     set: list[str] = Field(default=[])
+    """Like --set, for all runs: `a.b.c=value`; `{task}` is the name of the task."""
     task_set: dict[str, list[str]] = Field(default={})
+    """The same for the runs of one task, by its name; it comes after `set`."""
 
 
 @dataclass(frozen=True)
