@@ -107,13 +107,13 @@ def settle(run: Context) -> tuple[Context, Artefact | None]:
 
     Students are trained for it only if the run makes its student; the chosen one becomes that student.
     """
-    robust = run.config.robust
-    if robust.uncertainty.alpha != "auto":
+    run = unused(run)
+    if run.config.robust.uncertainty.alpha != "auto":
         return run, None
     train = "student" in run.chosen
-    usable = robust.difficulty_used and (train or find(Difficulty(), run) is not None)
+    usable = train or find(Difficulty(), run) is not None
     choice = find(Alpha(), run) if usable else None
-    if choice is None and not (usable and train):
+    if choice is None and not train:
         return _with(run, ownership.UNUSED_ALPHA), None
     if choice is None:
         with run.monitor.progress.stage("alpha"):

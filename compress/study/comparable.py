@@ -17,8 +17,9 @@ PLAIN = ("", "")
 
 
 def sizes(task: str, rows: pd.DataFrame) -> dict[Part, int]:
-    """Samples of each set and subset; UserError without dev, or if two models were evaluated on
-    different data.
+    """Samples of each set and subset.
+
+    Raises UserError without dev, or if two models were evaluated on different data.
     """
     found: dict[Part, int] = {}
     wholes: dict[Part, int] = {}

@@ -255,10 +255,11 @@ def _below(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _names(file: Path, key: str, given: Sequence[str]) -> list[str]:
     """The names of a part, with those of every file of the folder in place of the mitigation "all"."""
+    if key != "mitigations":
+        return list(given)
     found = {path.stem for root in _roots(file, key) for path in root.glob("*.json")}
     every = sorted(found, key=lambda name: (name != PLAIN.hook, name))
-    whole = ("all",) if key == "mitigations" else ()
-    return [name for one in given for name in (every if one in whole else [one])]
+    return [name for one in given for name in (every if one == "all" else [one])]
 
 
 def _roots(file: Path, key: str) -> list[Path]:
