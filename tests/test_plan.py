@@ -279,6 +279,14 @@ def test_students_beside_the_runs_own_stay_on_the_disk(words, count, tmp_path):
     assert found.disk["finished models"] == 4 * count * own.parameters
 
 
+@pytest.mark.parametrize(("gib", "most"), [(0, None), (1, 2**30), (999, 400_000 * 128 * 24 * 2 * 4)])
+def test_the_teachers_hidden_states_are_on_the_disk(gib, most, tmp_path):
+    """At most what the user grants: of train, at the full length, width 24, two layers, float32."""
+    words = [f"robust_compression.layerwise.{word}" for word in ("hidden=1", f"cache_gib={gib}")]
+    found, _ = of_run(tmp_path, "vanilla", *words)
+    assert found.disk.get("the teacher's hidden states, at most") == most
+
+
 def test_the_best_epoch_is_kept_on_the_host(tmp_path):
     found, own = of_run(tmp_path, "vanilla", "robust_compression.student.keep=best_dev")
     for part in ("train", "export"):

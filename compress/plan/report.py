@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from compress.compression import importance
 from compress.compression.pruner import Pruner
 from compress.configuration.config import Config, batch_split
+from compress.layerwise import layer_map, states
 from compress.mitigations._shared import TRAINED_BIAS
 from compress.plan import communication, memory, sizes
 from compress.plan.communication import GB, Step, Traffic
@@ -17,6 +18,7 @@ from compress.plan.engine import Engine
 from compress.plan.memory import Load, Need
 from compress.plan.sizes import Sizes
 from compress.stages import latency
+from compress.stages.teacher_states import GIB
 
 TEACHER = ("load", "train", "score", "export")
 SHOWN = 4
@@ -110,6 +112,7 @@ def make(config: Config, ranks: int, rows: Rows, models: Models, device: str = "
         "checkpoints of a training": memory.checkpoints(largest, keep),
         "finished models": memory.FLOAT
         * (sum(one.finished for one in finished.values()) + _others(config) * small.finished),
+        **_states(config, rows, small, teacher),
     }
     about = _about(config, ranks, whole, run.engine(whole))
     return Plan(about, whole.parameters, needs, disk, _step(config, small, run.engine(small)))
@@ -189,6 +192,16 @@ def _others(config: Config) -> int:
     block, chooses = config.robust.uncertainty, config.robust.difficulty_used
     tried = len(block.alpha_candidates) if block.alpha == "auto" and chooses else 0
     return config.robust.evaluation.baseline + tried
+
+
+def _states(config: Config, rows: Rows, small: Sizes, teacher: Sizes) -> dict[str, int]:
+    """The teacher's hidden states of train, if they may be kept: of samples of the greatest length."""
+    block, length = config.robust.layerwise, config.robust.task.max_length
+    if not block.cache_gib:
+        return {}
+    layers = {high for _, high in layer_map.pairs(small.layers, teacher.layers, block)}
+    most = rows.train * length * teacher.hidden * len(layers) * states.TYPE.itemsize
+    return {"the teacher's hidden states, at most": min(most, int(block.cache_gib * GIB))}
 
 
 def _evaluation(run: _Run, finished: Mapping[str, Sizes], device: torch.device) -> list[Need]:
