@@ -23,7 +23,7 @@ from compress.errors import UserError
 from compress.files import artefacts, disk, ownership
 from compress.inference import onnx_export
 from compress.models import encoders, joining, probe, unpadding
-from compress.runtime import ranks, versions
+from compress.runtime import ranks, threads, versions
 from compress.scoring import chance
 from compress.stages import (
     alpha,
@@ -266,6 +266,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     chosen = stages_of(context.config.robust, stage)
     ranks.say(overview(context.config, context.data, chosen, str(context.device)))
     ranks.say(f"batch: {batch_sizes.sentence(context.config.deepspeed, ranks.world_size())}")
+    if too_many := threads.note(context.device):
+        ranks.say(too_many)
     context = alpha.unused(replace(context, stage=stage, chosen=chosen))
     remaining_work.check_places(context)
     keys = {*remaining_work.keys(context), ownership.figures_found(context.output_dir) or ""}

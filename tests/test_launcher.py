@@ -5,13 +5,15 @@ have their libraries loaded before; test_study_launch.py starts some with the la
 """
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from launcher import ROOT, job, launch, python, two_ranks
+from launcher import ROOT, deepspeed, job, launch, python, two_ranks
 
 from compress.scoring.metrics import auroc
 from compress.synthetic import generator
@@ -247,6 +249,15 @@ def test_exported_student_loads_and_scores_as_stored(whole_job: tuple[Path, str]
     np.testing.assert_allclose(scores, np.load(folder / "scores/dev.npy"), atol=1e-5)
     assert model.config.id2label == {0: "entailment", 1: "not_entailment"}
     assert model.config.trained_max_length == 48
+
+
+def test_ranks_with_more_threads_than_cores_are_told(whole_job: tuple[Path, str], tiny_model) -> None:
+    folder, said = whole_job
+    assert "OMP_NUM_THREADS=" not in said or os.cpu_count() == 1
+    done = deepspeed(*job(tiny_model, folder), OMP_NUM_THREADS=str(max(2, os.cpu_count() or 1)))
+    assert done.returncode == 0, done.stderr
+    note = r"note: .*: 2 ranks have \d+ threads on \d+ cores?, .* set OMP_NUM_THREADS="
+    assert re.search(note, done.stdout)
 
 
 def test_finished_stages_are_reused_and_others_made_again(
