@@ -1,5 +1,6 @@
 """What README and docs tell a user to write is taken by the program, and what they name is there."""
 
+import ast
 import re
 import textwrap
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from launcher import ROOT
 from compress.configuration import config
 from compress.data import tasks
 from compress.mitigations import USER
+from compress.runtime import threads
 from compress.study import plan
 
 CONFIGS = ROOT / "ds_configs"
@@ -99,6 +101,17 @@ def test_the_mitigation_of_the_extension_page():
     torch.testing.assert_close(
         made["Entropy"](hook="entropy", strength=2.0).loss(batch), expected.float()
     )
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_program():
+    trees = (ast.parse(file.read_text("utf-8")) for file in (ROOT / "compress").rglob("*.py"))
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    said = [node.value for node in nodes if isinstance(node.value, str)]
+    seen = re.findall(r"^\| ([^|]*)\|", WRITTEN[ROOT / "docs/troubleshooting.md"], re.MULTILINE)
+    quoted = [words for cell in seen for words in re.findall(r"`([^`]*)`", cell) if " " in words]
+    assert len(quoted) > 8
+    said.append(threads.sentence([("a", 2, frozenset(range(2)), None)] * 2))
+    assert not {words for words in quoted if not any(words in text for text in said)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
