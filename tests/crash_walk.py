@@ -38,6 +38,17 @@ KINDS = {
         ),
     ),
     "jtt": ("jtt", ("robust_compression.loss.first_epochs=1",)),
+    "debiased": (
+        "debiased_teacher",
+        (
+            "robust_compression.teacher.loss.bias=partial_encoder",
+            "robust_compression.teacher.loss.warmup=0.3",
+            "robust_compression.loss.bias=partial_encoder",
+            "robust_compression.layerwise.cache_gib=1",
+            "robust_compression.student.keep=best_dev",
+            "robust_compression.evaluation.baseline=true",
+        ),
+    ),
 }
 
 

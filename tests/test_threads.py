@@ -11,6 +11,7 @@ def rank(host="a", number=1, cores=range(4), limit=None):
 
 
 FITTING = {
+    "no rank that answers": [],
     "one rank": [rank(number=4)],
     "two that share": [rank(number=2), rank(number=2)],
     "two on cores of their own": [rank(number=2, cores=(0, 1)), rank(number=2, cores=(2, 3))],

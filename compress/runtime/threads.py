@@ -21,6 +21,8 @@ def note(device: torch.device) -> str:
 
 def sentence(found: list[Rank]) -> str:
     """The line for these ranks; empty where every thread has a core."""
+    if not found:
+        return ""
     hosts = defaultdict[str, list[Rank]](list)
     for rank in found:
         hosts[rank[0]].append(rank)
