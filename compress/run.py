@@ -45,7 +45,7 @@ from compress.stages.prepare import task_data
 from compress.stages.scores import Scores
 from compress.stages.stage import Stage, find, obtain
 from compress.stages.student import Student
-from compress.stages.teacher import Teacher
+from compress.stages.teacher import PlainTeacher, Teacher
 from compress.stages.tokenised import encoders_of
 from compress.stages.workspace import Artefact, Workspace
 from compress.training import engine
@@ -278,6 +278,8 @@ def execute(context: Context, stage: str, export: str | None = None) -> None:
     known = teacher.train_figure(context, made, metric)
     for note in chance.notes(known, context.data.splits(), metric):
         ranks.say(f"WARNING: {note}")
+    if context.config.robust.plain_teacher and "teacher" in chosen:
+        _obtain(PlainTeacher(), context)
     if stage == "teacher":
         return
     asked = "difficulty" in chosen
@@ -308,12 +310,14 @@ def _obtain(stage: Stage, context: Context) -> Artefact:
     """The artefact of a stage, with a line if the run was asked to make it."""
     if stage.name not in context.chosen:
         return obtain(stage, context)
-    with context.monitor.progress.stage(stage.name):
+    name = stage.training if isinstance(stage, Teacher) else stage.name
+    with context.monitor.progress.stage(name):
         made = obtain(stage, context)
-    _say(made)
+    _say(made, name)
     return made
 
 
-def _say(made: Artefact) -> None:
+def _say(made: Artefact, name: str | None = None) -> None:
     how = "reused" if made.reused else f"done in {made.seconds:.1f} s"
-    ranks.say(f"{made.marker.get('label', made.marker['inputs']['stage'])}: {how} ({made.path})")
+    name = name or made.marker.get("label", made.marker["inputs"]["stage"])
+    ranks.say(f"{name}: {how} ({made.path})")

@@ -18,6 +18,7 @@ from compress.errors import UserError
 from compress.reporting import results_table, summary
 from compress.scoring import evaluation, gain
 from compress.stages import results
+from compress.training import workload
 
 ASKED = f"{OURS}.evaluation.baseline=true"
 
@@ -175,3 +176,51 @@ def test_runs_share_it_and_it_is_the_student_of_the_plain_loss(tiny_model, tmp_p
     assert values["artefacts"]["plain"]["ranks"] == 2
     arrays = np.load(tmp_path / "poe/hits.npz")
     assert arrays["plain/dev"].mean() == values["plain"]["dev"]
+
+
+@pytest.mark.launcher
+@pytest.mark.timeout(600)
+def test_a_student_of_a_debiased_teacher_is_compared_with_one_of_a_plain_teacher(tiny_model, tmp_path):
+    """Which is the student of a run with the plain loss, bit by bit, and shares its teacher."""
+    common = [f"{OURS}.epochs=1", f"{OURS}.student.init_from=teacher", 'csv_monitor={"enabled": true}']
+
+    def start(name, *values, stage="all"):
+        parts = ("compression/imp60", f"mitigation/{name}")
+        return python(*job(tiny_model, tmp_path / name, *common, *values, parts=parts, stage=stage))
+
+    done = start("debiased_teacher", ASKED, stage="teacher")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "\nbaseline teacher: done in " in done.stdout
+    done = start("debiased_teacher", ASKED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "\nteacher: reused" in done.stdout and "\nbaseline teacher: reused" in done.stdout
+    assert "The student with the plain loss started from a teacher with the plain loss." in done.stdout
+    curves = {file.name for file in (tmp_path / "debiased_teacher/csv_monitor").rglob("*loss.csv")}
+    assert curves >= {"teacher_loss.csv", "baseline_teacher_loss.csv", "plain_loss.csv"}
+    done = start("vanilla")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "\nteacher: reused" in done.stdout
+    assert len(list((tmp_path / "shared/teacher").glob("*/complete.json"))) == 2
+    (made,) = (tmp_path / "shared/plain").iterdir()
+    own = load_file(tmp_path / "vanilla/student/model/model.safetensors")
+    found = load_file(made / "model/model.safetensors")
+    assert all(value.equal(found[key]) for key, value in own.items())
+
+
+@pytest.mark.parametrize(
+    ("values", "other"),
+    [
+        ({}, True),
+        ({"student": {"init_from": "pretrained"}}, False),
+        ({"evaluation": {"baseline": False}}, False),
+        ({"teacher": {}}, False),
+    ],
+)
+def test_a_plain_teacher_is_trained_where_the_plain_student_starts_from_it(values, other, tmp_path):
+    own = {"teacher": {"loss": {"hook": "poe"}}, "student": {"init_from": "teacher"}}
+    own |= {"evaluation": {"baseline": True}, "loss": {"hook": "poe"}}
+    config = Files(tmp_path).load(SPARSE, {OURS: {**BASE[OURS], **own, **values}})
+    assert config.robust.plain_teacher == other
+    stages = run.stages_of(config.robust, "all")
+    works = workload.planned(config, {"train": 100, "dev": 10}, stages)
+    assert ("baseline teacher" in {work.stage for work in works}) == other

@@ -93,10 +93,12 @@ class Config:
         return replace(self, root=self.root.model_copy(update={"robust_compression": robust}))
 
     def with_plain_loss(self) -> "Config":
-        """The same with the cross-entropy alone as the student's loss."""
+        """The same with the cross-entropy alone as the student's loss, and as the teacher's."""
         values = deepcopy(dict(self.merged))
-        values["robust_compression"] |= {"loss": {"hook": "vanilla"}}
-        values["robust_compression"].pop("layerwise", None)
+        ours = values["robust_compression"]
+        ours |= {"loss": {"hook": "vanilla"}}
+        ours.pop("layerwise", None)
+        (ours.get("teacher") or {}).pop("loss", None)
         return build(values, self.sources)
 
     def dump(self) -> dict[str, Any]:

@@ -124,7 +124,9 @@ def _robust(root: Root, blocks: CompressionTraining) -> Cases:
             "excludes layerwise.hidden and layerwise.attention, which compare padded states",
         ),
         "evaluation.baseline": (
-            robust.evaluation.baseline and robust.loss.hook == "vanilla" and not robust.layerwise.any,
+            robust.evaluation.baseline
+            and robust.loss.hook == "vanilla"
+            and not (robust.layerwise.any or robust.plain_teacher),
             "has no effect: the student is trained with the plain loss itself",
         ),
         "task.id": (

@@ -131,7 +131,9 @@ class EvaluationBlock(Block):
     the task has."""
     baseline: bool = False
     """Train the same student with the plain loss too, and show it beside the other: what the chosen
-    loss changes, with intervals. Runs that differ only in the loss share it in the cache."""
+    loss changes, with intervals. Runs that differ only in the loss share it in the cache. Where
+    `teacher.loss` is another than the plain one and the student starts from the teacher, it starts
+    from a teacher with the plain loss, which is trained for it."""
     batch_size: Count = 128
     """Samples of one forward pass of each rank."""
     sentences: Count = 12
@@ -230,6 +232,12 @@ class RobustCompression(Block):
         """Label of the loss of a teacher trained with another than the plain one; empty for others."""
         loss = self.teacher.loss.label
         return loss if self.teacher_trained and loss != mitigations.PLAIN.label else ""
+
+    @property
+    def plain_teacher(self) -> bool:
+        """Whether the student with the plain loss starts from another teacher than the run's own."""
+        starts = self.evaluation.baseline and self.student.init_from == "teacher"
+        return starts and bool(self.teacher_loss)
 
     @property
     def difficulty_used(self) -> bool:

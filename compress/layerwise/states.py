@@ -27,6 +27,7 @@ NAME = "teacher_states"
 """Of the states among the values of tokens that a micro-batch holds, [B, L, K, H]."""
 FILE, TABLE = "states.bin", "states.json"
 TYPE = np.dtype(np.float32)
+GIB = 2**30
 
 
 @dataclass(frozen=True)

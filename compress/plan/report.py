@@ -18,7 +18,6 @@ from compress.plan.engine import Engine
 from compress.plan.memory import Load, Need
 from compress.plan.sizes import Sizes
 from compress.stages import latency
-from compress.stages.teacher_states import GIB
 
 TEACHER = ("load", "train", "score", "export")
 SHOWN = 4
@@ -108,10 +107,11 @@ def make(config: Config, ranks: int, rows: Rows, models: Models, device: str = "
     needs += _evaluation(run, finished, torch.device(device))
     keep = robust.checkpoint.keep if robust.checkpoint.enabled else -1
     largest = max(whole, small, key=lambda one: one.parameters)
+    stored = [*finished.values(), *([whole] if robust.plain_teacher else [])]
     disk = {
         "checkpoints of a training": memory.checkpoints(largest, keep),
         "finished models": memory.FLOAT
-        * (sum(one.finished for one in finished.values()) + _others(config) * small.finished),
+        * (sum(one.finished for one in stored) + _others(config) * small.finished),
         **_states(config, rows, small, teacher),
     }
     about = _about(config, ranks, whole, run.engine(whole))
@@ -201,7 +201,7 @@ def _states(config: Config, rows: Rows, small: Sizes, teacher: Sizes) -> dict[st
         return {}
     layers = {high for _, high in layer_map.pairs(small.layers, teacher.layers, block)}
     most = rows.train * length * teacher.hidden * len(layers) * states.TYPE.itemsize
-    return {"the teacher's hidden states, at most": min(most, int(block.cache_gib * GIB))}
+    return {"the teacher's hidden states, at most": min(most, int(block.cache_gib * states.GIB))}
 
 
 def _evaluation(run: _Run, finished: Mapping[str, Sizes], device: torch.device) -> list[Need]:

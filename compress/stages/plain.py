@@ -1,7 +1,8 @@
 """Stage plain: the run's student trained with the plain loss, to show what the mitigation changes.
 
-Compressed and trained alike but for the loss: cross-entropy without layer-wise terms. Runs that differ
-only in the mitigation share it in the cache.
+Compressed and trained alike but for the loss: cross-entropy without layer-wise terms; if it starts from
+the teacher, from one that is trained with cross-entropy too. Runs that differ only in the mitigation
+share it in the cache.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from compress.configuration.config import Config
 from compress.stages.context import Context
 from compress.stages.stage import Stage
 from compress.stages.student import Student
+from compress.stages.teacher import PlainTeacher, Teacher
 
 
 class Plain(Student):
@@ -20,6 +22,10 @@ class Plain(Student):
     def configured(self, config: Config) -> Config:
         """With the plain loss."""
         return config.with_plain_loss()
+
+    def teacher(self, run: Context) -> Teacher:
+        """One with the plain loss, if it starts from it."""
+        return PlainTeacher() if run.config.robust.plain_teacher else super().teacher(run)
 
     def place(self, run: Context, key: str) -> Path:
         """In the cache."""

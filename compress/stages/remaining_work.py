@@ -15,7 +15,7 @@ from compress.stages.scores import Scores
 from compress.stages.shallow import Shallow
 from compress.stages.stage import Stage, check_place, find, key_of
 from compress.stages.student import Student
-from compress.stages.teacher import Teacher
+from compress.stages.teacher import PlainTeacher, Teacher
 from compress.training import workload
 
 
@@ -33,8 +33,9 @@ def job(context: Context) -> workload.Job:
 
 def _finished(context: Context) -> set[str]:
     """Names of stages that exist; their keys are known without making what they need."""
-    stages = [Teacher(), Difficulty(), *_plain(context)]
+    stages = [Difficulty(), *_plain(context)]
     names = {stage.name for stage in stages if find(stage, context) is not None}
+    names |= {one.training for one in _teachers(context) if find(one, context) is not None}
     if context.config.robust.uncertainty.alpha == "auto":
         choice = context.output_dir / "alpha/choice" / artefacts.MARKER
         return names | {"alpha", "student"} if choice.is_file() else names
@@ -46,6 +47,11 @@ def _finished(context: Context) -> set[str]:
 def _plain(context: Context) -> list[Stage]:
     """The student with the plain loss, if it is asked for."""
     return [Plain()] if context.config.robust.evaluation.baseline else []
+
+
+def _teachers(context: Context) -> list[Teacher]:
+    """The run's own, and that of the student with the plain loss if it is another."""
+    return [Teacher(), *([PlainTeacher()] if context.config.robust.plain_teacher else [])]
 
 
 def _small(context: Context) -> list[Stage]:
@@ -71,7 +77,7 @@ def keys(context: Context) -> set[str]:
 
 def check_places(context: Context) -> None:
     """Raise UserError if an artefact must be made and the cache is read-only. All ranks call it."""
-    chosen, tops = context.chosen, list[Stage]([Teacher()])
+    chosen, tops = context.chosen, list[Stage](_teachers(context))
     if "difficulty" in chosen:
         tops.append(Difficulty())
     if "student" in chosen:

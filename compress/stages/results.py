@@ -231,8 +231,12 @@ def _note_on_the_teacher(config: Config, ood: bool) -> list[str]:
         return []
     trained = f"trained with the loss {loss} (teacher.loss), not with"
     if not ood:
-        return [f"The teacher is {trained} the plain loss."]
-    return [f"F_bias compares with a teacher that is {trained} one of the plain loss."]
+        said = [f"The teacher is {trained} the plain loss."]
+    else:
+        said = [f"F_bias compares with a teacher that is {trained} one of the plain loss."]
+    if config.robust.plain_teacher:
+        said.append("The student with the plain loss started from a teacher with the plain loss.")
+    return said
 
 
 def easy_hard(

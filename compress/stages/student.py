@@ -92,12 +92,16 @@ class Student(Stage[Context]):
             keys.append("uncertainty.alpha")
         return (*TRAINING, "compression_training", *(f"{OURS}.{key}" for key in keys))
 
+    def teacher(self, run: Context) -> Teacher:
+        """The run's own."""
+        return Teacher()
+
     def needs(self, run: Context) -> tuple[Stage, ...]:
         """The teacher, and what the loss asks for: difficulty, first model, shallow or bias model.
 
         A loss of the user's gets the difficulty only if there is one or the run makes it.
         """
-        robust, needs = self.configured(run.config).robust, list[Stage]([Teacher()])
+        robust, needs = self.configured(run.config).robust, list[Stage]([self.teacher(run)])
         if robust.loss.shallow:
             needs.append(Shallow())
         elif robust.difficulty_used and (robust.loss.user_code is None or _has_difficulty(run)):

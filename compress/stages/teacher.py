@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,8 @@ class Teacher(Stage[Context]):
 
     name = "teacher"
     asked = True
+    training: ClassVar[str] = "teacher"
+    """Name of its training in messages and events."""
 
     def reads(self, config: Config) -> tuple[str, ...]:
         """Keys of any training, and the epochs; of a given teacher only the length of its inputs.
@@ -97,7 +99,7 @@ class Teacher(Stage[Context]):
             models = [bias.load(artefact) for artefact in made.values()]
             known = block.loss.sample_data(None, None, 0.0, models[0] if models else None)
             known = bias.known_with(known, block.loss, run.data.train.labels)
-            file, shape = fine_tune(run, "teacher", block.epochs, block.loss, known, weights)
+            file, shape = fine_tune(run, self.training, block.epochs, block.loss, known, weights)
         else:
             file, shape = _given(own, weights)
 
@@ -107,6 +109,23 @@ class Teacher(Stage[Context]):
             export.save(shape, own.encoder.tokenizer, length, task, folder / "model", weights)
 
         return fill
+
+
+class PlainTeacher(Teacher):
+    """What the student with the plain loss starts from where the run's teacher has another loss.
+
+    The same artefact as the teacher of a run with the plain loss.
+    """
+
+    training = "baseline teacher"
+
+    def configured(self, config: Config) -> Config:
+        """With the plain loss."""
+        return config.with_plain_loss()
+
+    def needs(self, run: Context) -> tuple[Stage, ...]:
+        """Nothing."""
+        return ()
 
 
 def train_figure(context: Context, made: Artefact, metric: str = measures.ACCURACY) -> dict[str, float]:

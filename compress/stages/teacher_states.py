@@ -20,7 +20,7 @@ from compress.data.batches import cut, scoring_order, share
 from compress.errors import UserError
 from compress.files import disk, ownership, shared
 from compress.layerwise import layer_map, states
-from compress.layerwise.states import Writer
+from compress.layerwise.states import GIB, Writer
 from compress.models import encoders
 from compress.runtime import agreement, interrupts, memory, ranks
 from compress.runtime.long_work import LongWork
@@ -33,7 +33,6 @@ from compress.training import frozen
 from compress.training.engine import release
 
 KEY = f"{layer_map.KEY}.cache_gib"
-GIB = 2**30
 BLOCK = 512
 """Bytes of a block, as `os.stat` counts them."""
 

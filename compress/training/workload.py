@@ -46,6 +46,8 @@ def planned(
         works.append(Work("teacher", 0, train if robust.teacher.model is not None else 0))
     elif "teacher" in stages:
         works.append(trained("teacher", teacher_epochs, train))
+    if "teacher" in stages and robust.plain_teacher:
+        works.append(trained("baseline teacher", teacher_epochs, train))
     if "difficulty" in stages:
         levels = len(block.sparsities)
         runs = 1 if block.protocol == "trajectory" else levels
