@@ -45,6 +45,7 @@ KINDS = {
             "robust_compression.teacher.loss.warmup=0.3",
             "robust_compression.loss.bias=partial_encoder",
             "robust_compression.layerwise.cache_gib=1",
+            "robust_compression.student.init_from=teacher",
             "robust_compression.student.keep=best_dev",
             "robust_compression.evaluation.baseline=true",
         ),

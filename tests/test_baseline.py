@@ -188,8 +188,14 @@ def test_a_student_of_a_debiased_teacher_is_compared_with_one_of_a_plain_teacher
         parts = ("compression/imp60", f"mitigation/{name}")
         return python(*job(tiny_model, tmp_path / name, *common, *values, parts=parts, stage=stage))
 
+    done = start("debiased_teacher", stage="teacher")
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = start("debiased_teacher", ASKED, stage="student")
+    assert done.returncode == 1
+    assert done.stderr.endswith("starts from; run --stage teacher first.\n")
     done = start("debiased_teacher", ASKED, stage="teacher")
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "\nteacher: reused" in done.stdout
     assert "\nbaseline teacher: done in " in done.stdout
     done = start("debiased_teacher", ASKED)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -127,6 +127,13 @@ class PlainTeacher(Teacher):
         """Nothing."""
         return ()
 
+    def missing(self, run: Context) -> str:
+        """It is made with the teacher."""
+        return (
+            f"--stage {run.stage}: there is no teacher with the plain loss yet, which the other student "
+            "of robust_compression.evaluation.baseline starts from; run --stage teacher first."
+        )
+
 
 def train_figure(context: Context, made: Artefact, metric: str = measures.ACCURACY) -> dict[str, float]:
     """Accuracy of a finished teacher on its training samples, or another figure, as `{"train": it}`.
