@@ -130,7 +130,7 @@ class PlainTeacher(Teacher):
     def missing(self, run: Context) -> str:
         """It is made with the teacher."""
         return (
-            f"--stage {run.stage}: there is no teacher with the plain loss yet, which the other student "
+            f"--stage {run.stage}: there is no teacher with the plain loss yet, which the student "
             "of robust_compression.evaluation.baseline starts from; run --stage teacher first."
         )
 
