@@ -201,6 +201,7 @@ def test_a_student_of_a_debiased_teacher_is_compared_with_one_of_a_plain_teacher
     assert done.returncode == 0, done.stderr[-3000:]
     assert "\nteacher: reused" in done.stdout and "\nbaseline teacher: reused" in done.stdout
     assert "The student with the plain loss started from a teacher with the plain loss." in done.stdout
+    assert "\nA teacher with the plain loss has " in done.stdout
     curves = {file.name for file in (tmp_path / "debiased_teacher/csv_monitor").rglob("*loss.csv")}
     assert curves >= {"teacher_loss.csv", "baseline_teacher_loss.csv", "plain_loss.csv"}
     done = start("vanilla")
@@ -211,6 +212,41 @@ def test_a_student_of_a_debiased_teacher_is_compared_with_one_of_a_plain_teacher
     own = load_file(tmp_path / "vanilla/student/model/model.safetensors")
     found = load_file(made / "model/model.safetensors")
     assert all(value.equal(found[key]) for key, value in own.items())
+    values, plain = (
+        json.loads((tmp_path / name / "metrics.json").read_text())
+        for name in ("debiased_teacher", "vanilla")
+    )
+    against = values["plain_teacher"]
+    for key in ("dev", "ood_pooled", "delta", "delta_interval"):
+        assert against[key] == plain["teacher"][key]
+        assert values["plain"][key] == plain["student"][key]
+    for key in ("f_bias", "f_bias_interval", "f_bias_reason", "delta_difference"):
+        assert against["plain"][key] == plain[key]
+    change = values["student"]["delta"] - plain["teacher"]["delta"]
+    assert against["student"]["delta_difference"]["value"] == pytest.approx(change)
+
+
+@pytest.mark.parametrize(
+    ("ood", "biases", "sentence"),
+    [
+        (0.6, (0.9, 1.2), "has 80.0 % on dev and 60.0 % on OOD, Delta 0.250; F_bias against it: 0.900 "
+        "[0.800, 1.000] of the student, 1.200 [0.800, 1.000] of the student with the plain loss."),
+        (0.6, (0.9, None), "Delta 0.250; F_bias against it: 0.900 [0.800, 1.000] of the student."),
+        (0.6, (None, None), "has 80.0 % on dev and 60.0 % on OOD, Delta 0.250."),
+        (None, (None, None), "A teacher with the plain loss has 80.0 % on dev."),
+    ],
+)  # fmt: skip
+def test_both_students_are_compared_with_a_plain_teacher_in_words(ood, biases, sentence):
+    found = three()
+    delta = None if ood is None else (0.8 - ood) / 0.8
+    found["plain_teacher"] = {"dev": 0.8, "ood_pooled": ood, "delta": delta}
+    for role, f_bias in zip(("student", "plain"), biases, strict=True):
+        own = {"f_bias": f_bias, "f_bias_interval": None if f_bias is None else [0.8, 1.0]}
+        found["plain_teacher"][role] = own
+    first, second = summary.gain(found)
+    assert first.startswith("Against the same student")
+    assert second.endswith(sentence)
+    assert summary.gain(three()) == [first]
 
 
 @pytest.mark.parametrize(

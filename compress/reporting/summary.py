@@ -148,13 +148,31 @@ def gain(metrics: Metrics) -> list[str]:
     sentence = f"Against the same student with the plain loss: {', '.join(parts)}."
     key, where = ("ood_pooled", "OOD") if student["ood"] else ("dev", "dev")
     if key not in found or found[key]["interval"] is None:
-        return [sentence]
+        return [sentence, *plain_teacher(metrics)]
     low, high = found[key]["interval"]
     what = " in accuracy" if measure_name(metrics) else ""
     if low <= 0 <= high:
-        return [f"{sentence} On {where}, chance can explain the difference{what}."]
-    better = "better" if low > 0 else "worse"
-    return [f"{sentence} On {where} it is {better}{what}, beyond chance over the samples."]
+        sentence += f" On {where}, chance can explain the difference{what}."
+    else:
+        better = "better" if low > 0 else "worse"
+        sentence += f" On {where} it is {better}{what}, beyond chance over the samples."
+    return [sentence, *plain_teacher(metrics)]
+
+
+def plain_teacher(metrics: Metrics) -> list[str]:
+    """A sentence about a teacher with the plain loss beside another, and F_bias against it."""
+    if (teacher := metrics.get("plain_teacher")) is None:
+        return []
+    sentence = f"A teacher with the plain loss has {percent(teacher['dev'])} % on dev"
+    if teacher["delta"] is not None:
+        sentence += f" and {percent(teacher['ood_pooled'])} % on OOD"
+        sentence += f", Delta{of_measure(metrics)} {number(teacher['delta'])}"
+    found = [
+        f"{number(one['f_bias'])} {interval(one['f_bias_interval'])} of the {name}"
+        for role, name in (("student", "student"), ("plain", "student with the plain loss"))
+        if (one := teacher[role])["f_bias"] is not None
+    ]
+    return [f"{sentence}; F_bias against it: {', '.join(found)}." if found else f"{sentence}."]
 
 
 def _differences(new: Metrics, old: Metrics, found: Metrics, of: str) -> list[str]:

@@ -11,7 +11,7 @@ from compress.stages.encoder_bias import EncoderBias
 from compress.stages.first import First
 from compress.stages.partial_input import PartialInput
 from compress.stages.plain import Plain
-from compress.stages.scores import Scores
+from compress.stages.scores import Scores, roles
 from compress.stages.shallow import Shallow
 from compress.stages.stage import Stage, check_place, find, key_of
 from compress.stages.student import Student
@@ -84,8 +84,8 @@ def check_places(context: Context) -> None:
         tops += [_student(context), *_plain(context)]
     if "evaluate" in chosen:
         shallow = [Shallow()] if context.config.robust.loss.shallow else []
-        plain = [Scores("plain")] if _plain(context) else []
-        tops += [Scores("teacher"), PartialInput(), *shallow, *plain]
+        scored = [Scores(role) for role in roles(context.config) if role != "student"]
+        tops += [PartialInput(), *shallow, *scored]
     for stage in tops:
         for missing in _missing(stage, context):
             check_place(missing, context)

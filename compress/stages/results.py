@@ -38,7 +38,7 @@ from compress.stages.workspace import Artefact
 
 @dataclass(frozen=True)
 class Finished:
-    """What is reported of a run: its artefacts, and the scores of `teacher`, `plain` and `student`.
+    """What is reported of a run: its artefacts, and the scores of its models by role.
 
     plain: the student with the plain loss, if it is asked for; hardness: the loss matrix; shortcut: the
     partial-input classifier; guess: the shallow one if that gave the loss its difficulty; choice: how
@@ -73,13 +73,11 @@ def make(
     All ranks score; the main rank reports alone.
     """
     began = time.perf_counter()
-    baseline = context.config.robust.evaluation.baseline
-    roles = [role for role in scores.MODELS if baseline or role != "plain"]
-    scored = {role: obtain(scores.Scores(role), context) for role in roles}
+    scored = {role: obtain(scores.Scores(role), context) for role in scores.roles(context.config)}
     shortcut = obtain(PartialInput(), context)
     guess = obtain(Shallow(), context) if context.config.robust.loss.shallow else None
     teacher, student = obtain(Teacher(), context), obtain(Student(), context)
-    plain = obtain(Plain(), context) if baseline else None
+    plain = obtain(Plain(), context) if "plain" in scored else None
     exported = int8_figures.load(context) if int8 else None
 
     def report_all() -> None:
@@ -127,13 +125,14 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     out["student"] |= artefacts.read_json(made.student.path / "student.json")
     if made.plain is not None:
         out["plain"] |= artefacts.read_json(made.plain.path / "student.json")
-    out["easy_hard"] = easy_hard(context, made.shortcut, made.scores, v)
+    shown = {role: one for role, one in made.scores.items() if role in made.stages}
+    out["easy_hard"] = easy_hard(context, made.shortcut, shown, v)
     out["teacher"] |= train_figure(context, made.teacher)
     metric = context.config.robust.evaluation.metric
     judged = train_figure(context, made.teacher, metric) | {"dev": out["teacher"]["measure"]["dev"]}
     out["notes"] = chance.notes(judged, context.data.splits(), metric) + out["notes"]
     out["notes"] += notes_on_best_dev(out)
-    models = {role: made.stages[role] for role in made.scores}
+    models = {role: made.stages[role] for role in shown}
     model_figures.add(out, context, models)
     if made.int8 is not None:
         own = made.scores["student"]
@@ -157,8 +156,9 @@ def collect(
 ) -> dict[str, Any]:
     """metrics.json from the scores of the models by role, without sizes, difficulty and seconds.
 
-    Of the student with the plain loss, if there is one: `plain`, with its own bias, and `gain`. `flips`
-    of a student: samples by set that only the teacher or only it gets right.
+    Of the student with the plain loss, if there is one: `plain`, with its own bias, and `gain`. Of a
+    teacher with the plain loss beside another: `plain_teacher`, with the bias of both students against
+    it. `flips` of a student: samples by set that only the teacher or only it gets right.
     """
     robust, raw = context.config.robust, context.data
     metric = robust.evaluation.metric
@@ -172,9 +172,9 @@ def collect(
     def drawn(first: str, second: str) -> dict[str, bias.Pair]:
         return measures.replicates(metric, answers[first], answers[second], sizes)
 
-    def compared(role: str) -> dict[str, Any]:
-        deltas = bias.deltas(drawn("teacher", role))
-        return bias.figures(pairs["teacher"], pairs[role], deltas, what)
+    def compared(role: str, teacher: str = "teacher") -> dict[str, Any]:
+        deltas = bias.deltas(drawn(teacher, role))
+        return bias.figures(pairs[teacher], pairs[role], deltas, what)
 
     found = compared("student")
     both = {name: every[name] | found.pop(name) for name in ("teacher", "student")}
@@ -188,6 +188,12 @@ def collect(
         pair = (hits["plain"], hits["student"])
         measured = drawn("plain", "student") if what else None
         found["gain"] = gain.figures((every["plain"], every["student"]), pair, sizes, measured)
+    if (name := "plain_teacher") in models:
+        found[name] = dict(every[name])
+        for role in ("student", "plain"):
+            other = compared(role, name)
+            del other["student"]
+            found[name] |= {**other.pop("teacher"), role: other}
     return {
         "task": robust.task.name,
         "seed": robust.seed,

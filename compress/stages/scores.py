@@ -16,14 +16,25 @@ from compress.stages.context import Context, score_exported
 from compress.stages.plain import Plain
 from compress.stages.stage import Fill, Stage
 from compress.stages.student import Student
-from compress.stages.teacher import Teacher
+from compress.stages.teacher import PlainTeacher, Teacher
 from compress.stages.workspace import Artefact
 
-Role = Literal["teacher", "plain", "student"]
-MODELS: dict[Role, Stage[Context]] = {"teacher": Teacher(), "plain": Plain(), "student": Student()}
+Role = Literal["teacher", "plain_teacher", "plain", "student"]
+MODELS: dict[Role, Stage[Context]] = {
+    "teacher": Teacher(),
+    "plain_teacher": PlainTeacher(),
+    "plain": Plain(),
+    "student": Student(),
+}
 """Which stage makes the model of a role."""
-NAMES = {"teacher": "teacher", "plain": "student with the plain loss", "student": "student"}
+NAMES = {
+    "teacher": "teacher",
+    "plain_teacher": "teacher with the plain loss",
+    "plain": "student with the plain loss",
+    "student": "student",
+}
 """Role -> what the model is called."""
+TEACHERS = ("teacher", "plain_teacher")
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class Scores(Stage[Context]):
         """
         if self.given(config):
             return given_probabilities.READS
-        own = () if self.role == "teacher" else (f"{OURS}.student.init_from",)
+        own = () if self.role in TEACHERS else (f"{OURS}.student.init_from",)
         return (f"{OURS}.precision", f"{OURS}.evaluation.precision", *own)
 
     def given(self, config: Config) -> bool:
@@ -69,7 +80,7 @@ class Scores(Stage[Context]):
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Score the exported model, or read what is given."""
         if not self.given(run.config):
-            own = run.for_teacher() if self.role == "teacher" else run.for_student()
+            own = run.for_teacher() if self.role in TEACHERS else run.for_student()
             return copied(score_exported(own, made[MODELS[self.role].label], splits(run)))
 
         def fill(folder: Path) -> None:
@@ -77,6 +88,14 @@ class Scores(Stage[Context]):
                 np.save(folder / f"{name}.npy", given_probabilities.logs(run, name))
 
         return fill
+
+
+def roles(config: Config) -> list[Role]:
+    """The models that a run scores."""
+    robust = config.robust
+    left_out = {"plain"} if not robust.evaluation.baseline else set()
+    left_out |= {"plain_teacher"} if not robust.plain_teacher else set()
+    return [role for role in MODELS if role not in left_out]
 
 
 def splits(run: Context) -> list[str]:

@@ -65,7 +65,8 @@ def planned(
             student = Work("alpha", tried * student.steps, tried * (student.rows + dev))
         works.append(student)
     if "evaluate" in stages:
-        models = 2 + robust.evaluation.baseline - (robust.teacher.probabilities is not None)
+        models = 2 + robust.evaluation.baseline + robust.plain_teacher
+        models -= robust.teacher.probabilities is not None
         scored = sum(n for name, n in rows.items() if name != "train")
         works.append(Work("evaluate", 0, models * scored))
     return works
