@@ -21,16 +21,16 @@ from compress.stages.student import Student
 
 NAMES = sorted(file.stem for file in (ROOT / "ds_configs/mitigation").glob("*.json"))
 LAYERWISE = {"hidden": "vanilla", "rmc_plus_hidden": "rmc_plus", "poe_hidden": "poe"}
-LAYERWISE |= {"poe_partial_hidden": "poe_partial", "debiased_teacher": "poe_partial"}
+OF_TEACHER = {"debiased_teacher": "poe_partial", "debiased_teacher_encoder": "poe_partial_encoder"}
+"""Files whose teacher has the loss of another file."""
+LAYERWISE |= {"poe_partial_hidden": "poe_partial", **OF_TEACHER}
 """Files that add layer-wise terms to another file."""
 SHALLOW = {"weighted_shallow": "weighted", "rmc_plus_shallow": "rmc_plus"}
 """Files that give a hook of another name the difficulty of the shallow classifier."""
 BIAS = {"poe_partial": "partial", "poe_partial_encoder": "partial_encoder", "poe_weak": "weak"}
 """Files that give `poe` another bias model."""
 HOOKS = {name: name for name in NAMES} | LAYERWISE | SHALLOW
-OTHER_BIAS = (*BIAS, "poe_partial_hidden", "debiased_teacher")
-OF_TEACHER = {"debiased_teacher": "poe_partial"}
-"""Files whose teacher has the loss of another file."""
+OTHER_BIAS = (*BIAS, "poe_partial_hidden", *OF_TEACHER)
 HOOKS |= dict.fromkeys(OTHER_BIAS, "poe")
 SPARSE = str(ROOT / "ds_configs/compression/imp40.json")
 
@@ -89,7 +89,8 @@ def students(tmp_path_factory, tiny_model) -> Path:
     for name in OTHER_BIAS:
         specs[NAMES.index(name)]["set"] = raw
     own = [*raw, "robust_compression.teacher.loss.calibrate=false"]
-    specs[NAMES.index("debiased_teacher")] |= {"set": own, "trained": True}
+    for name in OF_TEACHER:
+        specs[NAMES.index(name)] |= {"set": own, "trained": True}
     specs.append({**specs[NAMES.index("jtt")], "name": "jtt_zero3", "stage": 3})
     specs.append({**specs[NAMES.index("rmc_plus")], "name": "rmc_plus_zero3", "stage": 3})
     shallow = str(ROOT / "ds_configs/mitigation/rmc_plus_shallow.json")
