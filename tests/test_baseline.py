@@ -151,6 +151,10 @@ def test_it_is_asked_for_where_it_shows_something(tmp_path):
     with pytest.raises(UserError, match=r"evaluation.baseline. has no effect"):
         files.load(SPARSE, asked, {OURS: {**BASE[OURS], **vanilla[OURS]}})
     files.load(SPARSE, asked, {OURS: vanilla[OURS] | {"layerwise": {"hidden": 1}}})
+    debiased = vanilla[OURS] | {"teacher": {"loss": {"hook": "poe"}}}
+    files.load(SPARSE, asked, {OURS: debiased | {"student": {"init_from": "teacher"}}})
+    with pytest.raises(UserError, match=r"evaluation.baseline. has no effect"):
+        files.load(SPARSE, asked, {OURS: debiased})
 
 
 @pytest.mark.launcher
