@@ -220,6 +220,7 @@ def test_a_student_of_a_debiased_teacher_is_compared_with_one_of_a_plain_teacher
         json.loads((tmp_path / name / "metrics.json").read_text())
         for name in ("debiased_teacher", "vanilla")
     )
+    assert values["plain"]["origin"] == "started from a teacher with the plain loss"
     against = values["plain_teacher"]
     for key in ("dev", "ood_pooled", "delta", "delta_interval"):
         assert against[key] == plain["teacher"][key]

@@ -94,6 +94,9 @@ def test_it_is_found_unless_it_is_turned_off(capsys):
     assert found.bias_exponent == calibration.exponent(said, labels) != 1
     assert capsys.readouterr().out.endswith(f"; calibrated by the exponent {found.bias_exponent:.2f}\n")
     assert bias.known_with(SampleData(), ProductOfExperts(hook="poe"), labels) == SampleData()
+    wrong = bias.known_with(known, ProductOfExperts(hook="poe"), said.argmin(axis=1))
+    assert wrong.bias_exponent == 0
+    assert "exponent 0.00: it knows nothing of the labels" in capsys.readouterr().out
 
 
 def test_it_is_in_the_name_of_the_loss():

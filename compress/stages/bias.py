@@ -61,6 +61,7 @@ def known_with(known: SampleData, loss: Mitigation, labels: NDArray[np.integer])
         line += ", each out of fold"
         if calibrates:
             line += f"; calibrated by the exponent {exponent:.2f}"
+            line += "" if exponent else ": it knows nothing of the labels, and changes nothing"
         ranks.say(line)
         return exponent
 

@@ -43,6 +43,8 @@ def add(metrics: dict[str, Any], context: Context, made: Mapping[str, Artefact])
             models[role] = model
     for role in made:
         named = (teacher_name if role == "teacher" else student_name)(context.config.robust)
+        if role == "plain" and context.config.robust.plain_teacher:
+            named["origin"] = "started from a teacher with the plain loss"
         commit = hub.commit(encoders.directory(named["model"]))
         metrics[role] |= named | ({"commit": commit} if commit else {})
     metrics["latency"] = latency.measure(models, tokens, context.device)
