@@ -24,7 +24,6 @@ TOO_MANY = {
     "a limit": ([rank(number=4, limit=1)], "a: one rank has 4 threads on 1 core,", 1),
     "the same cores": ([rank(number=2, cores=(0, 1))] * 2, "2 ranks have 4 threads on 2 cores", 1),
     "the worst host": ([rank("a", 5), rank("b", 9), rank("c", 4)], "b: one rank has 9 threads", 4),
-    "more ranks than cores": ([rank(cores=(0,))] * 3, "3 ranks have 3 threads on 1 core,", 1),
 }
 
 
@@ -39,6 +38,11 @@ def test_the_note_names_host_and_what_to_set(name):
     said = threads.sentence(found)
     assert begins in said
     assert said.endswith(f"; set OMP_NUM_THREADS={right}.")
+
+
+def test_of_more_ranks_than_cores_there_are_too_many():
+    said = threads.sentence([rank(cores=(0,))] * 3)
+    assert "3 ranks have 3 threads on 1 core," in said and said.endswith("; start no more ranks than cores there.")
 
 
 def test_ranks_on_a_gpu_may_have_any_number_of_threads(monkeypatch):

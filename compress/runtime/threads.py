@@ -31,12 +31,13 @@ def sentence(found: list[Rank]) -> str:
     worst = max(hosts, key=lambda host: threads[host] / cores[host])
     if threads[worst] <= cores[worst]:
         return ""
-    own = len(hosts[worst])
-    ranks_of = f"{own} ranks have" if own > 1 else "one rank has"
-    of = f"{cores[worst]} core{'s' * (cores[worst] > 1)}"
+    count, most = len(hosts[worst]), cores[worst]
+    who = f"{count} ranks have" if count > 1 else "one rank has"
+    there = f"{most} core{'s' * (most > 1)}"
+    fits = count <= most
+    advice = f"set OMP_NUM_THREADS={most // count}" if fits else "start no more ranks than cores there"
     return (
-        f"note: {worst}: {ranks_of} {threads[worst]} threads on {of}, which makes steps several times "
-        f"slower; set OMP_NUM_THREADS={max(1, cores[worst] // own)}."
+        f"note: {worst}: {who} {threads[worst]} threads on {there}, which slows every step; {advice}."
     )
 
 
