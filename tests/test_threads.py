@@ -42,7 +42,8 @@ def test_the_note_names_host_and_what_to_set(name):
 
 def test_of_more_ranks_than_cores_there_are_too_many():
     said = threads.sentence([rank(cores=(0,))] * 3)
-    assert "3 ranks have 3 threads on 1 core," in said and said.endswith("; start no more ranks than cores there.")
+    assert "3 ranks have 3 threads on 1 core," in said
+    assert said.endswith("; start no more ranks than cores there.")
 
 
 def test_ranks_on_a_gpu_may_have_any_number_of_threads(monkeypatch):
