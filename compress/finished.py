@@ -43,8 +43,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def lacking(settings: Config, output_dir: Path) -> str | None:
     """Why a run is not finished; None if it is.
 
-    A file that the configuration names and that has changed since counts too. Raises UserError if the
-    place belongs to another configuration.
+    A change since then of this program or of a file that the configuration names counts too. Raises
+    UserError if the place belongs to another configuration.
     """
     ownership.claim(output_dir, settings)
     found = ownership.figures_found(output_dir)
@@ -56,7 +56,7 @@ def lacking(settings: Config, output_dir: Path) -> str | None:
         return "hits.npz is missing"
     stamp = artefacts.read_json(output_dir / "metrics.json").get("stamp")
     if stamp != ownership.stamp(settings):
-        return "files that the configuration names have changed since"
+        return "files that the configuration names, or this program, have changed since"
     return None
 
 

@@ -46,7 +46,7 @@ def figures(tmp_path, words):
     return write
 
 
-def test_a_finished_run_and_one_that_is_not(tmp_path, words, figures, capsys):
+def test_a_finished_run_and_one_that_is_not(tmp_path, words, figures, capsys, monkeypatch):
     assert finished.main(words()) == finished.TO_DO == 3
     assert capsys.readouterr().out.endswith(
         "run: not finished, there are no figures yet (metrics.json)\n"
@@ -56,6 +56,11 @@ def test_a_finished_run_and_one_that_is_not(tmp_path, words, figures, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'run'}: finished\n"
     figures(stamp="of other files")
     assert finished.main(words()) == 3
+    assert capsys.readouterr().out.endswith("or this program, have changed since\n")
+    figures()
+    with monkeypatch.context() as patch:
+        patch.setattr(artefacts, "FIGURES", artefacts.FIGURES + 1)
+        assert finished.main(words()) == 3, "its figures are made again"
     figures()
     (tmp_path / "run/hits.npz").unlink()
     assert finished.main(words()) == 3

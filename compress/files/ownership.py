@@ -198,7 +198,7 @@ def figures_found(output_dir: Path) -> str | None:
 
 def stamp(config: Config) -> str:
     """A hash that changes with a file that the configuration names (data, models, own loss), and with
-    the code of a method that the run trains with.
+    the code of a method that the run trains with, or of the figures (`artefacts.FIGURES`).
 
     Of files the names, sizes and times only, so that it costs nothing; contents are compared by the run
     itself.
@@ -222,7 +222,7 @@ def stamp(config: Config) -> str:
     kinds = (Vanilla, Magnitude, type(robust.teacher.loss))
     code = [*method_code.of_student(config).items(), *map(method_code.digest, kinds)]
     about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    facts = [artefacts.NUMERICS, *code, *about]
+    facts = [artefacts.NUMERICS, artefacts.FIGURES, *code, *about]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
