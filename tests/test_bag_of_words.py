@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from compress.data import draw
+from compress.errors import UserError
 from compress.stages import bag_of_words
-from compress.stages.bag_of_words import fit, out_of_fold
+from compress.stages.bag_of_words import fit, folds_of, out_of_fold
 from compress.stages.bags import BUCKETS, pair_bags, text_bags
 
 pytestmark = pytest.mark.slow
@@ -68,13 +70,32 @@ def test_overlap_is_learned_though_no_word_tells():
 def test_no_row_is_judged_by_a_classifier_that_saw_it():
     rows, labels = overlapping(60, 2)
     before = out_of_fold(given(rows), labels, 2, 5, 999)
-    fold = np.array_split(np.random.default_rng(0).permutation(60), 5)[3]
+    fold = np.flatnonzero(folds_of(rows, 5) == 3)
+    assert 3 < len(fold) < 25
     other = labels.copy()
     other[fold] = 1 - other[fold]
     after = out_of_fold(given(rows), other, 2, 5, 999)
     np.testing.assert_array_equal(before[fold], after[fold])
     rest = np.setdiff1d(np.arange(60), fold)
     assert not np.isclose(before[rest], after[rest]).all(axis=1).any()
+
+
+def test_samples_with_the_same_features_are_in_one_fold():
+    """Labels drawn at random cannot be known, though each text is there three times with its label."""
+    random = np.random.default_rng(1)
+    texts = [random.integers(0, 5000, 8).astype(np.int32) for _ in range(400)]
+    labels = random.integers(0, 2, 400)
+    places = random.permutation(np.repeat(np.arange(400), 3))
+    p = out_of_fold(given([[texts[i]] for i in places]), labels[places], 2, 5, 9999)
+    assert abs((p.argmax(axis=1) == labels[places]).mean() - 0.5) < 0.1
+    sizes = np.bincount(folds_of([[text] for text in texts], 5), minlength=5)
+    assert sizes.min() > 55
+
+
+def test_a_text_that_is_the_same_everywhere_is_no_bias_model():
+    rows = [[np.array([1, 2], np.int32)]] * 20
+    with pytest.raises(UserError, match="the same in too many of its 20 samples"):
+        out_of_fold(given(rows), np.arange(20) % 2, 2, 5, 99)
 
 
 @pytest.mark.parametrize("folds", [2, 5])
@@ -95,3 +116,11 @@ def test_a_large_set_trains_on_a_part_of_it(monkeypatch):
     rows, labels = overlapping(50, 4)
     assert len(out_of_fold(given(rows), labels, 2, 5, 30)) == 50
     assert sum(count for count, _ in seen) == 4 * 30 and all(a == b for a, b in seen)
+
+
+def test_a_part_of_a_file_whose_labels_alternate_has_both():
+    """In every whole number of rows for one: an even step would see one class alone."""
+    places = draw.evenly(200, 100)
+    assert (np.diff(places) > 0).all() and (places // 2 == np.arange(100)).all()
+    assert 30 < (places % 2).sum() < 70
+    assert draw.evenly(7, 9).tolist() == list(range(7))

@@ -109,7 +109,8 @@ def test_the_encoder_that_comes_with_the_package():
 def test_the_fingerprint_follows_the_content(copied, tiny_model):
     before = encoders.fingerprint(copied)
     assert before == encoders.fingerprint(tiny_model)
-    (copied / "README.md").write_text("not part of the model")
+    for name in ("README.md", "eval_results.json", "trainer_state.json", "training_args.bin"):
+        (copied / name).write_text("not part of the model")
     assert encoders.fingerprint(copied) == before
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         file = copied / name

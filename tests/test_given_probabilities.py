@@ -204,8 +204,8 @@ def test_nothing_is_planned_for_a_teacher_that_is_not_trained(files, tiny_model)
     rows_of = {"train": 80, "dev": 20, "ood_synthetic": 30}
     jtt = [f"{OURS}.loss={json.dumps({'hook': 'jtt', 'first_epochs': 3})}"]
     own, given = (files.load(overrides=[*jtt, *more]) for more in ([], [GIVEN]))
-    assert [need.name for need in First().needs(run_of(own, tiny_model))] == ["teacher"]
-    assert First().needs(run_of(given, tiny_model)) == ()
+    assert [need.name for need in First(3).needs(run_of(own, tiny_model))] == ["teacher"]
+    assert First(3).needs(run_of(given, tiny_model)) == ()
     assert "teacher" in schedule.of_trainings(own, 80)
     assert "teacher" not in schedule.of_trainings(given, 80)
     planned = workload.planned(given, rows_of, ("teacher", "evaluate"))

@@ -3,7 +3,6 @@
 import ast
 import types
 from copy import deepcopy
-from functools import partial
 
 import pytest
 from configs import BASE, ROOT, SPARSE
@@ -19,7 +18,6 @@ from compress.models import encoders, label_order
 from compress.stages import stage, student
 from compress.stages.alpha import Alpha
 from compress.stages.difficulty import Difficulty
-from compress.stages.first import First
 from compress.stages.onnx import Int8Scores
 from compress.stages.partial_encoder import PartialEncoder
 from compress.stages.partial_input import PartialInput
@@ -323,12 +321,17 @@ def test_the_length_belongs_to_the_tokens(tiny_model):
 
 
 def test_the_first_model_of_jtt(keys_of, tiny_model):
-    of = partial(run_of, model=tiny_model)
+    def first(merged):
+        config = build(merged, {})
+        (own,) = (need for need in Student().needs(run_of(config, tiny_model)) if need.name == "first")
+        return stage.key_of(own, run_of(config, tiny_model))
+
     merged = deepcopy(BASE)
     put(merged, f"{OURS}.loss", {"hook": "jtt", "first_epochs": 2})
     other = deepcopy(merged)
     put(other, f"{OURS}.student.epochs", 7)
-    assert stage.key_of(First(), of(build(merged, {}))) == stage.key_of(First(), of(build(other, {})))
+    put(other, f"{OURS}.loss.upweight", 9)
+    assert first(merged) == first(other)
     put(other, f"{OURS}.loss.first_epochs", 1)
     assert changed(keys_of(merged), keys_of(other)) == STUDENT
-    assert stage.key_of(First(), of(build(merged, {}))) != stage.key_of(First(), of(build(other, {})))
+    assert first(merged) != first(other)

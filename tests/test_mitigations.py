@@ -14,6 +14,7 @@ from compress.configuration import config
 from compress.errors import UserError
 from compress.files import artefacts
 from compress.mitigations import MITIGATIONS
+from compress.mitigations.user import UserLoss
 from compress.stages import remaining_work
 from compress.stages.alpha import Candidate, choose, settle, unused
 from compress.stages.stage import key_of
@@ -208,6 +209,9 @@ def test_weights_have_mean_one_and_keep_their_bound():
 def test_a_bound_that_no_weights_keep():
     with pytest.raises(UserError, match=r"loss\.max_weight: 2 cannot be kept"):
         known("weighted", np.array([0.0] * 9 + [1.0]), "robust_compression.loss.max_weight=2")
+    with pytest.raises(UserError, match=r"uncertainty\.alpha: every sample has difficulty 0"):
+        known("weighted", np.zeros(9))
+    assert UserLoss(hook="stage_runs:own_loss").scale(np.zeros(9)) == (1, 1)
 
 
 def test_a_batch_has_the_samples_and_the_scalars():

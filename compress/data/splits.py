@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.configuration.task_schema import OodBlock, TaskBlock
-from compress.data import overlap
+from compress.data import draw, overlap
 from compress.data.rows import Rows
 from compress.data.tasks import Task, groups, ood_set
 from compress.data.texts import Lists, Places, Texts, digests
@@ -212,14 +212,8 @@ def _split(task: Task, labels: tuple[str, ...], name: str, rows: Rows, places: P
 
 
 def _drawn(size: int, limit: int | None) -> Places | None:
-    """At most `limit` of `size` places: a random one of each of `limit` equal intervals; None: all.
-
-    So no share changes, though files are sorted by source, subset or label, or alternate in labels.
-    """
-    if limit is None or limit >= size:
-        return None
-    ends = np.arange(limit + 1) * size // limit
-    return np.random.default_rng(0).integers(ends[:-1], ends[1:])
+    """At most `limit` of `size` places, as `draw.evenly` chooses them; None: all."""
+    return None if limit is None or limit >= size else draw.evenly(size, limit)
 
 
 def save(data: TaskData, folder: Path) -> None:

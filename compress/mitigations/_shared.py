@@ -213,7 +213,10 @@ class Weighting(Mitigation):
         from compress import uncertainty
 
         if not difficulty.any():
-            return UNWEIGHTED
+            raise UserError(
+                "robust_compression.uncertainty.alpha: every sample has difficulty 0 and would weigh "
+                "nothing; raise it."
+            )
         ceiling = uncertainty.ceiling(difficulty, self.max_weight) if self.max_weight else 1.0
         mean = float(difficulty.clip(max=ceiling).mean())
         if not mean:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import UserError
 from compress.mitigations import _function, _sources
 from compress.mitigations._shared import (
+    UNWEIGHTED,
+    Array,
     Floor,
     FromBias,
     FromDifficulty,
@@ -106,6 +108,10 @@ class UserLoss(FromDifficulty, FromBias, Lambda, Smoothing, Gamma, Floor, Weight
                 raise UserError(
                     f"robust_compression.loss.{key}: has no effect: the function '{self.hook}' {why}."
                 )
+
+    def scale(self, difficulty: Array) -> tuple[float, float]:
+        """As of other losses that weight; difficulties of 0 alone are no error: it may not use them."""
+        return super().scale(difficulty) if difficulty.any() else UNWEIGHTED
 
     def refusal(self, why: str) -> UserError:
         """The error of the function; it names the line at which that begins."""

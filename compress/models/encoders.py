@@ -31,6 +31,8 @@ from compress.models import compressed, deferred, directories, label_order, load
 from compress.models.weight_files import WeightFiles
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+LEFT = ("*_results.json", "trainer_state.json", "training_args.bin", "optimizer.bin", "scheduler.bin")
+"""Files that trainers leave beside a model and nothing reads that loads it."""
 TRAINED_LENGTH = "trained_max_length"
 TRAINED_KEEP = "trained_keep_text"
 TRAINED_TEXTS = "trained_texts"
@@ -66,6 +68,8 @@ def fingerprint(path: Path) -> str:
     """SHA-256 of a model directory's configuration, tokenizer and weights; about 2 s a GB, once."""
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()):
+        if any(file.match(pattern) for pattern in LEFT):
+            continue
         if file.suffix in {".json", ".safetensors", ".txt", ".model", ".bin"} and file.is_file():
             digest.update(file.name.encode())
             digest.update(bytes.fromhex(integrity.digest(file)))

@@ -5,6 +5,7 @@ mean of its hashed features' vectors, the bags' vectors side by side go through 
 trained on at most `MOST` samples; the others pass by.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,13 +15,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compress.data import draw
 from compress.data.texts import Places, Texts
+from compress.errors import UserError
 from compress.runtime import parallel
 from compress.stages.bags import BUCKETS, MOST_WORDS, Bags, Features
 
 WIDTH, EPOCHS, BATCH, RATE = 32, 2, 64, 0.1
 MOST = 100_000
-SETTINGS = (BUCKETS, MOST_WORDS, WIDTH, EPOCHS, BATCH, RATE, MOST)
+SETTINGS = (BUCKETS, MOST_WORDS, WIDTH, EPOCHS, BATCH, RATE, MOST, draw.SEED)
 BagsOf = Callable[[Places | None], Iterator[list[Bags]]]
 """Gives the bags of some samples, None: of all, in their order and in blocks."""
 
@@ -33,11 +36,6 @@ def bags_of(texts: Texts, features: Features, processes: int) -> BagsOf:
         return parallel.in_order(features, chosen.blocks(), processes)
 
     return of
-
-
-def spread(count: int, most: int) -> Places:
-    """At most `most` places of `count`, spread evenly."""
-    return np.arange(count) if count <= most else np.arange(most) * count // most
 
 
 @dataclass(frozen=True)
@@ -84,25 +82,39 @@ def out_of_fold(
     """Probabilities [N, C] of every sample by a classifier that was trained on the other folds.
 
     most: samples that the classifiers are trained on together, which bounds time and memory.
+    Raises UserError if all of these have the same features.
     """
-    count, draw = len(labels), np.random.default_rng(0)
-    fold_of = np.empty(count, np.int8)
-    for number, fold in enumerate(np.array_split(draw.permutation(count), folds)):
-        fold_of[fold] = number
-    pool = spread(count, most)
+    count, start = len(labels), 0
+    pool = draw.evenly(count, most)
     rows = [row for block in bags(pool) for row in block]
+    fold_of = folds_of(rows, folds)
+    if (fold_of == fold_of[0]).all():
+        raise UserError(
+            f"train: what a bag of words sees of it is the same in too many of its {count} samples to "
+            "train on some and judge others; take another robust_compression.loss."
+        )
     models = []
     for number in range(folds):
-        others = np.flatnonzero(fold_of[pool] != number)
+        others = np.flatnonzero(fold_of != number)
         models.append(fit([rows[i] for i in others], labels[pool[others]], classes))
-    found, start = np.empty((count, classes), np.float32), 0
+    found = np.empty((count, classes), np.float32)
     for block in bags(None):
+        fold_of = folds_of(block, folds)
         for number, model in enumerate(models):
-            own = np.flatnonzero(fold_of[start : start + len(block)] == number)
+            own = np.flatnonzero(fold_of == number)
             if len(own):
                 found[start + own] = model.predict([block[i] for i in own])
         start += len(block)
     return found
+
+
+def folds_of(rows: Sequence[Bags], folds: int) -> NDArray[np.int8]:
+    """The fold of each sample [B]; that of samples with the same features is the same.
+
+    A claim is often that of several samples, with one label, which a model of the others would only
+    remember.
+    """
+    return np.array([zlib.crc32(np.concatenate(row).tobytes()) % folds for row in rows], np.int8)
 
 
 def _flat(bags: Bags) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,10 @@ The labels are those of training samples that the model was not trained on.
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.stages.bag_of_words import spread
+from compress.data import draw
 
 MOST = 100_000
-"""Samples that the exponent is fitted on, spread evenly."""
+"""Samples that the exponent is fitted on."""
 HIGHEST, HALVINGS = 20.0, 40
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -22,7 +22,7 @@ def exponent(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -
     cross-entropy is convex in 1/T: its slope, the mean of log p under the model less log p of the gold
     label, is brought to 0 by bisection.
     """
-    places = spread(len(labels), MOST)
+    places = draw.evenly(len(labels), MOST)
     logs = np.log(np.maximum(np.asarray(probabilities[places], np.float64), TINY))
     gold = logs[np.arange(len(places)), labels[places]]
 
@@ -43,5 +43,5 @@ def exponent(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -
 
 def accuracy(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
     """Share of the samples whose likeliest class is the label, of `MOST` at most; as `exponent`."""
-    places = spread(len(labels), MOST)
+    places = draw.evenly(len(labels), MOST)
     return float((probabilities[places].argmax(axis=1) == labels[places]).mean())

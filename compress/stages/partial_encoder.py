@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.data import draw
 from compress.data.columns import Columns
 from compress.errors import UserError
 from compress.stages.context import Context
@@ -51,15 +52,15 @@ class PartialEncoder(EncoderBias):
         for number in range(FOLDS):
             others, judged = np.flatnonzero(folds != number), np.flatnonzero(folds == number)
             if len(judged):
-                yield others[:: -(-len(others) // MOST)], judged
+                yield others[draw.evenly(len(others), MOST)], judged
 
     def sizes(self, count: int) -> list[int]:
         """About so many in each fold."""
         return [min(MOST, count * (FOLDS - 1) // FOLDS)] * FOLDS
 
     def settings(self) -> dict[str, int]:
-        """Folds, epochs and samples."""
-        return {"folds": FOLDS, "epochs": EPOCHS, "samples": MOST}
+        """Folds, epochs and samples, and how these are drawn."""
+        return {"folds": FOLDS, "epochs": EPOCHS, "samples": MOST, "draw": draw.SEED}
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
         """The one text in the encoder's tokens."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.data import draw
 from compress.data.splits import Split
 from compress.runtime import parallel
 from compress.stages import bag_of_words, bags
@@ -59,7 +60,7 @@ def classify(
 ) -> NDArray[np.int64]:
     """Train on the features of the training samples; the predicted classes [N] of the test samples."""
     known, asked = (bag_of_words.bags_of(s.texts, features, processes) for s in (train, test))
-    places = bag_of_words.spread(len(train), bag_of_words.MOST)
+    places = draw.evenly(len(train), bag_of_words.MOST)
     rows = [row for block in known(places) for row in block]
     model = bag_of_words.fit(rows, train.labels[places], classes)
     return np.concatenate([model.predict(block).argmax(axis=1) for block in asked(None)])

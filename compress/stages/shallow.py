@@ -20,7 +20,7 @@ from compress.stages.stage import Fill, Stage
 from compress.stages.workspace import Artefact
 
 FOLDS, MOST = 5, 62_500
-"""So each classifier is trained on at most 50,000 samples."""
+"""So each classifier is trained on about 50,000 samples at most."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Shallow(Stage[Context]):
         """The training set alone, whatever the seed."""
         settings = [*bag_of_words.SETTINGS, FOLDS, MOST]
         text = {"text": run.data.task.partial} if self.partial else {}
-        return {"train": run.data.fingerprint("train"), "settings": settings, "gives": "[N, C]", **text}
+        gives = {"gives": "[N, C]", "folds": "by features"}
+        return {"train": run.data.fingerprint("train"), "settings": settings, **gives, **text}
 
     def make(self, run: Context, made: Mapping[str, Artefact]) -> Fill:
         """Train on the other folds, predict."""

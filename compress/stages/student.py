@@ -106,8 +106,8 @@ class Student(Stage[Context]):
             needs.append(Shallow())
         elif robust.difficulty_used and (robust.loss.user_code is None or _has_difficulty(run)):
             needs.append(Difficulty())
-        if robust.loss.uses("mistakes"):
-            needs.append(First())
+        if (epochs := robust.loss.first_model_epochs) is not None:
+            needs.append(First(epochs))
         return (*needs, *(stage for stage in bias.needed(robust.loss) if stage not in needs))
 
     def optional(self, run: Context) -> tuple[Stage, ...]:
