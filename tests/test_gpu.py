@@ -26,10 +26,17 @@ pytestmark = [
 ]
 COMBINED = str(ROOT / "ds_configs/compression/heads20_rows50_imp40.json")
 PRECISIONS = {"fp32": [], "bf16": ['bf16={"enabled": true}'], "fp16": ['fp16={"enabled": true}']}
+
+
+def stages(precision):
+    """fp16 is refused at stage 0."""
+    return (1, 2, 3) if precision == "fp16" else (0, 2, 3)
+
+
 SPECS = [
     {"name": f"{precision}-zero{stage}", "files": [COMBINED], "stage": stage, "set": settings}
     for precision, settings in PRECISIONS.items()
-    for stage in (0, 2, 3)
+    for stage in stages(precision)
 ]
 OFTEN = 'robust_compression.checkpoint={"every_steps": 3, "every_minutes": null}'
 RESUMED = [
@@ -87,7 +94,7 @@ def test_mitigations_train_on_the_gpu(students, spec):
 def test_zero_stages_agree(students, precision):
     runs = [
         json.loads((students / f"{precision}-zero{stage}/rank0.json").read_text())["losses"]
-        for stage in (0, 2, 3)
+        for stage in stages(precision)
     ]
     tolerance = 1e-3 if precision == "fp32" else 0.1
     for other in runs[1:]:
