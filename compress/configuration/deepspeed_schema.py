@@ -224,7 +224,7 @@ class Autocast(Block):
     enabled: bool
     """Whether the block takes effect; at every ZeRO stage, on a CPU too."""
     dtype: Literal["bfloat16", "float16"] | None = None
-    """Number type of matrix products. Absent: bfloat16, on every device."""
+    """Number type of matrix products; float16 under ZeRO 0 only. Absent: bfloat16, on every device."""
 
 
 class FileMonitor(Block):
