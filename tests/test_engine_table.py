@@ -125,7 +125,8 @@ REFUSED = [
     (3, ['bf16={"enabled":true,"check_grad_overflow":true}'], "never checks"),
     (0, ['bf16={"enabled":true,"check_grad_overflow":false}'], "always checks"),
     (2, ['fp16={"enabled":true,"loss_scale":128,"loss_scale_window":5}'], "is fixed"),
-    (0, ['fp16={"enabled":true,"hysteresis":3}'], "under ZeRO stage 0"),
+    (0, ['fp16={"enabled":true}'], "set zero_optimization.stage to 1"),
+    (2, ['fp16={"enabled":false,"hysteresis":3}'], "while fp16.enabled is false"),
     (
         2,
         ['torch_autocast={"enabled":true,"dtype":"bfloat16"}', "communication_data_type=fp16"],
@@ -137,6 +138,10 @@ REFUSED = [
         "contradicts bf16",
     ),
     (2, ['torch_autocast={"enabled":true}', 'fp16={"enabled":true}'], "contradicts fp16"),
+    *(
+        (n, ['torch_autocast={"enabled":true,"dtype":"float16"}'], "zero_optimization.stage to 0")
+        for n in (1, 2, 3)
+    ),
     (2, ['tensorboard={"enabled":false,"job_name":"x"}'], "while tensorboard.enabled is false"),
     (2, ['wandb={"enabled":false,"project":"x"}'], "while wandb.enabled is false"),
     (2, ["zero_optimization.reduce_bucket_size=1"], "greater than or equal to 2"),
@@ -158,8 +163,12 @@ TAKEN = [
     (1, ["zero_optimization.use_multi_rank_bucket_allreduce=false"]),
     (2, ["zero_optimization.round_robin_gradients=true"]),
     (2, ['bf16={"enabled":true,"check_grad_overflow":false}']),
+    (0, ['fp16={"enabled":false}']),
+    (1, ['fp16={"enabled":true}']),
     (2, ['fp16={"enabled":true,"loss_scale":0,"hysteresis":3}']),
     (0, ["communication_data_type=bf16", 'torch_autocast={"enabled":true}']),
+    (0, ['torch_autocast={"enabled":true,"dtype":"float16"}']),
+    (2, ['torch_autocast={"enabled":true,"dtype":"bfloat16"}']),
     (
         3,
         ["zero_optimization.stage3_max_live_parameters=1e9", "zero_optimization.sub_group_size=1e9"],

@@ -1,7 +1,10 @@
 """The precision that is chosen, what it stands for, and that nothing else changes with it."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from configs import SPARSE, Files
@@ -11,6 +14,7 @@ from transformers import AlbertConfig, AlbertForSequenceClassification
 from compress.configuration import machine, precision, used_keys
 from compress.errors import UserError
 from compress.files import ownership
+from compress.stages import parity, student_export
 from compress.training import engine, finite
 
 KEY = "robust_compression.precision"
@@ -143,6 +147,43 @@ def test_an_architecture_that_cannot_checkpoint_is_told():
     )
     with pytest.raises(UserError, match="activation_checkpointing: AlbertForSequenceClassification"):
         engine.check_checkpointing(model)
+
+
+@pytest.fixture
+def tf32():
+    """As `run` sets it for a run whose precision is tf32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("part", ["write", "parity"])
+def test_an_export_computes_without_tf32_and_what_follows_with_it(
+    tf32, tmp_path, monkeypatch, part, fails
+):
+    """What follows: scores, and the training of the student that `evaluation.baseline` asks for."""
+    seen = []
+
+    def logits(*_):
+        seen.append(torch.get_float32_matmul_precision())
+        if fails:
+            raise UserError("it does not")
+        return np.zeros((1, 2))
+
+    monkeypatch.setattr(student_export.Trained, "_stream", lambda *_: None)
+    monkeypatch.setattr(student_export.Trained, "_expected", logits)
+    monkeypatch.setattr(parity, "logits", logits)
+    settings = SimpleNamespace(deepspeed=SimpleNamespace(low_precision=False))
+    dev = SimpleNamespace(head=lambda count: None)
+    run = SimpleNamespace(config=settings, columns={"dev": dev}, device=None)
+    with pytest.raises(UserError) if fails else nullcontext():
+        if part == "write":
+            student_export.Trained(None, None, [], None).write(run, tmp_path)
+        else:
+            student_export.Written(tmp_path, None, np.zeros((1, 2))).parity(run, tmp_path)
+    assert seen == ["highest"] and torch.get_float32_matmul_precision() == "high"
 
 
 # Runs

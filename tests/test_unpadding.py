@@ -1,5 +1,7 @@
 """Training without padding: loss and gradient of the padded model, and batches by tokens."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -112,8 +114,31 @@ def test_attention_of_variable_lengths_gets_each_sample_by_itself(monkeypatch):
     expected, _ = unpadding.attention(None, q, k, v, None, layout_)
     states = [each.transpose(1, 2) for each in (q, k, v)]
     torch.testing.assert_close(unpadding._of_variable_length(states, layout_), expected[0])
-    assert unpadding._kernel_takes(q, 8**-0.5) and unpadding._kernel_takes(q, None)
-    assert not unpadding._kernel_takes(q, 1.0) and not unpadding._kernel_takes(q[..., :6], None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "size", "kind", "scale", "expected"),
+    [
+        ((8, 0), 8, torch.bfloat16, None, True),
+        ((8, 0), 64, torch.float16, 64**-0.5, True),
+        ((9, 0), 256, torch.bfloat16, None, True),
+        ((7, 5), 64, torch.float16, None, False),
+        ((9, 0), 264, torch.bfloat16, None, False),
+        ((9, 0), 6, torch.bfloat16, None, False),
+        ((9, 0), 64, torch.bfloat16, 1.0, False),
+        ((9, 0), 64, torch.float32, None, False),
+        (None, 64, torch.bfloat16, None, False),
+    ],
+)
+def test_the_kernel_is_asked_for_what_it_computes_alone(
+    monkeypatch, capability, size, kind, scale, expected
+):
+    """Flash attention of torch: from compute capability 8.0 on, heads of up to 256; None: the CPU."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    query = SimpleNamespace(
+        is_cuda=capability is not None, device=0, dtype=kind, shape=torch.Size((1, 4, 9, size))
+    )
+    assert unpadding._kernel_takes(query, scale) == expected
 
 
 def by_samples(query, key, value, starts, ends, longest, _):

@@ -205,7 +205,7 @@ class FP16(Block):
     """float16 parameters with loss scaling."""
 
     enabled: bool
-    """Whether the block takes effect; at every ZeRO stage, on a device that computes in float16."""
+    """Whether the block takes effect; under ZeRO 1 to 3, on a device that computes in float16."""
     loss_scale: NonNegative | None = None
     """A fixed scale of the loss; 0: the scale follows the gradients."""
     initial_scale_power: Annotated[int, Field(ge=0, le=127)] | None = None
@@ -213,7 +213,7 @@ class FP16(Block):
     loss_scale_window: Count | None = None
     """With loss_scale 0: steps without overflow before the scale rises."""
     hysteresis: Count | None = None
-    """With loss_scale 0, under ZeRO 1 to 3: overflows before the scale falls."""
+    """With loss_scale 0: overflows before the scale falls."""
     min_loss_scale: Count | None = None
     """With loss_scale 0: the smallest scale."""
 
@@ -224,7 +224,7 @@ class Autocast(Block):
     enabled: bool
     """Whether the block takes effect; at every ZeRO stage, on a CPU too."""
     dtype: Literal["bfloat16", "float16"] | None = None
-    """Number type of matrix products. Absent: bfloat16, on every device."""
+    """Number type of matrix products; float16 under ZeRO 0 only. Absent: bfloat16, on every device."""
 
 
 class FileMonitor(Block):

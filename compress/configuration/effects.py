@@ -8,7 +8,7 @@ from compress.compression.settings import CompressionTraining
 from compress.configuration import engine_table
 from compress.configuration.deepspeed_schema import WarmupParams
 from compress.configuration.merge import Merge, further
-from compress.configuration.robust_schema import Root
+from compress.configuration.robust_schema import RobustCompression, Root
 from compress.errors import UserError
 
 UNTAKEN = {
@@ -207,14 +207,23 @@ def _epochs(root: Root, merge: Merge) -> Cases:
         yield "robust_compression.epochs", f"has no effect: {names} replace it for every training"
 
 
+def _difficulty(robust: RobustCompression) -> bool:
+    """Whether sub-networks for a difficulty are, or may be, pruned."""
+    return robust.loss.user_code is not None or robust.loss.uses("difficulty")
+
+
+def native_zeros(robust: RobustCompression, blocks: CompressionTraining) -> bool:
+    """Whether our own masks hold weights at 0."""
+    held = any(not block.learned for block in blocks.pruning) or _difficulty(robust)
+    return robust.masks == "native" and held
+
+
 def _masks(root: Root, blocks: CompressionTraining) -> Cases:
     """What takes the weights that are held at 0, or their gradients, out of reach."""
     robust, zero = root.robust_compression, root.zero_optimization
-    difficulty = robust.loss.user_code is not None or robust.loss.uses("difficulty")
-    held = any(not block.learned for block in blocks.pruning) or difficulty
-    if not (blocks.active or difficulty):
+    if not (blocks.active or _difficulty(robust)):
         yield "robust_compression.masks", "has no effect: nothing is pruned and no layers go"
-    if robust.masks != "native" or not held:
+    if not native_zeros(robust, blocks):
         return
     optimizer, parameters = zero.offload_optimizer, zero.offload_param
     for key, block in (("offload_optimizer", optimizer), ("offload_param", parameters)):

@@ -23,6 +23,8 @@ from compress.models import architectures
 NAME = "without_padding"
 PLACES, STARTS = "real_places", "starts"
 HALF = (torch.float16, torch.bfloat16)
+CAPABILITY, LARGEST_HEAD = (8, 0), 256
+"""Of torch's flash attention: the first compute capability with it, and the largest size of heads."""
 
 
 def arrays(lengths: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
@@ -162,8 +164,7 @@ def attention(
     flat = [states.transpose(1, 2) for states in (query, key, value)]
     partial = getattr(module, "is_causal", False) or how.get("sliding_window") is not None
     grouped = query.shape[1] != key.shape[1]
-    fast = query.is_cuda and query.dtype in HALF and not dropout and _kernel_takes(query, scale)
-    if fast and not partial and not grouped:
+    if _kernel_takes(query, scale) and not (dropout or partial or grouped):
         return _of_variable_length(flat, layout)[None], None
     q, k, v = (layout.padded(states).transpose(1, 2) for states in flat)
     if not partial:
@@ -173,9 +174,12 @@ def attention(
 
 
 def _kernel_takes(query: Tensor, scale: float | None) -> bool:
-    """Whether torch's kernel computes attention with this size of heads D and this scale."""
+    """Whether torch's flash attention takes this device, type, size of heads D and scale."""
+    if not query.is_cuda or torch.cuda.get_device_capability(query.device) < CAPABILITY:
+        return False
     size = query.shape[-1]
-    return size % 8 == 0 and scale in (None, size**-0.5)
+    fits = size % 8 == 0 and size <= LARGEST_HEAD
+    return query.dtype in HALF and fits and scale in (None, size**-0.5)
 
 
 def _of_variable_length(states: list[Tensor], layout: Layout) -> Tensor:

@@ -9,6 +9,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from compress.configuration import effects
 from compress.configuration.config import Config
 from compress.errors import UserError
 from compress.runtime import cgroups, ranks
@@ -145,7 +146,10 @@ def _partition(config: Config) -> list[str]:
         advice.append("set zero_optimization.stage to 3")
     on_gpu = torch.accelerator.current_accelerator() is not None
     if on_gpu and zero.offload_optimizer is None and zero.stage > 0:
-        advice.append('set zero_optimization.offload_optimizer to {"device": "cpu"}')
+        clips = config.deepspeed.gradient_clipping and zero.stage < 3
+        refused = clips and effects.native_zeros(config.robust, config.compression)
+        also = "zero_optimization.stage to 3 and " if refused else ""
+        advice.append(f'set {also}zero_optimization.offload_optimizer to {{"device": "cpu"}}')
     return advice
 
 

@@ -31,6 +31,17 @@ do nothing by itself, if `timeout` is less: it waits for files of other hosts an
 STOPPED = 10.0
 """Seconds between two looks after which this process was stopped, as others (Slurm's suspend)."""
 COLLECTIVE = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
+WAITING = (
+    "compress/runtime/ranks.py",
+    "compress/runtime/agreement.py",
+    "compress/training/finite.py",
+    "compress/training/window.py",
+    "compress/compression/native/",
+    "compress/scoring/split_pass.py",
+    "deepspeed/runtime/",
+)
+"""Where a rank reads what a collective gives. With NCCL it waits for the others there: the collective
+itself returns at once."""
 PREFIX = "robust_compression"
 _state: dict[str, Any] = {"depth": 0, "beat": 0.0, "timeout": None, "store": None}
 
@@ -132,7 +143,8 @@ def _place(frame: FrameType | None) -> dict[str, Any]:
     """Where the main thread is: the innermost line, and whether it waits for other ranks."""
     if frame is None:
         return {"at": "its end", "waits": False}
-    at, waits = f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}", False
+    file = Path(frame.f_code.co_filename)
+    at, waits = f"{file.name}, line {frame.f_lineno}", any(part in file.as_posix() for part in WAITING)
     while frame is not None:
         waits = waits or any(part in frame.f_code.co_filename for part in COLLECTIVE)
         frame = frame.f_back

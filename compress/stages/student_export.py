@@ -5,7 +5,8 @@ is compared with the weights of full size in float32, 0 where pruned, written fo
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -28,6 +29,17 @@ from compress.training.gathering import Portion
 from compress.training.trainer import Trainer
 
 
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Context without TF32, which the configuration or the environment may have switched on."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @dataclass(frozen=True)
 class Written:
     """Weights of a finished training; expected: the engine's logits [N, C] on the first dev samples.
@@ -43,11 +55,12 @@ class Written:
         """See `parity.difference`; model: the exported directory. On the main rank alone."""
         dev = run.columns["dev"].head(parity.SAMPLES)
         expected = self.expected
-        if expected is None:
-            assert self.reference is not None, "something is compared with"
-            expected = parity.logits(self.reference, dev, run.device)
-            shutil.rmtree(self.reference, ignore_errors=True)
-        return parity.difference(model, expected, dev, run.device)
+        with _full_float32():
+            if expected is None:
+                assert self.reference is not None, "something is compared with"
+                expected = parity.logits(self.reference, dev, run.device)
+                shutil.rmtree(self.reference, ignore_errors=True)
+            return parity.difference(model, expected, dev, run.device)
 
 
 @dataclass(frozen=True)
@@ -61,11 +74,11 @@ class Trained:
 
     def write(self, run: Context, folder: Path) -> Written:
         """Write the weights, and find what they are compared with; all ranks."""
-        torch.set_float32_matmul_precision("highest")  # TF32, if the environment switched it on
         weights = folder / "weights"
         reference = folder / "reference" if run.config.deepspeed.low_precision else None
         self._stream(weights, reference)
-        return Written(weights, reference, self._expected(run) if reference is None else None)
+        with _full_float32():
+            return Written(weights, reference, self._expected(run) if reference is None else None)
 
     def _stream(self, weights: Path, reference: Path | None) -> None:
         """Write what the masks leave into `weights`, and the uncut weights into `reference`."""

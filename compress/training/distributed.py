@@ -18,7 +18,8 @@ from compress.training.monitor import quieten
 LATER = 30.0
 """Seconds after the watchdog that a collective fails by itself."""
 LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
-"""Where DeepSpeed's engine reads the number of its device; it wants the two to agree."""
+"""Where DeepSpeed reads the number of its device, for the process group and in the engine, which wants
+the two to agree."""
 
 
 def start(
@@ -43,6 +44,10 @@ def start(
     if not launch.launcher:
         launch = Launch("train.py", address=launchers.LOCAL, port=launchers.free_port())
     os.environ.update(launch.variables())
+    accelerator = get_accelerator()
+    on_cpu = accelerator.device_name() == "cpu"
+    if not on_cpu and accelerator.device_count() == 1:  # Slurm may show each task its own GPU only
+        os.environ.update({name: "0" for name in LOCAL_RANKS if name in os.environ})
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout + LATER))
@@ -55,11 +60,8 @@ def start(
     watchdog.start(timeout)
     if ranks.is_main():
         deepspeed.utils.logger.setLevel(log_level)
-    accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
+    if on_cpu:
         return torch.device("cpu")
-    if accelerator.device_count() == 1:  # Slurm may show each task its own GPU only
-        os.environ.update({name: "0" for name in LOCAL_RANKS if name in os.environ})
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     return torch.device(accelerator.current_device_name())
 

@@ -6,7 +6,7 @@ reads it wrongly (upstream issue #8474). Here each rank writes the part of maste
 states that it owns (`compress.training.shards`), and reads the part that it owns then.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -124,7 +124,24 @@ def _load_optimizer(
             part = own[key].view(-1).narrow(0, position, shard.length)
             part.copy_(pieces[name].read(shard.start, shard.length))
         for key, value in state["optimizer_scalars"].items():
-            own[key] = value.clone() if isinstance(value, Tensor) else value
+            own[key] = _placed(key, value, flat.device, state["groups"])
+
+
+def _placed(
+    key: str,
+    value: Any,  # noqa: ANN401  a Tensor or a number
+    device: torch.device,
+    groups: Sequence[Mapping[str, Any]],
+) -> Any:  # noqa: ANN401
+    """A state without an entry for each weight, where torch's `Optimizer.load_state_dict` has it.
+
+    That is the parameter's device, but for `step`, which only fused and capturable optimisers have
+    there. groups: settings of the optimiser's groups, as they are put back.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    aside = key == "step" and not any(g.get("fused") or g.get("capturable") for g in groups)
+    return value.to("cpu" if aside else device, copy=True)
 
 
 def _scalers(engine: DeepSpeedEngine) -> list[Any]:

@@ -120,3 +120,9 @@ def left_out(config: Config) -> bool:
     offload = engine.zero_optimization.offload_optimizer
     far = offload is not None and offload.device == "nvme"
     return bool(half or asked or scaled or far)
+
+
+def copied(config: Config, device: torch.device) -> bool:
+    """Whether gradients are copied from the device to the CPU: DeepSpeed does not wait for the last."""
+    offload = config.deepspeed.zero_optimization.offload_optimizer
+    return device.type != "cpu" and offload is not None and offload.device != "none"

@@ -132,6 +132,7 @@ class Trainer:
         torch.manual_seed(self.seed + 1 + ranks.rank())
         parts = shards.trained(self.engine)
         self._finite = finite.FiniteCheck([] if finite.left_out(config) else parts.values())
+        self._copied = finite.copied(config, self.device)
         self._batches: tuple[int, Sequence[Indices]] = (-1, [])
         self._feed = Feed(self._made, self.total_steps)
         pinned, free = self.device.type == "cuda", config.robust.padding_free
@@ -276,6 +277,8 @@ class Trainer:
 
     def _before_step(self) -> None:
         """Look at losses and gradients; then the methods may change the gradients."""
+        if self._copied:
+            get_accelerator().synchronize()
         if self._finite.failed():
             self.training.saver.complete()
             hook = next((m.user_code for m in self.training.methods if m.user_code), None)
