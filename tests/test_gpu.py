@@ -33,16 +33,34 @@ def stages(precision):
     return (1, 2, 3) if precision == "fp16" else (0, 2, 3)
 
 
+RATE = "optimizer.params.lr=5e-4"
 SPECS = [
-    {"name": f"{precision}-zero{stage}", "files": [COMBINED], "stage": stage, "set": settings}
+    {"name": f"{precision}-zero{stage}", "files": [COMBINED], "stage": stage, "moved": True}
+    | {"set": [RATE, *settings]}
     for precision, settings in PRECISIONS.items()
     for stage in stages(precision)
 ]
 OFTEN = 'robust_compression.checkpoint={"every_steps": 3, "every_minutes": null}'
-RESUMED = [
-    {"name": f"resumed-zero{stage}", "files": [COMBINED], "stage": stage, "set": [OFTEN]}
-    | {"broken_at": 5}
-    for stage in (0, 2, 3)
+UNCLIPPED = "gradient_clipping=0"
+OFFLOADED = 'zero_optimization.offload_optimizer={"device": "cpu", "pin_memory": true}'
+RESUMED = {
+    **{f"resumed-zero{stage}": (f"fp32-zero{stage}", stage, []) for stage in (0, 2, 3)},
+    "offloaded-zero2": ("unclipped-zero2", 2, [UNCLIPPED, OFFLOADED]),
+}
+"""Trainings that are broken off -> the same ones that are not, ZeRO stage, settings."""
+SPECS_RESUMED = [
+    {
+        "name": "unclipped-zero2",
+        "files": [COMBINED],
+        "stage": 2,
+        "set": [RATE, UNCLIPPED],
+        "moved": True,
+    }
+]
+SPECS_RESUMED += [
+    {"name": name, "files": [COMBINED], "stage": stage, "set": [RATE, OFTEN, *settings]}
+    | {"moved": True, "broken_at": 5}
+    for name, (_, stage, settings) in RESUMED.items()
 ]
 LOSSES = {"focal": ["gradient_accumulation_steps=2"], "jtt": [], "rmc_plus": ['bf16={"enabled": true}']}
 SPECS_BY_LOSS = [
@@ -70,7 +88,7 @@ def students(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     driver = str(ROOT / "tests/drivers/compress_all.py")
     model = str(ROOT / "compress/synthetic/encoder")
-    done = on_gpu(driver, str(folder), model, json.dumps([*SPECS, *RESUMED, *SPECS_BY_LOSS]))
+    done = on_gpu(driver, str(folder), model, json.dumps([*SPECS, *SPECS_RESUMED, *SPECS_BY_LOSS]))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -85,32 +103,39 @@ def test_masked_and_exported_model_agree(students, spec):
 
 @pytest.mark.parametrize("spec", SPECS_BY_LOSS, ids=lambda spec: spec["name"])
 def test_mitigations_train_on_the_gpu(students, spec):
-    values = json.loads((students / spec["name"] / "rank0.json").read_text())["losses"]
+    values = read(students, spec["name"])["losses"]
     assert len(values) >= 8 and np.isfinite(values).all()
     assert json.loads((students / spec["name"] / "student/student.json").read_text())["parity"] <= 1e-5
 
 
+def read(students, name):
+    return json.loads((students / name / "rank0.json").read_text())
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_zero_stages_agree(students, precision):
-    runs = [
-        json.loads((students / f"{precision}-zero{stage}/rank0.json").read_text())["losses"]
-        for stage in stages(precision)
-    ]
-    tolerance = 1e-3 if precision == "fp32" else 0.1
-    for other in runs[1:]:
-        np.testing.assert_allclose(other, runs[0], rtol=tolerance)
+    """In the losses, and in how far the weights have moved, which depends on the gradients more."""
+    first, *others = (read(students, f"{precision}-zero{stage}") for stage in stages(precision))
+    tolerance = 1e-2 if precision == "fp32" else 0.1
+    for other in others:
+        np.testing.assert_allclose(other["losses"], first["losses"], rtol=tolerance)
+        assert other["moved"] == pytest.approx(first["moved"], rel=0.05)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_a_broken_training_goes_on(students, stage):
-    """With torch's fused AdamW, whose states are on the GPU; steps 4 and 5 are taken twice."""
-    names = f"resumed-zero{stage}", f"fp32-zero{stage}"
-    found, whole = (json.loads((students / name / "rank0.json").read_text()) for name in names)
-    losses = found["losses"]
-    np.testing.assert_allclose(losses[:3] + losses[5:], whole["losses"], rtol=1e-3)
-    assert found["weights"].keys() == whole["weights"].keys()
-    for name, value in whole["weights"].items():
-        assert found["weights"][name] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.2), ("fp16", 0.05)])
+def test_weights_move_as_far_as_in_fp32(students, precision, tolerance):
+    """Gradients in fp16 that are 65,536 times too small make 13 %; rounding to bf16 makes 11 %."""
+    expected = read(students, "fp32-zero2")["moved"]
+    assert read(students, f"{precision}-zero2")["moved"] == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_broken_training_goes_on(students, name):
+    """With torch's fused AdamW, whose states are on the GPU, or offloaded; steps 4 and 5 come twice."""
+    found, whole = read(students, name), read(students, RESUMED[name][0])
+    losses = found["losses"][:3] + found["losses"][5:]
+    np.testing.assert_allclose(losses, whole["losses"], rtol=1e-2)
+    assert found["moved"] == pytest.approx(whole["moved"], rel=0.02)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])

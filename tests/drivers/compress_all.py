@@ -4,8 +4,9 @@
 
 SPECS is a JSON list of {"name", "files": [compression, ...], "stage", "set": [...], "mitigation",
 "trained": whether the teacher is trained too, "difficulty": whether the sub-networks are trained too,
-"broken_at": a step at which the student's training fails once, and is continued}. The run directory of
-a student is OUTPUT/<name>; every rank writes OUTPUT/<name>/rank<r>.json.
+"broken_at": a step at which the student's training fails once, and is continued, "moved": whether to
+measure how far it is from the teacher that it starts from, with all layers}. The run directory of a
+student is OUTPUT/<name>; every rank writes OUTPUT/<name>/rank<r>.json.
 """
 
 import functools
@@ -127,11 +128,23 @@ def one(spec: dict, output: Path, model: str, device: torch.device) -> None:
     if ranks.is_main():
         digests = {name: float(v.double().abs().sum()) for name, v in _weights(made).items()}
     values = {"losses": recorder.losses, "weights": digests}
+    if spec.get("moved") and ranks.is_main():
+        values["moved"] = _moved(made, find(Teacher(), here))
     artefacts.write_json(output / spec["name"] / f"rank{ranks.rank()}.json", values)
 
 
 def _weights(made: Artefact) -> dict[str, torch.Tensor]:
     return encoders.load_compressed(made.path / "model").state_dict()
+
+
+def _moved(made: Artefact, start: Artefact) -> float:
+    """Distance between two models, without the tensors that were cut and the weights that are 0."""
+    first, last = (
+        {name: v.double() for name, v in _weights(each).items() if v.is_floating_point()}
+        for each in (start, made)
+    )
+    whole = [name for name, v in last.items() if v.shape == first[name].shape]
+    return sum(float(((last[n] - first[n])[last[n] != 0] ** 2).sum()) for n in whole) ** 0.5
 
 
 def main() -> None:
