@@ -25,7 +25,12 @@ def percent(figures: Figures) -> str:
 
 
 def number(found: Estimate, digits: int, factor: float = 1, value: str | None = None) -> str:
-    """`mean ± sd [low, high]`; the standard deviation only with several seeds. value: of the mean."""
+    """`mean ± sd [low, high]`; the standard deviation only with several seeds. value: of the mean.
+
+    `NONE` where the mean is unknown.
+    """
+    if np.isnan(found.value):
+        return NONE
     mean, sd, low, high = (
         "" if x is None else fixed(factor * x, digits)
         for x in (found.value, found.sd, found.low, found.high)
