@@ -151,6 +151,17 @@ def test_a_run_with_another_difficulty_is_named(runs):
         result_rows.collect(runs)
 
 
+def test_a_run_whose_teacher_was_made_again_is_named(runs):
+    """Its key is the same, what it gets right is not."""
+    finish(runs[3], teacher={"dev": 0.9, "ood_sym1": 0.5})
+    with pytest.raises(
+        UserError,
+        match=r"imp60-rmc-seed1: its teacher's ood_sym1 outcomes are not those of fever/imp40-vanilla-"
+        r"seed1, .*; delete metrics.json of every run of fever with seed 1 and run the study again\.$",
+    ):
+        result_rows.collect(runs)
+
+
 def test_a_run_without_a_difficulty_stands_beside_those_with_one(runs):
     """What the difficulty tells comes from a run that has it."""
     nothing = {"easy_hard": {"agreement": None}, "difficulty": None, "seconds": {"teacher": 1.0}}

@@ -76,6 +76,7 @@ def collect(runs: Iterable[Run]) -> list[Row]:
                     f"{run.output_dir}: has another {what} than {name} (its data, model or settings "
                     "have changed); delete one of them and run the study again."
                 )
+    _check_teachers((run, arrays) for run, _, arrays in read)
     teachers = {  # a run that has a difficulty before one that has none
         tuple(shared): name
         for what in ("teacher", "difficulty")
@@ -87,6 +88,26 @@ def collect(runs: Iterable[Run]) -> list[Row]:
             rows += _model(run, metrics, arrays, "teacher")
         rows += _model(run, metrics, arrays, "student")
     return rows
+
+
+def _check_teachers(read: Iterable[tuple[Run, Mapping[str, NDArray[Any]]]]) -> None:
+    """Raise UserError if runs of one task, seed and teacher were not compared with the same weights.
+
+    The key of a teacher that was deleted and made again is the same, what it gets right may not be.
+    Sets of other sizes are left to `comparable.sizes`.
+    """
+    first: dict[tuple[str, int, str, str], tuple[NDArray[Any], str]] = {}
+    for run, arrays in read:
+        for key in [key for key in arrays if key.startswith("teacher/")]:
+            known = (run.task, run.seed, run.teacher, key)
+            expected, name = first.setdefault(known, (arrays[key], run.name))
+            if len(arrays[key]) == len(expected) and (arrays[key] != expected).any():
+                raise UserError(
+                    f"{run.output_dir}: its teacher's {key.partition('/')[2]} outcomes are not those of "
+                    f"{name}, so the teacher has been made again in between and came out otherwise; "
+                    f"delete metrics.json of every run of {run.task} with seed {run.seed} and run the "
+                    "study again."
+                )
 
 
 def _files(run: Run) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
