@@ -70,6 +70,38 @@ def test_a_teacher_of_another_loss_is_named_beside_f_bias(loss, tiny_model):
     assert [said in note for note in notes].count(True) == (loss == "poe")
 
 
+def test_the_student_with_the_plain_loss_is_judged_too(tiny_model):
+    """Teacher and student get dev right; the plain student has one class."""
+    made = run_of(build(BASE, {}), tiny_model)
+    right = np.log(np.where(np.eye(2)[made.data.dev.labels] > 0, 0.9, 0.1))
+    ood = {name: np.log([[0.9, 0.1]] * len(split)) for name, split in made.data.ood.items()}
+    good = evaluation.Scores(right, ood)
+    lost = evaluation.Scores(np.log([[0.9, 0.1]] * len(right)), ood)
+    found = results.collect(made, {"teacher": good, "student": good, "plain": lost}, None)
+    ours = [note for note in found["plain"]["notes"] if note not in found["notes"]]
+    assert [note.startswith("The student with the plain loss") for note in ours] == [True, True]
+    assert "it has collapsed" in ours[0] and "lost more than 2 points of dev accuracy" in ours[1]
+    assert not any(note.startswith("The student") for note in found["notes"])
+
+
+@pytest.mark.parametrize("marked", ["plain", "student", "both"])
+def test_a_note_marks_the_f_bias_that_it_speaks_against(marked, tmp_path):
+    found, note = three(), "It is so."
+    found["plain"]["notes"] = [note] if marked != "student" else []
+    found["notes"] = [note] if marked != "plain" else []
+    rows = {row[0]: row[-1] for row in summary.cells(found)}
+    stars = {"student, plain loss": "1.279", "student": "1.182"}
+    for name, role in (("student, plain loss", "plain"), ("student", "student")):
+        stars[name] += " *" * (marked in (role, "both"))
+        assert rows[name] == stars[name]
+    assert summary.terminal(found).splitlines().count(f"* {note}") == 1
+    assert ("which the notes speak against" in summary.verdict(found)) == (marked != "plain")
+    page = Page(writing(tmp_path)(found))
+    shown = {row[0]: row[1:] for row in page.named["results"]}["Fbias"]
+    assert shown[1].startswith(f"{stars['student, plain loss']} [") and shown[2] == stars["student"]
+    assert page.text.count(note) == 1 and "Read with the notes above" in page.text
+
+
 def test_equal_models_differ_by_nothing():
     same = {"dev": hits(0.8, 90, 0), "ood_a": hits(0.5, 40, 1)}
     both = {"dev": 0.8, "ood": {"a": 0.5}, "ood_pooled": 0.5, "delta": 0.375}

@@ -3,7 +3,7 @@
 import pytest
 from reports import Page, metrics, writing
 
-from compress.reporting import summary
+from compress.reporting import notes, summary
 
 LATENCY = {
     "device": "A Processor",
@@ -109,7 +109,7 @@ def test_no_f_bias_over_nothing_whatever_the_place(write):
 
 def test_notes_about_the_data_do_not_doubt_f_bias(write):
     found = metrics() | {"data_notes": ["3 rows <b>are</b> twice.", "b\x1b[31m"]}
-    assert summary.doubt(found) == "" and "1.182 *" not in summary.terminal(found)
+    assert notes.doubt(found) == "" and "1.182 *" not in summary.terminal(found)
     assert summary.terminal(found).splitlines()[-2:] == ["3 rows <b>are</b> twice.", "b [31m"]
     source = write(found)
     assert "3 rows &lt;b&gt;are&lt;/b&gt; twice." in source and 'class="notes"' not in source

@@ -148,29 +148,31 @@ def notes(
     dev: Split,
     ood: Mapping[str, Split],
     metric: str = measures.ACCURACY,
+    name: str = "student",
 ) -> list[str]:
     """Sentences a reader must know before believing F_bias; what cannot be said without an OOD set.
 
-    metric: what Delta is taken of, by which the teacher and the loss on dev are judged.
+    metric: what Delta is taken of, by which the teacher and the loss on dev are judged; name: what the
+    student is called.
     """
     missed = set(vanished(teacher, dev))
     out = [] if ood else [WITHOUT_OOD]
-    for name in vanished(student, dev):
-        share = f"'{name}' on dev ({student['predicted'][name]:.1%} of the samples)"
+    for label in vanished(student, dev):
+        share = f"'{label}' on dev ({student['predicted'][label]:.1%} of the samples)"
         out.append(
-            f"The student hardly predicts {share}, nor did its teacher: the class was not learnt."
-            if name in missed
-            else f"The student has almost stopped predicting {share}: it has collapsed."
+            f"The {name} hardly predicts {share}, nor did its teacher: the class was not learnt."
+            if label in missed
+            else f"The {name} has almost stopped predicting {share}: it has collapsed."
         )
-    for name in at_chance(teacher, ood, metric):
-        found, own = Chance.of(ood[name], metric), teacher["measure"]["ood"][name]
+    for one in at_chance(teacher, ood, metric):
+        found, own = Chance.of(ood[one], metric), teacher["measure"]["ood"][one]
         out.append(
-            f"The teacher is not clearly above {found.name} on {name} ({found.against(own)}, less than "
+            f"The teacher is not clearly above {found.name} on {one} ({found.against(own)}, less than "
             "three standard errors more): there F_bias says nothing."
         )
     if ood and teacher["measure"]["dev"] - student["measure"]["dev"] > MOST_LOST:
         out.append(
-            f"The student lost more than 2 points of dev {measures.NAMES[metric]}: "
+            f"The {name} lost more than 2 points of dev {measures.NAMES[metric]}: "
             "F_bias rewards a model that forgets everything."
         )
     return out

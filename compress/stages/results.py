@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,9 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     out["teacher"] |= train_figure(context, made.teacher)
     metric = context.config.robust.evaluation.metric
     judged = train_figure(context, made.teacher, metric) | {"dev": out["teacher"]["measure"]["dev"]}
-    out["notes"] = chance.notes(judged, context.data.splits(), metric) + out["notes"]
+    on_teacher = chance.notes(judged, context.data.splits(), metric)
+    for compared in [out, *([out["plain"]] if "plain" in out else [])]:
+        compared["notes"] = on_teacher + compared["notes"]
     out["notes"] += notes_on_best_dev(out)
     models = {role: made.stages[role] for role in shown}
     model_figures.add(out, context, models)
@@ -156,9 +159,10 @@ def collect(
 ) -> dict[str, Any]:
     """metrics.json from the scores of the models by role, without sizes, difficulty and seconds.
 
-    Of the student with the plain loss, if there is one: `plain`, with its own bias, and `gain`. Of a
-    teacher with the plain loss beside another: `plain_teacher`, with the bias of both students against
-    it. `flips` of a student: samples by set that only the teacher or only it gets right.
+    Of the student with the plain loss, if there is one: `plain`, with its own bias and notes, and
+    `gain`. Of a teacher with the plain loss beside another: `plain_teacher`, with the bias of both
+    students against it. `flips` of a student: samples by set that only the teacher or only it gets
+    right.
     """
     robust, raw = context.config.robust, context.data
     metric = robust.evaluation.metric
@@ -166,6 +170,7 @@ def collect(
     every = {name: evaluation.summary(s, raw.dev, raw.ood, hard, metric) for name, s in models.items()}
     pairs = {name: (m["measure"]["dev"], m["measure"]["ood_pooled"]) for name, m in every.items()}
     answers = {name: evaluation.answers(s, raw.dev, raw.ood) for name, s in models.items()}
+    judged = partial(evaluation.notes, every["teacher"], dev=raw.dev, ood=raw.ood, metric=metric)
     hits = {name: {n: one.right for n, one in sets.items()} for name, sets in answers.items()}
     sizes = {f"ood_{name}": split.set_size for name, split in raw.ood.items()}
 
@@ -184,6 +189,7 @@ def collect(
         own = other.pop("student")
         del other["teacher"]
         both["plain"] = every["plain"] | own | other
+        both["plain"]["notes"] = judged(every["plain"], name=scores.NAMES["plain"])
         both["plain"]["flips"] = flips.figures(hits["teacher"], hits["plain"])
         pair = (hits["plain"], hits["student"])
         measured = drawn("plain", "student") if what else None
@@ -204,7 +210,7 @@ def collect(
         **found,
         "notes": [
             *_note_on_the_teacher(context.config, bool(raw.ood)),
-            *evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood, metric),
+            *judged(every["student"]),
         ],
         "data_notes": [*raw.notes, *context.cut_notes()],
         "at_chance": evaluation.at_chance(both["teacher"], raw.ood, metric),
