@@ -84,6 +84,16 @@ def test_the_student_with_the_plain_loss_is_judged_too(tiny_model):
     assert not any(note.startswith("The student") for note in found["notes"])
 
 
+def test_a_class_that_the_teacher_misses_too_is_no_collapse(tiny_model):
+    made = run_of(build(BASE, {}), tiny_model)
+    sets = {"dev": made.data.dev, **made.data.ood}
+    one = {name: np.log([[0.9, 0.1]] * len(split)) for name, split in sets.items()}
+    never = evaluation.Scores(one.pop("dev"), one)
+    found = results.collect(made, {"teacher": never, "student": never}, None)
+    assert found["vanished"] == []
+    assert any("nor did its teacher: the class was not learnt" in note for note in found["notes"])
+
+
 @pytest.mark.parametrize("marked", ["plain", "student", "both"])
 def test_a_note_marks_the_f_bias_that_it_speaks_against(marked, tmp_path):
     found, note = three(), "It is so."

@@ -125,10 +125,16 @@ def _shares(classes: NDArray[np.int64], split: Split) -> dict[str, float]:
     return {name: float(n / len(classes)) for name, n in zip(split.names, counts, strict=True)}
 
 
-def vanished(student: Mapping[str, Any], dev: Split) -> list[str]:
-    """Classes that the student predicts on dev for less than a tenth of their gold share."""
+def missed(model: Mapping[str, Any], dev: Split) -> list[str]:
+    """Classes that a model predicts on dev for less than a tenth of their gold share."""
     gold = _shares(dev.labels, dev)
-    return [name for name, share in student["predicted"].items() if share < VANISHED * gold[name]]
+    return [name for name, share in model["predicted"].items() if share < VANISHED * gold[name]]
+
+
+def vanished(teacher: Mapping[str, Any], student: Mapping[str, Any], dev: Split) -> list[str]:
+    """Classes that the student misses on dev and its teacher does not."""
+    unlearnt = missed(teacher, dev)
+    return [name for name in missed(student, dev) if name not in unlearnt]
 
 
 def at_chance(
@@ -155,14 +161,14 @@ def notes(
     metric: what Delta is taken of, by which the teacher and the loss on dev are judged; name: what the
     student is called.
     """
-    missed = set(vanished(teacher, dev))
+    gone = vanished(teacher, student, dev)
     out = [] if ood else [WITHOUT_OOD]
-    for label in vanished(student, dev):
+    for label in missed(student, dev):
         share = f"'{label}' on dev ({student['predicted'][label]:.1%} of the samples)"
         out.append(
-            f"The {name} hardly predicts {share}, nor did its teacher: the class was not learnt."
-            if label in missed
-            else f"The {name} has almost stopped predicting {share}: it has collapsed."
+            f"The {name} has almost stopped predicting {share}: it has collapsed."
+            if label in gone
+            else f"The {name} hardly predicts {share}, nor did its teacher: the class was not learnt."
         )
     for one in at_chance(teacher, ood, metric):
         found, own = Chance.of(ood[one], metric), teacher["measure"]["ood"][one]

@@ -214,7 +214,7 @@ def collect(
         ],
         "data_notes": [*raw.notes, *context.cut_notes()],
         "at_chance": evaluation.at_chance(both["teacher"], raw.ood, metric),
-        "vanished": evaluation.vanished(both["student"], raw.dev),
+        "vanished": evaluation.vanished(every["teacher"], every["student"], raw.dev),
         "samples": {
             "train": len(raw.train),
             "dev": len(raw.dev),
