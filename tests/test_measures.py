@@ -314,7 +314,7 @@ def test_replicates_of_a_study_are_those_of_drawn_samples(tmp_path, metric):
 
 @pytest.mark.parametrize("seeds", [(2,), (1, 2)])
 def test_a_student_of_one_class_has_no_delta(tmp_path, seeds):
-    """Its correlation is exactly 0: with one seed that seed has no Delta, with all the model has none."""
+    """Its correlation is exactly 0: with one seed that has no Delta, with all the model has none."""
     runs = finished(tmp_path, "matthews")
     for run in runs:
         if run.mitigation == "rmc" and run.seed in seeds:

@@ -382,7 +382,9 @@ def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[T
     for name, found in pd.DataFrame(list(rows)).groupby("task", sort=False):
         seeds = sorted(found["seed"].unique().tolist())
         comparable.check_metric(name, found)
-        draws = bootstrap.draw(comparable.sizes(name, found), len(seeds), replicates)
+        sizes = comparable.sizes(name, found)
+        comparable.check_settings(name, found)
+        draws = bootstrap.draw(sizes, len(seeds), replicates)
         models = [
             (role, Model(group, draws, seeds))
             for (role, *_), group in found.groupby(["role", "compression", "mitigation"], sort=False)
