@@ -115,6 +115,16 @@ def test_notes_about_the_data_do_not_doubt_f_bias(write):
     assert "3 rows &lt;b&gt;are&lt;/b&gt; twice." in source and 'class="notes"' not in source
 
 
+def test_what_a_reader_must_know_besides_does_not_doubt_f_bias(write):
+    remark = "the student is that of epoch 2 of 3, chosen by dev accuracy (student.keep)."
+    found = metrics() | {"remarks": [remark]}
+    assert "1.182 times the teacher's" in summary.verdict(found) and "*" not in summary.terminal(found)
+    assert remark in summary.terminal(found).splitlines()
+    source = write(found)
+    assert remark in Page(source).text and 'class="notes"' not in source
+    assert "Read with the notes above" not in source
+
+
 def test_any_note_is_told_and_marks_f_bias(write):
     found = metrics() | {"notes": ["The teacher is at chance on train.", "Another."]}
     assert summary.terminal(found).splitlines()[-2:] == [f"* {note}" for note in found["notes"]]

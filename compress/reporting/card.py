@@ -83,7 +83,7 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "table": markdown.table(summary.cells(metrics)),
         "measure": summary.measure_name(metrics) or "accuracy",
         "reason": summary.f_bias_reason(metrics),
-        "notes": notes.against(metrics),
+        "notes": [*notes.against(metrics), *metrics.get("remarks", [])],
         "size": summary.size(metrics),
         "flips": summary.flips(metrics),
         "int8": summary.int8(metrics),

@@ -15,6 +15,11 @@ def against(metrics: Metrics) -> list[str]:
     return list(dict.fromkeys([*metrics["notes"], *plain.get("notes", [])]))
 
 
+def beside(metrics: Metrics) -> list[str]:
+    """What a reader must know and what does not speak against the figures: of the models, the data."""
+    return [*metrics.get("remarks", []), *(metrics.get("data_notes") or [])]
+
+
 def doubt(compared: Metrics) -> str:
     """The mark of an F_bias that a note speaks against; empty without one.
 

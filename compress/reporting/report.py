@@ -118,6 +118,7 @@ def write_report(
         f_bias_reason=summary.f_bias_reason(metrics),
         measure=summary.measure_name(metrics),
         notes=notes.against(metrics),
+        beside=notes.beside(metrics),
         doubt=any(map(notes.doubt, (metrics, metrics.get("plain") or {}))),
         columns=results_table.header(metrics),
         rows=results_table.rows(metrics),

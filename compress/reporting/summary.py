@@ -94,9 +94,9 @@ def table(metrics: Metrics) -> str:
 
 
 def terminal(metrics: Metrics) -> str:
-    """The table, then what the models differ in, the notes about the data, those on F_bias (`*`)."""
+    """The table, then what the models differ in, what is beside them, the notes on F_bias (`*`)."""
     lines = [*gain(metrics), *flips(metrics), *size(metrics), *not_timed(metrics), *int8(metrics)]
-    lines += metrics.get("data_notes") or []
+    lines += notes.beside(metrics)
     shown = [printable(line).replace("−", "-") for line in lines]
     doubts = [f"* {printable(note)}" for note in notes.against(metrics)]
     return "\n".join([table(metrics), *shown, *doubts])

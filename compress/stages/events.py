@@ -29,6 +29,7 @@ def write(context: Context, metrics: Mapping[str, Any], view: DifficultyView | N
         *summary.flips(metrics),
         *summary.size(metrics),
         *summary.int8(metrics),
+        *metrics.get("remarks", []),
         *notes.against(metrics),
     )
     parts = [markdown.table(summary.cells(metrics)), *map(markdown.text, texts)]

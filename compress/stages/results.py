@@ -134,7 +134,7 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     on_teacher = chance.notes(judged, context.data.splits(), metric)
     for compared in [out, *([out["plain"]] if "plain" in out else [])]:
         compared["notes"] = on_teacher + compared["notes"]
-    out["notes"] += notes_on_best_dev(out)
+    out["remarks"] += remarks_on_best_dev(out)
     models = {role: made.stages[role] for role in shown}
     model_figures.add(out, context, models)
     if made.int8 is not None:
@@ -208,10 +208,8 @@ def collect(
         "metric": metric,
         **both,
         **found,
-        "notes": [
-            *_note_on_the_teacher(context.config, bool(raw.ood)),
-            *judged(every["student"]),
-        ],
+        "notes": judged(every["student"]),
+        "remarks": _remarks_on_the_teacher(context.config, bool(raw.ood)),
         "data_notes": [*raw.notes, *context.cut_notes()],
         "at_chance": evaluation.at_chance(both["teacher"], raw.ood, metric),
         "vanished": evaluation.vanished(every["teacher"], every["student"], raw.dev),
@@ -224,7 +222,7 @@ def collect(
     }
 
 
-def notes_on_best_dev(metrics: Mapping[str, Any]) -> list[str]:
+def remarks_on_best_dev(metrics: Mapping[str, Any]) -> list[str]:
     """A sentence about each student whose epoch was chosen by its dev accuracy."""
     return [
         f"the {scores.NAMES[role]} is that of epoch {best['epoch']} of {best['epochs']}, chosen by dev "
@@ -234,8 +232,8 @@ def notes_on_best_dev(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _note_on_the_teacher(config: Config, ood: bool) -> list[str]:
-    """A sentence about a teacher that is trained with another loss than the plain one.
+def _remarks_on_the_teacher(config: Config, ood: bool) -> list[str]:
+    """Sentences about a teacher that is trained with another loss than the plain one.
 
     ood: whether there is an OOD set, and with it an F_bias.
     """
