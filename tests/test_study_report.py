@@ -1,5 +1,6 @@
 """Tables, figures and report of a study say what its results say."""
 
+import json
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -123,6 +124,33 @@ def test_bold_stands_where_the_interval_excludes_zero(task):
     cells = {row[0]: row for row in study_tables.differences(task).rows}
     assert set(cells) == {"imp40 rmc", "imp60 rmc"}
     assert cells["imp40 rmc"][1] == "2" and cells["imp40 rmc"][3].startswith("**+15.0** ± ")
+
+
+def test_one_seed_that_is_left_is_said_and_never_bold(runs):
+    """rmc lacks seed 2: its intervals are over the samples alone. Its vanilla has both seeds."""
+    kept = [run for run in runs if run.mitigation == "vanilla" or run.seed == 1]
+    for run in kept:
+        known = json.loads((run.output_dir / "metrics.json").read_text())
+        known["at_chance"] = {"sym2": 0.5}
+        (run.output_dir / "metrics.json").write_text(json.dumps(known))
+    said = "Where there is one seed, intervals are over samples only, and no difference is bold."
+    found = analysis.tasks(result_rows.collect(kept), 300)[0]
+    assert found.versus(model(found, "imp40", "rmc"))["ood"].certain
+    for make in (study_tables.accuracies, study_tables.differences, study_tables.above_chance):
+        table = make(found)
+        assert table.caption.count(said) == 1
+        assert not any(
+            "**" in cell for row in table.rows if row[0].startswith("imp40 rmc") for cell in row
+        )
+    other = [run for run in runs if run.mitigation == "rmc" or run.seed == 1]
+    found = analysis.tasks(result_rows.collect(other), 300)[0]
+    assert said in study_tables.differences(found).caption, "vanilla lacks a seed"
+    alone = analysis.tasks(result_rows.collect([run for run in runs if run.seed == 1]), 300)[0]
+    table = study_tables.differences(alone)
+    assert table.caption.endswith("Where there is one seed, intervals are over samples only.")
+    assert any("**" in cell for row in table.rows for cell in row)
+    both = analysis.tasks(result_rows.collect(runs), 300)[0]
+    assert not any("over samples only" in table.caption for table in study_tables.all_of(both))
 
 
 def test_differences_are_those_of_the_rows(task, runs):
