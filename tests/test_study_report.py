@@ -237,7 +237,8 @@ def test_sizes_seconds_and_alpha_of_the_losses_that_have_one(task):
     assert rows["teacher"][2:] == ["1,000", "1,000", "15", "-", "-", "cpu"]
     assert rows["imp40 vanilla"][6] == "-" and rows["difficulty"][2:6] == ["-", "-", "100", "-"]
     once = 10 + 20 + 2 * 100 + 4 * (5 + 6) + 4 * (2 + 4)
-    assert f"All 16 runs took {2 * once} seconds" in table.caption
+    assert f"evaluations of 16 runs took {2 * once} seconds: each teacher and diff" in table.caption
+    assert "a bias or first model with every model that uses it; students of" in table.caption
 
 
 def test_easy_and_hard_are_those_of_the_hits(tmp_path):

@@ -303,10 +303,13 @@ def costs(tasks: Sequence[Task]) -> Table:
     models = [model for task in tasks for model in task.models]
     versions = sorted({v for model in models for v in model.rows["versions"].fillna("unknown")})
     caption = (
-        "Parameters of each model, seconds to train it (jtt's with its first model's) and to evaluate "
-        "its run, mean over seeds, and its alpha. "
-        f"All {sum(len(model.seeds) for task in tasks for model in task.students)} runs took "
-        f"{_seconds(tasks):,.0f} seconds, with each teacher and difficulty counted once. "
+        "Parameters of each model, seconds to train it (with those of a bias or first model that it "
+        "uses) and to evaluate its run, mean over seeds, and its alpha. "
+        "Teachers, difficulties, students and evaluations of "
+        f"{sum(len(model.seeds) for task in tasks for model in task.students)} runs took "
+        f"{_seconds(tasks):,.0f} seconds: each teacher and difficulty counts once, a bias or first "
+        "model with every model that uses it; students of evaluation.baseline and those that alpha "
+        '"auto" tries are not counted. '
         f"Made with {'; '.join(versions)}."
     )
     return Table(caption, header, rows)
