@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import matplotlib.axes
 import numpy as np
 import pytest
+from launcher import ROOT
 from studies import DEV, SETS, finish, finished_runs, halves, model, runs_of
 
 from compress.reporting import published_tables, study_figures, study_report, study_tables
@@ -333,6 +334,29 @@ def test_lines_of_figure_3_are_the_estimates(task, monkeypatch):
         bias = [1, *(m.f_bias(task.teacher).value for m in models)]
         assert [points for points, _ in lines[loss]] == [[0, 40.0, 60.0]] * 2
         assert lines[loss][0][1] == pytest.approx(ood) and lines[loss][1][1] == pytest.approx(bias)
+
+
+def test_a_line_joins_students_of_one_kind_of_compression(tmp_path, monkeypatch):
+    """imp2of4 has a sparsity too and is neither a level of imp nor of heads20_rows50_imp."""
+    compressions = ["heads20_rows50_imp40", "imp40", "imp60", "imp2of4", "movement40"]
+    other = tmp_path / "movement60.json"
+    other.write_text((ROOT / "ds_configs/compression/movement40.json").read_text())
+    made = runs_of(tmp_path, compressions=[*compressions, str(other)], seeds=[1])
+    for run in made:
+        finish(run)
+    sparsity = {"heads20_rows50_imp40": 0.5, "imp2of4": 0.45, "movement40": 0.4, "movement60": 0.6}
+    rows = result_rows.collect(made)
+    for row in rows:
+        if row["role"] == "student":
+            row["sparsity"] = sparsity.get(row["compression"], row["sparsity"])
+    task, lines = analysis.tasks(rows, 50)[0], recorded(monkeypatch)
+    drawn = study_figures.all_of(task)
+    labels = [f"{kind} {loss}" for kind in ("imp", "movement") for loss in ("vanilla", "rmc")]
+    assert {label for label in lines if label} == {*labels, "easy", "hard"}
+    for label in labels:
+        assert [x for x, _ in lines[label]] == [[0, 40.0, 60.0]] * 2
+    assert [x for x, _ in lines["easy"]] == [[0, 40.0, 60.0]]
+    assert "dev accuracy (imp vanilla), %" in drawn["figure1"]
 
 
 def test_no_figure_with_one_sparsity(runs):
