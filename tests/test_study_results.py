@@ -142,7 +142,7 @@ def test_seeds_of_different_settings_are_not_averaged(tmp_path):
     rows = of_two_machines(tmp_path, [f"{OURS}.student.epochs=2"], [])
     with pytest.raises(
         UserError,
-        match=r"^fever: imp40-vanilla was made with other settings, .* seed 2 than with seed 1, so",
+        match=r"^fever: imp40-vanilla has other settings, .* with seed 2 than with seed 1, so",
     ):
         analysis.tasks(rows)
     for row in rows:

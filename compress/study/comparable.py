@@ -63,10 +63,11 @@ def check_settings(task: str, rows: pd.DataFrame) -> None:
         one = own.iloc[0]
         for other in own.loc[own["settings"] != one["settings"], "seed"].iloc[:1]:
             raise UserError(
-                f"{task}: {'-'.join(name)} was made with other settings, or of another encoder, with "
-                f"seed {other} than with seed {one['seed']}, so they cannot be averaged; make one of "
-                "them again with the settings of the other, with robust_compression.precision for the "
-                "whole study if that is 'auto', which goes by the machine."
+                f"{task}: {'-'.join(name)} has other settings, another encoder or another version of "
+                f"this program with seed {other} than with seed {one['seed']}, so they cannot be "
+                "averaged; make one of them again with what the other has, with "
+                "robust_compression.precision for the whole study if that is 'auto', which goes by the "
+                "machine."
             )
 
 
