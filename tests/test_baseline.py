@@ -59,15 +59,59 @@ def test_a_teacher_of_another_loss_is_named_beside_f_bias(loss, tiny_model):
     own = BASE[OURS] | {"teacher": {"loss": {"hook": loss}}}
     made = run_of(build(BASE | {OURS: own}, {}), tiny_model)
     scores = evaluation.Scores(np.log([[0.9, 0.1]] * 2), {"set": np.log([[0.1, 0.9]] * 2)})
-    notes = results.collect(made, {"teacher": scores, "student": scores}, None)["notes"]
+    found = results.collect(made, {"teacher": scores, "student": scores}, None)
+    remarks = found["remarks"]
     said = "is trained with the loss poe+shallow (teacher.loss), not"
     first = f"F_bias compares with a teacher that {said}"
-    assert [note.startswith(first) for note in notes].count(True) == (loss == "poe")
+    assert [remark.startswith(first) for remark in remarks] == [True] * (loss == "poe")
+    assert not any(said in note for note in found["notes"])
     none = evaluation.Scores(scores.dev, {})
     made = replace(made, data=replace(made.data, ood={}))
-    notes = results.collect(made, {"teacher": none, "student": none}, None)["notes"]
-    assert not any("F_bias" in note for note in notes)
-    assert [said in note for note in notes].count(True) == (loss == "poe")
+    remarks = results.collect(made, {"teacher": none, "student": none}, None)["remarks"]
+    assert not any("F_bias" in remark for remark in remarks)
+    assert [said in remark for remark in remarks] == [True] * (loss == "poe")
+
+
+def test_the_student_with_the_plain_loss_is_judged_too(tiny_model):
+    """Teacher and student get dev right; the plain student has one class."""
+    made = run_of(build(BASE, {}), tiny_model)
+    right = np.log(np.where(np.eye(2)[made.data.dev.labels] > 0, 0.9, 0.1))
+    ood = {name: np.log([[0.9, 0.1]] * len(split)) for name, split in made.data.ood.items()}
+    good = evaluation.Scores(right, ood)
+    lost = evaluation.Scores(np.log([[0.9, 0.1]] * len(right)), ood)
+    found = results.collect(made, {"teacher": good, "student": good, "plain": lost}, None)
+    ours = [note for note in found["plain"]["notes"] if note not in found["notes"]]
+    assert [note.startswith("The student with the plain loss") for note in ours] == [True, True]
+    assert "it has collapsed" in ours[0] and "lost more than 2 points of dev accuracy" in ours[1]
+    assert not any(note.startswith("The student") for note in found["notes"])
+
+
+def test_a_class_that_the_teacher_misses_too_is_no_collapse(tiny_model):
+    made = run_of(build(BASE, {}), tiny_model)
+    sets = {"dev": made.data.dev, **made.data.ood}
+    one = {name: np.log([[0.9, 0.1]] * len(split)) for name, split in sets.items()}
+    never = evaluation.Scores(one.pop("dev"), one)
+    found = results.collect(made, {"teacher": never, "student": never}, None)
+    assert found["vanished"] == []
+    assert any("nor did its teacher: the class was not learnt" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize("marked", ["plain", "student", "both"])
+def test_a_note_marks_the_f_bias_that_it_speaks_against(marked, tmp_path):
+    found, note = three(), "It is so."
+    found["plain"]["notes"] = [note] if marked != "student" else []
+    found["notes"] = [note] if marked != "plain" else []
+    rows = {row[0]: row[-1] for row in summary.cells(found)}
+    stars = {"student, plain loss": "1.279", "student": "1.182"}
+    for name, role in (("student, plain loss", "plain"), ("student", "student")):
+        stars[name] += " *" * (marked in (role, "both"))
+        assert rows[name] == stars[name]
+    assert summary.terminal(found).splitlines().count(f"* {note}") == 1
+    assert ("which the notes speak against" in summary.verdict(found)) == (marked != "plain")
+    page = Page(writing(tmp_path)(found))
+    shown = {row[0]: row[1:] for row in page.named["results"]}["Fbias"]
+    assert shown[1].startswith(f"{stars['student, plain loss']} [") and shown[2] == stars["student"]
+    assert page.text.count(note) == 1 and "Read with the notes above" in page.text
 
 
 def test_equal_models_differ_by_nothing():

@@ -56,16 +56,16 @@ def test_the_exported_student_is_that_of_its_epoch(tiny_model: Path, tmp_path: P
     assert (kept["epoch"], kept["dev"]) == (best + 1, pytest.approx(curve[best]))
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["student"]["dev"] == pytest.approx(curve[best])
-    assert any("student.keep" in note for note in metrics["notes"])
+    assert any("student.keep" in note for note in metrics["remarks"])
 
 
 def test_each_student_whose_epoch_was_chosen_is_named():
     best = {"best_dev": {"epoch": 2, "epochs": 3, "dev": 0.9}}
     both = {"teacher": {}, "plain": best, "student": best}
-    first, second = results.notes_on_best_dev(both)
+    first, second = results.remarks_on_best_dev(both)
     assert first.startswith("the student with the plain loss is that of epoch 2 of 3")
-    assert results.notes_on_best_dev({"teacher": {}, "student": best}) == [second]
-    assert results.notes_on_best_dev({"student": {}}) == []
+    assert results.remarks_on_best_dev({"teacher": {}, "student": best}) == [second]
+    assert results.remarks_on_best_dev({"student": {}}) == []
 
 
 def test_the_state_of_an_earlier_version_is_refused():

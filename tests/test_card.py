@@ -124,8 +124,10 @@ def test_nasty_names_of_sets_and_notes_stay_in_their_place(tmp_path):
     for role in ("teacher", "student"):
         found[role]["ood"] = {"```\n<b>|": 0.5}
     found["notes"] = ["<img src=x> is `bad`\n\n# Not a heading"]
+    found["remarks"] = ["<b> of `epoch` 2"]
     text, _ = written(tmp_path, found)
     body = huggingface_hub.ModelCard(text).text
+    assert "* &lt;b&gt; of" in text
     assert "<" not in body and body.count("```") == 2
     headings = [line for line in body.splitlines() if line.startswith("#")]
     assert headings[1:] == [f"## {x}" for x in ("Input and labels", "Load", "Measured", "Limits")]

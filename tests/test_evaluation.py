@@ -45,14 +45,15 @@ def test_a_class_has_vanished_below_a_tenth_of_its_gold_share(share, gone):
     dev = split([0] * 30 + [1] * 70)
     measure = {"measure": {"dev": 0.7, "ood": {}}}
     student = {"predicted": {"entailment": share, "not_entailment": 1 - share}, **measure}
-    assert evaluation.vanished(student, dev) == ["entailment"] * gone
     teacher = {"predicted": {"entailment": 0.3, "not_entailment": 0.7}, **measure}
+    assert evaluation.vanished(teacher, student, dev) == ["entailment"] * gone
     told = evaluation.notes(teacher, student, dev, {})
     assert any("almost stopped predicting 'entailment'" in note for note in told) == gone
     never = teacher | {"predicted": {"entailment": 0.0, "not_entailment": 1.0}}
     told = evaluation.notes(never, student, dev, {})
     assert any("nor did its teacher" in note for note in told) == gone
     assert not any("collapsed" in note for note in told)
+    assert evaluation.vanished(never, student, dev) == []
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,16 @@ def test_curves_come_first_by_name(read):
 
 
 def test_the_text_says_what_the_terminal_says(read):
-    found = told(f_bias=None, f_bias_reason="because <of> it", notes=["a|b"])
+    found = told(f_bias=None, f_bias_reason="because <of> it", notes=["a|b"], remarks=["So it is."])
     (text,) = read(found).Tensors("results/text_summary")
     words = text.tensor_proto.string_val[0].decode()
     assert r"| student | 109,484,547 | 75,500,123 | 83.8 | 55.1 |" in words
-    assert "because &lt;of&gt; it" in words and r"a\|b" in words and "<" not in words
+    assert (
+        "because &lt;of&gt; it" in words
+        and r"a\|b" in words
+        and "So it is." in words
+        and "<" not in words
+    )
 
 
 def test_writers_without_hparams_get_last_values():

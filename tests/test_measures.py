@@ -312,6 +312,45 @@ def test_replicates_of_a_study_are_those_of_drawn_samples(tmp_path, metric):
     assert rmc.measured["ood_sym1"].replicates == pytest.approx(np.array(expected))
 
 
+@pytest.mark.parametrize("seeds", [(2,), (1, 2)])
+def test_a_student_of_one_class_has_no_delta(tmp_path, seeds):
+    """Its correlation is exactly 0: with one seed that has no Delta, with all the model has none."""
+    runs = finished(tmp_path, "matthews")
+    for run in runs:
+        if run.mitigation == "rmc" and run.seed in seeds:
+            arrays = dict(np.load(run.output_dir / "hits.npz"))
+            arrays["predicted/student/dev"][:] = 0
+            np.savez(run.output_dir / "hits.npz", **arrays)
+    (task,) = analysis.tasks(result_rows.collect(runs), 300)
+    rmc, teacher = model(task, "imp40", "rmc"), task.teacher
+    delta = rmc.delta()
+    assert {seed for seed, value in delta.by_seed.items() if np.isnan(value)} == set(seeds)
+    whole = len(seeds) == 2
+    assert np.isnan(delta.value) == whole and np.isnan(delta.replicates).all() == whole
+    assert (rmc.f_bias(teacher) is None) == whole
+    cells = next(row for row in study_tables.accuracies(task).rows if row[0].startswith("imp40 rmc"))
+    changes = study_tables.differences(task).rows[0]
+    assert (cells[-3:] == ["n/a"] * 3) == (changes[4:6] == ["n/a"] * 2) == whole
+    why = " F_bias of imp40 rmc is n/a: the student's Matthews correlation on dev is not above 0."
+    assert (why in study_tables.accuracies(task).caption) == whole
+
+
+def test_a_teacher_of_one_class_has_no_delta(tmp_path):
+    runs = finished(tmp_path, "matthews")
+    for run in runs:
+        arrays = dict(np.load(run.output_dir / "hits.npz"))
+        arrays["predicted/teacher/dev"][:] = 0
+        np.savez(run.output_dir / "hits.npz", **arrays)
+    (task,) = analysis.tasks(result_rows.collect(runs), 50)
+    why = (
+        " F_bias is n/a: the teacher's Matthews correlation on dev is not above 0, so it has no Delta."
+    )
+    assert why in study_tables.accuracies(task).caption
+    assert not any(
+        "nan" in cell for table in study_tables.all_of(task) for row in table.rows for cell in row
+    )
+
+
 def test_runs_of_different_metrics_are_not_compared(tmp_path):
     runs = finished(tmp_path)
     rows = result_rows.collect(runs)

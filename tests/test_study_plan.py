@@ -1,6 +1,7 @@
 """A study file: its runs, their places, and every mistake before the first run. No training."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from launcher import ROOT
@@ -246,6 +247,29 @@ def test_runs_that_would_not_share_their_teacher_are_found_before_the_first_run(
     own = {"robust_compression": {"loss": {"hook": "vanilla"}, "student": {"epochs": 9}}}
     (tmp_path / "mine.json").write_text(json.dumps(own))
     plan.check(runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")]), 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("precision", "bf16"), ("metric", "macro_f1"), ("ood", ["sym1"])]
+)
+def test_runs_that_would_not_be_evaluated_alike_are_found_before_the_first_run(tmp_path, key, value):
+    """Of one task; another may have what it likes."""
+    values = {"loss": {"hook": "rmc"}, "evaluation": {key: value}}
+    (tmp_path / "mine.json").write_text(json.dumps({"robust_compression": values}))
+    runs = runs_of(tmp_path, mitigations=["vanilla", str(tmp_path / "mine.json")])
+    (tmp_path / "ood/ood_sym2.jsonl").touch()
+    with pytest.raises(UserError) as error:
+        plan.check(runs, 2)
+    assert str(error.value) == (
+        f"fever/imp40-mine-seed1: 'robust_compression.evaluation.{key}' is not that of "
+        "fever/imp40-vanilla-seed1, so their figures could not stand in one table; set it for the "
+        "whole study."
+    )
+    one, other = (
+        runs_of(tmp_path, set=[f"robust_compression.task.ood_dir={tmp_path}/ood", *more])
+        for more in ([], [f"robust_compression.evaluation.{key}={json.dumps(value)}"])
+    )
+    plan.check([*one, *(replace(run, task="other") for run in other)], 2)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tables, figures and report of a study say what its results say."""
 
+import json
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -7,6 +8,7 @@ from xml.etree import ElementTree
 import matplotlib.axes
 import numpy as np
 import pytest
+from launcher import ROOT
 from studies import DEV, SETS, finish, finished_runs, halves, model, runs_of
 
 from compress.reporting import published_tables, study_figures, study_report, study_tables
@@ -125,6 +127,33 @@ def test_bold_stands_where_the_interval_excludes_zero(task):
     assert cells["imp40 rmc"][1] == "2" and cells["imp40 rmc"][3].startswith("**+15.0** ± ")
 
 
+def test_one_seed_that_is_left_is_said_and_never_bold(runs):
+    """rmc lacks seed 2: its intervals are over the samples alone. Its vanilla has both seeds."""
+    kept = [run for run in runs if run.mitigation == "vanilla" or run.seed == 1]
+    for run in kept:
+        known = json.loads((run.output_dir / "metrics.json").read_text())
+        known["at_chance"] = {"sym2": 0.5}
+        (run.output_dir / "metrics.json").write_text(json.dumps(known))
+    said = "Where there is one seed, intervals are over samples only, and no difference is bold."
+    found = analysis.tasks(result_rows.collect(kept), 300)[0]
+    assert found.versus(model(found, "imp40", "rmc"))["ood"].certain
+    for make in (study_tables.accuracies, study_tables.differences, study_tables.above_chance):
+        table = make(found)
+        assert table.caption.count(said) == 1
+        assert not any(
+            "**" in cell for row in table.rows if row[0].startswith("imp40 rmc") for cell in row
+        )
+    other = [run for run in runs if run.mitigation == "rmc" or run.seed == 1]
+    found = analysis.tasks(result_rows.collect(other), 300)[0]
+    assert said in study_tables.differences(found).caption, "vanilla lacks a seed"
+    alone = analysis.tasks(result_rows.collect([run for run in runs if run.seed == 1]), 300)[0]
+    table = study_tables.differences(alone)
+    assert table.caption.endswith("Where there is one seed, intervals are over samples only.")
+    assert any("**" in cell for row in table.rows for cell in row)
+    both = analysis.tasks(result_rows.collect(runs), 300)[0]
+    assert not any("over samples only" in table.caption for table in study_tables.all_of(both))
+
+
 def test_differences_are_those_of_the_rows(task, runs):
     """Recomputed from accuracies: the mean and the standard deviation over seeds of each difference."""
     rows = {
@@ -209,7 +238,8 @@ def test_sizes_seconds_and_alpha_of_the_losses_that_have_one(task):
     assert rows["teacher"][2:] == ["1,000", "1,000", "15", "-", "-", "cpu"]
     assert rows["imp40 vanilla"][6] == "-" and rows["difficulty"][2:6] == ["-", "-", "100", "-"]
     once = 10 + 20 + 2 * 100 + 4 * (5 + 6) + 4 * (2 + 4)
-    assert f"All 16 runs took {2 * once} seconds" in table.caption
+    assert f"evaluations of 16 runs took {2 * once} seconds: each teacher and diff" in table.caption
+    assert "a bias or first model with every model that uses it; students of" in table.caption
 
 
 def test_easy_and_hard_are_those_of_the_hits(tmp_path):
@@ -304,6 +334,29 @@ def test_lines_of_figure_3_are_the_estimates(task, monkeypatch):
         bias = [1, *(m.f_bias(task.teacher).value for m in models)]
         assert [points for points, _ in lines[loss]] == [[0, 40.0, 60.0]] * 2
         assert lines[loss][0][1] == pytest.approx(ood) and lines[loss][1][1] == pytest.approx(bias)
+
+
+def test_a_line_joins_students_of_one_kind_of_compression(tmp_path, monkeypatch):
+    """imp2of4 has a sparsity too and is neither a level of imp nor of heads20_rows50_imp."""
+    compressions = ["heads20_rows50_imp40", "imp40", "imp60", "imp2of4", "movement40"]
+    other = tmp_path / "movement60.json"
+    other.write_text((ROOT / "ds_configs/compression/movement40.json").read_text())
+    made = runs_of(tmp_path, compressions=[*compressions, str(other)], seeds=[1])
+    for run in made:
+        finish(run)
+    sparsity = {"heads20_rows50_imp40": 0.5, "imp2of4": 0.45, "movement40": 0.4, "movement60": 0.6}
+    rows = result_rows.collect(made)
+    for row in rows:
+        if row["role"] == "student":
+            row["sparsity"] = sparsity.get(row["compression"], row["sparsity"])
+    task, lines = analysis.tasks(rows, 50)[0], recorded(monkeypatch)
+    drawn = study_figures.all_of(task)
+    labels = [f"{kind} {loss}" for kind in ("imp", "movement") for loss in ("vanilla", "rmc")]
+    assert {label for label in lines if label} == {*labels, "easy", "hard"}
+    for label in labels:
+        assert [x for x, _ in lines[label]] == [[0, 40.0, 60.0]] * 2
+    assert [x for x, _ in lines["easy"]] == [[0, 40.0, 60.0]]
+    assert "dev accuracy (imp vanilla), %" in drawn["figure1"]
 
 
 def test_no_figure_with_one_sparsity(runs):

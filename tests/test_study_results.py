@@ -6,10 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 from studies import ORIGIN, finish, finished_runs, model, runs_of
 
+from compress.configuration import precision
 from compress.errors import UserError
+from compress.files import ownership
 from compress.reporting import published_tables, study_tables
 from compress.runtime import provenance
 from compress.study import analysis, comparable, result_rows
+
+OURS = "robust_compression"
 
 
 @pytest.fixture
@@ -77,16 +81,17 @@ def test_a_file_without_versions_is_read(runs, tmp_path):
     rows = result_rows.collect(runs)
     assert {row["versions"] for row in rows} == {provenance.packages(ORIGIN)}
     table = pa.Table.from_pylist(rows, schema=result_rows.SCHEMA)
-    table = table.drop_columns(["versions", "metric", "answers"])
+    table = table.drop_columns(["versions", "metric", "answers", "settings"])
     pq.write_table(table.replace_schema_metadata({"version": "4"}), tmp_path / "old.parquet")
-    assert result_rows.load([tmp_path / "old.parquet"]) == [row | {"versions": None} for row in rows]
+    unknown = {"versions": None, "settings": None}
+    assert result_rows.load([tmp_path / "old.parquet"]) == [row | unknown for row in rows]
 
 
 def test_a_file_of_another_version_or_none_of_ours(tmp_path):
     file = tmp_path / "old.parquet"
     schema = result_rows.SCHEMA.with_metadata({"version": "0"})
     pq.write_table(pa.Table.from_pylist([], schema=schema), file)
-    with pytest.raises(UserError, match=r"old\.parquet: is a results file of version 0, .* version 6"):
+    with pytest.raises(UserError, match=r"old\.parquet: is a results file of version 0, .* version 7"):
         result_rows.load([file])
     pq.write_table(pa.table({"x": [1]}), file)
     with pytest.raises(UserError, match="of version none"):
@@ -113,6 +118,54 @@ def test_runs_on_different_data_are_not_compared(runs, size):
     rows[-1][size] += 1
     with pytest.raises(UserError, match="different data cannot stand in one table"):
         analysis.tasks(rows)
+
+
+def rows_with(folder, *values):
+    """Rows of a study of two seeds with these settings."""
+    made = runs_of(folder, compressions=["imp40"], set=[f"{OURS}.task.ood_dir={folder}/ood", *values])
+    for run in made:
+        finish(run)
+    return result_rows.collect(made)
+
+
+def of_two_machines(folder, one, other):
+    """Seed 1 of a study with the settings `one`, seed 2 of one with the settings `other`."""
+    both = rows_with(folder / "a", *one), rows_with(folder / "b", *other)
+    files = []
+    for seed, rows in enumerate(both, 1):
+        files.append(folder / f"{seed}.parquet")
+        result_rows.save([row for row in rows if row["seed"] == seed], files[-1])
+    return result_rows.load(files)
+
+
+def test_seeds_of_different_settings_are_not_averaged(tmp_path):
+    rows = of_two_machines(tmp_path, [f"{OURS}.student.epochs=2"], [])
+    with pytest.raises(
+        UserError,
+        match=r"^fever: imp40-vanilla has other settings, .* with seed 2 than with seed 1, so",
+    ):
+        analysis.tasks(rows)
+    for row in rows:
+        row["settings"] = row["settings"] if row["seed"] == 1 else None
+    assert analysis.tasks(rows, 10), "an earlier version does not say"
+
+
+def test_where_things_lie_and_how_sums_are_computed_are_no_settings(tmp_path):
+    ours = [f"{OURS}.model=/models/minilm", f"{OURS}.task.data_dir=/data", f"{OURS}.cache_dir=/c"]
+    theirs = [f"{OURS}.model=/srv/small", f"{OURS}.student.epochs=3", f"{OURS}.precision=fp32"]
+    theirs += ["train_micro_batch_size_per_gpu=2", f"{OURS}.processes=3"]
+    assert analysis.tasks(of_two_machines(tmp_path, ours, theirs), 10)
+
+
+def test_a_precision_that_two_machines_chose_differently_is_no_common_setting(tmp_path):
+    made = runs_of(tmp_path, compressions=["imp40"], set=[f"{OURS}.precision=auto"])
+    for run in made:
+        bf16, fp32 = precision.possible(run.config)
+        chosen = bf16 if run.seed == 1 else fp32
+        keys = {"teacher": f"of seed {run.seed}", "evaluate": ownership.figures_key(chosen)}
+        finish(run, keys=keys)
+    with pytest.raises(UserError, match=r"robust_compression\.precision for the whole study if"):
+        analysis.tasks(result_rows.collect(made))
 
 
 def test_a_run_that_lacks_a_set_is_named(runs):
@@ -147,6 +200,17 @@ def test_a_run_with_another_difficulty_is_named(runs):
     finish(runs[1], keys={"teacher": "teacher of seed 1", "difficulty": "another"})
     with pytest.raises(
         UserError, match=r"imp40-rmc-seed1: has another difficulty than fever/imp40-van"
+    ):
+        result_rows.collect(runs)
+
+
+def test_a_run_whose_teacher_was_made_again_is_named(runs):
+    """Its key is the same, what it gets right is not."""
+    finish(runs[3], teacher={"dev": 0.9, "ood_sym1": 0.5})
+    with pytest.raises(
+        UserError,
+        match=r"imp60-rmc-seed1: its teacher's ood_sym1 outcomes are not those of fever/imp40-vanilla-"
+        r"seed1, .*; delete metrics.json of every run of fever with seed 1 and run the study again\.$",
     ):
         result_rows.collect(runs)
 

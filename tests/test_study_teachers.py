@@ -112,7 +112,7 @@ def test_seconds_count_each_teacher_and_the_difficulty_that_they_share(runs):
     """As `finish` has them, by seed: 10 for a teacher, 4 + 3 for a student; 100 for a difficulty."""
     caption = study_tables.costs(analysis.tasks(finished(runs))).caption
     wanted = sum(2 * 10 * seed + 100 + 3 * (4 + 3 * seed) for seed in (1, 2))
-    assert f"All 6 runs took {wanted:,} seconds, with each teacher" in caption
+    assert f"evaluations of 6 runs took {wanted:,} seconds: each teacher" in caption
 
 
 def test_one_debiased_teacher_for_all_is_what_they_are_compared_with(runs):
@@ -150,7 +150,7 @@ def test_a_difficulty_that_teachers_share_counts_once(tmp_path, plain, own, coun
         with_difficulty(run, own if run.teacher else plain)
     found = analysis.tasks(result_rows.collect(runs))
     table = study_tables.costs(found)
-    assert f"All 3 runs took {2 * 10 + 3 * (1 + 2) + counted:,} seconds" in table.caption
+    assert f"evaluations of 3 runs took {2 * 10 + 3 * (1 + 2) + counted:,} seconds" in table.caption
     assert [row[1] for row in table.rows].count("difficulty") == (counted > 0)
     said = study_tables.accuracies(found[0]).caption, study_tables.easy_hard(found[0]).caption
     assert ["AUROC of the variance" in said[0], "agrees with this cut on 70" in said[1]] == [

@@ -3,7 +3,7 @@
 import pytest
 from reports import Page, metrics, writing
 
-from compress.reporting import summary
+from compress.reporting import notes, summary
 
 LATENCY = {
     "device": "A Processor",
@@ -109,10 +109,20 @@ def test_no_f_bias_over_nothing_whatever_the_place(write):
 
 def test_notes_about_the_data_do_not_doubt_f_bias(write):
     found = metrics() | {"data_notes": ["3 rows <b>are</b> twice.", "b\x1b[31m"]}
-    assert summary.doubt(found) == "" and "1.182 *" not in summary.terminal(found)
+    assert notes.doubt(found) == "" and "1.182 *" not in summary.terminal(found)
     assert summary.terminal(found).splitlines()[-2:] == ["3 rows <b>are</b> twice.", "b [31m"]
     source = write(found)
     assert "3 rows &lt;b&gt;are&lt;/b&gt; twice." in source and 'class="notes"' not in source
+
+
+def test_what_a_reader_must_know_besides_does_not_doubt_f_bias(write):
+    remark = "the student is that of epoch 2 of 3, chosen by dev accuracy (student.keep)."
+    found = metrics() | {"remarks": [remark]}
+    assert "1.182 times the teacher's" in summary.verdict(found) and "*" not in summary.terminal(found)
+    assert remark in summary.terminal(found).splitlines()
+    source = write(found)
+    assert remark in Page(source).text and 'class="notes"' not in source
+    assert "Read with the notes above" not in source
 
 
 def test_any_note_is_told_and_marks_f_bias(write):

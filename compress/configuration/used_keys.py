@@ -39,6 +39,10 @@ CONTENT = (
     *(f"{OURS}.teacher.model", f"{OURS}.teacher.probabilities"),
 )
 """Keys that name data or a model: fingerprints of what they name enter the key, not their values."""
+OF_THE_MACHINE = (f"{OURS}.task.data_dir", f"{OURS}.model")
+"""Keys that name what may lie elsewhere on another machine."""
+IF_GIVEN = (f"{OURS}.student.model", f"{OURS}.teacher.model", f"{OURS}.teacher.probabilities")
+"""The same; whether they are given matters."""
 RESOLVED = {
     f"{OURS}.{block}.epochs": f"{OURS}.epochs" for block in ("teacher", "student", "uncertainty")
 }
@@ -92,6 +96,19 @@ def whole(config: Config) -> dict[str, Any]:
     A default that is written out is the same as one that is not.
     """
     return build(_resolved(config), config.sources).dump()
+
+
+def of_any_seed(config: Config) -> dict[str, Any]:
+    """What runs that differ in nothing but seed and machine have in common, after resolution."""
+    out = whole(config)
+    for key in (*WITHOUT_EFFECT, *INSIDE, *OF_THE_MACHINE, f"{OURS}.seed"):
+        *path, last = key.split(".")
+        block = at(out, path)
+        if isinstance(block, dict):
+            block.pop(last, None)
+    for key in IF_GIVEN:
+        _put(out, key, at(out, key.split(".")) is not None)
+    return out
 
 
 def _resolved(config: Config) -> dict[str, Any]:

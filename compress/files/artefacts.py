@@ -26,7 +26,7 @@ OUTDATED = 24 * 3600.0
 """Seconds without a change after which an unfinished file of an unknown process is removed."""
 NUMERICS = 1
 """Raised whenever a change of this program changes the numbers of some result."""
-FIGURES = 2
+FIGURES = 3
 """Raised whenever a change makes other figures of the same models, or compares other models."""
 _numbers = itertools.count()
 

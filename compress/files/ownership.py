@@ -181,11 +181,26 @@ UNUSED_ALPHA = 0.5
 
 def figures_keys(config: Config) -> set[str]:
     """The keys of the figures that a run may have made; nothing is "auto" in them."""
-    block, found = config.robust.uncertainty, precision.possible(config)
-    if block.alpha == "auto":
+    return set(_by_figures(config))
+
+
+def settled(config: Config, figures: str | None) -> Config | None:
+    """The configuration with the precision of the run that made the figures of this key.
+
+    None if no run of this configuration makes such figures.
+    """
+    return _by_figures(config).get(figures or "")
+
+
+def _by_figures(config: Config) -> dict[str, Config]:
+    """Key of the figures that a run may have made -> the configuration with its precision."""
+    block = config.robust.uncertainty
+    found: dict[str, Config] = {}
+    for one in precision.possible(config):
         alphas = (*block.alpha_candidates, UNUSED_ALPHA)
-        found = [one.with_alpha(alpha) for one in found for alpha in alphas]
-    return {figures_key(one) for one in found}
+        chosen = [one.with_alpha(alpha) for alpha in alphas] if block.alpha == "auto" else [one]
+        found |= dict.fromkeys(map(figures_key, chosen), one)
+    return found
 
 
 def figures_found(output_dir: Path) -> str | None:

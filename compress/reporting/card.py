@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 
 from compress.models import architectures, compressed, directories, encoders, remote_code
 from compress.models.blocks import queries
-from compress.reporting import markdown, page, summary
+from compress.reporting import markdown, notes, page, summary
 from compress.runtime import provenance
 
 SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)$|models--([^/]+)$")
@@ -83,7 +83,7 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "table": markdown.table(summary.cells(metrics)),
         "measure": summary.measure_name(metrics) or "accuracy",
         "reason": summary.f_bias_reason(metrics),
-        "notes": metrics["notes"],
+        "notes": [*notes.against(metrics), *metrics.get("remarks", [])],
         "size": summary.size(metrics),
         "flips": summary.flips(metrics),
         "int8": summary.int8(metrics),

@@ -25,7 +25,12 @@ def percent(figures: Figures) -> str:
 
 
 def number(found: Estimate, digits: int, factor: float = 1, value: str | None = None) -> str:
-    """`mean ± sd [low, high]`; the standard deviation only with several seeds. value: of the mean."""
+    """`mean ± sd [low, high]`; the standard deviation only with several seeds. value: of the mean.
+
+    `NONE` where the mean is unknown.
+    """
+    if np.isnan(found.value):
+        return NONE
     mean, sd, low, high = (
         "" if x is None else fixed(factor * x, digits)
         for x in (found.value, found.sd, found.low, found.high)
@@ -33,14 +38,14 @@ def number(found: Estimate, digits: int, factor: float = 1, value: str | None = 
     return f"{value or mean}{sd and f' ± {sd}'} [{low}, {high}]"
 
 
-def signed(found: Estimate | None, digits: int, factor: float = 1) -> str:
-    """A difference with its spread and interval, bold where that excludes zero."""
+def signed(found: Estimate | None, digits: int, factor: float = 1, bold: bool = True) -> str:
+    """A difference with its spread and interval, bold where that excludes zero, if it may be bold."""
     if found is None:
         return "-"
     value = f"{factor * found.value:+.{digits}f}"
     if float(value) == 0:
         value = value.lstrip("+-")
-    return number(found, digits, factor, f"**{value}**" if found.certain else value)
+    return number(found, digits, factor, f"**{value}**" if bold and found.certain else value)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -16,6 +16,7 @@ from compress.reporting.study_tables import (
     chance_mark,
     label,
     list_of,
+    may_be_bold,
     measured,
     of_models,
     on_each,
@@ -151,7 +152,8 @@ def _mean_columns(table: str) -> list[Column[Pairs]]:
 
     def difference(pairs: Pairs) -> str:
         found = [model.delta_difference(task.teacher, _sets(task)) for task, model in pairs]
-        return signed(mean_of(found).estimate(), 3)
+        bold = all(may_be_bold(task, model) for task, model in pairs)
+        return signed(mean_of(found).estimate(), 3, bold=bold)
 
     def bias(pairs: Pairs) -> str:
         found = [model.f_bias(task.teacher, _sets(task)) for task, model in pairs]

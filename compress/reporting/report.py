@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from compress.configuration.merge import at
-from compress.reporting import int8_table, numbers, page, results_table, summary
+from compress.reporting import int8_table, notes, numbers, page, results_table, summary
 from compress.reporting.figures import (
     Subset,
     bar_chart,
@@ -117,7 +117,9 @@ def write_report(
         verdict=summary.verdict(metrics),
         f_bias_reason=summary.f_bias_reason(metrics),
         measure=summary.measure_name(metrics),
-        doubt=summary.doubt(metrics),
+        notes=notes.against(metrics),
+        beside=notes.beside(metrics),
+        doubt=any(map(notes.doubt, (metrics, metrics.get("plain") or {}))),
         columns=results_table.header(metrics),
         rows=results_table.rows(metrics),
         latency_setting=summary.latency_setting,

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from compress.reporting import numbers, summary
+from compress.reporting import notes, numbers, summary
 from compress.reporting.numbers import count, number, percent, signed
 from compress.reporting.summary import Metrics
 
@@ -152,9 +152,8 @@ def _bias(metrics: Metrics, models: Sequence[Metrics]) -> Iterator[Row]:
     if metrics.get("delta_difference"):
         cells = [_difference(one) for one in compared]
         yield Row(Markup("Delta minus the teacher's"), ["", *cells], strong=True)
-    doubt = summary.doubt(metrics)
     cells = [
-        escape(number(one.get("f_bias")) + doubt) + _bounds(one.get("f_bias_interval"))
+        escape(number(one.get("f_bias")) + notes.doubt(one)) + _bounds(one.get("f_bias_interval"))
         for one in compared
     ]
     yield Row(Markup("F<sub>bias</sub>"), ["", *cells], strong=True)

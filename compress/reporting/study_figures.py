@@ -3,6 +3,7 @@
 After Figures 1 and 3 of Du et al. 2023. The teacher stands at sparsity 0.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -19,15 +20,25 @@ FEWEST = 2
 COLOURS = (*OTHER_COLOURS, "#56B4E9", "#D55E00", "#F0E442", "#000000", "#8A929C")
 
 
-def by_sparsity(task: Task) -> dict[str, list[tuple[float, Model]]]:
-    """Students with zeros by mitigation, each with its sparsity, in rising order."""
-    out: dict[str, list[tuple[float, Model]]] = {}
+Levels = dict[tuple[str, str], list[tuple[float, Model]]]
+"""(compression without its number, mitigation) -> its students, each with its sparsity."""
+
+
+def by_sparsity(task: Task) -> Levels:
+    """Students with zeros in rising order, where several differ in the number of the compression."""
+    out: Levels = {}
     for model in task.students:
         found = model.each("sparsity")
         if found and np.mean(found) > 0:
-            out.setdefault(model.name[1], []).append((float(np.mean(found)), model))
+            kind = re.sub(r"[\d.]+$", "", model.name[0])
+            out.setdefault((kind, model.name[1]), []).append((float(np.mean(found)), model))
     levels = {name: sorted(rows, key=lambda row: row[0]) for name, rows in out.items()}
     return {name: rows for name, rows in levels.items() if len({s for s, _ in rows}) >= FEWEST}
+
+
+def _label(levels: Levels, name: tuple[str, str]) -> str:
+    """What a line is called: its mitigation, with the compression where there are several."""
+    return " ".join(name) if len({kind for kind, _ in levels}) > 1 else name[1]
 
 
 def all_of(task: Task) -> dict[str, str]:
@@ -38,17 +49,18 @@ def all_of(task: Task) -> dict[str, str]:
     levels = by_sparsity(task)
     if not levels:
         return {}
-    name = BASELINE if BASELINE in levels else next(iter(levels))
+    plain = [name for name in levels if name[1] == BASELINE]
+    name = max(plain or levels, key=lambda name: len(levels[name]))
     easy_hard = [(0.0, task.teacher), *levels[name]]
     drawn = {}
     if task.teacher.ood_sets:
         drawn["figure3"] = _bias(f"figure3-{_id(task.name)}", task, levels)
     if all(model.gap is not None for _, model in easy_hard):
-        drawn["figure1"] = _halves(f"figure1-{_id(task.name)}", easy_hard, name)
+        drawn["figure1"] = _halves(f"figure1-{_id(task.name)}", easy_hard, _label(levels, name))
     return dict(sorted(drawn.items()))
 
 
-def _halves(name: str, rows: Sequence[tuple[float, Model]], mitigation: str) -> str:
+def _halves(name: str, rows: Sequence[tuple[float, Model]], label: str) -> str:
     """Accuracy on easy and hard dev samples against sparsity."""
     x = [100 * sparsity for sparsity, _ in rows]
     values = {key: [100 * m.parts["dev", key].value for _, m in rows] for key in ("easy", "hard")}
@@ -61,13 +73,13 @@ def _halves(name: str, rows: Sequence[tuple[float, Model]], mitigation: str) -> 
             axes.plot([sparsity, sparsity], [hard, easy], color=INK, linewidth=0.5, linestyle=":")
             place = (sparsity, (easy + hard) / 2)
             axes.annotate(f"{easy - hard:.1f}", place, fontsize=8.5, ha="center")
-        axes.set(xlabel="sparsity, %", ylabel=f"dev accuracy ({printable(mitigation)}), %")
+        axes.set(xlabel="sparsity, %", ylabel=f"dev accuracy ({printable(label)}), %")
         axes.grid()
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
         return svg(figure, name)
 
 
-def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]) -> str:
+def _bias(name: str, task: Task, levels: Levels) -> str:
     """OOD accuracy (left) and F_bias (right) against sparsity, a line for each loss.
 
     Over the paper's OOD sets where they are there, else over all; of these, over those on which the
@@ -83,8 +95,8 @@ def _bias(name: str, task: Task, levels: Mapping[str, list[tuple[float, Model]]]
     with drawing(8.4, 3.4) as figure:
         left, right = figure.subplots(1, 2)
         looks = ({"linestyle": dash, "color": colour} for dash in cycle("-:") for colour in COLOURS)
-        for (mitigation, rows), look in zip(levels.items(), looks, strict=False):
-            style = {**look, "marker": "o", "label": printable(mitigation)}
+        for (line, rows), look in zip(levels.items(), looks, strict=False):
+            style = {**look, "marker": "o", "label": printable(_label(levels, line))}
             start = (0.0, 100 * task.teacher.pool(names).value, False)
             ood, bias = [start], [(0.0, 1.0, False)]
             for sparsity, model in rows:

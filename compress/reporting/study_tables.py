@@ -30,11 +30,29 @@ def all_of(task: Task) -> list[Table]:
 
 
 def of_models(
-    caption: str, task: Task, models: Iterable[Model], columns: Iterable[Column[Model]]
+    caption: str,
+    task: Task,
+    models: Iterable[Model],
+    columns: Iterable[Column[Model]],
+    paired: bool = False,
 ) -> Table:
-    """A row for each model, its label in front; ‡ marks a model that has collapsed."""
+    """A row for each model, its label in front; ‡ marks a model that has collapsed.
+
+    The caption says so where intervals are of one seed; paired: whether differences to vanilla are
+    shown, which are of the seeds that both have.
+    """
+    models = list(models)
+    shown = [pair[0] for model in models if (pair := task.pair(model))] if paired else []
+    if any(len(model.seeds) == 1 for model in [*models, *shown]):
+        bold = ", and no difference is bold" * (len(task.teacher.order) > 1)
+        caption += f" Where there is one seed, intervals are over samples only{bold}."
     name = ("model", lambda model: label(model) + " ‡" * bool(task.collapsed(model)))
     return Table.of(caption, models, [name, *columns])
+
+
+def may_be_bold(task: Task, model: Model) -> bool:
+    """Whether an interval of the model holds chance over seeds, or the study has one seed anyway."""
+    return len(model.seeds) > 1 or len(task.teacher.order) == 1
 
 
 def on(model: Model, name: str, subset: str = "") -> str:
@@ -65,7 +83,8 @@ def measured(task: Task, names: Sequence[str] | None = None, digits: int = 2) ->
     mark = chance_mark(task, names)
 
     def difference(model: Model) -> str:
-        return signed(model.delta_difference(task.teacher, names).estimate(), 3)
+        found = model.delta_difference(task.teacher, names).estimate()
+        return signed(found, 3, bold=may_be_bold(task, model))
 
     def bias(model: Model) -> str:
         found = model.f_bias(task.teacher, names)
@@ -105,11 +124,12 @@ def _changes(
     mark = chance_mark(task, names)
 
     def cell(model: Model, key: str) -> str:
-        found = versus(model)
+        found, pair = versus(model), task.pair(model)
+        bold = pair is not None and may_be_bold(task, pair[0])
         if key == "f_bias" and found:
-            text = signed(found[key], *DIGITS[key]) if key in found else NONE
+            text = signed(found[key], *DIGITS[key], bold=bold) if key in found else NONE
             return text.replace("**", "") + mark if mark and key in found else text
-        return signed(found.get(key), *DIGITS.get(key, DIGITS["ood"]))
+        return signed(found.get(key), *DIGITS.get(key, DIGITS["ood"]), bold=bold)
 
     headers = DIFFERENCES | {"ood": _pooled(task, names)}
     return [(headers.get(key, _short(key)), partial(cell, key=key)) for key in keys]
@@ -124,7 +144,7 @@ def accuracies(task: Task) -> Table:
     """Dev, OOD (pooled), Delta and F_bias of every model."""
     caption = (
         f"{task.name} ({_sizes(task)}): accuracies in percent, mean ± standard deviation over seeds "
-        "[95 % bootstrap interval over samples and seeds; over samples only with one seed]. "
+        "[95 % bootstrap interval over samples and seeds]. "
         + (RATIO if task.teacher.ood_sets else evaluation.WITHOUT_OOD)
         + _taken_of(task)
     )
@@ -198,7 +218,7 @@ def differences(task: Task) -> Table:
         + "gap between easy and hard; bold where the 95 % interval of "
         "the paired bootstrap excludes zero." + _taken_of(task)
     )
-    return of_models(caption, task, pairs, [seeds, *_changes(task, [*keys, *sets])])
+    return of_models(caption, task, pairs, [seeds, *_changes(task, [*keys, *sets])], paired=True)
 
 
 def above_chance(task: Task) -> Table:
@@ -211,7 +231,7 @@ def above_chance(task: Task) -> Table:
     caption = f"{task.name}: where the teacher is above chance ({list_of(names)}), pooled."
     caption += _taken_of(task)
     caption += without_bias(task, names, others=True)
-    return of_models(caption, task, task.models, columns)
+    return of_models(caption, task, task.models, columns, paired=True)
 
 
 def by_set(task: Task) -> Table:
@@ -264,7 +284,7 @@ def by_subset(task: Task, name: str) -> Table:
     if len(parts) <= len(task.models):
         return table
     (_, *names), *turned = zip(table.header, *table.rows, strict=True)
-    return Table(caption, ["subset", *names], turned)
+    return Table(table.caption, ["subset", *names], turned)
 
 
 def costs(tasks: Sequence[Task]) -> Table:
@@ -283,10 +303,13 @@ def costs(tasks: Sequence[Task]) -> Table:
     models = [model for task in tasks for model in task.models]
     versions = sorted({v for model in models for v in model.rows["versions"].fillna("unknown")})
     caption = (
-        "Parameters of each model, seconds to train it (jtt's with its first model's) and to evaluate "
-        "its run, mean over seeds, and its alpha. "
-        f"All {sum(len(model.seeds) for task in tasks for model in task.students)} runs took "
-        f"{_seconds(tasks):,.0f} seconds, with each teacher and difficulty counted once. "
+        "Parameters of each model, seconds to train it (with those of a bias or first model that it "
+        "uses) and to evaluate its run, mean over seeds, and its alpha. "
+        "Teachers, difficulties, students and evaluations of "
+        f"{sum(len(model.seeds) for task in tasks for model in task.students)} runs took "
+        f"{_seconds(tasks):,.0f} seconds: each teacher and difficulty counts once, a bias or first "
+        "model with every model that uses it; students of evaluation.baseline and those that alpha "
+        '"auto" tries are not counted. '
         f"Made with {'; '.join(versions)}."
     )
     return Table(caption, header, rows)

@@ -7,7 +7,7 @@ names a required key that is missing.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.reporting import tables
+from compress.reporting import notes, tables
 from compress.reporting.numbers import (
     amount,
     count,
@@ -59,7 +59,7 @@ def cells(metrics: Metrics) -> list[list[str]]:
         own = model["measure"] if what else {}
         row += [measure(metrics, own[key]) for key in MEASURED if what]
         compared = metrics if role == "student" else model
-        bias_cells = [difference(compared), number(compared.get("f_bias")) + doubt(metrics)]
+        bias_cells = [difference(compared), number(compared.get("f_bias")) + notes.doubt(compared)]
         row += [number(model["delta"]), *(["-", "-"] if role == "teacher" else bias_cells)]
         rows.append(row)
     return rows
@@ -94,11 +94,12 @@ def table(metrics: Metrics) -> str:
 
 
 def terminal(metrics: Metrics) -> str:
-    """The table, then what the models differ in, the notes about the data, those on F_bias (`*`)."""
+    """The table, then what the models differ in, what is beside them, the notes on F_bias (`*`)."""
     lines = [*gain(metrics), *flips(metrics), *size(metrics), *not_timed(metrics), *int8(metrics)]
-    lines += metrics.get("data_notes") or []
+    lines += notes.beside(metrics)
     shown = [printable(line).replace("−", "-") for line in lines]
-    return "\n".join([table(metrics), *shown, *(f"* {printable(note)}" for note in metrics["notes"])])
+    doubts = [f"* {printable(note)}" for note in notes.against(metrics)]
+    return "\n".join([table(metrics), *shown, *doubts])
 
 
 def verdict(metrics: Metrics) -> str:
@@ -250,11 +251,6 @@ def _bounds(interval: Sequence[float] | None, factor: float, digits: int) -> str
     return f", 95 % interval {low} to {high}"
 
 
-def doubt(metrics: Metrics) -> str:
-    """Return the mark of an F_bias that a note of the run speaks against; empty without one."""
-    return " *" if metrics["notes"] and metrics.get("f_bias") is not None else ""
-
-
 def difference(metrics: Metrics) -> str:
     """Delta of the student less that of the teacher, with its 95 % interval; "n/a" if unknown."""
     found = metrics.get("delta_difference")
@@ -371,7 +367,7 @@ def _bias_clause(metrics: Metrics) -> str:
         chance = "chance" if measure_name(metrics) else "the majority class"
         why = f"the teacher is not clearly above {chance} on OOD"
         return f"F_bias ({shown:.3f}) says nothing, because {why}"
-    if doubt(metrics):
+    if notes.doubt(metrics):
         return f"F_bias is {number(f_bias)}, which the notes speak against"
     bias_by = f"its relative bias{of_measure(metrics, 'by')}"
     if shown == 1:

@@ -110,7 +110,7 @@ def _known_figures(
         out["delta_difference"] = {"value": deltas[0] - deltas[1], "interval": apart}
     out["f_bias_reason"] = reason(deltas[1], out["teacher"]["delta_interval"], what)
     if out["f_bias_reason"] is None and deltas[0] is None:
-        out["f_bias_reason"] = _nothing("student", what)
+        out["f_bias_reason"] = nothing("student", what)
     if out["f_bias_reason"] is None:
         out["f_bias"] = metrics.relative_bias(student, teacher)
         ratio = np.full_like(drawn.teacher, np.nan)
@@ -129,7 +129,7 @@ def above_zero(interval: tuple[float, float] | list[float] | None) -> bool:
     return interval is not None and interval[0] > 0
 
 
-def _nothing(who: str, what: str | None) -> str:
+def nothing(who: str, what: str | None) -> str:
     """Why a model has no Delta: its accuracy on dev, or what stands for it, is not above 0."""
     return (
         f"the {who} gets nothing right on dev"
@@ -144,7 +144,7 @@ def reason(delta: float | None, interval: list[float] | None, what: str | None =
     what: the name of the figure if it is another than the accuracy.
     """
     if delta is None:
-        return f"{_nothing('teacher', what)}, so it has no Delta"
+        return f"{nothing('teacher', what)}, so it has no Delta"
     text = (
         f"Delta {numbers.number(delta)}" if what is None else f"Delta of {what} {numbers.number(delta)}"
     )

@@ -125,10 +125,16 @@ def _shares(classes: NDArray[np.int64], split: Split) -> dict[str, float]:
     return {name: float(n / len(classes)) for name, n in zip(split.names, counts, strict=True)}
 
 
-def vanished(student: Mapping[str, Any], dev: Split) -> list[str]:
-    """Classes that the student predicts on dev for less than a tenth of their gold share."""
+def missed(model: Mapping[str, Any], dev: Split) -> list[str]:
+    """Classes that a model predicts on dev for less than a tenth of their gold share."""
     gold = _shares(dev.labels, dev)
-    return [name for name, share in student["predicted"].items() if share < VANISHED * gold[name]]
+    return [name for name, share in model["predicted"].items() if share < VANISHED * gold[name]]
+
+
+def vanished(teacher: Mapping[str, Any], student: Mapping[str, Any], dev: Split) -> list[str]:
+    """Classes that the student misses on dev and its teacher does not."""
+    unlearnt = missed(teacher, dev)
+    return [name for name in missed(student, dev) if name not in unlearnt]
 
 
 def at_chance(
@@ -148,29 +154,31 @@ def notes(
     dev: Split,
     ood: Mapping[str, Split],
     metric: str = measures.ACCURACY,
+    name: str = "student",
 ) -> list[str]:
     """Sentences a reader must know before believing F_bias; what cannot be said without an OOD set.
 
-    metric: what Delta is taken of, by which the teacher and the loss on dev are judged.
+    metric: what Delta is taken of, by which the teacher and the loss on dev are judged; name: what the
+    student is called.
     """
-    missed = set(vanished(teacher, dev))
+    gone = vanished(teacher, student, dev)
     out = [] if ood else [WITHOUT_OOD]
-    for name in vanished(student, dev):
-        share = f"'{name}' on dev ({student['predicted'][name]:.1%} of the samples)"
+    for label in missed(student, dev):
+        share = f"'{label}' on dev ({student['predicted'][label]:.1%} of the samples)"
         out.append(
-            f"The student hardly predicts {share}, nor did its teacher: the class was not learnt."
-            if name in missed
-            else f"The student has almost stopped predicting {share}: it has collapsed."
+            f"The {name} has almost stopped predicting {share}: it has collapsed."
+            if label in gone
+            else f"The {name} hardly predicts {share}, nor did its teacher: the class was not learnt."
         )
-    for name in at_chance(teacher, ood, metric):
-        found, own = Chance.of(ood[name], metric), teacher["measure"]["ood"][name]
+    for one in at_chance(teacher, ood, metric):
+        found, own = Chance.of(ood[one], metric), teacher["measure"]["ood"][one]
         out.append(
-            f"The teacher is not clearly above {found.name} on {name} ({found.against(own)}, less than "
+            f"The teacher is not clearly above {found.name} on {one} ({found.against(own)}, less than "
             "three standard errors more): there F_bias says nothing."
         )
     if ood and teacher["measure"]["dev"] - student["measure"]["dev"] > MOST_LOST:
         out.append(
-            f"The student lost more than 2 points of dev {measures.NAMES[metric]}: "
+            f"The {name} lost more than 2 points of dev {measures.NAMES[metric]}: "
             "F_bias rewards a model that forgets everything."
         )
     return out

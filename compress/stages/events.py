@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from compress.reporting import markdown, summary
+from compress.reporting import markdown, notes, summary
 from compress.reporting.report import DifficultyView
 from compress.scoring import measures
 from compress.stages.context import Context
@@ -29,7 +29,8 @@ def write(context: Context, metrics: Mapping[str, Any], view: DifficultyView | N
         *summary.flips(metrics),
         *summary.size(metrics),
         *summary.int8(metrics),
-        *metrics["notes"],
+        *metrics.get("remarks", []),
+        *notes.against(metrics),
     )
     parts = [markdown.table(summary.cells(metrics)), *map(markdown.text, texts)]
     monitor.text("results", "\n\n".join(parts))

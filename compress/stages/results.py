@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,10 @@ def _metrics(context: Context, made: Finished, view: report.DifficultyView | Non
     out["teacher"] |= train_figure(context, made.teacher)
     metric = context.config.robust.evaluation.metric
     judged = train_figure(context, made.teacher, metric) | {"dev": out["teacher"]["measure"]["dev"]}
-    out["notes"] = chance.notes(judged, context.data.splits(), metric) + out["notes"]
-    out["notes"] += notes_on_best_dev(out)
+    on_teacher = chance.notes(judged, context.data.splits(), metric)
+    for compared in [out, *([out["plain"]] if "plain" in out else [])]:
+        compared["notes"] = on_teacher + compared["notes"]
+    out["remarks"] += remarks_on_best_dev(out)
     models = {role: made.stages[role] for role in shown}
     model_figures.add(out, context, models)
     if made.int8 is not None:
@@ -156,9 +159,10 @@ def collect(
 ) -> dict[str, Any]:
     """metrics.json from the scores of the models by role, without sizes, difficulty and seconds.
 
-    Of the student with the plain loss, if there is one: `plain`, with its own bias, and `gain`. Of a
-    teacher with the plain loss beside another: `plain_teacher`, with the bias of both students against
-    it. `flips` of a student: samples by set that only the teacher or only it gets right.
+    Of the student with the plain loss, if there is one: `plain`, with its own bias and notes, and
+    `gain`. Of a teacher with the plain loss beside another: `plain_teacher`, with the bias of both
+    students against it. `flips` of a student: samples by set that only the teacher or only it gets
+    right.
     """
     robust, raw = context.config.robust, context.data
     metric = robust.evaluation.metric
@@ -166,6 +170,7 @@ def collect(
     every = {name: evaluation.summary(s, raw.dev, raw.ood, hard, metric) for name, s in models.items()}
     pairs = {name: (m["measure"]["dev"], m["measure"]["ood_pooled"]) for name, m in every.items()}
     answers = {name: evaluation.answers(s, raw.dev, raw.ood) for name, s in models.items()}
+    judged = partial(evaluation.notes, every["teacher"], dev=raw.dev, ood=raw.ood, metric=metric)
     hits = {name: {n: one.right for n, one in sets.items()} for name, sets in answers.items()}
     sizes = {f"ood_{name}": split.set_size for name, split in raw.ood.items()}
 
@@ -184,6 +189,7 @@ def collect(
         own = other.pop("student")
         del other["teacher"]
         both["plain"] = every["plain"] | own | other
+        both["plain"]["notes"] = judged(every["plain"], name=scores.NAMES["plain"])
         both["plain"]["flips"] = flips.figures(hits["teacher"], hits["plain"])
         pair = (hits["plain"], hits["student"])
         measured = drawn("plain", "student") if what else None
@@ -202,13 +208,11 @@ def collect(
         "metric": metric,
         **both,
         **found,
-        "notes": [
-            *_note_on_the_teacher(context.config, bool(raw.ood)),
-            *evaluation.notes(both["teacher"], both["student"], raw.dev, raw.ood, metric),
-        ],
+        "notes": judged(every["student"]),
+        "remarks": _remarks_on_the_teacher(context.config, bool(raw.ood)),
         "data_notes": [*raw.notes, *context.cut_notes()],
         "at_chance": evaluation.at_chance(both["teacher"], raw.ood, metric),
-        "vanished": evaluation.vanished(both["student"], raw.dev),
+        "vanished": evaluation.vanished(every["teacher"], every["student"], raw.dev),
         "samples": {
             "train": len(raw.train),
             "dev": len(raw.dev),
@@ -218,7 +222,7 @@ def collect(
     }
 
 
-def notes_on_best_dev(metrics: Mapping[str, Any]) -> list[str]:
+def remarks_on_best_dev(metrics: Mapping[str, Any]) -> list[str]:
     """A sentence about each student whose epoch was chosen by its dev accuracy."""
     return [
         f"the {scores.NAMES[role]} is that of epoch {best['epoch']} of {best['epochs']}, chosen by dev "
@@ -228,8 +232,8 @@ def notes_on_best_dev(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _note_on_the_teacher(config: Config, ood: bool) -> list[str]:
-    """A sentence about a teacher that is trained with another loss than the plain one.
+def _remarks_on_the_teacher(config: Config, ood: bool) -> list[str]:
+    """Sentences about a teacher that is trained with another loss than the plain one.
 
     ood: whether there is an OOD set, and with it an F_bias.
     """

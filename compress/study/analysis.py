@@ -160,10 +160,16 @@ class Model:
         return Figures(by_seed, float(np.mean(list(by_seed.values()))), replicates)
 
     def delta(self, names: Sequence[str] | None = None) -> Figures:
-        """Delta = (dev - OOD) / dev (Du et al. 2023, Sec. 3.4); names: OOD sets (default: all)."""
+        """Delta = (dev - OOD) / dev (Du et al. 2023, Sec. 3.4); names: OOD sets (default: all).
+
+        NaN for a seed, and in a replicate, whose dev is not above 0, as another figure than the
+        accuracy may be; NaN altogether where the mean over the seeds is not.
+        """
         dev, ood = self.measured["dev"], self.measured_pool(names)
-        by_seed = {s: metrics.delta(value, ood.by_seed[s]) for s, value in dev.by_seed.items()}
-        replicates = (dev.replicates - ood.replicates) / dev.replicates
+        by_seed = {s: float(_deltas(value, ood.by_seed[s])) for s, value in dev.by_seed.items()}
+        if dev.value <= 0:
+            return Figures(by_seed, np.nan, np.full_like(dev.replicates, np.nan))
+        replicates = _deltas(dev.replicates, ood.replicates)
         return Figures(by_seed, metrics.delta(dev.value, ood.value), replicates)
 
     def f_bias(self, teacher: "Model", names: Sequence[str] | None = None) -> Figures | None:
@@ -184,7 +190,11 @@ class Model:
         base = teacher.only(self.seeds)
         interval = bias.known(base.delta_over_samples(names)[1])
         what = None if self.metric == measures.ACCURACY else measures.NAMES[self.metric]
-        return bias.reason(base.delta(names).value, interval, what)
+        delta = base.delta(names).value
+        why = bias.reason(None if np.isnan(delta) else delta, interval, what)
+        if why is None and self.measured["dev"].value <= 0:
+            return bias.nothing("student", what)
+        return why
 
     def delta_difference(self, teacher: "Model", names: Sequence[str] | None = None) -> Figures:
         """Delta less that of the teacher, of the same seeds."""
@@ -197,8 +207,7 @@ class Model:
         over = {name: self._over_samples(name) for name in ("dev", *self._shares(names))}
         dev = over["dev"]
         ood = np.sum([over[name] * share for name, share in self._shares(names).items()], axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            each, mean = (dev - ood) / dev, 1 - ood.mean(axis=1) / dev.mean(axis=1)
+        each, mean = _deltas(dev, ood), _deltas(dev.mean(axis=1), ood.mean(axis=1))
         of_seeds = sorted(self.seeds, key=self.order.index)
         by_seed = {seed: bootstrap.interval(each[:, n]) for n, seed in enumerate(of_seeds)}
         return by_seed, bootstrap.interval(mean)
@@ -342,6 +351,12 @@ class Task:
         return reasons
 
 
+def _deltas(dev: Array | float, ood: Array | float) -> Array:
+    """Delta of each pair of figures; NaN where dev is not above 0."""
+    known = np.where(np.asarray(dev) > 0, dev, np.nan)
+    return (known - ood) / known
+
+
 def _ratio(student: Figures, teacher: Figures, intervals: Mapping[int, Interval]) -> Figures:
     """F_bias from two Deltas; replicates in which the teacher loses nothing are unknown.
 
@@ -367,7 +382,9 @@ def tasks(rows: Iterable[Row], replicates: int = bootstrap.REPLICATES) -> list[T
     for name, found in pd.DataFrame(list(rows)).groupby("task", sort=False):
         seeds = sorted(found["seed"].unique().tolist())
         comparable.check_metric(name, found)
-        draws = bootstrap.draw(comparable.sizes(name, found), len(seeds), replicates)
+        sizes = comparable.sizes(name, found)
+        comparable.check_settings(name, found)
+        draws = bootstrap.draw(sizes, len(seeds), replicates)
         models = [
             (role, Model(group, draws, seeds))
             for (role, *_), group in found.groupby(["role", "compression", "mitigation"], sort=False)

@@ -1,4 +1,4 @@
-"""Whether results may stand in one table: the same data, the same figure, a teacher for each seed."""
+"""Whether results may stand in one table: same data, figure and settings, a teacher for each seed."""
 
 from collections.abc import Sequence
 
@@ -51,6 +51,24 @@ def check_metric(task: str, rows: pd.DataFrame) -> None:
             f"{task}: robust_compression.evaluation.metric is {found[0]} in one run and {found[1]} in "
             "another; results of both cannot stand in one table."
         )
+
+
+def check_settings(task: str, rows: pd.DataFrame) -> None:
+    """Raise UserError if seeds of a student were made with different settings.
+
+    Files of earlier versions do not say with which.
+    """
+    known = rows[(rows["role"] == "student") & rows["settings"].notna()]
+    for name, own in known.groupby(["compression", "mitigation"], sort=False):
+        one = own.iloc[0]
+        for other in own.loc[own["settings"] != one["settings"], "seed"].iloc[:1]:
+            raise UserError(
+                f"{task}: {'-'.join(name)} has other settings, another encoder or another version of "
+                f"this program with seed {other} than with seed {one['seed']}, so they cannot be "
+                "averaged; make one of them again with what the other has, with "
+                "robust_compression.precision for the whole study if that is 'auto', which goes by the "
+                "machine."
+            )
 
 
 def with_teacher(rows: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:

@@ -150,10 +150,12 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
     """Raise UserError now for what every run would find for itself: task, data folder, hook, batch.
 
     And for what none would: runs of one task and seed that would not share teacher and difficulty, but
-    for the loss of the teacher, which a mitigation may choose.
+    for the loss of the teacher, which a mitigation may choose, and runs of one task that would not be
+    evaluated alike.
     processes: of a run, None if they cannot be counted; then the batch is left to the runs.
     """
     first: dict[tuple[str, int], Run] = {}
+    known: dict[str, tuple[dict[str, Any], str]] = {}
     for run in runs:
         other = first.setdefault((run.task, run.seed), run)
         own, expected = _shared(run.config), _shared(other.config)
@@ -172,8 +174,22 @@ def check(runs: Sequence[Run], processes: int | None) -> None:
             run.config.robust.loss.load()
             if processes is not None:
                 config.batch_split(run.config, processes)
+            evaluated = _evaluated(run.config)
         except UserError as error:
             raise UserError(f"{run.name}: {error}") from None
+        usual, name = known.setdefault(run.task, (evaluated, run.name))
+        for key in [key for key, value in evaluated.items() if value != usual[key]]:
+            raise UserError(
+                f"{run.name}: '{used_keys.OURS}.evaluation.{key}' is not that of {name}, so their "
+                "figures could not stand in one table; set it for the whole study."
+            )
+
+
+def _evaluated(config: Config) -> dict[str, Any]:
+    """What the figures of a run depend on and its models do not, by key of `evaluation`."""
+    block = config.robust.evaluation
+    ood = sources.ood_names(config.robust, tasks.of(config.robust.task))
+    return {"precision": block.precision, "metric": block.metric, "ood": sorted(ood)}
 
 
 def notes(runs: Sequence[Run]) -> list[str]:

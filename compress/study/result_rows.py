@@ -14,24 +14,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from compress.configuration import used_keys
 from compress.errors import UserError
-from compress.files import artefacts
+from compress.files import artefacts, ownership
 from compress.runtime import provenance
 from compress.scoring import measures
 from compress.scoring.measures import Answers
 from compress.study.plan import Run
 
-VERSION = "6"
+VERSION = "7"
+_ADDED = {"settings": pa.string()}
+_MEASURED = {"metric": pa.string(), "answers": pa.binary()}
 ADDED = {
-    "4": {"versions": pa.string(), "metric": pa.string(), "answers": pa.binary()},
-    "5": {"metric": pa.string(), "answers": pa.binary()},
+    "4": {"versions": pa.string(), **_MEASURED, **_ADDED},
+    "5": {**_MEASURED, **_ADDED},
+    "6": _ADDED,
 }
 """Version of a file that is read too -> the columns that it lacks."""
 TEACHER = "teacher"
 """Compression of a teacher of another loss."""
 MODEL = ("task", "seed", "role", "compression", "mitigation")
 COLUMNS = {
-    pa.string(): "task data role compression mitigation set subset device versions metric",
+    pa.string(): "task data role compression mitigation set subset device versions metric settings",
     pa.int64(): "seed samples set_size train_samples params nonzero_params",
     pa.float64(): "accuracy sparsity seconds difficulty_seconds evaluation_seconds agreement auroc "
     "shallow_auroc alpha",
@@ -49,7 +53,8 @@ repeated. set_size: samples that the whole set has, where only some were scored;
 was trained on; auroc, shallow_auroc: of the variance and of the shallow classifier's error for the
 known truth; seconds: of training; evaluation_seconds: of the run, on the rows of its student; device,
 versions: with which the model was made; metric: what Delta is taken of, null for the accuracy; answers:
-gold and then predicted classes of a whole set, 16 bits each, null where hits suffice.
+gold and then predicted classes of a whole set, 16 bits each, null where hits suffice; settings: a hash
+of what the runs of a student have in common whatever the seed and the machine, null for teachers.
 """
 Row = dict[str, Any]
 
@@ -76,6 +81,7 @@ def collect(runs: Iterable[Run]) -> list[Row]:
                     f"{run.output_dir}: has another {what} than {name} (its data, model or settings "
                     "have changed); delete one of them and run the study again."
                 )
+    _check_teachers((run, arrays) for run, _, arrays in read)
     teachers = {  # a run that has a difficulty before one that has none
         tuple(shared): name
         for what in ("teacher", "difficulty")
@@ -87,6 +93,26 @@ def collect(runs: Iterable[Run]) -> list[Row]:
             rows += _model(run, metrics, arrays, "teacher")
         rows += _model(run, metrics, arrays, "student")
     return rows
+
+
+def _check_teachers(read: Iterable[tuple[Run, Mapping[str, NDArray[Any]]]]) -> None:
+    """Raise UserError if runs of one task, seed and teacher were not compared with the same weights.
+
+    The key of a teacher that was deleted and made again is the same, what it gets right may not be.
+    Sets of other sizes are left to `comparable.sizes`.
+    """
+    first: dict[tuple[str, int, str, str], tuple[NDArray[Any], str]] = {}
+    for run, arrays in read:
+        for key in [key for key in arrays if key.startswith("teacher/")]:
+            known = (run.task, run.seed, run.teacher, key)
+            expected, name = first.setdefault(known, (arrays[key], run.name))
+            if len(arrays[key]) == len(expected) and (arrays[key] != expected).any():
+                raise UserError(
+                    f"{run.output_dir}: its teacher's {key.partition('/')[2]} outcomes are not those "
+                    f"of {name}, so the teacher has been made again in between and came out otherwise; "
+                    f"delete metrics.json of every run of {run.task} with seed {run.seed} and run the "
+                    "study again."
+                )
 
 
 def _files(run: Run) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -128,6 +154,7 @@ def _model(
         "vanished": role == "student" and bool(metrics["vanished"]),
         "device": metrics["artefacts"][role]["device"],
         "versions": provenance.packages(metrics["artefacts"][role]),
+        "settings": _settings(run, metrics) if role == "student" else None,
         "metric": metric if (metric := metrics.get("metric")) != measures.ACCURACY else None,
         "answers": None,
     }
@@ -144,6 +171,17 @@ def _model(
         for subset, members in _subsets(arrays, name):
             rows.append({**about, "set": name, "subset": subset, **_outcome(right[members])})
     return rows
+
+
+def _settings(run: Run, metrics: Mapping[str, Any]) -> str | None:
+    """A hash of the settings of a run, the precision that it chose included, and of its encoder's size.
+
+    Models and data may lie elsewhere on another machine, so their names are not in it.
+    """
+    config = ownership.settled(run.config, metrics["keys"].get("evaluate"))
+    if config is None:
+        return None
+    return artefacts.key([used_keys.of_any_seed(config), metrics["teacher"]["params"]])
 
 
 def _subsets(arrays: Mapping[str, NDArray[Any]], name: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
