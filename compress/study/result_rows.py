@@ -23,12 +23,12 @@ from compress.scoring.measures import Answers
 from compress.study.plan import Run
 
 VERSION = "7"
-_ADDED = {"settings": pa.string()}
+_SETTINGS = {"settings": pa.string()}
 _MEASURED = {"metric": pa.string(), "answers": pa.binary()}
 ADDED = {
-    "4": {"versions": pa.string(), **_MEASURED, **_ADDED},
-    "5": {**_MEASURED, **_ADDED},
-    "6": _ADDED,
+    "4": {"versions": pa.string(), **_MEASURED, **_SETTINGS},
+    "5": {**_MEASURED, **_SETTINGS},
+    "6": _SETTINGS,
 }
 """Version of a file that is read too -> the columns that it lacks."""
 TEACHER = "teacher"
