@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from compress import method_code
 from compress.compression.masks import Masks
 from compress.configuration.config import Config, training_steps
+from compress.data import draw
 from compress.data.columns import Columns
 from compress.files import arrays
 from compress.mitigations.vanilla import Vanilla
@@ -57,8 +58,9 @@ class EncoderBias(Stage[Context]):
         return TRAINING
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """Facts of any training, the settings, and the code of the loss."""
-        return {**run.training_facts(), **self.settings(), "code": method_code.digest(Vanilla)}
+        """Facts of any training, the settings, how parts are drawn, and the code of the loss."""
+        own = {**self.settings(), "draw": draw.SEED, "code": method_code.digest(Vanilla)}
+        return {**run.training_facts(), **own}
 
     def work(self, config: Config, count: int) -> tuple[int, int]:
         """Optimiser steps of all trainings, and samples that are judged."""

@@ -59,8 +59,8 @@ class PartialEncoder(EncoderBias):
         return [min(MOST, count * (FOLDS - 1) // FOLDS)] * FOLDS
 
     def settings(self) -> dict[str, int]:
-        """Folds, epochs and samples, and how these are drawn."""
-        return {"folds": FOLDS, "epochs": EPOCHS, "samples": MOST, "draw": draw.SEED}
+        """Folds, epochs and samples."""
+        return {"folds": FOLDS, "epochs": EPOCHS, "samples": MOST}
 
     def needs(self, run: Context) -> tuple[Stage, ...]:
         """The one text in the encoder's tokens."""
