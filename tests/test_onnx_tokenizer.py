@@ -5,6 +5,7 @@ import onnxruntime
 import pytest
 import torch
 from tokenizer_models import CONFIGS, made
+from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from compress import predict
@@ -40,6 +41,9 @@ def test_the_tokenizers_output_is_the_files_input(tmp_path, kind, settings, inpu
     (tmp_path / "model").rename(tmp_path / "moved")
     tokenizer = AutoTokenizer.from_pretrained(out)
     given = dict(tokenizer(*PAIRS.texts, padding=True, return_tensors="np"))
+    alone = Tokenizer.from_file(str(out / "tokenizer.json"))
+    assert alone.truncation is None and alone.padding is None
+    assert len(alone.encode("wa " * 60, "wd " * 50).ids) > 110
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     assert {node.name for node in session.get_inputs()} == set(given) == inputs
     (logits,) = session.run(None, given)

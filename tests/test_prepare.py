@@ -72,6 +72,14 @@ def test_it_is_what_reading_gives(nli_folder, workspace, tmp_path):
     assert list(reused.values()) == [False] * 4
 
 
+def test_an_ood_file_of_another_kind_is_not_left_out_silently(nli_folder, workspace, tmp_path, capsys):
+    folder = nli_folder(tmp_path / "nli")
+    (folder / "ood_mine.json").write_text("[]")
+    data, _ = made(workspace(folder))
+    assert list(data.ood) == ["hans"]
+    assert f"note: {folder}: ood_mine.json is of another kind" in capsys.readouterr().out
+
+
 def test_an_unchanged_source_is_not_opened_again(nli_folder, workspace, tmp_path, monkeypatch):
     folder = nli_folder(tmp_path / "nli")
     first, _ = made(workspace(folder))

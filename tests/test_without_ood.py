@@ -96,7 +96,12 @@ def test_what_asks_for_an_ood_set_is_refused_without_one(no_ood, tmp_path):
 
 def test_a_file_that_is_meant_as_one_and_cannot_be_read(no_ood):
     (no_ood / "ood_hans.xlsx").touch()
-    error_of(no_ood, "ood_hans.xlsx is of another kind", ".jsonl", task="mine", definition=DEFINITION)
+    mine = {"task": "mine", "definition": DEFINITION}
+    error_of(no_ood, "ood_hans.xlsx is of another kind", ".jsonl", **mine)
+    (no_ood / "ood_other.jsonl").touch()
+    (no_ood / "ood_other.jsonl.bak").touch()
+    (line,) = sources.passed_over([no_ood], {"other"})
+    assert line.startswith(f"{no_ood}: ood_hans.xlsx is of another kind, so it cannot be an OOD set")
 
 
 def test_on_the_hub_alone_nothing_else_is_needed():

@@ -5,7 +5,7 @@ OOD sets in either case. An OOD set of a definition with both `file` and `hub` f
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -146,12 +146,20 @@ def _check_without(block: TaskBlock, task: Task) -> None:
             "robust_compression.task.drop_overlap: has no effect, because there is no OOD set; leave "
             "it out, or put an ood_<name> file into task.data_dir or task.ood_dir."
         )
-    if other := [_unreadable(path) for f in given.values() for path in sorted(f.glob("ood_*"))]:
-        formats = ", ".join(reading.FORMATS)
-        raise UserError(
-            f"{where}: {other[0]}, so it cannot be an OOD set ({formats}, or those with .gz); convert "
-            "or rename it."
-        )
+    if other := passed_over(given.values(), ()):
+        raise UserError(f"{other[0]}; convert or rename it.")
+
+
+def passed_over(folders: Iterable[Path], known: Collection[str]) -> list[str]:
+    """What is called ood_<name>, cannot be read, and has not the name of a set that is known."""
+    formats = ", ".join(reading.FORMATS)
+    return [
+        f"{folder}: {_unreadable(path)}, so it cannot be an OOD set ({formats}, or those with .gz)"
+        for folder in folders
+        for path in sorted(folder.glob("ood_*"))
+        if reading.without_suffix(path.name) == path.name
+        and path.name.removeprefix("ood_").partition(".")[0] not in known
+    ]
 
 
 def absent_ood(config: RobustCompression, task: Task) -> dict[str, tuple[str, ...]]:

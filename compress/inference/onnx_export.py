@@ -76,7 +76,7 @@ def export(model_dir: Path, file: Path) -> None:
                 remote_code.forget(model.config)
                 model.config.save_pretrained(beside)
                 if tokenizer is not None:
-                    tokenizer.save_pretrained(beside)
+                    encoders.save_tokenizer(tokenizer, beside)
                 for written in (*beside.iterdir(), temporary):
                     written.replace(file.parent / written.name)
     except OSError as error:

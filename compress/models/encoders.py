@@ -89,6 +89,14 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer; the lengths that it was last used with are no part of it."""
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
+
+
 def load_config(path: Path) -> PreTrainedConfig:
     """The model's configuration, with a padding token, to classify; UserError if it cannot be read.
 

@@ -78,7 +78,4 @@ def save(
     setattr(model.config, encoders.TRAINED_TEXTS, len(task.texts))
     setattr(model.config, encoders.TRAINED_COLUMNS, list(task.texts))
     remote_code.save(model, folder, weights)
-    if tokenizer.is_fast:  # the length that it was last used with is no part of it
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
-    tokenizer.save_pretrained(folder)
+    encoders.save_tokenizer(tokenizer, folder)

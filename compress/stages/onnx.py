@@ -31,8 +31,8 @@ class Onnx(Stage[Context]):
         return (Student(),)
 
     def facts(self, run: Context) -> dict[str, Any]:
-        """The version of the format."""
-        return {"opset": onnx_export.OPSET}
+        """The version of the format, and of what lies beside the file."""
+        return {"opset": onnx_export.OPSET, "tokenizer": "of any length"}
 
     def place(self, run: Context, key: str) -> Path:
         """In the run's directory."""

@@ -141,6 +141,10 @@ def _sources(run: Workspace, task: Task) -> dict[str, Source]:
 
     def look() -> list[tuple[str, str]]:
         found.update(sources.every(run.config.robust, task))
+        if run.config.robust.evaluation.ood is None:
+            known = {split.removeprefix("ood_") for split in found}
+            for line in sources.passed_over(sources.folders(run.config.robust.task).values(), known):
+                ranks.say(f"note: {line}, and is left out.")
         return [(split, source.name) for split, source in found.items()]
 
     listed = ranks.on_main(look)
