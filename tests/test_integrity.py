@@ -213,20 +213,22 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not
     assert sweep([tmp_path]) == 2 and names(tmp_path) == [mine.name]
 
 
-@pytest.mark.parametrize(
-    "name", [".teacher.ab12cd34.tmp", ".x.json.77.tmp", ".a.far_00000000.1.2.0.tmp"]
-)
-def test_of_unknown_processes_only_what_is_old_is_removed(tmp_path, name):
-    folder = tmp_path / name
+def test_of_other_hosts_processes_only_what_is_old_is_removed(tmp_path):
+    """And nothing that another program called so."""
+    folder = tmp_path / ".a.far_00000000.1.2.0.tmp"
     folder.mkdir()
     (folder / "data").write_text("half")
     (tmp_path / "mine.tmp").write_text("no name of ours")
     (tmp_path / ".hidden").write_text("nor this")
+    (tmp_path / ".scratch.tmp").mkdir()
+    (tmp_path / ".x.json.77.tmp").write_text("nor that")
+    for name in ("", ".scratch.tmp", ".x.json.77.tmp"):
+        os.utime(tmp_path / name, (0, 0))
     os.utime(folder, (0, 0))
     assert sweep([tmp_path]) == 0, "a file in it is new"
     os.utime(folder / "data", (0, 0))
     assert sweep([tmp_path]) == 1
-    assert names(tmp_path) == [".hidden", "mine.tmp"]
+    assert names(tmp_path) == [".hidden", ".scratch.tmp", ".x.json.77.tmp", "mine.tmp"]
 
 
 def test_the_clock_of_the_file_system_says_what_is_old(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from configs import BASE, OURS
 from stage_runs import run_of
 
+from compress.checkpoints.unfinished import LOCK
 from compress.configuration.config import build
 from compress.errors import Interrupted, UserError
 from compress.runtime import provenance, versions
@@ -193,6 +194,30 @@ def test_what_was_made_from_another_is_made_again_and_that_is_said(run, capsys):
     again = obtain(stage, here)
     assert not again.reused and again.key == first.key and stage.made == 2
     assert obtain(stage, run()).reused and stage.made == 2
+
+
+class Watched(Large):
+    """Tells whether other runs are kept from making it too."""
+
+    name = "watched"
+
+    def make(self, run, made):
+        assert (run.unfinished.path.parent / LOCK).is_file()
+        return super().make(run, made)
+
+
+@pytest.mark.parametrize("other", ["versions", "inputs"])
+def test_one_that_is_there_and_not_reused_is_made_by_one_run_alone(run, monkeypatch, other):
+    need = Uneven()
+    stage = Watched(need)
+    obtain(stage, run())
+    if other == "versions":
+        installed(monkeypatch, torch="99.1.2")
+    else:
+        emptied(obtain(need, run()))
+        need.noise = 1
+        obtain(need, run())
+    assert not obtain(stage, run()).reused and stage.made == 2
 
 
 @pytest.mark.parametrize("noise", [0, 1])

@@ -115,8 +115,8 @@ def temporary_name(path: Path) -> Path:
 def sweep(folders: Iterable[Path]) -> int:
     """Remove unfinished files of processes that have ended from these directories; how many there were.
 
-    Where it is not known whether the process has ended: a day after the last change, by the clock of
-    the file system.
+    What is not called as `temporary_name` does is another program's and stays. Where it is not known
+    whether the process has ended: a day after the last change, by the clock of the file system.
     """
     found = 0
     for folder in folders:
@@ -131,9 +131,10 @@ def sweep(folders: Iterable[Path]) -> int:
 def _abandoned(path: Path) -> bool:
     parts = path.name.removesuffix(".old").removesuffix(SUFFIX).split(".")
     owner = processes.of_label(".".join(parts[-4:-1]))
-    ended = owner.ended if owner is not None else None
-    if ended is not None:
-        return ended
+    if owner is None:
+        return False
+    if owner.ended is not None:
+        return owner.ended
     newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
     return now(path.parent) - newest > OUTDATED
 

@@ -145,8 +145,7 @@ def _hold(lock: Lock, output_dir: Path, config: Config) -> list[str]:
     said = [] if line is None else [line]
     claim(output_dir, config)
     cache = cache_dir(config, output_dir)
-    shared = [entry for entry in cache.iterdir() if entry.is_dir()] if cache.is_dir() else []
-    shared = [entry for entry in shared if os.access(entry, os.W_OK)]
+    shared = [entry for entry in (cache / kind for kind in KINDS) if os.access(entry, os.W_OK)]
     own = [output_dir / name for name in ("", "alpha", "student", "student/model")]
     if count := artefacts.sweep([*own, *shared]):
         said.append(f"removed {count} unfinished files or directories of runs that have ended")

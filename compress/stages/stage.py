@@ -185,7 +185,7 @@ def obtain(stage: Stage[R], run: R) -> Artefact:
     inputs = {"key": key, "made_from": needs}
     wanted = place.is_relative_to(run.cache_dir)
     unfinished = Unfinished.of(run.config.robust.checkpoint, place, inputs, wanted)
-    with unfinished.alone(stage.label, partial(_appeared, stage, run)):
+    with unfinished.alone(stage.label, partial(_appeared, stage, run, needs)):
         if (other := find(stage, run)) is not None:
             return other
         included = sum(a.seconds for label, a in made.items() if stage.includes(label))
@@ -199,10 +199,19 @@ def obtain(stage: Stage[R], run: R) -> Artefact:
     return published
 
 
-def _appeared(stage: Stage[R], run: R) -> bool:
-    """Whether the artefact of a stage has appeared; on the main rank alone."""
+def _appeared(stage: Stage[R], run: R, needs: Mapping[str, str]) -> bool:
+    """Whether an artefact that `find` takes has appeared; on the main rank alone.
+
+    needs: content of those that it is made from, by label.
+    """
     inputs = inputs_of(stage, run)
-    return artefacts.completed(stage.place(run, artefacts.key(inputs)), inputs) is not None
+    marker = artefacts.completed(stage.place(run, artefacts.key(inputs)), inputs)
+    if marker is None:
+        return False
+    origin, accepted = marker.get("origin", {}), run.accept_versions
+    made_from = marker.get("made_from", {})
+    same = all(needs.get(label, content) == content for label, content in made_from.items())
+    return same and provenance.decide(stage.label, origin, accepted, stage.packages)[0]
 
 
 def check_place(stage: Stage[R], run: R) -> None:
