@@ -12,14 +12,17 @@
 given=${RANKS:-}
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt
 command -v mpirun >/dev/null || stop "'mpirun' is not installed; run: apt-get install openmpi-bin"
-gpus=$(nvidia-smi -L 2>/dev/null | grep -c ^GPU || true)
-RANKS=${given:-$(( gpus > 0 ? gpus : 2 ))}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( $(nproc) > RANKS ? $(nproc) / RANKS : 1 ))}
-words=(-np "$RANKS" --bind-to none -x OMP_NUM_THREADS -x PATH)
-[ "$gpus" -gt 0 ] || { export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu}; words+=(-x DS_ACCELERATOR); }
+find_gpus
+RANKS=${given:-$(( ${#gpus[@]} > 0 ? ${#gpus[@]} : 2 ))}
+hosts=1
 if [ -n "${HOSTFILE:-}" ]; then
   [ -f "$HOSTFILE" ] || stop "there is no hostfile '$HOSTFILE'; copy launch_scripts/hostfile.example"
-  words+=(--hostfile "$HOSTFILE")
+  hosts=$(grep -cE '^[[:space:]]*[^#[:space:]]' "$HOSTFILE") || stop "the hostfile '$HOSTFILE' names no host"
 fi
+here=$(( (RANKS + hosts - 1) / hosts ))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( $(nproc) > here ? $(nproc) / here : 1 ))}
+words=(-np "$RANKS" --bind-to none -x OMP_NUM_THREADS -x PATH)
+[ ${#gpus[@]} -gt 0 ] || { export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu}; words+=(-x DS_ACCELERATOR); }
+[ -z "${HOSTFILE:-}" ] || words+=(--hostfile "$HOSTFILE")
 read -ra more <<< "${MPIRUN:-}"
 exec mpirun "${words[@]}" "${more[@]}" python train.py "$@"

@@ -16,6 +16,10 @@ stop() { echo "error: $1" >&2; exit 1; }
 command -v "$PYTHON" >/dev/null || stop "'$PYTHON' is not installed; run: apt-get install python3 python3-venv"
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "Python 3.11 or newer is needed; '$PYTHON' is older"
 
+# One script at a time installs (the jobs of an array start together), where the file system has locks.
+if { exec 9> "$VENV.lock"; } 2>/dev/null && command -v flock >/dev/null; then
+  flock -n 9 2>/dev/null || { echo "another script may be installing into $VENV; this one waits"; flock 9 2>/dev/null || true; }
+fi
 if [ ! -x "$VENV/bin/pip" ]; then
   echo "making the virtual environment $VENV"
   "$PYTHON" -m venv "$VENV" || stop "'$PYTHON -m venv' failed; run: apt-get install python3-venv"
@@ -33,6 +37,7 @@ elif [ -n "$(grep -vxFf <(cat "$VENV/installed" 2>/dev/null) <<< "$wanted")" ]; 
   others=$(grep -vFf <(printf '  %s\n' "$@") "$VENV/installed" 2>/dev/null || true)
   echo "$others${others:+$'\n'}$wanted" > "$VENV/installed"
 fi
+exec 9>&-
 
 # beside FOLDER FILE ...: enter a further environment that sees the packages of this one, less those of the files.
 beside() {
@@ -53,9 +58,21 @@ beside() {
   source "$folder/bin/activate"
 }
 
+# find_gpus: the numbers of this machine's GPUs, or of those of them that CUDA_VISIBLE_DEVICES names, into `gpus`.
+find_gpus() {
+  local count
+  gpus=()
+  count=$(nvidia-smi -L 2>/dev/null | grep -c ^GPU || true)
+  [ "$count" -gt 0 ] || return 0
+  if [ -z "${CUDA_VISIBLE_DEVICES+set}" ]; then mapfile -t gpus < <(seq 0 $(( count - 1 ))); return 0; fi
+  [[ $CUDA_VISIBLE_DEVICES =~ ^[0-9,\ ]*$ ]] \
+    || stop "CUDA_VISIBLE_DEVICES is '$CUDA_VISIBLE_DEVICES': give the numbers of the GPUs, as nvidia-smi -L shows them"
+  IFS=', ' read -ra gpus <<< "$CUDA_VISIBLE_DEVICES"
+}
+
 quietly() {  # the launcher passes Ctrl-C on itself; SIGTERM to this script, which would end it alone, is passed on
   local child
-  ( trap '' INT; exec deepspeed --log_level error "$@" ) &
+  ( trap '' INT; exec env -u CUDA_VISIBLE_DEVICES deepspeed --log_level error "$@" ) &
   child=$!
   trap : INT
   trap 'kill -TERM "$child" 2>/dev/null || true' TERM
@@ -66,13 +83,13 @@ quietly() {  # the launcher passes Ctrl-C on itself; SIGTERM to this script, whi
 
 launch() {
   local gpus threads port ranks=1
+  find_gpus
   ROBUST_COMPRESSION_ENDED=$(mktemp -u)
   export ROBUST_COMPRESSION_ENDED
   port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-  gpus=$(nvidia-smi -L 2>/dev/null | grep -c ^GPU || true)
-  if [ "$gpus" -gt 0 ]; then
-    while [ $((ranks * 2)) -le "$gpus" ]; do ranks=$((ranks * 2)); done  # a power of 2 divides the batch
-    quietly --num_accelerators "$ranks" --master_port "$port" "$@"
+  if [ ${#gpus[@]} -gt 0 ]; then
+    while [ $((ranks * 2)) -le ${#gpus[@]} ]; do ranks=$((ranks * 2)); done  # a power of 2 divides the batch
+    quietly --include "localhost:$(IFS=,; echo "${gpus[*]:0:ranks}")" --master_port "$port" "$@"
   else
     ranks=$RANKS threads=$(( $(nproc) / RANKS ))
     DS_ACCELERATOR=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( threads > 0 ? threads : 1 ))} \
