@@ -239,3 +239,6 @@ def test_the_clock_of_the_file_system_says_what_is_old(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: ahead)
     assert sweep([tmp_path]) == 0
     assert names(tmp_path) == [folder.name]
+    mine = temporary_name(tmp_path / "x")
+    mine.write_text("")
+    assert sweep([tmp_path], alone=True) == 1 and names(tmp_path) == [mine.name]

@@ -201,7 +201,7 @@ def test_a_checkpoint_that_is_written_again_is_there_all_the_time(tmp_path, monk
     again = Training(tmp_path)
     again.weight, again.step = training.weight + 1, training.step
     monkeypatch.setattr(os, "rename", renamed)
-    monkeypatch.setattr(artefacts, "sweep", lambda folders: 0)
+    monkeypatch.setattr(artefacts, "sweep", lambda folders, alone: 0)
     again.saver.save_now()
     assert found and [1.0] * 4 not in found[1:], found
     assert [name for name in training.names() if name[0] != "."] == ["step-000000001"]

@@ -125,7 +125,7 @@ class Folder:
 
     def newest(self) -> Saved | None:
         """The newest sound checkpoint; says of each damaged one that it is passed over."""
-        ranks.on_main(lambda: artefacts.sweep([self.path]))
+        ranks.on_main(lambda: artefacts.sweep([self.path], alone=True))
         for path in ranks.on_main(self._complete):
             marker, wrong = ranks.on_main(partial(_marker, path))
             if wrong is None:

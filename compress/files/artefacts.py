@@ -112,29 +112,32 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name[:40]}.{owner}.{number}{SUFFIX}")
 
 
-def sweep(folders: Iterable[Path]) -> int:
+def sweep(folders: Iterable[Path], alone: bool = False) -> int:
     """Remove unfinished files of processes that have ended from these directories; how many there were.
 
     What is not called as `temporary_name` does is another program's and stays. Where it is not known
-    whether the process has ended: a day after the last change, by the clock of the file system.
+    whether the process has ended, because it is another host's: a day after the last change, by the
+    clock of the file system; at once if `alone`, when a lock keeps every other process from writing.
     """
     found = 0
     for folder in folders:
         for path in sorted(folder.glob(f".*{SUFFIX}*")) if folder.is_dir() else ():
             with suppress(OSError):
-                if path.name.removesuffix(".old").endswith(SUFFIX) and _abandoned(path):
+                if path.name.removesuffix(".old").endswith(SUFFIX) and _abandoned(path, alone):
                     _remove(path)
                     found += 1
     return found
 
 
-def _abandoned(path: Path) -> bool:
+def _abandoned(path: Path, alone: bool) -> bool:
     parts = path.name.removesuffix(".old").removesuffix(SUFFIX).split(".")
     owner = processes.of_label(".".join(parts[-4:-1]))
     if owner is None:
         return False
     if owner.ended is not None:
         return owner.ended
+    if alone:
+        return True
     newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
     return now(path.parent) - newest > OUTDATED
 

@@ -147,7 +147,7 @@ def _hold(lock: Lock, output_dir: Path, config: Config) -> list[str]:
     cache = cache_dir(config, output_dir)
     shared = [entry for entry in (cache / kind for kind in KINDS) if os.access(entry, os.W_OK)]
     own = [output_dir / name for name in ("", "alpha", "student", "student/model")]
-    if count := artefacts.sweep([*own, *shared]):
+    if count := artefacts.sweep(own, alone=True) + artefacts.sweep(shared):
         said.append(f"removed {count} unfinished files or directories of runs that have ended")
     return said
 
