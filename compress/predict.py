@@ -155,7 +155,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m compress.predict", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
+    parser.add_argument(
+        "model_dir",
+        type=Path,
+        metavar="MODEL_DIR",
+        help="directory of a classifier, or an id on the hub",
+    )
     parser.add_argument("--text", help="a single text")
     parser.add_argument("--premise", help="first text of one pair")
     parser.add_argument("--hypothesis", help="second text of one pair")
@@ -241,6 +246,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
 
     For one sample its label and each label's probability in percent, for a file one JSON object a row.
     """
+    options.model_dir = encoders.directory(str(options.model_dir), "MODEL_DIR")
     model = encoders.load_compressed(options.model_dir)
     texts = texts_of(model, options)
     tokenizer = encoders.load_tokenizer(options.model_dir)

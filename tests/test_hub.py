@@ -19,7 +19,7 @@ import torch
 from datasets.arrow_writer import ArrowWriter
 from safetensors.torch import load_file
 
-from compress import load_compressed
+from compress import load_compressed, predict
 from compress.data import hub
 from compress.errors import UserError
 from compress.models import encoders
@@ -333,6 +333,8 @@ def test_a_student_is_loaded_by_its_id(cached):
     assert not found.training and found.config.id2label == {0: "no", 1: "yes"}
     for name, weight in made.state_dict().items():
         assert torch.equal(found.state_dict()[name], weight)
+    words = ["nobody/student@main", "--premise", "wa wb", "--hypothesis", "wc"]
+    assert next(predict.lines(predict.parse(words))) in ("no", "yes")
     with pytest.raises(UserError, match=r"load_compressed: 'nobody/else' .*cannot be reached"):
         load_compressed("nobody/else")
     with pytest.raises(UserError, match=r"load_compressed: there is no directory './nowhere'"):
