@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from compress.configuration.task_schema import OodBlock
 from compress.data import ids
 from compress.data.reading import Row, check_texts, shown
-from compress.data.tasks import ByteStrings, Task, WithGaps, columns, label_ids, spelling
+from compress.data.tasks import ByteStrings, Task, WithGaps, columns, is_number, label_ids, spelling
 from compress.data.texts import Lists
 from compress.errors import UserError, nearest
 
@@ -137,11 +137,16 @@ class Checker:
 
     def _unknown(self, cell: object) -> str:
         """What is wrong with a row whose label this is."""
-        known = f"known are {', '.join(self.names)} and "
+        found = f"has the unknown label '{shown(cell)}'; known are {', '.join(self.names)}"
         if self.threshold is not None:
-            return f"has the unknown label '{shown(cell)}'; {known}scores from 0 to 1."
-        last = len(self.names) - 1
-        return f"has the unknown label '{shown(cell)}'; {known}0 to {last}{_other_task(cell)}."
+            return f"{found} and scores from 0 to 1."
+        return f"{found}{self._known_ids()}{_other_task(cell)}."
+
+    def _known_ids(self) -> str:
+        """What to add to the names of the labels where class ids count as well."""
+        written = [str(number) for number in range(len(self.names))]
+        counts = all(self.ids.get(name) == number for number, name in enumerate(written))
+        return f" and 0 to {written[-1]}" if counts and not any(map(is_number, self.names)) else ""
 
     def _rivals(self, names: tuple[str, ...]) -> list[tuple[str, str]]:
         """Columns that are read, each with another one of the row that could be meant."""
@@ -169,15 +174,8 @@ class Checker:
 
 
 def label_id(label: object, ids: Mapping[str, int]) -> int | None:
-    """The class id of a label as it is written; None if it is no label.
-
-    A whole number written as a float ("1.0", in tables with empty cells) is the same id.
-    """
-    name = spelling(label)
-    number, point, zeros = name.partition(".")
-    if name not in ids and point and number.isdecimal() and set(zeros) == {"0"}:
-        name = number
-    return ids.get(name)
+    """The class id of a label as it is written, a number by its value; None if it is no label."""
+    return ids.get(spelling(label))
 
 
 def id_of(cell: object, place: str, key: str) -> str:

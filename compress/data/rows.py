@@ -27,6 +27,8 @@ from compress.data.texts import Places, Texts, chunks_of, taken
 from compress.errors import UserError
 from compress.runtime import parallel
 
+READING = 2
+"""Raised where a source is read otherwise than before, so that its rows are made again."""
 SUBSET = "subset "
 SUBGROUP = "subgroup "
 ABOUT = b"about"
