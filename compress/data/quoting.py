@@ -34,9 +34,10 @@ def _note(rows: Rows) -> str | None:
     if not found:
         return None
     row = rows.table.column("number")[min(found)].as_py()
+    which = f"{len(found):,} texts of {rows.name} look quoted as in CSV, the first in row {row}"
     return (
-        f"{len(found):,} texts of {rows.name} look quoted as in CSV, the first in row {row}, and are read "
-        "with these quotes: name it .csv and separate its columns by commas, or write them unquoted."
+        f"{which}, and are read with these quotes: name it .csv and separate its columns by commas, or "
+        "write them unquoted."
     )
 
 
