@@ -116,6 +116,21 @@ def test_labels_of_the_hubs_fever_stand_there_twice(tmp_path, write_table):
     assert from_folder(tmp_path, "fever").dev.labels.tolist() == [0, 1]
 
 
+def test_columns_that_the_first_line_of_json_lacks(small_task, put_split):
+    """They were left out for all rows."""
+    first, *others = labelled(*NLI, start=60)
+    put_split("dev", [first, *({**row, "male": 1, "pair": n} for n, row in enumerate(others))])
+    found = from_folder(small_task, subgroups=["male"]).dev.subgroups["male"]
+    assert found.tolist() == [False, True, True]
+    error_of(small_task, "dev.jsonl: row 1: 'pair' is 'None', which is no id", id="pair")
+
+
+def test_the_first_mistake_is_told_where_the_columns_are_looked_for(small_task, put_split):
+    file = put_split("dev", [*labelled("x"), *labelled(*NLI, start=60)])
+    file.write_text(file.read_text() + "no json\n")
+    error_of(small_task, f"{file}: row 1 has the unknown label 'x'")
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_ids_written_as_floats(small_task, put_split, suffix):
     put_split("dev", labelled(2.0, 0.0, 1.0), suffix)

@@ -6,7 +6,7 @@ name, or one that differs in blanks or case only) and the two disagree, that is 
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -67,8 +67,19 @@ class Checker:
     subgroups: tuple[str, ...] = ()
 
     @staticmethod
-    def of(task: Task, names: Sequence[str], entry: OodBlock, source: str, row: Row) -> "Checker":
-        """By the columns of the first row; UserError for one that is missing."""
+    def of(
+        task: Task,
+        names: Sequence[str],
+        entry: OodBlock,
+        source: str,
+        row: Row,
+        more: Collection[str] = (),
+    ) -> "Checker":
+        """By the columns of the first row; UserError for one that is missing.
+
+        more: columns of rows after it, which may be those that a source need not have.
+        """
+        known = {*row, *more}
         possible = columns(task, entry)
         *texts, label = found = [_column(row, options, source) for options in possible]
         plain = [frozenset(map(_plain, options)) for options in possible]
@@ -80,11 +91,11 @@ class Checker:
             texts=tuple(texts),
             label=label,
             accepted=dict(zip(found, plain, strict=True)),
-            subsets=_subsets(task, row, entry.subsets, source),
+            subsets=_subsets(task, known, entry.subsets, source),
             threshold=task.threshold if entry.labels is None else None,
             gaps=isinstance(entry, WithGaps),
-            id=task.id if task.id in row else None,
-            subgroups=tuple(name for name in task.subgroups if name in row),
+            id=task.id if task.id in known else None,
+            subgroups=tuple(name for name in task.subgroups if name in known),
         )
 
     def check(self, rows: Iterable[tuple[int, Row]]) -> Checked:
@@ -236,12 +247,12 @@ def _column(row: Row, names: tuple[str, ...], source: str) -> str:
     raise UserError(f"{source}: has no column '{names[0]}'{nearest(names[0], map(shown, row))}")
 
 
-def _subsets(task: Task, row: Row, names: Sequence[str], source: str) -> tuple[str, ...]:
+def _subsets(task: Task, known: Collection[str], names: Sequence[str], source: str) -> tuple[str, ...]:
     """Columns of the subsets; a shipped task's files may lack them, a defined one's may not."""
     for name in names:
-        if task.defined and name not in row:
-            raise UserError(f"{source}: has no column '{name}' of the 'subsets'{nearest(name, row)}")
-    return tuple(name for name in names if name in row)
+        if task.defined and name not in known:
+            raise UserError(f"{source}: has no column '{name}' of the 'subsets'{nearest(name, known)}")
+    return tuple(name for name in names if name in known)
 
 
 def text_of(cell: object, place: str, key: str) -> str:
