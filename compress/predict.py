@@ -31,7 +31,7 @@ from compress.data.texts import KINDS, Lists
 from compress.errors import UserError, nearest
 from compress.files import artefacts
 from compress.models import encoders, probe
-from compress.models.model_questions import Questions
+from compress.models.model_questions import Questions, embeddings
 from compress.runtime import interrupts
 
 MAX_LENGTH = 128
@@ -125,9 +125,10 @@ def probabilities(
     """Probabilities [N, C] of the samples, cut as in training; keep: the text that is cut last.
 
     The model must be in evaluation mode; it runs on the device where its weights are.
-    Raises UserError if a score is not finite.
+    Raises UserError if a score is not finite, or a token of a text has no embedding.
     """
     encoded = tokens.cut(tokenizer, max_length, keep).lists(samples.texts)
+    _check_ids(model, tokenizer, samples, encoded["input_ids"])
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     scores = np.zeros((len(samples.rows), len(model.config.id2label or {})))
     with torch.inference_mode():
@@ -142,6 +143,18 @@ def probabilities(
     if not np.isfinite(scores).all():
         raise UserError("the model's scores are not finite: its weights are damaged.")
     return scores
+
+
+def _check_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    samples: Samples,
+    encoded: Sequence[Sequence[int]],
+) -> None:
+    table = embeddings(model)
+    for row, ids in zip(samples.rows, encoded, strict=True):
+        if table is not None and (largest := max(ids, default=0)) >= table:
+            raise tokens.without_embedding(tokenizer, largest, f"row {row}")
 
 
 def answer(labels: Sequence[str], values: NDArray[np.float64]) -> dict[str, object]:

@@ -6,6 +6,7 @@ are asked for and writes report.html and metrics.json. `train.py` calls both.
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ from compress.stages import (
     student,
     teacher,
 )
-from compress.stages.context import Context
+from compress.stages.context import Context, Encoder
 from compress.stages.difficulty import Difficulty
 from compress.stages.onnx import Int8Scores, Onnx, OnnxInt8
 from compress.stages.plain import Plain
@@ -110,6 +111,7 @@ def prepare(
     resolved = _resolve(config, folders, data)
     context = _with_given(Context(**vars(place), data=data, resolved=resolved))
     encoded = encoders_of(context, folders, _tokenizers(config, folders, fits, data.task))
+    _check_ids(fits, encoded, data)
     context = replace(context, encoders=encoded)
     bias.prepare(context)
     for note in context.cut_notes():
@@ -119,6 +121,14 @@ def prepare(
     if config.robust.layerwise.any:
         given_models.check_equal_tokens(context.for_student().encoder, context.for_teacher().encoder)
     return context
+
+
+def _check_ids(fits: Mapping[str, probe.Fit], encoded: Mapping[str, Encoder], data: TaskData) -> None:
+    """`given_models.check_ids` of each model that lacks embeddings for tokens of its tokenizer."""
+    for key, fit in fits.items():
+        if fit.table is not None:
+            encoder = encoded.get(key, encoded["model"])
+            ranks.on_main(partial(given_models.check_ids, key, encoder, fit.table, data))
 
 
 def _tokenizers(

@@ -116,10 +116,62 @@ def test_labels_of_the_hubs_fever_stand_there_twice(tmp_path, write_table):
     assert from_folder(tmp_path, "fever").dev.labels.tolist() == [0, 1]
 
 
+def test_columns_that_the_first_line_of_json_lacks(small_task, put_split):
+    """They were left out for all rows."""
+    first, *others = labelled(*NLI, start=60)
+    put_split("dev", [first, *({**row, "male": 1, "pair": n} for n, row in enumerate(others))])
+    found = from_folder(small_task, subgroups=["male"]).dev.subgroups["male"]
+    assert found.tolist() == [False, True, True]
+    error_of(small_task, "dev.jsonl: row 1: 'pair' is 'None', which is no id", id="pair")
+
+
+def test_the_first_mistake_is_told_where_the_columns_are_looked_for(small_task, put_split):
+    file = put_split("dev", [*labelled("x"), *labelled(*NLI, start=60)])
+    file.write_text(file.read_text() + "no json\n")
+    error_of(small_task, f"{file}: row 1 has the unknown label 'x'")
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_ids_written_as_floats(small_task, put_split, suffix):
     put_split("dev", labelled(2.0, 0.0, 1.0), suffix)
     assert from_folder(small_task).dev.labels.tolist() == [2, 0, 1]
+
+
+def numbered(folder, write_table, labels, cells, suffix):
+    """Labels that are read of cells, for a task whose labels are numbers."""
+    write_table(folder / f"train{suffix}", labelled(*cells))
+    write_table(folder / "dev.jsonl", labelled(*labels, start=60))
+    definition = {"texts": ["premise", "hypothesis"], "labels": labels}
+    return from_folder(folder, "mine", definition=definition).train.labels.tolist()
+
+
+HALVES = [str(number / 2) for number in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "cells", "expected"),
+    [
+        (HALVES, [*HALVES, 2, "2", "1"], [*range(10), 3, 3, 1]),
+        (["-1", "0", "1"], [-1.0, 0.0, 1.0, -1, "1"], [0, 1, 2, 0, 2]),
+        (["0", "1"], ["0", "1", 0, 1, 0.0, 1.0, "-0.0"], [0, 1, 0, 1, 0, 1, 0]),
+        (["false", "true"], [False, True, "True", 0, 1.0], [0, 1, 1, 0, 1]),
+        (["01", "02"], ["01", "02", 2], [0, 1, 1]),
+    ],
+    ids=["halves", "signed", "ids", "booleans", "zeros before"],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_labels_that_are_numbers_are_read_by_value(
+    tmp_path, write_table, labels, cells, expected, suffix
+):
+    assert numbered(tmp_path, write_table, labels, cells, suffix) == expected
+
+
+@pytest.mark.parametrize("cell", [0, 0.0, 5.5, "0.75"])
+def test_ids_do_not_count_beside_labels_that_are_numbers(tmp_path, write_table, cell):
+    with pytest.raises(UserError) as error:
+        numbered(tmp_path, write_table, HALVES, [*HALVES, cell], ".jsonl")
+    assert f"row 11 has the unknown label '{cell}'; known are {', '.join(HALVES)}" in str(error.value)
+    assert "0 to" not in str(error.value)
 
 
 @pytest.mark.parametrize("label", [3.0, -1.0, float("nan"), 0.5])

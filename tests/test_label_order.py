@@ -1,6 +1,7 @@
 """A classifier's labels become the task's, by name: outputs compared with those of transformers."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from compress.configuration.task_schema import TaskBlock
 from compress.data import tasks
 from compress.errors import UserError
 from compress.models import compressed, encoders, label_order
+from compress.stages import given_models
 
 FEVER = tasks.TASKS["fever"]
 SMALL = {"vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -201,6 +203,30 @@ def test_names_that_leave_the_order_open_are_refused(tmp_path, id2label, label2i
     folder = written(classifier(tmp_path, NLI), id2label=id2label, label2id=label2id)
     with pytest.raises(UserError, match=words):
         encoders.find_labels(folder, NLI, trained=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "words"),
+    [
+        (("LABEL_0",), None, "gives scores, not classes"),
+        (("score",), "regression", "gives scores, not classes"),
+        (NLI, "regression", "gives scores, not classes"),
+        (NLI, "multi_label_classification", "gives several labels to a text"),
+    ],
+)
+def test_outputs_that_are_no_classes_are_refused(tmp_path, names, kind, words):
+    """A softmax over one output is 1 for any text."""
+    folder = written(classifier(tmp_path, names), problem_type=kind)
+    data = SimpleNamespace(labels=NLI, task=tasks.TASKS["mnli"])
+    with pytest.raises(UserError, match=f"{folder}: {words}"):
+        encoders.load_compressed(folder)
+    with pytest.raises(UserError, match=f"{folder}: {words}"):
+        given_models.check({"teacher.model": folder}, data)
+    if names == NLI:
+        given_models.check({"model": folder}, data)
+        assert (
+            encoders.load_classifier(folder, NLI).config.problem_type == "single_label_classification"
+        )
 
 
 def test_two_orders_in_one_configuration_are_refused(tmp_path):

@@ -348,3 +348,13 @@ def test_scores_that_are_no_numbers(plain):
     torch.nn.init.constant_(model.classifier.bias, float("nan"))
     model.save_pretrained(plain)
     assert "not finite" in refused(plain, "--premise", "the", "--hypothesis", "king")
+
+
+def test_a_text_with_a_token_that_has_no_embedding(plain, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(plain)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.save_pretrained(plain)
+    predict.main([str(plain), "--premise", "the king", "--hypothesis", "not", "--device", "cpu"])
+    file = tmp_path / "pairs.csv"
+    file.write_text("premise,hypothesis\nthe,king\nthe king,<image_soft_token>\n")
+    assert "row 3 holds '<image_soft_token>'" in refused(plain, "--file", file)

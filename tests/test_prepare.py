@@ -105,6 +105,17 @@ def test_a_changed_source_is_read_and_nothing_else(nli_folder, workspace, tmp_pa
     assert after.dev.fingerprint() != before.dev.fingerprint()
 
 
+def test_rows_that_another_version_read_otherwise_are_read_again(
+    nli_folder, workspace, tmp_path, monkeypatch
+):
+    folder = nli_folder(tmp_path / "nli")
+    before, _ = made(workspace(folder))
+    monkeypatch.setattr(rows, "READING", rows.READING + 1)
+    after, reused = made(workspace(folder))
+    assert not any(reused.values())
+    assert after.fingerprint() == before.fingerprint(), "so that nothing else is made again"
+
+
 def test_the_same_content_elsewhere_gives_the_same_fingerprint(nli_folder, workspace, tmp_path):
     folder = nli_folder(tmp_path / "nli")
     before, _ = made(workspace(folder))

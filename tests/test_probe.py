@@ -1,14 +1,23 @@
 """A model that does not fit its tokenizer or the run is known before anything is trained."""
 
+from types import SimpleNamespace
+
 import families
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from folders import encode_split
 from tokenizer_models import CONFIGS, WORDS, made
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, LlamaConfig
 
 from compress.data import batches, tokens
+from compress.data.columns import Columns
+from compress.data.splits import Split
+from compress.data.texts import Texts
 from compress.errors import UserError
 from compress.models import encoders, padding, probe, stand_in
+from compress.stages import given_models
 
 NAMES = ["input_ids", "attention_mask"]
 
@@ -36,6 +45,44 @@ def refused(folder, length=32):
 )
 def test_what_does_not_fit_is_one_sentence(tmp_path, kind, tokenizer, words):
     assert words in refused(made(tmp_path, kind, **tokenizer))
+
+
+def with_image_token(folder):
+    """As Gemma 3 models of texts: a special token of the tokenizer has no embedding."""
+    made(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_special_token_that_no_text_needs_may_lack_its_embedding(tmp_path):
+    assert check(with_image_token(tmp_path / "image")).table == len(WORDS)
+    assert check(made(tmp_path / "plain")).table is None
+    folder = with_image_token(tmp_path / "named")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.sep_token = "<image_soft_token>"
+    tokenizer.save_pretrained(folder)
+    assert f"token ids up to {len(WORDS)}" in refused(folder)
+
+
+def test_a_text_that_holds_it_is_named(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(with_image_token(tmp_path))
+    texts, table = (["wa", "wb"] * 2, ["wc", "wc", "wa <image_soft_token>", "wc"]), len(WORDS)
+    encode_split(
+        split := Split.of(texts, np.zeros(4, np.int64), ("a", "b"), (0, 1)),
+        tokenizer,
+        16,
+        tmp_path / "columns",
+    )
+    columns = Columns.open(tmp_path / "columns", 0)
+    assert tokens.first_beyond(columns, table + 1) is None
+    assert tokens.first_beyond(columns, table) == (2, table)
+    encoder, data = SimpleNamespace(columns={"dev": columns}, tokenizer=tokenizer), SimpleNamespace
+    with pytest.raises(UserError, match=rf"model: sample 3 of dev holds '<image_.*id {table}\)"):
+        given_models.check_ids("model", encoder, table, data(splits=lambda: {"dev": split}))
+    places = Texts(split.texts.table.append_column("number", pa.array([5, 6, 8, 9])), np.array([1, 2]))
+    assert places.row(1, "dev") == "row 8 of dev"
 
 
 @pytest.mark.parametrize(

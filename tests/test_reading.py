@@ -163,7 +163,22 @@ def test_a_row_number_counts_the_lines_inside_quotes(tmp_path):
 def test_an_unbalanced_quote_does_not_swallow_rows(tmp_path):
     file = tmp_path / "x.csv"
     file.write_text('premise,hypothesis,label\n"a,b,0\nc,d,1\n"e",f,0\n')
-    error_of(file)
+    assert "rows 2 to 4 cannot" in error_of(file)
+
+
+@pytest.mark.parametrize(
+    ("bad", "where"),
+    [('"say \\"hi\\"",1', "row 4"), ('"open,1\nx,2', "rows 4 to 5"), ('"a"b,1\nx,2', "row 4")],
+    ids=["backslash", "open", "letter"],
+)
+def test_wrong_quoting_is_named_with_its_row_and_usual_cause(tmp_path, bad, where):
+    file = tmp_path / "x.csv"
+    file.write_text(f'text,label\n"fine ""here""",0\n\n{bad}\n')
+    message = error_of(file)
+    assert f"{file}: {where} cannot be split into cells (" in message
+    assert message.endswith('; a quote inside a quoted cell is written "", not \\".')
+    file.write_text(f"{bad}\n")
+    assert where.translate({ord("4"): "1", ord("5"): "2"}) in error_of(file)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def changed(path, value):
         ("ood.hard.label_map", None, "ood.hard.label_map: is missing"),
         ("ood.hard.labels", None, "ood.hard.labels: is missing"),
         ("labels", ["good", "Good ", "ugly"], "definition.labels: 'good' "),
+        ("labels", ["good", "1", "1.0"], "definition.labels: '1' "),
         ("spellings", {"god": ["yes"]}, "spellings: 'god' .*'good'"),
         ("spellings", {"good": ["bad"]}, "labels: 'bad' "),
         ("texts", ["a", "a"], "definition.texts: names the column 'a' twice"),
@@ -215,6 +216,23 @@ def test_labels_that_are_numbers_are_words():
     assert label_ids(stars, stars.labels) == {"1": 0, "2": 1, "3": 2}
     signed = named("s", definition={**MINE, "labels": ["-1", "1"], "spellings": {}, "ood": {"x": {}}})
     assert label_ids(signed, signed.labels) == {spelling("-1"): 0, "1": 1}
+
+
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [
+        *(("1.0", "1"), ("+1", "1"), ("01", "1"), (" 10 ", "10"), (-1.0, "-1"), ("-0.0", "0")),
+        *((0.50, "0.5"), (".5", "0.5"), ("5.", "5"), (1e-05, "0.00001"), ("1E3", "1000")),
+        (2**60, str(2**60)),
+    ],
+)
+def test_numbers_are_compared_by_value(number, value):
+    assert spelling(number) == value
+
+
+@pytest.mark.parametrize("word", ["1_0", "_1", "1 2", "0x1", "1e9999", "nan", "", "1.0.0", "2-1"])
+def test_what_is_no_number_is_a_word(word):
+    assert spelling(word) == word.replace(" ", "_").replace("-", "_")
 
 
 def test_the_command_line_names_the_task_before_it_writes(tmp_path, monkeypatch):

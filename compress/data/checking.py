@@ -6,14 +6,14 @@ name, or one that differs in blanks or case only) and the two disagree, that is 
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from compress.configuration.task_schema import OodBlock
 from compress.data import ids
 from compress.data.reading import Row, check_texts, shown
-from compress.data.tasks import ByteStrings, Task, WithGaps, columns, label_ids, spelling
+from compress.data.tasks import ByteStrings, Task, WithGaps, columns, is_number, label_ids, spelling
 from compress.data.texts import Lists
 from compress.errors import UserError, nearest
 
@@ -67,8 +67,19 @@ class Checker:
     subgroups: tuple[str, ...] = ()
 
     @staticmethod
-    def of(task: Task, names: Sequence[str], entry: OodBlock, source: str, row: Row) -> "Checker":
-        """By the columns of the first row; UserError for one that is missing."""
+    def of(
+        task: Task,
+        names: Sequence[str],
+        entry: OodBlock,
+        source: str,
+        row: Row,
+        more: Collection[str] = (),
+    ) -> "Checker":
+        """By the columns of the first row; UserError for one that is missing.
+
+        more: columns of rows after it, which may be those that a source need not have.
+        """
+        known = {*row, *more}
         possible = columns(task, entry)
         *texts, label = found = [_column(row, options, source) for options in possible]
         plain = [frozenset(map(_plain, options)) for options in possible]
@@ -80,11 +91,11 @@ class Checker:
             texts=tuple(texts),
             label=label,
             accepted=dict(zip(found, plain, strict=True)),
-            subsets=_subsets(task, row, entry.subsets, source),
+            subsets=_subsets(task, known, entry.subsets, source),
             threshold=task.threshold if entry.labels is None else None,
             gaps=isinstance(entry, WithGaps),
-            id=task.id if task.id in row else None,
-            subgroups=tuple(name for name in task.subgroups if name in row),
+            id=task.id if task.id in known else None,
+            subgroups=tuple(name for name in task.subgroups if name in known),
         )
 
     def check(self, rows: Iterable[tuple[int, Row]]) -> Checked:
@@ -137,11 +148,16 @@ class Checker:
 
     def _unknown(self, cell: object) -> str:
         """What is wrong with a row whose label this is."""
-        known = f"known are {', '.join(self.names)} and "
+        found = f"has the unknown label '{shown(cell)}'; known are {', '.join(self.names)}"
         if self.threshold is not None:
-            return f"has the unknown label '{shown(cell)}'; {known}scores from 0 to 1."
-        last = len(self.names) - 1
-        return f"has the unknown label '{shown(cell)}'; {known}0 to {last}{_other_task(cell)}."
+            return f"{found} and scores from 0 to 1."
+        return f"{found}{self._known_ids()}{_other_task(cell)}."
+
+    def _known_ids(self) -> str:
+        """What to add to the names of the labels where class ids count as well."""
+        written = [str(number) for number in range(len(self.names))]
+        counts = all(self.ids.get(name) == number for number, name in enumerate(written))
+        return f" and 0 to {written[-1]}" if counts and not any(map(is_number, self.names)) else ""
 
     def _rivals(self, names: tuple[str, ...]) -> list[tuple[str, str]]:
         """Columns that are read, each with another one of the row that could be meant."""
@@ -169,15 +185,8 @@ class Checker:
 
 
 def label_id(label: object, ids: Mapping[str, int]) -> int | None:
-    """The class id of a label as it is written; None if it is no label.
-
-    A whole number written as a float ("1.0", in tables with empty cells) is the same id.
-    """
-    name = spelling(label)
-    number, point, zeros = name.partition(".")
-    if name not in ids and point and number.isdecimal() and set(zeros) == {"0"}:
-        name = number
-    return ids.get(name)
+    """The class id of a label as it is written, a number by its value; None if it is no label."""
+    return ids.get(spelling(label))
 
 
 def id_of(cell: object, place: str, key: str) -> str:
@@ -238,12 +247,12 @@ def _column(row: Row, names: tuple[str, ...], source: str) -> str:
     raise UserError(f"{source}: has no column '{names[0]}'{nearest(names[0], map(shown, row))}")
 
 
-def _subsets(task: Task, row: Row, names: Sequence[str], source: str) -> tuple[str, ...]:
+def _subsets(task: Task, known: Collection[str], names: Sequence[str], source: str) -> tuple[str, ...]:
     """Columns of the subsets; a shipped task's files may lack them, a defined one's may not."""
     for name in names:
-        if task.defined and name not in row:
-            raise UserError(f"{source}: has no column '{name}' of the 'subsets'{nearest(name, row)}")
-    return tuple(name for name in names if name in row)
+        if task.defined and name not in known:
+            raise UserError(f"{source}: has no column '{name}' of the 'subsets'{nearest(name, known)}")
+    return tuple(name for name in names if name in known)
 
 
 def text_of(cell: object, place: str, key: str) -> str:

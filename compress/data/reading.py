@@ -147,8 +147,6 @@ def blocks(file: Path) -> Iterator[Block]:
                 yield from reader(file)
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 text ({_bad_line(file, error)}).") from None
-    except csv.Error as error:
-        raise UserError(f"{file}: is not a table of cells ({error}).") from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{file}: is not a complete gzip file ({error}).") from None
     except OSError as error:
@@ -261,12 +259,13 @@ def _cells(file: Path) -> Iterator[Block]:
             reader = csv.reader(lines, strict=True)
         else:
             reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        header = next((cells for cells in reader if cells), None)
+        parsed = _parsed(file, reader)
+        header = next((cells for cells in parsed if cells), None)
         if header is None:
             return
         columns = [(place, name) for place, name in enumerate(header) if name.strip()]
         _check_names(f"{file}: the header", [name for _, name in columns])
-        for group in grouped(_records(file, reader, len(header))):
+        for group in grouped(_records(file, reader, parsed, len(header))):
             yield _Cells(columns, group)
 
 
@@ -279,9 +278,30 @@ def _other_separator(file: Path, width: int) -> str:
     return f"; its columns seem to be separated by {found[0]}" if width == 1 and found else ""
 
 
-def _records(file: Path, reader: Any, width: int) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401  of csv
-    """The records of a csv reader that are not blank; width: cells of each."""
-    for cells in reader:
+def _parsed(file: Path, reader: Any) -> Iterator[list[str]]:  # noqa: ANN401  of csv
+    """The records of a csv reader; UserError for one that cannot be read."""
+    first = 1
+    try:
+        for cells in reader:
+            yield cells
+            first = reader.line_num + 1
+    except csv.Error as error:
+        last = max(first, reader.line_num)
+        where = f"row {first}" if first == last else f"rows {first} to {last}"
+        cause = (
+            '; a quote inside a quoted cell is written "", not \\"' if "expected" in str(error) else ""
+        )
+        raise UserError(f"{file}: {where} cannot be split into cells ({error}){cause}.") from None
+
+
+def _records(
+    file: Path,
+    reader: Any,  # noqa: ANN401  of csv
+    parsed: Iterator[list[str]],
+    width: int,
+) -> Iterator[tuple[int, list[str]]]:
+    """The parsed records of a csv reader that are not blank; width: cells of each."""
+    for cells in parsed:
         if cells and len(cells) != width:
             raise UserError(
                 f"{file}: row {reader.line_num} has {len(cells)} cells, the header {width}"

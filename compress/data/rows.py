@@ -8,6 +8,7 @@ the source), `key` (`texts.keys`), `digest` (`texts.digests`), one for each colu
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,6 +28,8 @@ from compress.data.texts import Places, Texts, chunks_of, taken
 from compress.errors import UserError
 from compress.runtime import parallel
 
+READING = 2
+"""Raised where a source is read otherwise than before, so that its rows are made again."""
 SUBSET = "subset "
 SUBGROUP = "subgroup "
 ABOUT = b"about"
@@ -156,11 +159,20 @@ def batches(
     for block in blocks:
         first.append(block)
         if (row := next(block.rows(), None)) is not None:
-            checker = Checker.of(task, names, entry, source.name, row[1])
+            checker = Checker.of(task, names, entry, source.name, row[1], _columns(block))
             work = _Work(checker, task.symmetric)
             yield from parallel.in_order(work, chain(first, blocks), processes)
             return
     raise UserError(f"{source.name}: holds no sample.")
+
+
+def _columns(block: Block) -> dict[str, None]:
+    """The columns of its rows up to one that is wrong, which is told when it is checked."""
+    found: dict[str, None] = {}
+    with suppress(UserError):
+        for _, row in block.rows():
+            found |= dict.fromkeys(row)
+    return found
 
 
 def about(source: Source, names: Sequence[str]) -> dict[bytes, bytes]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.configuration.task_schema import OodBlock, TaskBlock
-from compress.data import draw, overlap
+from compress.data import draw, overlap, quoting
 from compress.data.rows import Rows
 from compress.data.tasks import Task, groups, ood_set
 from compress.data.texts import Lists, Places, Texts, digests
@@ -144,7 +144,7 @@ def select(task: Task, block: TaskBlock, rows: Mapping[str, Rows], listing: Path
         if len(np.unique(splits[name].labels)) < 2:
             raise UserError(f"{name}: all {len(splits[name])} samples have the same label.")
     keys = [_of(rows[name].column("key"), places[name]) for name in ("train", "dev")]
-    notes += overlap.notes(keys[0], splits["train"].labels, keys[1])
+    notes += overlap.notes(keys[0], splits["train"].labels, keys[1]) + quoting.notes(rows.values())
     return _data(task, labels, splits, notes)
 
 

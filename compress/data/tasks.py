@@ -7,7 +7,9 @@ Comments: Borkan et al. 2019, thresholded as in WILDS: Koh et al. 2021; HateChec
 et al. 2021. Hub ids are those served as parquet, because `datasets` no longer runs loading scripts.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field
@@ -51,6 +53,7 @@ class WithGaps(OodBlock):
     """An OOD set whose columns of subsets are empty in rows that they do not apply to."""
 
 
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 _GLUE = "nyu-mll/glue"
 _CIVIL = "google/civil_comments"
 _PARQUET = "refs/convert/parquet"
@@ -314,14 +317,28 @@ def label_ids(
         for number, label in enumerate(labels)
         for name in (label, *task.spellings.get(label, ()), *(more or {}).get(label, ()))
     }
-    if any(name.lstrip("_").isdigit() for name in ids):
+    if any(map(is_number, ids)):
         return ids
     return {str(number): number for number in range(len(labels))} | ids
 
 
+def is_number(name: str) -> bool:
+    """Whether a label is written as a number, such as 1, -1 or 0.5."""
+    return NUMBER.fullmatch(name.strip()) is not None
+
+
 def spelling(label: object) -> str:
-    """Label as compared: lower case, blanks and hyphens as underscores; ids as digits."""
-    return str(label).strip().lower().replace("-", "_").replace(" ", "_")
+    """Label as compared: lower case, blanks and hyphens as underscores; a number by its value."""
+    text = str(label).strip()
+    return _by_value(text) if is_number(text) else text.lower().replace("-", "_").replace(" ", "_")
+
+
+def _by_value(number: str) -> str:
+    """A number without a plus, needless zeros and an exponent: 1 for "1.0", "+1" and "1e0"."""
+    whole, _, fraction = f"{Decimal(number):f}".partition(".")
+    fraction = fraction.rstrip("0")
+    written = f"{whole}.{fraction}" if fraction else whole
+    return "0" if written == "-0" else written
 
 
 def groups(ood: OodBlock, labels: Sequence[str]) -> tuple[int, ...]:

@@ -59,6 +59,13 @@ class Texts:
         """The first (0) or the second (1) text of each sample alone."""
         return Texts(self.table.select([COLUMNS[number]]), self.places)
 
+    def row(self, sample: int, split: str) -> str:
+        """Where a sample stands, for messages: its row in the source, or its place in the split."""
+        place = sample if self.places is None else int(self.places[sample])
+        if "number" not in self.table.column_names:
+            return f"sample {place + 1} of {split}"
+        return f"row {self.table.column('number')[place].as_py()} of {split}"
+
     def blocks(self, size: int = AT_ONCE) -> Iterator[Lists]:
         """All samples in their order, `size` at a time."""
         for start in range(0, len(self), size):

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from compress.data.columns import Columns
+from compress.data.columns import CHUNK, Columns
 from compress.data.cutting import Cut, Fast, Slow
 from compress.data.texts import Texts
+from compress.errors import UserError
 
 SAMPLE = 1000
+NAMED = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
+"""The special tokens that texts are encoded with."""
 
 
 def cut(tokenizer: PreTrainedTokenizerBase, max_length: int, keep: int | None = None) -> Cut:
@@ -20,6 +23,36 @@ def cut(tokenizer: PreTrainedTokenizerBase, max_length: int, keep: int | None = 
     types = "token_type_ids" in tokenizer.model_input_names
     side, split = tokenizer.truncation_side, tokenizer.split_special_tokens
     return Cut(Fast(tokenizer.backend_tokenizer, types, side, split), max_length, keep)
+
+
+def highest(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The highest id that a text needs, unless it holds the name of an added special token.
+
+    Models of texts lack the embeddings of such tokens where their tokenizer serves images as well.
+    """
+    named = {getattr(tokenizer, f"{name}_token_id") for name in NAMED} - {None}
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return max(({*tokenizer.get_vocab().values()} - added) | named)
+
+
+def without_embedding(tokenizer: PreTrainedTokenizerBase, number: int, place: str) -> UserError:
+    """The error of a text that holds a token for which the model has no embedding."""
+    return UserError(
+        f"{place} holds '{tokenizer.convert_ids_to_tokens(number)}' (token id {number}), for which the "
+        "model has no embedding; take it out of the text."
+    )
+
+
+def first_beyond(columns: Columns, table: int) -> tuple[int, int] | None:
+    """The first sample that holds an id of `table` or more, and that id; None if none does."""
+    ids = columns.tokens["input_ids"]
+    for start in range(0, len(ids), CHUNK):
+        part = ids[start : start + CHUNK]
+        if int(part.max()) >= table:
+            place = int((part >= table).argmax())
+            sample = int(np.searchsorted(columns.offsets, start + place, side="right")) - 1
+            return sample, int(part[place])
+    return None
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, columns: Columns) -> float:

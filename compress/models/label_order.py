@@ -112,6 +112,8 @@ def find(
             "robust_compression.model and leave out what asks for a finished one."
         )
     given = names(path, config) if classifier else list(labels)
+    if trained:
+        _check_classes(path, config, given)
     if given == list(labels):
         return Order(tuple(range(len(labels))), len(labels))
     found, note = _labels(given, labels, task)
@@ -126,6 +128,18 @@ def find(
         return Order(None, len(given), f"{wrong}, so its classification head is drawn afresh")
     outputs = tuple(found.index(label) for label in labels)
     return Order(outputs, len(given), note or _change(given, found, labels))
+
+
+def _check_classes(path: Path, config: PreTrainedConfig, given: Sequence[str]) -> None:
+    """Raise UserError for outputs that are no logits of classes of which a text has one."""
+    kind = getattr(config, "problem_type", None)
+    if len(given) == 1 or kind == "regression":
+        what = "gives scores, not classes (one output, or problem_type regression in its config.json)"
+    elif kind == "multi_label_classification":
+        what = "gives several labels to a text (problem_type multi_label_classification in config.json)"
+    else:
+        return
+    raise UserError(f"{path}: {what}; take a classifier that gives each text one of its labels.")
 
 
 def _labels(

@@ -30,12 +30,14 @@ Row = dict[str, list[int]]
 class Fit:
     """How a tokenizer must be used so that training, `compress.predict` and ONNX agree.
 
-    names: the inputs that it gives, in its order; side: of the padding; notes: for the user.
+    names: the inputs that it gives, in its order; side: of the padding; notes: for the user; table:
+    tokens that the model has embeddings for, None if those are all that the tokenizer has.
     """
 
     names: tuple[str, ...]
     side: str
     notes: tuple[str, ...] = ()
+    table: int | None = None
 
     def settle(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Set the tokenizer so, in place and in what it saves."""
@@ -45,6 +47,14 @@ class Fit:
         if tokenizer.padding_side != self.side:
             tokenizer.padding_side = self.side
             tokenizer.init_kwargs["padding_side"] = self.side
+
+
+def embeddings(model: PreTrainedModel) -> int | None:
+    """Tokens that the model has embeddings for; None where that cannot be told."""
+    with suppress(NotImplementedError):
+        table = model.get_input_embeddings()
+        return table.num_embeddings if isinstance(table, nn.Embedding) else None
+    return None
 
 
 def made_up(model: PreTrainedModel, length: int) -> dict[str, Tensor]:
@@ -146,15 +156,11 @@ class Questions:
                 f"{self.subject} has a tokenizer without a padding token; name one as pad_token in its "
                 "tokenizer_config.json, and its id as pad_token_id in config.json."
             )
-        table = None
-        with suppress(NotImplementedError):
-            table = self.model.get_input_embeddings()
-        highest = max(max(self.tokenizer.get_vocab().values()), *self.tokenizer.all_special_ids)
-        if isinstance(table, nn.Embedding) and highest >= table.num_embeddings:
+        table, highest = embeddings(self.model), tokens.highest(self.tokenizer)
+        if table is not None and highest >= table:
             raise UserError(
                 f"{self.subject} has a tokenizer with token ids up to {highest}, but embeddings for "
-                f"{table.num_embeddings} tokens only (ids up to {table.num_embeddings - 1}); take the "
-                "model's own tokenizer."
+                f"{table} tokens only (ids up to {table - 1}); take the model's own tokenizer."
             )
 
     def usable(self, wanted: int) -> int:
@@ -167,7 +173,9 @@ class Questions:
         max_length: tokens that the model is known to take.
         """
         side, note = self.side(min(SHORT, max_length))
-        return Fit(self.names(), side, tuple(filter(None, (note, self.other_padding()))))
+        notes = tuple(filter(None, (note, self.other_padding())))
+        table, largest = embeddings(self.model), max(self.tokenizer.get_vocab().values())
+        return Fit(self.names(), side, notes, None if table is None or largest < table else table)
 
     def names(self) -> tuple[str, ...]:
         """Inputs that the tokenizer must give, in its order: the mask, and segment ids that matter."""

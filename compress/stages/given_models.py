@@ -62,6 +62,18 @@ def check_vocabulary(key: str, encoder: Encoder) -> None:
         )
 
 
+def check_ids(key: str, encoder: Encoder, table: int, data: TaskData) -> None:
+    """Raise UserError if a text holds a token for which the model has no embedding.
+
+    table: tokens that it has embeddings for, fewer than its tokenizer has.
+    """
+    for name, split in data.splits().items():
+        if (found := tokens.first_beyond(encoder.columns[name], table)) is not None:
+            sample, number = found
+            place = f"robust_compression.{key}: {split.texts.row(sample, name)}"
+            raise tokens.without_embedding(encoder.tokenizer, number, place)
+
+
 def check_equal_tokens(one: Encoder, other: Encoder) -> None:
     """Raise UserError unless two models have every training sample in the same tokens.
 

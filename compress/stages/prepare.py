@@ -63,6 +63,7 @@ class SourceRows(Stage[Workspace]):
         entry = splits.entry_of(self.task, self.split)
         return {
             "source": self.version,
+            "reading": rows.READING,
             "task": self.task.model_dump(mode="json", exclude=ELSEWHERE | _absent(self.task)),
             "entry": [type(entry).__name__, entry.model_dump(mode="json", exclude={"file", "hub"})],
             "labels": self.labels,
