@@ -1,6 +1,7 @@
 """Which launcher started a process, from environments as the launchers make them."""
 
 import builtins
+import os
 import re
 import socket
 import subprocess
@@ -80,6 +81,37 @@ def test_found(environment, expected):
 )
 def test_one_process_in_a_job_of_slurm_is_one_process(more):
     assert found(BATCH | more) == Launch()
+
+
+@pytest.mark.parametrize(
+    ("words", "launcher"),
+    [
+        ("fcntl.ioctl(0, termios.TIOCSCTTY, 0)", ""),
+        ("pass", "srun"),
+        ("fcntl.ioctl(0, termios.TIOCSCTTY, 0); env['SLURM_TASK_PID'] = str(os.getpid())", "srun"),
+    ],
+    ids=["srun -n 4 --pty bash", "srun -n 4 in that shell", "srun -n 4 --pty python"],
+)
+def test_the_shell_of_srun_is_one_process_whatever_the_tasks(words, launcher):
+    """Such a shell has a terminal; what srun starts in it has the variable, but no terminal."""
+    more = {"SLURM_PTY_PORT": "40123", "SLURM_TASK_PID": "1", "SLURM_PROCID": "0"}
+    code = (
+        f"import fcntl, os, termios; from compress.runtime import launchers; env = {STEP | more}; "
+        f"{words}; print(launchers.found(env).launcher)"
+    )
+    main, terminal = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=terminal,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    os.close(main)
+    os.close(terminal)
+    assert done.stdout == f"{launcher}\n", done.stderr
 
 
 def test_the_variables_that_torch_reads():

@@ -5,6 +5,7 @@ torch and DeepSpeed read (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT
 in the program needs to know of launchers. Does not import torch.
 """
 
+import os
 import re
 import socket
 from collections import deque
@@ -62,8 +63,8 @@ class Launch:
 def found(environment: Mapping[str, str]) -> Launch:
     """What the environment says. The innermost launcher counts: srun may start mpirun or torchrun.
 
-    One process of Slurm, as in a batch script, in the shell of salloc, or `srun -n 1`, is a single
-    process. Raises UserError for variables that contradict each other or are no numbers.
+    One process of Slurm, as in a batch script, in the shell of salloc or `srun --pty bash`, or `srun
+    -n 1`, is a single process. Raises UserError for variables that contradict each other or are no numbers.
     """
     if "RANK" in environment:
         return _torch(environment)
@@ -207,7 +208,7 @@ def _slurm(environment: Mapping[str, str]) -> Launch | None:
     ranks = _number(environment, "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_NTASKS", 1))
     if not step.isdigit() or int(step) >= STEPS or "SLURM_PROCID" not in environment:
         return None
-    if ranks is None or ranks == 1:
+    if ranks is None or ranks == 1 or _in_a_shell(environment):
         return None
     nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
     alone = _number(environment, "SLURM_STEP_NUM_NODES", 0) == 1
@@ -221,6 +222,21 @@ def _slurm(environment: Mapping[str, str]) -> Launch | None:
         given or (LOCAL if alone else first_host(nodes)),
         port or slurm_port(job, int(step)),
     )
+
+
+def _in_a_shell(environment: Mapping[str, str]) -> bool:
+    """Whether this process was started in the shell of `srun --pty bash`, and is no task itself.
+
+    An srun in that shell hands SLURM_PTY_PORT on to its own tasks, but these have no terminal.
+    """
+    task = environment.get("SLURM_TASK_PID") == str(os.getpid())
+    if task or "SLURM_PTY_PORT" not in environment:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 def slurm_port(job: int, step: int) -> int:
