@@ -277,7 +277,10 @@ def test_runs_side_by_side_have_gpus_of_their_own(monkeypatch, tmp_path):
     assert set(used) == {"localhost:0,1", "localhost:2,3"}
     with pytest.raises(UserError, match="--jobs 3: with 2 processes each they need 6 GPUs and 4"):
         launch.Machine(2, 3).check()
-    launch.Machine(2, 3, "--hostfile hosts").check()
+    for placing in ("--hostfile hosts", "--include=localhost:0,1", "--num_gpus 2 --num_nodes 1"):
+        with pytest.raises(UserError, match=f"--jobs 3: --launcher '{placing}' places all runs on the"):
+            launch.Machine(2, 3, placing).check()
+    launch.Machine(2, 1, "--hostfile hosts").check()
 
 
 def test_small_runs_may_share_a_gpu(monkeypatch, tmp_path):

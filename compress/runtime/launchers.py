@@ -64,7 +64,8 @@ def found(environment: Mapping[str, str]) -> Launch:
     """What the environment says. The innermost launcher counts: srun may start mpirun or torchrun.
 
     One process of Slurm, as in a batch script, in the shell of salloc or `srun --pty bash`, or `srun
-    -n 1`, is a single process. Raises UserError for variables that contradict each other or are no numbers.
+    -n 1`, is a single process. Raises UserError for variables that contradict each other or are no
+    numbers.
     """
     if "RANK" in environment:
         return _torch(environment)

@@ -95,10 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
         runs = plan.expand(options.study, out, options.overrides)
         chosen = run_order.shard(runs, options.shard or "1/1")
         jobs, shared = options.jobs or 1, options.runs_per_gpu or 1
-        processes = options.processes or launch.default_processes(-(-jobs // shared))
-        machine = launch.Machine(
-            processes, jobs, options.launcher or "", options.accept_versions, shared
-        )
+        count, launcher = launch.counted(options.launcher or "")
+        processes = options.processes or count or launch.default_processes(-(-jobs // shared))
+        machine = launch.Machine(processes, jobs, launcher, options.accept_versions, shared)
         plan.check(chosen, machine.ranks)
         machine.check()
         lines = plan.notes(chosen)
