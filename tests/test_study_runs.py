@@ -259,6 +259,18 @@ def test_gpus_are_those_that_are_visible(monkeypatch, tmp_path, visible, process
         assert {environment[key] for key in ("RANK", "LOCAL_RANK")} == {"0"}
 
 
+def test_gpus_by_uuid_are_for_runs_without_a_launcher(monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-aa,MIG-bb")
+    launch.Machine(1, 2).check()
+    for machine in (launch.Machine(2, 1), launch.Machine(1, 1, "--bind_cores_to_rank")):
+        with pytest.raises(
+            UserError, match=r"^CUDA_VISIBLE_DEVICES is 'MIG-aa,MIG-bb'.* --processes 1"
+        ):
+            machine.check()
+
+
 @pytest.mark.slow
 def test_runs_side_by_side_have_gpus_of_their_own(monkeypatch, tmp_path):
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)

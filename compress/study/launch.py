@@ -129,7 +129,7 @@ class Machine:
         return [_launcher(), "--master_port", port, *words]
 
     def check(self) -> None:
-        """Raise UserError if runs cannot have GPUs of their own, or runs_per_gpu would have no effect."""
+        """Raise UserError if runs cannot have GPUs of their own, or runs_per_gpu has no effect."""
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         placed = placement(self.launcher)
         if self.runs_per_gpu > 1 and (not gpus or placed):
@@ -142,6 +142,12 @@ class Machine:
             )
         if not gpus or placed:
             return
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        if not self.alone and not all(name.strip().isdigit() for name in named if name):
+            raise UserError(
+                f"CUDA_VISIBLE_DEVICES is '{','.join(named)}', and `deepspeed` takes numbers only; "
+                "give the GPUs by number, or --processes 1 and no --launcher."
+            )
         if self.processes > gpus:
             raise UserError(f"--processes {self.processes}: {gpus} GPUs are visible.")
         needed = self.processes * -(-self.jobs // self.runs_per_gpu)
