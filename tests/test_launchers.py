@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launcher import ROOT, job, run
@@ -60,8 +61,8 @@ PORT = launchers.slurm_port(71, 2)
         (OPEN_MPI, Launch("mpirun", 1, 1, 2)),
         ({**OPEN_MPI, **MEETING}, Launch("mpirun", 1, 1, 2, "10.0.0.1", 29500)),
         (MPICH, Launch("mpirun", 1, 0, 2)),
-        ({"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"}, Launch("mpirun", 1, 0, 2)),
-        ({"PMIX_RANK": "1"}, Launch("mpirun", 1, 0, None)),
+        ({"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"}, Launch("mpirun", 1, None, 2)),
+        ({"PMIX_RANK": "1"}, Launch("mpirun", 1, None, None)),
     ],
 )
 def test_found(environment, expected):
@@ -210,6 +211,31 @@ def test_mpirun_without_mpi4py_says_so(monkeypatch):
         message = str(caught.value)
         assert "pip install mpi4py" in message and "\n" not in message
     assert adopt({**OPEN_MPI, **MEETING}).address == "10.0.0.1", "not needed where the user says it"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"PMI_RANK": "2", "PMI_SIZE": "3"}, 1),
+        ({"PMI_RANK": "2", "PMI_SIZE": "3", **MEETING}, 1),
+        ({"PMI_RANK": "2", "PMI_SIZE": "3", "MPI_LOCALRANKID": "5"}, 5),
+    ],
+    ids=["unknown", "unknown, with an address", "known"],
+)
+def test_mpi_says_which_rank_of_its_host_one_is_where_its_launcher_does_not(
+    monkeypatch, environment, place
+):
+    here = socket.gethostname()
+    world = SimpleNamespace(
+        Get_rank=lambda: 2,
+        Get_size=lambda: 3,
+        allgather=lambda name: [here, "another", name],
+        bcast=lambda value, root: value,
+    )
+    library = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=world))
+    monkeypatch.setitem(sys.modules, "mpi4py", library)
+    launch = adopt(dict(environment))
+    assert launch.of_mpi and launchers.meet(launch).variables()["LOCAL_RANK"] == str(place)
 
 
 def test_own_address_is_one_of_this_machine():

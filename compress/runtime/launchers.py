@@ -33,27 +33,28 @@ PORTS, FIRST_PORT = 12000, 20000
 class Launch:
     """This process among the ranks.
 
-    launcher: its name, "" for a single process; ranks: None if only MPI itself can tell; address, port:
-    where they meet, "" and 0 if MPI has to agree on it.
+    launcher: its name, "" for a single process; local_rank, ranks: None if only MPI itself can tell;
+    address, port: where they meet, "" and 0 if MPI has to agree on it.
     """
 
     launcher: str = ""
     rank: int = 0
-    local_rank: int = 0
+    local_rank: int | None = 0
     ranks: int | None = 1
     address: str = ""
     port: int = 0
 
     @property
     def of_mpi(self) -> bool:
-        """Whether the ranks have to agree through MPI on where they meet."""
-        return self.launcher == "mpirun" and not (self.address and self.port and self.ranks)
+        """Whether the ranks have to ask MPI where they meet, or which of their host each is."""
+        known = self.address and self.port and self.ranks and self.local_rank is not None
+        return self.launcher == "mpirun" and not known
 
     def variables(self) -> dict[str, str]:
         """What torch and DeepSpeed read, as far as it is known; empty for a single process."""
         if not self.launcher:
             return {}
-        known = {"RANK": self.rank, "LOCAL_RANK": self.local_rank}
+        known = {"RANK": self.rank, "LOCAL_RANK": self.local_rank or 0}
         known |= {} if self.ranks is None else {"WORLD_SIZE": self.ranks}
         known |= {} if self.of_mpi else {"MASTER_PORT": self.port}
         named = {} if self.of_mpi else {"MASTER_ADDR": self.address}
@@ -77,7 +78,7 @@ def found(environment: Mapping[str, str]) -> Launch:
                 return slurm  # `srun --mpi=pmi2` or pmix: Slurm alone says as much
             if ranks == 1:
                 return Launch()
-            place = _number(environment, local, 0) or 0
+            place = _number(environment, local)
             return Launch("mpirun", rank or 0, place, ranks, *_meeting(environment))
     return slurm or Launch()
 
@@ -120,7 +121,7 @@ def meet(launch: Launch) -> Launch:
     return Launch(
         "mpirun",
         world.Get_rank(),
-        local_rank if launch.ranks is None else launch.local_rank,
+        local_rank if launch.local_rank is None else launch.local_rank,
         ranks,
         launch.address or address,
         launch.port or port,
