@@ -265,9 +265,7 @@ def test_gpus_by_uuid_are_for_runs_without_a_launcher(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-aa,MIG-bb")
     launch.Machine(1, 2).check()
     for machine in (launch.Machine(2, 1), launch.Machine(1, 1, "--bind_cores_to_rank")):
-        with pytest.raises(
-            UserError, match=r"^CUDA_VISIBLE_DEVICES is 'MIG-aa,MIG-bb'.* --processes 1"
-        ):
+        with pytest.raises(UserError, match=r"^CUDA_VISIBLE_DEVICES is 'MIG-aa,.* --processes 1"):
             machine.check()
 
 
