@@ -144,6 +144,21 @@ def test_a_number_of_the_launchers_words_is_that_of_processes(monkeypatch, tmp_p
     assert given == [["--include", f"localhost:{gpus}", more] for gpus in ("0,1,2,3", "4,5,6,7")]
 
 
+def test_an_interrupted_study_ends_as_an_interrupted_run(monkeypatch, tmp_path, capsys):
+    """Not as one with a failed run."""
+
+    def execute(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "execute", execute)
+    words = [str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out"), "--processes", "2"]
+    monkeypatch.setattr(sys, "argv", ["study", *words])
+    with pytest.raises(SystemExit) as ended:
+        program.run()
+    assert ended.value.code == 75
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on where it stopped\n")
+
+
 def test_an_output_directory_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("x")
     words = [str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out")]

@@ -16,7 +16,7 @@ from pathlib import Path
 from compress.errors import UserError, fail
 from compress.files import artefacts
 from compress.reporting import study_report
-from compress.runtime import versions
+from compress.runtime import interrupts, versions
 from compress.study import comparable, launch, plan, result_rows, run_order
 
 RUNNING = {
@@ -132,10 +132,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command line and end with its exit code; 75 where the same command goes on."""
     try:
         sys.exit(main())
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where it stopped")
+        sys.stderr.write("interrupted; the same command goes on where it stopped\n")
+        sys.exit(interrupts.AGAIN)
+
+
+if __name__ == "__main__":
+    run()
