@@ -45,6 +45,21 @@ dist.barrier()
 """
 
 
+LATE = """
+import time
+import torch.distributed as dist
+from compress.runtime import watchdog
+
+watchdog.ANSWER = 0.5
+dist.init_process_group("gloo")
+if dist.get_rank() == 0:
+    time.sleep(2)
+watchdog.start(60.0)
+dist.barrier()
+print("goes on")
+"""
+
+
 MAIN_ALONE = """
 import socket
 import subprocess
@@ -125,6 +140,14 @@ def test_no_thread_is_inside_the_store_when_a_program_ends():
     for done in three_ranks(program=NONE_ENDS):
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "answers: False"
+
+
+@pytest.mark.slow
+def test_a_main_rank_that_is_late_is_waited_for():
+    """For longer than for an answer, as in the collectives that follow."""
+    for done in three_ranks(program=LATE):
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "goes on"
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Which launcher started a process, from environments as the launchers make them."""
 
 import builtins
+import os
 import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launcher import ROOT, job, run
@@ -59,8 +61,8 @@ PORT = launchers.slurm_port(71, 2)
         (OPEN_MPI, Launch("mpirun", 1, 1, 2)),
         ({**OPEN_MPI, **MEETING}, Launch("mpirun", 1, 1, 2, "10.0.0.1", 29500)),
         (MPICH, Launch("mpirun", 1, 0, 2)),
-        ({"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"}, Launch("mpirun", 1, 0, 2)),
-        ({"PMIX_RANK": "1"}, Launch("mpirun", 1, 0, None)),
+        ({"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"}, Launch("mpirun", 1, None, 2)),
+        ({"PMIX_RANK": "1"}, Launch("mpirun", 1, None, None)),
     ],
 )
 def test_found(environment, expected):
@@ -80,6 +82,37 @@ def test_found(environment, expected):
 )
 def test_one_process_in_a_job_of_slurm_is_one_process(more):
     assert found(BATCH | more) == Launch()
+
+
+@pytest.mark.parametrize(
+    ("words", "launcher"),
+    [
+        ("fcntl.ioctl(0, termios.TIOCSCTTY, 0)", ""),
+        ("pass", "srun"),
+        ("fcntl.ioctl(0, termios.TIOCSCTTY, 0); env['SLURM_TASK_PID'] = str(os.getpid())", "srun"),
+    ],
+    ids=["srun -n 4 --pty bash", "srun -n 4 in that shell", "srun -n 4 --pty python"],
+)
+def test_the_shell_of_srun_is_one_process_whatever_the_tasks(words, launcher):
+    """Such a shell has a terminal; what srun starts in it has the variable, but no terminal."""
+    more = {"SLURM_PTY_PORT": "40123", "SLURM_TASK_PID": "1", "SLURM_PROCID": "0"}
+    code = (
+        f"import fcntl, os, termios; from compress.runtime import launchers; env = {STEP | more}; "
+        f"{words}; print(launchers.found(env).launcher)"
+    )
+    main, terminal = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=terminal,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    os.close(main)
+    os.close(terminal)
+    assert done.stdout == f"{launcher}\n", done.stderr
 
 
 def test_the_variables_that_torch_reads():
@@ -178,6 +211,31 @@ def test_mpirun_without_mpi4py_says_so(monkeypatch):
         message = str(caught.value)
         assert "pip install mpi4py" in message and "\n" not in message
     assert adopt({**OPEN_MPI, **MEETING}).address == "10.0.0.1", "not needed where the user says it"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"PMI_RANK": "2", "PMI_SIZE": "3"}, 1),
+        ({"PMI_RANK": "2", "PMI_SIZE": "3", **MEETING}, 1),
+        ({"PMI_RANK": "2", "PMI_SIZE": "3", "MPI_LOCALRANKID": "5"}, 5),
+    ],
+    ids=["unknown", "unknown, with an address", "known"],
+)
+def test_mpi_says_which_rank_of_its_host_one_is_where_its_launcher_does_not(
+    monkeypatch, environment, place
+):
+    here = socket.gethostname()
+    world = SimpleNamespace(
+        Get_rank=lambda: 2,
+        Get_size=lambda: 3,
+        allgather=lambda name: [here, "another", name],
+        bcast=lambda value, root: value,
+    )
+    library = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=world))
+    monkeypatch.setitem(sys.modules, "mpi4py", library)
+    launch = adopt(dict(environment))
+    assert launch.of_mpi and launchers.meet(launch).variables()["LOCAL_RANK"] == str(place)
 
 
 def test_own_address_is_one_of_this_machine():

@@ -358,6 +358,10 @@ def test_on_a_cpu_a_bucket_counts_as_far_as_it_is_filled(monkeypatch):
     assert dry_run._verdict(found, cpu).startswith("student: parity fits: it needs 0.05 GB, and each")
     monkeypatch.setattr(dry_run.memory, "available", lambda: 10**7)
     assert "student: parity does not fit: it needs 0.05 GB" in dry_run._verdict(found, cpu)
+    monkeypatch.setattr(dry_run.memory, "available", lambda: 2 * 10**8)
+    monkeypatch.setattr(dry_run.ranks, "world_size", lambda: 6)
+    monkeypatch.setattr(dry_run.ranks, "gathered", lambda ask: ["a", ask(), "b", ask(), "b", "b"])
+    assert dry_run._verdict(found, cpu).endswith(" 0.10 GB"), "of the two ranks of this host"
 
 
 @pytest.mark.slow

@@ -97,6 +97,25 @@ def test_what_the_user_says_stays(base):
     assert "ends before the training" in schedule.notes(schedule.resolve(resolved, 50), 50)[0]
 
 
+@pytest.mark.parametrize("warmup", ["log", "linear"])
+@pytest.mark.parametrize("kind", ["WarmupLR", "WarmupDecayLR", "WarmupCosineLR"])
+def test_a_training_without_a_rate_is_told_so(base, kind, warmup):
+    """Just where the installed library has the rate 0 in every step."""
+    import torch
+    from deepspeed.runtime import lr_schedules
+
+    for steps in (1, 2, 3):
+        resolved = schedule.resolve(load([base], scheduler(kind, warmup_type=warmup)), steps)
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+        library, used = getattr(lr_schedules, kind)(optimizer, **resolved["params"]), []
+        for _ in range(steps):
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            library.step()
+        told = any("is 0 in every step" in note for note in schedule.notes(resolved, steps))
+        assert told == (max(used) == 0), (steps, used)
+
+
 def test_a_warmup_that_starts_above_its_peak(base):
     with pytest.raises(UserError, match=r"warmup_min_lr' is above its peak .* 0.0003"):
         load([base], scheduler("WarmupLR", warmup_min_lr=0.1))

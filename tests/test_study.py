@@ -125,6 +125,40 @@ def test_the_batch_is_split_among_the_processes_of_the_launcher(tmp_path, capsys
         program.main([*words, "--processes", "3", "--launcher=--bind_cores_to_rank"])
 
 
+def test_a_number_of_the_launchers_words_is_that_of_processes(monkeypatch, tmp_path):
+    """Of eight GPUs each of two runs has four of its own."""
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    given = []
+
+    def execute(runs, machine, logs):
+        given.extend(machine.command(runs[0], slot)[3:6] for slot in range(2))
+        return {}
+
+    monkeypatch.setattr(launch, "execute", execute)
+    words = [str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out"), "--jobs", "2"]
+    with pytest.raises(UserError, match="no run has finished"):
+        program.main([*words, "--launcher=--num_gpus 4 --bind_cores_to_rank"])
+    more = "--bind_cores_to_rank"
+    assert given == [["--include", f"localhost:{gpus}", more] for gpus in ("0,1,2,3", "4,5,6,7")]
+
+
+def test_an_interrupted_study_ends_as_an_interrupted_run(monkeypatch, tmp_path, capsys):
+    """Not as one with a failed run."""
+
+    def execute(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "execute", execute)
+    words = [str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out"), "--processes", "2"]
+    monkeypatch.setattr(sys, "argv", ["study", *words])
+    with pytest.raises(SystemExit) as ended:
+        program.run()
+    assert ended.value.code == 75
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on where it stopped\n")
+
+
 def test_an_output_directory_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("x")
     words = [str(study_file(tmp_path)), "--output_dir", str(tmp_path / "out")]

@@ -259,6 +259,16 @@ def test_gpus_are_those_that_are_visible(monkeypatch, tmp_path, visible, process
         assert {environment[key] for key in ("RANK", "LOCAL_RANK")} == {"0"}
 
 
+def test_gpus_by_uuid_are_for_runs_without_a_launcher(monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-aa,MIG-bb")
+    launch.Machine(1, 2).check()
+    for machine in (launch.Machine(2, 1), launch.Machine(1, 1, "--bind_cores_to_rank")):
+        with pytest.raises(UserError, match=r"^CUDA_VISIBLE_DEVICES is 'MIG-aa,.* --processes 1"):
+            machine.check()
+
+
 @pytest.mark.slow
 def test_runs_side_by_side_have_gpus_of_their_own(monkeypatch, tmp_path):
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
@@ -277,7 +287,10 @@ def test_runs_side_by_side_have_gpus_of_their_own(monkeypatch, tmp_path):
     assert set(used) == {"localhost:0,1", "localhost:2,3"}
     with pytest.raises(UserError, match="--jobs 3: with 2 processes each they need 6 GPUs and 4"):
         launch.Machine(2, 3).check()
-    launch.Machine(2, 3, "--hostfile hosts").check()
+    for placing in ("--hostfile hosts", "--include=localhost:0,1", "--num_gpus 2 --num_nodes 1"):
+        with pytest.raises(UserError, match=f"--jobs 3: --launcher '{placing}' places all runs on the"):
+            launch.Machine(2, 3, placing).check()
+    launch.Machine(2, 1, "--hostfile hosts").check()
 
 
 def test_small_runs_may_share_a_gpu(monkeypatch, tmp_path):

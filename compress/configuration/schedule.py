@@ -28,6 +28,8 @@ LIBRARY: dict[str, dict[str, Any]] = {
     "WarmupCosineLR": {"warmup_min_ratio": 0.0, "cos_min_ratio": 0.0001, "warmup_type": "log"},
 }
 """The library's other defaults, written out. WarmupLR's own peak is the optimiser's rate."""
+AT_START = 2
+"""Steps that every schedule begins with at its least rate, whatever the warmup."""
 
 
 def settled(merged: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,6 +67,12 @@ def notes(scheduler: Mapping[str, Any] | None, total_steps: int) -> list[str]:
     params = scheduler["params"] if scheduler else {}
     warmup, total = params.get("warmup_num_steps", 0), params.get("total_num_steps", total_steps)
     found = []
+    least = "warmup_min_ratio" if "warmup_min_ratio" in params else "warmup_min_lr"
+    if total_steps <= AT_START and params.get(least) == 0:
+        found.append(
+            "the learning rate is 0 in every step, so that nothing is trained: the first "
+            f"{AT_START} have scheduler.params.{least}, and the training has {total_steps}"
+        )
     if warmup > total_steps:
         found.append(
             "the learning rate does not reach its peak: scheduler.params.warmup_num_steps is "

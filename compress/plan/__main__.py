@@ -10,7 +10,6 @@ tokens, no compression. Where the files leave the precision open ("auto"), bf16 
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -20,7 +19,7 @@ from compress.configuration.config import Config
 from compress.configuration.used_keys import OURS
 from compress.data import tasks
 from compress.errors import UserError, fail, first_line
-from compress.models import compressed, encoders
+from compress.models import compressed, directories, encoders
 from compress.plan import report
 from compress.plan.report import Models, Plan, Rows
 
@@ -107,13 +106,16 @@ def shape_of(name: str, key: str, classes: int) -> PreTrainedModel:
 
 
 def _config_of(name: str, key: str) -> PreTrainedConfig:
-    folder = Path(name)
-    if (folder / "config.json").is_file():
+    folder = directories.local(name, key)
+    if folder is not None and (folder / "config.json").is_file():
         return encoders.load_config(folder)
-    if folder.is_dir():
+    if folder is not None:
         raise UserError(f"{key} {name}: has no config.json.")
+    repository, _, revision = name.partition("@")
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            repository, revision=revision or "main", trust_remote_code=False
+        )
     except encoders.UNREADABLE as error:
         raise UserError(
             f"{key} {name}: is no directory, and its config.json cannot be had from the hub "

@@ -52,7 +52,7 @@ def _verdict(plan: Plan, device: torch.device) -> str:
         total, what = torch.cuda.get_device_properties(device).total_memory, f"{device} has"
         needed = {need.stage: need.on_device for need in plan.parts}
     else:
-        total = int(memory.available() / ranks.world_size())
+        total = int(memory.available() / ranks.on_this_host())
         what = "each rank's share of this machine's free memory is"
         needed = {need.stage: filled(need, plan.parameters) for need in plan.parts}
     part = max(needed, key=lambda stage: needed[stage])

@@ -25,12 +25,15 @@ RANK_VARIABLES = ("RANK", *launchers.MPI, "SLURM_PROCID")
 AGAIN = 75
 """Exit code of a run that was interrupted and that the same command continues (EX_TEMPFAIL)."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-MORE = (signal.SIGUSR1, signal.SIGUSR2)
-"""What job schedulers send ahead of the end."""
+MORE = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""What job schedulers send ahead of the end, and what the end of a terminal or of ssh sends."""
+IGNORABLE = (signal.SIGINT, signal.SIGHUP)
+"""What a shell (in the background) or `nohup` lets a process ignore."""
 GRACE, PATIENCE, LOOK, TOGETHER = 25.0, 1.0, 1.0, 0.05
 _message: list[Callable[[], str]] = [lambda: "interrupted"]
 _before_end: list[Callable[[], None]] = []
 _depth, _code = [0], [0]
+_terminals: list[int] = []
 _wanted, _hurried = threading.Event(), threading.Event()
 
 
@@ -39,17 +42,18 @@ def watch(resumes: bool = False) -> None:
 
     resumes: whether the same command continues: then every signal of `SIGNALS` and `MORE`, and the end
     of the launcher, gives exit code `AGAIN`, else Ctrl-C and SIGTERM give 130 and 143. A process that
-    was started to ignore Ctrl-C (in the background) goes on ignoring it, unless it is a rank of a
-    launcher, which passes Ctrl-C on.
+    was started to ignore Ctrl-C (in the background) or SIGHUP (`nohup`) goes on ignoring it, unless it
+    is Ctrl-C and a rank of a launcher, which passes that on.
     """
     _code[0] = AGAIN if resumes else 0
+    _terminals[:] = [number for number in (1, 2) if os.isatty(number)]
     reading, wakes = socket.socketpair()
     wakes.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_wait, args=(reading, wakes), daemon=True, name="interrupts").start()
     for number in (*SIGNALS, *(MORE if resumes else ())):
-        ignored = number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN
-        if not ignored or "LOCAL_RANK" in os.environ:
+        ignored = number in IGNORABLE and signal.getsignal(number) == signal.SIG_IGN
+        if not ignored or (number == signal.SIGINT and "LOCAL_RANK" in os.environ):
             signal.signal(number, lambda *_: None)
     if resumes and (launchers := launcher_watch.ancestors()):
         watcher = threading.Thread(target=_watch_launcher, args=(launchers,), daemon=True)
@@ -121,12 +125,22 @@ def _wait(reading: socket.socket, wakes: socket.socket) -> None:
 
 def _received(number: int) -> None:
     """Let the loop end this process, or do it now: outside of one, and at a second Ctrl-C."""
+    if number == signal.SIGHUP:
+        _leave_terminal()
     line = f"{_message[0]()}\n"
     if not _code[0]:
         _end(128 + number, line if number == signal.SIGINT else "")
     if not _depth[0] or (_wanted.is_set() and number == signal.SIGINT):
         _end(AGAIN, line)
     _want(hurries=number in SIGNALS)
+
+
+def _leave_terminal() -> None:
+    """Write nothing more to a terminal that is gone: each write would be an error."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for number in _terminals:
+        os.dup2(nothing, number)
+    os.close(nothing)
 
 
 def _want(hurries: bool = True) -> None:

@@ -5,6 +5,7 @@ torch and DeepSpeed read (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT
 in the program needs to know of launchers. Does not import torch.
 """
 
+import os
 import re
 import socket
 from collections import deque
@@ -32,27 +33,28 @@ PORTS, FIRST_PORT = 12000, 20000
 class Launch:
     """This process among the ranks.
 
-    launcher: its name, "" for a single process; ranks: None if only MPI itself can tell; address, port:
-    where they meet, "" and 0 if MPI has to agree on it.
+    launcher: its name, "" for a single process; local_rank, ranks: None if only MPI itself can tell;
+    address, port: where they meet, "" and 0 if MPI has to agree on it.
     """
 
     launcher: str = ""
     rank: int = 0
-    local_rank: int = 0
+    local_rank: int | None = 0
     ranks: int | None = 1
     address: str = ""
     port: int = 0
 
     @property
     def of_mpi(self) -> bool:
-        """Whether the ranks have to agree through MPI on where they meet."""
-        return self.launcher == "mpirun" and not (self.address and self.port and self.ranks)
+        """Whether the ranks have to ask MPI where they meet, or which of their host each is."""
+        known = self.address and self.port and self.ranks and self.local_rank is not None
+        return self.launcher == "mpirun" and not known
 
     def variables(self) -> dict[str, str]:
         """What torch and DeepSpeed read, as far as it is known; empty for a single process."""
         if not self.launcher:
             return {}
-        known = {"RANK": self.rank, "LOCAL_RANK": self.local_rank}
+        known = {"RANK": self.rank, "LOCAL_RANK": self.local_rank or 0}
         known |= {} if self.ranks is None else {"WORLD_SIZE": self.ranks}
         known |= {} if self.of_mpi else {"MASTER_PORT": self.port}
         named = {} if self.of_mpi else {"MASTER_ADDR": self.address}
@@ -62,8 +64,9 @@ class Launch:
 def found(environment: Mapping[str, str]) -> Launch:
     """What the environment says. The innermost launcher counts: srun may start mpirun or torchrun.
 
-    One process of Slurm, as in a batch script, in the shell of salloc, or `srun -n 1`, is a single
-    process. Raises UserError for variables that contradict each other or are no numbers.
+    One process of Slurm, as in a batch script, in the shell of salloc or `srun --pty bash`, or `srun
+    -n 1`, is a single process. Raises UserError for variables that contradict each other or are no
+    numbers.
     """
     if "RANK" in environment:
         return _torch(environment)
@@ -75,7 +78,7 @@ def found(environment: Mapping[str, str]) -> Launch:
                 return slurm  # `srun --mpi=pmi2` or pmix: Slurm alone says as much
             if ranks == 1:
                 return Launch()
-            place = _number(environment, local, 0) or 0
+            place = _number(environment, local)
             return Launch("mpirun", rank or 0, place, ranks, *_meeting(environment))
     return slurm or Launch()
 
@@ -118,7 +121,7 @@ def meet(launch: Launch) -> Launch:
     return Launch(
         "mpirun",
         world.Get_rank(),
-        local_rank if launch.ranks is None else launch.local_rank,
+        local_rank if launch.local_rank is None else launch.local_rank,
         ranks,
         launch.address or address,
         launch.port or port,
@@ -207,7 +210,7 @@ def _slurm(environment: Mapping[str, str]) -> Launch | None:
     ranks = _number(environment, "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_NTASKS", 1))
     if not step.isdigit() or int(step) >= STEPS or "SLURM_PROCID" not in environment:
         return None
-    if ranks is None or ranks == 1:
+    if ranks is None or ranks == 1 or _in_a_shell(environment):
         return None
     nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
     alone = _number(environment, "SLURM_STEP_NUM_NODES", 0) == 1
@@ -221,6 +224,21 @@ def _slurm(environment: Mapping[str, str]) -> Launch | None:
         given or (LOCAL if alone else first_host(nodes)),
         port or slurm_port(job, int(step)),
     )
+
+
+def _in_a_shell(environment: Mapping[str, str]) -> bool:
+    """Whether this process was started in the shell of `srun --pty bash`, and is no task itself.
+
+    An srun in that shell hands SLURM_PTY_PORT on to its own tasks, but these have no terminal.
+    """
+    task = environment.get("SLURM_TASK_PID") == str(os.getpid())
+    if task or "SLURM_PTY_PORT" not in environment:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 def slurm_port(job: int, step: int) -> int:

@@ -1,6 +1,7 @@
 """Communication between the ranks: short functions on torch.distributed, no-ops in a single process."""
 
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -87,6 +88,11 @@ def gathered(work: Callable[[], T]) -> list[T | str]:
     every: list[Any] = [None] * world_size()
     dist.all_gather_object(every, found)
     return every
+
+
+def on_this_host() -> int:
+    """Number of ranks of this rank's host; all ranks call it."""
+    return gathered(socket.gethostname).count(socket.gethostname())
 
 
 @contextmanager

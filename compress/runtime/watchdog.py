@@ -54,6 +54,7 @@ def start(timeout: float) -> None:
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=ANSWER))
     _state.update(timeout=timeout, store=dist.PrefixStore(PREFIX, store))
     _state["store"].set(f"host/{dist.get_rank()}", socket.gethostname())
+    _state["store"].wait(["host/0"], timedelta(seconds=timeout))  # rank 0 may be late
     ended.watch(_state["store"])
     threading.Thread(target=_watch, daemon=True, name="watchdog").start()
 

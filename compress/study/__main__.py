@@ -16,7 +16,7 @@ from pathlib import Path
 from compress.errors import UserError, fail
 from compress.files import artefacts
 from compress.reporting import study_report
-from compress.runtime import versions
+from compress.runtime import interrupts, versions
 from compress.study import comparable, launch, plan, result_rows, run_order
 
 RUNNING = {
@@ -95,10 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
         runs = plan.expand(options.study, out, options.overrides)
         chosen = run_order.shard(runs, options.shard or "1/1")
         jobs, shared = options.jobs or 1, options.runs_per_gpu or 1
-        processes = options.processes or launch.default_processes(-(-jobs // shared))
-        machine = launch.Machine(
-            processes, jobs, options.launcher or "", options.accept_versions, shared
-        )
+        count, launcher = launch.counted(options.launcher or "")
+        processes = options.processes or count or launch.default_processes(-(-jobs // shared))
+        machine = launch.Machine(processes, jobs, launcher, options.accept_versions, shared)
         plan.check(chosen, machine.ranks)
         machine.check()
         lines = plan.notes(chosen)
@@ -133,10 +132,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command line and end with its exit code; 75 where the same command goes on."""
     try:
         sys.exit(main())
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where it stopped")
+        sys.stderr.write("interrupted; the same command goes on where it stopped\n")
+        sys.exit(interrupts.AGAIN)
+
+
+if __name__ == "__main__":
+    run()

@@ -38,6 +38,22 @@ def placement(launcher: str) -> dict[str, Any]:
 
     Raises UserError for words that cannot be read.
     """
+    return _placed(launcher)[0]
+
+
+def counted(launcher: str) -> tuple[int | None, str]:
+    """Processes of a run and the other words, where a number is all that the words say of the place.
+
+    Each run then has GPUs of its own. Else None and the words as they are.
+    """
+    words, others = _placed(launcher)
+    if words.keys() == {"count"} and words["count"] > 0:
+        return words["count"], shlex.join(others)
+    return None, launcher
+
+
+def _placed(launcher: str) -> tuple[dict[str, Any], list[str]]:
+    """What `placement` gives, and the other words."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.argument_default = argparse.SUPPRESS
     for names in (("-H", "--hostfile"), ("-i", "--include"), ("-e", "--exclude")):
@@ -45,7 +61,8 @@ def placement(launcher: str) -> dict[str, Any]:
     parser.add_argument("--num_nodes", type=int)
     parser.add_argument("--num_accelerators", "--num_gpus", type=int, dest="count")
     try:
-        return vars(parser.parse_known_args(shlex.split(launcher))[0])
+        known, others = parser.parse_known_args(shlex.split(launcher))
+        return vars(known), others
     except (argparse.ArgumentError, ValueError) as error:
         raise UserError(f"--launcher '{launcher}': {error}.") from None
 
@@ -112,13 +129,25 @@ class Machine:
         return [_launcher(), "--master_port", port, *words]
 
     def check(self) -> None:
-        """Raise UserError if there are too few GPUs, or if runs_per_gpu would have no effect."""
+        """Raise UserError if runs cannot have GPUs of their own, or runs_per_gpu has no effect."""
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if self.runs_per_gpu > 1 and (not gpus or placement(self.launcher)):
+        placed = placement(self.launcher)
+        if self.runs_per_gpu > 1 and (not gpus or placed):
             why = "--launcher says which processes" if gpus else "no GPU is visible"
             raise UserError(f"--runs_per_gpu {self.runs_per_gpu}: {why}; leave it out.")
-        if not gpus or placement(self.launcher):
+        if gpus and placed and self.jobs > 1:
+            raise UserError(
+                f"--jobs {self.jobs}: --launcher '{self.launcher}' places all runs on the same GPUs; "
+                "leave it out (--processes gives each run GPUs of its own) or --jobs."
+            )
+        if not gpus or placed:
             return
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        if not self.alone and not all(name.strip().isdigit() for name in named if name):
+            raise UserError(
+                f"CUDA_VISIBLE_DEVICES is '{','.join(named)}', and `deepspeed` takes numbers only; "
+                "give the GPUs by number, or --processes 1 and no --launcher."
+            )
         if self.processes > gpus:
             raise UserError(f"--processes {self.processes}: {gpus} GPUs are visible.")
         needed = self.processes * -(-self.jobs // self.runs_per_gpu)
