@@ -4,7 +4,6 @@ Between two steps the state is copied, and written in a thread while the trainin
 or at an interrupt, it is written at once.
 """
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +55,7 @@ class Saver:
         """UserError if the disk does not hold the checkpoints; needed: bytes of this rank's part."""
         if self._folder is not None:
             folders.check_space(self._folder.path, needed, self._settings.keep)
-            self._needed = needed * ranks.gathered(socket.gethostname).count(socket.gethostname())
+            self._needed = needed * ranks.on_this_host()
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is asked for at this step; alike on all ranks."""
