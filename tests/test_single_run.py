@@ -118,7 +118,7 @@ def test_poe_with_the_words_as_bias_model_uses_the_same_teacher(run, tiny_model,
     (shallow,) = (run.parent / "shared/shallow").glob("*/probabilities.npy")
     p = np.load(shallow)
     gold = np.array([row["label"] == "positive" for row in rows(120, 0)]).astype(int)
-    assert p.shape == (120, 2) and (p.argmax(1) == gold).mean() > 0.65, (
+    assert p.shape == (120, 2) and (p.argmax(1) == gold).mean() > 0.6, (
         "the cue tells more than half of the labels"
     )
 
