@@ -88,4 +88,4 @@ def test_weights_that_were_fetched_ahead_are_no_obstacle_to_an_export():
     """Passes of scores end while weights for a backward pass are on their way (ZeRO 3)."""
     ahead = "zero_optimization.stage3_prefetch_bucket_size=200000"
     words = [ahead, "--ranks", "2", "--hidden", "256", "--layers", "8", "--compression", "imp40"]
-    assert parts_of(*words)
+    assert parts_of(*words, "--stage", "teacher")
