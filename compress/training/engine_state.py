@@ -132,7 +132,7 @@ def _placed(
     value: Any,  # noqa: ANN401  a Tensor or a number
     device: torch.device,
     groups: Sequence[Mapping[str, Any]],
-) -> Any:  # noqa: ANN401
+) -> Any:  # noqa: ANN401  the same
     """A state without an entry for each weight, where torch's `Optimizer.load_state_dict` has it.
 
     That is the parameter's device, but for `step`, which only fused and capturable optimisers have
