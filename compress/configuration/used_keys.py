@@ -4,7 +4,7 @@ Keys are dotted names in the merged configuration; a name stands for everything 
 the key of an artefact; it is made with `reduced`, in which every other key is back at its default.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -100,12 +100,8 @@ def whole(config: Config) -> dict[str, Any]:
 
 def of_any_seed(config: Config) -> dict[str, Any]:
     """What runs that differ in nothing but seed and machine have in common, after resolution."""
-    out = whole(config)
-    for key in (*WITHOUT_EFFECT, *INSIDE, *OF_THE_MACHINE, f"{OURS}.seed"):
-        *path, last = key.split(".")
-        block = at(out, path)
-        if isinstance(block, dict):
-            block.pop(last, None)
+    own = (*OF_THE_MACHINE, f"{OURS}.seed")
+    out = without(whole(config), lambda key: without_effect(key) or key in own)
     for key in IF_GIVEN:
         _put(out, key, at(out, key.split(".")) is not None)
     return out
@@ -133,6 +129,16 @@ def _put(values: dict[str, Any], key: str, value: Json) -> None:
     for part in path:
         values = values.setdefault(part, {})
     values[last] = deepcopy(value)
+
+
+def without(values: Mapping[str, Any], gone: Callable[[str], bool], path: str = "") -> dict[str, Any]:
+    """Nested values without the dotted keys that are gone, and without blocks that are then empty."""
+    left = {
+        key: without(value, gone, f"{path}{key}.") if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if not gone(f"{path}{key}")
+    }
+    return {key: value for key, value in left.items() if value != {}}
 
 
 def without_effect(key: str) -> bool:

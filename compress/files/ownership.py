@@ -240,14 +240,10 @@ def stamp(config: Config) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def _lasting(merged: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def _lasting(merged: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without the keys that may change: what they decide is made again at no cost."""
-    left = {
-        key: _lasting(value, f"{path}{key}.") if isinstance(value, Mapping) else value
-        for key, value in merged.items()
-        if not used_keys.without_effect(name := f"{path}{key}") and name not in used_keys.OF_SCORES
-    }
-    return {key: value for key, value in left.items() if value != {}}
+    may_change = used_keys.OF_SCORES
+    return used_keys.without(merged, lambda key: used_keys.without_effect(key) or key in may_change)
 
 
 def _difference(old: object, new: object, path: str = "") -> str | None:
