@@ -16,6 +16,26 @@ interrupts.watch(resumes=True)
 print("ready", flush=True)
 threading.Event().wait(2)
 """
+WRITES = """
+import fcntl, os, signal, sys, termios
+from compress.runtime import interrupts
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+def main():
+    with interrupts.loop():
+        print("a line", flush=True)
+        while os.isatty(0):
+            pass
+        print("a line")
+        sys.stderr.write("another\\n")
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        while not interrupts.wanted():
+            pass
+        raise interrupts.ended()
+
+interrupts.run(main, resumes=True)
+"""
 TERMINAL = """
 import fcntl, runpy, signal, sys, termios
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -38,13 +58,11 @@ def test_a_lost_terminal_is_a_signal_like_others(ignored, code):
     assert started.returncode == code
 
 
-@pytest.mark.slow
-def test_a_training_saves_when_its_terminal_is_gone(tiny_model: Path, tmp_path: Path) -> None:
-    """What it writes to the terminal afterwards fails."""
-    words = job(tiny_model, tmp_path / "run", "robust_compression.epochs=2000", stage="teacher")
+def on_terminal(*words: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Python with these words in a session of its own, on a new terminal; the other end of that."""
     main, terminal = os.openpty()
     started = subprocess.Popen(
-        [sys.executable, "-c", TERMINAL, *words],
+        [sys.executable, "-c", *words],
         cwd=ROOT,
         stdin=terminal,
         stdout=terminal,
@@ -53,6 +71,21 @@ def test_a_training_saves_when_its_terminal_is_gone(tiny_model: Path, tmp_path: 
         env={**environment_of(), "DS_ACCELERATOR": "cpu"},
     )
     os.close(terminal)
+    return started, main
+
+
+def test_writing_to_a_terminal_that_is_gone_is_no_error():
+    """Nor where it comes before the signal."""
+    started, main = on_terminal(WRITES)
+    assert os.read(main, 4096)
+    os.close(main)
+    assert started.wait(60) == 75
+
+
+@pytest.mark.slow
+def test_a_training_saves_when_its_terminal_is_gone(tiny_model: Path, tmp_path: Path) -> None:
+    words = job(tiny_model, tmp_path / "run", "robust_compression.epochs=2000", stage="teacher")
+    started, main = on_terminal(TERMINAL, *words)
     said = b""
     while b"teacher" not in said or b"expected" not in said:
         said += os.read(main, 4096)

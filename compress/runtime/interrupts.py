@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 
 from compress.errors import Interrupted, UserError, fail
 from compress.files.processes import Process
-from compress.runtime import launcher_watch, launchers
+from compress.runtime import launcher_watch, launchers, terminal
 
 RANK_VARIABLES = ("RANK", *launchers.MPI, "SLURM_PROCID")
 """Where launchers write the rank of a process: deepspeed's, mpirun's, srun's."""
@@ -33,7 +33,6 @@ GRACE, PATIENCE, LOOK, TOGETHER = 25.0, 1.0, 1.0, 0.05
 _message: list[Callable[[], str]] = [lambda: "interrupted"]
 _before_end: list[Callable[[], None]] = []
 _depth, _code = [0], [0]
-_terminals: list[int] = []
 _wanted, _hurried = threading.Event(), threading.Event()
 
 
@@ -46,7 +45,7 @@ def watch(resumes: bool = False) -> None:
     is Ctrl-C and a rank of a launcher, which passes that on.
     """
     _code[0] = AGAIN if resumes else 0
-    _terminals[:] = [number for number in (1, 2) if os.isatty(number)]
+    terminal.outlive()
     reading, wakes = socket.socketpair()
     wakes.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
@@ -125,22 +124,12 @@ def _wait(reading: socket.socket, wakes: socket.socket) -> None:
 
 def _received(number: int) -> None:
     """Let the loop end this process, or do it now: outside of one, and at a second Ctrl-C."""
-    if number == signal.SIGHUP:
-        _leave_terminal()
     line = f"{_message[0]()}\n"
     if not _code[0]:
         _end(128 + number, line if number == signal.SIGINT else "")
     if not _depth[0] or (_wanted.is_set() and number == signal.SIGINT):
         _end(AGAIN, line)
     _want(hurries=number in SIGNALS)
-
-
-def _leave_terminal() -> None:
-    """Write nothing more to a terminal that is gone: each write would be an error."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    for number in _terminals:
-        os.dup2(nothing, number)
-    os.close(nothing)
 
 
 def _want(hurries: bool = True) -> None:
