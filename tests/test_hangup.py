@@ -19,6 +19,7 @@ threading.Event().wait(2)
 WRITES = """
 import fcntl, os, signal, sys, termios
 from compress.runtime import interrupts
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
