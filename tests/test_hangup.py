@@ -69,7 +69,7 @@ def on_terminal(*words: str) -> tuple[subprocess.Popen[bytes], int]:
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
-        env={**environment_of(), "DS_ACCELERATOR": "cpu"},
+        env=environment_of(),
     )
     os.close(terminal)
     return started, main

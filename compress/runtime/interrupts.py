@@ -42,7 +42,8 @@ def watch(resumes: bool = False) -> None:
     resumes: whether the same command continues: then every signal of `SIGNALS` and `MORE`, and the end
     of the launcher, gives exit code `AGAIN`, else Ctrl-C and SIGTERM give 130 and 143. A process that
     was started to ignore Ctrl-C (in the background) or SIGHUP (`nohup`) goes on ignoring it, unless it
-    is Ctrl-C and a rank of a launcher, which passes that on.
+    is Ctrl-C and a rank of a launcher, which passes that on. Writing to a terminal that is gone is no
+    error from now on.
     """
     _code[0] = AGAIN if resumes else 0
     terminal.outlive()
